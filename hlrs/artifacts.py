@@ -1,0 +1,215 @@
+"""Artifacts: what the tables hold, how files are written whole or not at all, and how they are read back."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hlrs.errors import Failure, UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+SPECS = Path(".hlrs/specs")
+RESULTS = Path("results")
+PROVENANCE = "provenance.json"
+OUTPUTS = {
+    "split": ["split.parquet", "classes.json"],
+    "search": ["alphas.parquet", "history.parquet"],
+    "extract": ["genotype.json", "normal.svg", "reduce.svg"],
+    "retrain": ["weights.safetensors", "history.parquet"],
+    "evaluate": ["metrics.json", "predictions.parquet"],
+    "report": ["index.html", "metrics.json", "runs.csv", "summary.csv", "differences.csv", "classes.csv"]
+    + ["plots/class_counts.csv", "plots/class_accuracy.csv", "plots/search.csv", "plots/retrain.csv"],
+}
+SUBSETS = ("weights", "alphas", "holdout", "test")
+
+# Column -> type, in order. Index: position in the source's training images, the official test images after them.
+SCHEMAS: dict[str, dict[str, str]] = {
+    "split": {"index": "int64", "label": "int32", "subset": "string"},
+    # a row an epoch × cell × edge × primitive; epoch e: after e epochs; weight: softmax of alpha over the edge
+    "alphas": {
+        "epoch": "int32",
+        "cell": "string",
+        "node": "int32",
+        "input": "int32",
+        "primitive": "string",
+        "alpha": "float32",
+        "weight": "float32",
+    },
+    "search_history": {
+        "epoch": "int32",
+        "progress": "float64",
+        "weights_loss": "float64",
+        "weights_accuracy": "float64",
+        "alphas_loss": "float64",  # null in an epoch without alpha steps
+        "alphas_accuracy": "float64",
+        "weights_lr": "float64",
+        "alphas_lr": "float64",
+        "mixing": "float64",  # null without branches; the epoch's mean
+        "entropy_normal": "float64",  # of softmax(alphas), nats, mean over edges
+        "entropy_reduce": "float64",
+        "skips_normal": "int32",  # skip connections in the genotype that would be extracted now
+        "skips_reduce": "int32",
+    },
+    "retrain_history": {
+        "epoch": "int32",
+        "progress": "float64",
+        "loss": "float64",
+        "accuracy": "float64",
+        "weights_lr": "float64",
+        "mixing": "float64",
+        "drop_path": "float64",
+        "holdout_accuracy": "float64",  # null without a holdout
+    },
+    "predictions": {
+        "index": "int64",
+        "label": "int32",
+        "predicted": "int32",
+        "confidence": "float32",
+        "probabilities": "list<float32>",
+    },
+}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; on success it is synced and renamed to `path`, else it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise Failure(f"{path}: could not be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys; a NaN is refused with ValueError."""
+    write_text(path, json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; UserError if it is missing, Failure if it is not whole."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise Failure(f"{path}: truncated or not JSON ({error})") from None
+
+
+def _schema(kind: str) -> "pa.Schema":
+    import pyarrow as pa
+
+    types = {name: getattr(pa, name)() for name in ("int32", "int64", "float32", "float64", "string")}
+    types["list<float32>"] = pa.list_(pa.float32())
+    return pa.schema([(column, types[name]) for column, name in SCHEMAS[kind].items()])
+
+
+def write_table(path: Path, kind: str, columns: dict[str, Any]) -> None:
+    """Write a Parquet table of the given kind of SCHEMAS from a mapping column -> sequence."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({name: columns[name] for name in SCHEMAS[kind]}, schema=_schema(kind))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: Path, kind: str) -> "pa.Table":
+    """A Parquet table of the given kind; UserError if missing, Failure if truncated or of another layout."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise Failure(f"{path}: truncated or not Parquet ({str(error).splitlines()[0]})") from None
+    if table.schema != _schema(kind):
+        raise Failure(f"{path}: columns {table.schema.names} are not those of a {kind} table: {[*SCHEMAS[kind]]}")
+    return table
+
+
+def write_tensors(path: Path, tensors: "dict[str, torch.Tensor]", facts: dict[str, Any]) -> None:
+    """Write safetensors; `facts`, JSON, goes into the header under the key `facts`."""
+    from safetensors.torch import save
+
+    body = save(tensors, metadata={"facts": json.dumps(facts, sort_keys=True)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(body)
+
+
+def read_tensors(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, Any]]":
+    """Tensors and facts of a safetensors file, on the CPU; UserError if missing, Failure if truncated."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return tensors, json.loads((file.metadata() or {})["facts"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise Failure(f"{path}: truncated or not a safetensors file of hlrs ({error})") from None
+
+
+# --- jobs ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution of a stage: everything that it is told, and where its results go."""
+
+    stage: str
+    run: str  # "digits_lt" for a split, "digits_lt/hlrs/0" for most, "all" for the report
+    params: dict[str, Any]
+    code: str
+    inputs: dict[str, str]  # name -> path
+    key: str
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the results, relative to the workflow's folder."""
+        return RESULTS / self.stage / self.run / self.key
+
+    @property
+    def outputs(self) -> list[str]:
+        """The paths of the results, the provenance record last."""
+        return [str(self.directory / name) for name in [*OUTPUTS[self.stage], PROVENANCE]]
+
+    def output(self, name: str) -> Path:
+        """The path of one result by its name."""
+        assert name in [*OUTPUTS[self.stage], PROVENANCE], name
+        return self.directory / name
+
+    @property
+    def spec(self) -> Path:
+        """The frozen spec's path."""
+        return SPECS / f"{self.key}.json"
+
+
+def load_spec(path: Path) -> Job:
+    """The frozen spec of a job; UserError if it is missing or not one."""
+    try:
+        return Job(**read_json(path))
+    except TypeError:
+        raise UserError(f"{path}: not the spec of a job") from None

@@ -1,0 +1,640 @@
+"""Every parameter of `params.yaml`: frozen pydantic models, unknown keys forbidden, no torch.
+
+This module declares what may be said and never acts on it, which is why the stages' code digests leave it
+out (`hlrs.fingerprint`): what was said is in a job's key, every default written out.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from hlrs.errors import UserError
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # becomes a folder's name and a Snakemake wildcard
+
+
+class Spec(BaseModel):
+    """Base of all specs: immutable, no unknown keys, no silent conversion ("3" is not 3)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+# --- data ---------------------------------------------------------------------------------------------
+
+
+class Digits(Spec):
+    """scikit-learn's 1,797 handwritten digits, 8×8, grey; comes with the package, no official test set."""
+
+    kind: Literal["digits"]
+
+
+class Parquet(Spec):
+    """Hugging Face image layout: a struct column with `bytes`, and an integer label column."""
+
+    kind: Literal["parquet"]
+    train: list[str] = Field(min_length=1)
+    test: list[str] = []
+    image_column: str | None = None  # found by itself when there is just one
+    label_column: str | None = None
+
+
+class Torchvision(Spec):
+    """A data set that torchvision knows; `download` fetches it into `root` when the split is made."""
+
+    kind: Literal["torchvision"]
+    name: Literal["cifar10", "cifar100", "fashion_mnist", "mnist", "kmnist"]
+    root: str = "data/torchvision"
+    download: bool = False
+
+
+class ImageFolder(Spec):
+    """A folder a class, images below it; classes are the sorted folder names of `train`."""
+
+    kind: Literal["image_folder"]
+    train: str
+    test: str | None = None
+
+
+Source = Annotated[Digits | Parquet | Torchvision | ImageFolder, Field(discriminator="kind")]
+
+
+class Exponential(Spec):
+    """n_c = n_max · factor^(−c/(C−1))  (Cui et al. 2019, §5.1)."""
+
+    kind: Literal["exponential"]
+    factor: float = Field(ge=1)
+
+
+class Step(Spec):
+    """The last `minority` share of the classes has n_max/factor images  (Buda et al. 2018)."""
+
+    kind: Literal["step"]
+    factor: float = Field(ge=1)
+    minority: float = Field(0.5, gt=0, lt=1)
+
+
+class Natural(Spec):
+    """The classes as they are."""
+
+    kind: Literal["natural"]
+
+
+Imbalance = Annotated[Exponential | Step | Natural, Field(discriminator="kind")]
+
+
+class Augment(Spec):
+    """Random crop after zero-padding by `crop_padding` pixels, horizontal flip with probability one half."""
+
+    crop_padding: int = Field(0, ge=0)
+    flip: bool = False
+
+
+class Groups(Spec):
+    """Many-shot: more than `many_above` training images; few-shot: fewer than `few_below` (Liu et al. 2019)."""
+
+    many_above: int = Field(100, ge=1)
+    few_below: int = Field(20, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Groups":
+        if self.few_below > self.many_above + 1:
+            raise ValueError(f"few_below ({self.few_below}) must not exceed many_above ({self.many_above}) + 1")
+        return self
+
+
+class Dataset(Spec):
+    """A long-tailed data set: where the images are, how the tail is cut, how images are augmented."""
+
+    source: Source
+    imbalance: Imbalance
+    protocol: Literal["seeded", "ldam"] = "seeded"
+    seed: int = Field(0, ge=0)
+    max_per_class: int | None = Field(None, ge=1)
+    test_per_class: int | None = Field(None, ge=1)
+    weights_fraction: float = Field(0.5, gt=0, lt=1)
+    holdout_fraction: float = Field(0.0, ge=0, lt=1)
+    image_size: int | None = Field(None, ge=4)
+    augment: Augment = Augment()
+    groups: Groups = Groups()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Dataset":
+        if self.protocol == "ldam" and self.imbalance.kind == "natural":
+            raise ValueError("protocol ldam draws an exponential or step imbalance; with natural there is nothing to draw")
+        if self.protocol == "ldam" and isinstance(self.imbalance, Step) and self.imbalance.minority != 0.5:
+            raise ValueError("protocol ldam knows step imbalance with minority 0.5 only")
+        has_test = self.source.kind == "torchvision" or bool(getattr(self.source, "test", None))
+        if not has_test and self.test_per_class is None:
+            raise ValueError("test_per_class is needed, as this source has no test set of its own")
+        if self.source.kind == "image_folder" and self.image_size is None:
+            raise ValueError("image_size is needed for an image_folder, whose images may differ in size")
+        return self
+
+
+# --- method -------------------------------------------------------------------------------------------
+
+
+class Darts(Spec):
+    """DARTS (Liu et al. 2019): order 1, or order 2 with the unrolled weight step."""
+
+    kind: Literal["darts"]
+    order: Literal[1, 2] = 1
+
+
+class Random(Spec):
+    """A genotype drawn uniformly from the search space: what every search must beat (Li & Talwalkar 2019)."""
+
+    kind: Literal["random"]
+
+
+Searcher = Annotated[Darts | Random, Field(discriminator="kind")]
+
+
+class ParabolicDecay(Spec):
+    """m = 1 − t²  (BBN, eq. 6)."""
+
+    kind: Literal["parabolic_decay"]
+
+
+class LinearDecay(Spec):
+    """m = 1 − t."""
+
+    kind: Literal["linear_decay"]
+
+
+class CosineDecay(Spec):
+    """m = cos(πt/2)."""
+
+    kind: Literal["cosine_decay"]
+
+
+class Equal(Spec):
+    """m = 1/2."""
+
+    kind: Literal["equal"]
+
+
+class ParabolicIncrement(Spec):
+    """m = t²."""
+
+    kind: Literal["parabolic_increment"]
+
+
+class Beta(Spec):
+    """m ~ Beta(a, a), drawn anew each step."""
+
+    kind: Literal["beta"]
+    a: float = Field(0.2, gt=0)
+
+
+class Symmetric(Spec):
+    """m = 1 − 2t² up to t = 1/2, then 2(1 − t)²; so m(t) + m(1 − t) = 1."""
+
+    kind: Literal["symmetric"]
+
+
+Mixing = Annotated[
+    ParabolicDecay | LinearDecay | CosineDecay | Equal | ParabolicIncrement | Beta | Symmetric,
+    Field(discriminator="kind"),
+]
+
+
+class Plain(Spec):
+    """One network, the uniform sampler, cross-entropy."""
+
+    kind: Literal["plain"]
+
+
+class Bilateral(Spec):
+    """Bilateral-Branch Network (Zhou et al. 2020): uniform and reversed sampler, mixed by m(t).
+
+    The last `branch_cells` cells exist once a branch; the cells before them are shared.
+    """
+
+    kind: Literal["bilateral"]
+    mixing: Mixing = ParabolicDecay(kind="parabolic_decay")
+    branch_cells: int = Field(1, ge=0)
+
+
+Objective = Annotated[Plain | Bilateral, Field(discriminator="kind")]
+
+
+class ConstantLR(Spec):
+    """η(t) = η."""
+
+    kind: Literal["constant"]
+
+
+class CosineLR(Spec):
+    """η(t) = η · (final + (1 − final)(1 + cos πt)/2)."""
+
+    kind: Literal["cosine"]
+    final: float = Field(0.0, ge=0, le=1)
+
+
+class LinearLR(Spec):
+    """η(t) = η · (1 − (1 − final)t)."""
+
+    kind: Literal["linear"]
+    final: float = Field(0.0, ge=0, le=1)
+
+
+class StepLR(Spec):
+    """η(t) = η before `at`, η · factor from there on."""
+
+    kind: Literal["step"]
+    at: float = Field(0.5, gt=0, lt=1)
+    factor: float = Field(0.1, gt=0, lt=1)
+
+
+class FreezeLR(Spec):
+    """η(t) = η before `at`, 0 from there on: the alphas stay, and their steps are saved."""
+
+    kind: Literal["freeze"]
+    at: float = Field(0.5, gt=0, lt=1)
+
+
+class ExponentialLR(Spec):
+    """η(t) = η · final^t."""
+
+    kind: Literal["exponential"]
+    final: float = Field(0.01, gt=0, le=1)
+
+
+class CoupledLR(Spec):
+    """η(t) = η · m(t): the alphas' learning rate follows the mixing coefficient (HLRS, our own reading)."""
+
+    kind: Literal["coupled"]
+
+
+ArchLR = Annotated[
+    ConstantLR | CosineLR | LinearLR | StepLR | FreezeLR | ExponentialLR | CoupledLR,
+    Field(discriminator="kind"),
+]
+
+
+class Method(Spec):
+    """A method composes independent parts; `retrain` overrides single entries of the common recipe."""
+
+    searcher: Searcher
+    objective: Objective | None = None
+    arch_lr: ArchLR | None = None
+    retrain: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _compatible(self) -> "Method":
+        if self.searcher.kind == "random":
+            if self.objective is not None or self.arch_lr is not None:
+                raise ValueError("searcher random trains nothing in the search: leave out objective and arch_lr")
+            return self
+        if self.arch_lr is not None and self.arch_lr.kind == "coupled":
+            if not isinstance(self.objective, Bilateral):
+                raise ValueError("arch_lr coupled follows the mixing coefficient: it needs objective bilateral")
+            if self.objective.mixing.kind == "beta":
+                raise ValueError("arch_lr coupled needs a mixing that depends on progress alone, not beta")
+        return self
+
+
+def _check_branches(objective: Plain | Bilateral | None, cells: int, field: str) -> None:
+    if isinstance(objective, Bilateral) and objective.branch_cells > cells:
+        raise ValueError(f"{field} is {cells}, fewer than the branch_cells of {objective.branch_cells}")
+
+
+# --- stages -------------------------------------------------------------------------------------------
+
+
+class Sgd(Spec):
+    """SGD with momentum; the learning rate falls from `lr` to `lr_min` along half a cosine, by epoch."""
+
+    lr: float = Field(0.025, gt=0)
+    lr_min: float = Field(0.0, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(3e-4, ge=0)
+    clip: float = Field(5.0, gt=0)  # largest norm of the gradient
+
+
+class Adam(Spec):
+    """Adam for the alphas, with the L2 penalty in the gradient as DARTS has it."""
+
+    lr: float = Field(3e-4, gt=0)
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.5, 0.999]
+    weight_decay: float = Field(1e-3, ge=0)
+
+
+class Search(Spec):
+    """The supernet and its bilevel training (DARTS, §3.1)."""
+
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(64, ge=2)
+    channels: int = Field(16, ge=2, multiple_of=2)  # a factorized reduction halves them
+    cells: int = Field(8, ge=1)
+    nodes: int = Field(4, ge=1)
+    cutout: int = Field(0, ge=0)
+    threads: int = Field(1, ge=1)
+    weights: Sgd = Sgd(lr_min=0.001)
+    alphas: Adam = Adam()
+
+
+class Retrain(Spec):
+    """The derived network's training from scratch (DARTS, §A.2)."""
+
+    epochs: int = Field(600, ge=1)
+    batch_size: int = Field(96, ge=2)
+    channels: int = Field(36, ge=2, multiple_of=2)
+    cells: int = Field(20, ge=1)
+    auxiliary_weight: float = Field(0.4, ge=0)  # 0: no auxiliary head
+    drop_path: float = Field(0.2, ge=0, lt=1)
+    cutout: int = Field(16, ge=0)
+    threads: int = Field(1, ge=1)
+    weights: Sgd = Sgd()
+    objective: Objective = Plain(kind="plain")
+
+    @model_validator(mode="after")
+    def _branches(self) -> "Retrain":
+        _check_branches(self.objective, self.cells, "retrain.cells")
+        if isinstance(self.objective, Bilateral) and self.auxiliary_weight:
+            raise ValueError("objective bilateral has no auxiliary head: set auxiliary_weight to 0")
+        return self
+
+
+class Evaluate(Spec):
+    """The trained network on the test set."""
+
+    batch_size: int = Field(250, ge=1)
+    calibration_bins: int = Field(15, ge=1)
+    threads: int = Field(1, ge=1)
+
+
+class Report(Spec):
+    """The report; differences are taken to the method `reference`, at the given level of confidence."""
+
+    title: str = "Architecture search on long-tailed images"
+    reference: str | None = None
+    confidence: float = Field(0.95, gt=0, lt=1)
+
+
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class Matrix(Spec):
+    """What is run: every data set × method × seed."""
+
+    datasets: list[Name] = Field(min_length=1)
+    methods: list[Name] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Matrix":
+        for field in ("datasets", "methods", "seeds"):
+            values = getattr(self, field)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{field} names an entry twice: {values}")
+        return self
+
+
+class Params(Spec):
+    """The whole of `params.yaml`."""
+
+    matrix: Matrix
+    datasets: dict[Name, Dataset]
+    methods: dict[Name, Method]
+    search: Search = Search()
+    retrain: Retrain = Retrain()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        for field, known in (("datasets", self.datasets), ("methods", self.methods)):
+            for name in getattr(self.matrix, field):
+                if name not in known:
+                    raise ValueError(f"matrix.{field}: {name!r} is not defined; allowed: {', '.join(known)}")
+        for name, method in self.methods.items():
+            _check_branches(method.objective, self.search.cells, f"methods.{name}.objective.branch_cells: search.cells")
+            self.retrain_of(name)
+        if self.report.reference is not None and self.report.reference not in self.matrix.methods:
+            raise ValueError(
+                f"report.reference: {self.report.reference!r} is not in the matrix; allowed: {', '.join(self.matrix.methods)}"
+            )
+        return self
+
+    def retrain_of(self, method: str) -> Retrain:
+        """The common recipe with the method's own entries laid over it; ValueError if they do not fit."""
+        override = self.methods[method].retrain
+        if not override:
+            return self.retrain
+        try:
+            return Retrain.model_validate(_overlay(self.retrain.model_dump(), override))
+        except ValidationError as error:
+            detail = error.errors()[0]
+            raise ValueError(f"methods.{method}.retrain.{_describe(detail, override, Retrain)}") from None
+
+
+def _overlay(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `override` laid over it; a mapping with a `kind` replaces the one below it."""
+    merged = dict(base)
+    for key, value in override.items():
+        nested = isinstance(value, dict) and "kind" not in value and isinstance(base.get(key), dict)
+        merged[key] = _overlay(base[key], value) if nested else value
+    return merged
+
+
+# --- what a job is told -------------------------------------------------------------------------------
+
+
+class SplitJob(Spec):
+    """Parameters of a split job; `content` is the digest of the source's files."""
+
+    content: str
+    source: Source
+    imbalance: Imbalance
+    protocol: Literal["seeded", "ldam"]
+    seed: int
+    max_per_class: int | None
+    test_per_class: int | None
+    weights_fraction: float
+    holdout_fraction: float
+
+
+class Images(Spec):
+    """What a job needs to know to read and augment images."""
+
+    content: str
+    source: Source
+    image_size: int | None
+    augment: Augment
+
+
+class SearchJob(Spec):
+    """Parameters of a search job."""
+
+    seed: int
+    images: Images
+    searcher: Searcher
+    objective: Objective
+    arch_lr: ArchLR
+    search: Search
+
+
+class RandomSearchJob(Spec):
+    """Parameters of a random search: only the size of the search space matters."""
+
+    seed: int
+    searcher: Random
+    nodes: int
+
+
+class ExtractJob(Spec):
+    """An extraction has no parameter of its own."""
+
+
+class RetrainJob(Spec):
+    """Parameters of a retraining job."""
+
+    seed: int
+    images: Images
+    retrain: Retrain
+
+
+class EvaluateJob(Spec):
+    """Parameters of an evaluation job; network-shaping entries repeat the retraining's."""
+
+    images: Images
+    retrain: Retrain
+    groups: Groups
+    evaluate: Evaluate
+
+
+class ReportJob(Spec):
+    """Parameters of the report: its own, and `params.yaml`'s sections to show."""
+
+    report: Report
+    params: dict[str, Any]
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 3e-4 as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load(path: Path) -> Params:
+    """`params.yaml`, validated; UserError with one line that names file, field and what is allowed."""
+    try:
+        raw = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run in the folder that holds it") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        details = error.errors()
+        more = f"  (and {len(details) - 1} more)" if len(details) > 1 else ""
+        raise UserError(f"{path}: {_describe(details[0], raw, Params)}{more}") from None
+
+
+def _describe(detail: ErrorDetails, raw: Any, model: type[Spec]) -> str:
+    """One line for a pydantic error: the field as the file names it, the value, what is allowed."""
+    field = ".".join(str(part) for part in _path(detail["loc"], raw))
+    value, kind, context = detail["input"], detail["type"], detail.get("ctx", {})
+    if kind == "value_error":
+        message = str(context["error"])
+    elif kind == "extra_forbidden":
+        allowed = _fields(model, detail["loc"][:-1])
+        close = difflib.get_close_matches(str(detail["loc"][-1]), allowed, 1)
+        message = f"unknown key{f', did you mean {close[0]}?' if close else ''} allowed: {', '.join(allowed)}"
+    elif kind == "missing":
+        kinds = _kinds(model, detail["loc"])
+        message = f"is missing{f'; kinds: {kinds}' if kinds else ''}"
+    elif kind == "union_tag_not_found":
+        field, message = f"{field}.kind", f"is missing; allowed: {_kinds(model, detail['loc'])}"
+    elif kind == "union_tag_invalid":
+        field, message = f"{field}.kind", f"{context['tag']!r} is unknown; allowed: {context['expected_tags']}"
+    elif kind == "literal_error":
+        message = f"{value!r} is unknown; allowed: {context['expected']}"
+    else:
+        message = f"{value!r} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    return f"{field}: {message}" if field else message
+
+
+def _path(location: tuple[int | str, ...], raw: Any) -> Iterator[int | str]:
+    """The error's location without the union tags that pydantic puts between the file's own keys."""
+    for part in location:
+        tag = isinstance(raw, dict) and part not in raw and raw.get("kind") == part
+        if tag or part == "[key]":
+            continue
+        yield part
+        try:
+            raw = raw[part]
+        except (KeyError, IndexError, TypeError):
+            raw = None
+
+
+def _annotation(model: type[Spec], location: tuple[int | str, ...]) -> Any:
+    """The type at an error's location."""
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            current = current.model_fields[str(part)].annotation if str(part) in current.model_fields else None
+            continue
+        members = [t for t in _flatten(current) if isinstance(t, type) and issubclass(t, BaseModel)]
+        tagged = [t for t in members if part in get_args(t.model_fields["kind"].annotation)] if _has_kind(members) else []
+        if tagged:
+            current = tagged[0]
+        elif len(members) == 1:  # the value of a dict, or an optional model
+            current = members[0]
+            if str(part) in current.model_fields:
+                current = current.model_fields[str(part)].annotation
+        else:
+            return None
+    return current
+
+
+def _flatten(annotation: Any) -> Iterator[Any]:
+    """The leaves of unions, Annotated, dict and list annotations."""
+    arguments = get_args(annotation)
+    if not arguments:
+        yield annotation
+    for argument in arguments:
+        yield from _flatten(argument)
+
+
+def _has_kind(members: list[type[BaseModel]]) -> bool:
+    return bool(members) and all("kind" in member.model_fields for member in members)
+
+
+def _fields(model: type[Spec], location: tuple[int | str, ...]) -> list[str]:
+    """The names allowed at a location."""
+    found = _annotation(model, location)
+    members = [t for t in _flatten(found) if isinstance(t, type) and issubclass(t, BaseModel)]
+    return sorted({name for member in members for name in member.model_fields})
+
+
+def _kinds(model: type[Spec], location: tuple[int | str, ...]) -> str:
+    """The kinds allowed at a location, or nothing where there are none."""
+    members = [t for t in _flatten(_annotation(model, location)) if isinstance(t, type) and issubclass(t, BaseModel)]
+    return ", ".join(str(get_args(m.model_fields["kind"].annotation)[0]) for m in members) if _has_kind(members) else ""

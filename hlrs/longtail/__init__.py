@@ -1,0 +1,1 @@
+"""What makes training fit a long tail: objectives, mixing schedules, metrics."""

@@ -1,0 +1,1 @@
+"""Neural architecture search: primitives, supernet, genotype, derived network, bilevel steps."""

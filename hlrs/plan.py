@@ -1,0 +1,142 @@
+"""From validated params to jobs: the path of a result says what it depends on.
+
+    results/<stage>/<run>/<key>/...     run = dataset, or dataset/method/seed, or all
+    key = first 12 hex digits of SHA-256(stage, run, resolved parameters, code digest, the inputs' paths)
+
+The inputs' paths carry their own keys, so a key covers everything upstream. A result that exists is current.
+`freeze` writes each job's spec to `.hlrs/specs/<key>.json`; jobs read that, never `params.yaml`.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from hlrs import config
+from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, SPECS, Job, load_spec, write_json
+from hlrs.fingerprint import code_digest, content_digest
+
+STAGES = tuple(OUTPUTS)
+PUBLISHED = Path("report")
+REPORTED = {  # what the report reads of each stage
+    "split": ["classes.json"],
+    "search": ["history.parquet", PROVENANCE],
+    "extract": ["genotype.json", "normal.svg", "reduce.svg"],
+    "retrain": ["history.parquet", PROVENANCE],
+    "evaluate": ["metrics.json"],
+}
+
+
+def make_job(stage: str, run: str, params: config.Spec, inputs: dict[str, str]) -> Job:
+    """A job with its key."""
+    body = {"stage": stage, "run": run, "params": params.model_dump(), "code": code_digest(stage), "inputs": inputs}
+    key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
+    return Job(**body, key=key)  # type: ignore[arg-type]
+
+
+def plan(params: config.Params) -> list[Job]:
+    """Every job of the matrix, upstream before downstream. UserError where a data file is missing."""
+    jobs: list[Job] = []
+    for dataset in params.matrix.datasets:
+        jobs += _dataset_jobs(params, dataset)
+    shown = params.model_dump(exclude={"report"})
+    for field in ("datasets", "methods"):  # only what the matrix uses
+        shown[field] = {name: shown[field][name] for name in shown["matrix"][field]}
+    inputs = {f"{job.stage}/{job.run}/{name}": str(job.output(name)) for job in jobs for name in REPORTED[job.stage]}
+    return [*jobs, make_job("report", "all", config.ReportJob(report=params.report, params=shown), inputs)]
+
+
+def _dataset_jobs(params: config.Params, name: str) -> Iterator[Job]:
+    dataset = params.datasets[name]
+    content = content_digest(dataset.source)
+    fields = config.SplitJob.model_fields.keys() - {"content"}
+    split = make_job("split", name, config.SplitJob(content=content, **{f: getattr(dataset, f) for f in fields}), {})
+    yield split
+    images = config.Images(
+        content=content, source=dataset.source, image_size=dataset.image_size, augment=dataset.augment
+    )
+    for method in params.matrix.methods:
+        for seed in params.matrix.seeds:
+            yield from _run_jobs(params, split, images, dataset.groups, method, seed)
+
+
+def _run_jobs(
+    params: config.Params, split: Job, images: config.Images, groups: config.Groups, method: str, seed: int
+) -> Iterator[Job]:
+    """Search, extraction, retraining and evaluation of one data set × method × seed."""
+    run = f"{split.run}/{method}/{seed}"
+    recipe = params.retrain_of(method)
+    tables = {"split": str(split.output("split.parquet")), "classes": str(split.output("classes.json"))}
+    search = make_job("search", run, _search_params(params, images, params.methods[method], seed), tables)
+    extract = make_job("extract", run, config.ExtractJob(), {"alphas": str(search.output("alphas.parquet"))})
+    network = {"genotype": str(extract.output("genotype.json")), **tables}
+    retrain = make_job("retrain", run, config.RetrainJob(seed=seed, images=images, retrain=recipe), network)
+    evaluation = config.EvaluateJob(images=images, retrain=recipe, groups=groups, evaluate=params.evaluate)
+    trained = {"weights": str(retrain.output("weights.safetensors")), **network}
+    yield from (search, extract, retrain, make_job("evaluate", run, evaluation, trained))
+
+
+def _search_params(params: config.Params, images: config.Images, method: config.Method, seed: int) -> config.Spec:
+    if isinstance(method.searcher, config.Random):
+        return config.RandomSearchJob(seed=seed, searcher=method.searcher, nodes=params.search.nodes)
+    return config.SearchJob(
+        seed=seed,
+        images=images,
+        searcher=method.searcher,
+        objective=method.objective or config.Plain(kind="plain"),
+        arch_lr=method.arch_lr or config.ConstantLR(kind="constant"),
+        search=params.search,
+    )
+
+
+# --- frozen specs -------------------------------------------------------------------------------------
+
+
+def freeze(jobs: list[Job]) -> None:
+    """Write the specs that are not there yet; an existing one says the same, its name being its digest."""
+    for job in jobs:
+        if not job.spec.exists():
+            write_json(job.spec, asdict(job))
+
+
+def spec(key: str) -> Job:
+    """The frozen spec of a key."""
+    return load_spec(SPECS / f"{key}.json")
+
+
+# --- housekeeping -------------------------------------------------------------------------------------
+
+
+def prune(jobs: list[Job], stage: str) -> list[Path]:
+    """Remove a stage's results that the current params do not ask for; returns what was removed."""
+    wanted = {job.directory for job in jobs if job.stage == stage}
+    root = RESULTS / stage
+    stale = [d for d in sorted(root.rglob("*")) if d.is_dir() and _is_key(d.name) and d not in wanted]
+    for directory in stale:
+        shutil.rmtree(directory)
+    for directory in sorted((d for d in root.rglob("*") if d.is_dir()), reverse=True):
+        if not any(directory.iterdir()):
+            directory.rmdir()
+    return stale
+
+
+def _is_key(name: str) -> bool:
+    return len(name) == 12 and all(c in "0123456789abcdef" for c in name)
+
+
+def publish(jobs: list[Job]) -> bool:
+    """Copy the current params' report, if it was made, to `report/`, where people and DVC open it by name."""
+    job = next(job for job in jobs if job.stage == "report")
+    if not all(Path(path).exists() for path in job.outputs):
+        return False
+    marker = PUBLISHED / PROVENANCE
+    if marker.exists() and marker.read_bytes() == (job.directory / PROVENANCE).read_bytes():
+        return True
+    for name in [*OUTPUTS["report"], PROVENANCE]:  # the record last: its presence says that the copy is whole
+        target = PUBLISHED / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(job.directory / name, target.with_name(target.name + ".tmp"))
+        target.with_name(target.name + ".tmp").replace(target)
+    return True

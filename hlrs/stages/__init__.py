@@ -1,0 +1,1 @@
+"""One module a stage: read artifacts, wire the parts, write artifacts."""
