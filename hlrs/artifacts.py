@@ -23,15 +23,19 @@ OUTPUTS = {
     "extract": ["genotype.json", "normal.svg", "reduce.svg"],
     "retrain": ["weights.safetensors", "history.parquet"],
     "evaluate": ["metrics.json", "predictions.parquet"],
-    "report": ["index.html", "metrics.json", "runs.csv", "summary.csv", "differences.csv", "classes.csv"]
-    + ["plots/class_counts.csv", "plots/class_accuracy.csv", "plots/search.csv", "plots/retrain.csv"],
+    "report": [
+        "index.html",
+        "metrics.json",
+        *(f"{table}.csv" for table in ("runs", "summary", "differences", "classes")),
+        *(f"plots/{plot}.csv" for plot in ("class_counts", "class_accuracy", "search", "retrain")),
+    ],
 }
 SUBSETS = ("weights", "alphas", "holdout", "test")
 
-# Column -> type, in order. Index: position in the source's training images, the official test images after them.
+# Column -> type, in order. Index: position in the source's training images, official test images after them.
 SCHEMAS: dict[str, dict[str, str]] = {
     "split": {"index": "int64", "label": "int32", "subset": "string"},
-    # a row an epoch × cell × edge × primitive; epoch e: after e epochs; weight: softmax of alpha over the edge
+    # a row an epoch × cell × edge × primitive; epoch e: after e epochs; weight: softmax of an edge's alphas
     "alphas": {
         "epoch": "int32",
         "cell": "string",
@@ -145,7 +149,9 @@ def read_table(path: Path, kind: str) -> "pa.Table":
     except (pa.ArrowException, OSError) as error:
         raise Failure(f"{path}: truncated or not Parquet ({str(error).splitlines()[0]})") from None
     if table.schema != _schema(kind):
-        raise Failure(f"{path}: columns {table.schema.names} are not those of a {kind} table: {[*SCHEMAS[kind]]}")
+        raise Failure(
+            f"{path}: columns {table.schema.names} are not those of a {kind} table: {[*SCHEMAS[kind]]}"
+        )
     return table
 
 

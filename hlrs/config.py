@@ -96,7 +96,10 @@ class Augment(Spec):
 
 
 class Groups(Spec):
-    """Many-shot: more than `many_above` training images; few-shot: fewer than `few_below` (Liu et al. 2019)."""
+    """Many-shot: more than `many_above` training images; few-shot: fewer than `few_below`.
+
+    Liu et al. 2019, §4: 100 and 20.
+    """
 
     many_above: int = Field(100, ge=1)
     few_below: int = Field(20, ge=1)
@@ -104,7 +107,9 @@ class Groups(Spec):
     @model_validator(mode="after")
     def _ordered(self) -> "Groups":
         if self.few_below > self.many_above + 1:
-            raise ValueError(f"few_below ({self.few_below}) must not exceed many_above ({self.many_above}) + 1")
+            raise ValueError(
+                f"few_below ({self.few_below}) must not exceed many_above ({self.many_above}) + 1"
+            )
         return self
 
 
@@ -126,7 +131,9 @@ class Dataset(Spec):
     @model_validator(mode="after")
     def _possible(self) -> "Dataset":
         if self.protocol == "ldam" and self.imbalance.kind == "natural":
-            raise ValueError("protocol ldam draws an exponential or step imbalance; with natural there is nothing to draw")
+            raise ValueError(
+                "protocol ldam draws an exponential or step imbalance; with natural there is nothing to draw"
+            )
         if self.protocol == "ldam" and isinstance(self.imbalance, Step) and self.imbalance.minority != 0.5:
             raise ValueError("protocol ldam knows step imbalance with minority 0.5 only")
         has_test = self.source.kind == "torchvision" or bool(getattr(self.source, "test", None))
@@ -291,11 +298,15 @@ class Method(Spec):
     def _compatible(self) -> "Method":
         if self.searcher.kind == "random":
             if self.objective is not None or self.arch_lr is not None:
-                raise ValueError("searcher random trains nothing in the search: leave out objective and arch_lr")
+                raise ValueError(
+                    "searcher random trains nothing in the search: leave out objective and arch_lr"
+                )
             return self
         if self.arch_lr is not None and self.arch_lr.kind == "coupled":
             if not isinstance(self.objective, Bilateral):
-                raise ValueError("arch_lr coupled follows the mixing coefficient: it needs objective bilateral")
+                raise ValueError(
+                    "arch_lr coupled follows the mixing coefficient: it needs objective bilateral"
+                )
             if self.objective.mixing.kind == "beta":
                 raise ValueError("arch_lr coupled needs a mixing that depends on progress alone, not beta")
         return self
@@ -323,7 +334,10 @@ class Adam(Spec):
     """Adam for the alphas, with the L2 penalty in the gradient as DARTS has it."""
 
     lr: float = Field(3e-4, gt=0)
-    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.5, 0.999]
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [
+        0.5,
+        0.999,
+    ]
     weight_decay: float = Field(1e-3, ge=0)
 
 
@@ -416,11 +430,14 @@ class Params(Spec):
                 if name not in known:
                     raise ValueError(f"matrix.{field}: {name!r} is not defined; allowed: {', '.join(known)}")
         for name, method in self.methods.items():
-            _check_branches(method.objective, self.search.cells, f"methods.{name}.objective.branch_cells: search.cells")
+            _check_branches(
+                method.objective, self.search.cells, f"methods.{name}.objective.branch_cells: search.cells"
+            )
             self.retrain_of(name)
         if self.report.reference is not None and self.report.reference not in self.matrix.methods:
+            allowed = ", ".join(self.matrix.methods)
             raise ValueError(
-                f"report.reference: {self.report.reference!r} is not in the matrix; allowed: {', '.join(self.matrix.methods)}"
+                f"report.reference: {self.report.reference!r} is not in the matrix; allowed: {allowed}"
             )
         return self
 
@@ -527,9 +544,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key!r} is given twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key!r} is given twice", problem_mark=key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -573,7 +592,10 @@ def _describe(detail: ErrorDetails, raw: Any, model: type[Spec]) -> str:
     elif kind == "union_tag_not_found":
         field, message = f"{field}.kind", f"is missing; allowed: {_kinds(model, detail['loc'])}"
     elif kind == "union_tag_invalid":
-        field, message = f"{field}.kind", f"{context['tag']!r} is unknown; allowed: {context['expected_tags']}"
+        field, message = (
+            f"{field}.kind",
+            f"{context['tag']!r} is unknown; allowed: {context['expected_tags']}",
+        )
     elif kind == "literal_error":
         message = f"{value!r} is unknown; allowed: {context['expected']}"
     else:
@@ -599,10 +621,16 @@ def _annotation(model: type[Spec], location: tuple[int | str, ...]) -> Any:
     current: Any = model
     for part in location:
         if isinstance(current, type) and issubclass(current, BaseModel):
-            current = current.model_fields[str(part)].annotation if str(part) in current.model_fields else None
+            current = (
+                current.model_fields[str(part)].annotation if str(part) in current.model_fields else None
+            )
             continue
         members = [t for t in _flatten(current) if isinstance(t, type) and issubclass(t, BaseModel)]
-        tagged = [t for t in members if part in get_args(t.model_fields["kind"].annotation)] if _has_kind(members) else []
+        tagged = (
+            [t for t in members if part in get_args(t.model_fields["kind"].annotation)]
+            if _has_kind(members)
+            else []
+        )
         if tagged:
             current = tagged[0]
         elif len(members) == 1:  # the value of a dict, or an optional model
@@ -636,5 +664,11 @@ def _fields(model: type[Spec], location: tuple[int | str, ...]) -> list[str]:
 
 def _kinds(model: type[Spec], location: tuple[int | str, ...]) -> str:
     """The kinds allowed at a location, or nothing where there are none."""
-    members = [t for t in _flatten(_annotation(model, location)) if isinstance(t, type) and issubclass(t, BaseModel)]
-    return ", ".join(str(get_args(m.model_fields["kind"].annotation)[0]) for m in members) if _has_kind(members) else ""
+    members = [
+        t for t in _flatten(_annotation(model, location)) if isinstance(t, type) and issubclass(t, BaseModel)
+    ]
+    return (
+        ", ".join(str(get_args(m.model_fields["kind"].annotation)[0]) for m in members)
+        if _has_kind(members)
+        else ""
+    )

@@ -1,4 +1,4 @@
-"""Digests of what a result depends on besides its parameters: the code of its stage, the bytes of its data."""
+"""Digests of what a result depends on besides its parameters: its stage's code, the bytes of its data."""
 
 import ast
 import functools
@@ -14,7 +14,10 @@ from hlrs.config import Digits, ImageFolder, Parquet, Source, Torchvision
 from hlrs.errors import UserError
 
 PACKAGE = Path(__file__).parent
-DECLARATIVE = {"hlrs.config", "hlrs.errors"}  # they declare parameters and errors; what was asked for is in the key
+DECLARATIVE = {
+    "hlrs.config",
+    "hlrs.errors",
+}  # they declare parameters and errors; what was asked for is in the key
 MEMORY = Path(".hlrs/digests.json")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 
@@ -24,8 +27,11 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".ti
 
 @functools.cache
 def code_digest(stage: str) -> str:
-    """SHA-256 over every module of `hlrs` that a stage imports, transitively: syntax trees, so that comments,
-    docstrings and layout do not count, spelled alike by every Python version."""
+    """SHA-256 over every module of `hlrs` that a stage imports, transitively.
+
+    Over their syntax trees, so that comments, docstrings and layout do not count, spelled alike by every
+    Python version.
+    """
     modules = sorted(_reachable(f"hlrs.stages.{stage}"))
     lines = [f"{name} {_module_digest(name)}" for name in modules if name not in DECLARATIVE]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -76,7 +82,7 @@ def _module_digest(name: str) -> str:
 
 
 def _tokens(node: Any) -> Iterator[str]:
-    """A syntax tree, spelled out; empty fields are left out, since Python versions differ in which they have."""
+    """A syntax tree, spelled out without empty fields: Python versions differ in which they have."""
     if isinstance(node, list):
         yield "["
         for item in node:
@@ -85,7 +91,9 @@ def _tokens(node: Any) -> Iterator[str]:
     elif isinstance(node, ast.AST):
         yield type(node).__name__
         for field, value in ast.iter_fields(node):
-            if field == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if field == "body" and isinstance(
+                node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+            ):
                 value = [statement for statement in value if not _is_docstring(statement)]
             if value not in (None, []) and field not in ("ctx", "kind", "type_comment", "type_ignores"):
                 yield field
@@ -107,7 +115,7 @@ def _is_docstring(statement: ast.stmt) -> bool:
 
 
 def content_digest(source: Source) -> str:
-    """Digest of a source's content: by name where torchvision verifies the files it downloads, else of the files.
+    """Digest of a source's content: its name where torchvision verifies what it downloads, else of the files.
 
     A file that DVC tracks answers with the hash in its `.dvc` pointer. Raises UserError for a missing file.
     """
@@ -120,12 +128,19 @@ def content_digest(source: Source) -> str:
 
 
 def source_files(source: Source) -> list[tuple[str, Path]]:
-    """(name within the source, path) of every file that a source reads, in a fixed order; UserError if one is
-    missing. Names, not paths, enter the digest, so that a data set may lie elsewhere on another machine."""
+    """(name within the source, path) of every file that a source reads, in a fixed order.
+
+    Names, not paths, enter the digest, so that a data set may lie elsewhere on another machine. Raises
+    UserError for an empty or missing folder.
+    """
     if isinstance(source, Digits):
         return [("digits", _digits_file())]
     if isinstance(source, Parquet):
-        return [(f"{part}/{i}", Path(p)) for part in ("train", "test") for i, p in enumerate(getattr(source, part))]
+        return [
+            (f"{part}/{i}", Path(p))
+            for part in ("train", "test")
+            for i, p in enumerate(getattr(source, part))
+        ]
     if isinstance(source, ImageFolder):
         trees = {"train": source.train} | ({"test": source.test} if source.test else {})
         return [entry for part, root in trees.items() for entry in _tree(part, Path(root))]
@@ -138,7 +153,9 @@ def _digits_file() -> Path:
 
     spec = find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("source digits comes with scikit-learn, which is not installed: pip install scikit-learn")
+        raise UserError(
+            "source digits comes with scikit-learn, which is not installed: pip install scikit-learn"
+        )
     return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
 
 

@@ -31,7 +31,13 @@ REPORTED = {  # what the report reads of each stage
 
 def make_job(stage: str, run: str, params: config.Spec, inputs: dict[str, str]) -> Job:
     """A job with its key."""
-    body = {"stage": stage, "run": run, "params": params.model_dump(), "code": code_digest(stage), "inputs": inputs}
+    body = {
+        "stage": stage,
+        "run": run,
+        "params": params.model_dump(),
+        "code": code_digest(stage),
+        "inputs": inputs,
+    }
     key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
     return Job(**body, key=key)  # type: ignore[arg-type]
 
@@ -44,7 +50,9 @@ def plan(params: config.Params) -> list[Job]:
     shown = params.model_dump(exclude={"report"})
     for field in ("datasets", "methods"):  # only what the matrix uses
         shown[field] = {name: shown[field][name] for name in shown["matrix"][field]}
-    inputs = {f"{job.stage}/{job.run}/{name}": str(job.output(name)) for job in jobs for name in REPORTED[job.stage]}
+    inputs = {
+        f"{job.stage}/{job.run}/{name}": str(job.output(name)) for job in jobs for name in REPORTED[job.stage]
+    }
     return [*jobs, make_job("report", "all", config.ReportJob(report=params.report, params=shown), inputs)]
 
 
@@ -52,7 +60,9 @@ def _dataset_jobs(params: config.Params, name: str) -> Iterator[Job]:
     dataset = params.datasets[name]
     content = content_digest(dataset.source)
     fields = config.SplitJob.model_fields.keys() - {"content"}
-    split = make_job("split", name, config.SplitJob(content=content, **{f: getattr(dataset, f) for f in fields}), {})
+    split = make_job(
+        "split", name, config.SplitJob(content=content, **{f: getattr(dataset, f) for f in fields}), {}
+    )
     yield split
     images = config.Images(
         content=content, source=dataset.source, image_size=dataset.image_size, augment=dataset.augment
@@ -78,7 +88,9 @@ def _run_jobs(
     yield from (search, extract, retrain, make_job("evaluate", run, evaluation, trained))
 
 
-def _search_params(params: config.Params, images: config.Images, method: config.Method, seed: int) -> config.Spec:
+def _search_params(
+    params: config.Params, images: config.Images, method: config.Method, seed: int
+) -> config.Spec:
     if isinstance(method.searcher, config.Random):
         return config.RandomSearchJob(seed=seed, searcher=method.searcher, nodes=params.search.nodes)
     return config.SearchJob(

@@ -1,0 +1,68 @@
+"""Evaluate: the trained network on the test set, the only stage that reads it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hlrs import config
+from hlrs.artifacts import Job, read_json, read_tensors, write_json, write_table
+from hlrs.errors import Failure
+from hlrs.longtail.metrics import evaluate
+from hlrs.stages.parts import SplitImages, derived_network, read_genotype
+from hlrs.training import prepare
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write metrics.json and predictions.parquet (a row a test image)."""
+    params = config.EvaluateJob.model_validate(job.params)
+    device = prepare(params.evaluate.threads)
+    weights, facts = read_tensors(Path(job.inputs["weights"]))
+    images = SplitImages(job, params.images, ("test",), device, (facts["mean"], facts["std"]))
+    network = derived_network(
+        read_genotype(Path(job.inputs["genotype"])), params.retrain, facts["channels"], len(images.classes)
+    )
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise Failure(
+            f"{job.inputs['weights']}: does not fit the genotype ({str(error).splitlines()[0]})"
+        ) from None
+    probabilities = predict(network.to(device).eval(), images, params.evaluate.batch_size)
+    labels = images.rows["label"].to_numpy(np.int64)
+    counts = read_json(Path(job.inputs["classes"]))["counts"]
+    train_counts = [w + a for w, a in zip(counts["weights"], counts["alphas"], strict=True)]
+    groups = params.groups
+    metrics = evaluate(
+        probabilities,
+        labels,
+        train_counts,
+        groups.many_above,
+        groups.few_below,
+        params.evaluate.calibration_bins,
+    )
+    write_json(job.output("metrics.json"), metrics)
+    columns = {
+        "index": images.rows["index"].to_numpy(),
+        "label": images.rows["label"].to_numpy(),
+        "predicted": probabilities.argmax(1).astype(np.int32),
+        "confidence": probabilities.max(1),
+        "probabilities": list(probabilities),
+    }
+    write_table(job.output("predictions.parquet"), "predictions", columns)
+    return {"device": device.type}
+
+
+def predict(network: torch.nn.Module, images: SplitImages, batch_size: int) -> npt.NDArray[np.float32]:
+    """Softmax probabilities [images, classes] in evaluation mode; Failure if they are not finite."""
+    with torch.inference_mode():
+        batches = [
+            network(images.set.normalize(part)).softmax(1).cpu()
+            for part in images.set.images.split(batch_size)
+        ]
+    probabilities = torch.cat(batches).numpy()
+    if not np.isfinite(probabilities).all():
+        raise Failure("the trained network's outputs are not finite: lower retrain.weights.lr")
+    return probabilities

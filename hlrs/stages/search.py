@@ -1,0 +1,223 @@
+"""Search: the supernet's weights and alphas, trained in turn on the two halves of the training images."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hlrs import config
+from hlrs.artifacts import SCHEMAS, Job, write_table
+from hlrs.data.batches import Augmentation, Batches, generator, steps_per_epoch
+from hlrs.longtail.objective import Outcome
+from hlrs.nas import arch_lr, bilevel, genotype
+from hlrs.nas.network import initialize
+from hlrs.nas.supernet import Supernet, initialize_alphas
+from hlrs.stages.parts import SplitImages, branch_layout, make_objective, make_sgd, mixing_at, sgd_lr
+from hlrs.training import descend, figures, fit, pack, prepare, unpack
+
+CELLS = ("normal", "reduce")
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write alphas.parquet (all epochs) and history.parquet (an epoch a row)."""
+    if "search" not in job.params:
+        return _random(job)
+    params = config.SearchJob.model_validate(job.params)
+    device = prepare(params.search.threads)
+    images = SplitImages(job, params.images, ("weights", "alphas"), device)
+    task = SearchTask(params, images, device)
+    position = fit(task, job, device)
+    _write(job, task.trajectory, position.rows)
+    return {"device": device.type, "resumes": position.resumes, "throughput": position.throughput}
+
+
+def _random(job: Job) -> dict[str, Any]:
+    """Independent, equally distributed alphas: DARTS's rule makes a uniformly random genotype of them."""
+    params = config.RandomSearchJob.model_validate(job.params)
+    draw = generator(params.seed, "search", "random")
+    shape = (len(genotype.edges(params.nodes)), len(genotype.PRIMITIVES))
+    _write(job, [{cell: torch.randn(shape, generator=draw).numpy() for cell in CELLS}], [])
+    return {"device": "cpu", "resumes": 0, "throughput": []}
+
+
+class SearchTask:
+    """DARTS's alternating descent (Liu et al. 2019, algorithm 1) under any objective and schedule."""
+
+    sums = 5  # loss and accuracy on the weights' images, on the alphas' images, mixing coefficient
+
+    def __init__(self, params: config.SearchJob, images: SplitImages, device: torch.device) -> None:
+        self.params, self.epochs = params, params.search.epochs
+        self.objective = make_objective(params.objective)
+        self.supernet = _make_supernet(params, images).to(device)
+        self.alphas = list(self.supernet.alphas.values())
+        self.weights = self.supernet.weights()
+        adam = params.search.alphas
+        self.weights_optimizer = make_sgd(self.weights, params.search.weights)
+        self.alphas_optimizer = torch.optim.Adam(
+            self.alphas, adam.lr, (adam.betas[0], adam.betas[1]), weight_decay=adam.weight_decay
+        )
+        self._feed(images)
+        self.trajectory = [self._alphas()]
+
+    def _feed(self, images: SplitImages) -> None:
+        search, augment = self.params.search, self.params.images.augment
+        augmentation = Augmentation(augment.crop_padding, augment.flip, search.cutout)
+        positions = {half: images.positions(half) for half in ("weights", "alphas")}
+        self.steps = steps_per_epoch(len(positions["weights"]), search.batch_size)
+        self.training, self.validation = (
+            Batches(
+                images.set,
+                positions[half],
+                self.objective.samplers,
+                search.batch_size,
+                self.steps,
+                augmentation,
+                f"{self.params.seed}/search/{half}",
+            )
+            for half in ("weights", "alphas")
+        )
+        per_sampler = self.training.batch_size + self.validation.batch_size
+        self.images_per_step = per_sampler * len(self.objective.samplers)
+
+    def begin(self, epoch: int) -> None:
+        """Learning rates at t = epoch/epochs, as DARTS's and BBN's code have them, and the epoch's order."""
+        self.epoch, self.t = epoch, epoch / self.epochs
+        self.weights_lr = sgd_lr(self.params.search.weights, self.t)
+        schedule = self.params.arch_lr.model_dump()
+        mixing = mixing_at(self.params.objective, self.t, "") if schedule["kind"] == "coupled" else None
+        self.alphas_lr = self.params.search.alphas.lr * arch_lr.factor(self.t, mixing, **schedule)
+        self.weights_optimizer.param_groups[0]["lr"] = self.weights_lr
+        self.alphas_optimizer.param_groups[0]["lr"] = self.alphas_lr
+        self.training.begin(epoch)
+        self.validation.begin(epoch)
+
+    def step(self, step: int) -> Tensor:
+        """The alphas' step on their batch, then the weights' step on theirs."""
+        mixing = mixing_at(
+            self.params.objective, self.t, f"{self.params.seed}/search/mixing/{self.epoch}/{step}"
+        )
+        batches = self.training(step)
+
+        def training() -> Outcome:
+            return self.objective(self.supernet, batches, mixing)
+
+        on_alphas = self._step_alphas(step, mixing, training) if self.alphas_lr > 0 else None
+        on_weights = training()
+        descend(on_weights.loss, self.weights, self.weights_optimizer, self.params.search.weights.clip)
+        return figures(*on_weights, *(on_alphas or (0.0, 0.0)), mixing or 0.0)
+
+    def _step_alphas(self, step: int, mixing: float | None, training: Any) -> Outcome:
+        """One Adam step; returns loss and accuracy on the alphas' batch, at w or at the unrolled w′."""
+        batches = self.validation(step)
+        seen: list[Outcome] = []
+
+        def validation() -> Tensor:
+            seen.append(self.objective(self.supernet, batches, mixing))
+            return seen[-1].loss
+
+        if self.params.searcher == config.Darts(kind="darts", order=1):
+            gradients = bilevel.first_order(self.alphas, validation)
+        else:
+            gradients = bilevel.second_order(
+                self.alphas,
+                self.weights,
+                lambda: training().loss,
+                validation,
+                self._momentum(),
+                self.weights_lr,
+            )
+        for alphas, gradient in zip(self.alphas, gradients, strict=True):
+            alphas.grad = gradient
+        self.alphas_optimizer.step()
+        return seen[0]
+
+    def _momentum(self) -> list[Tensor]:
+        """What SGD would add to the gradient: weight decay · w + momentum · buffer."""
+        sgd = self.params.search.weights
+        added = []
+        for weight in self.weights:
+            buffer = self.weights_optimizer.state[weight].get("momentum_buffer")
+            decay = sgd.weight_decay * weight.detach()
+            added.append(decay if buffer is None else decay + sgd.momentum * buffer)
+        return added
+
+    def end(self, means: list[float]) -> dict[str, Any]:
+        """The epoch's row of history.parquet."""
+        alphas = self._alphas()
+        self.trajectory.append(alphas)
+        derived = genotype.derive(alphas)
+        stepped = self.alphas_lr > 0
+        return {
+            "epoch": self.epoch,
+            "progress": self.t,
+            "weights_loss": means[0],
+            "weights_accuracy": means[1],
+            "alphas_loss": means[2] if stepped else None,
+            "alphas_accuracy": means[3] if stepped else None,
+            "weights_lr": self.weights_lr,
+            "alphas_lr": self.alphas_lr,
+            "mixing": means[4] if isinstance(self.params.objective, config.Bilateral) else None,
+            **{f"entropy_{cell}": genotype.entropy(alphas[cell]) for cell in CELLS},
+            **{f"skips_{cell}": derived.skips(cell) for cell in CELLS},
+        }
+
+    def _alphas(self) -> dict[str, Any]:
+        return {cell: alphas.detach().cpu().numpy().copy() for cell, alphas in self.supernet.alphas.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, alphas, both optimizers, and the alphas of the epochs so far."""
+        trajectory = {
+            f"trajectory.{cell}": torch.from_numpy(np.stack([a[cell] for a in self.trajectory]))
+            for cell in CELLS
+        }
+        optimizers = {**pack("sgd", self.weights_optimizer), **pack("adam", self.alphas_optimizer)}
+        return {**{f"net.{k}": v for k, v in self.supernet.state_dict().items()}, **optimizers, **trajectory}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over a state."""
+        self.supernet.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
+        unpack("sgd", self.weights_optimizer, state)
+        unpack("adam", self.alphas_optimizer, state)
+        epochs = zip(*(state[f"trajectory.{cell}"].numpy() for cell in CELLS), strict=True)
+        self.trajectory = [dict(zip(CELLS, alphas, strict=True)) for alphas in epochs]
+
+
+def _make_supernet(params: config.SearchJob, images: SplitImages) -> Supernet:
+    supernet = Supernet(
+        nodes=params.search.nodes,
+        in_channels=images.channels,
+        classes=len(images.classes),
+        channels=params.search.channels,
+        cells=params.search.cells,
+        **branch_layout(params.objective),
+    )
+    initialize(supernet, generator(params.seed, "search", "weights"))
+    initialize_alphas(supernet, generator(params.seed, "search", "alphas"))
+    return supernet
+
+
+def _write(job: Job, trajectory: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMAS["alphas"]}
+    for epoch, alphas in enumerate(trajectory):
+        for cell in CELLS:
+            edges = genotype.edges(_nodes(len(alphas[cell])))
+            for (node, state), values, weights in zip(
+                edges, alphas[cell], genotype.softmax(alphas[cell]), strict=True
+            ):
+                for primitive, alpha, weight in zip(genotype.PRIMITIVES, values, weights, strict=True):
+                    for name, value in zip(
+                        columns, (epoch, cell, node, state, primitive, alpha, weight), strict=True
+                    ):
+                        columns[name].append(value)
+    write_table(job.output("alphas.parquet"), "alphas", columns)
+    history = {name: [row[name] for row in rows] for name in SCHEMAS["search_history"]}
+    write_table(job.output("history.parquet"), "search_history", history)
+
+
+def _nodes(edges: int) -> int:
+    """Number of nodes of a cell with so many edges: 2 + 3 + … + (n + 1)."""
+    nodes = 0
+    while len(genotype.edges(nodes)) < edges:
+        nodes += 1
+    return nodes

@@ -1,0 +1,56 @@
+"""Architecture search on long-tailed images: split -> search -> extract -> retrain -> evaluate -> report.
+
+`snakemake --cores all` runs what params.yaml asks for; `snakemake -n` shows it. Another parameter file:
+`--config params=workflow/experiments/cifar10_lt.yaml`. The paths of results carry the key of what they depend
+on (hlrs/plan.py): what exists is current, what is missing is made, and time stamps decide nothing.
+"""
+
+import shlex
+import sys
+
+sys.path.insert(0, workflow.basedir)
+
+from hlrs import workflow as hlrs
+
+PLAN = hlrs.start(config, workflow)
+HLRS = f"{shlex.quote(sys.executable)} -m hlrs"  # the code beside this file, in the environment of this process
+SPEC = ".hlrs/specs/{wildcards.key}.json"
+
+
+wildcard_constraints:
+    key="[0-9a-f]{12}",
+    seed="[0-9]+",
+
+
+def inputs(wildcards):
+    return [ancient(path) for path in hlrs.inputs(wildcards.key).values()]
+
+
+def threads_of(wildcards):
+    return hlrs.threads(wildcards.key)
+
+
+rule all:
+    input:
+        PLAN.targets("report"),
+
+
+for stage in ("split", "search", "extract", "retrain", "evaluate"):
+
+    rule:
+        name:
+            f"{stage}_all"
+        input:
+            PLAN.targets(stage),
+
+
+include: "workflow/rules/split.smk"
+include: "workflow/rules/search.smk"
+include: "workflow/rules/extract.smk"
+include: "workflow/rules/retrain.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+onsuccess:
+    PLAN.publish()

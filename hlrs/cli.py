@@ -1,0 +1,181 @@
+"""The command line: a sub-command a stage, and what people need around them."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hlrs import __version__
+from hlrs.errors import HlrsError, UserError
+
+if TYPE_CHECKING:
+    from hlrs.artifacts import Job
+
+STAGE_HELP = {
+    "split": "Cut a long-tailed split: weights, alphas, holdout and test images of a data set.",
+    "search": "Train the supernet: alphas and search history.",
+    "extract": "Derive the genotype from the alphas, and draw its cells.",
+    "retrain": "Train the genotype's network from scratch on the long-tailed training set.",
+    "evaluate": "Evaluate the trained network on the test set: many, medium and few shot.",
+    "report": "Put all runs side by side in one HTML page, CSV tables and plots.",
+}
+RUN_HELP = {
+    "split": "RUN is a data set of params.yaml, e.g. digits_lt,",
+    "report": "RUN is `all`,",
+}
+
+
+class Commands(click.Group):
+    """Turns the project's errors into one line on stderr and an exit status."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except HlrsError as error:
+            click.echo(f"hlrs: {error}", err=True)
+            sys.exit(error.status)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="hlrs")
+def main() -> None:
+    """Neural architecture search for long-tailed images, as a versioned workflow.
+
+    `snakemake --cores all` runs everything that params.yaml asks for; the stages below are its jobs, one at a
+    time: split, search, extract, retrain, evaluate, report. They read params.yaml in the current folder and
+    write below results/. Exit status: 0 done, 1 failure, 2 a mistake in what was given, 75 stopped by a
+    signal with the state saved (run again to go on).
+    """
+
+
+params_option = click.option(
+    "--params",
+    type=click.Path(path_type=Path),
+    default="params.yaml",
+    show_default=True,
+    help="Parameter file.",
+)
+
+
+def _stage_command(stage: str) -> click.Command:
+    run = RUN_HELP.get(stage, "RUN is dataset/method/seed of the matrix, e.g. digits_lt/hlrs/0,")
+
+    @click.argument("run")
+    @click.option("--force", is_flag=True, help="Run even though the result is there.")
+    @params_option
+    def command(run: str, force: bool, params: Path) -> None:
+        from hlrs.provenance import current, execute
+
+        job = _find(stage, run, params)
+        if run.endswith(".json") or force or not current(job):
+            execute(job)
+        click.echo(job.directory)
+
+    command.__doc__ = (
+        f"{STAGE_HELP[stage]}\n\n{run} or the path of a frozen spec "
+        "(.hlrs/specs/KEY.json, as the workflow calls it).\n\nPrints the folder of the results."
+    )
+    return click.command(stage)(command)
+
+
+for _stage in STAGE_HELP:
+    main.add_command(_stage_command(_stage))
+
+
+def _find(stage: str, run: str, params: Path) -> "Job":
+    """The job of a frozen spec, or of a run of the params' matrix."""
+    from hlrs.artifacts import load_spec
+
+    if run.endswith(".json"):
+        job = load_spec(Path(run))
+        if job.stage != stage:
+            raise UserError(f"{run}: the spec of a {job.stage} job; `hlrs {job.stage} {run}` runs it")
+        return job
+    jobs = [job for job in _jobs(params) if job.stage == stage]
+    for job in jobs:
+        if job.run == run:
+            return job
+    raise UserError(
+        f"{stage} has no run {run!r} in {params}; there are: {', '.join(job.run for job in jobs)}"
+    )
+
+
+def _jobs(params: Path) -> "list[Job]":
+    from hlrs import config, plan
+
+    jobs = plan.plan(config.load(params))
+    plan.freeze(jobs)
+    return jobs
+
+
+@main.command()
+@click.argument("stages", nargs=-1, type=click.Choice(list(STAGE_HELP)))
+@params_option
+def prune(stages: tuple[str, ...], params: Path) -> None:
+    """Remove results that params.yaml does not ask for; of all STAGES by default.
+
+    Without it they stay, so that going back costs nothing. What DVC has recorded stays in its cache.
+    """
+    from hlrs import plan
+
+    jobs = _jobs(params)
+    for stage in stages or STAGE_HELP:
+        for directory in plan.prune(jobs, stage):
+            click.echo(f"removed {directory}")
+
+
+@main.command()
+@params_option
+def publish(params: Path) -> None:
+    """Copy the report of the current params to report/, where people and DVC open it by name."""
+    from hlrs import plan
+
+    if not plan.publish(_jobs(params)):
+        raise UserError("the report of these params is not there yet; `snakemake --cores all` makes it")
+    click.echo(plan.PUBLISHED / "index.html")
+
+
+@main.command()
+@click.argument("network")
+@click.option("--channels", type=click.IntRange(2), help="Initial channels.  [default: 36; supernet: 16]")
+@click.option("--cells", type=click.IntRange(1), help="Number of cells.  [default: 20; supernet: 8]")
+@click.option(
+    "--nodes", type=click.IntRange(1), default=4, show_default=True, help="Nodes of a supernet's cell."
+)
+@click.option("--classes", type=click.IntRange(1), default=10, show_default=True, help="Number of classes.")
+@click.option(
+    "--image-size", type=click.IntRange(4), default=32, show_default=True, help="Height and width in pixels."
+)
+@click.option(
+    "--in-channels", type=click.IntRange(1), default=3, show_default=True, help="Channels of the images."
+)
+@click.option(
+    "--auxiliary", is_flag=True, help="With the auxiliary head (counted apart, as in the literature)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def describe(network: str, as_json: bool, **layout: Any) -> None:
+    """Number of weights and multiply-adds of NETWORK.
+
+    NETWORK is a published genotype (DARTS_V1, DARTS_V2, PC_DARTS, PDARTS), the path of a genotype JSON, or
+    `supernet`. Multiply-adds are those of convolutions and matrix products for one image.
+    """
+    from hlrs.describe import describe as count
+
+    facts = count(network, **layout)
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        for name, value in facts.items():
+            click.echo(
+                f"{name.replace('_', ' '):18} {value:,}" if isinstance(value, int) else f"{name:18} {value}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,378 @@
+"""Where images come from: every kind of source answers with class names, labels, and the pixels asked for."""
+
+import io
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hlrs.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL.Image import Image
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+BATCH = 256  # rows of a Parquet file in memory at a time, encoded
+BUFFER = 1 << 20  # bytes; left to its defaults, pyarrow holds a whole row group at once
+RENEW = "copy, write or `dvc pull` it anew"
+
+
+class ImageSource(ABC):
+    """Labelled images. Index: position in the training images, the official test images after them.
+
+    classes: names; channels: 1 or 3; train_labels: int64 [n]; test_labels: int64 [m], 0 without a test set.
+    """
+
+    def __init__(
+        self,
+        classes: list[str],
+        channels: int,
+        train_labels: NDArray[np.int64],
+        test_labels: NDArray[np.int64],
+    ) -> None:
+        self.classes = classes
+        self.channels = channels
+        self.train_labels = train_labels
+        self.test_labels = test_labels
+        labels = np.concatenate([train_labels, test_labels])
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+        if len(wrong):
+            label, where = labels[wrong[0]], self._where(int(wrong[0]))
+            raise UserError(f"{where}: label {label} is none of 0 to {len(classes) - 1}; correct the label")
+
+    def read(self, indices: ArrayLike, size: int | None = None) -> NDArray[np.uint8]:
+        """The images asked for, in that order: uint8 [k, channels, height, width].
+
+        size None: as they are. Else the shorter side is resized to `size` (bilinear, antialiased) and the
+        centre cut out. UserError for an image that cannot be decoded, and if the images differ in size.
+        """
+        asked = np.asarray(indices, dtype=np.int64)
+        total = len(self.train_labels) + len(self.test_labels)
+        if len(asked) and not 0 <= asked.min() <= asked.max() < total:
+            found = f"images {asked.min()} to {asked.max()} are asked of a source with {total}"
+            raise UserError(f"{found}: its files are not those that were split; make the split anew")
+        images = np.empty((0, self.channels, size or 0, size or 0), dtype=np.uint8)
+        for position, image in self._images(asked):
+            pixels = _pixels(image, size)
+            if not len(images):
+                images = np.empty((len(asked), *pixels.shape), dtype=np.uint8)
+            if pixels.shape != images.shape[1:]:
+                found = f"{self._where(int(asked[position]))}: {pixels.shape[2]}×{pixels.shape[1]} pixels"
+                raise UserError(
+                    f"{found}, not {images.shape[3]}×{images.shape[2]} as before it; set image_size"
+                )
+            images[position] = pixels
+        return images
+
+    @abstractmethod
+    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        """(position in `indices`, decoded image), in whatever order is cheapest to read."""
+
+    @abstractmethod
+    def _where(self, index: int) -> str:
+        """Where the user finds an image."""
+
+
+def open_source(spec: Mapping[str, Any]) -> ImageSource:
+    """The source that a spec (`config.Source`, dumped) describes; no image is decoded yet.
+
+    UserError for a file that is missing or broken and for labels that are not 0 to C − 1.
+    """
+    return KINDS[spec["kind"]](spec)
+
+
+def _pixels(image: "Image", size: int | None) -> NDArray[np.uint8]:
+    """uint8 [channels, height, width]; arithmetic of torchvision's Resize and CenterCrop."""
+    from PIL.Image import Resampling
+
+    if size is not None:
+        width, height = image.size
+        short = min(width, height)
+        width, height = int(size * width / short), int(size * height / short)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        image = image.resize((width, height), Resampling.BILINEAR).crop((left, top, left + size, top + size))
+    array: NDArray[np.uint8] = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _decode(file: io.BytesIO | Path, where: str) -> "Image":
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
+        raise UserError(
+            f"{where}: not an image that can be decoded ({_first_line(error)}); {RENEW}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# --- in memory ----------------------------------------------------------------------------------------
+
+
+class _Resident(ImageSource):
+    """Images that fit in memory: pixels uint8 [n + m, height, width] or [n + m, height, width, 3]."""
+
+    def __init__(self, name: str, classes: list[str], pixels: NDArray[np.uint8], *labels: ArrayLike) -> None:
+        self.name = name
+        self.pixels = pixels
+        train, test = (np.asarray(part, dtype=np.int64) for part in labels)
+        super().__init__(classes, 1 if pixels.ndim == 3 else 3, train, test)
+
+    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        from PIL import Image
+
+        for position, index in enumerate(indices):
+            yield position, Image.fromarray(self.pixels[index])
+
+    def _where(self, index: int) -> str:
+        return f"{self.name}, image {index}"
+
+
+def _digits(_: Mapping[str, Any]) -> ImageSource:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    return _Resident("digits", [str(digit) for digit in range(10)], pixels, digits.target, [])
+
+
+def _torchvision(spec: Mapping[str, Any]) -> ImageSource:
+    from torchvision import datasets
+
+    names = {
+        "cifar10": "CIFAR10",
+        "cifar100": "CIFAR100",
+        "fashion_mnist": "FashionMNIST",
+        "mnist": "MNIST",
+        "kmnist": "KMNIST",
+    }
+    name, root = spec["name"], spec["root"]
+    read = getattr(datasets, names[name])
+    remedy = (
+        "look at the network and the disk"
+        if spec["download"]
+        else "set download: true or copy the files there"
+    )
+    try:
+        train, test = (read(root, train=part, download=spec["download"]) for part in (True, False))
+        pixels = np.concatenate([np.asarray(train.data), np.asarray(test.data)])
+    except Exception as error:  # what torchvision raises on a broken file is undocumented, and varied
+        raise UserError(f"{root}: {name} is missing or broken ({_first_line(error)}); {remedy}") from None
+    for part, data in (("training", train), ("test", test)):
+        if len(data.data) != len(data.targets):
+            counts = f"{len(data.data)} {part} images and {len(data.targets)} labels"
+            raise UserError(f"{root}: {name} holds {counts}; {remedy}")
+    return _Resident(f"{root} ({name})", list(train.classes), pixels, train.targets, test.targets)
+
+
+# --- Parquet ------------------------------------------------------------------------------------------
+
+
+class _Parquet(ImageSource):
+    """Encoded images in Parquet files; only the row groups that hold what is asked for are read."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.paths = [Path(path) for path in (*spec["train"], *spec["test"])]
+        readers = [_open_parquet(path) for path in self.paths]
+        self.metadata = [reader.metadata for reader in readers]
+        self.starts = np.cumsum([0, *(metadata.num_rows for metadata in self.metadata)])
+        schema = readers[0].schema_arrow
+        self.image_column = _choose(self.paths[0], schema, "image", spec["image_column"])
+        label_column = _choose(self.paths[0], schema, "label", spec["label_column"])
+        names = _class_names(self.paths[0], schema, label_column)
+        labels = []
+        for path, reader in zip(self.paths, readers, strict=True):
+            _choose(path, reader.schema_arrow, "image", self.image_column)
+            _choose(path, reader.schema_arrow, "label", label_column)
+            if _class_names(path, reader.schema_arrow, label_column) not in (None, names):
+                raise UserError(
+                    f"{path}: its class names are not those of {self.paths[0]}; use files of one data set"
+                )
+            labels.append(_labels(path, reader, label_column))
+        train = np.concatenate(labels[: len(spec["train"])])
+        test = np.concatenate([np.empty(0, dtype=np.int64), *labels[len(spec["train"]) :]])
+        for part, found in (("train", train), ("test", test)):
+            if spec[part] and not len(found):
+                raise UserError(f"{spec[part][0]}: no rows; name files that hold images under source.{part}")
+        super().__init__(names or self._numbered(train), 3, train, test)
+
+    def _numbered(self, train: NDArray[np.int64]) -> list[str]:
+        """Classes without names: one for each label up to the largest; there cannot be more than images."""
+        largest = int(train.argmax())
+        if train[largest] >= len(train):
+            found = f"{self._where(largest)}: label {train[largest]} with {len(train)} training images"
+            raise UserError(f"{found}; labels count from 0 to the number of classes − 1: renumber them")
+        return [str(label) for label in range(train[largest] + 1)]
+
+    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        order = np.argsort(indices, kind="stable")
+        bounds = np.searchsorted(indices[order], self.starts)
+        for number, start in enumerate(self.starts[:-1]):
+            positions = order[bounds[number] : bounds[number + 1]]
+            if len(positions):
+                rows = indices[positions] - start
+                for place, image in self._decoded(number, rows):
+                    yield int(positions[place]), image
+
+    def _decoded(self, number: int, rows: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        """(position in `rows`, image) of the given rows, sorted, of one file."""
+        for first, batch in self._batches(number, rows):
+            lower, upper = np.searchsorted(rows, [first, first + len(batch)])
+            for place in range(lower, upper):
+                where = self._where(int(self.starts[number] + rows[place]))
+                encoded = batch[int(rows[place]) - first].as_py()
+                if encoded is None:
+                    raise UserError(f"{where}: no image, its bytes are null; write the images into the file")
+                yield place, _decode(io.BytesIO(encoded), where)
+
+    def _batches(self, number: int, rows: NDArray[np.int64]) -> Iterator[tuple[int, "pa.Array"]]:
+        """(first row, encoded images) of the row groups of one file that hold any of the given rows."""
+        import pyarrow as pa
+
+        metadata = self.metadata[number]
+        starts = np.cumsum([0, *(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))])
+        reader = _open_parquet(self.paths[number], metadata)
+        columns = [f"{self.image_column}.bytes"]
+        try:
+            for group in np.unique(np.searchsorted(starts, rows, side="right") - 1):
+                first = int(starts[group])
+                for batch in reader.iter_batches(BATCH, row_groups=[int(group)], columns=columns):
+                    yield first, batch.column(0).field("bytes")
+                    first += len(batch)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{self.paths[number]}: cannot be read ({_first_line(error)}); {RENEW}") from None
+
+    def _where(self, index: int) -> str:
+        number = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return f"{self.paths[number]}, row {index - self.starts[number]}"
+
+
+def _open_parquet(path: Path, metadata: "pq.FileMetaData | None" = None) -> "pq.ParquetFile":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path, metadata=metadata, buffer_size=BUFFER, pre_buffer=False)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; it is named in the params as a Parquet file of images"
+        ) from None
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: truncated or not Parquet ({_first_line(error)}); {RENEW}") from None
+
+
+def _choose(path: Path, schema: "pa.Schema", role: str, named: str | None) -> str:
+    """The column of a role, `image` or `label`: as named, or by a usual name, or the only one of its type."""
+    import pyarrow as pa
+
+    def fits(kind: "pa.DataType") -> bool:
+        if role == "label":
+            return bool(pa.types.is_integer(kind))
+        at = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+        return at >= 0 and bool(pa.types.is_binary(kind[at].type) or pa.types.is_large_binary(kind[at].type))
+
+    usual = {"image": ("img", "image"), "label": ("label", "fine_label")}[role]
+    fitting = [field.name for field in schema if fits(field.type)]
+    preferred = [name for name in usual if name in fitting]
+    if named is None and (preferred or len(fitting) == 1):
+        return (preferred or fitting)[0]
+    if named in fitting:
+        return str(named)
+    kind = {"image": "struct with a field `bytes`", "label": "column of integers"}[role]
+    what = f"no {kind} called {named}" if named else f"{'more than one' if fitting else 'no'} {kind}"
+    raise UserError(f"{path}: {what} among the columns {', '.join(schema.names)}; set source.{role}_column")
+
+
+def _class_names(path: Path, schema: "pa.Schema", label_column: str) -> list[str] | None:
+    """From the schema's metadata: `class_names`, or what Hugging Face's `datasets` notes of a ClassLabel."""
+    metadata = schema.metadata or {}
+    try:
+        if b"class_names" in metadata:
+            names = json.loads(metadata[b"class_names"])
+        else:
+            features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+            names = features.get(label_column, {}).get("names")
+    except (ValueError, AttributeError):
+        names = False
+    if names is None or (names and isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return names
+    raise UserError(f"{path}: the class names in its metadata are not a JSON list of strings; {RENEW}")
+
+
+def _labels(path: Path, reader: "pq.ParquetFile", column: str) -> NDArray[np.int64]:
+    import pyarrow as pa
+
+    try:
+        labels = reader.read(columns=[column]).column(0)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: {column} cannot be read ({_first_line(error)}); {RENEW}") from None
+    if labels.null_count:
+        row = labels.is_null().to_numpy().argmax()
+        raise UserError(f"{path}, row {row}: {column} is null; give it a label or leave the row out")
+    return np.asarray(labels.to_numpy(), dtype=np.int64)
+
+
+# --- folders ------------------------------------------------------------------------------------------
+
+
+class _Folder(ImageSource):
+    """A folder a class, its images below it at any depth, in sorted order."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        roots = [Path(spec[part]) for part in ("train", "test") if spec[part]]
+        classes = _folders(roots[0])
+        if not classes:
+            raise UserError(
+                f"{roots[0]}: no folders in it; image_folder takes each class from a folder of its own"
+            )
+        self.files: list[Path] = []
+        labels = []
+        for root in roots:
+            unknown = sorted(set(_folders(root)) - set(classes))
+            if unknown:
+                raise UserError(
+                    f"{root / unknown[0]}: no such class in {roots[0]}; rename or remove the folder"
+                )
+            folders = [_image_files(root / name) for name in classes]
+            self.files += [file for folder in folders for file in folder]
+            labels.append(np.repeat(np.arange(len(classes)), [len(folder) for folder in folders]))
+            if not len(labels[-1]):
+                raise UserError(
+                    f"{root}: no images in its folders; put {', '.join(sorted(IMAGE_SUFFIXES))} there"
+                )
+        test = labels[1] if len(roots) == 2 else np.empty(0, dtype=np.int64)
+        super().__init__(classes, 3, labels[0], test)
+
+    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        for position, index in enumerate(indices):
+            yield position, _decode(self.files[index], str(self.files[index]))
+
+    def _where(self, index: int) -> str:
+        return str(self.files[index])
+
+
+def _folders(root: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in root.iterdir() if path.is_dir())
+    except OSError as error:
+        raise UserError(
+            f"{root}: {error.strerror}; it is named in the params as a folder of images"
+        ) from None
+
+
+def _image_files(folder: Path) -> Sequence[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+KINDS = {"digits": _digits, "parquet": _Parquet, "torchvision": _torchvision, "image_folder": _Folder}

@@ -1,0 +1,133 @@
+"""Long-tailed splits: which images are drawn, and which of them train weights or alphas, or are held out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlrs.errors import UserError
+
+TEST, TRAIN, ASSIGN = range(3)  # purposes of randomness; the numbers are part of every result
+
+
+def class_counts(imbalance: Mapping[str, Any], n_max: float, classes: int) -> list[int]:
+    """Training images a class, head first; for `natural` the most that a class may have.
+
+    exponential: ⌊n_max · f^(−c/(C−1))⌋ (Cui et al. 2019); step: ⌊n_max/f⌋ in the last `minority` share of the
+    classes, rounded half up, at least one class on either side (Buda et al. 2018). The order of operations is
+    LDAM-DRW's (Cao et al. 2019), multiplying by 1/f, so that the floor falls as it does there.
+    """
+    share = 1 / imbalance.get("factor", 1)
+    if imbalance["kind"] == "step":
+        minority = min(max(_round(classes * imbalance["minority"]), 1), classes - 1)
+        return [int(n_max)] * (classes - minority) + [int(n_max * share)] * minority
+    return [int(n_max * share ** (c / max(classes - 1, 1))) for c in range(classes)]
+
+
+def draw(
+    train_labels: NDArray[np.int64],
+    test_labels: NDArray[np.int64],
+    params: Mapping[str, Any],
+    classes: Sequence[str],
+) -> dict[str, NDArray[Any]]:
+    """Columns of a split: index int64, label int32, subset str; training images by class, then the test's.
+
+    params: `config.SplitJob`, dumped. Without official test images (`test_labels` empty) the test set is
+    taken out of the training images first. UserError where a class has too few images.
+    """
+    labels = np.concatenate([train_labels, test_labels])
+    pool, test = np.split(np.arange(len(labels)), [len(train_labels)])
+    test = _test_set(labels, pool, test, params, classes)
+    pool = np.setdiff1d(pool, test)
+    available = np.bincount(labels[pool], minlength=len(classes))
+    counts = class_counts(params["imbalance"], _n_max(params, available), len(classes))
+    if params["imbalance"]["kind"] == "natural":
+        counts = np.minimum(counts, available).tolist()
+    ldam = params["protocol"] == "ldam"
+    shuffler = np.random.RandomState(0) if ldam else _generator(params["seed"], TRAIN)
+    train = _draw_each(labels, pool, counts, shuffler, classes, "max_per_class or test_per_class")
+    subsets = _subsets(labels[train], params, classes)
+    index = np.concatenate([train, test])
+    subset = np.concatenate([subsets, np.full(len(test), "test")])
+    return {"index": index, "label": labels[index].astype(np.int32), "subset": subset}
+
+
+def _test_set(
+    labels: NDArray[np.int64],
+    pool: NDArray[np.int64],
+    official: NDArray[np.int64],
+    params: Mapping[str, Any],
+    classes: Sequence[str],
+) -> NDArray[np.int64]:
+    """The official test images, or `test_per_class` of each class out of them, or out of the pool; sorted."""
+    if params["test_per_class"] is not None:
+        origin = official if len(official) else pool
+        counts = [params["test_per_class"]] * len(classes)
+        generator = _generator(params["seed"], TEST)
+        return np.sort(_draw_each(labels, origin, counts, generator, classes, "test_per_class"))
+    if not len(official):
+        raise UserError("the source has no test images; set test_per_class to take some of the others")
+    return official
+
+
+def _n_max(params: Mapping[str, Any], available: NDArray[np.int64]) -> float:
+    """Images of the largest class; LDAM-DRW's is the mean over the classes, not rounded yet."""
+    if params["max_per_class"] is not None:
+        return float(params["max_per_class"])
+    if params["imbalance"]["kind"] == "natural":
+        return float(available.max())
+    return float(available.mean()) if params["protocol"] == "ldam" else float(available[0])
+
+
+def _draw_each(
+    labels: NDArray[np.int64],
+    origin: NDArray[np.int64],
+    counts: Sequence[int],
+    shuffler: np.random.RandomState | np.random.Generator,
+    classes: Sequence[str],
+    remedy: str,
+) -> NDArray[np.int64]:
+    """For each class the first `counts[c]` of its shuffled images, class by class.
+
+    With RandomState(0) these are LDAM-DRW's very draws (`gen_imbalanced_data`), as all images of a class are
+    shuffled, however few are taken; a larger factor thus draws a subset of what a smaller one draws.
+    """
+    chosen = []
+    for c, (name, count) in enumerate(zip(classes, counts, strict=True)):
+        members = origin[labels[origin] == c]
+        if len(members) < count:
+            raise UserError(f"class {name}: {len(members)} images available, {count} needed; lower {remedy}")
+        chosen.append(shuffler.permutation(members)[:count])
+    return np.concatenate(chosen)
+
+
+def _subsets(
+    labels: NDArray[np.int64], params: Mapping[str, Any], classes: Sequence[str]
+) -> NDArray[np.str_]:
+    """`holdout`, `weights` or `alphas` for each image, stratified by class; UserError below one a half."""
+    generator = _generator(params["seed"], ASSIGN)
+    subsets = np.full(len(labels), "holdout")
+    for c, name in enumerate(classes):
+        rows = generator.permutation(np.flatnonzero(labels == c))
+        held = _round(len(rows) * params["holdout_fraction"])
+        rest = len(rows) - held
+        if rest < 2:
+            found = (
+                f"class {name}: {rest} of {len(rows)} images left to train on, 2 needed (weights and alphas)"
+            )
+            raise UserError(f"{found}; lower imbalance.factor or holdout_fraction, or raise max_per_class")
+        weights = min(max(_round(rest * params["weights_fraction"]), 1), rest - 1)
+        subsets[rows[held : held + weights]] = "weights"
+        subsets[rows[held + weights :]] = "alphas"
+    return subsets
+
+
+def _generator(seed: int, purpose: int) -> np.random.Generator:
+    """A stream of its own for each seed and purpose."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(purpose,))))
+
+
+def _round(value: float) -> int:
+    """To the nearest integer, halves up."""
+    return int(value + 0.5)

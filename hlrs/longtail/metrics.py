@@ -1,0 +1,78 @@
+"""Metrics of a classifier on a balanced test set, overall and by how many training images a class has."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.integer[Any]]
+
+GROUPS = ("many", "medium", "few")
+
+
+def groups(train_counts: Sequence[int], many_above: int, few_below: int) -> list[str]:
+    """The group of each class: more than `many_above` training images, fewer than `few_below`, or between.
+
+    Liu et al. 2019, §4, with 100 and 20.
+    """
+    return ["many" if n > many_above else "few" if n < few_below else "medium" for n in train_counts]
+
+
+def confusion(labels: Integers, predicted: Integers, classes: int) -> Integers:
+    """Counts [classes, classes]: row = true class, column = predicted class."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def expected_calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int) -> float:
+    """Σ_b |B_b|/n · |accuracy(B_b) − confidence(B_b)| over `bins` equal intervals (l, u].
+
+    Guo et al. 2017, eq. 3.
+    """
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = [
+        abs(correct[index == b].mean() - confidence[index == b].mean()) * (index == b).mean()
+        for b in np.unique(index)
+    ]
+    return float(sum(gaps))
+
+
+def evaluate(
+    probabilities: Floats,
+    labels: Integers,
+    train_counts: Sequence[int],
+    many_above: int,
+    few_below: int,
+    bins: int,
+) -> dict[str, Any]:
+    """All metrics of probabilities [images, classes] against labels [images]; fractions in [0, 1].
+
+    Balanced accuracy is the mean of the per-class accuracies; a class without test images has none (null),
+    nor has a group without classes. `nll` is the mean negative log-likelihood in nats.
+    """
+    probabilities = probabilities.astype(np.float64)
+    predicted = probabilities.argmax(1)
+    counts = confusion(labels, predicted, len(train_counts))
+    totals = counts.sum(1)
+    per_class = [int(counts[c, c]) / int(totals[c]) if totals[c] else None for c in range(len(totals))]
+    member = groups(train_counts, many_above, few_below)
+    correct = predicted == labels
+    of_label = probabilities[np.arange(len(labels)), labels]
+    return {
+        "top1": float(correct.mean()),
+        "balanced_accuracy": _mean(per_class),
+        **{g: _mean([a for a, m in zip(per_class, member, strict=True) if m == g]) for g in GROUPS},
+        "ece": expected_calibration_error(probabilities.max(1), correct, bins),
+        "nll": float(-np.log(np.maximum(of_label, np.finfo(np.float64).tiny)).mean()),
+        "test_images": len(labels),
+        "per_class": per_class,
+        "confusion": counts.tolist(),
+        "train_counts": list(train_counts),
+        "groups": member,
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

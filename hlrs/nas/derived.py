@@ -1,0 +1,115 @@
+"""The derived network: the genotype's cells, trained from scratch (DARTS, §3.1 and cnn/model.py)."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hlrs.nas.genotype import Genotype, Node
+from hlrs.nas.network import Cell, CellNetwork
+from hlrs.nas.primitives import make_primitive
+
+
+class DropPath:
+    """Zeroes an edge's map of an image with probability p, else scales by 1/(1 − p) (Larsson et al. 2017)."""
+
+    def __init__(self, probability: float, generator: torch.Generator) -> None:
+        self.probability, self.generator = probability, generator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        keep = 1 - self.probability
+        mask = (
+            torch.rand(len(x), generator=self.generator) < keep
+        )  # drawn on the CPU: the same on every device
+        return x * (mask.to(x) / keep).view(-1, 1, 1, 1)
+
+
+class DerivedCell(Cell):
+    """A cell of a genotype: node = sum of its one or two edges."""
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        before: int,
+        previous: int,
+        channels: int,
+        reduction: bool,
+        after_reduction: bool,
+    ) -> None:
+        super().__init__(before, previous, channels, after_reduction, nn.BatchNorm2d)
+        nodes: list[Node] = genotype.reduce if reduction else genotype.normal
+        self.concat = genotype.reduce_concat if reduction else genotype.normal_concat
+        self.states = [[state for _, state in node] for node in nodes]
+        self.nodes = nn.ModuleList(
+            nn.ModuleList(
+                make_primitive(primitive, channels, 2 if reduction and state < 2 else 1, nn.BatchNorm2d)
+                for primitive, state in node
+            )
+            for node in nodes
+        )
+
+    def forward(self, before: Tensor, previous: Tensor, drop_path: DropPath | None) -> Tensor:
+        maps = [self.input0(before), self.input1(previous)]
+        for node, states in zip(self.nodes, self.states, strict=True):
+            terms = []
+            for primitive, state in zip(node, states, strict=True):  # type: ignore[call-overload]
+                term = primitive(maps[state])
+                if drop_path is not None and not isinstance(primitive, nn.Identity):
+                    term = drop_path(term)
+                terms.append(term)
+            maps.append(terms[0] if len(terms) == 1 else terms[0] + terms[1])
+        return torch.cat([maps[state] for state in self.concat], 1)
+
+
+class AuxiliaryHead(nn.Module):
+    """Classifier on the map after two thirds of the cells (DARTS, cnn/model.py)."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(768, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-1]
+        x = F.relu(x)
+        # DARTS pools its 8×8 map by windows of 5, 3 apart, to 2×2; larger ones too, small ones adaptively
+        x = F.avg_pool2d(x, size - 3, stride=3) if size >= 8 else F.adaptive_avg_pool2d(x, 2)
+        return self.classifier(self.features(x).flatten(1))  # type: ignore[no-any-return]
+
+
+class DerivedNetwork(CellNetwork):
+    """The network of a genotype; `drop_path` is set by the training loop and acts in training mode only."""
+
+    def __init__(self, genotype: Genotype, *, auxiliary: bool, **layout: Any) -> None:
+        outputs = len(genotype.normal_concat)
+        super().__init__(partial(DerivedCell, genotype), nn.BatchNorm2d, outputs, **layout)
+        self.drop_path: DropPath | None = None
+        self.tap = 2 * layout["cells"] // 3  # the auxiliary head reads this cell's output
+        if auxiliary:
+            # two reductions lie before or at the tap, so its channels are those of the classifier
+            self.auxiliary = AuxiliaryHead(self.classifier.in_features, layout["classes"])
+
+    def context(self) -> DropPath | None:
+        """Drop path, while training."""
+        return self.drop_path if self.training else None
+
+    def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits and, with an auxiliary head, its logits; [batch, classes] both."""
+        if not hasattr(self, "auxiliary"):
+            return self(images), None
+        context, stem = self.context(), self.stem(images)
+        states, tapped = (stem, stem), stem
+        for index, cell in enumerate(self.shared):
+            states = states[1], cell(*states, context)
+            if index == self.tap:
+                tapped = states[1]
+        return self.classify(states[1].mean((2, 3))), self.auxiliary(tapped)

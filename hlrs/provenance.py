@@ -1,0 +1,146 @@
+"""Running a job: check what it was planned with, run its stage, write its record last."""
+
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from hlrs.artifacts import OUTPUTS, PROVENANCE, Job, read_json, write_json
+from hlrs.config import Source
+from hlrs.errors import UserError
+from hlrs.fingerprint import PACKAGE, code_digest, content_digest, sha256
+
+RECORDED = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "scikit-learn", "snakemake", "dvc")
+
+
+def execute(job: Job) -> None:
+    """Run a job. UserError if its code, data or inputs are no longer what it was planned with."""
+    check(job)
+    started, clock = datetime.now(UTC), time.monotonic()
+    inputs = {name: {"path": path, "sha256": sha256(Path(path))} for name, path in job.inputs.items()}
+    facts = importlib.import_module(f"hlrs.stages.{job.stage}").run(job)
+    record = {
+        "key": job.key,
+        "stage": job.stage,
+        "run": job.run,
+        "params": job.params,
+        "code": job.code,
+        "inputs": inputs,
+        "outputs": {name: sha256(job.output(name)) for name in OUTPUTS[job.stage]},
+        "started": started.isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - clock, 3),
+        "peak_memory_bytes": _peak_memory(),
+        **_environment(facts.get("device", "cpu")),
+        **facts,
+    }
+    write_json(job.output(PROVENANCE), record)
+    Path(".hlrs/checkpoints", f"{job.key}.safetensors").unlink(missing_ok=True)
+
+
+def check(job: Job) -> None:
+    """What the job was planned with is what it would run with."""
+    if code_digest(job.stage) != job.code:
+        raise UserError(
+            f"{job.run}: the code of {job.stage} changed since this job was planned; run snakemake again"
+        )
+    for path in job.inputs.values():
+        if not Path(path).is_file():
+            stage = Path(path).parts[1]
+            raise UserError(f"{path}: missing; `hlrs {stage}` or `snakemake {stage}_all` makes it")
+    images = job.params.get("images", job.params)
+    if "content" in images:
+        source: Source = TypeAdapter(Source).validate_python(images["source"])
+        if content_digest(source) != images["content"]:
+            raise UserError(
+                f"{job.run}: the data files changed since this job was planned; run snakemake again"
+            )
+
+
+def current(job: Job) -> bool:
+    """Whether the job's results are there and are the bytes that its record tells of."""
+    if not all(Path(path).exists() for path in job.outputs):
+        return False
+    recorded = read_json(job.output(PROVENANCE))["outputs"]
+    return all(recorded.get(name) == sha256(job.output(name)) for name in OUTPUTS[job.stage])
+
+
+def _environment(device: str) -> dict[str, Any]:
+    return {
+        **_git(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "lock": _lock_digest(),
+        "container": os.environ.get("HLRS_CONTAINER_DIGEST"),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "gpu": _gpu() if device == "cuda" else None,
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    known = {}
+    for name in ("hlrs", *RECORDED):
+        try:
+            known[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return known
+
+
+def _git() -> dict[str, Any]:
+    """Commit of the code, and whether it has changes that are not in it; null outside a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, timeout=30
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    status = git("status", "--porcelain", "--", ".")
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def _lock_digest() -> str | None:
+    lock = PACKAGE.parent / "requirements.lock"
+    return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
+
+
+def _cpu() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+
+
+def _gpu() -> dict[str, Any]:
+    import torch
+
+    return {
+        "name": torch.cuda.get_device_name(),
+        "count": torch.cuda.device_count(),
+        "cuda": torch.version.cuda,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(),
+    }
+
+
+def _peak_memory() -> int:
+    """Largest resident size of this process in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

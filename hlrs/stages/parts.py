@@ -1,0 +1,103 @@
+"""What several stages wire alike: a split's images, the objective, SGD, the derived network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hlrs import config
+from hlrs.artifacts import Job, read_json, read_table
+from hlrs.data.batches import ImageSet, channel_statistics
+from hlrs.data.sources import open_source
+from hlrs.longtail.mixing import coefficient
+from hlrs.longtail.objective import Bilateral, Objective, Plain
+from hlrs.nas import arch_lr
+from hlrs.nas.derived import DerivedNetwork
+from hlrs.nas.genotype import Genotype, from_json
+
+Statistics = tuple[list[float], list[float]]  # mean and standard deviation of each channel
+
+
+class SplitImages:
+    """The images of some subsets of a split, on the device; `positions(subset)` finds a subset among them.
+
+    Channels are normalised by the given statistics, or else by those of the images themselves.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        images: config.Images,
+        subsets: Sequence[str],
+        device: torch.device,
+        statistics: Statistics | None = None,
+    ) -> None:
+        table = read_table(Path(job.inputs["split"]), "split").to_pandas()
+        self.rows = table[table["subset"].isin(subsets)].reset_index(drop=True)
+        self.classes: list[str] = read_json(Path(job.inputs["classes"]))["names"]
+        pixels = open_source(images.source.model_dump()).read(
+            self.rows["index"].to_numpy(), images.image_size
+        )
+        training = pixels[(self.rows["subset"] != "holdout").to_numpy()]
+        self.statistics = statistics or channel_statistics(training)
+        self.channels, self.size = pixels.shape[1], pixels.shape[2]
+        mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in self.statistics)
+        labels = torch.from_numpy(self.rows["label"].to_numpy(np.int64))
+        self.set = ImageSet(torch.from_numpy(pixels).to(device), labels.to(device), mean, std)
+
+    def positions(self, *subsets: str) -> torch.Tensor:
+        """Positions of the subsets' images within the set: int64, on the CPU."""
+        return torch.from_numpy(np.flatnonzero(self.rows["subset"].isin(subsets)))
+
+
+def make_objective(objective: config.Objective, auxiliary_weight: float = 0.0) -> Objective:
+    """The callable of an objective's spec."""
+    return Bilateral() if isinstance(objective, config.Bilateral) else Plain(auxiliary_weight)
+
+
+def branch_layout(objective: config.Objective) -> dict[str, int]:
+    """How many branches a network needs for an objective, and how many cells of their own they have."""
+    if isinstance(objective, config.Bilateral):
+        return {"branches": 2, "branch_cells": objective.branch_cells}
+    return {"branches": 1}
+
+
+def mixing_at(objective: config.Objective, t: float, draw: str) -> float | None:
+    """The mixing coefficient m(t), None without branches; `draw` names the draw of a random one."""
+    if not isinstance(objective, config.Bilateral):
+        return None
+    mixing = objective.mixing
+    return coefficient(mixing.kind, t, mixing.a if isinstance(mixing, config.Beta) else 0.0, draw)
+
+
+def make_sgd(parameters: list[torch.nn.Parameter], sgd: config.Sgd) -> torch.optim.SGD:
+    """SGD as its spec says; the loop sets the learning rate each epoch, by `sgd_lr`."""
+    return torch.optim.SGD(parameters, sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay)
+
+
+def sgd_lr(sgd: config.Sgd, t: float) -> float:
+    """Half a cosine from `lr` to `lr_min`, at progress t (DARTS, §3.1)."""
+    return sgd.lr * arch_lr.cosine(t, sgd.lr_min / sgd.lr)
+
+
+def read_genotype(path: Path) -> Genotype:
+    """A genotype JSON; UserError where it is not one."""
+    return from_json(read_json(path), str(path))
+
+
+def derived_network(
+    genotype: Genotype, recipe: config.Retrain, in_channels: int, classes: int
+) -> DerivedNetwork:
+    """The network that a retraining recipe makes of a genotype, with PyTorch's initialisation."""
+    layout: dict[str, Any] = branch_layout(recipe.objective)
+    return DerivedNetwork(
+        genotype,
+        auxiliary=recipe.auxiliary_weight > 0,
+        in_channels=in_channels,
+        classes=classes,
+        channels=recipe.channels,
+        cells=recipe.cells,
+        **layout,
+    )

@@ -1,0 +1,266 @@
+"""The training loop of search and retraining: epochs, history, checkpoint and resume, signals, progress."""
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hlrs.artifacts import Job, read_tensors, write_tensors
+from hlrs.errors import Failure, Interrupted
+
+CHECKPOINTS = Path(".hlrs/checkpoints")
+CHECKPOINT_SECONDS = 300.0  # within an epoch; at the end of an epoch there always is one
+
+
+class Task(Protocol):
+    """What is trained.
+
+    Randomness must come from (seed, purpose, epoch, step) alone: then the state is all that a resumed run
+    needs.
+    """
+
+    epochs: int
+    steps: int  # an epoch
+    images_per_step: int
+    sums: int  # how many figures a step returns
+
+    def begin(self, epoch: int) -> None:
+        """Set the epoch's learning rates and draw its order."""
+
+    def step(self, step: int) -> Tensor:
+        """One training step; figures to be summed over the epoch, float [sums], on the device."""
+
+    def end(self, means: list[float]) -> dict[str, Any]:
+        """The epoch's history row from the figures' means."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that training changes."""
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over a state, in place."""
+
+
+@dataclass
+class Position:
+    """Where a run stands, and what it has to show so far."""
+
+    epoch: int = 0
+    step: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    throughput: list[dict[str, float]] = field(default_factory=list)
+    resumes: int = 0
+
+
+def checkpoint_path(job: Job) -> Path:
+    """Outside the declared outputs, which Snakemake deletes before a job; named by the job's key."""
+    return CHECKPOINTS / f"{job.key}.safetensors"
+
+
+def fit(task: Task, job: Job, device: torch.device) -> Position:
+    """Train from the start or the job's checkpoint to the last epoch; returns history rows and throughput.
+
+    Raises Interrupted after a signal, with the state saved; Failure when a loss is not a number, with the
+    checkpoint of the last sound epoch kept.
+    """
+    path = checkpoint_path(job)
+    position, sums = _resume(task, path, device)
+    progress = Progress(job.run, task, position)
+    with stop_signals() as stop:
+        while position.epoch < task.epochs:
+            started, first = time.monotonic(), position.step
+            task.begin(position.epoch)
+            saved = time.monotonic()
+            for step in range(position.step, task.steps):
+                sums += task.step(step)
+                position.step = step + 1
+                progress.step()
+                if stop.requested or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    _save(task, path, position, sums)
+                    saved = time.monotonic()
+                    if stop.requested:
+                        raise Interrupted(
+                            f"{job.run}: {stop.requested} came; saved {path}, run again to go on"
+                        )
+            row = _finish_epoch(task, position, sums, job)
+            seconds = time.monotonic() - started
+            rate = (task.steps - first) * task.images_per_step / seconds
+            position.throughput.append({"epoch": row["epoch"], "seconds": seconds, "images_per_second": rate})
+            sums.zero_()
+            _save(task, path, position, sums)
+            progress.epoch(row, rate)
+    progress.close()
+    return position
+
+
+def _finish_epoch(task: Task, position: Position, sums: Tensor, job: Job) -> dict[str, Any]:
+    """Read the epoch's figures back, once, and append its row."""
+    means = (sums / task.steps).tolist()
+    row = task.end(means)
+    broken = [
+        name
+        for name, value in row.items()
+        if name.endswith("loss") and value is not None and math.isnan(value)
+    ]
+    if broken:
+        raise Failure(
+            f"{job.run}: {broken[0]} is not a number in epoch {position.epoch} of the {job.stage}; "
+            f"lower {job.stage}.weights.lr (the state before it is kept in {checkpoint_path(job)})"
+        )
+    position.rows.append(row)
+    position.epoch, position.step = position.epoch + 1, 0
+    return row
+
+
+def descend(
+    loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, clip: float
+) -> None:
+    """One step of the optimizer along the loss's gradient, whose norm is at most `clip`."""
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    nn.utils.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+
+
+def figures(*values: Tensor | float) -> Tensor:
+    """A step's figures as one float64 tensor on the first one's device, without waiting for it."""
+    device = values[0].device if isinstance(values[0], Tensor) else None
+    return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device).detach() for v in values])
+
+
+# --- checkpoints --------------------------------------------------------------------------------------
+
+
+def _save(task: Task, path: Path, position: Position, sums: Tensor) -> None:
+    write_tensors(path, {**task.state(), "sums": sums}, vars(position))
+
+
+def _resume(task: Task, path: Path, device: torch.device) -> tuple[Position, Tensor]:
+    sums = torch.zeros(task.sums, dtype=torch.float64, device=device)
+    if not path.exists():
+        return Position(), sums
+    state, facts = read_tensors(path)
+    sums.copy_(state.pop("sums"))
+    task.load(state)
+    position = Position(**facts)
+    position.resumes += 1
+    return position, sums
+
+
+def pack(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors; learning rates are functions of the epoch and need no saving."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{prefix}.{i}.{name}": value
+        for i, slots in state.items()
+        for name, value in slots.items()
+        if value is not None
+    }
+
+
+def unpack(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Inverse of `pack`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        head, index, slot = name.rsplit(".", 2)
+        if head == prefix:
+            state.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+# --- signals ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stop:
+    """The name of the signal that asked the run to stop, or nothing."""
+
+    requested: str = ""
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Let SIGTERM, SIGUSR1 (SLURM's warning) and SIGINT end the run after the current step."""
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.requested = signal.Signals(number).name
+
+    before = {
+        number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- device and progress ------------------------------------------------------------------------------
+
+
+def prepare(threads: int) -> torch.device:
+    """The device to train on, set to compute the same bytes every time; sums depend on a CPU's `threads`."""
+    torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    return torch.device("cuda")
+
+
+class Progress:
+    """A bar on a terminal, a plain line an epoch in a log; both with an estimate of what is left."""
+
+    def __init__(self, label: str, task: Task, position: Position) -> None:
+        self.label, self.task = label, task
+        self.done = position.epoch * task.steps + position.step
+        self.total = task.epochs * task.steps
+        self.started, self.first = time.monotonic(), self.done
+        interactive = sys.stderr.isatty()
+        self.bar = tqdm(total=self.total, initial=self.done, desc=label, unit="step", disable=not interactive)
+        if position.resumes:
+            self._say(f"resumed at epoch {position.epoch}, step {position.step}")
+
+    def step(self) -> None:
+        """One step is done."""
+        self.done += 1
+        self.bar.update()
+
+    def epoch(self, row: dict[str, Any], rate: float) -> None:
+        """An epoch is done."""
+        left = (time.monotonic() - self.started) / (self.done - self.first) * (self.total - self.done)
+        text = "  ".join(
+            f"{name} {value:.4g}" for name, value in row.items() if value is not None and name != "epoch"
+        )
+        self.bar.set_postfix_str(f"{rate:.0f} images/s")
+        if self.bar.disable:
+            epoch = f"epoch {row['epoch'] + 1}/{self.task.epochs}"
+            self._say(f"{epoch}  {text}  {rate:.0f} images/s  {_duration(left)} left")
+
+    def close(self) -> None:
+        """The run is over."""
+        self.bar.close()
+
+    def _say(self, text: str) -> None:
+        tqdm.write(f"{self.label}  {text}", file=sys.stderr)
+        sys.stderr.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    )

@@ -1,0 +1,16 @@
+rule evaluate:
+    input:
+        inputs,
+    output:
+        metrics="results/evaluate/{dataset}/{method}/{seed}/{key}/metrics.json",
+        predictions="results/evaluate/{dataset}/{method}/{seed}/{key}/predictions.parquet",
+        provenance="results/evaluate/{dataset}/{method}/{seed}/{key}/provenance.json",
+    log:
+        "logs/evaluate/{dataset}/{method}/{seed}/{key}.log",
+    threads: threads_of
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=30,
+    shell:
+        f"{HLRS} evaluate {SPEC} > {{log}} 2>&1"

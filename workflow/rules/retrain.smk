@@ -1,0 +1,16 @@
+rule retrain:
+    input:
+        inputs,
+    output:
+        weights="results/retrain/{dataset}/{method}/{seed}/{key}/weights.safetensors",
+        history="results/retrain/{dataset}/{method}/{seed}/{key}/history.parquet",
+        provenance="results/retrain/{dataset}/{method}/{seed}/{key}/provenance.json",
+    log:
+        "logs/retrain/{dataset}/{method}/{seed}/{key}.log",
+    threads: threads_of
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 1440 * attempt,
+    shell:
+        f"{HLRS} retrain {SPEC} > {{log}} 2>&1"

@@ -1,0 +1,16 @@
+rule search:
+    input:
+        inputs,
+    output:
+        alphas="results/search/{dataset}/{method}/{seed}/{key}/alphas.parquet",
+        history="results/search/{dataset}/{method}/{seed}/{key}/history.parquet",
+        provenance="results/search/{dataset}/{method}/{seed}/{key}/provenance.json",
+    log:
+        "logs/search/{dataset}/{method}/{seed}/{key}.log",
+    threads: threads_of
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 720 * attempt,
+    shell:
+        f"{HLRS} search {SPEC} > {{log}} 2>&1"

@@ -1,0 +1,14 @@
+rule split:
+    input:
+        inputs,
+    output:
+        split="results/split/{dataset}/{key}/split.parquet",
+        classes="results/split/{dataset}/{key}/classes.json",
+        provenance="results/split/{dataset}/{key}/provenance.json",
+    log:
+        "logs/split/{dataset}/{key}.log",
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    shell:
+        f"{HLRS} split {SPEC} > {{log}} 2>&1"
