@@ -347,7 +347,7 @@ class Search(Spec):
     epochs: int = Field(50, ge=1)
     batch_size: int = Field(64, ge=2)
     channels: int = Field(16, ge=2, multiple_of=2)  # a factorized reduction halves them
-    cells: int = Field(8, ge=1)
+    cells: int = Field(8, ge=3)  # fewer would all be reduction cells
     nodes: int = Field(4, ge=1)
     cutout: int = Field(0, ge=0)
     threads: int = Field(1, ge=1)

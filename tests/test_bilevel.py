@@ -1,0 +1,76 @@
+"""The alphas' gradients against exact ones: automatic differentiation through the unrolled step, and by hand."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hlrs.nas.bilevel import first_order, moved, second_order
+from hlrs.nas.network import initialize
+from hlrs.nas.supernet import Supernet, initialize_alphas
+
+
+def test_quadratic_problem_by_hand():
+    # L_train = (w − a)², L_val = w·a; w' = w − lr·(s + 2(w − a)); dL_val/da = w' + a·dw'/da = w' + 2·lr·a
+    w, a = (
+        nn.Parameter(torch.tensor([3.0], dtype=torch.float64)),
+        nn.Parameter(torch.tensor([2.0], dtype=torch.float64)),
+    )
+    step, lr = [torch.tensor([0.5], dtype=torch.float64)], 0.1
+    [gradient] = second_order([a], [w], lambda: ((w - a) ** 2).sum(), lambda: (w * a).sum(), step, lr)
+    unrolled = 3.0 - 0.1 * (0.5 + 2 * (3.0 - 2.0))
+    assert gradient.item() == pytest.approx(unrolled + 2 * 0.1 * 2.0, rel=1e-9)
+    [plain] = first_order([a], lambda: (w * a).sum())
+    assert plain.item() == 3.0
+    assert (w.item(), a.item()) == (3.0, 2.0)
+
+
+def exact_hypergradient(model, alphas, weights, train, validation, step, lr):
+    """d/dα L_val(w − lr·(step + ∇_w L_train(w, α)), α) by differentiating through the step."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    gradient = torch.autograd.grad(train(), weights, create_graph=True)
+    unrolled = {names[id(w)]: w - lr * (s + g) for w, s, g in zip(weights, step, gradient, strict=True)}
+    images, labels = validation
+    loss = F.cross_entropy(torch.func.functional_call(model, unrolled, (images,)), labels)
+    return torch.autograd.grad(loss, alphas)
+
+
+def supernet_problem():
+    draw = torch.Generator().manual_seed(5)
+    model = Supernet(nodes=2, in_channels=1, classes=3, channels=2, cells=3).to(torch.float64)
+    initialize(model, draw)
+    initialize_alphas(model, draw, scale=0.5)
+    batches = [
+        (
+            torch.randn(6, 1, 6, 6, generator=draw, dtype=torch.float64),
+            torch.randint(0, 3, (6,), generator=draw),
+        )
+        for _ in range(2)
+    ]
+    weights, alphas = model.weights(), list(model.alphas.values())
+    step = [0.1 * torch.randn(w.shape, generator=draw, dtype=torch.float64) for w in weights]
+    return model, alphas, weights, batches, step
+
+
+def test_unrolled_gradient_is_the_exact_bilevel_gradient_of_a_supernet():
+    model, alphas, weights, (train, validation), step = supernet_problem()
+    lr = 0.05
+
+    def loss(batch):
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    exact = exact_hypergradient(model, alphas, weights, lambda: loss(train), validation, step, lr)
+    found = second_order(alphas, weights, lambda: loss(train), lambda: loss(validation), step, lr)
+    first = first_order(alphas, lambda: loss(validation))
+    for e, f, g in zip(exact, found, first, strict=True):
+        assert float((e - f).norm() / e.norm()) < 1e-9
+        assert float((e - g).norm() / e.norm()) > 1e-2  # the second-order term is no rounding error
+
+
+def test_weights_come_back_bit_for_bit_even_after_an_error():
+    w = nn.Parameter(torch.randn(50, generator=torch.Generator().manual_seed(0)))
+    before = w.detach().clone()
+    with pytest.raises(RuntimeError, match="broke"), moved([w], [torch.randn(50)], 0.1):
+        assert not torch.equal(w, before)
+        raise RuntimeError("broke")
+    assert torch.equal(w, before)

@@ -1,0 +1,112 @@
+"""Metrics of a classifier, against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from hlrs.longtail.metrics import confusion, evaluate, expected_calibration_error, groups
+
+# Five classes; class 4 has no test images, class 0 the most.
+TRAIN_COUNTS = [150, 101, 100, 20, 19]
+LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2, 3])
+PREDICTED = [0, 0, 0, 1, 1, 0, 2, 2, 4]
+
+
+def certain(predicted, classes=5, top=0.6):
+    """Probabilities with `top` on the predicted class, the rest spread evenly."""
+    table = np.full((len(predicted), classes), (1 - top) / (classes - 1))
+    table[np.arange(len(predicted)), predicted] = top
+    return table
+
+
+@pytest.fixture
+def toy():
+    return evaluate(certain(PREDICTED), LABELS, TRAIN_COUNTS, many_above=100, few_below=20, bins=15)
+
+
+def test_group_boundaries():
+    assert groups([101, 100, 20, 19, 0], 100, 20) == ["many", "medium", "medium", "few", "few"]
+
+
+def test_group_boundaries_move_with_the_parameters():
+    assert groups([60, 61, 25, 24], 60, 25) == ["medium", "many", "medium", "few"]
+
+
+def test_confusion_has_true_classes_in_rows():
+    table = confusion(np.array([0, 0, 0, 1, 2, 2]), np.array([0, 1, 1, 1, 0, 2]), 4)
+    assert table.tolist() == [[1, 2, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_confusion_of_the_toy(toy):
+    assert toy["confusion"] == [
+        [3, 1, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 2, 0, 0],
+        [0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0],
+    ]
+
+
+def test_accuracies_on_an_imbalanced_test_set(toy):
+    assert toy["top1"] == pytest.approx(6 / 9)  # 3 + 1 + 2 + 0 right
+    assert toy["per_class"] == [3 / 4, 1 / 2, 1.0, 0.0, None]
+    assert toy["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2 + 1 + 0) / 4)
+
+
+def test_accuracies_of_the_groups_are_means_over_classes(toy):
+    assert toy["many"] == pytest.approx((3 / 4 + 1 / 2) / 2)  # over images it would be 4/6
+    assert toy["medium"] == pytest.approx((1 + 0) / 2)  # over images it would be 2/3
+    assert toy["groups"] == ["many", "many", "medium", "medium", "few"]
+
+
+def test_a_group_whose_classes_have_no_test_images_is_null(toy):
+    assert toy["few"] is None
+
+
+def test_a_group_without_classes_is_null():
+    metrics = evaluate(certain([0, 1], 2), np.array([0, 1]), [500, 400], 100, 20, 15)
+    assert (metrics["many"], metrics["medium"], metrics["few"]) == (1.0, None, None)
+
+
+def test_negative_log_likelihood_is_the_mean_in_nats():
+    probabilities = np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
+    metrics = evaluate(probabilities, np.array([0, 2]), [3, 2, 1], 100, 20, 15)
+    assert metrics["nll"] == pytest.approx((0.6931471806 + 2.302585093) / 2)
+
+
+def test_impossible_label_gives_a_finite_likelihood():
+    metrics = evaluate(np.array([[1.0, 0.0]]), np.array([1]), [2, 2], 100, 20, 15)
+    assert math.isfinite(metrics["nll"])
+    assert metrics["nll"] > 700
+
+
+def test_calibration_error_by_hand():
+    # bins of width 1/5: (.8, 1] has .95 right and .85 wrong: |.5 - .90| · 2;  (.6, .8] has .65 right: .35;
+    # (.4, .6] has .55 right and .45 wrong: 0;  (.2, .4] has .25 wrong: .25;  sum / 6 images
+    confidence = np.array([0.95, 0.85, 0.65, 0.55, 0.45, 0.25])
+    correct = np.array([True, False, True, True, False, False])
+    error = expected_calibration_error(confidence, correct, 5)
+    assert error == pytest.approx((0.8 + 0.35 + 0 + 0.25) / 6)
+
+
+def test_calibration_intervals_include_their_upper_end():
+    # (0, .5] and (.5, 1]: |1 - .5|/2 + |0 - .75|/2; in one interval it would be |.5 - .625|
+    error = expected_calibration_error(np.array([0.5, 0.75]), np.array([True, False]), 2)
+    assert error == pytest.approx(0.625)
+
+
+def test_calibration_keeps_confidence_zero_and_one():
+    error = expected_calibration_error(np.array([0.0, 1.0]), np.array([False, True]), 15)
+    assert error == 0
+
+
+def test_calibration_of_the_toy_uses_the_largest_probability(toy):
+    assert toy["ece"] == pytest.approx(6 / 9 - 0.6)  # every confidence is .6
+
+
+def test_metrics_of_single_precision_probabilities_are_plain_json_values():
+    metrics = evaluate(certain(PREDICTED).astype(np.float32), LABELS, TRAIN_COUNTS, 100, 20, 15)
+    assert all(type(metrics[name]) is float for name in ("top1", "balanced_accuracy", "ece", "nll"))
+    assert metrics["test_images"] == 9
+    assert metrics["train_counts"] == TRAIN_COUNTS

@@ -1,0 +1,435 @@
+"""The report: numbers worked out by hand, words no stronger than the numbers, a self-contained page."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from hlrs import charts
+from hlrs.artifacts import OUTPUTS, SCHEMAS, Job, write_json, write_table, write_text
+from hlrs.config import ReportJob
+from hlrs.errors import UserError
+from hlrs.nas.drawing import draw_cell
+from hlrs.plan import REPORTED
+from hlrs.report import answer, compare, duration, interval, memory, points
+from hlrs.stages.report import gather, run
+
+HOSTILE = "<script>alert(1)</script>"
+CELL = [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["skip_connect", 2], ["max_pool_3x3", 0]]]
+TWO_SEEDS = {"darts": [0.5, 0.6], "hlrs": [0.53, 0.61], "random": [0.4, 0.5]}
+HISTORY = {  # three epochs; one without alpha steps, one that is not a number
+    "search": {
+        "weights_loss": [2.0, 1.5, 1.0],
+        "alphas_loss": [2.2, None, float("nan")],
+        "weights_lr": [0.025, 0.01, 0.001],
+    },
+    "retrain": {"loss": [2.0, 1.0, 0.5], "accuracy": [0.3, 0.5, 0.7], "holdout_accuracy": [None, None, None]},
+}
+
+
+def metrics(balanced: float) -> dict:
+    """Of three classes, none of them medium-shot; class 2 has no test image."""
+    return {
+        "top1": balanced + 0.1,
+        "balanced_accuracy": balanced,
+        "many": 0.9,
+        "medium": None,
+        "few": balanced / 2,
+        "ece": 0.125,
+        "nll": 1.5,
+        "test_images": 40,
+        "per_class": [0.9, balanced, None],
+        "confusion": [[18, 2, 0], [10, 10, 0], [0, 0, 0]],
+        "train_counts": [150, 19, 2],
+        "groups": ["many", "few", "few"],
+    }
+
+
+def history(stage: str, epochs: int) -> dict:
+    given = HISTORY[stage] | {"epoch": [0, 1, 2], "progress": [0.0, 0.5, 1.0]}
+    schema = SCHEMAS[f"{stage}_history"]
+    return {
+        column: given.get(column, [1 if kind == "int32" else None] * 3)[:epochs]
+        for column, kind in schema.items()
+    }
+
+
+def record(stage: str, run: str) -> dict:
+    throughput = [{"epoch": e, "seconds": 2.0, "images_per_second": 100.0 + e} for e in range(3)]
+    times = {"started": "2026-11-22T10:00:00+00:00", "ended": "2026-11-22T10:01:30+00:00", "seconds": 90.0}
+    device = {
+        "host": "node07",
+        "cpu": "A CPU",
+        "device": "cuda",
+        "gpu": {"name": "A GPU"},
+        "slurm_job": "4711",
+    }
+    facts = {
+        "key": "0123456789ab",
+        "stage": stage,
+        "run": run,
+        "code": "c0de" * 16,
+        "commit": None,
+        "dirty": None,
+    }
+    return facts | times | device | {"throughput": throughput, "resumes": 1, "versions": {"torch": "2.9.0"}}
+
+
+def make_job(
+    scores: dict[str, list[float]], *, reference: str | None = "darts", seeds=None, datasets=("d",)
+) -> Job:
+    """A report's job with its inputs below the current folder; `scores`: balanced accuracies by seed."""
+    seeds = seeds or list(range(len(next(iter(scores.values())))))
+    inputs: dict[str, str] = {}
+
+    def put(name: str, write, *content) -> None:
+        inputs[name] = str(Path("in", name))
+        write(Path("in", name), *content)
+
+    for dataset in datasets:
+        counts = {"weights": [75, 10, 1], "alphas": [75, 9, 1], "holdout": [5, 1, 0], "test": [20, 20, 0]}
+        put(
+            f"split/{dataset}/classes.json", write_json, {"names": ["zero", HOSTILE, "two"], "counts": counts}
+        )
+        for method, of_seed in scores.items():
+            for seed, score in zip(seeds, of_seed, strict=True):
+                name = f"{dataset}/{method}/{seed}"
+                concat = {f"{cell}_concat": [2, 3] for cell in ("normal", "reduce")}
+                genotype = {"normal": CELL, "reduce": CELL} | concat
+                put(f"evaluate/{name}/metrics.json", write_json, metrics(score))
+                put(f"extract/{name}/genotype.json", write_json, genotype)
+                for cell in ("normal", "reduce"):
+                    put(f"extract/{name}/{cell}.svg", write_text, draw_cell(CELL, f"{name} {cell}", [2, 3]))
+                for stage in ("search", "retrain"):
+                    epochs = 0 if (method, stage) == ("random", "search") else 3
+                    put(
+                        f"{stage}/{name}/history.parquet",
+                        write_table,
+                        f"{stage}_history",
+                        history(stage, epochs),
+                    )
+                    put(f"{stage}/{name}/provenance.json", write_json, record(stage, name))
+    matrix = {"datasets": list(datasets), "methods": list(scores), "seeds": seeds}
+    report = {"title": "A <title>", "reference": reference, "confidence": 0.95}
+    params = ReportJob.model_validate({"report": report, "params": {"matrix": matrix}}).model_dump()
+    return Job("report", "all", params, "0" * 64, inputs, "abcdefabcdef")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def rows(job: Job, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(job.output(name).read_text())))
+
+
+def html(job: Job) -> str:
+    run(job)
+    return job.output("index.html").read_text()
+
+
+# --- numbers ------------------------------------------------------------------------------------------
+
+
+def test_mean_and_sample_standard_deviation():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    found = {(r["method"], r["metric"]): r for r in rows(job, "summary.csv")}
+    darts = found["darts", "balanced_accuracy"]
+    assert (darts["mean"], darts["std"], darts["seeds"]) == ("0.55", "0.07071067812", "2")  # 0.1/√2
+    assert found["darts", "top1"]["mean"] == "0.65"
+    assert ("darts", "medium") not in found  # null in every seed
+    assert found["hlrs", "many"]["std"] == "0"
+
+
+def test_paired_difference_with_two_seeds():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    found = {(r["method"], r["metric"]): r for r in rows(job, "differences.csv")}
+    assert {method for method, _ in found} == {"hlrs", "random"}
+    row = found["hlrs", "balanced_accuracy"]  # 0.03 and 0.01: 0.02 ± 12.706 · 0.0141421/√2
+    assert float(row["mean"]) == pytest.approx(0.02)
+    assert float(row["low"]) == pytest.approx(0.02 - 0.12706, abs=1e-5)
+    assert float(row["high"]) == pytest.approx(0.02 + 0.12706, abs=1e-5)
+    assert (row["reference"], row["confidence"], row["seeds"]) == ("darts", "0.95", "2")
+    assert found["random", "balanced_accuracy"]["low"] == ""  # −0.1 twice: no spread, so no interval
+
+
+@pytest.mark.parametrize(
+    ("values", "confidence", "expected"),
+    [
+        ([0.02, 0.03, 0.04], 0.95, (0.03 - 4.303 * 0.01 / 3**0.5, 0.03 + 4.303 * 0.01 / 3**0.5)),
+        ([-1.0, 1.0], 0.9, (-6.31375, 6.31375)),
+        ([0.5], 0.95, None),
+        ([0.1 + 0.2, 0.3], 0.95, None),  # equal but for rounding
+    ],
+)
+def test_interval(values, confidence, expected):
+    assert interval(values, confidence) == (None if expected is None else pytest.approx(expected, abs=1e-4))
+
+
+def test_pairs_are_of_the_same_seed():
+    """The spread of the seeds themselves drops out: differences 0.01, 0.02, 0.03 at very different levels."""
+    job = make_job({"darts": [0.2, 0.5, 0.8], "hlrs": [0.21, 0.52, 0.83]}, seeds=[7, 3, 5])
+    found = compare(gather(job))[0]
+    assert found.mean == pytest.approx(0.02)
+    assert found.high - found.low == pytest.approx(2 * 4.3027 * 0.01 / 3**0.5, abs=1e-5)
+
+
+def test_metrics_json_holds_no_nulls():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    shown = json.loads(job.output("metrics.json").read_text())
+    assert shown["d"]["hlrs"] == {
+        "top1": 0.67, "balanced_accuracy": 0.57, "many": 0.9, "few": 0.285, "ece": 0.125, "seeds": 2,
+    }  # fmt: skip
+
+
+def test_runs_and_classes():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    first = rows(job, "runs.csv")[0]
+    assert first | {"medium": "", "nll": "1.5", "test_images": "40", "seed": "0"} == first
+    found = [r for r in rows(job, "classes.csv") if (r["method"], r["seed"]) == ("hlrs", "1")]
+    assert [(r["class"], r["group"], r["train_count"], r["accuracy"]) for r in found] == [
+        ("0", "many", "150", "0.9"),
+        ("1", "few", "19", "0.61"),
+        ("2", "few", "2", ""),
+    ]
+    means = [r["accuracy"] for r in rows(job, "plots/class_accuracy.csv") if r["method"] == "darts"]
+    assert means == ["0.9", "0.55", ""]
+    counts = [r for r in rows(job, "plots/class_counts.csv") if r["class"] == "0"]
+    assert [(r["subset"], r["count"]) for r in counts] == [
+        ("weights", "75"), ("alphas", "75"), ("holdout", "5"), ("test", "20"),
+    ]  # fmt: skip
+
+
+def test_histories_with_gaps_and_an_empty_search():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    found = rows(job, "plots/search.csv")
+    assert [*found[0]] == ["dataset", "method", "seed", "run", *SCHEMAS["search_history"]]
+    assert {r["method"] for r in found} == {"darts", "hlrs"}
+    mine = [r for r in found if r["run"] == "d/hlrs/1"]
+    assert [r["alphas_loss"] for r in mine] == ["2.2", "", ""]
+    assert len(rows(job, "plots/retrain.csv")) == 3 * 2 * 3
+
+
+def test_same_bytes_and_no_times_or_hosts_outside_the_page():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    tables = [name for name in OUTPUTS["report"] if name != "index.html"]
+    before = [job.output(name).read_bytes() for name in tables]
+    for name, path in job.inputs.items():
+        if name.endswith("provenance.json"):
+            write_json(Path(path), {"host": "elsewhere"})
+    run(job)
+    assert [job.output(name).read_bytes() for name in tables] == before
+
+
+def test_reads_what_the_plan_hands_over():
+    names = {name.split("/")[0] + "/" + name.split("/")[-1] for name in make_job(TWO_SEEDS).inputs}
+    assert names == {f"{stage}/{name}" for stage, files in REPORTED.items() for name in files}
+
+
+def test_missing_input_is_named():
+    job = make_job(TWO_SEEDS)
+    del job.inputs["evaluate/d/hlrs/0/metrics.json"]
+    with pytest.raises(UserError, match=r"evaluate/d/hlrs/0/metrics\.json"):
+        run(job)
+
+
+# --- words --------------------------------------------------------------------------------------------
+
+
+def said(scores: dict[str, list[float]], **options) -> list[str]:
+    results = gather(make_job(scores, **options))
+    return answer(results, compare(results))
+
+
+def test_interval_that_includes_zero_claims_nothing():
+    assert said({"darts": [0.5, 0.6], "hlrs": [0.53, 0.61]}) == [
+        "hlrs on d: balanced accuracy +2.0 percentage points against darts "
+        "(95 % interval −10.7 to +14.7, 2 seeds): no difference is shown."
+    ]
+
+
+def test_interval_that_leaves_out_zero():
+    up = said({"darts": [0.5, 0.5, 0.5], "hlrs": [0.52, 0.53, 0.54]})
+    assert up[0].endswith("(95 % interval +0.5 to +5.5, 3 seeds): higher, as the interval leaves out 0.")
+    assert "lower, as" in said({"darts": [0.5, 0.5, 0.5], "hlrs": [0.48, 0.47, 0.46]})[0]
+
+
+def test_one_seed_says_so():
+    sentences = said({"darts": [0.5], "hlrs": [0.6]})
+    assert sentences[0] == "One seed a method: no difference can be told from chance yet."
+    assert "+10.0 percentage points" in sentences[1]
+    assert "interval" not in sentences[1]
+    page = html(make_job({"darts": [0.5], "hlrs": [0.6]}))
+    assert "needs 2 seeds" in page
+    assert "± " not in page.split("<tbody>")[1]
+
+
+def test_same_difference_in_every_seed_is_no_certainty():
+    assert "nothing to estimate chance from" in said({"darts": [0.5, 0.6], "hlrs": [0.6, 0.7]})[0]
+
+
+def test_several_comparisons_are_counted():
+    scores = {
+        "darts": [0.5, 0.5, 0.5],
+        "a": [0.52, 0.53, 0.54],
+        "b": [0.49, 0.5, 0.51],
+        "c": [0.4, 0.41, 0.39],
+    }
+    assert said(scores)[0] == (
+        "Against darts, balanced accuracy is higher in 1 and lower in 1 of 3 comparisons; "
+        "no difference is shown in 1."
+    )
+    assert said({"darts": [0.5, 0.5], "a": [0.4, 0.6], "b": [0.4, 0.7]})[0].startswith(
+        "No difference to darts"
+    )
+
+
+def test_without_a_reference_nothing_is_compared():
+    assert "uncompared" in said(TWO_SEEDS, reference=None)[0]
+    job = make_job(TWO_SEEDS, reference=None)
+    assert "Differences to" not in html(job)
+    assert rows(job, "differences.csv") == []
+    assert "nothing to compare" in said({"darts": [0.5, 0.6]})[0]
+
+
+def test_a_difference_is_never_rounded_to_zero():
+    assert [points(x) for x in (0.0123, -0.0123, 0.0003, -0.00004, 0.0, 1e-17)] == [
+        "+1.2", "−1.2", "+0.03", "−0.004", "0.0", "0.0",
+    ]  # fmt: skip
+
+
+def test_durations_and_sizes():
+    assert [duration(x) for x in (8.06, 90, 5400, None)] == ["8.1 s", "1.5 min", "1 h 30 min", "not recorded"]
+    assert [memory(x) for x in (2**20, 3 * 2**29, None)] == ["1 MiB", "1.5 GiB", "not recorded"]
+
+
+# --- the page -----------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Collects elements; complains about one that is not closed."""
+
+    VOID = ("meta", "link", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_fetches_nothing_and_runs_nothing():
+    text = html(make_job(TWO_SEEDS))
+    page = Page(text)
+    assert page.open == []
+    assert not {"script", "img", "iframe", "object", "embed"} & {tag for tag, _ in page.elements}
+    for _, attributes in page.elements:
+        links = [attributes[name] for name in ("src", "href", "xlink:href", "srcset") if name in attributes]
+        assert all(link == "data:," or link.startswith("#") for link in links)
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "@import" not in text
+    assert "url(" not in text
+    assert set(re.findall(r"https?://[^\"'\s<]*", text)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_anchors_lead_somewhere_and_are_unique():
+    page = Page(html(make_job(TWO_SEEDS, datasets=("d", "e"))))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for tag, a in page.elements if tag == "a"} <= set(ids)
+
+
+def test_hostile_names_are_escaped():
+    text = html(make_job(TWO_SEEDS))
+    assert HOSTILE not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<title>A &lt;title&gt;</title>" in text
+
+
+def test_page_shows_cells_records_and_what_is_not_there():
+    job = make_job(TWO_SEEDS)
+    text = html(job)
+    assert text.count('class="cell"') == 3 * 2 * 2
+    assert "Nothing is trained in the search of random: no curves." in text
+    assert "A GPU" in text
+    assert "1.5 min" in text
+    assert "55.0 ± 7.1" in text
+    for name, path in job.inputs.items():
+        if name.endswith("provenance.json"):
+            write_json(Path(path), {})
+    text = html(job)
+    assert "A GPU" not in text
+    assert text.count("not recorded") > 12
+
+
+def test_tables_name_their_rows_and_columns():
+    page = Page(html(make_job(TWO_SEEDS)))
+    tables = sum(tag == "table" for tag, _ in page.elements)
+    assert tables == sum(tag == "caption" for tag, _ in page.elements)
+    assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
+
+
+# --- charts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0, 97, [0, 20, 40, 60, 80, 100]),
+        (1.5, 2.08, [1.4, 1.6, 1.8, 2, 2.2]),
+        (-3, 4, [-4, -2, 0, 2, 4]),
+    ],
+)
+def test_nice_ticks(low, high, expected):
+    assert charts.nice_ticks(low, high) == pytest.approx(expected)
+
+
+def test_log_ticks():
+    assert charts.log_ticks(1, 1000) == [1, 10, 100, 1000]
+    assert charts.log_ticks(4, 120) == [5, 10, 20, 50, 100]
+
+
+def test_extent_of_nothing_and_of_one_value():
+    assert charts.extent([None, float("nan")]) == (-0.5 + 0.5, 1.0)
+    assert charts.extent([3.0]) == (2.5, 3.5)
+    assert charts.extent([3.0], zero=True) == (0.0, 3.0)
+
+
+def test_line_breaks_at_gaps():
+    line = charts.Line("l", 0, [0, 1, 2, 3, 4], [1.0, 2.0, None, float("nan"), 3.0])
+    svg = charts.line_chart([line], charts.Axes("t", "x", "y", (0, 4), (0, 4)))
+    path = re.search(r'class="line s0" d="([^"]*)"', svg).group(1)
+    assert (path.count("M"), path.count("L"), path.count("h0")) == (2, 1, 2)
+
+
+def test_bars_are_as_high_as_their_counts():
+    axes = charts.Axes("", "class", "images", (0, 1), (0, 100))
+    svg = charts.bar_chart({"a": [100, 50], "b": [0, 50]}, ["x", "y"], axes, [("many", 0, 1)])
+    first, second = re.findall(r'class="fill s\d" d="([^"]*)"', svg)
+    tall, half = (float(h) for h in re.findall(r"v(\d[\d.]*)", first))
+    assert tall == pytest.approx(2 * half, abs=0.2)
+    assert re.findall(r"v(\d[\d.]*)", second) == [f"{half:.1f}"]
+    assert "<title>y: a 50, b 50</title>" in svg

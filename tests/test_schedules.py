@@ -1,0 +1,164 @@
+"""Schedules of progress: mixing coefficient, learning rate of the alphas, learning rate of SGD."""
+
+import inspect
+import math
+import statistics
+from typing import get_args
+
+import pytest
+
+from hlrs import config
+from hlrs.longtail import mixing
+from hlrs.nas import arch_lr
+from hlrs.stages.parts import mixing_at, sgd_lr
+
+PROGRESS = (0.0, 0.25, 0.5, 0.75, 1.0)
+GRID = [i / 60 for i in range(61)]
+
+MIXINGS = {  # m at PROGRESS
+    "parabolic_decay": (1.0, 0.9375, 0.75, 0.4375, 0.0),
+    "linear_decay": (1.0, 0.75, 0.5, 0.25, 0.0),
+    "cosine_decay": (1.0, 0.9238795325, 0.7071067812, 0.3826834324, 0.0),
+    "equal": (0.5, 0.5, 0.5, 0.5, 0.5),
+    "parabolic_increment": (0.0, 0.0625, 0.25, 0.5625, 1.0),
+    "symmetric": (1.0, 0.875, 0.5, 0.125, 0.0),
+}
+
+ARCH_LRS = [  # (kind, options, factor at PROGRESS)
+    ("constant", {}, (1.0, 1.0, 1.0, 1.0, 1.0)),
+    ("cosine", {"final": 0.0}, (1.0, 0.8535533906, 0.5, 0.1464466094, 0.0)),
+    ("cosine", {"final": 0.2}, (1.0, 0.8828427125, 0.6, 0.3171572875, 0.2)),
+    ("linear", {"final": 0.0}, (1.0, 0.75, 0.5, 0.25, 0.0)),
+    ("linear", {"final": 0.1}, (1.0, 0.775, 0.55, 0.325, 0.1)),
+    ("step", {"at": 0.5, "factor": 0.1}, (1.0, 1.0, 0.1, 0.1, 0.1)),
+    ("step", {"at": 0.6, "factor": 0.3}, (1.0, 1.0, 1.0, 0.3, 0.3)),
+    ("freeze", {"at": 0.5}, (1.0, 1.0, 0.0, 0.0, 0.0)),
+    ("freeze", {"at": 0.8}, (1.0, 1.0, 1.0, 1.0, 0.0)),
+    ("exponential", {"final": 0.01}, (1.0, 0.3162277660, 0.1, 0.0316227766, 0.01)),
+    ("exponential", {"final": 1.0}, (1.0, 1.0, 1.0, 1.0, 1.0)),
+]
+
+
+def specs(union) -> dict[str, type]:
+    """The spec of each kind of a union in config."""
+    models = get_args(get_args(union)[0])
+    return {get_args(model.model_fields["kind"].annotation)[0]: model for model in models}
+
+
+# --- mixing -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MIXINGS)
+def test_mixing_table(kind):
+    found = [mixing.coefficient(kind, t, 0.0, "any") for t in PROGRESS]
+    assert found == pytest.approx(MIXINGS[kind], abs=1e-9)
+
+
+def test_symmetric_gives_both_branches_the_same_total_weight():
+    for t in GRID:
+        both = mixing.coefficient("symmetric", t, 0.0, "") + mixing.coefficient("symmetric", 1 - t, 0.0, "")
+        assert both == pytest.approx(1, abs=1e-12)
+
+
+def test_symmetric_falls_without_a_jump():
+    values = [mixing.coefficient("symmetric", t, 0.0, "") for t in GRID]
+    falls = [a - b for a, b in zip(values, values[1:], strict=False)]
+    assert min(falls) > 0
+    assert max(falls) < 2 / 60 + 1e-9  # its steepest slope is -2, at t = 1/2
+
+
+def test_beta_draw_depends_on_what_it_is_for_alone():
+    first = mixing.coefficient("beta", 0.0, 0.2, "0/search/mixing/3/7")
+    assert mixing.coefficient("beta", 0.9, 0.2, "0/search/mixing/3/7") == first
+    assert mixing.coefficient("beta", 0.0, 0.2, "0/search/mixing/3/8") != first
+
+
+@pytest.mark.parametrize("a", [0.2, 2.0])
+def test_beta_draws_have_mean_and_variance_of_the_beta_distribution(a):
+    draws = [mixing.coefficient("beta", 0.5, a, f"0/{i}") for i in range(20_000)]
+    variance = 1 / (4 * (2 * a + 1))
+    assert statistics.fmean(draws) == pytest.approx(0.5, abs=4.5 * math.sqrt(variance / 20_000))
+    assert statistics.pvariance(draws) == pytest.approx(variance, rel=0.04)
+
+
+def test_every_mixing_of_config_is_implemented_and_tested():
+    kinds = specs(config.Mixing)
+    assert set(kinds) == set(mixing.SCHEDULES) | {"beta"}
+    assert set(kinds) == set(MIXINGS) | {"beta"}
+
+
+@pytest.mark.parametrize("kind", specs(config.Mixing))
+def test_every_mixing_of_config_is_a_share(kind):
+    objective = config.Bilateral(kind="bilateral", mixing=specs(config.Mixing)[kind](kind=kind))
+    values = [mixing_at(objective, t, f"draw {t}") for t in GRID]
+    assert all(math.isfinite(m) and 0 <= m <= 1 for m in values)
+    begins = {"equal": 0.5, "parabolic_increment": 0.0}
+    if kind != "beta":
+        assert values[0] == begins.get(kind, 1.0)
+
+
+@pytest.mark.parametrize("kind", specs(config.Mixing))
+def test_every_mixing_takes_exactly_the_fields_of_its_spec(kind):
+    fields = set(specs(config.Mixing)[kind].model_fields) - {"kind"}
+    if kind == "beta":
+        assert fields <= set(inspect.signature(mixing.coefficient).parameters)
+        narrow, wide = (config.Beta(kind="beta", a=a) for a in (50.0, 0.2))
+        drawn = [mixing_at(config.Bilateral(kind="bilateral", mixing=m), 0.0, "same") for m in (narrow, wide)]
+        assert drawn[0] != drawn[1]  # `a` acts
+    else:
+        assert fields == set(inspect.signature(mixing.SCHEDULES[kind]).parameters) - {"t"}
+
+
+def test_no_mixing_without_branches():
+    assert mixing_at(config.Plain(kind="plain"), 0.3, "") is None
+
+
+# --- learning rate of the alphas ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "options", "expected"), ARCH_LRS)
+def test_arch_lr_table(kind, options, expected):
+    found = [arch_lr.factor(t, None, kind, **options) for t in PROGRESS]
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", MIXINGS)
+def test_coupled_arch_lr_is_the_mixing_coefficient(kind):
+    for t, m in zip(PROGRESS, MIXINGS[kind], strict=True):
+        assert arch_lr.factor(t, mixing.coefficient(kind, t, 0.0, ""), "coupled") == pytest.approx(m)
+
+
+def test_every_arch_lr_of_config_is_implemented_and_tested():
+    kinds = set(specs(config.ArchLR))
+    assert kinds == set(arch_lr.SCHEDULES) | {"coupled"}
+    assert kinds == {kind for kind, _, _ in ARCH_LRS} | {"coupled"}
+
+
+@pytest.mark.parametrize("kind", specs(config.ArchLR))
+def test_every_arch_lr_of_config_starts_at_one_and_never_rises(kind):
+    options = specs(config.ArchLR)[kind](kind=kind).model_dump()
+    values = [arch_lr.factor(t, MIXINGS["linear_decay"][0] * (1 - t), **options) for t in GRID]
+    assert values[0] == 1
+    assert all(math.isfinite(v) and 0 <= v <= 1 for v in values)
+    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+
+
+@pytest.mark.parametrize("kind", arch_lr.SCHEDULES)
+def test_every_arch_lr_takes_exactly_the_fields_of_its_spec(kind):
+    fields = set(specs(config.ArchLR)[kind].model_fields) - {"kind"}
+    assert fields == set(inspect.signature(arch_lr.SCHEDULES[kind]).parameters) - {"t"}
+
+
+# --- SGD ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lr", "lr_min", "expected"),
+    [  # DARTS's search: 0.025 to 0.001; its retraining: to 0
+        (0.025, 0.001, (0.025, 0.0214852814, 0.013, 0.0045147186, 0.001)),
+        (0.025, 0.0, (0.025, 0.0213388348, 0.0125, 0.0036611652, 0.0)),
+    ],
+)
+def test_sgd_lr_falls_along_half_a_cosine(lr, lr_min, expected):
+    sgd = config.Sgd(lr=lr, lr_min=lr_min)
+    assert [sgd_lr(sgd, t) for t in PROGRESS] == pytest.approx(expected, abs=1e-9)

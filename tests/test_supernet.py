@@ -1,0 +1,171 @@
+"""The supernet against a plain cell, an edge and a primitive at a time, as DARTS's cnn/model_search.py has it."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hlrs.nas.genotype import edges
+from hlrs.nas.network import count_weights, initialize
+from hlrs.nas.supernet import OutEdges, SearchCell, Supernet, initialize_alphas
+
+
+def bn(x: Tensor) -> Tensor:
+    """Batch norm written out: biased variance, eps 1e-5."""
+    mean = x.mean((0, 2, 3), keepdim=True)
+    variance = ((x - mean) ** 2).mean((0, 2, 3), keepdim=True)
+    return (x - mean) / (variance + 1e-5).sqrt()
+
+
+def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1, groups: int = 1) -> Tensor:
+    return F.conv2d(x, weight, None, stride, dilation * (weight.shape[-1] - 1) // 2, dilation, groups)
+
+
+def plain_mixture(out: OutEdges, edge: int, x: Tensor, weights: Tensor) -> Tensor:
+    """One edge: Σ_o weights[o] · o(x), each primitive by itself with the edge's own slice of the weights."""
+    c, e, stride = out.channels, out.edges, out.stride
+
+    def own(module: nn.Conv2d, block: int = 0) -> Tensor:  # rows of this edge within a block of all edges
+        start = block * e * c + edge * c
+        return module.weight[start : start + c]
+
+    def separable(first: nn.Conv2d, second: nn.Conv2d, kind: int) -> Tensor:
+        y = bn(conv(conv(F.relu(x), own(first), stride, groups=c), own(out.pointwise, kind)))
+        return bn(conv(conv(F.relu(y), own(second), groups=c), own(out.pointwise_second, kind)))
+
+    def dilated(first: nn.Conv2d, kind: int) -> Tensor:
+        return bn(conv(conv(F.relu(x), own(first), stride, 2, groups=c), own(out.pointwise, kind)))
+
+    def skip() -> Tensor:
+        if stride == 1:
+            return x
+        half = slice(edge * c // 2, (edge + 1) * c // 2)
+        y = F.relu(x)
+        even = F.conv2d(y, out.skip_even.weight[half], stride=2)
+        odd = F.conv2d(y[:, :, 1:, 1:], out.skip_odd.weight[half], stride=2)
+        return bn(torch.cat([even, odd], 1))
+
+    results = [
+        torch.zeros_like(F.max_pool2d(x, 3, stride, 1)),
+        bn(F.max_pool2d(x, 3, stride, 1)),
+        bn(F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)),
+        skip(),
+        separable(out.sep3, out.sep3_second, 0),
+        separable(out.sep5, out.sep5_second, 1),
+        dilated(out.dil3, 2),
+        dilated(out.dil5, 3),
+    ]
+    return sum((w * r for w, r in zip(weights, results, strict=True)), torch.zeros(()))
+
+
+def plain_cell(cell: SearchCell, before: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
+    """DARTS's cell: node i = Σ over all states before it; the rows of `weights` in the order of edges()."""
+    states = [cell.input0(before), cell.input1(previous)]
+    nodes = len(cell.out_edges) - 1
+    row = 0
+    for node in range(nodes):
+        total = torch.zeros(())
+        for state in range(node + 2):
+            first_reader = max(0, state - 1)
+            out = cell.out_edges[state]
+            total = total + plain_mixture(out, node - first_reader, states[state], weights[row])
+            row += 1
+        states.append(total)
+    return torch.cat(states[2:], 1)
+
+
+def small_supernet(nodes: int, dtype: torch.dtype, seed: int = 0, **layout) -> Supernet:
+    draw = torch.Generator().manual_seed(seed)
+    supernet = Supernet(nodes=nodes, **{"in_channels": 2, "classes": 3, "channels": 4, "cells": 3} | layout)
+    supernet = supernet.to(dtype)
+    initialize(supernet, draw)
+    initialize_alphas(supernet, draw, scale=1.0)
+    return supernet
+
+
+def plain_forward(supernet: Supernet, images: Tensor) -> Tensor:
+    states = (supernet.stem(images),) * 2
+    for cell in supernet.shared:
+        weights = torch.softmax(supernet.alphas[cell.kind], -1)
+        states = states[1], plain_cell(cell, *states, weights)
+    return supernet.classifier(states[1].mean((2, 3)))
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).detach().norm() / b.detach().norm())
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+def test_logits_and_both_gradients_agree_with_the_plain_cells(nodes):
+    supernet = small_supernet(nodes, torch.float64)
+    draw = torch.Generator().manual_seed(1)
+    images = torch.randn(5, 2, 8, 8, generator=draw, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    parameters = list(supernet.parameters())
+    fast, plain = supernet(images), plain_forward(supernet, images)
+    assert relative(fast, plain) < 1e-10
+    gradients = [torch.autograd.grad(F.cross_entropy(y, labels), parameters) for y in (fast, plain)]
+    for a, b in zip(*gradients, strict=True):
+        assert relative(a, b) < 1e-5 or float((a - b).norm()) < 1e-12
+
+
+def test_agreement_survives_twenty_optimizer_steps_in_float32():
+    networks = [small_supernet(2, torch.float32) for _ in range(2)]
+    forwards = [networks[0], lambda images: plain_forward(networks[1], images)]
+    optimizers = [torch.optim.SGD(n.parameters(), 0.02, momentum=0.9) for n in networks]
+    draw = torch.Generator().manual_seed(2)
+    for _ in range(20):
+        images = torch.randn(8, 2, 8, 8, generator=draw)
+        labels = torch.randint(0, 3, (8,), generator=draw)
+        for forward, optimizer in zip(forwards, optimizers, strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(forward(images), labels).backward()
+            optimizer.step()
+    images = torch.randn(8, 2, 8, 8, generator=draw)
+    assert relative(forwards[0](images), forwards[1](images)) < 1e-3
+    for a, b in zip(networks[0].alphas.values(), networks[1].alphas.values(), strict=True):
+        assert relative(a, b) < 1e-4
+
+
+@pytest.mark.parametrize("size", [7, 9, 5])
+def test_odd_images_pass(size):
+    supernet = small_supernet(2, torch.float32)
+    assert supernet(torch.randn(4, 2, size, size)).shape == (4, 3)
+
+
+def test_number_of_weights_is_that_of_the_authors_code():
+    # "param size = 1.930618MB" in the logs of DARTS's train_search.py (16 channels, 8 cells, CIFAR-10)
+    with torch.device("meta"):
+        supernet = Supernet(nodes=4, in_channels=3, classes=10, channels=16, cells=8)
+    assert count_weights(supernet) == 1_930_618
+    assert [a.shape for a in supernet.alphas.values()] == [(14, 8), (14, 8)]
+
+
+def test_rows_of_the_alphas_are_shared_out_to_the_states_they_leave():
+    supernet = small_supernet(3, torch.float32)
+    assert supernet.rows == [[0, 2, 5], [1, 3, 6], [4, 7], [8]]
+    assert [edges(3)[row] for row in supernet.rows[2]] == [(1, 2), (2, 2)]
+
+
+def test_branches_have_their_own_last_cells_and_share_the_rest():
+    supernet = small_supernet(1, torch.float32, cells=4, branches=2, branch_cells=1)
+    assert (len(supernet.shared), [len(b) for b in supernet.branches]) == (3, [1, 1])
+    images = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(3))
+    for branch in (0, 1):
+        supernet.zero_grad()
+        supernet.features(images, branch).square().sum().backward()
+        grads = [
+            sum(float(p.grad.abs().sum()) for p in b.parameters() if p.grad is not None)
+            for b in supernet.branches
+        ]
+        assert grads[branch] > 0
+        assert grads[1 - branch] == 0
+        assert all(p.grad is not None for p in supernet.shared.parameters())
+    assert supernet.classifier.in_features == 2 * supernet.features(images, 0).shape[1]
+
+
+def test_a_forward_pass_leaves_no_trace():
+    supernet = small_supernet(2, torch.float32)
+    before = {name: value.clone() for name, value in supernet.state_dict().items()}
+    supernet(torch.randn(4, 2, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
