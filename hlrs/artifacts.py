@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SPECS = Path(".hlrs/specs")
 RESULTS = Path("results")
+CHECKPOINTS = Path(".hlrs/checkpoints")
 PROVENANCE = "provenance.json"
 OUTPUTS = {
     "split": ["split.parquet", "classes.json"],
@@ -99,7 +100,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -110,7 +111,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """A JSON file; UserError if it is missing, Failure if it is not whole."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from hlrs.config import Digits, ImageFolder, Parquet, Source, Torchvision
+from hlrs.data.sources import IMAGE_SUFFIXES, digits_file
 from hlrs.errors import UserError
 
 PACKAGE = Path(__file__).parent
@@ -19,7 +20,6 @@ DECLARATIVE = {
     "hlrs.errors",
 }  # they declare parameters and errors; what was asked for is in the key
 MEMORY = Path(".hlrs/digests.json")
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 
 
 # --- code ---------------------------------------------------------------------------------------------
@@ -75,9 +75,15 @@ def _imports(name: str) -> tuple[str, ...]:
 
 @functools.cache
 def _module_digest(name: str) -> str:
+    """Digest of a module and of the files of its name beside it, such as its template."""
+    path = module_path(name)
+    assert path is not None, name
     digest = hashlib.sha256()
     for token in _tokens(_parsed(name)):
         digest.update(token.encode() + b"\0")
+    for beside in sorted(path.parent.glob(f"{path.stem}.*")):
+        if beside != path:
+            digest.update(beside.read_bytes())
     return digest.hexdigest()
 
 
@@ -134,7 +140,7 @@ def source_files(source: Source) -> list[tuple[str, Path]]:
     UserError for an empty or missing folder.
     """
     if isinstance(source, Digits):
-        return [("digits", _digits_file())]
+        return [("digits", digits_file())]
     if isinstance(source, Parquet):
         return [
             (f"{part}/{i}", Path(p))
@@ -145,18 +151,6 @@ def source_files(source: Source) -> list[tuple[str, Path]]:
         trees = {"train": source.train} | ({"test": source.test} if source.test else {})
         return [entry for part, root in trees.items() for entry in _tree(part, Path(root))]
     return [(str(path), path) for path in sorted(Path(source.root).rglob("*")) if path.is_file()]
-
-
-def _digits_file() -> Path:
-    """scikit-learn's data file, found without importing scikit-learn."""
-    from importlib.util import find_spec
-
-    spec = find_spec("sklearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "source digits comes with scikit-learn, which is not installed: pip install scikit-learn"
-        )
-    return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
 
 
 def _tree(part: str, root: Path) -> list[tuple[str, Path]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from hlrs.artifacts import OUTPUTS, PROVENANCE, Job, read_json, write_json
+from hlrs.artifacts import CHECKPOINTS, OUTPUTS, PROVENANCE, Job, read_json, write_json
 from hlrs.config import Source
 from hlrs.errors import UserError
 from hlrs.fingerprint import PACKAGE, code_digest, content_digest, sha256
@@ -26,6 +26,8 @@ RECORDED = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "scikit-l
 def execute(job: Job) -> None:
     """Run a job. UserError if its code, data or inputs are no longer what it was planned with."""
     check(job)
+    for stale in job.directory.glob(".*.tmp"):  # of a run that was killed while it wrote
+        stale.unlink()
     started, clock = datetime.now(UTC), time.monotonic()
     inputs = {name: {"path": path, "sha256": sha256(Path(path))} for name, path in job.inputs.items()}
     facts = importlib.import_module(f"hlrs.stages.{job.stage}").run(job)
@@ -45,7 +47,8 @@ def execute(job: Job) -> None:
         **facts,
     }
     write_json(job.output(PROVENANCE), record)
-    Path(".hlrs/checkpoints", f"{job.key}.safetensors").unlink(missing_ok=True)
+    for checkpoint in CHECKPOINTS.glob(f"*{job.key}*"):
+        checkpoint.unlink()
 
 
 def check(job: Job) -> None:

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hlrs.artifacts import Job, read_tensors, write_tensors
+from hlrs.artifacts import CHECKPOINTS, Job, read_tensors, write_tensors
 from hlrs.errors import Failure, Interrupted
 
-CHECKPOINTS = Path(".hlrs/checkpoints")
 CHECKPOINT_SECONDS = 300.0  # within an epoch; at the end of an epoch there always is one
 
 
@@ -110,11 +109,11 @@ def _finish_epoch(task: Task, position: Position, sums: Tensor, job: Job) -> dic
     broken = [
         name
         for name, value in row.items()
-        if name.endswith("loss") and value is not None and math.isnan(value)
+        if name.endswith("loss") and value is not None and not math.isfinite(value)
     ]
     if broken:
         raise Failure(
-            f"{job.run}: {broken[0]} is not a number in epoch {position.epoch} of the {job.stage}; "
+            f"{job.run}: {broken[0]} is {row[broken[0]]} in epoch {position.epoch + 1} of the {job.stage}; "
             f"lower {job.stage}.weights.lr (the state before it is kept in {checkpoint_path(job)})"
         )
     position.rows.append(row)
@@ -172,8 +171,8 @@ def unpack(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Ten
     """Inverse of `pack`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        head, index, slot = name.rsplit(".", 2)
-        if head == prefix:
+        if name.startswith(f"{prefix}."):
+            _, index, slot = name.split(".")
             state.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -82,7 +82,7 @@ def batches():
 def test_plain_is_cross_entropy():
     loss, _ = Plain()(Fixed(), batches()[:1], None)
     logits = naive_logits(CONVENTIONAL, REBALANCING, WEIGHT, BIAS, 1, 1)
-    assert float(loss) == pytest.approx(naive_cross_entropy(logits, LABELS_C), rel=1e-12)
+    assert loss.item() == pytest.approx(naive_cross_entropy(logits, LABELS_C), rel=1e-12)
 
 
 @pytest.mark.parametrize("share", [0.4, 1.0])
@@ -90,7 +90,7 @@ def test_plain_adds_the_auxiliary_loss_times_its_weight(share):
     loss, _ = Plain(share)(Fixed(auxiliary=True), batches()[:1], None)
     logits = naive_logits(CONVENTIONAL, REBALANCING, WEIGHT, BIAS, 1, 1)
     expected = naive_cross_entropy(logits, LABELS_C) + share * naive_cross_entropy(AUXILIARY, LABELS_C)
-    assert float(loss) == pytest.approx(expected, rel=1e-12)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_plain_accuracy_is_that_of_the_main_head():
@@ -121,7 +121,7 @@ def test_samplers_are_the_uniform_and_the_reversed_one_in_the_order_of_the_branc
 def test_bilateral_loss_is_the_formula_of_the_paper(m):
     loss, _ = Bilateral()(Fixed(), batches(), m)
     expected = naive_bilateral(CONVENTIONAL, REBALANCING, WEIGHT, BIAS, m)
-    assert float(loss) == pytest.approx(expected, rel=1e-12)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("m", "branch"), [(1.0, 0), (0.0, 1)])
@@ -196,4 +196,4 @@ def test_loss_of_equal_batches_at_one_half_is_the_cross_entropy_of_inference(bil
     with torch.no_grad():
         loss, _ = Bilateral()(bilateral_network, [batch, batch], 0.5)
         logits = bilateral_network(images).tolist()
-    assert float(loss) == pytest.approx(naive_cross_entropy(logits, labels), rel=1e-12)
+    assert loss.item() == pytest.approx(naive_cross_entropy(logits, labels), rel=1e-12)

@@ -1,6 +1,7 @@
 """Schedules of progress: mixing coefficient, learning rate of the alphas, learning rate of SGD."""
 
 import inspect
+import itertools
 import math
 import statistics
 from typing import get_args
@@ -62,7 +63,7 @@ def test_symmetric_gives_both_branches_the_same_total_weight():
 
 def test_symmetric_falls_without_a_jump():
     values = [mixing.coefficient("symmetric", t, 0.0, "") for t in GRID]
-    falls = [a - b for a, b in zip(values, values[1:], strict=False)]
+    falls = [a - b for a, b in itertools.pairwise(values)]
     assert min(falls) > 0
     assert max(falls) < 2 / 60 + 1e-9  # its steepest slope is -2, at t = 1/2
 
@@ -140,7 +141,7 @@ def test_every_arch_lr_of_config_starts_at_one_and_never_rises(kind):
     values = [arch_lr.factor(t, MIXINGS["linear_decay"][0] * (1 - t), **options) for t in GRID]
     assert values[0] == 1
     assert all(math.isfinite(v) and 0 <= v <= 1 for v in values)
-    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(values))
 
 
 @pytest.mark.parametrize("kind", arch_lr.SCHEDULES)

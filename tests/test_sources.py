@@ -150,10 +150,6 @@ def test_only_torchvision_needs_torch(tmp_path):
     assert run.returncode == 0, run.stderr
 
 
-def test_the_digest_covers_the_files_that_are_read():
-    assert fingerprint.IMAGE_SUFFIXES == sources.IMAGE_SUFFIXES
-
-
 # --- size ---------------------------------------------------------------------------------------------
 
 

@@ -31,13 +31,12 @@ def run(job: Job) -> dict[str, Any]:
             f"{job.inputs['weights']}: does not fit the genotype ({str(error).splitlines()[0]})"
         ) from None
     probabilities = predict(network.to(device).eval(), images, params.evaluate.batch_size)
-    labels = images.rows["label"].to_numpy(np.int64)
     counts = read_json(Path(job.inputs["classes"]))["counts"]
     train_counts = [w + a for w, a in zip(counts["weights"], counts["alphas"], strict=True)]
     groups = params.groups
     metrics = evaluate(
         probabilities,
-        labels,
+        images.labels,
         train_counts,
         groups.many_above,
         groups.few_below,
@@ -45,8 +44,8 @@ def run(job: Job) -> dict[str, Any]:
     )
     write_json(job.output("metrics.json"), metrics)
     columns = {
-        "index": images.rows["index"].to_numpy(),
-        "label": images.rows["label"].to_numpy(),
+        "index": images.index,
+        "label": images.labels,
         "predicted": probabilities.argmax(1).astype(np.int32),
         "confidence": probabilities.max(1),
         "probabilities": list(probabilities),

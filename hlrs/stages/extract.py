@@ -25,14 +25,15 @@ def run(job: Job) -> dict[str, Any]:
 
 def final_alphas(path: Path) -> dict[str, Any]:
     """{"normal", "reduce"}: float32 [edges, primitives] after the last epoch; Failure if one is missing."""
-    table = read_table(path, "alphas").to_pandas()
-    last = table[table["epoch"] == table["epoch"].max()]
+    rows = read_table(path, "alphas").to_pylist()
+    last = max((row["epoch"] for row in rows), default=0)
     alphas = {}
     for cell in ("normal", "reduce"):
-        rows = last[last["cell"] == cell]
-        nodes = 0 if rows.empty else int(rows["node"].max()) + 1
+        own = [row for row in rows if row["epoch"] == last and row["cell"] == cell]
+        nodes = max((row["node"] + 1 for row in own), default=0)
         expected = [(node, state, primitive) for node, state in edges(nodes) for primitive in PRIMITIVES]
-        if not expected or list(zip(rows["node"], rows["input"], rows["primitive"], strict=True)) != expected:
+        if not expected or [(row["node"], row["input"], row["primitive"]) for row in own] != expected:
             raise Failure(f"{path}: the {cell} cell does not hold every edge and primitive once, in order")
-        alphas[cell] = rows["alpha"].to_numpy(np.float32).reshape(-1, len(PRIMITIVES))
+        values = np.array([row["alpha"] for row in own], dtype=np.float32)
+        alphas[cell] = values.reshape(-1, len(PRIMITIVES))
     return alphas

@@ -34,22 +34,22 @@ class SplitImages:
         device: torch.device,
         statistics: Statistics | None = None,
     ) -> None:
-        table = read_table(Path(job.inputs["split"]), "split").to_pandas()
-        self.rows = table[table["subset"].isin(subsets)].reset_index(drop=True)
+        table = read_table(Path(job.inputs["split"]), "split")
+        self.subset = table["subset"].to_numpy()
+        chosen = np.isin(self.subset, subsets)
+        self.subset = self.subset[chosen]
+        self.index, self.labels = (table[name].to_numpy()[chosen] for name in ("index", "label"))
         self.classes: list[str] = read_json(Path(job.inputs["classes"]))["names"]
-        pixels = open_source(images.source.model_dump()).read(
-            self.rows["index"].to_numpy(), images.image_size
-        )
-        training = pixels[(self.rows["subset"] != "holdout").to_numpy()]
-        self.statistics = statistics or channel_statistics(training)
+        pixels = open_source(images.source.model_dump()).read(self.index, images.image_size)
+        self.statistics = statistics or channel_statistics(pixels[self.subset != "holdout"])
         self.channels, self.size = pixels.shape[1], pixels.shape[2]
         mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in self.statistics)
-        labels = torch.from_numpy(self.rows["label"].to_numpy(np.int64))
+        labels = torch.from_numpy(self.labels.astype(np.int64))
         self.set = ImageSet(torch.from_numpy(pixels).to(device), labels.to(device), mean, std)
 
     def positions(self, *subsets: str) -> torch.Tensor:
         """Positions of the subsets' images within the set: int64, on the CPU."""
-        return torch.from_numpy(np.flatnonzero(self.rows["subset"].isin(subsets)))
+        return torch.from_numpy(np.flatnonzero(np.isin(self.subset, subsets)))
 
 
 def make_objective(objective: config.Objective, auxiliary_weight: float = 0.0) -> Objective:

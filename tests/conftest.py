@@ -1,0 +1,130 @@
+"""Small workflows in a folder of their own."""
+
+import json
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+
+TINY = {
+    "matrix": {"datasets": ["digits"], "methods": ["darts", "hlrs"], "seeds": [0]},
+    "datasets": {
+        "digits": {
+            "source": {"kind": "digits"},
+            "imbalance": {"kind": "exponential", "factor": 10},
+            "max_per_class": 40,
+            "test_per_class": 5,
+            "augment": {"crop_padding": 1, "flip": True},
+            "groups": {"many_above": 20, "few_below": 8},
+        }
+    },
+    "methods": {
+        "darts": {
+            "searcher": {"kind": "darts", "order": 1},
+            "objective": {"kind": "plain"},
+            "arch_lr": {"kind": "constant"},
+        },
+        "hlrs": {
+            "searcher": {"kind": "darts", "order": 1},
+            "objective": {"kind": "bilateral", "mixing": {"kind": "symmetric"}},
+            "arch_lr": {"kind": "coupled"},
+        },
+    },
+    "search": {
+        "epochs": 3,
+        "batch_size": 16,
+        "channels": 2,
+        "cells": 3,
+        "nodes": 1,
+        "cutout": 2,
+        "alphas": {"lr": 0.01},
+    },
+    "retrain": {
+        "epochs": 3,
+        "batch_size": 16,
+        "channels": 2,
+        "cells": 3,
+        "auxiliary_weight": 0.4,
+        "drop_path": 0.2,
+        "cutout": 2,
+    },
+    "report": {"reference": "darts"},
+}
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """An empty folder with a tiny params.yaml, and the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(TINY))
+    return tmp_path
+
+
+def edit(path: Path, **changes) -> None:
+    """Lay nested changes over params.yaml: edit(p, **{"search.epochs": 4})."""
+    params = yaml.safe_load(path.read_text())
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        target = params
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+    path.write_text(yaml.safe_dump(params))
+
+
+# A process that imported torch once and forks: a stage starts in milliseconds, and can be killed.
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(
+    ["torch._dynamo", "hlrs.cli", "hlrs.stages.search", "hlrs.stages.retrain", "hlrs.stages.evaluate"]
+)
+
+
+def _command(folder: str, arguments: list[str], log: str, checkpoint_seconds: float) -> None:
+    os.chdir(folder)
+    sys.stderr = sys.stdout = Path(log).open("a", buffering=1)  # noqa: SIM115 - as long as the process
+    import hlrs.training
+    from hlrs.cli import main
+
+    hlrs.training.CHECKPOINT_SECONDS = checkpoint_seconds
+    main(arguments)
+
+
+def start(folder: Path, *arguments: str, log: str = "log", checkpoint_seconds: float = 300.0):
+    """`hlrs ARGUMENTS` in a process of its own; its output goes to the file `log`."""
+    process = FORK.Process(
+        target=_command, args=(str(folder), list(arguments), str(folder / log), checkpoint_seconds)
+    )
+    process.start()
+    return process
+
+
+def hlrs(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and output of `hlrs ARGUMENTS`."""
+    process = start(folder, *arguments, log="output")
+    process.join()
+    output = (folder / "output").read_text()
+    (folder / "output").unlink()
+    return process.exitcode, output
+
+
+def outputs(folder: Path, stage: str) -> dict[str, str]:
+    """File -> SHA-256 of all results of a stage, without the provenance records."""
+    import hashlib
+
+    files = sorted((folder / "results" / stage).rglob("*"))
+    return {
+        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in files
+        if f.is_file() and f.name != "provenance.json"
+    }
+
+
+def record(folder: Path, stage: str, run: str) -> dict:
+    """The provenance record of a run's only result."""
+    [path] = (folder / "results" / stage / run).glob("*/provenance.json")
+    return json.loads(path.read_text())

@@ -1,0 +1,270 @@
+"""Genotypes: DARTS's rule on hand-made alphas, the JSON file, the published cells."""
+
+import copy
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from hlrs.errors import UserError
+from hlrs.nas.genotype import PRIMITIVES, PUBLISHED, derive, edges, entropy, from_json, softmax
+
+NONE, MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5 = range(8)
+
+
+def alphas(nodes, *entries):
+    """Zeros but for (row, primitive, value)."""
+    table = np.zeros((sum(range(2, 2 + nodes)), 8), dtype=np.float32)
+    for row, primitive, value in entries:
+        table[row, primitive] = value
+    return table
+
+
+def normal_of(table):
+    return derive({"normal": table, "reduce": table}).normal
+
+
+# --- the rule -----------------------------------------------------------------------------------------
+
+
+def test_edges_come_node_by_node_then_state_by_state():
+    assert edges(3) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (2, 3)]
+
+
+def test_primitives_are_those_of_the_paper_in_its_order():
+    assert PRIMITIVES == (
+        "none",
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+    )
+
+
+def test_two_strongest_edges_strongest_first():
+    # node 0: rows 0, 1; node 1: rows 2 to 4, of which state 2 is the strongest and state 0 the weakest
+    table = alphas(2, (0, SEP3, 1), (1, DIL5, 3), (2, MAX, 1), (3, SEP5, 2), (4, SKIP, 3))
+    assert normal_of(table) == [
+        [("dil_conv_5x5", 1), ("sep_conv_3x3", 0)],
+        [("skip_connect", 2), ("sep_conv_5x5", 1)],
+    ]
+
+
+def test_normal_and_reduce_come_from_their_own_alphas():
+    genotype = derive({"normal": alphas(1, (0, SEP3, 1)), "reduce": alphas(1, (1, MAX, 1))})
+    assert genotype.normal[0][0] == ("sep_conv_3x3", 0)
+    assert genotype.reduce[0][0] == ("max_pool_3x3", 1)
+
+
+def test_every_node_is_part_of_the_output():
+    genotype = derive({"normal": alphas(3), "reduce": alphas(3)})
+    assert genotype.normal_concat == genotype.reduce_concat == [2, 3, 4]
+
+
+def test_none_is_never_chosen_even_if_it_is_the_largest():
+    table = alphas(1, (0, NONE, 9), (0, AVG, 2), (1, NONE, 9), (1, DIL3, 1))
+    assert normal_of(table) == [[("avg_pool_3x3", 0), ("dil_conv_3x3", 1)]]
+
+
+def test_a_large_none_makes_its_edge_weak():
+    # state 2's best alpha is the largest of the node, yet `none` takes nearly all of its softmax
+    table = alphas(2, (2, SEP3, 1), (3, SEP3, 1), (4, SEP3, 2), (4, NONE, 6))
+    assert normal_of(table)[1] == [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)]
+
+
+def test_strength_is_the_softmax_weight_not_the_alpha():
+    # row 2 has the larger alpha, but spread over all primitives; row 4 is peaked
+    table = alphas(2, (4, SKIP, 3), (3, SEP5, 1))
+    table[2] = 5.0
+    assert normal_of(table)[1] == [("skip_connect", 2), ("sep_conv_5x5", 1)]
+
+
+def test_ties_keep_the_lower_state_and_the_earlier_primitive():
+    assert normal_of(alphas(2)) == [
+        [("max_pool_3x3", 0), ("max_pool_3x3", 1)],
+        [("max_pool_3x3", 0), ("max_pool_3x3", 1)],
+    ]
+    assert normal_of(alphas(1, (1, SKIP, 1), (1, SEP5, 1), (0, SKIP, 1), (0, DIL5, 1))) == [
+        [("skip_connect", 0), ("skip_connect", 1)]
+    ]
+
+
+def naive_darts(table, nodes):
+    """The authors' rule, spelled out with exponentials in plain Python: the two best of each node's edges."""
+    cell, row = [], 0
+    for node in range(nodes):
+        ranked = []
+        for state in range(node + 2):
+            values = [math.exp(a) for a in table[row + state].tolist()]
+            best = max(range(1, 8), key=lambda k: values[k])
+            ranked.append((values[best] / sum(values), state, PRIMITIVES[best]))
+        ranked.sort(key=lambda entry: -entry[0])
+        cell.append([(primitive, state) for _, state, primitive in ranked[:2]])
+        row += node + 2
+    return cell
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_alphas_agree_with_the_rule_spelled_out(seed):
+    draw = np.random.default_rng(seed)
+    table = draw.normal(size=(14, 8)).astype(np.float32)
+    assert normal_of(table) == naive_darts(table, 4)
+
+
+def test_random_alphas_give_every_primitive_and_every_pair_of_states_equally_often():
+    draw = np.random.default_rng(7)
+    primitives, pairs = Counter(), Counter()
+    cells = 1500
+    for _ in range(cells):
+        cell = normal_of(draw.normal(size=(9, 8)).astype(np.float32))
+        primitives.update(primitive for node in cell for primitive, _ in node)
+        pairs[frozenset(state for _, state in cell[2])] += 1
+    edges_drawn = cells * 6
+    spread = 4.5 * math.sqrt(edges_drawn * (1 / 7) * (6 / 7))
+    assert set(primitives) == set(PRIMITIVES) - {"none"}
+    assert all(abs(n - edges_drawn / 7) < spread for n in primitives.values())
+    assert len(pairs) == 6  # two of the four states that node 2 may read
+    assert all(abs(n - cells / 6) < 4.5 * math.sqrt(cells * (1 / 6) * (5 / 6)) for n in pairs.values())
+
+
+# --- figures ------------------------------------------------------------------------------------------
+
+
+def test_entropy_of_equal_alphas_is_ln_8():
+    assert entropy(alphas(4)) == pytest.approx(2.0794415417, abs=1e-9)
+
+
+def test_entropy_is_the_mean_over_edges():
+    certain = alphas(1, (0, SEP3, 200))  # one edge certain, one undecided
+    assert entropy(certain) == pytest.approx(2.0794415417 / 2, abs=1e-9)
+
+
+def test_entropy_by_hand():
+    table = np.full((1, 8), -1000, dtype=np.float32)
+    table[0, :2] = [0, math.log(3)]  # 1/4 and 3/4
+    assert entropy(table) == pytest.approx(0.25 * math.log(4) + 0.75 * math.log(4 / 3), abs=1e-6)
+
+
+def test_softmax_of_large_alphas_does_not_overflow():
+    assert softmax(np.array([[1000.0, 1000.0]], dtype=np.float32)).tolist() == [[0.5, 0.5]]
+
+
+def test_skips_are_counted_by_cell():
+    assert (PUBLISHED["DARTS_V1"].skips("normal"), PUBLISHED["DARTS_V1"].skips("reduce")) == (3, 3)
+    assert (PUBLISHED["PC_DARTS"].skips("normal"), PUBLISHED["PC_DARTS"].skips("reduce")) == (1, 0)
+
+
+# --- published cells ----------------------------------------------------------------------------------
+
+
+def test_published_genotypes_are_those_of_the_papers():
+    # Liu et al. 2019, figures 4 and 5 and cnn/genotypes.py
+    assert PUBLISHED["DARTS_V2"].normal == [
+        [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)],
+        [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)],
+        [("sep_conv_3x3", 1), ("skip_connect", 0)],
+        [("skip_connect", 0), ("dil_conv_3x3", 2)],
+    ]
+    assert PUBLISHED["DARTS_V2"].reduce[3] == [("skip_connect", 2), ("max_pool_3x3", 1)]
+    assert PUBLISHED["DARTS_V1"].reduce[3] == [("skip_connect", 2), ("avg_pool_3x3", 0)]
+    assert PUBLISHED["PC_DARTS"].normal[3] == [("avg_pool_3x3", 0), ("dil_conv_3x3", 1)]
+    assert PUBLISHED["PC_DARTS"].reduce[2] == [("sep_conv_3x3", 0), ("sep_conv_3x3", 3)]
+    assert PUBLISHED["PDARTS"].normal[3] == [("sep_conv_3x3", 0), ("dil_conv_5x5", 4)]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_genotypes_survive_the_file(name):
+    text = json.dumps(PUBLISHED[name].to_json())
+    assert from_json(json.loads(text), "genotype.json") == PUBLISHED[name]
+
+
+def test_json_is_plain_lists():
+    assert derive({"normal": alphas(1), "reduce": alphas(1)}).to_json() == {
+        "normal": [[["max_pool_3x3", 0], ["max_pool_3x3", 1]]],
+        "normal_concat": [2],
+        "reduce": [[["max_pool_3x3", 0], ["max_pool_3x3", 1]]],
+        "reduce_concat": [2],
+    }
+
+
+# --- what is not a genotype ---------------------------------------------------------------------------
+
+GOOD = {
+    "normal": [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["max_pool_3x3", 2]]],
+    "normal_concat": [2, 3],
+    "reduce": [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["max_pool_3x3", 2]]],
+    "reduce_concat": [2, 3],
+}
+
+
+def changed(*path_and_value):
+    """GOOD with one entry replaced."""
+    *path, last, value = path_and_value
+    tree = copy.deepcopy(GOOD)
+    target = tree
+    for part in path:
+        target = target[part]
+    target[last] = value
+    return tree
+
+
+def without(key):
+    return {name: value for name, value in GOOD.items() if name != key}
+
+
+WRONG = [  # (value, where the message points)
+    ([], "keys normal, normal_concat, reduce, reduce_concat"),
+    (None, "keys normal, normal_concat, reduce, reduce_concat"),
+    (without("reduce_concat"), "keys normal, normal_concat, reduce, reduce_concat"),
+    ({**GOOD, "extra": 1}, "keys normal, normal_concat, reduce, reduce_concat"),
+    (changed("normal", []), "normal: a list of nodes"),
+    (changed("reduce", "sep_conv_3x3"), "reduce: a list of nodes"),
+    (changed("normal", 1, []), "normal: node 1: one or two edges"),
+    (changed("reduce", 0, [["skip_connect", 0]] * 3), "reduce: node 0: one or two edges"),
+    (changed("reduce", 0, "skip_connect"), "reduce: node 0: one or two edges"),
+    (changed("normal", 0, 1, "skip_connect"), "normal: node 0: 'skip_connect' is not an edge"),
+    (changed("normal", 0, 1, ["skip_connect"]), "normal: node 0: ['skip_connect'] is not an edge"),
+    (changed("normal", 0, 1, 0, "none"), "normal: node 0: unknown primitive 'none'"),
+    (
+        changed("reduce", 1, 0, 0, "conv_7x7"),
+        "reduce: node 1: unknown primitive 'conv_7x7'; allowed: max_pool_3x3",
+    ),
+    (changed("reduce", 1, 0, 0, ["sep_conv_3x3"]), "reduce: node 1: unknown primitive"),
+    (changed("normal", 0, 1, 1, 2), "normal: node 0: reads state 2; allowed: 0 to 1"),
+    (changed("normal", 1, 0, 1, 3), "normal: node 1: reads state 3; allowed: 0 to 2"),
+    (changed("normal", 1, 0, 1, -1), "normal: node 1: reads state -1"),
+    (changed("normal", 1, 0, 1, "0"), "normal: node 1: reads state '0'"),
+    (changed("normal", 1, 0, 1, 1.0), "normal: node 1: reads state 1.0"),
+    (changed("normal", 1, 0, 1, True), "normal: node 1: reads state True"),
+    (changed("normal_concat", []), "normal_concat: distinct states from 2 to 3"),
+    (changed("normal_concat", [1, 2]), "normal_concat: distinct states from 2 to 3"),
+    (changed("reduce_concat", [2, 4]), "reduce_concat: distinct states from 2 to 3"),
+    (changed("reduce_concat", [2, 2]), "reduce_concat: distinct states from 2 to 3"),
+    (changed("reduce_concat", "23"), "reduce_concat: distinct states from 2 to 3"),
+    (changed("reduce_concat", [2]), "normal and reduce differ"),
+    ({**GOOD, "reduce": GOOD["reduce"][:1], "reduce_concat": [2]}, "normal and reduce differ"),
+]
+
+
+def test_the_unchanged_value_is_a_genotype():
+    assert from_json(GOOD, "g.json").normal == [
+        [("sep_conv_3x3", 0), ("skip_connect", 1)],
+        [("max_pool_3x3", 2)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "where"), WRONG, ids=[f"{i} {where[:40]}" for i, (_, where) in enumerate(WRONG)]
+)
+def test_an_invalid_genotype_is_one_line_that_says_where(value, where):
+    with pytest.raises(UserError) as caught:
+        from_json(value, "path/g.json")
+    message = str(caught.value)
+    assert message.startswith("path/g.json: ")
+    assert where in message
+    assert "\n" not in message
