@@ -413,15 +413,15 @@ class Matrix(Spec):
 
 
 class Params(Spec):
-    """The whole of `params.yaml`."""
+    """The whole of `params.yaml`; every section must be there, if empty ({}), for DVC to follow it."""
 
     matrix: Matrix
     datasets: dict[Name, Dataset]
     methods: dict[Name, Method]
-    search: Search = Search()
-    retrain: Retrain = Retrain()
-    evaluate: Evaluate = Evaluate()
-    report: Report = Report()
+    search: Search
+    retrain: Retrain
+    evaluate: Evaluate
+    report: Report
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":

@@ -53,6 +53,7 @@ TINY = {
         "drop_path": 0.2,
         "cutout": 2,
     },
+    "evaluate": {},
     "report": {"reference": "darts"},
 }
 

@@ -45,7 +45,7 @@ def in_package(module, package):
 
 
 def imports(path):
-    """Modules and packages of hlrs that a file imports, anywhere in it; a package only if it is meant itself."""
+    """What a file imports of hlrs, anywhere in it; a package only if it is meant itself."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
