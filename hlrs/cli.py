@@ -111,6 +111,7 @@ def _jobs(params: Path) -> "list[Job]":
 
     jobs = plan.plan(config.load(params))
     plan.freeze(jobs)
+    plan.restore(jobs)
     return jobs
 
 
@@ -118,16 +119,17 @@ def _jobs(params: Path) -> "list[Job]":
 @click.argument("stages", nargs=-1, type=click.Choice(list(STAGE_HELP)))
 @params_option
 def prune(stages: tuple[str, ...], params: Path) -> None:
-    """Remove results that params.yaml does not ask for; of all STAGES by default.
+    """Put results aside that params.yaml does not ask for; of all STAGES by default.
 
-    Without it they stay, so that going back costs nothing. What DVC has recorded stays in its cache.
+    results/ then holds what DVC should version. They come back by themselves when params.yaml asks for them
+    again; to free the space, delete .hlrs/aside.
     """
     from hlrs import plan
 
     jobs = _jobs(params)
     for stage in stages or STAGE_HELP:
         for directory in plan.prune(jobs, stage):
-            click.echo(f"removed {directory}")
+            click.echo(f"put aside {directory}")
 
 
 @main.command()

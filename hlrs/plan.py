@@ -20,6 +20,7 @@ from hlrs.fingerprint import code_digest, content_digest
 
 STAGES = tuple(OUTPUTS)
 PUBLISHED = Path("report")
+ASIDE = Path(".hlrs/aside")  # may be deleted to free space
 REPORTED = {  # what the report reads of each stage
     "split": ["classes.json"],
     "search": ["history.parquet", PROVENANCE],
@@ -122,16 +123,33 @@ def spec(key: str) -> Job:
 
 
 def prune(jobs: list[Job], stage: str) -> list[Path]:
-    """Remove a stage's results that the current params do not ask for; returns what was removed."""
+    """Put a stage's results that the current params do not ask for aside; returns what was there.
+
+    DVC then versions just what the params ask for, and `restore` makes going back to other params cost nothing.
+    """
     wanted = {job.directory for job in jobs if job.stage == stage}
     root = RESULTS / stage
     stale = [d for d in sorted(root.rglob("*")) if d.is_dir() and _is_key(d.name) and d not in wanted]
     for directory in stale:
-        shutil.rmtree(directory)
+        _move(directory, ASIDE / directory)
     for directory in sorted((d for d in root.rglob("*") if d.is_dir()), reverse=True):
         if not any(directory.iterdir()):
             directory.rmdir()
     return stale
+
+
+def restore(jobs: list[Job]) -> None:
+    """Take results back that were put aside and are asked for again."""
+    for job in jobs:
+        if (ASIDE / job.directory).is_dir() and not job.directory.exists():
+            _move(ASIDE / job.directory, job.directory)
+
+
+def _move(source: Path, target: Path) -> None:
+    if target.exists():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(source, target)
 
 
 def _is_key(name: str) -> bool:
