@@ -125,7 +125,7 @@ def spec(key: str) -> Job:
 def prune(jobs: list[Job], stage: str) -> list[Path]:
     """Put a stage's results that the current params do not ask for aside; returns what was there.
 
-    DVC then versions just what the params ask for, and `restore` makes going back to other params cost nothing.
+    DVC then versions just what the params ask for, and `restore` makes going back to others cost nothing.
     """
     wanted = {job.directory for job in jobs if job.stage == stage}
     root = RESULTS / stage

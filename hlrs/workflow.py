@@ -21,9 +21,8 @@ class Plan:
         return [path for job in self.jobs if job.stage == stage for path in job.outputs]
 
     def publish(self) -> None:
-        """Show the current params' report under report/."""
-        if self.jobs and plan.publish(self.jobs):
-            print(f"Report: {plan.PUBLISHED / 'index.html'}", file=sys.stderr)
+        """Show the current params' report, if it was made, under report/."""
+        plan.publish(self.jobs)
 
 
 def start(settings: dict[str, Any], workflow: Any) -> Plan:
@@ -39,15 +38,14 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
             raise HlrsError(f"--config {unknown.pop()}: unknown; allowed: params=FILE")
         jobs = plan.plan(config.load(Path(settings.get("params", "params.yaml"))))
         plan.freeze(jobs)
+        plan.restore(jobs)
     except HlrsError as error:
         print(f"hlrs: {error}", file=sys.stderr)
         sys.stderr.flush()
         raise SystemExit(2) from None
     planned = Plan(jobs)
-    if (
-        not workflow.dryrun
-    ):  # after going back to params that were run before there is nothing to run, but to show
-        plan.publish(jobs)
+    if not workflow.dryrun:  # back at params that were run before: nothing to run, but a report to show
+        planned.publish()
     return planned
 
 

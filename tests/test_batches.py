@@ -111,6 +111,28 @@ def test_another_purpose_epoch_or_step_draws_another_batch(other):
     assert not same(first[1:], second[1:])
 
 
+@pytest.mark.parametrize("sampler", ["uniform", "reversed"])
+def test_every_epoch_has_an_order_of_its_own(sampler):
+    images = ImageSet(numbered(40, 1, 4, 4), torch.arange(40), torch.zeros(1), torch.ones(1))
+    feed = Batches(images, torch.arange(40), [sampler], 8, 5, Augmentation(), "p")
+    epochs = []
+    for epoch in range(3):
+        feed.begin(epoch)
+        epochs.append(tuple(int(label) for step in range(5) for label in feed(step)[0][1]))
+    assert len(set(epochs)) == 3
+
+
+def test_every_epoch_and_step_has_an_augmentation_of_its_own():
+    one = plain_set(numbered(1, 1, 8, 8))
+    feed = Batches(one, torch.zeros(1, dtype=torch.int64), ["uniform"], 1, 12, Augmentation(4), "p")
+    epochs = []
+    for epoch in range(2):
+        feed.begin(epoch)
+        epochs.append([str(feed(step)[0][0].tolist()) for step in range(12)])
+    assert epochs[0] != epochs[1]
+    assert len(set(epochs[0])) > 6  # of 81 windows
+
+
 def test_generators_of_two_purposes_differ_and_of_one_agree():
     first, again, other = (torch.rand(3, generator=generator(*p)) for p in ((0, "a"), (0, "a"), (1, "a")))
     assert torch.equal(first, again)

@@ -34,6 +34,7 @@ methods:
     searcher: {kind: random}
 search: {epochs: 12, cells: 3}
 retrain: {epochs: 30, cells: 6, auxiliary_weight: 0, weights: {lr: 0.05}}
+evaluate: {}
 report: {reference: darts}
 """
 
@@ -163,6 +164,7 @@ MISTAKES = {  # name: (old, new, what the message starts with, what else it says
         "datasets.digits_lt.source: is missing",
         "kinds: digits, parquet, torchvision, image_folder",
     ),
+    "section left out": ("evaluate: {}\n", "", "evaluate: is missing", ""),
     "undefined data set": (
         "datasets: [digits_lt]",
         "datasets: [cifar]",

@@ -51,6 +51,9 @@ def params(**changes):
             },
             "random": {"searcher": {"kind": "random"}},
         },
+        "search": {},
+        "retrain": {},
+        "evaluate": {},
         "report": {"reference": "darts"},
     }
     for name, value in changes.items():
@@ -199,9 +202,10 @@ def test_keys_do_not_depend_on_the_order_of_entries():
     def backwards(value):
         return {k: backwards(value[k]) for k in reversed(value)} if isinstance(value, dict) else value
 
-    turned = config.Params.model_validate(backwards(params().model_dump(mode="json")))
-    assert list(turned.methods) != list(params().methods)
-    assert keys(turned) == keys(params())
+    straight = params(methods__darts__retrain={"epochs": 9, "weights": {"clip": 1, "lr": 0.1}})
+    turned = config.Params.model_validate(backwards(straight.model_dump(mode="json")))
+    assert list(turned.methods) != list(straight.methods)
+    assert keys(turned) == keys(straight)
 
 
 def test_a_missing_data_file_stops_the_plan():
@@ -292,6 +296,26 @@ def test_prune_of_a_smaller_matrix_leaves_no_empty_folders():
         plan.prune(less, stage)
     assert files("results") == {path for job in less for path in job.outputs}
     assert not list(Path("results").glob("*/*/hlrs"))
+
+
+def test_restore_takes_back_what_is_asked_for_again():
+    old, new = plan.plan(params()), plan.plan(params(methods__darts__arch_lr={"kind": "cosine"}))
+    for job in {job.key: job for job in old + new}.values():
+        make(job)
+    for stage in plan.STAGES:
+        plan.prune(new, stage)
+    plan.restore(old)
+    assert {path for job in old for path in job.outputs} <= files("results")
+    assert all(Path(path).read_text().endswith(job.key) for job in old for path in job.outputs)
+
+
+def test_restore_leaves_a_result_alone_that_was_made_again():
+    old, new = plan.plan(params()), plan.plan(params(report__title="Another"))
+    make(report_of(old), "first")
+    plan.prune(new, "report")
+    make(report_of(old), "second")
+    plan.restore(old)
+    assert report_of(old).output("index.html").read_text().startswith("second")
 
 
 def test_prune_before_anything_was_made():
