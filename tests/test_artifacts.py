@@ -66,6 +66,16 @@ def test_the_same_content_gives_the_same_bytes(tmp_path, kind):
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_reader_keeps_the_file_that_it_opened(tmp_path, kind):
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    with path.open("rb") as reader:
+        WRITERS[kind](path)  # a new file takes the name at once, none is written over
+        assert reader.read() == b"before"
+    assert path.read_bytes() != b"before"
+
+
 def test_json_does_not_depend_on_the_order_of_keys(tmp_path):
     write_json(tmp_path / "a", {"x": 1, "y": {"p": 2, "q": 3}})
     write_json(tmp_path / "b", {"y": {"q": 3, "p": 2}, "x": 1})
