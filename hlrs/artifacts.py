@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,9 +84,9 @@ SCHEMAS: dict[str, dict[str, str]] = {
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`; on success it is synced and renamed to `path`, else it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -94,7 +94,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise Failure(f"{path}: could not be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may not be there, nor one
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -160,7 +161,8 @@ def write_tensors(path: Path, tensors: "dict[str, torch.Tensor]", facts: dict[st
     """Write safetensors; `facts`, JSON, goes into the header under the key `facts`."""
     from safetensors.torch import save
 
-    body = save(tensors, metadata={"facts": json.dumps(facts, sort_keys=True)})
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    body = save(whole, metadata={"facts": json.dumps(facts, sort_keys=True)})
     with replacing(path) as temporary:
         temporary.write_bytes(body)
 

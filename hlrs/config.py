@@ -22,7 +22,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # becomes a folder's name and a Snakemak
 class Spec(BaseModel):
     """Base of all specs: immutable, no unknown keys, no silent conversion ("3" is not 3)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 # --- data ---------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ Searcher = Annotated[Darts | Random, Field(discriminator="kind")]
 
 
 class ParabolicDecay(Spec):
-    """m = 1 − t²  (BBN, eq. 6)."""
+    """m = 1 − t²  (BBN, §4.3)."""
 
     kind: Literal["parabolic_decay"]
 
@@ -349,7 +349,7 @@ class Search(Spec):
     channels: int = Field(16, ge=2, multiple_of=2)  # a factorized reduction halves them
     cells: int = Field(8, ge=3)  # fewer would all be reduction cells
     nodes: int = Field(4, ge=1)
-    cutout: int = Field(0, ge=0)
+    cutout: int = Field(0, ge=0, multiple_of=2)
     threads: int = Field(1, ge=1)
     weights: Sgd = Sgd(lr_min=0.001)
     alphas: Adam = Adam()
@@ -364,14 +364,14 @@ class Retrain(Spec):
     cells: int = Field(20, ge=1)
     auxiliary_weight: float = Field(0.4, ge=0)  # 0: no auxiliary head
     drop_path: float = Field(0.2, ge=0, lt=1)
-    cutout: int = Field(16, ge=0)
+    cutout: int = Field(16, ge=0, multiple_of=2)
     threads: int = Field(1, ge=1)
     weights: Sgd = Sgd()
     objective: Objective = Plain(kind="plain")
 
     @model_validator(mode="after")
     def _branches(self) -> "Retrain":
-        _check_branches(self.objective, self.cells, "retrain.cells")
+        _check_branches(self.objective, self.cells, "cells")
         if isinstance(self.objective, Bilateral) and self.auxiliary_weight:
             raise ValueError("objective bilateral has no auxiliary head: set auxiliary_weight to 0")
         return self
@@ -450,7 +450,9 @@ class Params(Spec):
             return Retrain.model_validate(_overlay(self.retrain.model_dump(), override))
         except ValidationError as error:
             detail = error.errors()[0]
-            raise ValueError(f"methods.{method}.retrain.{_describe(detail, override, Retrain)}") from None
+            separator = "." if detail["loc"] else ": "
+            message = _describe(detail, override, Retrain)
+            raise ValueError(f"methods.{method}.retrain{separator}{message}") from None
 
 
 def _overlay(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
@@ -542,14 +544,18 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that reads 3e-4 as a number and refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: list[Any] = []
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is not a name", problem_mark=key_node.start_mark)
             if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"{key!r} is given twice", problem_mark=key_node.start_mark
                 )
-            seen.add(key)
+            seen.append(key)
         return super().construct_mapping(node, deep)
 
 
@@ -567,11 +573,13 @@ def load(path: Path) -> Params:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}{where}: not valid YAML: {problem}") from None
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        details = error.errors()
+        # an unknown key first: where a name is mistyped, it is the cause of a missing one
+        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
         more = f"  (and {len(details) - 1} more)" if len(details) > 1 else ""
         raise UserError(f"{path}: {_describe(details[0], raw, Params)}{more}") from None
 
@@ -585,7 +593,8 @@ def _describe(detail: ErrorDetails, raw: Any, model: type[Spec]) -> str:
     elif kind == "extra_forbidden":
         allowed = _fields(model, detail["loc"][:-1])
         close = difflib.get_close_matches(str(detail["loc"][-1]), allowed, 1)
-        message = f"unknown key{f', did you mean {close[0]}?' if close else ''} allowed: {', '.join(allowed)}"
+        hint = f", did you mean {close[0]}?" if close else ";"
+        message = f"unknown key{hint} allowed: {', '.join(allowed)}"
     elif kind == "missing":
         kinds = _kinds(model, detail["loc"])
         message = f"is missing{f'; kinds: {kinds}' if kinds else ''}"

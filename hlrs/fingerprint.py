@@ -75,15 +75,14 @@ def _imports(name: str) -> tuple[str, ...]:
 
 @functools.cache
 def _module_digest(name: str) -> str:
-    """Digest of a module and of the files of its name beside it, such as its template."""
+    """Digest of a module and of the templates of its name beside it."""
     path = module_path(name)
     assert path is not None, name
     digest = hashlib.sha256()
     for token in _tokens(_parsed(name)):
         digest.update(token.encode() + b"\0")
-    for beside in sorted(path.parent.glob(f"{path.stem}.*")):
-        if beside != path:
-            digest.update(beside.read_bytes())
+    for beside in sorted(path.parent.glob(f"{path.stem}.*.j2")):
+        digest.update(beside.read_bytes())
     return digest.hexdigest()
 
 

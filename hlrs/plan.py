@@ -129,7 +129,8 @@ def prune(jobs: list[Job], stage: str) -> list[Path]:
     """
     wanted = {job.directory for job in jobs if job.stage == stage}
     root = RESULTS / stage
-    stale = [d for d in sorted(root.rglob("*")) if d.is_dir() and _is_key(d.name) and d not in wanted]
+    depth = 2 if stage in ("split", "report") else 4  # below it: run and key
+    stale = [d for d in sorted(root.glob("/".join("*" * depth))) if d.is_dir() and d not in wanted]
     for directory in stale:
         _move(directory, ASIDE / directory)
     for directory in sorted((d for d in root.rglob("*") if d.is_dir()), reverse=True):
@@ -152,19 +153,16 @@ def _move(source: Path, target: Path) -> None:
     shutil.move(source, target)
 
 
-def _is_key(name: str) -> bool:
-    return len(name) == 12 and all(c in "0123456789abcdef" for c in name)
-
-
 def publish(jobs: list[Job]) -> bool:
     """Copy the current params' report, if it was made, to `report/`, where people and DVC open it by name."""
     job = next(job for job in jobs if job.stage == "report")
     if not all(Path(path).exists() for path in job.outputs):
         return False
-    marker = PUBLISHED / PROVENANCE
-    if marker.exists() and marker.read_bytes() == (job.directory / PROVENANCE).read_bytes():
+    names = [*OUTPUTS["report"], PROVENANCE]  # the record last: it says that the copy is whole
+    there = all((PUBLISHED / name).exists() for name in names)
+    if there and (PUBLISHED / PROVENANCE).read_bytes() == job.output(PROVENANCE).read_bytes():
         return True
-    for name in [*OUTPUTS["report"], PROVENANCE]:  # the record last: its presence says that the copy is whole
+    for name in names:
         target = PUBLISHED / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(job.directory / name, target.with_name(target.name + ".tmp"))

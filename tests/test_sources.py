@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hlrs import fingerprint
 from hlrs.data import sources
 from hlrs.data.sources import open_source
 from hlrs.errors import UserError

@@ -1,4 +1,4 @@
-"""The supernet against a plain cell, an edge and a primitive at a time, as DARTS's cnn/model_search.py has it."""
+"""The supernet against a plain cell, an edge and a primitive at a time, as in DARTS's cnn/model_search.py."""
 
 import pytest
 import torch

@@ -35,7 +35,7 @@ def uniform(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
 def reversed_sampler(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
     """`count` positions with replacement: class c with P_c = w_c/Σw, w_c = n_max/n_c, then any of its images.
 
-    Zhou et al. 2020 (BBN), §4.3.
+    Zhou et al. 2020 (BBN), §4.2.
     """
     counts = torch.bincount(labels).double()
     weights = torch.where(counts > 0, 1 / counts, 0.0)  # a class that is not there cannot be drawn
@@ -93,10 +93,12 @@ def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[list[float], list
     n, channels = images.shape[:2]
     values = images.reshape(n, channels, -1)
     counts = np.stack([np.bincount(values[:, c].ravel(), minlength=256) for c in range(channels)])
+    shares = counts / counts.sum(1, keepdims=True)
     levels = np.arange(256) / 255
-    mean = counts @ levels / counts.sum(1)
-    std = np.sqrt(counts @ levels**2 / counts.sum(1) - mean**2)
-    return mean.tolist(), np.maximum(std, 1 / 255).tolist()  # a constant channel has no spread to divide by
+    mean = shares @ levels
+    variance = (shares * (levels - mean[:, None]) ** 2).sum(1)
+    # a constant channel has no spread to divide by
+    return mean.tolist(), np.maximum(np.sqrt(variance), 1 / 255).tolist()
 
 
 def _shifts(n: int, augmentation: Augmentation, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

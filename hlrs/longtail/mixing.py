@@ -1,6 +1,7 @@
 """The mixing coefficient m(t): how much the conventional branch weighs at progress t in [0, 1].
 
-Zhou et al. 2020 (BBN), eq. 6 and table 5, for all but `symmetric`, which is our own reading of HLRS.
+Zhou et al. 2020 (BBN), §4.3 and the ablation of adaptor strategies, for all but `symmetric`, which is our
+own reading of HLRS.
 """
 
 import math
@@ -9,27 +10,27 @@ from collections.abc import Callable
 
 
 def parabolic_decay(t: float) -> float:
-    """m = 1 − t²  (BBN, eq. 6)."""
+    """m = 1 − t²  (BBN, §4.3)."""
     return 1 - t**2
 
 
 def linear_decay(t: float) -> float:
-    """m = 1 − t  (BBN, table 5)."""
+    """m = 1 − t  (BBN, ablation of adaptor strategies)."""
     return 1 - t
 
 
 def cosine_decay(t: float) -> float:
-    """m = cos(πt/2)  (BBN, table 5)."""
+    """m = cos(πt/2)  (BBN, ablation of adaptor strategies)."""
     return math.cos(math.pi * t / 2)
 
 
 def equal(t: float) -> float:
-    """m = 1/2 at every t  (BBN, table 5)."""
+    """m = 1/2 at every t  (BBN, ablation of adaptor strategies)."""
     return 0.5
 
 
 def parabolic_increment(t: float) -> float:
-    """m = t²  (BBN, table 5)."""
+    """m = t²  (BBN, ablation of adaptor strategies)."""
     return t**2
 
 
@@ -48,7 +49,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def coefficient(kind: str, t: float, a: float, draw: str) -> float:
-    """m at progress t. Kind `beta` draws m ~ Beta(a, a) (BBN, table 5), the same for the same `draw`."""
+    """m at progress t. Kind `beta` draws m ~ Beta(a, a) (BBN, ablation), the same for the same `draw`."""
     if kind == "beta":
         return random.Random(draw).betavariate(a, a)  # noqa: S311 - a seeded draw, no secret
     return SCHEDULES[kind](t)

@@ -61,7 +61,7 @@ class Plain:
 
 
 class Bilateral:
-    """m·E(p, y_c) + (1 − m)·E(p, y_r) with p = softmax(W · 2[m·f_c, (1 − m)·f_r])  (BBN, eq. 1, 2 and 7).
+    """m·E(p, y_c) + (1 − m)·E(p, y_r) with p = softmax(W · 2[m·f_c, (1 − m)·f_r])  (BBN, §4.1).
 
     f_c are the conventional branch's features of a uniformly sampled batch, f_r the re-balancing branch's of
     a batch from the reversed sampler; the factor 2 keeps the features' scale at inference, where m = 1/2

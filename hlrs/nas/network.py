@@ -29,7 +29,7 @@ class CellNetwork(nn.Module):
     """Stem, `cells` cells with reductions at one and two thirds, global average pooling, linear classifier.
 
     With two `branches`, the last `branch_cells` cells exist once a branch and the classifier reads both
-    branches' features side by side (BBN, §4.2 and §5.2). Images: float [batch, in_channels, height, width].
+    branches' features side by side (BBN, §4.2). Images: float [batch, in_channels, height, width].
     """
 
     def __init__(
