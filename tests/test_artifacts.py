@@ -290,5 +290,5 @@ def test_what_is_no_spec_is_one_line(tmp_path, value):
 def test_tensors_of_any_memory_layout_are_kept(tmp_path):
     # gradients of convolutions, and so momentum buffers, may come back channels-last
     tensor = torch.arange(48.0).reshape(2, 3, 2, 4).to(memory_format=torch.channels_last)
-    artifacts.write_tensors(tmp_path / "t.safetensors", {"t": tensor}, {})
-    assert torch.equal(artifacts.read_tensors(tmp_path / "t.safetensors")[0]["t"], tensor)
+    write_tensors(tmp_path / "t.safetensors", {"t": tensor}, {})
+    assert torch.equal(read_tensors(tmp_path / "t.safetensors")[0]["t"], tensor)
