@@ -1,0 +1,181 @@
+"""The command line as a user meets it: help, results by hand, and one clear line for each mistake."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from click.testing import CliRunner
+from conftest import TINY, edit, hlrs
+from PIL import Image
+
+from hlrs.artifacts import OUTPUTS
+from hlrs.cli import STAGE_HELP, main
+from hlrs.nas.genotype import PUBLISHED
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr."""
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def complaint(*arguments: str, status: int = 2) -> str:
+    """The one line on stderr of a command that ends with a status."""
+    code, _, stderr = run(*arguments)
+    assert (code, stderr.count("\n")) == (status, 1), stderr
+    assert stderr.startswith("hlrs: ")
+    return stderr.removeprefix("hlrs: ").strip()
+
+
+def left_behind() -> list[str]:
+    return [str(path) for path in Path("results").rglob("*") if path.is_file()]
+
+
+def test_help_loads_neither_torch_nor_snakemake():
+    program = "import sys; from hlrs.cli import main; main(['--help'], standalone_mode=False); print([*sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "Neural architecture search for long-tailed images" in shown
+    for heavy in ("torch", "snakemake", "pandas", "pydantic", "numpy", "pyarrow"):
+        assert f"'{heavy}'" not in shown
+
+
+@pytest.mark.parametrize("stage", STAGE_HELP)
+def test_every_stage_has_help_and_outputs(stage):
+    code, shown, _ = run(stage, "--help")
+    assert code == 0
+    assert STAGE_HELP[stage].split(":")[0].split(",")[0] in " ".join(shown.split())
+    assert set(STAGE_HELP) == set(OUTPUTS)
+
+
+def test_describe_prints_the_published_size_as_json():
+    code, shown, _ = run("describe", "DARTS_V2", "--channels", "36", "--cells", "20", "--json")
+    facts = json.loads(shown)
+    assert code == 0
+    assert (facts["weights"], facts["multiply_adds"]) == (3_349_342, 528_359_040)
+
+
+def test_describe_reads_a_genotype_file_and_names_an_unknown_primitive(tmp_path):
+    path = tmp_path / "genotype.json"
+    path.write_text(json.dumps(PUBLISHED["DARTS_V2"].to_json()))
+    assert "3,349,342" in run("describe", str(path))[1]
+    path.write_text(path.read_text().replace("dil_conv_3x3", "dil_conv_7x7"))
+    line = complaint("describe", str(path))
+    assert line.startswith(
+        f"{path}: normal: node 3: unknown primitive 'dil_conv_7x7'; allowed: max_pool_3x3,"
+    )
+
+
+def test_the_supernet_is_described_with_its_published_size():
+    assert json.loads(run("describe", "supernet", "--json")[1])["weights"] == 1_930_618
+
+
+def test_a_split_by_hand_says_where_it_is_and_is_kept(workspace):
+    code, first, _ = run("split", "digits")
+    assert code == 0
+    record = Path(first.strip()) / "provenance.json"
+    before = record.stat().st_mtime_ns
+    assert run("split", "digits") == (0, first, "")
+    assert record.stat().st_mtime_ns == before
+    run("split", "digits", "--force")
+    assert record.stat().st_mtime_ns > before
+
+
+def test_mistakes_in_the_command_are_one_line(workspace):
+    assert complaint("search", "digits/drats/0") == (
+        "search has no run 'digits/drats/0' in params.yaml; there are: digits/darts/0, digits/hlrs/0"
+    )
+    assert "missing; `hlrs split` or `snakemake split_all` makes it" in complaint("search", "digits/darts/0")
+    assert complaint("split", "digits", "--params", "p.yaml").startswith("p.yaml: No such file")
+    assert "is not there yet" in complaint("publish")
+    run("split", "digits")
+    [spec] = [p for p in Path(".hlrs/specs").iterdir() if json.loads(p.read_text())["stage"] == "split"]
+    assert complaint("search", str(spec)).endswith(f"`hlrs split {spec}` runs it")
+
+
+def test_more_images_than_a_class_has_is_one_line(workspace):
+    edit(workspace / "params.yaml", **{"datasets.digits.max_per_class": 400})
+    line = complaint("split", "digits")
+    assert "class" in line
+    assert "max_per_class" in line
+    assert left_behind() == []
+
+
+def test_code_that_changed_since_the_plan_is_refused(workspace):
+    run("split", "digits")
+    [spec] = [p for p in Path(".hlrs/specs").iterdir() if json.loads(p.read_text())["stage"] == "split"]
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "code": "0" * 64}))
+    assert "the code of split changed since this job was planned" in complaint("split", str(spec))
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def parquet(workspace):
+    """A params file on a Parquet of 60 images in 3 classes, and a function that writes it."""
+
+    def write(images=None, labels=None):
+        images = images or [png(4 * i) for i in range(60)]
+        labels = [i % 3 for i in range(60)] if labels is None else labels
+        struct = pa.array([{"bytes": i, "path": None} for i in images])
+        table = pa.table({"img": struct, "label": pa.array(labels, pa.int64())})
+        table = table.replace_schema_metadata({"class_names": json.dumps(["a", "b", "c"])})
+        pq.write_table(table, workspace / "images.parquet")
+
+    params = yaml.safe_load(yaml.safe_dump(TINY))
+    source = {"kind": "parquet", "train": ["images.parquet"]}
+    params["datasets"]["digits"] |= {
+        "source": source,
+        "imbalance": {"kind": "natural"},
+        "max_per_class": None,
+    }
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    write()
+    return write
+
+
+def test_a_missing_data_file_is_named_before_anything_runs(parquet):
+    Path("images.parquet").unlink()
+    assert complaint("split", "digits").startswith("images.parquet: No such file or directory")
+
+
+def test_a_truncated_data_file_is_named(parquet):
+    Path("images.parquet").write_bytes(Path("images.parquet").read_bytes()[:-100])
+    assert complaint("split", "digits").startswith("images.parquet: ")
+    assert left_behind() == []
+
+
+def test_a_label_out_of_range_is_named_with_its_row(parquet):
+    parquet(labels=[7 if i == 41 else i % 3 for i in range(60)])
+    line = complaint("split", "digits")
+    assert "images.parquet" in line
+    assert "41" in line
+    assert "7" in line
+    assert left_behind() == []
+
+
+def test_an_image_that_cannot_be_decoded_is_named_with_its_row(parquet, workspace):
+    parquet(images=[b"\x89PNG no" if i == 23 else png(4 * i) for i in range(60)])
+    assert run("split", "digits")[0] == 0  # labels alone are read
+    code, output = hlrs(workspace, "search", "digits/darts/0")
+    assert (code, output.count("\n")) == (2, 1)
+    assert output.startswith("hlrs: images.parquet, row 23: not an image that can be decoded")
+    assert not (workspace / "results/search").exists()
+
+
+def test_data_that_changed_since_the_plan_are_refused(parquet):
+    run("split", "digits")
+    [spec] = [p for p in Path(".hlrs/specs").iterdir() if json.loads(p.read_text())["stage"] == "split"]
+    parquet(images=[png(3 * i) for i in range(60)])
+    assert "the data files changed since this job was planned" in complaint("split", str(spec))
