@@ -181,7 +181,7 @@ def test_neither_the_workflow_around_the_stages_nor_the_declarations_count(packa
 
 
 def test_the_template_of_the_report_counts(package):
-    template = package / "report.html.j2"
+    template = package / "page.html.j2"
     assert changed_by(template, replaced("<h1", "<h1 "), ("report",)) == {"report"}
 
 

@@ -14,8 +14,9 @@ from hlrs.artifacts import OUTPUTS, SCHEMAS, Job, write_json, write_table, write
 from hlrs.config import ReportJob
 from hlrs.errors import UserError
 from hlrs.nas.drawing import draw_cell
+from hlrs.page import duration, memory
 from hlrs.plan import REPORTED
-from hlrs.report import answer, compare, duration, interval, memory, points
+from hlrs.report import answer, compare, interval, points
 from hlrs.stages.report import gather, run
 
 HOSTILE = "<script>alert(1)</script>"

@@ -5,7 +5,8 @@ from typing import Any
 
 from hlrs.artifacts import PROVENANCE, Job, read_json, read_table, write_text
 from hlrs.errors import UserError
-from hlrs.report import Results, Run, files, page
+from hlrs.page import page
+from hlrs.report import Results, Run, files
 
 TRAINED = ("search", "retrain")  # the stages with a history
 
