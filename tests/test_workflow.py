@@ -1,7 +1,7 @@
 """Snakemake and DVC for real, in copies of this working tree: what runs, what does not, and what is recorded.
 
-An execution is counted twice over: as a job log that was written, and as a provenance record that is new. What
-several cases start from is made once a session, also by several workers, and copied for each case.
+An execution is counted twice over, by the job logs that were written and by the provenance records that are
+new. What the cases start from is made once a session, also with several workers, and copied for each case.
 """
 
 import contextlib
@@ -21,40 +21,48 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY, edit
+from conftest import REPOSITORY, TINY, edit, outputs
 from pydantic import ValidationError
 
 from hlrs import config, plan
 from hlrs.artifacts import OUTPUTS, PROVENANCE
 
 DEADLINE = 300.0  # seconds until a command counts as hanging
-MATRIX = TINY["matrix"]
-RUNS = [f"{d}/{m}/{s}" for d in MATRIX["datasets"] for m in MATRIX["methods"] for s in MATRIX["seeds"]]
-RUN_STAGES = ("search", "extract", "retrain", "evaluate")
-REST = dict.fromkeys(RUN_STAGES, 2)  # of both methods
-EVERYTHING = {"split": 1, **REST, "report": 1}
-ONE_METHOD = {**dict.fromkeys(RUN_STAGES, 1), "report": 1}
-NOTHING: dict[str, int] = {}
-CLEAN = "Data and pipelines are up to date."
 IDLE = "Nothing to be done"
+CLEAN = "Data and pipelines are up to date."
+COUPLED = {"methods.hlrs.arch_lr": {"kind": "coupled"}}  # as it is at first
+COSINE = {"methods.hlrs.arch_lr": {"kind": "cosine"}}
+DARTS_ALONE = {"matrix.methods": ["darts"]}
+BOTH = {"matrix.methods": ["darts", "hlrs"]}
 
 
-# --- folders ------------------------------------------------------------------------------------------
+def runs_of(*methods):
+    """Search to evaluation of the methods, each once, and the report; a job is spelled stage/run."""
+    stages = ("search", "extract", "retrain", "evaluate")
+    return Counter([*(f"{stage}/digits/{m}/0" for stage in stages for m in methods), "report/all"])
+
+
+NOTHING: Counter[str] = Counter()
+REPORT = Counter(["report/all"])
+EVERYTHING = Counter(["split/digits"]) + runs_of("darts", "hlrs")
+
+
+# --- folders and commands -----------------------------------------------------------------------------
 
 
 def tiny():
     """TINY with fewer images and epochs: nearly all the time is then Python's start."""
     params = copy.deepcopy(TINY)
-    params["datasets"]["digits"]["max_per_class"] = 10
-    params["datasets"]["digits"]["groups"] = {"many_above": 6, "few_below": 3}
+    params["datasets"]["digits"]["max_per_class"] = 20
+    params["datasets"]["digits"]["groups"] = {"many_above": 10, "few_below": 4}
     params["search"]["epochs"] = params["retrain"]["epochs"] = 2
     return params
 
 
 def checkout(folder):
-    """A Git repository that holds this working tree's files, as they are, and tiny params."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    """Make a Git repository that holds this working tree's files, as they are, and tiny params."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):
         if (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -62,22 +70,25 @@ def checkout(folder):
     (folder / "params.yaml").write_text(yaml.safe_dump(tiny()))
     run(folder, "git", "init", "--quiet", "--initial-branch", "main")
     commit(folder, "Tiny")
+    return {}
+
+
+def duplicate(source, target):
+    """A copy of a folder, with its times of change."""
+    return Path(shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True))
 
 
 def environment(folder):
-    """This environment's commands with the code of `folder`, and nobody's settings."""
+    """This process's commands with the code of `folder`, and nobody's settings."""
     foreign = ("PYTEST_", "GIT_", "DVC_", "SNAKEMAKE_", "SLURM_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    person = {
-        f"GIT_{role}_{field}": "t@example.org"
-        for role in ("AUTHOR", "COMMITTER")
-        for field in ("NAME", "EMAIL")
-    }
+    people = ("AUTHOR_NAME", "AUTHOR_EMAIL", "COMMITTER_NAME", "COMMITTER_EMAIL")
     return {
-        **kept,
-        **person,
+        **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
+        **{f"GIT_{person}": "test@localhost" for person in people},
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_SYSTEM": os.devnull,
+        "DVC_GLOBAL_CONFIG_DIR": f"{folder}.dvc",
+        "DVC_SYSTEM_CONFIG_DIR": f"{folder}.dvc",
         "DVC_SITE_CACHE_DIR": f"{folder}.dvc",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": str(folder),
@@ -93,65 +104,60 @@ def run(folder, *command, status=0):
     return done
 
 
-@contextlib.contextmanager
-def started(folder, *command):
-    """A command that runs while the body does; what it started ends with it."""
-    with (folder / "output").open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment(folder), stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def wait_for(process, condition):
-    """Return as soon as `condition` holds, while the process runs."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert process.poll() is None, "it ended too early"
-        assert time.monotonic() < deadline
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.02)
-
-
 def commit(folder, message):
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message", message)
+
+
+def dvc_status(folder):
+    """What `dvc status` says."""
+    return run(folder, "dvc", "status").stdout.strip()
+
+
+def replace(path, old, new):
+    """Replace a text that occurs once in a file."""
+    text = path.read_text()
+    assert text.count(old) == 1, old
+    path.write_text(text.replace(old, new))
 
 
 # --- counting -----------------------------------------------------------------------------------------
 
 
 def _logs(folder):
-    return {(path, path.stat().st_mtime_ns) for path in (folder / "logs").rglob("*.log")}
+    """(job, time of change) of every log."""
+    root = folder / "logs"
+    return {(str(p.parent.relative_to(root)), p.stat().st_mtime_ns) for p in root.rglob("*.log")}
 
 
 def _records(folder):
-    """(key, bytes) of every provenance record, wherever a result lies by now."""
+    """(key, text) of every provenance record, wherever a result lies by now."""
     roots = (folder / "results", folder / ".hlrs/aside")
-    return {(p.parent.name, p.read_bytes()) for root in roots for p in root.rglob(PROVENANCE)}
+    return {(p.parent.name, p.read_text()) for root in roots for p in root.rglob(PROVENANCE)}
 
 
 @contextlib.contextmanager
-def counting(folder):
-    """Counter of the jobs, by stage, that ran in the body, each of which must have left a new record."""
+def counting(folder, failed=NOTHING):
+    """How often each job left a new record in the body: every job that ran, but for those in `failed`."""
     ran: Counter[str] = Counter()
     logs, records = _logs(folder), _records(folder)
     yield ran
-    ran.update(path.relative_to(folder / "logs").parts[0] for path, _ in _logs(folder) - logs)
-    recorded = Counter(json.loads(content)["stage"] for _, content in _records(folder) - records)
-    assert recorded == ran
+    for _, text in _records(folder) - records:
+        record = json.loads(text)
+        ran[f"{record['stage']}/{record['run']}"] += 1
+    assert Counter(job for job, _ in _logs(folder) - logs) == ran + failed
 
 
 def executions(folder, *command):
-    """How many jobs of each stage a successful command ran."""
+    """How often a successful command ran each job."""
     with counting(folder) as ran:
         run(folder, *command)
     return ran
+
+
+def snakemake(folder, *arguments):
+    """How often Snakemake ran each job."""
+    return executions(folder, "snakemake", "--cores", "2", *arguments)
 
 
 def planned(folder, *arguments):
@@ -160,9 +166,20 @@ def planned(folder, *arguments):
     if IDLE in output:
         return NOTHING
     table = output.split("Job stats:")[1].split("total")[0]
-    found = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
-    del found["all"]
-    return found
+    rows = re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)
+    return Counter({rule: int(count) for rule, count in rows if rule in OUTPUTS})
+
+
+def by_stage(ran):
+    """How many jobs of each stage ran."""
+    return Counter(job.split("/")[0] for job in ran.elements())
+
+
+# --- results ------------------------------------------------------------------------------------------
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def tree(folder):
@@ -170,15 +187,18 @@ def tree(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def jobs(folder):
-    """The jobs of the folder's params. (Data and code are those of this process, so keys are, too.)"""
-    return plan.plan(config.load(folder / "params.yaml"))
+def results(folder):
+    """How many results there are of each job, each of them whole, with nothing else below results/."""
+    root = folder / "results"
+    found = [path.parent for path in root.rglob(PROVENANCE)]
+    files = {f"{d.relative_to(root)}/{f}" for d in found for f in [*OUTPUTS[stage_of(d, root)], PROVENANCE]}
+    assert tree(root).keys() == files
+    assert all(any(path.iterdir()) for path in root.rglob("*") if path.is_dir())
+    return Counter(str(directory.parent.relative_to(root)) for directory in found)
 
 
-def results_hold_what_the_params_ask_for(folder):
-    stages = {path.parts[-1] for path in (folder / "results").iterdir()}
-    files = {f"results/{name}" for name in tree(folder / "results")}
-    return stages == set(OUTPUTS) and files == {path for job in jobs(folder) for path in job.outputs}
+def stage_of(directory, root):
+    return directory.relative_to(root).parts[0]
 
 
 # --- what the cases start from ------------------------------------------------------------------------
@@ -186,179 +206,366 @@ def results_hold_what_the_params_ask_for(folder):
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """once(make): the folder that `make` filled and what it returned; made by the first worker that asks."""
+    """once(make): the folder that `make` filled and what it counted; made by the first worker that asks."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def get(make):
         folder = shared / f"workflow-{make.__name__}"
-        facts = Path(f"{folder}.json")
+        counted = Path(f"{folder}.json")
         with Path(f"{folder}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not facts.exists():
+            if not counted.exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
-                facts.write_text(json.dumps(make(folder)))
-        return folder, json.loads(facts.read_text())
+                counted.write_text(json.dumps(make(folder)))
+        return folder, Counter(json.loads(counted.read_text()))
 
     return get
 
 
-def fresh_run(folder):
-    checkout(folder)
-    return executions(folder, "snakemake", "--cores", "2")
+@pytest.fixture(scope="session")
+def source(once):
+    """A Git repository, not to be changed, of this working tree with tiny params."""
+    return once(checkout)[0]
+
+
+@pytest.fixture(scope="session")
+def first(once, source):
+    """A folder, not to be changed, in which all was run once; what ran."""
+
+    def first_run(folder):
+        return snakemake(duplicate(source, folder))
+
+    return once(first_run)
 
 
 @pytest.fixture
-def finished(once, tmp_path):
-    """A folder in which all was run once."""
-    return duplicate(once(fresh_run)[0], tmp_path / "finished")
+def finished(first, tmp_path):
+    """A copy of it."""
+    return duplicate(first[0], tmp_path / "finished")
 
 
-@pytest.fixture
-def recorded(once, tmp_path):
-    """A folder in which all was run once, and then recorded by DVC and committed."""
-    return duplicate(recorded_run(once)[0], tmp_path / "recorded")
+@pytest.fixture(scope="session")
+def recorded(once, first):
+    """The same, then recorded by DVC and committed; what `dvc repro` ran."""
 
-
-def duplicate(source, target):
-    """A copy with its times of change."""
-    return Path(shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True))
-
-
-def recorded_run(once):
-    def recorded(folder):
-        duplicate(once(fresh_run)[0], folder)
+    def recorded_run(folder):
+        duplicate(first[0], folder)
         ran = executions(folder, "dvc", "repro")
-        commit(folder, "Recorded")
+        commit(folder, "Coupled")
         return ran
 
-    return once(recorded)
+    return once(recorded_run)
 
 
-COSINE = {"methods.hlrs.arch_lr": {"kind": "cosine"}}
-COUPLED = {"methods.hlrs.arch_lr": {"kind": "coupled"}}
+@pytest.fixture(scope="session")
+def edited(once, recorded):
+    """The same, then one method edited, `dvc repro` and a second commit; what it ran."""
 
-
-def two_versions(once):
-    """The run that DVC recorded, then one method edited, run and recorded by DVC; both committed."""
-
-    def versions(folder):
-        duplicate(recorded_run(once)[0], folder)
+    def edited_run(folder):
+        duplicate(recorded[0], folder)
         edit(folder / "params.yaml", **COSINE)
         ran = executions(folder, "dvc", "repro")
         commit(folder, "Cosine")
         return ran
 
-    return once(versions)
+    return once(edited_run)
 
 
-# --- first run ----------------------------------------------------------------------------------------
+# --- everything, once ---------------------------------------------------------------------------------
 
 
-def test_the_first_run_makes_everything_once_and_the_second_nothing(once, finished):
-    assert once(fresh_run)[1] == EVERYTHING
-    assert results_hold_what_the_params_ask_for(finished)
-    assert executions(finished, "snakemake", "--cores", "2") == NOTHING
+def test_the_first_run_makes_everything_once_and_the_second_nothing(first, finished):
+    assert first[1] == EVERYTHING
+    assert results(finished) == EVERYTHING
+    assert snakemake(finished) == NOTHING
     assert IDLE in run(finished, "snakemake", "-n").stdout
 
 
-def test_every_artifact_has_a_record_that_tells_its_digest(once):
-    folder, _ = once(fresh_run)
-    for job in jobs(folder):
-        record = json.loads((folder / job.output(PROVENANCE)).read_text())
-        assert (record["key"], record["stage"], record["run"]) == (job.key, job.stage, job.run)
-        assert record["outputs"] == {name: digest(folder / job.output(name)) for name in OUTPUTS[job.stage]}
+def test_every_result_has_a_record_that_tells_its_digest(first):
+    paths = list((first[0] / "results").rglob(PROVENANCE))
+    assert len(paths) == EVERYTHING.total()
+    for path in paths:
+        record = json.loads(path.read_text())
+        assert record["outputs"] == {name: sha256(path.parent / name) for name in OUTPUTS[record["stage"]]}
+        spec = json.loads((first[0] / f".hlrs/specs/{record['key']}.json").read_text())
         assert record["inputs"] == {
-            name: {"path": path, "sha256": digest(folder / path)} for name, path in job.inputs.items()
+            name: {"path": source, "sha256": sha256(first[0] / source)}
+            for name, source in spec["inputs"].items()
+        }
+        assert {field: record[field] for field in spec if field != "inputs"} == {
+            field: spec[field] for field in spec if field != "inputs"
         }
 
 
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_the_report_is_published_whole(once):
-    folder, _ = once(fresh_run)
-    [made] = (folder / "results/report/all").iterdir()
-    assert tree(folder / "report") == tree(made)
+def test_the_report_is_published_whole(first):
+    [made] = (first[0] / "results/report/all").iterdir()
+    assert tree(first[0] / "report") == tree(made)
     assert tree(made).keys() == {*OUTPUTS["report"], PROVENANCE}
+
+
+def test_a_searcher_without_training_runs_from_another_params_file(finished):
+    old = tree(finished / "report")
+    params = tiny()
+    params["methods"]["random"] = {"searcher": {"kind": "random"}}
+    params["matrix"]["methods"] = ["darts", "random"]
+    (finished / "other.yaml").write_text(yaml.safe_dump(params))
+    other = ("--config", "params=other.yaml")
+    assert snakemake(finished, *other) == runs_of("random")
+    metrics = json.loads((finished / "report/metrics.json").read_text())
+    assert metrics["digits"].keys() == {"darts", "random"}
+    assert snakemake(finished, *other) == NOTHING
+    assert snakemake(finished) == NOTHING
+    assert tree(finished / "report") == old
+
+
+# --- edits and back -----------------------------------------------------------------------------------
+
+
+def test_an_edit_runs_what_follows_and_undoing_it_nothing(finished):
+    old = tree(finished / "report")
+    edit(finished / "params.yaml", **COSINE)
+    assert snakemake(finished) == runs_of("hlrs")
+    new = tree(finished / "report")
+    assert new["plots/search.csv"] != old["plots/search.csv"]
+    for params, expected in ((COUPLED, old), (COSINE, new)):
+        edit(finished / "params.yaml", **params)
+        assert snakemake(finished) == NOTHING
+        assert tree(finished / "report") == expected
+
+
+def test_a_smaller_matrix_leaves_no_orphan_and_a_larger_one_runs_nothing(finished):
+    path, old = finished / "params.yaml", tree(finished / "report")
+    edit(path, **DARTS_ALONE)
+    assert snakemake(finished) == REPORT
+    run(finished, "hlrs", "prune")
+    assert results(finished) == Counter(["split/digits"]) + runs_of("darts")
+    edit(path, **BOTH)
+    assert snakemake(finished) == NOTHING
+    assert tree(finished / "report") == old
+    run(finished, "hlrs", "prune")
+    assert results(finished) == EVERYTHING
+
+
+def test_code_runs_the_stages_that_import_it_and_comments_run_nothing(finished):
+    supernet = finished / "hlrs/nas/supernet.py"
+    replace(supernet, '"""Batch norm over the', '"""Batch normalisation over the')
+    replace(supernet, "def normalize(", "# a remark\ndef normalize(")
+    assert snakemake(finished) == NOTHING
+    replace(finished / "hlrs/page.html.j2", "<body>", '<body class="changed">')
+    assert snakemake(finished) == REPORT
+    assert '<body class="changed">' in (finished / "report/index.html").read_text()
+    replace(supernet, "scale: float = 1e-3", "scale: float = 2e-3")
+    assert planned(finished) == by_stage(runs_of("darts", "hlrs"))
+    edit(finished / "params.yaml", **DARTS_ALONE)  # to save time
+    assert snakemake(finished) == runs_of("darts")
+
+
+# --- edits while jobs run -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def in_the_first_search(folder, *command, status=0):
+    """The body happens after the first search's first epoch, while the other one waits."""
+    with (folder / "output").open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(folder), stdout=output, stderr=output, start_new_session=True
+        )
+    deadline = time.monotonic() + DEADLINE
+    try:
+        while not list((folder / ".hlrs/checkpoints").glob("*.safetensors")):
+            assert process.poll() is None, (folder / "output").read_text()
+            assert time.monotonic() < deadline
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
+        yield
+        assert process.wait(DEADLINE) == status, (folder / "output").read_text()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(once, source):
+    """Another folder in which all was run, params.yaml being edited meanwhile; what ran."""
+
+    def edited_while_it_ran(folder):
+        duplicate(source, folder)
+        with counting(folder) as ran, in_the_first_search(folder, "snakemake", "--cores", "1"):
+            assert len(list((folder / "logs/search").rglob("*.log"))) == 1
+            edit(folder / "params.yaml", **{"search.epochs": 3})
+        return ran
+
+    return once(edited_while_it_ran)
+
+
+def test_params_edited_while_jobs_run_change_none_of_them(undisturbed):
+    folder, ran = undisturbed
+    assert ran == EVERYTHING
+    records = [json.loads(path.read_text()) for path in (folder / "results/search").rglob(PROVENANCE)]
+    assert [record["params"]["search"]["epochs"] for record in records] == [2, 2]
+    assert planned(folder) == by_stage(runs_of("darts", "hlrs"))
+
+
+def test_two_first_runs_give_the_same_bytes(first, undisturbed):
+    made, remade = (
+        {name: digest for stage in OUTPUTS for name, digest in outputs(folder, stage).items()}
+        for folder in (first[0], undisturbed[0])
+    )
+    assert made.keys() == remade.keys()
+    assert len(made) == sum(len(OUTPUTS[stage]) for stage in by_stage(EVERYTHING).elements())
+    different = [Path(name).name for name in made if made[name] != remade[name]]
+    assert different == ["index.html"]  # it tells when and for how long
+
+
+def test_a_job_refuses_code_that_changed_while_it_waited(finished):
+    edit(finished / "params.yaml", **{"search.epochs": 4})
+    command = ("snakemake", "--cores", "1", "search_all")
+    failed: Counter[str] = Counter()
+    with counting(finished, failed) as ran:
+        with in_the_first_search(finished, *command, status=1):
+            replace(finished / "hlrs/nas/supernet.py", "scale: float = 1e-3", "scale: float = 2e-3")
+        message = "the code of search changed since this job was planned; run snakemake again"
+        [refused] = re.findall(
+            rf"^\s*hlrs: (\S+): {message}$", (finished / "output").read_text(), re.MULTILINE
+        )
+        failed[f"search/{refused}"] += 1
+    assert ran + failed == Counter(["search/digits/darts/0", "search/digits/hlrs/0"])
+    assert planned(finished, "search_all") == {"search": 2}
+
+
+# --- mistakes -----------------------------------------------------------------------------------------
+
+
+NO_FILE = {"kind": "parquet", "train": ["data/none.parquet"]}
+
+
+@pytest.mark.parametrize(
+    ("params", "arguments", "named"),
+    [
+        ({"datasets.digits.imbalance.factor": 0.5}, [], "datasets.digits.imbalance.factor"),
+        ({"datasets.digits.source": NO_FILE}, [], "data/none.parquet"),
+        ({"search.epochs": 3}, ["--config", "epochs=4"], "epochs"),
+        ({"search.epochs": 3}, ["--config", "params=none.yaml"], "none.yaml"),
+    ],
+    ids=["value", "data file", "--config", "params file"],
+)
+def test_a_mistake_is_one_line_and_runs_nothing(source, tmp_path, params, arguments, named):
+    folder = duplicate(source, tmp_path / "folder")
+    edit(folder / "params.yaml", **params)
+    done = run(folder, "snakemake", "--cores", "2", *arguments, status=2)
+    [line] = [line for line in done.stderr.splitlines() if "hlrs" in line]
+    assert line.startswith("hlrs: ")
+    assert named in line
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not [name for name in ("results", "logs", "report", ".hlrs/specs") if (folder / name).exists()]
 
 
 # --- DVC ----------------------------------------------------------------------------------------------
 
 
-def test_dvc_records_a_finished_run_and_runs_nothing(once, recorded):
-    assert recorded_run(once)[1] == NOTHING
-    assert CLEAN in run(recorded, "dvc", "status").stdout
-    assert executions(recorded, "dvc", "repro") == NOTHING
-    assert run(recorded, "git", "status", "--porcelain").stdout == ""
-    assert results_hold_what_the_params_ask_for(recorded)
+def test_dvc_records_a_finished_run_and_runs_nothing(recorded, tmp_path):
+    folder = duplicate(recorded[0], tmp_path / "folder")
+    assert recorded[1] == NOTHING
+    assert dvc_status(folder) == CLEAN
+    assert executions(folder, "dvc", "repro") == NOTHING
+    assert run(folder, "git", "status", "--porcelain").stdout == ""
+    assert results(folder) == EVERYTHING
 
 
-def test_dvc_shows_metrics_and_plots_of_both_methods(once, recorded):
-    metrics = json.loads(run(recorded, "dvc", "metrics", "show", "--json").stdout)
-    assert metrics[""]["data"]["report/metrics.json"]["data"]["digits"].keys() == set(MATRIX["methods"])
-    run(recorded, "dvc", "plots", "show", "--out", "plots")
-    page = (recorded / "plots/index.html").read_text()
+def test_dvc_shows_metrics_and_plots_of_both_methods(recorded, tmp_path):
+    folder = duplicate(recorded[0], tmp_path / "folder")
+    shown = run(folder, "dvc", "metrics", "show").stdout
+    run(folder, "dvc", "plots", "show", "--out", "plots")
+    page = (folder / "plots/index.html").read_text()
     assert "Class accuracy against class size" in page
-    for method in MATRIX["methods"]:
+    for method in ("darts", "hlrs"):
+        assert f"digits.{method}.balanced_accuracy" in shown
         assert f'"method": "{method}"' in page
 
 
-def test_dvc_yaml_names_what_the_keys_depend_on_and_what_the_report_holds(tmp_path, monkeypatch):
+def test_dvc_runs_what_follows_an_edit_and_undoing_it_by_hand_nothing(recorded, edited, tmp_path):
+    folder = duplicate(edited[0], tmp_path / "folder")
+    assert edited[1] == runs_of("hlrs")
+    assert dvc_status(folder) == CLEAN
+    for params, version in ((COUPLED, recorded[0]), (COSINE, edited[0])):
+        edit(folder / "params.yaml", **params)
+        assert executions(folder, "dvc", "repro") == NOTHING
+        assert dvc_status(folder) == CLEAN
+        assert results(folder) == EVERYTHING
+        assert tree(folder / "report") == tree(version / "report")
+
+
+def test_git_and_dvc_checkout_go_back_and_forward_and_run_nothing(recorded, edited, tmp_path):
+    folder = duplicate(edited[0], tmp_path / "folder")
+    shutil.rmtree(folder / ".hlrs/aside")  # what comes back comes from DVC's cache
+    for revision, version in (("HEAD~1", recorded[0]), ("main", edited[0])):
+        run(folder, "git", "checkout", "--quiet", revision)
+        run(folder, "dvc", "checkout")
+        assert snakemake(folder) == NOTHING
+        assert executions(folder, "dvc", "repro") == NOTHING
+        assert dvc_status(folder) == CLEAN
+        assert results(folder) == EVERYTHING
+        assert tree(folder / "report") == tree(version / "report")
+
+
+def test_a_fresh_clone_with_dvc_pull_has_nothing_to_do(recorded, tmp_path):
+    folder, clone = duplicate(recorded[0], tmp_path / "folder"), tmp_path / "clone"
+    run(folder, "dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    commit(folder, "Store")
+    run(folder, "dvc", "push")
+    run(tmp_path, "git", "clone", "--quiet", str(folder), str(clone))
+    assert planned(clone) == by_stage(EVERYTHING)
+    run(clone, "dvc", "pull")
+    assert IDLE in run(clone, "snakemake", "-n").stdout
+    assert snakemake(clone) == NOTHING
+    assert dvc_status(clone) == CLEAN
+
+
+def test_dvc_yaml_names_what_the_keys_depend_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pipeline = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-    before = keys(tiny())
-    changing = {stage: set() for stage in before}
-    for section, params in edits(tiny()):
+    params = tiny()
+    params["datasets"]["more"] = params["datasets"]["digits"] | {"seed": 1}
+    params["matrix"]["datasets"] = ["digits", "more"]
+    before = keys(params)
+    sections = {stage: set() for stage in OUTPUTS}
+    for section, changed in edits(params):
         with contextlib.suppress(ValidationError):
-            after = keys(params)
-            for stage in before:
-                changing[stage] |= {section} if after[stage] != before[stage] else set()
-    assert changing["report"] == set(tiny())  # the edits reach all that there is
-    assert {stage: set(pipeline[stage]["params"]) for stage in pipeline} == changing
-
-    planned_jobs = plan.plan(config.Params.model_validate(tiny()))
-    sources = {
-        stage: {"hlrs"}
-        | {str(Path(*Path(p).parts[:2])) for j in planned_jobs if j.stage == stage for p in j.inputs.values()}
-        for stage in pipeline
-    }
-    assert {stage: set(pipeline[stage]["deps"]) for stage in pipeline} == sources
-
-    produced = {stage: declared(pipeline[stage]) for stage in pipeline}
-    published = [f"report/{name}" for name in (*OUTPUTS["report"], PROVENANCE)]
-    assert {stage: names for stage, names in produced.items() if stage != "report"} == {
-        stage: [f"results/{stage}"] for stage in pipeline if stage != "report"
-    }
-    assert produced["report"] == sorted(["results/report", *published])
-    assert set(pipeline) == set(OUTPUTS)
+            after = keys(changed)
+            for stage in OUTPUTS:
+                sections[stage] |= {section} if after[stage] != before[stage] else set()
+    assert sections["report"] == set(params)  # every section was edited with effect
+    assert {stage: set(declared["params"]) for stage, declared in pipeline.items()} == sections
+    sources = {stage: {"hlrs"} for stage in OUTPUTS}
+    for job in plan.plan(config.Params.model_validate(params)):
+        sources[job.stage] |= {"/".join(Path(path).parts[:2]) for path in job.inputs.values()}
+    assert {stage: set(declared["deps"]) for stage, declared in pipeline.items()} == sources
 
 
 def keys(params):
     """Stage -> keys of its jobs."""
-    found = plan.plan(config.Params.model_validate(params))
-    return {stage: {job.key for job in found if job.stage == stage} for stage in OUTPUTS}
+    planned_jobs = plan.plan(config.Params.model_validate(params))
+    return {stage: {job.key for job in planned_jobs if job.stage == stage} for stage in OUTPUTS}
 
 
 def edits(params):
-    """(section, params with one entry of it changed), for every entry, defaults written out."""
+    """(section, params with one entry changed) for every entry, defaults included; not all are valid."""
     full = config.Params.model_validate(params).model_dump(mode="json")
-    full["methods"]["darts"]["retrain"] = {"epochs": 3}
-    yield "methods", full
     for section in full:
         for *parents, last in list(leaves(full[section], [section])):
             changed = copy.deepcopy(full)
             target = changed
             for name in parents:
                 target = target[name]
-            target[last] = other(target[last])
+            target[last] = {"epochs": 3} if last == "retrain" else other(target[last])
             yield section, changed
 
 
 def leaves(value, path):
-    """The path of every entry that holds no other entries by name."""
+    """The path of every entry that holds no further entries by name."""
     if isinstance(value, dict) and value:
         for name, entry in value.items():
             yield from leaves(entry, [*path, name])
@@ -367,33 +574,31 @@ def leaves(value, path):
 
 
 def other(value):
-    """Another value of the same kind; it need not be a valid one."""
-    if isinstance(value, list):
-        return value[:1] if len(value) > 1 else [*value, *map(other, value)]
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 2
+    if isinstance(value, float):
+        return value / 2 or 0.5
     if isinstance(value, str):
-        return {"seeded": "ldam", "constant": "cosine", "symmetric": "equal"}.get(value, value + "x")
-    return (
-        not value if isinstance(value, bool) else value + 2 if isinstance(value, int) else (value or 0.5) / 2
-    )
+        return {"seeded": "ldam", "constant": "cosine", "symmetric": "equal"}.get(value, f"{value}!")
+    if isinstance(value, list):
+        return value[:-1] or [0]
+    return 4
 
 
-def declared(stage):
-    """The paths of outs, metrics and plots, sorted; each is there once."""
-    entries = [entry for field in ("outs", "metrics", "plots") for entry in stage.get(field, [])]
-    return sorted(entry if isinstance(entry, str) else next(iter(entry)) for entry in entries)
-
-
-# --- an edit and back ---------------------------------------------------------------------------------
-
-
-def test_an_edit_runs_what_follows_and_undoing_it_runs_nothing(finished):
-    old = tree(finished / "report")
-    edit(finished / "params.yaml", **COSINE)
-    assert executions(finished, "snakemake", "--cores", "2") == ONE_METHOD
-    assert {Path(r["run"]).name for r in new_runs(finished, old)} == {"0"}
-    new = tree(finished / "report")
-    assert new["plots/search.csv"] != old["plots/search.csv"]
-    for params, expected in ((COUPLED, old), (COSINE, new)):
-        edit(finished / "params.yaml", **params)
-        assert executions(finished, "snakemake", "--cores", "2") == NOTHING
-        assert tree(finished / "report") == expected
+def test_dvc_yaml_lists_every_stages_results_and_every_file_of_the_report():
+    pipeline = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    published = [f"report/{name}" for name in (*OUTPUTS["report"], PROVENANCE)]
+    expected = {stage: [f"results/{stage}"] for stage in OUTPUTS}
+    expected["report"] = sorted(["results/report", *published])
+    listed = {
+        stage: sorted(
+            entry if isinstance(entry, str) else next(iter(entry))
+            for field in ("outs", "metrics", "plots")
+            for entry in declared.get(field, [])
+        )
+        for stage, declared in pipeline.items()
+    }
+    assert listed == expected
