@@ -44,6 +44,7 @@ def _random(job: Job) -> dict[str, Any]:
 class SearchTask:
     """DARTS's alternating descent (Liu et al. 2019, algorithm 1) under any objective and schedule."""
 
+    images_per_step = 0  # set by the epoch: fewer without alpha steps
     sums = 5  # loss and accuracy on the weights' images, on the alphas' images, mixing coefficient
 
     def __init__(self, params: config.SearchJob, images: SplitImages, device: torch.device) -> None:
@@ -77,8 +78,6 @@ class SearchTask:
             )
             for half in ("weights", "alphas")
         )
-        per_sampler = self.training.batch_size + self.validation.batch_size
-        self.images_per_step = per_sampler * len(self.objective.samplers)
 
     def begin(self, epoch: int) -> None:
         """Learning rates at t = epoch/epochs, as DARTS's and BBN's code have them, and the epoch's order."""
@@ -89,8 +88,10 @@ class SearchTask:
         self.alphas_lr = self.params.search.alphas.lr * arch_lr.factor(self.t, mixing, **schedule)
         self.weights_optimizer.param_groups[0]["lr"] = self.weights_lr
         self.alphas_optimizer.param_groups[0]["lr"] = self.alphas_lr
-        self.training.begin(epoch)
-        self.validation.begin(epoch)
+        fed = [self.training, self.validation] if self.alphas_lr > 0 else [self.training]
+        self.images_per_step = sum(batches.batch_size for batches in fed) * len(self.objective.samplers)
+        for batches in fed:
+            batches.begin(epoch)
 
     def step(self, step: int) -> Tensor:
         """The alphas' step on their batch, then the weights' step on theirs."""
