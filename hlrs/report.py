@@ -266,7 +266,7 @@ def _history_csv(results: Results, stage: str) -> str:
 
 def percent(value: float | None) -> str:
     """A fraction in per cent, one decimal."""
-    return NOTHING if value is None else f"{100 * value:.1f}"
+    return NOTHING if value is None else f"{round(100 * value, 6):.1f}"  # equal means print alike
 
 
 def points(value: float) -> str:
