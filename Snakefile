@@ -14,7 +14,6 @@ from hlrs import workflow as hlrs
 
 PLAN = hlrs.start(config, workflow)
 HLRS = f"{shlex.quote(sys.executable)} -m hlrs"  # the code beside this file, in the environment of this process
-SPEC = ".hlrs/specs/{wildcards.key}.json"
 
 
 wildcard_constraints:
@@ -30,18 +29,24 @@ def threads_of(wildcards):
     return hlrs.threads(wildcards.key)
 
 
+def stage(name):
+    """The shell command of a stage; the end of its log is shown where it fails, even with --quiet."""
+    command = f"{HLRS} {name} .hlrs/specs/{{wildcards.key}}.json > {{log}} 2>&1"
+    return f"{command} || (status=$?; tail -n 20 {{log}} >&2; exit $status)"
+
+
 rule all:
     input:
         PLAN.targets("report"),
 
 
-for stage in ("split", "search", "extract", "retrain", "evaluate"):
+for phase in ("split", "search", "extract", "retrain", "evaluate"):
 
     rule:
         name:
-            f"{stage}_all"
+            f"{phase}_all"
         input:
-            PLAN.targets(stage),
+            PLAN.targets(phase),
 
 
 include: "workflow/rules/split.smk"

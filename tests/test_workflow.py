@@ -109,6 +109,11 @@ def commit(folder, message):
     run(folder, "git", "commit", "--quiet", "--message", message)
 
 
+def pipeline():
+    """What dvc.yaml says."""
+    return yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
+
+
 def dvc_status(folder):
     """What `dvc status` says."""
     return run(folder, "dvc", "status").stdout.strip()
@@ -478,7 +483,11 @@ def test_dvc_shows_metrics_and_plots_of_both_methods(recorded, tmp_path):
     shown = run(folder, "dvc", "metrics", "show").stdout
     run(folder, "dvc", "plots", "show", "--out", "plots")
     page = (folder / "plots/index.html").read_text()
-    assert "Class accuracy against class size" in page
+    plots = [plot for entry in pipeline()["plots"] for plot in entry.values()]
+    assert page.count("vegaEmbed(") == len(plots)
+    for plot in plots:
+        [(file, column)] = plot["y"].items()
+        assert f'"filename": "{file}", "field": "{column}"' in page
     for method in ("darts", "hlrs"):
         assert f"digits.{method}.balanced_accuracy" in shown
         assert f'"method": "{method}"' in page
@@ -519,14 +528,16 @@ def test_a_fresh_clone_with_dvc_pull_has_nothing_to_do(recorded, tmp_path):
     run(tmp_path, "git", "clone", "--quiet", str(folder), str(clone))
     assert planned(clone) == by_stage(EVERYTHING)
     run(clone, "dvc", "pull")
+    assert dvc_status(clone) == CLEAN
     assert IDLE in run(clone, "snakemake", "-n").stdout
     assert snakemake(clone) == NOTHING
-    assert dvc_status(clone) == CLEAN
+    for name in ("results", "report"):
+        assert tree(clone / name) == tree(folder / name)
 
 
 def test_dvc_yaml_names_what_the_keys_depend_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pipeline = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    stages = pipeline()["stages"]
     params = tiny()
     params["datasets"]["more"] = params["datasets"]["digits"] | {"seed": 1}
     params["matrix"]["datasets"] = ["digits", "more"]
@@ -538,11 +549,11 @@ def test_dvc_yaml_names_what_the_keys_depend_on(tmp_path, monkeypatch):
             for stage in OUTPUTS:
                 sections[stage] |= {section} if after[stage] != before[stage] else set()
     assert sections["report"] == set(params)  # every section was edited with effect
-    assert {stage: set(declared["params"]) for stage, declared in pipeline.items()} == sections
+    assert {stage: set(declared["params"]) for stage, declared in stages.items()} == sections
     sources = {stage: {"hlrs"} for stage in OUTPUTS}
     for job in plan.plan(config.Params.model_validate(params)):
         sources[job.stage] |= {"/".join(Path(path).parts[:2]) for path in job.inputs.values()}
-    assert {stage: set(declared["deps"]) for stage, declared in pipeline.items()} == sources
+    assert {stage: set(declared["deps"]) for stage, declared in stages.items()} == sources
 
 
 def keys(params):
@@ -589,7 +600,7 @@ def other(value):
 
 
 def test_dvc_yaml_lists_every_stages_results_and_every_file_of_the_report():
-    pipeline = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    stages = pipeline()["stages"]
     published = [f"report/{name}" for name in (*OUTPUTS["report"], PROVENANCE)]
     expected = {stage: [f"results/{stage}"] for stage in OUTPUTS}
     expected["report"] = sorted(["results/report", *published])
@@ -599,6 +610,6 @@ def test_dvc_yaml_lists_every_stages_results_and_every_file_of_the_report():
             for field in ("outs", "metrics", "plots")
             for entry in declared.get(field, [])
         )
-        for stage, declared in pipeline.items()
+        for stage, declared in stages.items()
     }
     assert listed == expected

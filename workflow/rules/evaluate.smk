@@ -13,4 +13,4 @@ rule evaluate:
         mem_mb=8000,
         runtime=30,
     shell:
-        f"{HLRS} evaluate {SPEC} > {{log}} 2>&1"
+        stage("evaluate")

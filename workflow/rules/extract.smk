@@ -12,4 +12,4 @@ rule extract:
         mem_mb=1000,
         runtime=10,
     shell:
-        f"{HLRS} extract {SPEC} > {{log}} 2>&1"
+        stage("extract")

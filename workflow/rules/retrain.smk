@@ -13,4 +13,4 @@ rule retrain:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 1440 * attempt,
     shell:
-        f"{HLRS} retrain {SPEC} > {{log}} 2>&1"
+        stage("retrain")

@@ -13,4 +13,4 @@ rule search:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     shell:
-        f"{HLRS} search {SPEC} > {{log}} 2>&1"
+        stage("search")

@@ -11,4 +11,4 @@ rule split:
         mem_mb=4000,
         runtime=30,
     shell:
-        f"{HLRS} split {SPEC} > {{log}} 2>&1"
+        stage("split")
