@@ -2,7 +2,7 @@
 
 `snakemake --cores all` runs what params.yaml asks for; `snakemake -n` shows it. Another parameter file:
 `--config params=workflow/experiments/cifar10_lt.yaml`. The paths of results carry the key of what they depend
-on (hlrs/plan.py): what exists is current, what is missing is made, and time stamps decide nothing.
+on (hlrs/plan.py): what exists is current, whatever its time stamp.
 """
 
 import shlex

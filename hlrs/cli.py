@@ -117,8 +117,9 @@ def _jobs(params: Path) -> "list[Job]":
 
 @main.command()
 @click.argument("stages", nargs=-1, type=click.Choice(list(STAGE_HELP)))
+@click.option("--complete", is_flag=True, help="Refuse if a result that params.yaml asks for is not there.")
 @params_option
-def prune(stages: tuple[str, ...], params: Path) -> None:
+def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
     """Put results aside that params.yaml does not ask for; of all STAGES by default.
 
     results/ then holds what DVC should version. They come back by themselves when params.yaml asks for them
@@ -127,6 +128,12 @@ def prune(stages: tuple[str, ...], params: Path) -> None:
     from hlrs import plan
 
     jobs = _jobs(params)
+    missing = plan.missing(jobs, stages or tuple(STAGE_HELP)) if complete else []
+    if missing:
+        raise UserError(
+            f"{missing[0].directory}: {params} asks for it, but it is not there, one of {len(missing)}; "
+            "if the file was edited meanwhile, run again"
+        )
     for stage in stages or STAGE_HELP:
         for directory in plan.prune(jobs, stage):
             click.echo(f"put aside {directory}")

@@ -100,6 +100,17 @@ def test_mistakes_in_the_command_are_one_line(workspace):
     assert complaint("search", str(spec)).endswith(f"`hlrs split {spec}` runs it")
 
 
+def test_pruning_what_is_not_complete_is_refused_and_moves_nothing(workspace):
+    run("split", "digits")
+    made = left_behind()
+    edit(workspace / "params.yaml", **{"datasets.digits.max_per_class": 30})
+    line = complaint("prune", "--complete", "split")
+    assert "params.yaml asks for it, but it is not there, one of 1;" in line
+    assert left_behind() == made
+    assert run("prune", "split")[0] == 0
+    assert left_behind() == []
+
+
 def test_more_images_than_a_class_has_is_one_line(workspace):
     edit(workspace / "params.yaml", **{"datasets.digits.max_per_class": 400})
     line = complaint("split", "digits")

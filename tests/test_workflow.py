@@ -500,8 +500,8 @@ def test_dvc_runs_what_follows_an_edit_and_undoing_it_by_hand_nothing(recorded, 
     edit(folder / "params.yaml", **COUPLED)
     assert executions(folder, "dvc", "repro") == NOTHING
     assert dvc_status(folder) == CLEAN
-    assert results(folder) == EVERYTHING
-    assert tree(folder / "report") == tree(recorded[0] / "report")
+    for name in ("results", "report"):
+        assert tree(folder / name) == tree(recorded[0] / name)
     edit(folder / "params.yaml", **COSINE)
     assert snakemake(folder) == NOTHING
     assert tree(folder / "report") == tree(edited[0] / "report")
@@ -516,8 +516,8 @@ def test_git_and_dvc_checkout_go_back_and_forward_and_run_nothing(recorded, edit
         assert snakemake(folder) == NOTHING
         assert executions(folder, "dvc", "repro") == NOTHING
         assert dvc_status(folder) == CLEAN
-        assert results(folder) == EVERYTHING
-        assert tree(folder / "report") == tree(version / "report")
+        for name in ("results", "report"):
+            assert tree(folder / name) == tree(version / name)
 
 
 def test_a_fresh_clone_with_dvc_pull_has_nothing_to_do(recorded, tmp_path):
