@@ -551,6 +551,7 @@ def test_dvc_yaml_names_what_the_keys_depend_on(tmp_path, monkeypatch):
     assert sections["report"] == set(params)  # every section was edited with effect
     assert {stage: set(declared["params"]) for stage, declared in stages.items()} == sections
     sources = {stage: {"hlrs"} for stage in OUTPUTS}
+    sources["split"].add("data")
     for job in plan.plan(config.Params.model_validate(params)):
         sources[job.stage] |= {"/".join(Path(path).parts[:2]) for path in job.inputs.values()}
     assert {stage: set(declared["deps"]) for stage, declared in stages.items()} == sources
