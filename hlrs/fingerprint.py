@@ -132,7 +132,7 @@ def content_digest(source: Source) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def source_files(source: Source) -> list[tuple[str, Path]]:
+def source_files(source: Digits | Parquet | ImageFolder) -> list[tuple[str, Path]]:
     """(name within the source, path) of every file that a source reads, in a fixed order.
 
     Names, not paths, enter the digest, so that a data set may lie elsewhere on another machine. Raises
@@ -146,10 +146,8 @@ def source_files(source: Source) -> list[tuple[str, Path]]:
             for part in ("train", "test")
             for i, p in enumerate(getattr(source, part))
         ]
-    if isinstance(source, ImageFolder):
-        trees = {"train": source.train} | ({"test": source.test} if source.test else {})
-        return [entry for part, root in trees.items() for entry in _tree(part, Path(root))]
-    return [(str(path), path) for path in sorted(Path(source.root).rglob("*")) if path.is_file()]
+    trees = {"train": source.train} | ({"test": source.test} if source.test else {})
+    return [entry for part, root in trees.items() for entry in _tree(part, Path(root))]
 
 
 def _tree(part: str, root: Path) -> list[tuple[str, Path]]:

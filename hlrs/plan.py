@@ -18,7 +18,6 @@ from hlrs import config
 from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, SPECS, Job, load_spec, write_json
 from hlrs.fingerprint import code_digest, content_digest
 
-STAGES = tuple(OUTPUTS)
 PUBLISHED = Path("report")
 ASIDE = Path(".hlrs/aside")  # may be deleted to free space
 REPORTED = {  # what the report reads of each stage

@@ -20,7 +20,7 @@ from hlrs.nas.genotype import PRIMITIVES, edges
 from hlrs.nas.network import Cell, CellNetwork
 from hlrs.nas.primitives import depthwise, shifted
 
-NONE, MAX_POOL, AVG_POOL, SKIP = range(4)
+MAX_POOL, AVG_POOL, SKIP = 1, 2, 3  # columns of the alphas; 0 is `none`, which adds nothing
 CONVOLUTIONS = slice(4, 8)  # sep 3×3, sep 5×5, dil 3×3, dil 5×5
 
 
