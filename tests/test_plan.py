@@ -298,7 +298,7 @@ def test_prune_of_a_smaller_matrix_leaves_no_empty_folders():
         make(job)
     less = plan.plan(params(matrix__methods=["darts"]))
     make(report_of(less))
-    for stage in plan.STAGES:
+    for stage in OUTPUTS:
         plan.prune(less, stage)
     assert files("results") == {path for job in less for path in job.outputs}
     assert not list(Path("results").glob("*/*/hlrs"))
@@ -308,7 +308,7 @@ def test_restore_takes_back_what_is_asked_for_again():
     old, new = plan.plan(params()), plan.plan(params(methods__darts__arch_lr={"kind": "cosine"}))
     for job in {job.key: job for job in old + new}.values():
         make(job)
-    for stage in plan.STAGES:
+    for stage in OUTPUTS:
         plan.prune(new, stage)
     plan.restore(old)
     assert {path for job in old for path in job.outputs} <= files("results")
