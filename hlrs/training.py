@@ -84,13 +84,11 @@ def fit(task: Task, job: Job, device: torch.device) -> Position:
                 sums += task.step(step)
                 position.step = step + 1
                 progress.step()
-                if stop.requested or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                due = stop.requested or time.monotonic() - saved > CHECKPOINT_SECONDS
+                if due and position.step < task.steps:  # the epoch's end saves by itself
                     _save(task, path, position, sums)
                     saved = time.monotonic()
-                    if stop.requested:
-                        raise Interrupted(
-                            f"{job.run}: {stop.requested} came; saved {path}, run again to go on"
-                        )
+                    stop.obey(job, path)
             row = _finish_epoch(task, position, sums, job)
             seconds = time.monotonic() - started
             rate = (task.steps - first) * task.images_per_step / seconds
@@ -98,6 +96,8 @@ def fit(task: Task, job: Job, device: torch.device) -> Position:
             sums.zero_()
             _save(task, path, position, sums)
             progress.epoch(row, rate)
+            if position.epoch < task.epochs:  # else nothing is left but to write the results
+                stop.obey(job, path)
     progress.close()
     return position
 
@@ -185,6 +185,11 @@ class Stop:
     """The name of the signal that asked the run to stop, or nothing."""
 
     requested: str = ""
+
+    def obey(self, job: Job, path: Path) -> None:
+        """Raise Interrupted if a signal came; the state must be saved in `path`."""
+        if self.requested:
+            raise Interrupted(f"{job.run}: {self.requested} came; saved {path}, run again to go on")
 
 
 @contextmanager
