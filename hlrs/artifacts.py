@@ -211,6 +211,11 @@ class Job:
         return self.directory / name
 
     @property
+    def complete(self) -> bool:
+        """Whether all results are there."""
+        return all(Path(path).exists() for path in self.outputs)
+
+    @property
     def spec(self) -> Path:
         """The frozen spec's path."""
         return SPECS / f"{self.key}.json"

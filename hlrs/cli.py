@@ -128,13 +128,14 @@ def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
     from hlrs import plan
 
     jobs = _jobs(params)
-    missing = plan.missing(jobs, stages or tuple(STAGE_HELP)) if complete else []
-    if missing:
+    stages = stages or tuple(STAGE_HELP)
+    missing = [job for job in jobs if job.stage in stages and not job.complete]
+    if complete and missing:
         raise UserError(
             f"{missing[0].directory}: {params} asks for it, but it is not there, one of {len(missing)}; "
             "if the file was edited meanwhile, run again"
         )
-    for stage in stages or STAGE_HELP:
+    for stage in stages:
         for directory in plan.prune(jobs, stage):
             click.echo(f"put aside {directory}")
 
@@ -184,7 +185,3 @@ def describe(network: str, as_json: bool, **layout: Any) -> None:
             click.echo(
                 f"{name.replace('_', ' '):18} {value:,}" if isinstance(value, int) else f"{name:18} {value}"
             )
-
-
-if __name__ == "__main__":
-    main()

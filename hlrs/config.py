@@ -495,7 +495,7 @@ class SearchJob(Spec):
 
     seed: int
     images: Images
-    searcher: Searcher
+    searcher: Darts
     objective: Objective
     arch_lr: ArchLR
     search: Search

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent
 DECLARATIVE = {
     "hlrs.config",
     "hlrs.errors",
-}  # they declare parameters and errors; what was asked for is in the key
+}  # what they allow is in the key where it is asked for
 MEMORY = Path(".hlrs/digests.json")
 
 

@@ -10,7 +10,7 @@ The inputs' paths carry their own keys, so a key covers everything upstream. A r
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -138,12 +138,6 @@ def prune(jobs: list[Job], stage: str) -> list[Path]:
     return stale
 
 
-def missing(jobs: list[Job], stages: Collection[str]) -> list[Job]:
-    """The jobs of some stages whose results are not all there."""
-    chosen = (job for job in jobs if job.stage in stages)
-    return [job for job in chosen if not all(Path(path).exists() for path in job.outputs)]
-
-
 def restore(jobs: list[Job]) -> None:
     """Take results back that were put aside and are asked for again."""
     for job in jobs:
@@ -161,7 +155,7 @@ def _move(source: Path, target: Path) -> None:
 def publish(jobs: list[Job]) -> bool:
     """Copy the current params' report, if it was made, to `report/`, where people and DVC open it by name."""
     job = next(job for job in jobs if job.stage == "report")
-    if missing([job], ["report"]):
+    if not job.complete:
         return False
     names = [*OUTPUTS["report"], PROVENANCE]  # the record last: it says that the copy is whole
     there = all((PUBLISHED / name).exists() for name in names)

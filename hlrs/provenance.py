@@ -72,7 +72,7 @@ def check(job: Job) -> None:
 
 def current(job: Job) -> bool:
     """Whether the job's results are there and are the bytes that its record tells of."""
-    if not all(Path(path).exists() for path in job.outputs):
+    if not job.complete:
         return False
     recorded = read_json(job.output(PROVENANCE))["outputs"]
     return all(recorded.get(name) == sha256(job.output(name)) for name in OUTPUTS[job.stage])
@@ -83,7 +83,6 @@ def _environment(device: str) -> dict[str, Any]:
         **_git(),
         "versions": {"python": platform.python_version(), **_versions()},
         "lock": _lock_digest(),
-        "container": os.environ.get("HLRS_CONTAINER_DIGEST"),
         "host": platform.node(),
         "platform": platform.platform(),
         "cpu": _cpu(),

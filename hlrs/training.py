@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,24 +156,30 @@ def _resume(task: Task, path: Path, device: torch.device) -> tuple[Position, Ten
     return position, sums
 
 
-def pack(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors; learning rates are functions of the epoch and need no saving."""
-    state = optimizer.state_dict()["state"]
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under `prefix.name`."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors whose names begin with `prefix.`, without it."""
     return {
-        f"{prefix}.{i}.{name}": value
-        for i, slots in state.items()
-        for name, value in slots.items()
-        if value is not None
+        name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")
     }
 
 
-def unpack(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def pack(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors; learning rates are functions of the epoch and need no saving."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{slot}": t for i, slots in state.items() for slot, t in slots.items() if t is not None}
+
+
+def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Inverse of `pack`."""
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith(f"{prefix}."):
-            _, index, slot = name.split(".")
-            state.setdefault(int(index), {})[slot] = value
+    for name, tensor in tensors.items():
+        index, slot = name.split(".")
+        state.setdefault(int(index), {})[slot] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -20,9 +20,8 @@ class DropPath:
 
     def __call__(self, x: Tensor) -> Tensor:
         keep = 1 - self.probability
-        mask = (
-            torch.rand(len(x), generator=self.generator) < keep
-        )  # drawn on the CPU: the same on every device
+        # drawn on the CPU: the same on every device
+        mask = torch.rand(len(x), generator=self.generator) < keep
         return x * (mask.to(x) / keep).view(-1, 1, 1, 1)
 
 

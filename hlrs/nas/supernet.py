@@ -2,7 +2,7 @@
 
 All edges that leave one state are computed together, since they read the same map: one convolution of
 `edges` × `channels` channels instead of `edges` small ones, pooling and its batch norm once. The batch norms
-have no affine part, so an edge's weight is passed as their scale and the weighted sum costs nothing.
+have no affine part, so an edge's weight is passed as their scale and its gradient comes out of theirs.
 tests/test_supernet.py holds the plain cell, an edge and a primitive at a time, that pins this one.
 
 Batch norms use the batch's statistics always: a supernet is never evaluated by itself, and the alphas' steps

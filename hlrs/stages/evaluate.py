@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from hlrs import config
 from hlrs.artifacts import Job, read_json, read_tensors, write_json, write_table
 from hlrs.errors import Failure
 from hlrs.longtail.metrics import evaluate
-from hlrs.stages.parts import SplitImages, derived_network, read_genotype
+from hlrs.stages.parts import SplitImages, derived_network, predict, read_genotype
 from hlrs.training import prepare
 
 
@@ -30,7 +28,10 @@ def run(job: Job) -> dict[str, Any]:
         raise Failure(
             f"{job.inputs['weights']}: does not fit the genotype ({str(error).splitlines()[0]})"
         ) from None
-    probabilities = predict(network.to(device).eval(), images, params.evaluate.batch_size)
+    everything = images.positions("test")
+    probabilities = predict(network.to(device), images.set, everything, params.evaluate.batch_size)
+    if not np.isfinite(probabilities).all():
+        raise Failure(f"{job.inputs['weights']}: outputs are not finite: lower retrain.weights.lr")
     counts = read_json(Path(job.inputs["classes"]))["counts"]
     train_counts = [w + a for w, a in zip(counts["weights"], counts["alphas"], strict=True)]
     groups = params.groups
@@ -52,16 +53,3 @@ def run(job: Job) -> dict[str, Any]:
     }
     write_table(job.output("predictions.parquet"), "predictions", columns)
     return {"device": device.type}
-
-
-def predict(network: torch.nn.Module, images: SplitImages, batch_size: int) -> npt.NDArray[np.float32]:
-    """Softmax probabilities [images, classes] in evaluation mode; Failure if they are not finite."""
-    with torch.inference_mode():
-        batches = [
-            network(images.set.normalize(part)).softmax(1).cpu()
-            for part in images.set.images.split(batch_size)
-        ]
-    probabilities = torch.cat(batches).numpy()
-    if not np.isfinite(probabilities).all():
-        raise Failure("the trained network's outputs are not finite: lower retrain.weights.lr")
-    return probabilities

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hlrs import config
@@ -101,3 +102,14 @@ def derived_network(
         cells=recipe.cells,
         **layout,
     )
+
+
+def predict(
+    network: torch.nn.Module, images: ImageSet, positions: torch.Tensor, batch_size: int
+) -> npt.NDArray[np.float32]:
+    """Softmax probabilities [positions, classes] of some images; leaves the network in evaluation mode."""
+    network.eval()
+    with torch.inference_mode():
+        parts = positions.to(images.images.device).split(batch_size)
+        batches = [network(images.normalize(images.images[part])).softmax(1).cpu() for part in parts]
+    return torch.cat(batches).numpy()

@@ -9,7 +9,6 @@ from torch import Tensor
 from hlrs import config
 from hlrs.artifacts import SCHEMAS, Job, write_table, write_tensors
 from hlrs.data.batches import Augmentation, Batches, generator, steps_per_epoch
-from hlrs.longtail.objective import accuracy
 from hlrs.nas.derived import DropPath
 from hlrs.nas.network import initialize
 from hlrs.stages.parts import (
@@ -18,10 +17,11 @@ from hlrs.stages.parts import (
     make_objective,
     make_sgd,
     mixing_at,
+    predict,
     read_genotype,
     sgd_lr,
 )
-from hlrs.training import descend, figures, fit, pack, prepare, unpack
+from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -108,25 +108,14 @@ class RetrainTask:
     def _holdout_accuracy(self) -> float | None:
         if not len(self.holdout):
             return None
-        self.network.eval()
-        with torch.inference_mode():
-            hits = [
-                accuracy(
-                    self.network(self.images.normalize(self.images.images[part])), self.images.labels[part]
-                )
-                * len(part)
-                for part in self.holdout.to(self.images.labels.device).split(self.recipe.batch_size)
-            ]
-        return float(sum(hits)) / len(self.holdout)
+        predicted = predict(self.network, self.images, self.holdout, self.recipe.batch_size).argmax(1)
+        return float((predicted == self.images.labels.cpu().numpy()[self.holdout]).mean())
 
     def state(self) -> dict[str, Tensor]:
         """Weights, running statistics and momentum."""
-        return {
-            **{f"net.{k}": v for k, v in self.network.state_dict().items()},
-            **pack("sgd", self.optimizer),
-        }
+        return {**prefixed("net", self.network.state_dict()), **prefixed("sgd", pack(self.optimizer))}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over a state."""
-        self.network.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
-        unpack("sgd", self.optimizer, state)
+        self.network.load_state_dict(unprefixed("net", state))
+        unpack(self.optimizer, unprefixed("sgd", state))

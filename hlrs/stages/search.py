@@ -1,5 +1,7 @@
 """Search: the supernet's weights and alphas, trained in turn on the two halves of the training images."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,21 +16,21 @@ from hlrs.nas import arch_lr, bilevel, genotype
 from hlrs.nas.network import initialize
 from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.stages.parts import SplitImages, branch_layout, make_objective, make_sgd, mixing_at, sgd_lr
-from hlrs.training import descend, figures, fit, pack, prepare, unpack
+from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
 
 CELLS = ("normal", "reduce")
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write alphas.parquet (all epochs) and history.parquet (an epoch a row)."""
-    if "search" not in job.params:
+    if job.params["searcher"]["kind"] == "random":
         return _random(job)
     params = config.SearchJob.model_validate(job.params)
     device = prepare(params.search.threads)
     images = SplitImages(job, params.images, ("weights", "alphas"), device)
     task = SearchTask(params, images, device)
     position = fit(task, job, device)
-    _write(job, task.trajectory, position.rows)
+    _write(job, params.search.nodes, task.trajectory, position.rows)
     return {"device": device.type, "resumes": position.resumes, "throughput": position.throughput}
 
 
@@ -37,7 +39,8 @@ def _random(job: Job) -> dict[str, Any]:
     params = config.RandomSearchJob.model_validate(job.params)
     draw = generator(params.seed, "search", "random")
     shape = (len(genotype.edges(params.nodes)), len(genotype.PRIMITIVES))
-    _write(job, [{cell: torch.randn(shape, generator=draw).numpy() for cell in CELLS}], [])
+    alphas = {cell: torch.randn(shape, generator=draw).numpy() for cell in CELLS}
+    _write(job, params.nodes, [alphas], [])
     return {"device": "cpu", "resumes": 0, "throughput": []}
 
 
@@ -117,7 +120,7 @@ class SearchTask:
             seen.append(self.objective(self.supernet, batches, mixing))
             return seen[-1].loss
 
-        if self.params.searcher == config.Darts(kind="darts", order=1):
+        if self.params.searcher.order == 1:
             gradients = bilevel.first_order(self.alphas, validation)
         else:
             gradients = bilevel.second_order(
@@ -169,18 +172,22 @@ class SearchTask:
     def state(self) -> dict[str, Tensor]:
         """Weights, alphas, both optimizers, and the alphas of the epochs so far."""
         trajectory = {
-            f"trajectory.{cell}": torch.from_numpy(np.stack([a[cell] for a in self.trajectory]))
-            for cell in CELLS
+            cell: torch.from_numpy(np.stack([alphas[cell] for alphas in self.trajectory])) for cell in CELLS
         }
-        optimizers = {**pack("sgd", self.weights_optimizer), **pack("adam", self.alphas_optimizer)}
-        return {**{f"net.{k}": v for k, v in self.supernet.state_dict().items()}, **optimizers, **trajectory}
+        return {
+            **prefixed("net", self.supernet.state_dict()),
+            **prefixed("sgd", pack(self.weights_optimizer)),
+            **prefixed("adam", pack(self.alphas_optimizer)),
+            **prefixed("trajectory", trajectory),
+        }
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over a state."""
-        self.supernet.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
-        unpack("sgd", self.weights_optimizer, state)
-        unpack("adam", self.alphas_optimizer, state)
-        epochs = zip(*(state[f"trajectory.{cell}"].numpy() for cell in CELLS), strict=True)
+        self.supernet.load_state_dict(unprefixed("net", state))
+        unpack(self.weights_optimizer, unprefixed("sgd", state))
+        unpack(self.alphas_optimizer, unprefixed("adam", state))
+        trajectory = unprefixed("trajectory", state)
+        epochs = zip(*(trajectory[cell].numpy() for cell in CELLS), strict=True)
         self.trajectory = [dict(zip(CELLS, alphas, strict=True)) for alphas in epochs]
 
 
@@ -198,27 +205,18 @@ def _make_supernet(params: config.SearchJob, images: SplitImages) -> Supernet:
     return supernet
 
 
-def _write(job: Job, trajectory: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMAS["alphas"]}
-    for epoch, alphas in enumerate(trajectory):
-        for cell in CELLS:
-            edges = genotype.edges(_nodes(len(alphas[cell])))
-            for (node, state), values, weights in zip(
-                edges, alphas[cell], genotype.softmax(alphas[cell]), strict=True
-            ):
-                for primitive, alpha, weight in zip(genotype.PRIMITIVES, values, weights, strict=True):
-                    for name, value in zip(
-                        columns, (epoch, cell, node, state, primitive, alpha, weight), strict=True
-                    ):
-                        columns[name].append(value)
-    write_table(job.output("alphas.parquet"), "alphas", columns)
-    history = {name: [row[name] for row in rows] for name in SCHEMAS["search_history"]}
-    write_table(job.output("history.parquet"), "search_history", history)
+def _write(job: Job, nodes: int, trajectory: list[dict[str, Any]], history: list[dict[str, Any]]) -> None:
+    cells = list(zip(*_alpha_rows(nodes, trajectory), strict=True))
+    write_table(job.output("alphas.parquet"), "alphas", dict(zip(SCHEMAS["alphas"], cells, strict=True)))
+    columns = {name: [row[name] for row in history] for name in SCHEMAS["search_history"]}
+    write_table(job.output("history.parquet"), "search_history", columns)
 
 
-def _nodes(edges: int) -> int:
-    """Number of nodes of a cell with so many edges: 2 + 3 + … + (n + 1)."""
-    nodes = 0
-    while len(genotype.edges(nodes)) < edges:
-        nodes += 1
-    return nodes
+def _alpha_rows(nodes: int, trajectory: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    """The rows of alphas.parquet."""
+    for epoch, cell in itertools.product(range(len(trajectory)), CELLS):
+        alphas = trajectory[epoch][cell]
+        weights = genotype.softmax(alphas)
+        for row, (node, state) in enumerate(genotype.edges(nodes)):
+            for column, primitive in enumerate(genotype.PRIMITIVES):
+                yield epoch, cell, node, state, primitive, alphas[row, column], weights[row, column]
