@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from hlrs.nas.genotype import edges
 from hlrs.nas.network import count_weights, initialize
-from hlrs.nas.supernet import OutEdges, SearchCell, Supernet, initialize_alphas
+from hlrs.nas.supernet import OutEdges, SearchCell, SeparableConv, Supernet, initialize_alphas
 
 
 def bn(x: Tensor) -> Tensor:
@@ -21,25 +21,26 @@ def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1, groups: 
     return F.conv2d(x, weight, None, stride, dilation * (weight.shape[-1] - 1) // 2, dilation, groups)
 
 
-def plain_mixture(out: OutEdges, edge: int, x: Tensor, weights: Tensor) -> Tensor:
-    """One edge: Σ_o weights[o] · o(x), each primitive by itself with the edge's own slice of the weights."""
-    c, e, stride = out.channels, out.edges, out.stride
+def plain_mixture(out: OutEdges, group: int, x: Tensor, weights: Tensor) -> Tensor:
+    """One edge: Σ_o weights[o] · o(x), each primitive by itself with the edge's own slice of the weights.
 
-    def own(module: nn.Conv2d, block: int = 0) -> Tensor:  # rows of this edge within a block of all edges
-        start = block * e * c + edge * c
-        return module.weight[start : start + c]
+    `group` is source · edges + edge.
+    """
+    c, stride = out.channels, out.stride
 
-    def separable(first: nn.Conv2d, second: nn.Conv2d, kind: int) -> Tensor:
-        y = bn(conv(conv(F.relu(x), own(first), stride, groups=c), own(out.pointwise, kind)))
-        return bn(conv(conv(F.relu(y), own(second), groups=c), own(out.pointwise_second, kind)))
+    def own(weight: Tensor) -> Tensor:
+        return weight[group * c : (group + 1) * c]
 
-    def dilated(first: nn.Conv2d, kind: int) -> Tensor:
-        return bn(conv(conv(F.relu(x), own(first), stride, 2, groups=c), own(out.pointwise, kind)))
+    def separable(x: Tensor, module: SeparableConv, dilation: int = 1) -> Tensor:
+        for i, (depthwise, pointwise) in enumerate(zip(module.depthwise, module.pointwise, strict=True)):
+            x = conv(F.relu(x), own(depthwise.weight), stride if i == 0 else 1, dilation, groups=c)
+            x = bn(conv(x, own(pointwise.weight)))
+        return x
 
     def skip() -> Tensor:
         if stride == 1:
             return x
-        half = slice(edge * c // 2, (edge + 1) * c // 2)
+        half = slice(group * c // 2, (group + 1) * c // 2)
         y = F.relu(x)
         even = F.conv2d(y, out.skip_even.weight[half], stride=2)
         odd = F.conv2d(y[:, :, 1:, 1:], out.skip_odd.weight[half], stride=2)
@@ -50,10 +51,10 @@ def plain_mixture(out: OutEdges, edge: int, x: Tensor, weights: Tensor) -> Tenso
         bn(F.max_pool2d(x, 3, stride, 1)),
         bn(F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)),
         skip(),
-        separable(out.sep3, out.sep3_second, 0),
-        separable(out.sep5, out.sep5_second, 1),
-        dilated(out.dil3, 2),
-        dilated(out.dil5, 3),
+        separable(x, out.sep3),
+        separable(x, out.sep5),
+        separable(x, out.dil3, dilation=2),
+        separable(x, out.dil5, dilation=2),
     ]
     return sum((w * r for w, r in zip(weights, results, strict=True)), torch.zeros(()))
 
@@ -61,14 +62,15 @@ def plain_mixture(out: OutEdges, edge: int, x: Tensor, weights: Tensor) -> Tenso
 def plain_cell(cell: SearchCell, before: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
     """DARTS's cell: node i = Σ over all states before it; the rows of `weights` in the order of edges()."""
     states = [cell.input0(before), cell.input1(previous)]
-    nodes = len(cell.out_edges) - 1
+    nodes = len(cell.out_edges)
     row = 0
     for node in range(nodes):
         total = torch.zeros(())
         for state in range(node + 2):
-            first_reader = max(0, state - 1)
-            out = cell.out_edges[state]
-            total = total + plain_mixture(out, node - first_reader, states[state], weights[row])
+            # the two inputs' edges are one after the other in the first OutEdges; later states have their own
+            out = cell.out_edges[max(0, state - 1)]
+            group = state * nodes + node if state < 2 else node - (state - 1)
+            total = total + plain_mixture(out, group, states[state], weights[row])
             row += 1
         states.append(total)
     return torch.cat(states[2:], 1)
@@ -143,8 +145,8 @@ def test_number_of_weights_is_that_of_the_authors_code():
 
 def test_rows_of_the_alphas_are_shared_out_to_the_states_they_leave():
     supernet = small_supernet(3, torch.float32)
-    assert supernet.rows == [[0, 2, 5], [1, 3, 6], [4, 7], [8]]
-    assert [edges(3)[row] for row in supernet.rows[2]] == [(1, 2), (2, 2)]
+    assert supernet.rows == [[0, 2, 5, 1, 3, 6], [4, 7], [8]]
+    assert [edges(3)[row] for row in supernet.rows[1]] == [(1, 2), (2, 2)]
 
 
 def test_branches_have_their_own_last_cells_and_share_the_rest():

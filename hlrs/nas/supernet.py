@@ -1,16 +1,21 @@
 """The supernet: every edge is the mixture of all primitives, weighted by softmax(alpha) (DARTS, §2.2).
 
-All edges that leave one state are computed together, since they read the same map: one convolution of
-`edges` × `channels` channels instead of `edges` small ones, pooling and its batch norm once. The batch norms
-have no affine part, so an edge's weight is passed as their scale and its gradient comes out of theirs.
-tests/test_supernet.py holds the plain cell, an edge and a primitive at a time, that pins this one.
+All edges that leave a cell's two inputs, or one node, are computed together (`OutEdges`), since they read the same
+map: one depthwise convolution of that map, repeated for every edge, one grouped 1×1 convolution, pooling and its
+batch norm once. The batch norms have no affine part, so an edge's weight is passed as their scale and its gradient
+comes out of theirs. Maps are channels-last and 2-dilated convolutions are done by phases (primitives.py).
+
+tests/test_supernet.py holds the plain cell, an edge and a primitive at a time, that pins this one, and
+docs/benchmarks.md says what each of these is worth.
 
 Batch norms use the batch's statistics always: a supernet is never evaluated by itself, and the alphas' steps
 (with their trial weights) leave no trace in it.
 """
 
+import itertools
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,78 +23,282 @@ from torch.nn import functional as F
 
 from hlrs.nas.genotype import PRIMITIVES, edges
 from hlrs.nas.network import Cell, CellNetwork
-from hlrs.nas.primitives import depthwise, shifted
+from hlrs.nas.primitives import (
+    EPSILON,
+    channels_last,
+    conv1x1,
+    conv_backward,
+    depthwise,
+    depthwise_backward,
+    from_phases,
+    has_phases,
+    shifted,
+    to_phases,
+)
 
-MAX_POOL, AVG_POOL, SKIP = 1, 2, 3  # columns of the alphas; 0 is `none`, which adds nothing
-CONVOLUTIONS = slice(4, 8)  # sep 3×3, sep 5×5, dil 3×3, dil 5×5
+# columns of the alphas: 0 is `none`, which adds nothing, then max pool, avg pool, skip, and four convolutions
+LINEAR, SKIP, CONVOLUTIONS = slice(1, 4), 3, slice(4, 8)
 
 
-def batch_norm(channels: int) -> nn.BatchNorm2d:
+class BatchNorm(nn.Module):
     """Batch norm without affine part and running statistics."""
-    return nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return normalize(x)
 
 
 def normalize(x: Tensor, scale: Tensor | None = None) -> Tensor:
     """Batch norm over the batch's statistics, times `scale` [channels]."""
-    return F.batch_norm(x, None, None, weight=scale, training=True)
+    return torch.native_batch_norm(x, scale, None, None, None, True, 0.0, EPSILON)[0]
 
 
-def grouped_pointwise(groups: int, channels: int) -> nn.Conv2d:
-    """`groups` independent 1×1 convolutions of `channels` channels, side by side."""
-    return nn.Conv2d(groups * channels, groups * channels, 1, groups=groups, bias=False)
+class CellWeights(NamedTuple):
+    """Softmax weights of a cell's edges, arranged as its `OutEdges` want them, one after the other."""
+
+    linear: list[Tensor]  # [edge, primitive · source] of the primitives without weights of their own
+    convolutions: Tensor  # [primitive, all edges]
+    skip: Tensor | None  # [source · edge], where the inputs' skip is a factorized reduction
+
+
+class SeparableConv(nn.Module):
+    """Weights of one or two depthwise convolutions, each with a grouped 1×1 convolution behind it."""
+
+    def __init__(self, groups: int, channels: int, kernel: int, *strides: int) -> None:
+        super().__init__()
+        wide, self.stride = groups * channels, strides[0]
+        self.depthwise = nn.ModuleList(
+            nn.Conv2d(wide, wide, kernel, groups=wide, bias=False) for _ in strides
+        )
+        self.pointwise = nn.ModuleList(nn.Conv2d(wide, wide, 1, groups=groups, bias=False) for _ in strides)
+
+    def forward(self, x: Tensor, scale: Tensor, dilation: int = 1) -> Tensor:
+        convolutions = itertools.chain(*zip(self.depthwise, self.pointwise, strict=True))
+        weights = [convolution.weight for convolution in convolutions]
+        return Separable.apply(x, scale, self.stride, dilation, *weights)  # type: ignore[no-any-return]
 
 
 class OutEdges(nn.Module):
-    """All edges that leave one state: the mixtures [batch, edges, channels, height, width]."""
+    """All edges from some states (a cell's two inputs, or one node) to the nodes behind them.
 
-    def __init__(self, channels: int, edges: int, stride: int) -> None:
+    Their maps lie side by side: channel = (source · edges + edge) · channels + c.
+    """
+
+    over_edges: Tensor
+
+    def __init__(self, sources: int, edges: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.channels, self.edges, self.stride = channels, edges, stride
-        wide = edges * channels  # channel = edge · channels + c
-        self.sep3, self.sep5 = depthwise(wide, 3, stride), depthwise(wide, 5, stride)
-        self.dil3, self.dil5 = depthwise(wide, 3, stride, 2), depthwise(wide, 5, stride, 2)
-        self.pointwise = grouped_pointwise(4 * edges, channels)
-        self.sep3_second, self.sep5_second = depthwise(wide, 3, 1), depthwise(wide, 5, 1)
-        self.pointwise_second = grouped_pointwise(2 * edges, channels)
+        self.sources, self.edges, self.channels, self.stride = sources, edges, channels, stride
+        groups = sources * edges
+        self.sep3, self.sep5 = (SeparableConv(groups, channels, kernel, stride, 1) for kernel in (3, 5))
+        # at stride 2 a 2-dilated convolution reads the even rows and columns, and those as an undilated one
+        self.dil3, self.dil5 = (SeparableConv(groups, channels, kernel, 1) for kernel in (3, 5))
         if stride == 2:
-            self.skip_even = nn.Conv2d(channels, wide // 2, 1, stride=2, bias=False)
-            self.skip_odd = nn.Conv2d(channels, wide // 2, 1, stride=2, bias=False)
+            halves = sources * channels, groups * channels // 2
+            self.skip_even, self.skip_odd = (
+                nn.Conv2d(*halves, 1, stride=2, groups=sources, bias=False) for _ in range(2)
+            )
+        self.register_buffer("over_edges", torch.eye(channels).repeat(sources, edges)[..., None, None], False)
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """x [batch, channels, height, width]; weights [edges, 8], in the order of PRIMITIVES."""
-        rectified = F.relu(x)
-        mixed = self._convolutions(rectified, weights[:, CONVOLUTIONS]) + self._pools(x, weights)
-        if self.stride == 2:
-            mixed = mixed + self._reducing_skip(rectified, weights[:, SKIP])
+    def forward(self, x: Tensor, linear: Tensor, scales: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Mixtures, summed over the sources: [batch, edge · channels, height, width].
+
+        x [batch, source · channels, height, width]; softmax weights of the primitives without weights of their own
+        [edge, primitive · source], of the convolutions [4, source · edge · channels], of a reducing skip [same].
+        """
+        rectified = F.threshold(x, 0, 0)  # a ReLU that keeps its input for the backward pass, as the pools do
+        repeated = self._repeat(rectified)
+        sep3, sep5, dil3, dil5 = scales.unbind()
+        mixed = self.sep3(repeated, sep3)
+        mixed += self.sep5(repeated, sep5)
+        mixed += self._dilated(rectified, dil3, dil5)
+        if skip is not None:
+            mixed += self._skip(rectified, skip)
+        if self.sources > 1:
+            mixed = torch.add(*mixed.chunk(self.sources, 1))
+        mixed += self._linear(x, linear)
         return mixed
 
-    def _convolutions(self, rectified: Tensor, weights: Tensor) -> Tensor:
-        spread = rectified.repeat(1, self.edges, 1, 1)
-        maps = [convolution(spread) for convolution in (self.sep3, self.sep5, self.dil3, self.dil5)]
-        separable, dilated = self.pointwise(torch.cat(maps, 1)).chunk(2, 1)
-        sep3, sep5 = F.relu(normalize(separable)).chunk(2, 1)
-        separable = self.pointwise_second(torch.cat([self.sep3_second(sep3), self.sep5_second(sep5)], 1))
-        scale = weights.T.repeat_interleave(self.channels, 1).flatten()  # primitive, edge, channel
-        mixed = normalize(torch.cat([separable, dilated], 1), scale)
-        return torch.unflatten(mixed, 1, (4, self.edges, self.channels)).sum(1)
+    def _dilated(self, rectified: Tensor, scale3: Tensor, scale5: Tensor) -> Tensor:
+        phased = self.stride == 1 and has_phases(rectified)
+        x = self._repeat(to_phases(rectified) if phased else rectified[:, :, :: self.stride, :: self.stride])
+        dilation = 1 if phased or self.stride == 2 else 2
+        mixed = self.dil3(x, scale3, dilation)
+        mixed += self.dil5(x, scale5, dilation)
+        return from_phases(mixed) if phased else mixed
 
-    def _pools(self, x: Tensor, weights: Tensor) -> Tensor:
-        """The primitives without weights of their own: the same map for every edge."""
-        pooled = [
-            F.max_pool2d(x, 3, self.stride, padding=1),
-            F.avg_pool2d(x, 3, self.stride, padding=1, count_include_pad=False),
+    def _linear(self, x: Tensor, weights: Tensor) -> Tensor:
+        """The primitives without weights of their own give the same maps for all edges."""
+        maps = [
+            normalize(F.max_pool2d(x, 3, self.stride, 1)),
+            normalize(F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)),
+            *([x] if self.stride == 1 else []),
         ]
-        maps = normalize(torch.cat(pooled, 1)).unflatten(1, (2, self.channels))
-        chosen = [MAX_POOL, AVG_POOL]
-        if self.stride == 1:
-            maps, chosen = torch.cat([maps, x.unsqueeze(1)], 1), [*chosen, SKIP]
-        return torch.einsum("ek,bkchw->bechw", weights[:, chosen], maps)
+        return Mix.apply(weights, *maps)  # type: ignore[no-any-return]
 
-    def _reducing_skip(self, rectified: Tensor, weights: Tensor) -> Tensor:
+    def _skip(self, rectified: Tensor, scale: Tensor) -> Tensor:
+        """The factorized reductions."""
         halves = [self.skip_even(rectified), self.skip_odd(shifted(rectified))]
-        joined = torch.cat([half.unflatten(1, (self.edges, -1)) for half in halves], 2).flatten(1, 2)
-        mixed = normalize(joined, weights.repeat_interleave(self.channels))
-        return torch.unflatten(mixed, 1, (self.edges, self.channels))
+        groups = self.sources * self.edges
+        joined = torch.cat([half.unflatten(1, (groups, -1)) for half in halves], 2).flatten(1, 2)
+        return normalize(joined.contiguous(memory_format=torch.channels_last), scale)
+
+    def _repeat(self, x: Tensor) -> Tensor:
+        return Repeat.apply(x, self.edges, self.over_edges)  # type: ignore[no-any-return]
+
+
+class Join(torch.autograd.Function):
+    """Concatenation along the channels; the gradients come back as maps of their own.
+
+    Slices of the joined map's gradient would make every batch norm behind them several times slower on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *maps: Tensor) -> Tensor:
+        ctx.channels = [x.shape[1] for x in maps]
+        return torch.cat(maps, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(
+            part.contiguous(memory_format=torch.channels_last) for part in gradient.split(ctx.channels, 1)
+        )
+
+
+class Repeat(torch.autograd.Function):
+    """Every source's channels once for each edge: [n, s · c, h, w] to [n, s · e · c, h, w].
+
+    The gradient is a sum over the edges, which a 1×1 convolution by `over_edges` [s · c, e · c, 1, 1], ones where
+    the channels agree, does faster than a reduction.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, edges: int, over_edges: Tensor) -> Tensor:
+        ctx.save_for_backward(over_edges)
+        ctx.sources = edges * len(over_edges) // over_edges.shape[1]
+        sources = [x] if ctx.sources == 1 else x.chunk(ctx.sources, 1)
+        return torch.cat([source for source in sources for _ in range(edges)], 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (over_edges,) = ctx.saved_tensors
+        return conv1x1(gradient, over_edges), None, None
+
+
+class Separable(torch.autograd.Function):
+    """Separable convolutions, with batch norm over the batch's statistics and ReLU between, times `scale` [c].
+
+    x [n, c, h, w]; for each convolution its depthwise weights [c, 1, k, k] and 1×1 weights [c, channels of a group,
+    1, 1]. The stride is that of the first. What the 1×1 convolution reads is not kept: only the gradient by its
+    weights needs it, and computes it anew.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, stride: int, dilation: int, *weights: Tensor) -> Tensor:
+        ctx.geometry = [(stride, dilation), *[(1, 1)] * (len(weights) // 2 - 1)]
+        y, kept = _separable(x, scale, weights, ctx.geometry)
+        ctx.save_for_backward(scale, *weights, *kept)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        count = 2 * len(ctx.geometry)
+        scale, *weights = ctx.saved_tensors[: 1 + count]
+        kept = ctx.saved_tensors[1 + count :]
+        if (
+            torch.is_grad_enabled()
+        ):  # to be differentiated again: then all of it is a function of x and the weights
+            _, kept = _separable(kept[0], scale, weights, ctx.geometry)
+        needs_x, needs_scale, _, _, *needs = ctx.needs_input_grad
+        gradients: list[Tensor | None] = [None] * count
+        for_scale = None
+        for i in reversed(range(len(ctx.geometry))):
+            x, convolved, mean, deviation = kept[4 * i : 4 * i + 4]
+            kernels, pointwise = weights[2 * i : 2 * i + 2]
+            stride, dilation = ctx.geometry[i]
+            last = i == len(ctx.geometry) - 1
+            if not last:
+                gradient = torch.ops.aten.threshold_backward(gradient, kept[4 * i + 4], 0)
+            gradient, for_scale_here, _ = torch.ops.aten.native_batch_norm_backward(
+                gradient,
+                convolved,
+                scale if last else None,
+                None,
+                None,
+                mean,
+                deviation,
+                True,
+                EPSILON,
+                (True, last and needs_scale, False),
+            )
+            for_scale = for_scale_here if last and needs_scale else for_scale
+            # only the gradient by the 1×1 weights reads what the 1×1 convolution read; else its shape is enough
+            middle = depthwise(x, kernels, stride, dilation) if needs[2 * i + 1] else convolved
+            gradient, gradients[2 * i + 1] = conv_backward(
+                gradient, middle, pointwise, wanted=(True, needs[2 * i + 1])
+            )
+            wanted = i > 0 or needs_x, needs[2 * i]
+            gradient, gradients[2 * i] = depthwise_backward(
+                gradient, x, kernels, stride, dilation, wanted=wanted
+            )
+        return gradient, for_scale, None, None, *gradients
+
+
+def _separable(
+    x: Tensor, scale: Tensor, weights: Sequence[Tensor], geometry: list[tuple[int, int]]
+) -> tuple[Tensor, list[Tensor]]:
+    """The result, and for each convolution its input, its output and that one's mean and inverse deviation."""
+    kept = []
+    for i, (stride, dilation) in enumerate(geometry):
+        last = i == len(geometry) - 1
+        convolved = conv1x1(depthwise(x, weights[2 * i], stride, dilation), weights[2 * i + 1])
+        y, mean, deviation = torch.native_batch_norm(
+            convolved, scale if last else None, None, None, None, True, 0.0, EPSILON
+        )
+        kept += [x, convolved, mean, deviation]
+        x = y if last else y.relu_()
+    return x, kept
+
+
+class Mix(torch.autograd.Function):
+    """Σ_k weights[edge, k · source] · map_k of the source: [n, edge · c, h, w] of maps [n, source · c, h, w].
+
+    One matrix product for all edges; the maps and the result are channels-last.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *maps: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, *maps)
+        n, channels, h, w = maps[0].shape
+        edges, own = len(weights), channels * len(maps) // weights.shape[1]
+        mixed = weights @ _rows(maps, weights.shape[1])
+        interleaved = mixed.as_strided((n * h * w, edges, own), (own, n * h * w * own, 1)).contiguous()
+        return channels_last(interleaved, (n, edges * own, h, w))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weights, *maps = ctx.saved_tensors
+        n, channels, h, w = maps[0].shape
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        edges, own = len(weights), gradient.shape[1] // len(weights)
+        by_edge = gradient.as_strided((edges, n * h * w, own), (own, edges * own, 1)).reshape(edges, -1)
+        for_weights = by_edge @ _rows(maps, weights.shape[1]).T if ctx.needs_input_grad[0] else None
+        for_rows = weights.T @ by_edge
+        sources = weights.shape[1] // len(maps)
+        if sources > 1:
+            for_rows = for_rows.view(len(maps), sources, n * h * w, -1).transpose(1, 2)
+        return for_weights, *for_rows.reshape(len(maps), n, h, w, channels).permute(0, 1, 4, 2, 3).unbind()
+
+
+def _rows(maps: Sequence[Tensor], count: int) -> Tensor:
+    """Channels-last maps [n, s · c, h, w], one for each k: [k · s, n · h · w · c]."""
+    joined = torch.cat(list(maps)).permute(0, 2, 3, 1)
+    if count > len(maps):
+        own = joined.shape[3] * len(maps) // count
+        joined = joined.reshape(len(maps), -1, count // len(maps), own).transpose(1, 2)
+    return joined.reshape(count, -1)
 
 
 class SearchCell(Cell):
@@ -98,23 +307,35 @@ class SearchCell(Cell):
     def __init__(
         self, nodes: int, before: int, previous: int, channels: int, reduction: bool, after_reduction: bool
     ) -> None:
-        super().__init__(before, previous, channels, after_reduction, batch_norm)
-        self.kind = "reduce" if reduction else "normal"
-        # states 0 and 1 feed all nodes, state 2 (the first node) all but itself, and so on
-        counts = [nodes, *range(nodes, 0, -1)]
-        strides = [2 if reduction and state < 2 else 1 for state in range(nodes + 1)]
-        self.out_edges = nn.ModuleList(OutEdges(channels, n, s) for n, s in zip(counts, strides, strict=True))
+        super().__init__(before, previous, channels, after_reduction, BatchNorm)
+        self.kind, self.channels = "reduce" if reduction else "normal", channels
+        # the two inputs feed all nodes, the first node all but itself, and so on
+        inputs = OutEdges(2, nodes, channels, 2 if reduction else 1)
+        self.out_edges = nn.ModuleList(
+            [inputs, *(OutEdges(1, n, channels, 1) for n in range(nodes - 1, 0, -1))]
+        )
 
-    def forward(self, before: Tensor, previous: Tensor, weights: dict[str, list[Tensor]]) -> Tensor:
-        """weights: for each kind of cell and each state, the softmax weights of its out-edges [edges, 8]."""
+    def forward(self, before: Tensor, previous: Tensor, weights: dict[str, CellWeights]) -> Tensor:
+        """weights: those of each kind of cell."""
         own = weights[self.kind]
-        first, second, *rest = zip(self.out_edges, own, strict=True)
-        sums = first[0](self.input0(before), first[1]) + second[0](self.input1(previous), second[1])
-        nodes = [sums[:, 0]]
-        for out_edges, edge_weights in rest:
-            sums = sums[:, 1:] + out_edges(nodes[-1], edge_weights)
-            nodes.append(sums[:, 0])
-        return torch.cat(nodes, 1)
+        scales = self._per_channel(own.convolutions).split(
+            [out.over_edges.shape[1] * out.sources for out in self.out_edges], 1
+        )
+        skip = None if own.skip is None else self._per_channel(own.skip[None]).squeeze(0)
+        inputs = Join.apply(self.input0(before), self.input1(previous))
+        sums = self.out_edges[0](inputs, own.linear[0], scales[0], skip)  # of the nodes to come
+        nodes = []
+        for out_edges, linear, scale in zip(self.out_edges[1:], own.linear[1:], scales[1:], strict=True):
+            node, rest = sums.split([self.channels, sums.shape[1] - self.channels], 1)
+            nodes.append(node.contiguous(memory_format=torch.channels_last))
+            sums = out_edges(nodes[-1], linear, scale)
+            sums += rest
+        return Join.apply(*nodes, sums)  # type: ignore[no-any-return]
+
+    def _per_channel(self, weights: Tensor) -> Tensor:
+        """[rows, edges] to [rows, edges · channels]."""
+        # contiguous: on a CPU, batch norm's backward reads a scale of stride 0 wrongly
+        return weights[..., None].expand(-1, -1, self.channels).flatten(1).contiguous()
 
 
 class Supernet(CellNetwork):
@@ -129,13 +350,27 @@ class Supernet(CellNetwork):
                 for kind in ("normal", "reduce")
             }
         )
-        # rows of the alphas that belong to the out-edges of each state
-        self.rows = [[i for i, (_, s) in enumerate(connections) if s == state] for state in range(nodes + 1)]
+        # rows of the alphas that belong to each of a cell's out-edges: source by source, edge by edge
+        sources = [(0, 1), *((state,) for state in range(2, nodes + 1))]
+        self.rows = [
+            [row for state in states for row, (_, read) in enumerate(connections) if read == state]
+            for states in sources
+        ]
 
-    def context(self) -> dict[str, list[Tensor]]:
-        """Softmax weights of every state's out-edges."""
-        weights = {kind: alphas.softmax(-1) for kind, alphas in self.alphas.items()}
-        return {kind: [w[rows] for rows in self.rows] for kind, w in weights.items()}
+    def context(self) -> dict[str, CellWeights]:
+        """Softmax weights of both kinds of cell."""
+        return {kind: self._arrange(kind, alphas.softmax(-1)) for kind, alphas in self.alphas.items()}
+
+    def _arrange(self, kind: str, weights: Tensor) -> CellWeights:
+        counts = [len(rows) for rows in self.rows]
+        weights = weights[list(itertools.chain(*self.rows))]
+        linear = []
+        for i, own in enumerate(weights[:, LINEAR].split(counts)):
+            own = own[:, :-1] if i == 0 and kind == "reduce" else own
+            sources = 2 if i == 0 else 1
+            linear.append(own.unflatten(0, (sources, -1)).permute(1, 2, 0).flatten(1))
+        skip = weights[: counts[0], SKIP] if kind == "reduce" else None
+        return CellWeights(linear, weights[:, CONVOLUTIONS].T, skip)
 
     def weights(self) -> list[nn.Parameter]:
         """All parameters but the alphas."""
