@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import hlrs.startup  # noqa: F401 - loaded first: its clock stands in where the system does not tell the start
 from hlrs import __version__
 from hlrs.errors import HlrsError, UserError
 

@@ -19,6 +19,7 @@ from hlrs.artifacts import CHECKPOINTS, OUTPUTS, PROVENANCE, Job, read_json, wri
 from hlrs.config import Source
 from hlrs.errors import UserError
 from hlrs.fingerprint import PACKAGE, code_digest, content_digest, sha256
+from hlrs.startup import called
 
 RECORDED = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "scikit-learn", "snakemake", "dvc")
 
@@ -30,7 +31,9 @@ def execute(job: Job) -> None:
         stale.unlink()
     started, clock = datetime.now(UTC), time.monotonic()
     inputs = {name: {"path": path, "sha256": sha256(Path(path))} for name, path in job.inputs.items()}
-    facts = importlib.import_module(f"hlrs.stages.{job.stage}").run(job)
+    stage = importlib.import_module(f"hlrs.stages.{job.stage}")
+    called()
+    facts = stage.run(job)
     record = {
         "key": job.key,
         "stage": job.stage,
@@ -81,18 +84,19 @@ def current(job: Job) -> bool:
 def _environment(device: str) -> dict[str, Any]:
     return {
         **_git(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
         "lock": _lock_digest(),
         "host": platform.node(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu_model(),
         "gpu": _gpu() if device == "cuda" else None,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
 
 
-def _versions() -> dict[str, str]:
-    known = {}
+def versions() -> dict[str, str]:
+    """Of Python, of this package, and of what its results depend on."""
+    known = {"python": platform.python_version()}
     for name in ("hlrs", *RECORDED):
         try:
             known[name] = importlib.metadata.version(name)
@@ -123,7 +127,8 @@ def _lock_digest() -> str | None:
     return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
 
 
-def _cpu() -> str | None:
+def cpu_model() -> str | None:
+    """The processor's name, None where the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

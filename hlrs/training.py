@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from hlrs.artifacts import CHECKPOINTS, Job, read_tensors, write_tensors
 from hlrs.errors import Failure, Interrupted
+from hlrs.startup import ready
 
 CHECKPOINT_SECONDS = 300.0  # within an epoch; at the end of an epoch there always is one
 
@@ -59,6 +61,12 @@ class Position:
     rows: list[dict[str, Any]] = field(default_factory=list)
     throughput: list[dict[str, float]] = field(default_factory=list)
     resumes: int = 0
+    timing: dict[str, Any] = field(default_factory=dict)  # of the process that ends the run: never saved
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the record tells of the training."""
+        return {"resumes": self.resumes, "throughput": self.throughput, **self.timing}
 
 
 def checkpoint_path(job: Job) -> Path:
@@ -81,9 +89,12 @@ def fit(task: Task, job: Job, device: torch.device) -> Position:
             task.begin(position.epoch)
             saved = time.monotonic()
             for step in range(position.step, task.steps):
+                began = time.monotonic()
                 sums += task.step(step)
+                if not progress.seconds:
+                    sums.tolist()  # waits for the device; later steps wait in its queue
                 position.step = step + 1
-                progress.step()
+                progress.step(time.monotonic() - began)
                 due = stop.requested or time.monotonic() - saved > CHECKPOINT_SECONDS
                 if due and position.step < task.steps:  # the epoch's end saves by itself
                     _save(task, path, position, sums)
@@ -98,7 +109,7 @@ def fit(task: Task, job: Job, device: torch.device) -> Position:
             progress.epoch(row, rate)
             if position.epoch < task.epochs:  # else nothing is left but to write the results
                 stop.obey(job, path)
-    progress.close()
+    position.timing = progress.close()
     return position
 
 
@@ -237,31 +248,49 @@ class Progress:
         self.label, self.task = label, task
         self.done = position.epoch * task.steps + position.step
         self.total = task.epochs * task.steps
-        self.started, self.first = time.monotonic(), self.done
+        self.startup, self.started = ready(), time.monotonic()
+        self.seconds: list[float] = []  # of each step
         interactive = sys.stderr.isatty()
         self.bar = tqdm(total=self.total, initial=self.done, desc=label, unit="step", disable=not interactive)
+        imports, setup = self.startup["imports_seconds"], self.startup["setup_seconds"]
+        parts = f"imports {imports:.1f} s, data and model {setup:.1f} s"
+        self._say(f"started in {imports + setup:.1f} s ({parts})")
         if position.resumes:
             self._say(f"resumed at epoch {position.epoch}, step {position.step}")
 
-    def step(self) -> None:
+    def step(self, seconds: float) -> None:
         """One step is done."""
         self.done += 1
+        self.seconds.append(seconds)
         self.bar.update()
 
     def epoch(self, row: dict[str, Any], rate: float) -> None:
         """An epoch is done."""
-        left = (time.monotonic() - self.started) / (self.done - self.first) * (self.total - self.done)
         text = "  ".join(
             f"{name} {value:.4g}" for name, value in row.items() if value is not None and name != "epoch"
         )
         self.bar.set_postfix_str(f"{rate:.0f} images/s")
         if self.bar.disable:
             epoch = f"epoch {row['epoch'] + 1}/{self.task.epochs}"
-            self._say(f"{epoch}  {text}  {rate:.0f} images/s  {_duration(left)} left")
+            self._say(f"{epoch}  {text}  {rate:.0f} images/s  {_duration(self._left())} left")
 
-    def close(self) -> None:
-        """The run is over."""
+    def close(self) -> dict[str, Any]:
+        """The run is over; what this process's time went into."""
         self.bar.close()
+        first, others = self.seconds[:1], self.seconds[1:]
+        steps = {
+            "first_step_seconds": round(first[0], 6) if first else None,
+            "median_step_seconds": round(statistics.median(others), 6) if others else None,
+        }
+        seconds = round(time.monotonic() - self.started, 3)
+        return {"startup": self.startup | steps, "training_seconds": seconds}
+
+    def _left(self) -> float:
+        """Seconds at the pace so far, but for the first step, which warms up or compiles."""
+        steps, elapsed = len(self.seconds), time.monotonic() - self.started
+        if steps > 1:
+            steps, elapsed = steps - 1, elapsed - self.seconds[0]
+        return elapsed / steps * (self.total - self.done)
 
     def _say(self, text: str) -> None:
         tqdm.write(f"{self.label}  {text}", file=sys.stderr)

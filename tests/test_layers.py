@@ -27,6 +27,7 @@ LIGHT = [  # loads without torch: the Snakefile, a login node, `hlrs --help`
     "hlrs.artifacts",
     "hlrs.fingerprint",
     "hlrs.provenance",
+    "hlrs.startup",
     "hlrs.workflow",
     "hlrs.charts",
     "hlrs.report",

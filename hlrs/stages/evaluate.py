@@ -10,6 +10,7 @@ from hlrs.artifacts import Job, read_json, read_tensors, write_json, write_table
 from hlrs.errors import Failure
 from hlrs.longtail.metrics import evaluate
 from hlrs.stages.parts import SplitImages, derived_network, predict, read_genotype
+from hlrs.startup import ready
 from hlrs.training import prepare
 
 
@@ -28,8 +29,9 @@ def run(job: Job) -> dict[str, Any]:
         raise Failure(
             f"{job.inputs['weights']}: does not fit the genotype ({str(error).splitlines()[0]})"
         ) from None
-    everything = images.positions("test")
-    probabilities = predict(network.to(device), images.set, everything, params.evaluate.batch_size)
+    network, everything = network.to(device), images.positions("test")
+    startup = ready()
+    probabilities = predict(network, images.set, everything, params.evaluate.batch_size)
     if not np.isfinite(probabilities).all():
         raise Failure(f"{job.inputs['weights']}: outputs are not finite: lower retrain.weights.lr")
     counts = read_json(Path(job.inputs["classes"]))["counts"]
@@ -52,4 +54,4 @@ def run(job: Job) -> dict[str, Any]:
         "probabilities": list(probabilities),
     }
     write_table(job.output("predictions.parquet"), "predictions", columns)
-    return {"device": device.type}
+    return {"device": device.type, "startup": startup}

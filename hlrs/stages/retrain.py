@@ -35,7 +35,7 @@ def run(job: Job) -> dict[str, Any]:
     write_tensors(job.output("weights.safetensors"), task.network.state_dict(), facts)
     history = {name: [row[name] for row in position.rows] for name in SCHEMAS["retrain_history"]}
     write_table(job.output("history.parquet"), "retrain_history", history)
-    return {"device": device.type, "resumes": position.resumes, "throughput": position.throughput}
+    return {"device": device.type, **position.facts}
 
 
 class RetrainTask:

@@ -31,7 +31,7 @@ def run(job: Job) -> dict[str, Any]:
     task = SearchTask(params, images, device)
     position = fit(task, job, device)
     _write(job, params.search.nodes, task.trajectory, position.rows)
-    return {"device": device.type, "resumes": position.resumes, "throughput": position.throughput}
+    return {"device": device.type, **position.facts}
 
 
 def _random(job: Job) -> dict[str, Any]:
