@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from hlrs import config
@@ -110,7 +109,7 @@ def freeze(jobs: list[Job]) -> None:
     """Write the specs that are not there yet; an existing one says the same, its name being its digest."""
     for job in jobs:
         if not job.spec.exists():
-            write_json(job.spec, asdict(job))
+            write_json(job.spec, vars(job))
 
 
 def spec(key: str) -> Job:

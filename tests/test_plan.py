@@ -1,16 +1,19 @@
 """The plan: which jobs there are, what their keys depend on, and what prune, publish and freeze do."""
 
+import ast
 import itertools
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from hlrs import config, plan
-from hlrs.artifacts import OUTPUTS, PROVENANCE
+from hlrs import config, fingerprint, plan
+from hlrs.artifacts import OUTPUTS, PROVENANCE, write_json
 from hlrs.errors import UserError
+from hlrs.fingerprint import content_digest
 
 
 def params(**changes):
@@ -247,6 +250,29 @@ def test_the_plan_of_a_thousand_runs_grows_linearly():
     assert many_bytes < 11 * few_bytes
 
 
+def test_code_and_data_are_digested_once_however_many_runs_there_are(monkeypatch):
+    done = Counter()
+
+    def counted(function):
+        def call(argument):
+            done["data" if function is content_digest else argument] += 1
+            return function(argument)
+
+        return call
+
+    for cache in (fingerprint.code_digest, fingerprint._parsed, fingerprint._imports):
+        cache.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(fingerprint, "_reachable", counted(fingerprint._reachable))
+        patched.setattr(ast, "parse", counted(ast.parse))
+        patched.setattr(plan, "content_digest", counted(content_digest))
+        plan.plan(params(matrix__seeds=list(range(50))))
+    assert done.pop("data") == 2  # data sets
+    assert {f"hlrs.stages.{stage}" for stage in OUTPUTS} < done.keys()
+    assert len(done) > 2 * len(OUTPUTS)
+    assert set(done.values()) == {1}
+
+
 # --- housekeeping -------------------------------------------------------------------------------------
 
 
@@ -274,6 +300,18 @@ def test_freeze_leaves_an_existing_spec_alone():
     jobs[3].spec.write_text("as it was")
     plan.freeze(jobs)
     assert jobs[3].spec.read_text() == "as it was"
+
+
+def test_freeze_writes_the_specs_that_are_new_and_no_other(monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        plan, "write_json", lambda path, value: (written.append(path), write_json(path, value))
+    )
+    few, more = plan.plan(params()), plan.plan(params(matrix__seeds=[0, 1, 2]))
+    for jobs in (few, few, more):
+        plan.freeze(jobs)
+    specs = {job.spec for job in few}
+    assert written == [job.spec for job in few] + [job.spec for job in more if job.spec not in specs]
 
 
 def test_an_unknown_key_is_one_line():

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pstats
 import re
 import shutil
 import signal
@@ -322,6 +323,27 @@ def test_a_searcher_without_training_runs_from_another_params_file(finished):
     assert metrics["digits"].keys() == {"darts", "random"}
     assert snakemake(finished) == NOTHING
     assert tree(finished / "report") == old
+
+
+# --- large matrices -----------------------------------------------------------------------------------
+
+
+def calls(folder, runs):
+    """How many functions `snakemake -n` calls for a matrix of so many runs: all of them, and ours alone."""
+    edit(folder / "params.yaml", **DARTS_ALONE, **{"matrix.seeds": list(range(runs))})
+    profiled = ("-m", "cProfile", "-o", "profile", "-m", "snakemake", "-n")
+    shown = run(folder, sys.executable, *profiled).stdout
+    assert re.search(rf"^total +{4 * runs + 3}$", shown, re.MULTILINE)
+    profile = pstats.Stats(str(folder / "profile"))
+    ours = sum(facts[1] for (file, *_), facts in profile.stats.items() if Path(file).is_relative_to(folder))
+    assert ours > 10 * runs
+    return profile.total_calls, ours
+
+
+def test_what_snakemake_plans_grows_linearly_with_the_matrix(source, tmp_path):
+    folder = duplicate(source, tmp_path / "large")
+    for few, some, many in zip(*(calls(folder, runs) for runs in (20, 40, 80)), strict=True):
+        assert many - some < 2.2 * (some - few)
 
 
 # --- edits and back -----------------------------------------------------------------------------------
