@@ -350,6 +350,9 @@ class Search(Spec):
     cells: int = Field(8, ge=3)  # fewer would all be reduction cells
     nodes: int = Field(4, ge=1)
     cutout: int = Field(0, ge=0, multiple_of=2)
+    recompute: bool = (
+        False  # a cell's inner maps in the backward pass, instead of keeping them: for large images
+    )
     threads: int = Field(1, ge=1)
     weights: Sgd = Sgd(lr_min=0.001)
     alphas: Adam = Adam()

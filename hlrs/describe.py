@@ -34,7 +34,12 @@ def describe(
     channels, cells = channels or (16 if supernet else 36), cells or (8 if supernet else 20)
     if channels % 2:
         raise UserError(f"--channels: {channels} is odd; a factorized reduction halves it")
-    layout = {"in_channels": in_channels, "classes": classes, "channels": channels, "cells": cells}
+    layout: dict[str, Any] = {
+        "in_channels": in_channels,
+        "classes": classes,
+        "channels": channels,
+        "cells": cells,
+    }
     with torch.device("meta"):
         model: CellNetwork
         if supernet:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hlrs.nas.bilevel import first_order, moved, second_order
+from hlrs.nas.bilevel import first_order, frozen, moved, second_order
 from hlrs.nas.network import initialize
 from hlrs.nas.supernet import Supernet, initialize_alphas
 
@@ -20,7 +20,7 @@ def test_quadratic_problem_by_hand():
     [gradient] = second_order([a], [w], lambda: ((w - a) ** 2).sum(), lambda: (w * a).sum(), step, lr)
     unrolled = 3.0 - 0.1 * (0.5 + 2 * (3.0 - 2.0))
     assert gradient.item() == pytest.approx(unrolled + 2 * 0.1 * 2.0, rel=1e-9)
-    [plain] = first_order([a], lambda: (w * a).sum())
+    [plain] = first_order([a], [w], lambda: (w * a).sum())
     assert plain.item() == 3.0
     assert (w.item(), a.item()) == (3.0, 2.0)
 
@@ -61,7 +61,7 @@ def test_unrolled_gradient_is_the_exact_bilevel_gradient_of_a_supernet():
 
     exact = exact_hypergradient(model, alphas, weights, lambda: loss(train), validation, step, lr)
     found = second_order(alphas, weights, lambda: loss(train), lambda: loss(validation), step, lr)
-    first = first_order(alphas, lambda: loss(validation))
+    first = first_order(alphas, weights, lambda: loss(validation))
     for e, f, g in zip(exact, found, first, strict=True):
         assert float((e - f).norm() / e.norm()) < 1e-9
         assert float((e - g).norm() / e.norm()) > 1e-2  # the second-order term is no rounding error
@@ -81,3 +81,55 @@ def test_weights_come_back_bit_for_bit_even_after_an_error():
         break_inside()
     assert torch.allclose(seen[0], before + 0.1)
     assert torch.equal(w, before)
+
+
+def test_frozen_parameters_want_no_gradients_inside_the_block_alone():
+    w, a = nn.Parameter(torch.ones(3)), nn.Parameter(torch.full((3,), 2.0))
+    with frozen([w]):
+        assert (w.requires_grad, a.requires_grad) == (False, True)
+        (w * a).sum().backward()
+    assert w.grad is None
+    assert torch.equal(a.grad, torch.ones(3))
+    assert w.requires_grad
+
+    def break_inside():
+        with frozen([w, a]):
+            raise RuntimeError("broke")
+
+    with pytest.raises(RuntimeError, match="broke"):
+        break_inside()
+    assert w.requires_grad
+    assert a.requires_grad
+
+
+def test_a_graph_from_before_a_move_can_be_differentiated_again_after_it():
+    # d/da of d/dw Σ a·w³, times d: Σ 3·w²·d; and by w: 6·a·w·d
+    w = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    a = nn.Parameter(torch.tensor([0.5, 3.0], dtype=torch.float64))
+    d = torch.tensor([7.0, 11.0], dtype=torch.float64)
+    [gradient] = torch.autograd.grad((a * w**3).sum(), w, create_graph=True)
+    with moved([w], [d], 0.1):
+        [elsewhere] = torch.autograd.grad((a * w**3).sum(), a)
+    by_w, by_a = torch.autograd.grad((gradient * d).sum(), (w, a))
+    assert torch.allclose(elsewhere, torch.tensor([1.7, -0.9], dtype=torch.float64) ** 3, rtol=1e-12)
+    assert torch.equal(by_w, torch.tensor([6 * 0.5 * 1.0 * 7.0, 6 * 3.0 * -2.0 * 11.0], dtype=torch.float64))
+    assert torch.equal(by_a, torch.tensor([3 * 1.0 * 7.0, 3 * 4.0 * 11.0], dtype=torch.float64))
+
+
+def test_second_order_evaluates_each_loss_once_the_validation_at_the_unrolled_weights():
+    w, a = (nn.Parameter(torch.tensor([value], dtype=torch.float64)) for value in (3.0, 2.0))
+    seen = []
+
+    def loss(name, value):
+        seen.append((name, w.item()))
+        return value
+
+    second_order(
+        [a],
+        [w],
+        lambda: loss("training", ((w - a) ** 2).sum()),
+        lambda: loss("validation", (w * a).sum()),
+        [torch.zeros(1, dtype=torch.float64)],
+        0.25,
+    )
+    assert seen == [("training", 3.0), ("validation", 2.5)]

@@ -14,9 +14,10 @@ Parameters = Sequence[nn.Parameter]
 Loss = Callable[[], Tensor]  # a scalar
 
 
-def first_order(alphas: Parameters, validation: Loss) -> list[Tensor]:
+def first_order(alphas: Parameters, weights: Parameters, validation: Loss) -> list[Tensor]:
     """∇_α L_val(w, α): the weights are taken as they are  (DARTS, ξ = 0)."""
-    return list(torch.autograd.grad(validation(), alphas))
+    with frozen(weights):
+        return list(torch.autograd.grad(validation(), alphas))
 
 
 def second_order(
@@ -37,27 +38,40 @@ def second_order(
     The second term is differentiated exactly. DARTS approximates it by a difference of gradients at w ± εv
     (eq. 8), with ε = 0.01/‖v‖; on the small supernet of tests/test_bilevel.py that was off by 200 %.
     """
-    gradient = torch.autograd.grad(training(), weights)
-    direction = [s + g for s, g in zip(step, gradient, strict=True)]
+    gradient = torch.autograd.grad(training(), weights, create_graph=True)
+    direction = [s + g.detach() for s, g in zip(step, gradient, strict=True)]
     with moved(weights, direction, -lr):
         gradients = torch.autograd.grad(validation(), [*alphas, *weights])
     outer, v = gradients[: len(alphas)], gradients[len(alphas) :]
-    gradient = torch.autograd.grad(training(), weights, create_graph=True)
     along_v = torch.stack([(g * d).sum() for g, d in zip(gradient, v, strict=True)]).sum()
     implicit = torch.autograd.grad(along_v, alphas)
     return [o - lr * i for o, i in zip(outer, implicit, strict=True)]
 
 
 @contextmanager
-def moved(parameters: Parameters, direction: Sequence[Tensor], distance: float) -> Iterator[None]:
-    """Parameters moved by distance · direction inside the block, exactly as before after it."""
-    before = [parameter.detach().clone() for parameter in parameters]
+def frozen(parameters: Parameters) -> Iterator[None]:
+    """Inside the block, parameters want no gradients: what these would need is neither kept nor computed."""
+    before = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
     try:
-        with torch.no_grad():
-            for parameter, d in zip(parameters, direction, strict=True):
-                parameter.add_(d, alpha=distance)
         yield
     finally:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
+        for parameter, wanted in zip(parameters, before, strict=True):
+            parameter.requires_grad_(wanted)
+
+
+@contextmanager
+def moved(parameters: Parameters, direction: Sequence[Tensor], distance: float) -> Iterator[None]:
+    """Parameters at p + distance · direction inside the block, exactly as before after it.
+
+    They point to other memory meanwhile, so a graph that was built on them before can be used afterwards.
+    """
+    before = [parameter.data for parameter in parameters]
+    try:
+        for parameter, d in zip(parameters, direction, strict=True):
+            parameter.data = parameter.data.add(d, alpha=distance)
+        yield
+    finally:
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.data = value

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from hlrs.nas.genotype import Genotype, Node
 from hlrs.nas.network import Cell, CellNetwork
-from hlrs.nas.primitives import make_primitive
+from hlrs.nas.primitives import Join, make_primitive
 
 
 class DropPath:
@@ -59,7 +59,7 @@ class DerivedCell(Cell):
                     term = drop_path(term)
                 terms.append(term)
             maps.append(terms[0] if len(terms) == 1 else terms[0] + terms[1])
-        return torch.cat([maps[state] for state in self.concat], 1)
+        return Join.apply(*(maps[state] for state in self.concat))  # type: ignore[no-any-return]
 
 
 class AuxiliaryHead(nn.Module):
@@ -105,7 +105,8 @@ class DerivedNetwork(CellNetwork):
         """Logits and, with an auxiliary head, its logits; [batch, classes] both."""
         if not hasattr(self, "auxiliary"):
             return self(images), None
-        context, stem = self.context(), self.stem(images)
+        context = self.context()
+        stem = self.stem(images.contiguous(memory_format=torch.channels_last))
         states, tapped = (stem, stem), stem
         for index, cell in enumerate(self.shared):
             states = states[1], cell(*states, context)

@@ -81,7 +81,7 @@ class CellNetwork(nn.Module):
         return self.classify(torch.cat(branches, 1))
 
     def _backbone(self, images: Tensor, context: Any) -> tuple[Tensor, Tensor]:
-        stem = self.stem(images)
+        stem = self.stem(images.contiguous(memory_format=torch.channels_last))
         return _chain(self.shared, (stem, stem), context)
 
 

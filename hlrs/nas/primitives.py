@@ -38,7 +38,27 @@ class FactorizedReduce(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        return self.norm(torch.cat([self.even(x), self.odd(shifted(x))], 1))  # type: ignore[no-any-return]
+        return self.norm(Join.apply(self.even(x), self.odd(shifted(x))))  # type: ignore[no-any-return]
+
+
+class Join(torch.autograd.Function):
+    """Concatenation along the channels; the gradients come back as channels-last maps of their own.
+
+    Slices of the joined map's gradient would make every batch norm behind them several times slower on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *maps: Tensor) -> Tensor:
+        ctx.channels = [x.shape[1] for x in maps]
+        return torch.cat(maps, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        parts = gradient.split(ctx.channels, 1)
+        return tuple(part.contiguous(memory_format=torch.channels_last) for part in parts)
+
+
+# --- depthwise convolution --------------------------------------------------------------------------------
 
 
 class Depthwise(nn.Conv2d):
@@ -59,90 +79,134 @@ class Dilated(Depthwise):
             return DepthwiseConv.apply(x[:, :, ::2, ::2], self.weight, 1)  # type: ignore[no-any-return]
         if has_phases(x):
             return from_phases(DepthwiseConv.apply(to_phases(x), self.weight, 1))
-        return depthwise(x, self.weight, dilation=2)
+        return conv(x, self.weight, dilation=2)
 
 
-def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
-    """Depthwise convolution of x [n, c, h, w] by weight [c, 1, k, k], k odd, padded by half the kernel."""
-    return F.conv2d(x, weight, None, stride, dilation * (weight.shape[-1] // 2), dilation, len(weight))
+def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
+    """Convolution of x [n, c, h, w] by weight [d, c / groups, k, k], k odd, padded by half the kernel."""
+    groups = x.shape[1] // weight.shape[1]
+    return F.conv2d(x, weight, None, stride, dilation * (weight.shape[-1] // 2), dilation, groups)
 
 
 class DepthwiseConv(torch.autograd.Function):
-    """`depthwise` with `depthwise_backward` for its gradients."""
+    """`conv` with `conv_backward` for its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        return depthwise(x, weight, stride)
+        return conv(x, weight, stride)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return *depthwise_backward(gradient, x, weight, ctx.stride, 1, wanted=ctx.needs_input_grad[:2]), None
-
-
-def depthwise_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int, *, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `depthwise` by x and by weight, each where it is wanted.
-
-    On a CPU, oneDNN has a fast kernel for the weight's gradient up to three columns wide and is ten times slower
-    beyond. A column's gradient only needs x moved by that column's offset, so 5×5 is taken as 5×3 and 5×2.
-    """
-    padding, kernel = dilation * (weight.shape[-1] // 2), weight.shape[-1]
-    width = 3 if x.device.type == "cpu" else kernel
-    backward = partial(conv_backward, gradient, stride=stride, dilation=dilation)
-    if kernel <= width or not wanted[1]:
-        return backward(x, weight, padding=(padding, padding), wanted=wanted)
-    for_x, _ = backward(x, weight, padding=(padding, padding), wanted=(wanted[0], False))
-    parts = []
-    for start, columns in zip(range(0, kernel, width), weight.split(width, 3), strict=True):
-        left = padding - dilation * start
-        reach = stride * (gradient.shape[3] - 1) + dilation * (columns.shape[3] - 1) + 1
-        window = F.pad(x, (left, reach - left - x.shape[3]))
-        parts.append(backward(window, columns, padding=(padding, 0), wanted=(False, True))[1])
-    return for_x, torch.cat(parts, 3)  # type: ignore[arg-type]
+        return *conv_backward(gradient, x, weight, ctx.stride, wanted=ctx.needs_input_grad[:2]), None
 
 
 def conv_backward(
     gradient: Tensor,
     x: Tensor,
     weight: Tensor,
-    *,
     stride: int = 1,
-    padding: tuple[int, int] = (0, 0),
     dilation: int = 1,
+    *,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """PyTorch's gradients by x and weight of a convolution without bias, in the groups that the shapes tell."""
+    """Gradients of `conv` by x and by weight, each where it is wanted; differentiable.
+
+    On a CPU, oneDNN has a fast kernel for the gradient by depthwise weights up to three columns wide, and is
+    ten times slower beyond. A column's gradient only needs x moved by that column's offset, so 5×5 is taken
+    as 5×3 and 5×2.
+    """
+    if torch.is_grad_enabled():
+        geometry = stride, dilation
+        for_x = _GradientByInput.apply(gradient, x, weight, geometry) if wanted[0] else None
+        return for_x, _GradientByWeight.apply(gradient, x, weight, geometry) if wanted[1] else None
+    kernel = weight.shape[3]
+    padding = dilation * (kernel // 2)
+    narrow = x.device.type == "cpu" and weight.shape[1] == 1 and dilation == 1
+    width = 3 if narrow else kernel
+    backward = partial(_conv_backward, gradient, stride=stride, dilation=dilation)
+    if kernel <= width or not wanted[1]:
+        return backward(x, weight, padding=(padding, padding), wanted=wanted)
+    for_x, _ = backward(x, weight, padding=(padding, padding), wanted=(wanted[0], False))
+    parts = []
+    for start, columns in zip(range(0, kernel, width), weight.split(width, 3), strict=True):
+        left = padding - start
+        reach = stride * (gradient.shape[3] - 1) + columns.shape[3]
+        window = F.pad(x, (left, reach - left - x.shape[3]))
+        parts.append(backward(window, columns, padding=(padding, 0), wanted=(False, True))[1])
+    return for_x, torch.cat(parts, 3)  # type: ignore[arg-type]
+
+
+def _conv_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    *,
+    stride: int,
+    padding: tuple[int, int],
+    dilation: int,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """PyTorch's gradients by x and weight of a convolution without bias, its groups told by the shapes."""
     if not any(wanted):
         return None, None
-    groups = x.shape[1] // weight.shape[1]
     for_x, for_weight, _ = torch.ops.aten.convolution_backward(
-        gradient,
-        x,
-        weight,
-        None,
-        [stride] * 2,
-        padding,
-        [dilation] * 2,
-        False,
-        [0, 0],
-        groups,
+        *(gradient, x, weight, None, [stride] * 2, padding, [dilation] * 2, False, [0, 0]),
+        x.shape[1] // weight.shape[1],
         (*wanted, False),
     )
     return for_x, for_weight
 
 
-def conv1x1(x: Tensor, weight: Tensor) -> Tensor:
-    """1×1 convolution, in as many groups as the weight's shape tells."""
-    return F.conv2d(x, weight, groups=x.shape[1] // weight.shape[1])
+# PyTorch differentiates the gradients of a grouped convolution group by group. They are convolutions
+# themselves, so that the gradients' gradients are the same three operations again.
+
+
+class _GradientByInput(torch.autograd.Function):
+    """Linear in the gradient and in the weight; of x only the shape matters."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, geometry: tuple[int, int]) -> Any:
+        ctx.save_for_backward(gradient, weight)
+        ctx.geometry = geometry
+        return conv_backward(gradient, x, weight, *geometry, wanted=(True, False))[0]
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, weight = ctx.saved_tensors
+        for_gradient = conv(outer, weight, *ctx.geometry)
+        for_weight = None
+        if ctx.needs_input_grad[2]:
+            for_weight = conv_backward(gradient, outer, weight, *ctx.geometry, wanted=(False, True))[1]
+        return for_gradient, None, for_weight, None
+
+
+class _GradientByWeight(torch.autograd.Function):
+    """Linear in the gradient and in x; of the weight only the shape matters."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, geometry: tuple[int, int]) -> Any:
+        ctx.save_for_backward(gradient, x)
+        ctx.geometry = geometry
+        return conv_backward(gradient, x, weight, *geometry, wanted=(False, True))[1]
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, x = ctx.saved_tensors
+        for_gradient = conv(x, outer, *ctx.geometry)
+        return (
+            for_gradient,
+            conv_backward(gradient, x, outer, *ctx.geometry, wanted=(True, False))[0],
+            None,
+            None,
+        )
 
 
 # --- phases ---------------------------------------------------------------------------------------------
-# A 2-dilated kernel treats even and odd rows and columns apart. Taken as four images of a quarter of the size,
-# they are convolved by an undilated kernel, whose gradients are about ten times faster on a CPU.
+# A 2-dilated kernel treats even and odd rows and columns apart. Taken as four images of a quarter of the
+# size, they are convolved by an undilated kernel, whose gradients are about ten times faster on a CPU.
 
 
 def has_phases(x: Tensor) -> bool:

@@ -1,12 +1,13 @@
 """The supernet: every edge is the mixture of all primitives, weighted by softmax(alpha) (DARTS, §2.2).
 
-All edges that leave a cell's two inputs, or one node, are computed together (`OutEdges`), since they read the same
-map: one depthwise convolution of that map, repeated for every edge, one grouped 1×1 convolution, pooling and its
-batch norm once. The batch norms have no affine part, so an edge's weight is passed as their scale and its gradient
-comes out of theirs. Maps are channels-last and 2-dilated convolutions are done by phases (primitives.py).
+All edges that leave a cell's two inputs, or one node, are computed together (`OutEdges`), since they read the
+same map: one depthwise convolution of that map, repeated for every edge, one grouped 1×1 convolution, pooling
+and its batch norm once. The batch norms have no affine part, so an edge's weight is passed as their scale and
+its gradient comes out of theirs. Maps are channels-last, and 2-dilated convolutions are done by phases
+(primitives.py).
 
 tests/test_supernet.py holds the plain cell, an edge and a primitive at a time, that pins this one, and
-docs/benchmarks.md says what each of these is worth.
+docs/benchmarks.md says what is gained.
 
 Batch norms use the batch's statistics always: a supernet is never evaluated by itself, and the alphas' steps
 (with their trial weights) leave no trace in it.
@@ -20,16 +21,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from hlrs.nas.genotype import PRIMITIVES, edges
 from hlrs.nas.network import Cell, CellNetwork
 from hlrs.nas.primitives import (
     EPSILON,
+    Join,
     channels_last,
-    conv1x1,
+    conv,
     conv_backward,
-    depthwise,
-    depthwise_backward,
     from_phases,
     has_phases,
     shifted,
@@ -41,18 +42,13 @@ LINEAR, SKIP, CONVOLUTIONS = slice(1, 4), 3, slice(4, 8)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm without affine part and running statistics."""
+    """Batch norm over the batch's statistics, without affine part."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        return normalize(x)
-
-
-def normalize(x: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Batch norm over the batch's statistics, times `scale` [channels]."""
-    return torch.native_batch_norm(x, scale, None, None, None, True, 0.0, EPSILON)[0]
+        return batch_norm(x)[0]
 
 
 class CellWeights(NamedTuple):
@@ -105,8 +101,9 @@ class OutEdges(nn.Module):
     def forward(self, x: Tensor, linear: Tensor, scales: Tensor, skip: Tensor | None = None) -> Tensor:
         """Mixtures, summed over the sources: [batch, edge · channels, height, width].
 
-        x [batch, source · channels, height, width]; softmax weights of the primitives without weights of their own
-        [edge, primitive · source], of the convolutions [4, source · edge · channels], of a reducing skip [same].
+        x [batch, source · channels, height, width]; softmax weights of the primitives without weights of
+        their own [edge, primitive · source], of the convolutions and of a reducing skip [4 and none,
+        source · edge · channels].
         """
         rectified = F.threshold(x, 0, 0)  # a ReLU that keeps its input for the backward pass, as the pools do
         repeated = self._repeat(rectified)
@@ -119,7 +116,7 @@ class OutEdges(nn.Module):
         if self.sources > 1:
             mixed = torch.add(*mixed.chunk(self.sources, 1))
         mixed += self._linear(x, linear)
-        return mixed
+        return mixed  # type: ignore[no-any-return]
 
     def _dilated(self, rectified: Tensor, scale3: Tensor, scale5: Tensor) -> Tensor:
         phased = self.stride == 1 and has_phases(rectified)
@@ -132,8 +129,8 @@ class OutEdges(nn.Module):
     def _linear(self, x: Tensor, weights: Tensor) -> Tensor:
         """The primitives without weights of their own give the same maps for all edges."""
         maps = [
-            normalize(F.max_pool2d(x, 3, self.stride, 1)),
-            normalize(F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)),
+            batch_norm(F.max_pool2d(x, 3, self.stride, 1))[0],
+            batch_norm(F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False))[0],
             *([x] if self.stride == 1 else []),
         ]
         return Mix.apply(weights, *maps)  # type: ignore[no-any-return]
@@ -143,35 +140,17 @@ class OutEdges(nn.Module):
         halves = [self.skip_even(rectified), self.skip_odd(shifted(rectified))]
         groups = self.sources * self.edges
         joined = torch.cat([half.unflatten(1, (groups, -1)) for half in halves], 2).flatten(1, 2)
-        return normalize(joined.contiguous(memory_format=torch.channels_last), scale)
+        return batch_norm(joined.contiguous(memory_format=torch.channels_last), scale)[0]
 
     def _repeat(self, x: Tensor) -> Tensor:
         return Repeat.apply(x, self.edges, self.over_edges)  # type: ignore[no-any-return]
 
 
-class Join(torch.autograd.Function):
-    """Concatenation along the channels; the gradients come back as maps of their own.
-
-    Slices of the joined map's gradient would make every batch norm behind them several times slower on a CPU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *maps: Tensor) -> Tensor:
-        ctx.channels = [x.shape[1] for x in maps]
-        return torch.cat(maps, 1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return tuple(
-            part.contiguous(memory_format=torch.channels_last) for part in gradient.split(ctx.channels, 1)
-        )
-
-
 class Repeat(torch.autograd.Function):
     """Every source's channels once for each edge: [n, s · c, h, w] to [n, s · e · c, h, w].
 
-    The gradient is a sum over the edges, which a 1×1 convolution by `over_edges` [s · c, e · c, 1, 1], ones where
-    the channels agree, does faster than a reduction.
+    The gradient is a sum over the edges, which a 1×1 convolution by `over_edges` [s · c, e · c, 1, 1], ones
+    where the channels agree, does faster than a reduction.
     """
 
     @staticmethod
@@ -184,82 +163,90 @@ class Repeat(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (over_edges,) = ctx.saved_tensors
-        return conv1x1(gradient, over_edges), None, None
+        return conv(gradient, over_edges), None, None
 
 
 class Separable(torch.autograd.Function):
-    """Separable convolutions, with batch norm over the batch's statistics and ReLU between, times `scale` [c].
+    """One or two separable convolutions, batch norm and ReLU between them, batch norm times `scale` behind.
 
-    x [n, c, h, w]; for each convolution its depthwise weights [c, 1, k, k] and 1×1 weights [c, channels of a group,
-    1, 1]. The stride is that of the first. What the 1×1 convolution reads is not kept: only the gradient by its
-    weights needs it, and computes it anew.
+    x [n, c, h, w], scale [c]; of each convolution the depthwise weights [c, 1, k, k] and the 1×1 weights
+    [c, channels of a group, 1, 1]. Stride and dilation are the first one's.
+
+    Kept for the backward pass is what each depthwise convolution reads and what each 1×1 convolution
+    returns. What the latter reads is computed anew, for the gradient by its weights alone; and where no
+    weights want gradients, in the alphas' step, x is not kept either.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, stride: int, dilation: int, *weights: Tensor) -> Tensor:
         ctx.geometry = [(stride, dilation), *[(1, 1)] * (len(weights) // 2 - 1)]
         y, kept = _separable(x, scale, weights, ctx.geometry)
+        ctx.keeps_x = any(ctx.needs_input_grad[4:]) or stride > 1
+        if not ctx.keeps_x:
+            kept[0] = kept[1]  # the gradient by x only reads x's shape, which is that of its convolution
         ctx.save_for_backward(scale, *weights, *kept)
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        count = 2 * len(ctx.geometry)
-        scale, *weights = ctx.saved_tensors[: 1 + count]
-        kept = ctx.saved_tensors[1 + count :]
-        if (
-            torch.is_grad_enabled()
-        ):  # to be differentiated again: then all of it is a function of x and the weights
+    def backward(ctx: Any, gradient: Any) -> tuple[Tensor | None, ...]:
+        count = len(ctx.geometry)
+        scale, *saved = ctx.saved_tensors
+        weights, kept = saved[: 2 * count], saved[2 * count :]
+        if torch.is_grad_enabled():  # to be differentiated again: then all is a function of x and the weights
+            if not ctx.keeps_x:
+                raise RuntimeError("second derivatives of a supernet need weights that require gradients")
             _, kept = _separable(kept[0], scale, weights, ctx.geometry)
-        needs_x, needs_scale, _, _, *needs = ctx.needs_input_grad
-        gradients: list[Tensor | None] = [None] * count
-        for_scale = None
-        for i in reversed(range(len(ctx.geometry))):
-            x, convolved, mean, deviation = kept[4 * i : 4 * i + 4]
+        needs_x, _, _, _, *needs = ctx.needs_input_grad
+        for_scale: Tensor | None = None
+        for_weights: list[Tensor | None] = []
+        for i in reversed(range(count)):
+            x, convolved, *statistics = kept[4 * i : 4 * i + 4]
             kernels, pointwise = weights[2 * i : 2 * i + 2]
-            stride, dilation = ctx.geometry[i]
-            last = i == len(ctx.geometry) - 1
-            if not last:
+            needs_kernels, needs_pointwise = needs[2 * i : 2 * i + 2]
+            if i + 1 < count:
                 gradient = torch.ops.aten.threshold_backward(gradient, kept[4 * i + 4], 0)
-            gradient, for_scale_here, _ = torch.ops.aten.native_batch_norm_backward(
-                gradient,
-                convolved,
-                scale if last else None,
-                None,
-                None,
-                mean,
-                deviation,
-                True,
-                EPSILON,
-                (True, last and needs_scale, False),
+                gradient, _ = batch_norm_backward(gradient, convolved, None, *statistics)
+            else:
+                gradient, for_scale = batch_norm_backward(gradient, convolved, scale, *statistics)
+            middle = conv(x, kernels, *ctx.geometry[i]) if needs_pointwise else convolved
+            for_middle: Any  # a tensor, as it is wanted
+            for_middle, for_pointwise = conv_backward(
+                gradient, middle, pointwise, wanted=(True, needs_pointwise)
             )
-            for_scale = for_scale_here if last and needs_scale else for_scale
-            # only the gradient by the 1×1 weights reads what the 1×1 convolution read; else its shape is enough
-            middle = depthwise(x, kernels, stride, dilation) if needs[2 * i + 1] else convolved
-            gradient, gradients[2 * i + 1] = conv_backward(
-                gradient, middle, pointwise, wanted=(True, needs[2 * i + 1])
-            )
-            wanted = i > 0 or needs_x, needs[2 * i]
-            gradient, gradients[2 * i] = depthwise_backward(
-                gradient, x, kernels, stride, dilation, wanted=wanted
-            )
-        return gradient, for_scale, None, None, *gradients
+            wanted = needs_x or i > 0, needs_kernels
+            gradient, for_kernels = conv_backward(for_middle, x, kernels, *ctx.geometry[i], wanted=wanted)
+            for_weights = [for_kernels, for_pointwise, *for_weights]
+        return gradient, for_scale, None, None, *for_weights
 
 
 def _separable(
     x: Tensor, scale: Tensor, weights: Sequence[Tensor], geometry: list[tuple[int, int]]
 ) -> tuple[Tensor, list[Tensor]]:
-    """The result, and for each convolution its input, its output and that one's mean and inverse deviation."""
-    kept = []
+    """The result, and for each convolution its input, its output, that one's mean and inverse deviation."""
+    kept: list[Tensor] = []
     for i, (stride, dilation) in enumerate(geometry):
-        last = i == len(geometry) - 1
-        convolved = conv1x1(depthwise(x, weights[2 * i], stride, dilation), weights[2 * i + 1])
-        y, mean, deviation = torch.native_batch_norm(
-            convolved, scale if last else None, None, None, None, True, 0.0, EPSILON
-        )
-        kept += [x, convolved, mean, deviation]
-        x = y if last else y.relu_()
+        if kept:
+            x.relu_()
+        convolved = conv(conv(x, weights[2 * i], stride, dilation), weights[2 * i + 1])
+        y, *statistics = batch_norm(convolved, scale if i + 1 == len(geometry) else None)
+        kept += [x, convolved, *statistics]
+        x = y
     return x, kept
+
+
+def batch_norm(x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm over the batch's statistics, times `scale` [channels]; those statistics."""
+    return torch.native_batch_norm(x, scale, None, None, None, True, 0.0, EPSILON)
+
+
+def batch_norm_backward(
+    gradient: Tensor, x: Tensor, scale: Tensor | None, mean: Tensor, deviation: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of `batch_norm` by x and by `scale`."""
+    for_x, for_scale, _ = torch.ops.aten.native_batch_norm_backward(
+        gradient, x, scale, None, None, mean, deviation, True, EPSILON, (True, scale is not None, False)
+    )
+    return for_x, for_scale
 
 
 class Mix(torch.autograd.Function):
@@ -270,8 +257,9 @@ class Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, *maps: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, *maps)
-        n, channels, h, w = maps[0].shape
+        ctx.shape, ctx.count = maps[0].shape, len(maps)
+        ctx.save_for_backward(weights, *(maps if ctx.needs_input_grad[0] else ()))
+        n, channels, h, w = ctx.shape
         edges, own = len(weights), channels * len(maps) // weights.shape[1]
         mixed = weights @ _rows(maps, weights.shape[1])
         interleaved = mixed.as_strided((n * h * w, edges, own), (own, n * h * w * own, 1)).contiguous()
@@ -280,16 +268,16 @@ class Mix(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weights, *maps = ctx.saved_tensors
-        n, channels, h, w = maps[0].shape
+        n, channels, h, w = ctx.shape
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         edges, own = len(weights), gradient.shape[1] // len(weights)
         by_edge = gradient.as_strided((edges, n * h * w, own), (own, edges * own, 1)).reshape(edges, -1)
         for_weights = by_edge @ _rows(maps, weights.shape[1]).T if ctx.needs_input_grad[0] else None
         for_rows = weights.T @ by_edge
-        sources = weights.shape[1] // len(maps)
+        sources = weights.shape[1] // ctx.count
         if sources > 1:
-            for_rows = for_rows.view(len(maps), sources, n * h * w, -1).transpose(1, 2)
-        return for_weights, *for_rows.reshape(len(maps), n, h, w, channels).permute(0, 1, 4, 2, 3).unbind()
+            for_rows = for_rows.view(ctx.count, sources, n * h * w, -1).transpose(1, 2)
+        return for_weights, *for_rows.reshape(ctx.count, n, h, w, channels).permute(0, 1, 4, 2, 3).unbind()
 
 
 def _rows(maps: Sequence[Tensor], count: int) -> Tensor:
@@ -305,27 +293,38 @@ class SearchCell(Cell):
     """A cell of `nodes` nodes, each the sum of the mixtures from all states before it; output: all nodes."""
 
     def __init__(
-        self, nodes: int, before: int, previous: int, channels: int, reduction: bool, after_reduction: bool
+        self,
+        nodes: int,
+        recompute: bool,
+        before: int,
+        previous: int,
+        channels: int,
+        reduction: bool,
+        after_reduction: bool,
     ) -> None:
         super().__init__(before, previous, channels, after_reduction, BatchNorm)
-        self.kind, self.channels = "reduce" if reduction else "normal", channels
+        self.kind, self.channels, self.recompute = "reduce" if reduction else "normal", channels, recompute
         # the two inputs feed all nodes, the first node all but itself, and so on
         inputs = OutEdges(2, nodes, channels, 2 if reduction else 1)
-        self.out_edges = nn.ModuleList(
-            [inputs, *(OutEdges(1, n, channels, 1) for n in range(nodes - 1, 0, -1))]
-        )
+        behind = range(nodes - 1, 0, -1)
+        self.out_edges = nn.ModuleList([inputs, *(OutEdges(1, n, channels, 1) for n in behind)])
+        self.widths = [2 * nodes * channels, *(n * channels for n in behind)]
 
     def forward(self, before: Tensor, previous: Tensor, weights: dict[str, CellWeights]) -> Tensor:
         """weights: those of each kind of cell."""
         own = weights[self.kind]
-        scales = self._per_channel(own.convolutions).split(
-            [out.over_edges.shape[1] * out.sources for out in self.out_edges], 1
-        )
+        if self.recompute and torch.is_grad_enabled():
+            recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+            return recomputed(self._mix, before, previous, own)  # type: ignore[no-any-return]
+        return self._mix(before, previous, own)
+
+    def _mix(self, before: Tensor, previous: Tensor, own: CellWeights) -> Tensor:
+        scales = self._per_channel(own.convolutions).split(self.widths, 1)
         skip = None if own.skip is None else self._per_channel(own.skip[None]).squeeze(0)
         inputs = Join.apply(self.input0(before), self.input1(previous))
         sums = self.out_edges[0](inputs, own.linear[0], scales[0], skip)  # of the nodes to come
         nodes = []
-        for out_edges, linear, scale in zip(self.out_edges[1:], own.linear[1:], scales[1:], strict=True):
+        for out_edges, linear, scale in list(zip(self.out_edges, own.linear, scales, strict=True))[1:]:
             node, rest = sums.split([self.channels, sums.shape[1] - self.channels], 1)
             nodes.append(node.contiguous(memory_format=torch.channels_last))
             sums = out_edges(nodes[-1], linear, scale)
@@ -334,15 +333,17 @@ class SearchCell(Cell):
 
     def _per_channel(self, weights: Tensor) -> Tensor:
         """[rows, edges] to [rows, edges · channels]."""
-        # contiguous: on a CPU, batch norm's backward reads a scale of stride 0 wrongly
-        return weights[..., None].expand(-1, -1, self.channels).flatten(1).contiguous()
+        return weights[..., None].expand(-1, -1, self.channels).flatten(1)
 
 
 class Supernet(CellNetwork):
-    """The network that is searched in; `alphas` holds one parameter [edges, 8] for each kind of cell."""
+    """The network that is searched in; `alphas` holds one parameter [edges, 8] for each kind of cell.
 
-    def __init__(self, *, nodes: int, **layout: Any) -> None:
-        super().__init__(partial(SearchCell, nodes), _stem_norm, nodes, **layout)
+    With `recompute`, a cell's inner maps are not kept for the backward pass but computed again there.
+    """
+
+    def __init__(self, *, nodes: int, recompute: bool = False, **layout: Any) -> None:
+        super().__init__(partial(SearchCell, nodes, recompute), _stem_norm, nodes, **layout)
         connections = edges(nodes)
         self.alphas = nn.ParameterDict(
             {

@@ -75,7 +75,7 @@ def mixing_at(objective: config.Objective, t: float, draw: str) -> float | None:
 
 def make_sgd(parameters: list[torch.nn.Parameter], sgd: config.Sgd) -> torch.optim.SGD:
     """SGD as its spec says; the loop sets the learning rate each epoch, by `sgd_lr`."""
-    return torch.optim.SGD(parameters, sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay)
+    return torch.optim.SGD(parameters, sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay, fused=True)
 
 
 def sgd_lr(sgd: config.Sgd, t: float) -> float:

@@ -59,7 +59,7 @@ class SearchTask:
         adam = params.search.alphas
         self.weights_optimizer = make_sgd(self.weights, params.search.weights)
         self.alphas_optimizer = torch.optim.Adam(
-            self.alphas, adam.lr, (adam.betas[0], adam.betas[1]), weight_decay=adam.weight_decay
+            self.alphas, adam.lr, (adam.betas[0], adam.betas[1]), weight_decay=adam.weight_decay, fused=True
         )
         self._feed(images)
         self.trajectory = [self._alphas()]
@@ -107,8 +107,9 @@ class SearchTask:
             return self.objective(self.supernet, batches, mixing)
 
         on_alphas = self._step_alphas(step, mixing, training) if self.alphas_lr > 0 else None
-        on_weights = training()
-        descend(on_weights.loss, self.weights, self.weights_optimizer, self.params.search.weights.clip)
+        with bilevel.frozen(self.alphas):
+            on_weights = training()
+            descend(on_weights.loss, self.weights, self.weights_optimizer, self.params.search.weights.clip)
         return figures(*on_weights, *(on_alphas or (0.0, 0.0)), mixing or 0.0)
 
     def _step_alphas(self, step: int, mixing: float | None, training: Any) -> Outcome:
@@ -121,7 +122,7 @@ class SearchTask:
             return seen[-1].loss
 
         if self.params.searcher.order == 1:
-            gradients = bilevel.first_order(self.alphas, validation)
+            gradients = bilevel.first_order(self.alphas, self.weights, validation)
         else:
             gradients = bilevel.second_order(
                 self.alphas,
@@ -198,6 +199,7 @@ def _make_supernet(params: config.SearchJob, images: SplitImages) -> Supernet:
         classes=len(images.classes),
         channels=params.search.channels,
         cells=params.search.cells,
+        recompute=params.search.recompute,
         **branch_layout(params.objective),
     )
     initialize(supernet, generator(params.seed, "search", "weights"))

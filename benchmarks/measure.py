@@ -1,0 +1,99 @@
+"""Measuring side by side: alternating pairs in one process, operators dispatched, peak memory, host facts."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hlrs.provenance import cpu_model
+
+RESULTS = Path(__file__).parent / "results"
+Step = Callable[[], Any]
+
+
+def alternate(steps: Sequence[Step], pairs: int, device: torch.device) -> list[list[float]]:
+    """Seconds of each step in each round; in every round each step runs once, after one warm-up each."""
+    seconds: list[list[float]] = [[] for _ in steps]
+    for round_ in range(pairs + 1):
+        for own, step in zip(seconds, steps, strict=True):
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if round_:
+                own.append(time.perf_counter() - started)
+    return seconds
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Spread of ours/theirs, pair by pair."""
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators dispatched inside the block, views among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operators(step: Step) -> int:
+    """Operators that a step dispatches."""
+    with Operators() as counted:
+        step()
+    return counted.count
+
+
+def own_process(*arguments: str) -> Any:
+    """What this script prints as JSON when called anew with other arguments."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, sys.argv[0], *arguments]
+    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+
+
+def host(device: torch.device, threads: int) -> dict[str, Any]:
+    """What was measured on, and when."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def record(name: str, results: dict[str, Any]) -> None:
+    """Write results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table, the first one its head."""
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

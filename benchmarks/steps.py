@@ -1,0 +1,385 @@
+"""Training steps beside the reference's: search, retraining, two branches, unrolled; and what they cost.
+
+    python benchmarks/steps.py --reference CLONE [--threads 2] [--pairs 5] [--device cpu]
+
+Prints tables and writes benchmarks/results/steps-DEVICE.json. Ratios are of alternating pairs in one process.
+"""
+
+import argparse
+import functools
+import json
+import resource
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import measure
+import reference
+import torch
+from measure import alternate, operators, own_process, ratios, spread, table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hlrs.data.batches import Augmentation, Batches, ImageSet
+from hlrs.longtail.objective import Bilateral
+from hlrs.nas import bilevel
+from hlrs.nas.derived import DerivedNetwork, DropPath
+from hlrs.nas.genotype import PUBLISHED
+from hlrs.nas.network import initialize
+from hlrs.nas.supernet import Supernet, initialize_alphas
+from hlrs.training import descend
+
+LAYOUT = {"channels": 16, "cells": 8, "classes": 10, "size": 32}
+LR, MOMENTUM, DECAY, CLIP = 0.025, 0.9, 3e-4, 5.0
+
+
+# --- what is run ----------------------------------------------------------------------------------------
+
+
+def batches(
+    count: int, batch: int, size: int, classes: int, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Random images and labels, always the same."""
+    draw = torch.Generator().manual_seed(0)
+    return [
+        (
+            torch.randn(batch, 3, size, size, generator=draw).to(device),
+            torch.randint(0, classes, (batch,), generator=draw).to(device),
+        )
+        for _ in range(count)
+    ]
+
+
+def make_supernet(device: torch.device, channels: int, cells: int, classes: int, **options: Any) -> Supernet:
+    draw = torch.Generator().manual_seed(0)
+    supernet = Supernet(nodes=4, in_channels=3, classes=classes, channels=channels, cells=cells, **options)
+    initialize(supernet, draw)
+    initialize_alphas(supernet, draw)
+    return supernet.to(device)
+
+
+def search_step(
+    supernet: Supernet, data: list[tuple[Tensor, Tensor]], order: int = 1, bilateral: bool = False
+) -> Callable[[], None]:
+    """A whole search step as in hlrs/stages/search.py: alphas on the first batches, weights on the last."""
+    alphas, weights = list(supernet.alphas.values()), supernet.weights()
+    adam = torch.optim.Adam(alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=True)
+    sgd = torch.optim.SGD(weights, LR, MOMENTUM, weight_decay=DECAY, fused=True)
+    objective = Bilateral()
+
+    def loss(batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+        if bilateral:
+            return objective(supernet, batches, 0.7).loss
+        [(images, labels)] = batches
+        return F.cross_entropy(supernet(images), labels)
+
+    half = len(data) // 2
+    validation, training = (functools.partial(loss, part) for part in (data[:half], data[half:]))
+
+    def step() -> None:
+        if order == 1:
+            gradients = bilevel.first_order(alphas, weights, validation)
+        else:
+            still = [torch.zeros_like(weight) for weight in weights]
+            gradients = bilevel.second_order(alphas, weights, training, validation, still, LR)
+        for parameter, gradient in zip(alphas, gradients, strict=True):
+            parameter.grad = gradient
+        adam.step()
+        with bilevel.frozen(alphas):
+            descend(training(), weights, sgd, CLIP)
+
+    return step
+
+
+def reference_search(modules: dict[str, Any], device: torch.device) -> nn.Module:
+    search = modules["model_search"]
+    loss = nn.CrossEntropyLoss()
+    return search.Network(LAYOUT["channels"], LAYOUT["classes"], LAYOUT["cells"], loss).to(device)  # type: ignore[no-any-return]
+
+
+def reference_step(
+    modules: dict[str, Any], network: Any, data: list[tuple[Tensor, Tensor]]
+) -> Callable[[], None]:
+    """A step of the reference's train_search.py, first order."""
+    arguments = types.SimpleNamespace(
+        momentum=MOMENTUM, weight_decay=DECAY, arch_learning_rate=3e-4, arch_weight_decay=1e-3
+    )
+    architect = modules["architect"].Architect(network, arguments)
+    sgd = torch.optim.SGD(network.parameters(), LR, MOMENTUM, weight_decay=DECAY)
+    (images_alphas, labels_alphas), (images, labels) = data
+
+    def step() -> None:
+        architect.step(images, labels, images_alphas, labels_alphas, LR, sgd, unrolled=False)
+        sgd.zero_grad()
+        network._loss(images, labels).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        sgd.step()
+
+    return step
+
+
+def copy_weights(network: Any, supernet: Supernet) -> None:
+    """The reference's weights and alphas into the supernet."""
+    with torch.no_grad():
+        for ours, theirs in zip(supernet.stem.parameters(), network.stem.parameters(), strict=True):
+            ours.copy_(theirs)
+        supernet.classifier.load_state_dict(network.classifier.state_dict())
+        for kind, theirs in (("normal", network.alphas_normal), ("reduce", network.alphas_reduce)):
+            supernet.alphas[kind].copy_(theirs)
+        for ours, theirs in zip(supernet.shared, network.cells, strict=True):
+            inputs = [(ours.input0, theirs.preprocess0), (ours.input1, theirs.preprocess1)]
+            for own, other in inputs:
+                for a, b in zip(own.parameters(), other.parameters(), strict=True):
+                    a.copy_(b)
+            edges = iter(theirs._ops)
+            for node in range(4):
+                for state in range(node + 2):
+                    out = ours.out_edges[max(0, state - 1)]
+                    group = state * 4 + node if state < 2 else node - (state - 1)
+                    copy_edge(next(edges)._ops, out, group)
+
+
+def copy_edge(primitives: Any, out: Any, group: int) -> None:
+    """One edge's weights of the reference into the rows of its group."""
+    convolutions = [
+        *zip((out.sep3, out.sep5), primitives[4:6], strict=True),
+        *zip((out.dil3, out.dil5), primitives[6:8], strict=True),
+    ]
+    for own, other in convolutions:
+        theirs = [m.weight for m in other.op if isinstance(m, nn.Conv2d)]
+        ours = [w for pair in zip(own.depthwise, own.pointwise, strict=True) for w in pair]
+        for a, b in zip(ours, theirs, strict=True):
+            a.weight[group * out.channels : (group + 1) * out.channels].copy_(b)
+    if out.stride == 2:
+        half = slice(group * out.channels // 2, (group + 1) * out.channels // 2)
+        out.skip_even.weight[half].copy_(primitives[3].conv_1.weight)
+        out.skip_odd.weight[half].copy_(primitives[3].conv_2.weight)
+
+
+def retrain_steps(
+    modules: dict[str, Any], device: torch.device, batch: int
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """DARTS_V2 with 20 cells of 36 channels, auxiliary head and drop path: ours, the reference's."""
+    [(images, labels)] = batches(1, batch, 32, 10, device)
+    ours = DerivedNetwork(
+        PUBLISHED["DARTS_V2"], auxiliary=True, in_channels=3, classes=10, channels=36, cells=20
+    ).to(device)
+    ours.drop_path = DropPath(0.2, torch.Generator().manual_seed(0))
+    theirs = modules["model"].NetworkCIFAR(36, 10, 20, True, modules["genotypes"].DARTS_V2).to(device)
+    theirs.drop_path_prob = 0.2
+    own_weights = list(ours.parameters())
+    sgd = torch.optim.SGD(own_weights, LR, MOMENTUM, weight_decay=DECAY, fused=True)
+    other = torch.optim.SGD(theirs.parameters(), LR, MOMENTUM, weight_decay=DECAY)
+
+    def step() -> None:
+        logits, auxiliary = ours.heads(images)
+        loss = F.cross_entropy(logits, labels) + 0.4 * F.cross_entropy(auxiliary, labels)
+        descend(loss, own_weights, sgd, CLIP)
+
+    def reference_step() -> None:
+        other.zero_grad()
+        logits, auxiliary = theirs(images)
+        loss = F.cross_entropy(logits, labels) + 0.4 * F.cross_entropy(auxiliary, labels)
+        loss.backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), CLIP)
+        other.step()
+
+    return step, reference_step
+
+
+# --- what is measured -----------------------------------------------------------------------------------
+
+
+def measure_search(modules: dict[str, Any], device: torch.device, batch: int, pairs: int) -> dict[str, Any]:
+    """Our search step beside the reference's, with the same weights."""
+    data = batches(2, batch, LAYOUT["size"], LAYOUT["classes"], device)
+    network = reference_search(modules, device)
+    supernet = make_supernet(device, LAYOUT["channels"], LAYOUT["cells"], LAYOUT["classes"])
+    copy_weights(network, supernet)
+    with torch.no_grad():
+        ours, theirs = supernet(data[0][0]), network(data[0][0])
+    steps = search_step(supernet, data), reference_step(modules, network, data)
+    seconds = alternate(steps, pairs, device)
+    return {
+        "logits_differ_relative": float((ours - theirs).norm() / theirs.norm()),
+        "seconds": spread(seconds[0]),
+        "reference_seconds": spread(seconds[1]),
+        "ratio": ratios(*seconds),
+        "operators": operators(steps[0]),
+        "reference_operators": operators(steps[1]),
+    }
+
+
+def measure_pair(steps: Any, pairs: int, device: torch.device) -> dict[str, Any]:
+    """One step beside another."""
+    seconds = alternate(steps, pairs, device)
+    return {"seconds": spread(seconds[0]), "other_seconds": spread(seconds[1]), "ratio": ratios(*seconds)}
+
+
+def measure_variants(device: torch.device, batch: int, pairs: int) -> dict[str, Any]:
+    """Two branches, the unrolled step, and recomputed cells, each beside the plain first-order step."""
+    make = functools.partial(make_supernet, device, LAYOUT["channels"], LAYOUT["cells"], LAYOUT["classes"])
+    data = batches(4, batch, LAYOUT["size"], LAYOUT["classes"], device)
+    plain = search_step(make(), data[:2])
+    variants = {
+        "two branches (BBN)": search_step(make(branches=2, branch_cells=1), data, bilateral=True),
+        "unrolled (order 2)": search_step(make(), data[:2], order=2),
+        "cells recomputed": search_step(make(recompute=True), data[:2]),
+    }
+    return {name: measure_pair((step, plain), pairs, device) for name, step in variants.items()}
+
+
+def measure_input(device: torch.device, batch: int, pairs: int) -> dict[str, float]:
+    """Seconds a step's two batches take (crop, flip, cutout), as a share of the step."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20_000, 3, 32, 32), generator=draw, dtype=torch.uint8).to(device)
+    labels = torch.randint(0, 10, (20_000,), generator=draw).to(device)
+    statistics_ = torch.full((3,), 0.5, device=device)
+    augmentation = Augmentation(crop_padding=4, flip=True, cutout=16)
+    feed = Batches(
+        ImageSet(images, labels, statistics_, statistics_),
+        torch.arange(20_000),
+        ["uniform"],
+        batch,
+        100,
+        augmentation,
+        "benchmark",
+    )
+    feed.begin(0)
+    supernet = make_supernet(device, LAYOUT["channels"], LAYOUT["cells"], LAYOUT["classes"])
+    step = search_step(supernet, batches(2, batch, LAYOUT["size"], LAYOUT["classes"], device))
+    seconds = alternate((lambda: (feed(0), feed(1)), step), pairs, device)
+    return ratios(*seconds)
+
+
+def measure_curve(device: torch.device, pairs: int) -> list[dict[str, Any]]:
+    """Seconds a first-order step takes, one quantity changed at a time."""
+    base = LAYOUT | {"batch": 32}
+    changes = {
+        "channels": (8, 16, 32),
+        "cells": (3, 8, 14),
+        "batch": (16, 32, 64, 128),
+        "size": (16, 32, 64),
+        "classes": (10, 100, 1000),
+    }
+    rows = []
+    for name, values in changes.items():
+        for value in values:
+            point = base | {name: value}
+            supernet = make_supernet(device, point["channels"], point["cells"], point["classes"])
+            data = batches(2, point["batch"], point["size"], point["classes"], device)
+            [seconds] = alternate([search_step(supernet, data)], pairs, device)
+            rows.append({"changed": name, **point, "seconds": spread(seconds)})
+    return rows
+
+
+def peak_memory(which: str, clone: Path, batch: int, threads: int) -> None:
+    """Print by how much two steps raise the process's largest resident size, in bytes."""
+    torch.set_num_threads(threads)
+    device = torch.device("cpu")
+    data = batches(2, batch, LAYOUT["size"], LAYOUT["classes"], device)
+    if which == "reference":
+        modules = reference.load(clone, device)
+        step = reference_step(modules, reference_search(modules, device), data)
+    else:
+        shape = LAYOUT["channels"], LAYOUT["cells"], LAYOUT["classes"]
+        step = search_step(make_supernet(device, *shape, recompute=which == "recompute"), data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        step()
+    print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024))
+
+
+def measure_memory(clone: Path, batch: int, threads: int) -> dict[str, Any]:
+    """Peak memory of a step, each in a process of its own, three times."""
+    peaks = {
+        which: [
+            own_process(
+                "--peak", which, "--reference", str(clone), "--batch", str(batch), "--threads", str(threads)
+            )
+            for _ in range(3)
+        ]
+        for which in ("ours", "recompute", "reference")
+    }
+    return {
+        **{f"{which}_bytes": spread(values) for which, values in peaks.items()},
+        "ratio": ratios(peaks["ours"], peaks["reference"]),
+        "ratio_recompute": ratios(peaks["recompute"], peaks["reference"]),
+    }
+
+
+# --- report ---------------------------------------------------------------------------------------------
+
+
+def row(name: str, value: dict[str, float], target: str) -> list[str]:
+    return [name, f"{value['median']:.3f}", f"{value['min']:.3f} to {value['max']:.3f}", target]
+
+
+def report(results: dict[str, Any]) -> str:
+    """The tables."""
+    rows = [["measured", "median", "range", "asked for"]]
+    for batch, found in results["search"].items():
+        rows.append(row(f"search step / reference, batch {batch}", found["ratio"], "≤ 1/3"))
+        operators_ratio = found["operators"] / found["reference_operators"]
+        rows.append([f"operators / reference ({found['operators']})", f"{operators_ratio:.3f}", "", "≤ 1/5"])
+        if batch in results["memory"]:
+            rows.append(
+                row(f"peak memory / reference, batch {batch}", results["memory"][batch]["ratio"], "≤ 1/2")
+            )
+            recompute = results["memory"][batch]["ratio_recompute"]
+            rows.append(row(f"the same, cells recomputed, batch {batch}", recompute, ""))
+    rows.append(row("retraining step / reference", results["retrain"]["ratio"], "≤ 1/2"))
+    asked = {"two branches (BBN)": "≤ 2.1", "unrolled (order 2)": "≤ 3"}
+    for name, found in results["variants"].items():
+        rows.append(row(f"{name} / plain step", found["ratio"], asked.get(name, "")))
+    rows.append(row("input / step", results["input"], "< 0.03"))
+    curve = [["changed", "to", "seconds a step", "images/s"]]
+    for point in results["curve"]:
+        seconds = point["seconds"]["median"]
+        value = str(point[point["changed"]])
+        curve.append([point["changed"], value, f"{seconds:.2f}", f"{2 * point['batch'] / seconds:.0f}"])
+    return f"{table(rows)}\n\n{table(curve)}"
+
+
+def main() -> None:
+    """Parse, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--reference", type=Path, required=True, help="clone of Tomorrowdawn/darts_torch2.1")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--peak", choices=("ours", "recompute", "reference"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        peak_memory(arguments.peak, arguments.reference, arguments.batch[0], arguments.threads)
+        return
+    device, pairs = torch.device(arguments.device), arguments.pairs
+    torch.set_num_threads(arguments.threads)
+    modules = reference.load(arguments.reference, device)
+
+    def say(what: str) -> None:
+        print(f"{what} …", file=sys.stderr, flush=True)
+
+    results: dict[str, Any] = {"host": measure.host(device, arguments.threads), "search": {}, "memory": {}}
+    for batch in arguments.batch:
+        say(f"search step, batch {batch}")
+        results["search"][batch] = measure_search(modules, device, batch, pairs)
+        if device.type == "cpu":
+            say(f"peak memory, batch {batch}")
+            results["memory"][batch] = measure_memory(arguments.reference, batch, arguments.threads)
+    say("variants")
+    results["variants"] = measure_variants(device, arguments.batch[0], pairs)
+    results["input"] = measure_input(device, arguments.batch[0], pairs)
+    say("retraining step")
+    results["retrain"] = measure_pair(retrain_steps(modules, device, 96), pairs, device)
+    say("curve")
+    results["curve"] = measure_curve(device, 3)
+    measure.record(f"steps-{device.type}", results)
+    print(report(results))
+
+
+if __name__ == "__main__":
+    main()
