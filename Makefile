@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart test check lock
+.PHONY: quickstart test check bench lock
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(VENV)/installed
@@ -19,6 +19,11 @@ check: $(VENV)/installed
 	ruff format --check .
 	ruff check .
 	mypy
+
+# The CPU benchmarks, a quarter of an hour; REFERENCE is a clone of github.com/Tomorrowdawn/darts_torch2.1
+bench: $(VENV)/installed
+	python benchmarks/planning.py
+	python benchmarks/steps.py --reference $(or $(REFERENCE),$(error make bench REFERENCE=CLONE, a clone of Tomorrowdawn/darts_torch2.1))
 
 # Newest versions within the bounds of pyproject.toml
 lock: $(VENV)/installed

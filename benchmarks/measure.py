@@ -73,6 +73,13 @@ def own_process(*arguments: str) -> Any:
     return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
 
 
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes (Linux)."""
+    # not getrusage's, which a process inherits from the one that started it
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def host(device: torch.device, threads: int) -> dict[str, Any]:
     """What was measured on, and when."""
     return {

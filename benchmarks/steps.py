@@ -8,7 +8,6 @@ Prints tables and writes benchmarks/results/steps-DEVICE.json. Ratios are of alt
 import argparse
 import functools
 import json
-import resource
 import sys
 import types
 from collections.abc import Callable
@@ -286,20 +285,20 @@ def peak_memory(which: str, clone: Path, batch: int, threads: int) -> None:
     else:
         shape = LAYOUT["channels"], LAYOUT["cells"], LAYOUT["classes"]
         step = search_step(make_supernet(device, *shape, recompute=which == "recompute"), data)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = measure.peak_memory()
     for _ in range(2):
         step()
-    print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024))
+    print(json.dumps(measure.peak_memory() - before))
 
 
 def measure_memory(clone: Path, batch: int, threads: int) -> dict[str, Any]:
-    """Peak memory of a step, each in a process of its own, three times."""
+    """Peak memory of a step, each in a process of its own, twice."""
     peaks = {
         which: [
             own_process(
                 "--peak", which, "--reference", str(clone), "--batch", str(batch), "--threads", str(threads)
             )
-            for _ in range(3)
+            for _ in range(2)
         ]
         for which in ("ours", "recompute", "reference")
     }
@@ -367,7 +366,7 @@ def main() -> None:
     for batch in arguments.batch:
         say(f"search step, batch {batch}")
         results["search"][batch] = measure_search(modules, device, batch, pairs)
-        if device.type == "cpu":
+        if device.type == "cpu" and batch == arguments.batch[0]:
             say(f"peak memory, batch {batch}")
             results["memory"][batch] = measure_memory(arguments.reference, batch, arguments.threads)
     say("variants")
@@ -376,7 +375,7 @@ def main() -> None:
     say("retraining step")
     results["retrain"] = measure_pair(retrain_steps(modules, device, 96), pairs, device)
     say("curve")
-    results["curve"] = measure_curve(device, 3)
+    results["curve"] = measure_curve(device, 2)
     measure.record(f"steps-{device.type}", results)
     print(report(results))
 

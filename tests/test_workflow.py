@@ -376,8 +376,8 @@ def test_a_smaller_matrix_leaves_no_orphan_and_a_larger_one_runs_nothing(finishe
 
 def test_code_runs_the_stages_that_import_it_and_comments_run_nothing(finished):
     supernet = finished / "hlrs/nas/supernet.py"
-    replace(supernet, '"""Batch norm over the', '"""Batch normalisation over the')
-    replace(supernet, "def normalize(", "# a remark\ndef normalize(")
+    replace(supernet, '"""Weights of one or', '"""The weights of one or')
+    replace(supernet, "def batch_norm(", "# a remark\ndef batch_norm(")
     assert snakemake(finished) == NOTHING
     replace(finished / "hlrs/page.html.j2", "<body>", '<body class="changed">')
     assert snakemake(finished) == REPORT
