@@ -256,10 +256,10 @@ def channels_last(x: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     return x.as_strided(shape, (h * w * c, 1, w * c, c))
 
 
-def separable(channels: int, kernel: int, stride: int, norm: Norm) -> list[nn.Module]:
+def separable(channels: int, kernel: int, stride: int, norm: Norm, inplace: bool = False) -> list[nn.Module]:
     """ReLU, depthwise convolution, pointwise convolution, batch norm."""
     pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-    return [nn.ReLU(), Depthwise(channels, kernel, stride), pointwise, norm(channels)]
+    return [nn.ReLU(inplace), Depthwise(channels, kernel, stride), pointwise, norm(channels)]
 
 
 def make_primitive(name: str, channels: int, stride: int, norm: Norm) -> nn.Module:
