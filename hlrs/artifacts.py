@@ -181,6 +181,17 @@ def read_tensors(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, Any]]"
         raise Failure(f"{path}: truncated or not a safetensors file of hlrs ({error})") from None
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts in the header of a safetensors file, without its tensors; Failure if it is not whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(json.loads((file.metadata() or {})["facts"]))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise Failure(f"{path}: truncated or not a safetensors file of hlrs ({error})") from None
+
+
 # --- jobs ------------------------------------------------------------------------------------------
 
 
@@ -214,6 +225,11 @@ class Job:
     def complete(self) -> bool:
         """Whether all results are there."""
         return all(Path(path).exists() for path in self.outputs)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Outside the declared outputs, which Snakemake deletes before a job; named by the job's key."""
+        return CHECKPOINTS / f"{self.key}.safetensors"
 
     @property
     def spec(self) -> Path:

@@ -116,6 +116,28 @@ def _jobs(params: Path) -> "list[Job]":
     return jobs
 
 
+@main.command("plan")
+@params_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show_plan(params: Path, as_json: bool) -> None:
+    """Show which jobs would run, why, and what they would cost; runs none of them.
+
+    Why: which parameter, code, data or input differs from the nearest earlier result. The cost comes from the
+    records of past runs, scaled where sizes differ; without any, from a few seconds of training on this
+    machine's device, which are remembered in .hlrs/calibration.json.
+    """
+    from hlrs import config
+    from hlrs.outlook import Outlook
+
+    jobs = _jobs(params)
+    outlook = Outlook(jobs, config.load(params), lambda text: click.echo(f"{text} ...", err=True))
+    if as_json:
+        click.echo(json.dumps(outlook.facts(), indent=1))
+    else:
+        for line in outlook.lines():
+            click.echo(line)
+
+
 @main.command()
 @click.argument("stages", nargs=-1, type=click.Choice(list(STAGE_HELP)))
 @click.option("--complete", is_flag=True, help="Refuse if a result that params.yaml asks for is not there.")

@@ -102,6 +102,31 @@ def _search_params(
     )
 
 
+def due(jobs: list[Job]) -> list[Job]:
+    """The jobs that Snakemake would run for the report, upstream before downstream.
+
+    It runs what makes a missing file that the report or another of these jobs reads, and then also whatever
+    else reads that file; a missing file that nobody asks for makes nothing run.
+    """
+    makers = {path: job for job in jobs for path in job.outputs}
+    missing = {path for path in makers if not Path(path).exists()}
+    readers: dict[str, list[Job]] = {path: [] for path in missing}
+    for job in jobs:
+        for path in missing.intersection(job.inputs.values()):
+            readers[path].append(job)
+    pending = [job for job in jobs if job.stage == "report" and missing.intersection(job.outputs)]
+    found = {job.key for job in pending}
+    while pending:
+        job = pending.pop()
+        asked = [makers[path] for path in missing.intersection(job.inputs.values())]
+        read = [reader for path in missing.intersection(job.outputs) for reader in readers[path]]
+        for other in (*asked, *read):
+            if other.key not in found:
+                found.add(other.key)
+                pending.append(other)
+    return [job for job in jobs if job.key in found]
+
+
 # --- frozen specs -------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hlrs.artifacts import CHECKPOINTS, Job, read_tensors, write_tensors
+from hlrs.artifacts import Job, read_tensors, write_tensors
 from hlrs.errors import Failure, Interrupted
 from hlrs.startup import ready
 
@@ -69,18 +69,13 @@ class Position:
         return {"resumes": self.resumes, "throughput": self.throughput, **self.timing}
 
 
-def checkpoint_path(job: Job) -> Path:
-    """Outside the declared outputs, which Snakemake deletes before a job; named by the job's key."""
-    return CHECKPOINTS / f"{job.key}.safetensors"
-
-
 def fit(task: Task, job: Job, device: torch.device) -> Position:
     """Train from the start or the job's checkpoint to the last epoch; returns history rows and throughput.
 
     Raises Interrupted after a signal, with the state saved; Failure when a loss is not a number, with the
     checkpoint of the last sound epoch kept.
     """
-    path = checkpoint_path(job)
+    path = job.checkpoint
     position, sums = _resume(task, path, device)
     progress = Progress(job.run, task, position)
     with stop_signals() as stop:
@@ -125,7 +120,7 @@ def _finish_epoch(task: Task, position: Position, sums: Tensor, job: Job) -> dic
     if broken:
         raise Failure(
             f"{job.run}: {broken[0]} is {row[broken[0]]} in epoch {position.epoch + 1} of the {job.stage}; "
-            f"lower {job.stage}.weights.lr (the state before it is kept in {checkpoint_path(job)})"
+            f"lower {job.stage}.weights.lr (the state before it is kept in {job.checkpoint})"
         )
     position.rows.append(row)
     position.epoch, position.step = position.epoch + 1, 0

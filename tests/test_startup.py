@@ -12,7 +12,7 @@ from test_training import JOB, Count
 from hlrs import startup
 from hlrs.artifacts import read_tensors
 from hlrs.errors import Interrupted
-from hlrs.training import checkpoint_path, fit
+from hlrs.training import fit
 
 CPU = torch.device("cpu")
 TICK = 0.02  # the system tells a process's start in hundredths of a second
@@ -85,7 +85,7 @@ def test_a_training_tells_its_start_its_first_step_and_the_others_apart(clock, c
 def test_a_resumed_training_tells_of_its_own_process(clock, capsys):
     with pytest.raises(Interrupted):
         fit(Warming(clock, (0, 0)), JOB, CPU)
-    assert read_tensors(checkpoint_path(JOB))[1]["timing"] == {}
+    assert read_tensors(JOB.checkpoint)[1]["timing"] == {}
     startup.called()
     clock.now += 2.0
     capsys.readouterr()

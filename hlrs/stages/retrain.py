@@ -1,5 +1,6 @@
 """Retrain: the genotype's network, from scratch, on the whole long-tailed training set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hlrs.artifacts import SCHEMAS, Job, write_table, write_tensors
 from hlrs.data.batches import Augmentation, Batches, generator, steps_per_epoch
 from hlrs.nas.derived import DropPath
 from hlrs.nas.network import initialize
+from hlrs.pace import Pace, measure
 from hlrs.stages.parts import (
     SplitImages,
     derived_network,
@@ -36,6 +38,15 @@ def run(job: Job) -> dict[str, Any]:
     history = {name: [row[name] for row in position.rows] for name in SCHEMAS["retrain_history"]}
     write_table(job.output("history.parquet"), "retrain_history", history)
     return {"device": device.type, **position.facts}
+
+
+def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Pace]:
+    """The pace of a retraining in each of some epochs, measured over so many seconds each."""
+    params = config.RetrainJob.model_validate(job.params)
+    device = prepare(params.retrain.threads)
+    images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
+    task = RetrainTask(params, images, Path(job.inputs["genotype"]), device)
+    return [measure(task, epoch, seconds) for epoch in epochs]
 
 
 class RetrainTask:

@@ -1,7 +1,7 @@
 """Search: the supernet's weights and alphas, trained in turn on the two halves of the training images."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from hlrs.longtail.objective import Outcome
 from hlrs.nas import arch_lr, bilevel, genotype
 from hlrs.nas.network import initialize
 from hlrs.nas.supernet import Supernet, initialize_alphas
+from hlrs.pace import Pace, measure
 from hlrs.stages.parts import SplitImages, branch_layout, make_objective, make_sgd, mixing_at, sgd_lr
 from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
 
@@ -32,6 +33,15 @@ def run(job: Job) -> dict[str, Any]:
     position = fit(task, job, device)
     _write(job, params.search.nodes, task.trajectory, position.rows)
     return {"device": device.type, **position.facts}
+
+
+def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Pace]:
+    """The pace of a search in each of some epochs, measured over so many seconds each; it is not written."""
+    params = config.SearchJob.model_validate(job.params)
+    device = prepare(params.search.threads)
+    images = SplitImages(job, params.images, ("weights", "alphas"), device)
+    task = SearchTask(params, images, device)
+    return [measure(task, epoch, seconds) for epoch in epochs]
 
 
 def _random(job: Job) -> dict[str, Any]:

@@ -1,0 +1,182 @@
+"""What `hlrs plan` shows: which jobs would run, why, and what they cost; for people, and as JSON."""
+
+import shutil
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hlrs import plan
+from hlrs.artifacts import Job
+from hlrs.calibration import Calibration
+from hlrs.config import Params
+from hlrs.forecast import Estimate, Forecast
+from hlrs.reasons import Past, Reason, abbreviate, fold, reasons
+
+WIDEST = 110  # columns
+
+
+class Outlook:
+    """The jobs of some params that would run; `say` is told of what takes time."""
+
+    def __init__(self, jobs: list[Job], params: Params, say: Callable[[str], None]) -> None:
+        past = Past()
+        self.total = len(jobs)
+        self.reasons = reasons(plan.due(jobs), params, past)
+        self.forecast = Forecast(past, Calibration(jobs, say))
+
+    def facts(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        estimates = [self.forecast.of(reason.job) for reason in self.reasons]
+        return {
+            "jobs": self.total,
+            "due": [_facts(*pair) for pair in zip(self.reasons, estimates, strict=True)],
+            "gpu_hours": sum(e.hours for e in estimates if e.gpu),
+            "cpu_hours": sum(e.hours for e in estimates if not e.gpu),
+            "saved_gpu_hours": sum(e.saved for e in estimates if e.gpu),
+            "saved_cpu_hours": sum(e.saved for e in estimates if not e.gpu),
+            "not_estimated": sum(e.how == "unknown" for e in estimates),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The text, a line at a time; the reasons come before anything is measured."""
+        if not self.reasons:
+            yield f"None of {self.total} jobs would run: the report of these parameters is there."
+            return
+        yield f"{len(self.reasons)} of {self.total} jobs would run. Why, beside the nearest earlier result:"
+        yield ""
+        for (stage, words), runs in fold(self.reasons).items():
+            yield from _entry(f"{_head(stage, len(runs))}  ", "; ".join(words), abbreviate(runs))
+        yield ""
+        yield from _estimate([self.forecast.of(reason.job) for reason in self.reasons])
+
+
+def _facts(reason: Reason, estimate: Estimate) -> dict[str, Any]:
+    job, comparison = reason.job, reason.comparison
+    known = estimate.how != "unknown"
+    return {
+        "stage": job.stage,
+        "run": job.run,
+        "key": job.key,
+        "why": reason.words(),
+        "nearest": reason.against["key"] if reason.against else None,
+        "differs": asdict(comparison) if comparison else None,
+        "missing": reason.missing,
+        "checkpoint": reason.checkpoint,
+        "estimate": {
+            "basis": estimate.how,
+            "device": estimate.device or None,
+            "unit": ("GPU-hours" if estimate.gpu else "CPU-hours") if known else None,
+            "hours": estimate.hours if known else None,
+            "saved": estimate.saved if known else None,
+            "seconds": estimate.seconds if known else None,
+            "reason": estimate.why or None,
+        },
+    }
+
+
+def _entry(head: str, *texts: str) -> Iterator[str]:
+    """Paragraphs beside a head, wrapped at the terminal's width."""
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    for text in texts:
+        yield from textwrap.wrap(
+            text,
+            max(width, len(head) + 30),
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        head = " " * len(head)
+
+
+# --- the estimate -------------------------------------------------------------------------------------
+
+
+def _estimate(estimates: list[Estimate]) -> Iterator[str]:
+    known = [estimate for estimate in estimates if estimate.how != "unknown"]
+    yield "Estimate: for one job, for all of them, and how it is known"
+    yield ""
+    for (stage, basis), alike in _alike(known).items():
+        mean = _duration(sum(estimate.seconds for estimate in alike) / len(alike))
+        yield from _entry(f"{_head(stage, len(alike))}  {mean:>12}  {_sum(alike):>17}  ", basis)
+    for part in _by_device(known):
+        yield f"{_head('in all', len(part))}  {'':12}  {_sum(part):>17}"
+    for part in _by_device([estimate for estimate in known if estimate.saved]):
+        saved = _hours(sum(estimate.saved for estimate in part), part[0].gpu)
+        yield f"{_head('saved', len(part))}  {'':12}  {saved:>17}  by checkpoints that are there"
+    unknown = Counter((e.job.stage, e.why) for e in estimates if e.how == "unknown")
+    for (stage, why), count in unknown.items():
+        yield from _entry(f"{_head(stage, count)}  ", f"not estimated: {why}")
+    yield from _remarks(known)
+
+
+def _head(name: str, jobs: int) -> str:
+    return f"  {name:8} {jobs:4}"
+
+
+def _remarks(known: list[Estimate]) -> Iterator[str]:
+    """What to know of measurements."""
+    measured = [estimate for estimate in known if estimate.how in ("measured", "remembered")]
+    if not measured:
+        return
+    yield ""
+    yield from _entry("", "Measured is the training alone, without imports and the reading of images.")
+    guessed = any(e.job.stage == "retrain" and not Path(e.job.inputs["genotype"]).exists() for e in measured)
+    if guessed:
+        yield from _entry("", "Before its search, a retraining is measured with a random genotype.")
+    if not all(estimate.gpu for estimate in measured):
+        yield from _entry(
+            "",
+            "CPU-hours that were measured here are not GPU-hours of a cluster's nodes: "
+            "`srun --gpus=1 hlrs plan` measures there.",
+        )
+
+
+def _alike(estimates: list[Estimate]) -> dict[tuple[str, str], list[Estimate]]:
+    """Estimates by stage and how they are known, in words."""
+    groups: dict[tuple[str, ...], list[Estimate]] = {}
+    for e in estimates:
+        groups.setdefault((e.job.stage, e.how, e.device, e.date), []).append(e)
+    order = list(dict.fromkeys(stage for stage, *_ in groups))
+    ordered = sorted(groups.items(), key=lambda entry: order.index(entry[0][0]))
+    return {(stage, _basis(alike)): alike for (stage, *_), alike in ordered}
+
+
+def _basis(alike: list[Estimate]) -> str:
+    first, sources = alike[0], {source for estimate in alike for source in estimate.sources}
+    records = f"{len(sources)} record{'s' * (len(sources) > 1)} on {first.device}"
+    if first.how == "records":
+        return f"from {records}"
+    if first.how == "scaled":
+        return f"scaled from {records}, by images and multiply-adds"
+    steps = sum({estimate.sources: estimate.steps for estimate in alike}.values())
+    when = "now" if first.how == "measured" else first.date
+    here = "this machine's " if first.how == "measured" else ""
+    return f"measured {when}: {steps} step{'s' * (steps > 1)} on {here}{first.device}"
+
+
+def _by_device(estimates: list[Estimate]) -> list[list[Estimate]]:
+    """Those in GPU-hours, those in CPU-hours; none that is empty."""
+    parts = [[e for e in estimates if e.gpu], [e for e in estimates if not e.gpu]]
+    return [part for part in parts if part]
+
+
+def _sum(estimates: list[Estimate]) -> str:
+    return _hours(sum(estimate.hours for estimate in estimates), estimates[0].gpu)
+
+
+def _hours(hours: float, gpu: bool) -> str:
+    """Two digits, or whole hours."""
+    number = f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
+    return f"{number if hours >= 0.001 else '< 0.001'} {'GPU' if gpu else 'CPU'}-hours"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
