@@ -81,7 +81,7 @@ class Forecast:
         known = [record for record in known if _searcher(record["params"]) == _searcher(job.params)]
         known = [record for record in known if record["run"] == job.run] or known
         if not known:
-            return Estimate(job, "unknown", "no record of one")
+            return Estimate(job, "unknown", "no record yet")
         same, device, gpu = _of_one_device(known)
         seconds = sum(record["seconds"] for record in same) / len(same)
         threads = job.params.get(job.stage, {}).get("threads", 1)

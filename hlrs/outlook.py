@@ -2,7 +2,6 @@
 
 import shutil
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -45,10 +44,11 @@ class Outlook:
         if not self.reasons:
             yield f"None of {self.total} jobs would run: the report of these parameters is there."
             return
-        yield f"{len(self.reasons)} of {self.total} jobs would run. Why, beside the nearest earlier result:"
+        count = f"{len(self.reasons)} of {self.total} jobs"
+        yield f"{count} would run. Why, compared with the nearest result there is:"
         yield ""
         for (stage, words), runs in fold(self.reasons).items():
-            yield from _entry(f"{_head(stage, len(runs))}  ", "; ".join(words), abbreviate(runs))
+            yield from _entry(f"{_head(stage, len(runs))}  ", f"{abbreviate(runs)}: {'; '.join(words)}")
         yield ""
         yield from _estimate([self.forecast.of(reason.job) for reason in self.reasons])
 
@@ -77,19 +77,17 @@ def _facts(reason: Reason, estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def _entry(head: str, *texts: str) -> Iterator[str]:
-    """Paragraphs beside a head, wrapped at the terminal's width."""
-    width = min(shutil.get_terminal_size().columns, WIDEST)
-    for text in texts:
-        yield from textwrap.wrap(
-            text,
-            max(width, len(head) + 30),
-            initial_indent=head,
-            subsequent_indent=" " * len(head),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        head = " " * len(head)
+def _entry(head: str, text: str) -> Iterator[str]:
+    """A paragraph beside a head, wrapped at the terminal's width."""
+    width = max(min(shutil.get_terminal_size().columns, WIDEST), len(head) + 30)
+    yield from textwrap.wrap(
+        text,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 # --- the estimate -------------------------------------------------------------------------------------
@@ -107,9 +105,13 @@ def _estimate(estimates: list[Estimate]) -> Iterator[str]:
     for part in _by_device([estimate for estimate in known if estimate.saved]):
         saved = _hours(sum(estimate.saved for estimate in part), part[0].gpu)
         yield f"{_head('saved', len(part))}  {'':12}  {saved:>17}  by checkpoints that are there"
-    unknown = Counter((e.job.stage, e.why) for e in estimates if e.how == "unknown")
-    for (stage, why), count in unknown.items():
-        yield from _entry(f"{_head(stage, count)}  ", f"not estimated: {why}")
+    unknown: dict[str, list[str]] = {}
+    for estimate in estimates:
+        if estimate.how == "unknown":
+            unknown.setdefault(estimate.why, []).append(estimate.job.stage)
+    for why, stages in unknown.items():
+        text = f"not estimated: {', '.join(dict.fromkeys(stages))} ({why})"
+        yield from _entry(f"{_head('', len(stages))}  ", text)
     yield from _remarks(known)
 
 
