@@ -102,7 +102,7 @@ class Forecast:
             if same:
                 return self._recorded(job, same)
             if known:
-                return self._scaled(job, min(known, key=functools.partial(_distance, job)))
+                return self._scaled(job, known)
         except (HlrsError, ModuleNotFoundError):
             pass  # a measurement says what is missing, if anything is
         try:
@@ -114,18 +114,18 @@ class Forecast:
 
     def _recorded(self, job: Job, records: list[Record]) -> Estimate:
         same, device, gpu = _of_one_device(records)
-        trained = [_trained(record) for record in same]
-        overhead, training = (sum(part) / len(same) for part in list(zip(*trained, strict=True))[:2])
+        overhead, training, _ = _mean_training(same)
         return Estimate(job, "records", "", device, gpu, 1, overhead, training, sources=_keys(same))
 
-    def _scaled(self, job: Job, record: Record) -> Estimate:
-        """The nearest record's seconds, by the ratio of images and of the networks' multiply-adds."""
-        overhead, training, images = _trained(record)
-        ratio = self._images(job) / images * _network_ratio(job, record)
-        _, device, gpu = _of_one_device([record])
-        return Estimate(
-            job, "scaled", "", device, gpu, 1, overhead, training * ratio, sources=_keys([record])
-        )
+    def _scaled(self, job: Job, known: list[Record]) -> Estimate:
+        """What the nearest record and its like took, by the ratio of images and of multiply-adds."""
+        nearest = min(known, key=functools.partial(_distance, job))
+        alike = [r for r in known if signature(r["params"]) == signature(nearest["params"])]
+        alike = [record for record in alike if _split(record) == _split(nearest)]
+        same, device, gpu = _of_one_device(alike)
+        overhead, training, images = _mean_training(same)
+        training *= self._images(job) / images * _network_ratio(job, nearest)
+        return Estimate(job, "scaled", "", device, gpu, 1, overhead, training, sources=_keys(same))
 
     def _images(self, job: Job) -> int:
         """The images that all steps of a training take."""
@@ -165,6 +165,14 @@ def _trained(record: Record) -> tuple[float, float, float]:
     training = sum(count / epoch["images_per_second"] for count, epoch in zip(whole, epochs, strict=True))
     inside = record["training_seconds"] if record["resumes"] else sum(epoch["seconds"] for epoch in epochs)
     return max(0.0, record["seconds"] - inside), training, sum(whole)
+
+
+def _mean_training(records: list[Record]) -> tuple[float, float, float]:
+    """The means of `_trained`."""
+    overhead, training, images = (
+        sum(part) / len(records) for part in zip(*map(_trained, records), strict=True)
+    )
+    return overhead, training, images
 
 
 def _of_one_device(records: list[Record]) -> tuple[list[Record], str, bool]:

@@ -12,7 +12,7 @@ from hlrs.artifacts import Job
 from hlrs.calibration import Calibration
 from hlrs.config import Params
 from hlrs.forecast import Estimate, Forecast
-from hlrs.reasons import Past, Reason, abbreviate, fold, reasons
+from hlrs.reasons import STAGES, Past, Reason, abbreviate, fold, reasons
 
 WIDEST = 110  # columns
 
@@ -140,11 +140,9 @@ def _remarks(known: list[Estimate]) -> Iterator[str]:
 def _alike(estimates: list[Estimate]) -> dict[tuple[str, str], list[Estimate]]:
     """Estimates by stage and how they are known, in words."""
     groups: dict[tuple[str, ...], list[Estimate]] = {}
-    for e in estimates:
+    for e in sorted(estimates, key=lambda estimate: STAGES.index(estimate.job.stage)):
         groups.setdefault((e.job.stage, e.how, e.device, e.date), []).append(e)
-    order = list(dict.fromkeys(stage for stage, *_ in groups))
-    ordered = sorted(groups.items(), key=lambda entry: order.index(entry[0][0]))
-    return {(stage, _basis(alike)): alike for (stage, *_), alike in ordered}
+    return {(stage, _basis(alike)): alike for (stage, *_), alike in groups.items()}
 
 
 def _basis(alike: list[Estimate]) -> str:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hlrs.artifacts import PROVENANCE, RESULTS, Job, read_facts
+from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job, read_facts
 from hlrs.config import Params
 from hlrs.errors import Failure
 from hlrs.plan import ASIDE
 
+STAGES = list(OUTPUTS)  # in the order in which they run
 ABSENT = "(absent)"  # one side has the entry, the other does not
 Record = dict[str, Any]  # a provenance record
 
@@ -185,14 +186,7 @@ class Reason:
     def _upstream(self, names: list[str]) -> list[str]:
         """Inputs that changed, by the stage that makes them."""
         if self.job.stage == "report":
-            stages = {name.split("/")[0]: None for name in self.job.inputs if name in names}
-            runs = {tuple(name.split("/")[1:-1]) for name in names if not name.startswith("split/")}
-            behind = f" of {len(runs)} run{'s' * (len(runs) != 1)}" if runs else ""
-            return (
-                [f"results of {', '.join(stages) or 'runs that are left out'} changed{behind}"]
-                if names
-                else []
-            )
+            return _reported(names)
         makers: dict[str, list[str]] = {}
         for name in names:
             makers.setdefault(_maker(self.job, name), []).append(name)
@@ -204,6 +198,14 @@ class Reason:
             return []
         done, epochs = self.checkpoint
         return [f"interrupted: a checkpoint at epoch {done} of {epochs} is there"]
+
+
+def _reported(names: list[str]) -> list[str]:
+    """Which of the report's inputs changed; they are named stage/run/file."""
+    stages = [stage for stage in STAGES if any(name.startswith(f"{stage}/") for name in names)]
+    runs = {tuple(name.split("/")[1:-1]) for name in names if not name.startswith("split/")}
+    behind = f" of {len(runs)} run{'s' * (len(runs) != 1)}" if runs else ""
+    return [f"results changed: {', '.join(stages)}{behind}"] if names else []
 
 
 def _maker(job: Job, name: str) -> str:
@@ -256,13 +258,11 @@ def checkpoint(job: Job) -> tuple[int, int] | None:
 
 
 def fold(found: Iterable[Reason]) -> dict[tuple[str, tuple[str, ...]], list[str]]:
-    """(stage, words) -> the runs of which both hold, in the order of the plan, a stage after the other."""
+    """(stage, words) -> the runs of which both hold, stage after stage."""
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    order: dict[str, int] = {}
-    for reason in found:
-        order.setdefault(reason.job.stage, len(order))
+    for reason in sorted(found, key=lambda reason: STAGES.index(reason.job.stage)):
         groups.setdefault((reason.job.stage, tuple(reason.words())), []).append(reason.job.run)
-    return dict(sorted(groups.items(), key=lambda entry: order[entry[0][0]]))
+    return groups
 
 
 def abbreviate(runs: Iterable[str]) -> str:

@@ -62,7 +62,7 @@ def test_without_results_there_are_none_yet(workspace):
         (
             {"search.epochs": 5},
             "report/all",
-            ["search.epochs 3 -> 5", "results of search, extract, retrain, evaluate changed of 2 runs"],
+            ["search.epochs 3 -> 5", "results changed: search, extract, retrain, evaluate of 2 runs"],
         ),
         (
             {"search.weights": {"lr": 0.05}, "search.epochs": 5},

@@ -388,6 +388,85 @@ def test_code_runs_the_stages_that_import_it_and_comments_run_nothing(finished):
     assert snakemake(finished) == runs_of("darts")
 
 
+# --- what would run -----------------------------------------------------------------------------------
+
+
+def remove(folder, *jobs):
+    """Remove the results of jobs, each spelled stage/run."""
+    for job in jobs:
+        shutil.rmtree(folder / "results" / job)
+
+
+def situations():
+    """What is done to a folder in which all was run, by name."""
+    return {
+        "fresh": lambda folder: shutil.rmtree(folder / "results"),
+        "finished": lambda folder: None,
+        "a method edited": lambda folder: edit(folder / "params.yaml", **COSINE),
+        "a smaller matrix": lambda folder: edit(folder / "params.yaml", **DARTS_ALONE),
+        "another seed": lambda folder: edit(folder / "params.yaml", **{"matrix.seeds": [0, 1]}),
+        "a result that nobody misses": lambda folder: remove(folder, "search/digits/darts"),
+        "the report": lambda folder: remove(folder, "report", "split", "search/digits/darts"),
+        "a chain": lambda folder: remove(folder, "report", *(f"{s}/digits/darts" for s in CHAIN)),
+        "what others read as well": lambda folder: remove(
+            folder, "report", "split", *(f"{s}/digits/darts" for s in CHAIN)
+        ),
+        "a file": lambda folder: next((folder / "results/report").rglob("runs.csv")).unlink(),
+        "put aside": lambda folder: (
+            edit(folder / "params.yaml", **DARTS_ALONE),
+            run(folder, "hlrs", "prune"),
+            edit(folder / "params.yaml", **BOTH),
+        ),
+    }
+
+
+CHAIN = ("search", "extract", "retrain", "evaluate")
+
+
+@pytest.mark.parametrize("situation", situations())
+def test_the_plan_names_the_jobs_that_snakemake_would_run(finished, monkeypatch, situation):
+    situations()[situation](finished)
+    output = run(finished, "snakemake", "-n").stdout
+    expected = set(re.findall(r"^ +output: results/(\S+)/[0-9a-f]{12}/", output, re.MULTILINE))
+    assert (IDLE in output) == (not expected)
+    monkeypatch.chdir(finished)
+    jobs = plan.plan(config.load(Path("params.yaml")))
+    plan.restore(jobs)
+    assert [f"{job.stage}/{job.run}" for job in jobs if job in plan.due(jobs)] == [
+        f"{job.stage}/{job.run}" for job in jobs if f"{job.stage}/{job.run}" in expected
+    ]
+    assert len(plan.due(jobs)) == len(expected)
+
+
+def test_the_command_tells_from_real_records_what_would_run_and_what_it_costs(finished):
+    assert run(finished, "hlrs", "plan").stdout.count("\n") == 1
+    edit(finished / "params.yaml", **COSINE)
+    before = tree(finished / "results")
+    facts = json.loads(run(finished, "hlrs", "plan", "--json").stdout)
+    assert tree(finished / "results") == before
+    assert Counter(f"{job['stage']}/{job['run']}" for job in facts["due"]) == runs_of("hlrs")
+    assert {job["estimate"]["basis"] for job in facts["due"]} == {"records", "scaled"}
+    assert not (finished / ".hlrs/calibration.json").exists()
+    records = [json.loads(path.read_text()) for path in (finished / "results").rglob(PROVENANCE)]
+    took = sum(record["seconds"] for record in records if "/darts/" not in record["run"] + "/")
+    split = next(record["seconds"] for record in records if record["stage"] == "split")
+    assert facts["gpu_hours"] + facts["cpu_hours"] == pytest.approx((took - split) / 3600, rel=0.5)
+
+
+def test_an_estimate_without_records_is_within_reach_of_what_then_runs(source, tmp_path):
+    folder = duplicate(source, tmp_path / "folder")
+    edit(folder / "params.yaml", **DARTS_ALONE)
+    facts = json.loads(run(folder, "hlrs", "plan", "--json").stdout)
+    estimates = {job["stage"]: job["estimate"] for job in facts["due"]}
+    assert estimates["search"]["basis"] == estimates["retrain"]["basis"] == "measured"
+    assert not (folder / "results").exists()
+    assert snakemake(folder) == EVERYTHING - runs_of("hlrs") + REPORT
+    for stage in ("search", "retrain"):
+        [path] = (folder / "results" / stage).rglob(PROVENANCE)
+        took = json.loads(path.read_text())["training_seconds"]
+        assert took / 20 < estimates[stage]["seconds"] < 20 * took
+
+
 # --- edits while jobs run -----------------------------------------------------------------------------
 
 
