@@ -63,13 +63,13 @@ class Calibration:
         usable = [measurement for measurement in known if measurement.gpu or not gpu_here()]
         if usable:
             return max(usable, key=lambda measurement: (measurement.gpu, measurement.date))
-        device, gpu = _device(job)
+        steps, (device, gpu) = self.steps(job), _device(job)
         self.say(f"measuring {job.stage} of {job.run} on {device}")
         numbers = batches(job)
         epochs = {number: numbers.index(number) for number in sorted(set(numbers))}
         paces = self._probe(job, list(epochs.values()), device)
         measured = Measurement(
-            device, gpu, self.steps(job), dict(zip(epochs, paces, strict=True)), _today(), fresh=True
+            device, gpu, steps, dict(zip(epochs, paces, strict=True)), _today(), fresh=True
         )
         entry = {name: value for name, value in vars(measured).items() if name not in ("device", "fresh")}
         self.known.setdefault(self._name(job), {})[device] = entry

@@ -18,6 +18,7 @@ from hlrs.errors import HlrsError
 from hlrs.plan import ASIDE
 from hlrs.reasons import Past, Record, checkpoint, differences
 
+FAR = 4.0  # a network so many times larger or smaller is measured rather: small ones wait, large ones work
 TRAINED = ("search", "retrain")  # the stages with epochs
 
 
@@ -37,6 +38,7 @@ class Estimate:
     sources: frozenset[str] = frozenset()  # keys of records, or names of measurements
     steps: int = 0  # measured
     date: str = ""  # of the measurement
+    ratio: float = 1.0  # of the network's multiply-adds to those of the record it was scaled from
 
     @property
     def seconds(self) -> float:
@@ -76,12 +78,16 @@ class Forecast:
         return self._other(job)
 
     def _other(self, job: Job) -> Estimate:
-        """A stage without epochs takes as long as it took before: for this run, else for others."""
+        """A stage without epochs takes as long as its like took before: for this run, else for others."""
         known = self.by_stage.get(job.stage, [])
-        known = [record for record in known if _searcher(record["params"]) == _searcher(job.params)]
+        known = [
+            record
+            for record in known
+            if _weight(job.stage, record["params"]) == _weight(job.stage, job.params)
+        ]
         known = [record for record in known if record["run"] == job.run] or known
         if not known:
-            return Estimate(job, "unknown", "no record yet")
+            return Estimate(job, "unknown", "no record of their like yet")
         same, device, gpu = _of_one_device(known)
         seconds = sum(record["seconds"] for record in same) / len(same)
         threads = job.params.get(job.stage, {}).get("threads", 1)
@@ -98,34 +104,41 @@ class Forecast:
             if signature(r["params"]) == signature(job.params) and _split(r) == job.inputs["split"]
         ]
         same = [record for record in same if record["code"] == job.code] or same
-        try:
-            if same:
-                return self._recorded(job, same)
-            if known:
-                return self._scaled(job, known)
-        except (HlrsError, ModuleNotFoundError):
-            pass  # a measurement says what is missing, if anything is
+        if same:
+            return self._recorded(job, same)
+        scaled = self._scaled(job, known) if known else None
+        if scaled and 1 / FAR <= scaled.ratio <= FAR:
+            return scaled
         try:
             return self._measured(job)
         except HlrsError as error:
-            return Estimate(job, "unknown", str(error))
+            why = str(error)
         except ModuleNotFoundError as error:
-            return Estimate(job, "unknown", f"{error.name} is not installed here")
+            why = f"{error.name} is not installed here"
+        return scaled or Estimate(job, "unknown", why)
 
     def _recorded(self, job: Job, records: list[Record]) -> Estimate:
         same, device, gpu = _of_one_device(records)
         overhead, training, _ = _mean_training(same)
         return Estimate(job, "records", "", device, gpu, 1, overhead, training, sources=_keys(same))
 
-    def _scaled(self, job: Job, known: list[Record]) -> Estimate:
-        """What the nearest record and its like took, by the ratio of images and of multiply-adds."""
+    def _scaled(self, job: Job, known: list[Record]) -> Estimate | None:
+        """What the nearest record and its like took, by the ratio of images and of multiply-adds.
+
+        None where data or torch, which counts multiply-adds, are not there.
+        """
         nearest = min(known, key=functools.partial(_distance, job))
         alike = [r for r in known if signature(r["params"]) == signature(nearest["params"])]
         alike = [record for record in alike if _split(record) == _split(nearest)]
         same, device, gpu = _of_one_device(alike)
         overhead, training, images = _mean_training(same)
-        training *= self._images(job) / images * _network_ratio(job, nearest)
-        return Estimate(job, "scaled", "", device, gpu, 1, overhead, training, sources=_keys(same))
+        try:
+            ratio, network = self._images(job) / images, _network_ratio(job, nearest)
+        except (HlrsError, ModuleNotFoundError):
+            return None
+        training *= ratio * network
+        sources = _keys(same)
+        return Estimate(job, "scaled", "", device, gpu, 1, overhead, training, sources=sources, ratio=network)
 
     def _images(self, job: Job) -> int:
         """The images that all steps of a training take."""
@@ -200,9 +213,12 @@ def _keys(records: list[Record]) -> frozenset[str]:
     return frozenset(record["key"] for record in records)
 
 
-def _searcher(params: dict[str, Any]) -> Any:
-    """A random search is not like others."""
-    return params.get("searcher", {}).get("kind")
+def _weight(stage: str, params: dict[str, Any]) -> list[Any]:
+    """What the cost of a stage without epochs depends on most: only records with the same tell of it."""
+    images, retrain = params.get("images", params), params.get("retrain", {})
+    network = [images.get("image_size"), retrain.get("channels"), retrain.get("cells")]
+    kinds = {"split": [images.get("source")], "evaluate": [images.get("source"), *network]}
+    return kinds.get(stage, [params.get("searcher")])  # a random search is like no other
 
 
 def _split(record: Record) -> Any:

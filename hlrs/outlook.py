@@ -15,6 +15,7 @@ from hlrs.forecast import Estimate, Forecast
 from hlrs.reasons import STAGES, Past, Reason, abbreviate, fold, reasons
 
 WIDEST = 110  # columns
+MOST = 6  # reasons in a line
 
 
 class Outlook:
@@ -48,7 +49,7 @@ class Outlook:
         yield f"{count} would run. Why, compared with the nearest result there is:"
         yield ""
         for (stage, words), runs in fold(self.reasons).items():
-            yield from _entry(f"{_head(stage, len(runs))}  ", f"{abbreviate(runs)}: {'; '.join(words)}")
+            yield from _entry(f"{_head(stage, len(runs))}  ", f"{abbreviate(runs)}: {_join(words)}")
         yield ""
         yield from _estimate([self.forecast.of(reason.job) for reason in self.reasons])
 
@@ -77,6 +78,11 @@ def _facts(reason: Reason, estimate: Estimate) -> dict[str, Any]:
     }
 
 
+def _join(words: tuple[str, ...]) -> str:
+    shown = words if len(words) <= MOST else (*words[:MOST], f"{len(words) - MOST} more (--json has them)")
+    return "; ".join(shown)
+
+
 def _entry(head: str, text: str) -> Iterator[str]:
     """A paragraph beside a head, wrapped at the terminal's width."""
     width = max(min(shutil.get_terminal_size().columns, WIDEST), len(head) + 30)
@@ -100,11 +106,6 @@ def _estimate(estimates: list[Estimate]) -> Iterator[str]:
     for (stage, basis), alike in _alike(known).items():
         mean = _duration(sum(estimate.seconds for estimate in alike) / len(alike))
         yield from _entry(f"{_head(stage, len(alike))}  {mean:>12}  {_sum(alike):>17}  ", basis)
-    for part in _by_device(known):
-        yield f"{_head('in all', len(part))}  {'':12}  {_sum(part):>17}"
-    for part in _by_device([estimate for estimate in known if estimate.saved]):
-        saved = _hours(sum(estimate.saved for estimate in part), part[0].gpu)
-        yield f"{_head('saved', len(part))}  {'':12}  {saved:>17}  by checkpoints that are there"
     unknown: dict[str, list[str]] = {}
     for estimate in estimates:
         if estimate.how == "unknown":
@@ -112,6 +113,12 @@ def _estimate(estimates: list[Estimate]) -> Iterator[str]:
     for why, stages in unknown.items():
         text = f"not estimated: {', '.join(dict.fromkeys(stages))} ({why})"
         yield from _entry(f"{_head('', len(stages))}  ", text)
+    for part in _by_device(known):
+        without = "  without what is not estimated" if unknown else ""
+        yield f"{_head('in all', len(part))}  {'':12}  {_sum(part):>17}{without}"
+    for part in _by_device([estimate for estimate in known if estimate.saved]):
+        saved = _hours(sum(estimate.saved for estimate in part), part[0].gpu)
+        yield f"{_head('saved', len(part))}  {'':12}  {saved:>17}  by checkpoints that are there"
     yield from _remarks(known)
 
 

@@ -145,7 +145,7 @@ def test_stages_without_epochs_take_what_they_took(workspace):
     assert (estimate("split/digits").seconds, estimate("split/digits").gpu) == (1.5, False)
     assert (estimate("extract/digits/hlrs/0").how, estimate("extract/digits/hlrs/0").why) == (
         "unknown",
-        "no record yet",
+        "no record of their like yet",
     )
 
 
@@ -155,7 +155,7 @@ def test_a_random_search_is_not_taken_for_a_training(workspace):
         **{"methods.random": {"searcher": {"kind": "random"}}, "matrix.methods": ["darts", "random"]},
     )
     trained(jobs()["search/digits/darts/0"], [10, 10, 10])
-    assert estimate("search/digits/random/0").why == "no record yet"
+    assert estimate("search/digits/random/0").why == "no record of their like yet"
     finish([jobs()["search/digits/random/0"]], seconds=2.0, throughput=[], resumes=0)
     assert estimate("search/digits/random/1", **{"matrix.seeds": [1]}).seconds == 2.0
 
@@ -311,6 +311,14 @@ def test_what_was_measured_on_a_gpu_is_preferred(hurried):
     forecast, _ = measured(said)
     assert forecast.of(job).device == "NVIDIA A100"
     assert forecast.of(job).hours == pytest.approx(5 * 3 * 0.01 / 3600)
+
+
+@pytest.mark.parametrize(("channels", "how"), [(4, "scaled"), (16, "measured")])
+def test_a_far_larger_network_is_measured_rather_than_scaled(hurried, channels, how):
+    trained(jobs()["search/digits/darts/0"], [10, 10, 10], images(2), gpu=None)
+    edit(hurried / "params.yaml", **{"search.channels": channels})
+    forecast, known = measured([])
+    assert forecast.of(known["search/digits/darts/0"]).how == how
 
 
 def test_data_that_are_not_there_are_not_downloaded(hurried):
