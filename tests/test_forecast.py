@@ -388,3 +388,30 @@ def test_the_json_holds_what_the_text_says(hurried):
     assert search["estimate"]["hours"] == pytest.approx((4 + 6 * 36) / 3600)
     assert facts["gpu_hours"] == pytest.approx((220 + 112) / 3600)  # a longer search, the same retraining
     assert facts["cpu_hours"] == pytest.approx(0.003)  # extract, evaluate, report
+
+
+def test_the_text_tells_units_sources_and_what_checkpoints_save(hurried, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    edit(hurried / "params.yaml", **{"matrix.methods": ["darts"], "matrix.seeds": [0, 1]})
+    finish([job for name, job in jobs().items() if name.endswith(("digits", "darts/0"))])
+    trained(jobs()["search/digits/darts/0"], [3600, 3600, 3600], gpu=A100)
+    trained(jobs()["retrain/digits/darts/0"], [360, 360, 360], gpu=None)
+    write_tensors(jobs()["search/digits/darts/1"].checkpoint, {}, {"epoch": 2, "step": 0})
+    assert [" ".join(line.split()) for line in shown().lines()] == [
+        "5 of 10 jobs would run. Why, compared with the nearest result there is:",
+        "",
+        "search 1 digits/darts/1: no result yet; interrupted: a checkpoint at epoch 2 of 3 is there",
+        "extract 1 digits/darts/1: no result yet",
+        "retrain 1 digits/darts/1: no result yet",
+        "evaluate 1 digits/darts/1: no result yet",
+        "report 1 all: no result yet",
+        "",
+        "Estimate: for one job, for all of them, and how it is known",
+        "",
+        "search 1 1 h 0 min 1.0 GPU-hours from 1 record on NVIDIA A100",
+        "retrain 1 18 min 4 s 0.3 CPU-hours from 1 record on CPU, AMD EPYC",
+        "3 not estimated: extract, evaluate, report (no record of their like yet)",
+        "in all 1 1.0 GPU-hours without what is not estimated",
+        "in all 1 0.3 CPU-hours without what is not estimated",
+        "saved 1 2.0 GPU-hours by checkpoints that are there",
+    ]
