@@ -54,15 +54,21 @@ class Calibration:
         except (OSError, ValueError):
             self.known = {}
 
+    def remembered(self, job: Job) -> Measurement | None:
+        """What is known of a training; a CPU's pace only where there is no GPU."""
+        entries = self.known.get(self._name(job), {}).items()
+        known = [_measurement(device, entry) for device, entry in entries]
+        usable = [measurement for measurement in known if measurement.gpu or not gpu_here()]
+        return max(usable, key=lambda measurement: (measurement.gpu, measurement.date), default=None)
+
     def pace(self, job: Job) -> Measurement:
-        """The pace of a training, remembered if there is no GPU here that it was not measured on.
+        """The pace of a training: what is remembered, or else measured now.
 
         Raises HlrsError where data are missing or memory does not suffice, ModuleNotFoundError without torch.
         """
-        known = [_measurement(device, entry) for device, entry in self.known.get(self._name(job), {}).items()]
-        usable = [measurement for measurement in known if measurement.gpu or not gpu_here()]
-        if usable:
-            return max(usable, key=lambda measurement: (measurement.gpu, measurement.date))
+        known = self.remembered(job)
+        if known:
+            return known
         steps, (device, gpu) = self.steps(job), _device(job)
         self.say(f"measuring {job.stage} of {job.run} on {device}")
         numbers = batches(job)

@@ -18,7 +18,7 @@ from hlrs.errors import HlrsError
 from hlrs.plan import ASIDE
 from hlrs.reasons import Past, Record, checkpoint, differences
 
-FAR = 4.0  # a network so many times larger or smaller is measured rather: small ones wait, large ones work
+NEAR = 1.5  # ratio of multiply-adds up to which the time a step takes is taken to follow them
 TRAINED = ("search", "retrain")  # the stages with epochs
 
 
@@ -38,7 +38,7 @@ class Estimate:
     sources: frozenset[str] = frozenset()  # keys of records, or names of measurements
     steps: int = 0  # measured
     date: str = ""  # of the measurement
-    ratio: float = 1.0  # of the network's multiply-adds to those of the record it was scaled from
+    near: bool = True  # scaled from a like network and batch size
 
     @property
     def seconds(self) -> float:
@@ -107,7 +107,7 @@ class Forecast:
         if same:
             return self._recorded(job, same)
         scaled = self._scaled(job, known) if known else None
-        if scaled and 1 / FAR <= scaled.ratio <= FAR:
+        if scaled and (scaled.near or (scaled.gpu and self._out_of_reach(job))):
             return scaled
         try:
             return self._measured(job)
@@ -116,6 +116,11 @@ class Forecast:
         except ModuleNotFoundError as error:
             why = f"{error.name} is not installed here"
         return scaled or Estimate(job, "unknown", why)
+
+    def _out_of_reach(self, job: Job) -> bool:
+        """Whether there is no GPU here, and none was that a training was measured on."""
+        held = self.calibration.remembered(job)
+        return not gpu_here() and not (held and held.gpu)
 
     def _recorded(self, job: Job, records: list[Record]) -> Estimate:
         same, device, gpu = _of_one_device(records)
@@ -137,8 +142,10 @@ class Forecast:
         except (HlrsError, ModuleNotFoundError):
             return None
         training *= ratio * network
+        sizes = (params[job.stage]["batch_size"] for params in (job.params, nearest["params"]))
+        near = 1 / NEAR <= network <= NEAR and len({*sizes}) == 1
         sources = _keys(same)
-        return Estimate(job, "scaled", "", device, gpu, 1, overhead, training, sources=sources, ratio=network)
+        return Estimate(job, "scaled", "", device, gpu, 1, overhead, training, sources=sources, near=near)
 
     def _images(self, job: Job) -> int:
         """The images that all steps of a training take."""

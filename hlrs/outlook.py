@@ -17,6 +17,14 @@ from hlrs.reasons import STAGES, Past, Reason, abbreviate, fold, reasons
 WIDEST = 110  # columns
 MOST = 6  # reasons in a line
 
+ROUGH = "Scaled to another size of network or batch is rough: small networks wait more than they compute."
+ALONE = "Measured is the training alone, without imports and the reading of images."
+GUESSED = "Before its search, a retraining is measured with a random genotype."
+ELSEWHERE = (
+    "CPU-hours that were measured here are not GPU-hours of a cluster's nodes: "
+    "`srun --gpus=1 hlrs plan` measures there."
+)
+
 
 class Outlook:
     """The jobs of some params that would run; `say` is told of what takes time."""
@@ -127,21 +135,20 @@ def _head(name: str, jobs: int) -> str:
 
 
 def _remarks(known: list[Estimate]) -> Iterator[str]:
-    """What to know of measurements."""
+    """What to know of scaled and measured figures."""
+    remarks = []
+    if not all(estimate.near for estimate in known):
+        remarks.append(ROUGH)
     measured = [estimate for estimate in known if estimate.how in ("measured", "remembered")]
-    if not measured:
-        return
-    yield ""
-    yield from _entry("", "Measured is the training alone, without imports and the reading of images.")
-    guessed = any(e.job.stage == "retrain" and not Path(e.job.inputs["genotype"]).exists() for e in measured)
-    if guessed:
-        yield from _entry("", "Before its search, a retraining is measured with a random genotype.")
+    if measured:
+        remarks.append(ALONE)
+    if any(e.job.stage == "retrain" and not Path(e.job.inputs["genotype"]).exists() for e in measured):
+        remarks.append(GUESSED)
     if not all(estimate.gpu for estimate in measured):
-        yield from _entry(
-            "",
-            "CPU-hours that were measured here are not GPU-hours of a cluster's nodes: "
-            "`srun --gpus=1 hlrs plan` measures there.",
-        )
+        remarks.append(ELSEWHERE)
+    if remarks:
+        yield ""
+        yield from (line for remark in remarks for line in _entry("", remark))
 
 
 def _alike(estimates: list[Estimate]) -> dict[tuple[str, str], list[Estimate]]:

@@ -313,12 +313,22 @@ def test_what_was_measured_on_a_gpu_is_preferred(hurried):
     assert forecast.of(job).hours == pytest.approx(5 * 3 * 0.01 / 3600)
 
 
-@pytest.mark.parametrize(("channels", "how"), [(4, "scaled"), (16, "measured")])
-def test_a_far_larger_network_is_measured_rather_than_scaled(hurried, channels, how):
-    trained(jobs()["search/digits/darts/0"], [10, 10, 10], images(2), gpu=None)
-    edit(hurried / "params.yaml", **{"search.channels": channels})
+@pytest.mark.parametrize(
+    ("changes", "gpu", "how"),
+    [
+        ({"search.epochs": 9}, None, "scaled"),
+        ({"search.channels": 4}, None, "measured"),
+        ({"search.batch_size": 8}, None, "measured"),
+        ({"search.channels": 4}, A100, "scaled"),  # for want of a GPU here
+    ],
+)
+def test_another_network_or_batch_is_measured_if_the_device_is_at_hand(hurried, changes, gpu, how):
+    trained(jobs()["search/digits/darts/0"], [10, 10, 10], images(2), gpu=gpu)
+    edit(hurried / "params.yaml", **changes)
     forecast, known = measured([])
-    assert forecast.of(known["search/digits/darts/0"]).how == how
+    found = forecast.of(known["search/digits/darts/0"])
+    assert found.how == how
+    assert found.near == ("search.epochs" in changes or how == "measured")
 
 
 def test_data_that_are_not_there_are_not_downloaded(hurried):
