@@ -49,10 +49,7 @@ class Calibration:
         self.makers = {path: job for job in jobs for path in job.outputs}
         self.say = say
         self.splits: dict[str, tuple[dict[str, Any], list[str]]] = {}
-        try:
-            self.known: dict[str, dict[str, Any]] = json.loads(MEMORY.read_text())
-        except (OSError, ValueError):
-            self.known = {}
+        self.known = _memory()
 
     def remembered(self, job: Job) -> Measurement | None:
         """What is known of a training; a CPU's pace only where there is no GPU."""
@@ -148,6 +145,15 @@ class Calibration:
             there = Path(path).exists() and Path(job.inputs["classes"]).exists()
             self.splits[path] = _read_split(job) if there else _draw_split(self.makers[path])
         return self.splits[path]
+
+
+def _memory() -> dict[str, dict[str, Any]]:
+    """What was measured before: an entry's name -> device -> the entry; nothing where the file is broken."""
+    try:
+        known = json.loads(MEMORY.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _read_split(job: Job) -> tuple[dict[str, Any], list[str]]:

@@ -59,13 +59,15 @@ class Comparison:
 
 
 def compare(job: Job, record: Record, params: Params) -> Comparison:
-    """A job's spec beside an earlier result's record, or another spec's fields.
+    """A job's spec beside an earlier result's record, or beside the fields of another job's spec.
 
     `params`, which the job was planned from, tells which entries a method overrides.
     """
     pairs = list(differences(record["params"], job.params))
     data = [path for path, *_ in pairs if path[-1] == "content"]
-    before = {name: entry["path"] for name, entry in record["inputs"].items()}
+    before = {
+        name: entry if isinstance(entry, str) else entry["path"] for name, entry in record["inputs"].items()
+    }
     return Comparison(
         changes=[Change(_name(job, path, params), *values) for path, *values in pairs if path not in data],
         data=bool(data),
@@ -142,7 +144,7 @@ def _read(path: Path) -> list[Record]:
         record = json.loads(path.read_text(encoding="utf-8"))
         whole = (
             isinstance(record, dict)
-            and {"stage", "run", "params", "code", "inputs", "ended"} <= record.keys()
+            and {"key", "stage", "run", "params", "code", "inputs", "ended"} <= record.keys()
         )
     except (OSError, ValueError):
         return []

@@ -299,6 +299,15 @@ def test_without_records_the_stages_own_steps_are_measured_once(hurried):
     assert len(said) == 2
 
 
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_broken_memory_is_measured_anew(hurried, text):
+    MEMORY.parent.mkdir(exist_ok=True)
+    MEMORY.write_text(text)
+    forecast, known = measured([])
+    assert forecast.of(known["search/digits/darts/0"]).how == "measured"
+    assert len(json.loads(MEMORY.read_text())) == 1
+
+
 def test_what_was_measured_on_a_gpu_is_preferred(hurried):
     said = []
     forecast, known = measured(said)

@@ -181,6 +181,16 @@ def test_broken_records_are_passed_over(finished):
     assert words()["search/digits/darts/0"] == ["no result yet"]
 
 
+def test_two_specs_compare_without_a_record(finished):
+    old, search, *_ = plan.plan(read())
+    edit(finished, **{"search.epochs": 5, "datasets.digits.seed": 1})
+    _, later, *_ = plan.plan(read())
+    found = compare(later, vars(search), read())
+    assert [str(change) for change in found.changes] == ["search.epochs 3 -> 5"]
+    assert (found.inputs, found.code, found.data, found.size) == (["classes", "split"], False, False, 3)
+    assert compare(old, vars(old), read()).size == 0
+
+
 def test_equal_specs_compare_as_equal(finished):
     for job in plan.plan(read()):
         [record] = Past().of[job.stage, job.run]
