@@ -1,0 +1,177 @@
+"""No two writers of a result: a lease on a job's key, kept alive by its holder, taken over from a dead one.
+
+A lease is a file that is created exclusively. Its holder rewrites it every few seconds. Who finds it waits;
+if its content stays the same for a minute by the finder's own clock, or its process was one of this machine
+and is gone, the holder is dead and the lease is taken over. A holder that finds another's name in the file
+(it was frozen, or cut off, and thought dead) ends at once. So a file system whose locks or clocks are not to
+be trusted costs at most the work since the last checkpoint: results are renamed into place whole, and are
+equal in bytes whoever makes them.
+"""
+
+import json
+import os
+import platform
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hlrs.artifacts import Job, replacing
+from hlrs.errors import INTERRUPTED, Failure
+
+LEASES = Path(".hlrs/leases")
+BEAT_SECONDS = 10.0
+DEAD_SECONDS = 60.0  # without a beat
+PATIENCE_SECONDS = 900.0
+POLL_SECONDS = 0.5
+
+
+@contextmanager
+def lease(job: Job) -> Iterator[bool]:
+    """Hold the lease of a job's key in the body, which is told whether another holder was waited for.
+
+    Raises Failure if a live holder keeps it for more than a quarter of an hour.
+    """
+    path, token = LEASES / f"{job.key}.json", uuid.uuid4().hex
+    path.parent.mkdir(parents=True, exist_ok=True)
+    waited = _acquire(path, token, job)
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(path, token, job, ended), daemon=True)
+    heart.start()
+    try:
+        yield waited
+    finally:
+        ended.set()
+        heart.join()
+        if _token(_read(path)) == token:
+            path.unlink(missing_ok=True)
+
+
+def _acquire(path: Path, token: str, job: Job) -> bool:
+    """Create the lease; True if another holder had to end before."""
+    started, seen, since, told = time.monotonic(), b"", 0.0, False
+    while not _create(path, token):
+        now = time.monotonic()
+        content = _read(path)
+        if content is None:  # released meanwhile
+            continue
+        if content != seen:
+            seen, since = content, now
+        if _gone(content) or now - since > DEAD_SECONDS:
+            _take_away(path, content, token)
+            continue
+        if now - started > PATIENCE_SECONDS:
+            raise Failure(
+                f"{job.directory}: still being written by {_holder(content)} after {PATIENCE_SECONDS:.0f} s; "
+                "wait for it to end, or stop it (its state is kept), and run again"
+            )
+        if not told:
+            print(f"{job.run}  waits for {_holder(content)}, at work on the same result", file=sys.stderr)
+            sys.stderr.flush()
+            told = True
+        time.sleep(POLL_SECONDS)
+    return told or bool(seen)
+
+
+def _create(path: Path, token: str) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(_content(token, 0))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _take_away(path: Path, content: bytes, token: str) -> None:
+    """Remove a dead holder's lease; if it was another's by the time it was moved, give it back."""
+    aside = path.with_suffix(f".{token}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if _read(aside) != content:
+        with suppress(OSError):  # a third one has it by now; the robbed one ends at its next beat
+            os.link(aside, path)
+    aside.unlink()
+
+
+def _beat(path: Path, token: str, job: Job, ended: threading.Event) -> None:
+    """Keep the lease alive; end the process if it was lost."""
+    beat = 0
+    while not ended.wait(BEAT_SECONDS):
+        content = _read(path)
+        if _token(content) != token and not ended.is_set():
+            holder = _holder(content) if content else "nobody, its file is gone"
+            print(
+                f"hlrs: {job.run}: this process was thought dead and its work was taken over by {holder}; "
+                "it ends without writing",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(INTERRUPTED)
+        beat += 1
+        with suppress(Exception), replacing(path) as temporary:  # a full disk must not end the work
+            temporary.write_bytes(_content(token, beat))
+
+
+# --- who holds it -------------------------------------------------------------------------------------
+
+
+def _content(token: str, beat: int) -> bytes:
+    facts = {
+        "token": token,
+        "beat": beat,
+        "host": platform.node(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        **_process(os.getpid()),
+    }
+    return (json.dumps(facts, sort_keys=True) + "\n").encode()
+
+
+def _process(pid: int) -> dict[str, Any]:
+    """What tells a process of this machine from any other, also from a later one of the same id."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+        born = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):  # no such process, or a system without /proc
+        return {"pid": pid, "machine": None, "born": None}
+    return {"pid": pid, "machine": f"{boot} {namespace}", "born": born}
+
+
+def _gone(content: bytes) -> bool:
+    """Whether the holder was a process of this machine that is no more."""
+    facts, own = _facts(content), _process(os.getpid())
+    if not facts.get("machine") or facts["machine"] != own["machine"]:
+        return False
+    return bool(_process(int(facts["pid"]))["born"] != facts["born"])
+
+
+def _holder(content: bytes) -> str:
+    facts = _facts(content)
+    job = f" (SLURM job {facts['slurm_job']})" if facts.get("slurm_job") else ""
+    return f"process {facts.get('pid', '?')} on {facts.get('host', 'an unknown host')}{job}"
+
+
+def _facts(content: bytes | None) -> dict[str, Any]:
+    """What a lease says; nothing if it is only half written."""
+    try:
+        facts = json.loads(content or b"")
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _token(content: bytes | None) -> str | None:
+    return _facts(content).get("token")
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

@@ -1,0 +1,214 @@
+"""One writer a key: who holds the lease, who waits, what is taken over from the dead, who is fenced off."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import FORK, hlrs, outputs, record, start
+
+from hlrs import lease as leases
+from hlrs.artifacts import Job
+from hlrs.errors import INTERRUPTED, Failure
+from hlrs.lease import LEASES, lease
+
+JOB = Job("search", "d/m/0", {}, "", {}, "0123456789ab")
+PATH = LEASES / "0123456789ab.json"
+DEADLINE = 60.0
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path, monkeypatch):
+    """Beats, and everything that follows from them, in hundredths of a second."""
+    monkeypatch.chdir(tmp_path)
+    for name, seconds in (("BEAT", 0.02), ("DEAD", 0.3), ("POLL", 0.01), ("PATIENCE", 0.5)):
+        monkeypatch.setattr(leases, f"{name}_SECONDS", seconds)
+
+
+def facts():
+    return json.loads(PATH.read_text())
+
+
+def until(condition):
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def hold(folder, beat_seconds, release):
+    """Another process that holds the lease until `release` is there; fenced off, it has another status."""
+    os.chdir(folder)
+    leases.BEAT_SECONDS = beat_seconds
+    with lease(JOB):
+        Path("held").touch()
+        until(lambda: Path(release).exists())
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the lease, and beats."""
+    process = FORK.Process(target=hold, args=(str(tmp_path), 0.02, "release"))
+    process.start()
+    until(Path("held").exists)
+    yield process
+    process.kill()
+    process.join()
+
+
+def elsewhere(**changes):
+    """Make the lease that of another machine, as a shared file system shows it."""
+    PATH.parent.mkdir(parents=True, exist_ok=True)
+    body = {
+        "token": "other",
+        "beat": 0,
+        "host": "n7",
+        "slurm_job": "41",
+        "pid": 1,
+        "machine": "m",
+        "born": "1",
+    }
+    PATH.write_text(json.dumps(body | changes))
+
+
+def test_it_is_held_in_the_body_and_gone_after_it():
+    with lease(JOB) as waited:
+        assert not waited
+        first = facts()
+        assert (first["pid"], first["slurm_job"]) == (os.getpid(), os.environ.get("SLURM_JOB_ID"))
+        until(lambda: facts()["beat"] >= 3)
+        assert facts() == {**first, "beat": facts()["beat"]}
+    assert list(LEASES.iterdir()) == []
+
+
+def test_it_is_given_back_when_the_body_fails():
+    with pytest.raises(Failure, match="broken"), lease(JOB):
+        raise Failure("broken")
+    assert list(LEASES.iterdir()) == []
+
+
+def test_who_finds_a_live_holder_waits_for_its_end(holder, capsys):
+    threading.Timer(0.1, Path("release").touch).start()
+    with lease(JOB) as waited:
+        assert waited
+        assert facts()["pid"] == os.getpid()
+    holder.join()
+    assert holder.exitcode == 0
+    assert f"d/m/0  waits for process {holder.pid} on " in capsys.readouterr().err
+
+
+def test_a_live_holder_that_does_not_end_is_named(holder):
+    with pytest.raises(Failure) as caught, lease(JOB):
+        pass
+    assert f"still being written by process {holder.pid} on " in str(caught.value)
+    assert "wait for it to end, or stop it" in str(caught.value)
+    assert facts()["pid"] == holder.pid
+
+
+def test_a_killed_process_of_this_machine_is_known_to_be_dead_at_once(holder, monkeypatch):
+    monkeypatch.setattr(leases, "DEAD_SECONDS", 1e9)
+    holder.kill()
+    holder.join()
+    assert PATH.exists()
+    with lease(JOB) as waited:
+        assert waited
+
+
+def test_a_later_process_of_the_same_id_is_not_the_holder(monkeypatch):
+    monkeypatch.setattr(leases, "DEAD_SECONDS", 1e9)
+    own = leases._process(os.getpid())
+    elsewhere(**{**own, "born": "1"})
+    with lease(JOB):
+        assert facts()["token"] != "other"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"x"', ""])
+def test_a_lease_that_was_half_written_is_taken_over(content):
+    PATH.parent.mkdir(parents=True)
+    PATH.write_text(content)
+    with lease(JOB):
+        assert facts()["pid"] == os.getpid()
+
+
+def test_a_holder_elsewhere_is_dead_when_its_beat_stands_still():
+    elsewhere()
+    began = time.monotonic()
+    with lease(JOB) as waited:
+        assert waited
+        assert time.monotonic() - began >= leases.DEAD_SECONDS
+        assert facts()["pid"] == os.getpid()
+    assert list(LEASES.iterdir()) == []
+
+
+def test_a_holder_elsewhere_lives_as_long_as_it_beats_whatever_the_clocks_say():
+    stop = threading.Event()
+
+    def beat():
+        count = 0
+        while not stop.wait(0.02):
+            count += 1
+            elsewhere(beat=count)
+            os.utime(PATH, (0, 0))  # an mtime of 1970
+
+    thread = threading.Thread(target=beat)
+    elsewhere()
+    thread.start()
+    try:
+        with pytest.raises(Failure, match=r"process 1 on n7 \(SLURM job 41\)"), lease(JOB):
+            pass
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_holder_that_was_thought_dead_ends_when_it_wakes(holder, tmp_path):
+    os.kill(holder.pid, signal.SIGSTOP)
+    frozen = PATH.read_bytes()
+    PATH.write_bytes(frozen.replace(facts()["machine"].encode(), b"another"))  # as seen from elsewhere
+    with lease(JOB):
+        taken = facts()
+        os.kill(holder.pid, signal.SIGCONT)
+        holder.join()
+        assert holder.exitcode == INTERRUPTED
+        assert facts()["token"] == taken["token"]
+
+
+def test_of_many_that_want_a_dead_ones_lease_one_has_it_at_a_time(tmp_path):
+    elsewhere()
+    inside, most = [], []
+
+    def contend(number):
+        with lease(JOB):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.remove(number)
+
+    threads = [threading.Thread(target=contend, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8
+    assert list(LEASES.iterdir()) == []
+
+
+def test_two_commands_for_one_result_train_it_once(workspace):
+    """The second waits for the first, then finds the result and takes it."""
+    run = "digits/darts/0"
+    assert hlrs(workspace, "split", "digits")[0] == 0
+    first = start(workspace, "search", run, log="first")
+    until(lambda: list((workspace / LEASES).glob("*.json")))
+    second = start(workspace, "search", run, log="second")
+    for process in (first, second):
+        process.join()
+        assert process.exitcode == 0
+    assert "waits for process" in (workspace / "second").read_text()
+    assert "epoch 3/3" in (workspace / "first").read_text()
+    assert "epoch" not in (workspace / "second").read_text()
+    assert record(workspace, "search", run)["resumes"] == 0
+    assert len(outputs(workspace, "search")) == 2
+    assert not list((workspace / LEASES).iterdir())
