@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrs.artifacts import Job, read_json, read_table, write_json, write_table
+from hlrs.devices import choose
 from hlrs.errors import Failure, UserError
 from hlrs.longtail.mixing import coefficient
 from hlrs.nas import arch_lr, genotype
@@ -229,14 +231,13 @@ def _alphas_step(params: dict[str, Any], t: float) -> bool:
 
 
 def gpu_here() -> bool:
-    """Whether this process may use a GPU; torch is asked only where the system shows one."""
+    """Whether a stage would use a GPU here; torch is asked only where the system shows one."""
     if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/kfd").exists():
         return False
     try:
-        import torch
+        return choose(os.environ) == "cuda"
     except ModuleNotFoundError:
         return False
-    return torch.cuda.is_available()
 
 
 def _device(job: Job) -> tuple[str, bool]:

@@ -20,6 +20,10 @@ class Failure(HlrsError):
 
 
 class Interrupted(HlrsError):
-    """SIGTERM, SIGUSR1 or SIGINT came; a checkpoint was saved."""
+    """A signal (SIGTERM, SIGUSR1 or SIGINT, by name) came; a checkpoint was saved."""
 
     status = INTERRUPTED
+
+    def __init__(self, message: str, signal: str) -> None:
+        super().__init__(message)
+        self.signal = signal

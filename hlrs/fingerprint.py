@@ -132,6 +132,14 @@ def content_digest(source: Source) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a large file, remembered from one start to the next. Raises UserError if it is missing."""
+    memory = _Memory()
+    digest = memory.sha256(path)
+    memory.save()
+    return digest
+
+
 def source_files(source: Digits | Parquet | ImageFolder) -> list[tuple[str, Path]]:
     """(name within the source, path) of every file that a source reads, in a fixed order.
 
@@ -180,6 +188,9 @@ class _Memory:
         pointer = _pointer(path)
         if pointer.is_file():
             return str(yaml.safe_load(pointer.read_text())["outs"][0]["md5"])
+        return self.sha256(path)
+
+    def sha256(self, path: Path) -> str:
         try:
             status = path.stat()
             entry = self.known.get(str(path.resolve()))

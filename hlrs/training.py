@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hlrs.artifacts import Job, read_tensors, write_tensors
+from hlrs.devices import choose
 from hlrs.errors import Failure, Interrupted
 from hlrs.startup import ready
 
@@ -201,7 +202,8 @@ class Stop:
     def obey(self, job: Job, path: Path) -> None:
         """Raise Interrupted if a signal came; the state must be saved in `path`."""
         if self.requested:
-            raise Interrupted(f"{job.run}: {self.requested} came; saved {path}, run again to go on")
+            message = f"{job.run}: {self.requested} came; saved {path}, run again to go on"
+            raise Interrupted(message, self.requested)
 
 
 @contextmanager
@@ -226,9 +228,12 @@ def stop_signals() -> Iterator[Stop]:
 
 
 def prepare(threads: int) -> torch.device:
-    """The device to train on, set to compute the same bytes every time; sums depend on a CPU's `threads`."""
+    """The device to train on, set to compute the same bytes every time; sums depend on a CPU's `threads`.
+
+    Raises UserError where SLURM gave GPUs that cannot be used.
+    """
     torch.set_num_threads(threads)
-    if not torch.cuda.is_available():
+    if choose(os.environ) == "cpu":
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,48 @@
+"""What a job looks at before it starts: the disk that it writes to and its data files, from where it runs."""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from hlrs.artifacts import CHECKPOINTS, RESULTS, Job
+from hlrs.config import Digits, Source, Torchvision
+from hlrs.errors import UserError
+from hlrs.fingerprint import content_digest, source_files
+
+# Predictions of 50,000 images in 1,000 classes take 200 MB, two checkpoints of the authors' networks 60 MB.
+FREE_BYTES = 300_000_000
+
+
+def check_disk() -> None:
+    """Room for results and checkpoints; UserError that names the folder, its free space and the remedy."""
+    for folder in (RESULTS, CHECKPOINTS):
+        there = next(path for path in (folder, *folder.parents, Path()) if path.exists())
+        free = shutil.disk_usage(there).free
+        if free < FREE_BYTES:
+            raise UserError(
+                f"{folder}/: {free / 1e6:.0f} MB free on {platform.node()}, a job needs "
+                f"{FREE_BYTES / 1e6:.0f} MB; delete what is not needed (.hlrs/aside, old data) and run again"
+            )
+        if not os.access(there, os.W_OK):
+            raise UserError(
+                f"{folder}/: cannot be written to on {platform.node()}; give its owner the right to"
+            )
+
+
+def check_data(job: Job) -> None:
+    """The data files are reachable from here and are what the job was planned with; UserError otherwise."""
+    images = job.params.get("images", job.params)
+    if "content" not in images:
+        return
+    source: Source = TypeAdapter(Source).validate_python(images["source"])
+    if not isinstance(source, Torchvision | Digits):
+        for _, path in source_files(source):
+            if not os.access(path, os.R_OK):
+                raise UserError(
+                    f"{path}: not readable on {platform.node()}; data must lie where every node reaches them"
+                )
+    if content_digest(source) != images["content"]:
+        raise UserError(f"{job.run}: the data files changed since this job was planned; run snakemake again")
