@@ -1,0 +1,26 @@
+#!/bin/sh
+# Installs Podman, set for a small virtual machine (runc, the host's network, modest limits), and makes the base of
+# containers/Containerfile with debootstrap, since no image registry can be reached. Run as root, as often as you like.
+set -eu
+if ! command -v podman >/dev/null || ! command -v debootstrap >/dev/null; then
+  apt-get update -qq
+  apt-get install -y -qq podman runc fuse-overlayfs debootstrap >/dev/null
+fi
+mkdir -p /etc/containers
+cat > /etc/containers/containers.conf <<'CONF'
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
+netns = "host"
+[engine]
+runtime = "runc"
+CONF
+base=localhost/debian:bookworm-slim
+if ! podman image exists "$base"; then
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  debootstrap --variant=minbase --include=ca-certificates bookworm "$work/root" >"$work/log" 2>&1 ||
+    { cat "$work/log"; exit 1; }
+  tar -C "$work/root" -cf "$work/root.tar" .
+  podman import -q "$work/root.tar" "$base"
+fi
+podman run --rm "$base" cat /etc/debian_version

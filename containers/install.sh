@@ -1,0 +1,32 @@
+#!/bin/sh
+# The steps that Containerfile and hlrs.def share; as root in Debian's root file system, in a folder that holds
+# what they copied there.
+#   install.sh environment      Debian's packages and everything in requirements.lock, into /opt/hlrs
+#   install.sh code             this repository's code, as a package; needs VERSION and LOCK, which it checks
+set -eu
+cd "$(dirname "$0")"
+pip="/opt/hlrs/bin/python -m pip --disable-pip-version-check --no-cache-dir"
+
+environment() {
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -qq --no-install-recommends ca-certificates git python3 python3-venv >/dev/null
+  rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/*.log /var/log/apt
+  # whoever runs the image need not own the checkout that is mounted into it
+  git config --system --add safe.directory '*'
+  python3 -m venv /opt/hlrs
+  # every package comes as a wheel or is pure Python, so no compiler is installed in the first place
+  $pip install --quiet --require-hashes --requirement requirements.lock
+}
+
+code() {
+  [ "$LOCK" = "$(sha256sum requirements.lock | cut -d ' ' -f 1)" ] ||
+    { echo "LOCK is not the SHA-256 of requirements.lock: '$LOCK'" >&2; exit 1; }
+  $pip install --quiet --no-deps --no-build-isolation .
+  # the provenance record looks for the lock file beside the package
+  cp requirements.lock "$(/opt/hlrs/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+  [ "$(/opt/hlrs/bin/hlrs --version)" = "hlrs, version $VERSION" ] ||
+    { echo "VERSION is not that of pyproject.toml: '$VERSION'" >&2; exit 1; }
+}
+
+"$1"
