@@ -1,11 +1,11 @@
 """Architecture search on long-tailed images: split -> search -> extract -> retrain -> evaluate -> report.
 
 `snakemake --cores all` runs what params.yaml asks for; `snakemake -n` shows it. Another parameter file:
-`--config params=workflow/experiments/cifar10_lt.yaml`. The paths of results carry the key of what they depend
-on (hlrs/plan.py): what exists is current, whatever its time stamp.
+`--config params=workflow/experiments/cifar10_lt.yaml`; in an image: `--sdm apptainer --config container=FILE.sif`.
+The paths of results carry the key of what they depend on (hlrs/plan.py): what exists is current, whatever its
+time stamp.
 """
 
-import shlex
 import sys
 
 sys.path.insert(0, workflow.basedir)
@@ -13,7 +13,10 @@ sys.path.insert(0, workflow.basedir)
 from hlrs import workflow as hlrs
 
 PLAN = hlrs.start(config, workflow)
-HLRS = f"{shlex.quote(sys.executable)} -m hlrs"  # the code beside this file, in the environment of this process
+HLRS = f"{PLAN.python} -m hlrs"  # the code beside this file, in the environment of this process or the image's
+
+
+container: PLAN.image
 
 
 wildcard_constraints:
@@ -29,10 +32,19 @@ def threads_of(wildcards):
     return hlrs.threads(wildcards.key)
 
 
+def minutes(needed):
+    """Run time, more with each attempt; within the site's limit, where a job goes on in another allocation."""
+    limit = config.get("time_limit", float("inf"))
+    return lambda wildcards, attempt: min(needed * attempt, limit)
+
+
 def stage(name):
-    """The shell command of a stage; the end of its log is shown where it fails, even with --quiet."""
+    """The shell command of a stage; the end of its log is shown where it fails, even with --quiet.
+
+    SLURM's signals reach the shell as well: it stays until its stage has saved.
+    """
     command = f"{HLRS} {name} .hlrs/specs/{{wildcards.key}}.json > {{log}} 2>&1"
-    return f"{command} || (status=$?; tail -n 20 {{log}} >&2; exit $status)"
+    return f"trap : TERM USR1; {command} || (status=$?; tail -n 20 {{log}} >&2 || true; exit $status)"
 
 
 rule all:
@@ -59,3 +71,7 @@ include: "workflow/rules/report.smk"
 
 onsuccess:
     PLAN.publish()
+
+
+onerror:
+    PLAN.explain()

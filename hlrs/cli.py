@@ -175,6 +175,45 @@ def publish(params: Path) -> None:
 
 
 @main.command()
+@click.argument("system", type=click.Choice(["slurm"]))
+@click.option(
+    "--partition",
+    "partitions",
+    multiple=True,
+    metavar="NAME",
+    help="Partition to use; given twice, the one with GPUs is for the rules that need one.",
+)
+@click.option("--account", metavar="NAME", help="Account to charge.")
+@click.option("--qos", metavar="NAME", help="Quality of service.")
+@click.option("--gpu-type", metavar="TYPE", help="Type of GPU, as sinfo names it.")
+@click.option(
+    "--container", type=click.Path(path_type=Path), help="Apptainer image (SIF) to run every rule in."
+)
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write.  [default: where `snakemake --profile slurm` looks]",
+)
+@click.option("--force", is_flag=True, help="Replace a profile that is there.")
+def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> None:
+    """Write the Snakemake profile for the cluster that this machine belongs to.
+
+    Asks SLURM for partitions, GPUs, time limits and whether accounting answers, and shows what it wrote. From
+    then on, `snakemake --profile slurm` runs the workflow there.
+    """
+    from hlrs import profile as profiles
+
+    cluster = profiles.survey()
+    wanted = profiles.Choice(**choice)
+    click.echo(profiles.write(cluster, wanted, folder or profiles.default_folder(), force))
+    if profiles.choose(cluster, wanted)[0] is None:
+        click.echo("No GPU is to be had in these partitions: every rule runs on CPUs.")
+    if folder is None and (first := profiles.shadowed_by()):
+        click.echo(f"hlrs: ./{first} comes first for `--profile slurm` in this folder; rename it", err=True)
+
+
+@main.command()
 @click.argument("network")
 @click.option("--channels", type=click.IntRange(2), help="Initial channels.  [default: 36; supernet: 16]")
 @click.option("--cells", type=click.IntRange(1), help="Number of cells.  [default: 20; supernet: 8]")
@@ -208,3 +247,17 @@ def describe(network: str, as_json: bool, **layout: Any) -> None:
             click.echo(
                 f"{name.replace('_', ' '):18} {value:,}" if isinstance(value, int) else f"{name:18} {value}"
             )
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Whether everything that is needed is here and works, and what to do where it does not.
+
+    Trains a tiny supernet for some steps on the CPU and on every GPU. Exit status 1 if something is broken.
+    """
+    from hlrs.doctor import BROKEN, examine, table
+
+    checks = list(examine())
+    click.echo(json.dumps([vars(check) for check in checks], indent=1) if as_json else table(checks))
+    sys.exit(any(check.state == BROKEN for check in checks))

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -13,27 +14,45 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
+from hlrs import slurm
 from hlrs.artifacts import CHECKPOINTS, OUTPUTS, PROVENANCE, Job, read_json, write_json
-from hlrs.config import Source
-from hlrs.errors import UserError
-from hlrs.fingerprint import PACKAGE, code_digest, content_digest, sha256
+from hlrs.container import digest_of_this
+from hlrs.devices import given_gpus
+from hlrs.errors import Interrupted, UserError
+from hlrs.fingerprint import PACKAGE, code_digest, sha256
+from hlrs.lease import lease
+from hlrs.preflight import check_data, check_disk
 from hlrs.startup import called
 
 RECORDED = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "scikit-learn", "snakemake", "dvc")
 
 
 def execute(job: Job) -> None:
-    """Run a job. UserError if its code, data or inputs are no longer what it was planned with."""
+    """Run a job. UserError if its code, data or inputs are no longer what it was planned with.
+
+    Where another process is at work on the same result, that one's is waited for and taken.
+    """
     check(job)
+    with lease(job) as waited:
+        if not (waited and current(job)):
+            _run(job)
+
+
+def _run(job: Job) -> None:
+    """Run a job's stage and write its record; what the stage wants of SLURM is left where it is found."""
     for stale in job.directory.glob(".*.tmp"):  # of a run that was killed while it wrote
         stale.unlink()
     started, clock = datetime.now(UTC), time.monotonic()
     inputs = {name: {"path": path, "sha256": sha256(Path(path))} for name, path in job.inputs.items()}
     stage = importlib.import_module(f"hlrs.stages.{job.stage}")
     called()
-    facts = stage.run(job)
+    try:
+        facts = stage.run(job)
+    except Interrupted as stop:
+        if stop.signal == slurm.WARNING.name:
+            signal.signal(slurm.WARNING, signal.SIG_IGN)  # it may come twice (slurm.serve_job)
+            slurm.request_requeue()
+        raise
     record = {
         "key": job.key,
         "stage": job.stage,
@@ -55,7 +74,7 @@ def execute(job: Job) -> None:
 
 
 def check(job: Job) -> None:
-    """What the job was planned with is what it would run with."""
+    """What the job was planned with is what it would run with, and there is room for what it makes."""
     if code_digest(job.stage) != job.code:
         raise UserError(
             f"{job.run}: the code of {job.stage} changed since this job was planned; run snakemake again"
@@ -64,13 +83,8 @@ def check(job: Job) -> None:
         if not Path(path).is_file():
             stage = Path(path).parts[1]
             raise UserError(f"{path}: missing; `hlrs {stage}` or `snakemake {stage}_all` makes it")
-    images = job.params.get("images", job.params)
-    if "content" in images:
-        source: Source = TypeAdapter(Source).validate_python(images["source"])
-        if content_digest(source) != images["content"]:
-            raise UserError(
-                f"{job.run}: the data files changed since this job was planned; run snakemake again"
-            )
+    check_disk()
+    check_data(job)
 
 
 def current(job: Job) -> bool:
@@ -86,11 +100,13 @@ def _environment(device: str) -> dict[str, Any]:
         **_git(),
         "versions": versions(),
         "lock": _lock_digest(),
+        "image": digest_of_this(),
         "host": platform.node(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "gpu": _gpu() if device == "cuda" else None,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_gpus": given_gpus(os.environ),
     }
 
 

@@ -1,13 +1,29 @@
 """What the Snakefile asks of Python: the plan in the main process, frozen specs in every process."""
 
+import shlex
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hlrs import config, plan
+from snakemake.settings.types import DeploymentMethod
+
+from hlrs import config, container, plan, slurm
 from hlrs.artifacts import Job
 from hlrs.errors import HlrsError
+
+# SLURM's warning two minutes before the time limit (it may come up to a minute earlier), for a stage that
+# saves its state and goes on in another allocation, whose output follows in the same log.
+SLURM_EXTRA = f"--signal={slurm.WARNING.name.removeprefix('SIG')}@120 --open-mode=append"
+
+
+LOCKS = Path(".snakemake/locks")
+ALLOWED = {"params": "FILE", "container": "FILE.sif", "time_limit": "MINUTES"}  # of --config
+QUESTIONS = {  # options with which snakemake runs no job, and with which it does not wait for jobs either
+    "--unlock", "--summary", "--detailed-summary", "--lint", "--list-rules", "--list-target-rules",
+    "--list-untracked", "--dag", "--rulegraph", "--filegraph", "--d3dag", "--report", "--touch",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -15,6 +31,13 @@ class Plan:
     """The jobs of the current params; none in a process that Snakemake starts for a job on a cluster."""
 
     jobs: list[Job]
+    image: str | None  # the SIF that the rules run in
+    started: float = field(default_factory=time.time)
+
+    @property
+    def python(self) -> str:
+        """How a rule's command calls Python: this process's, or the image's without the host's settings."""
+        return "python3 -E" if self.image else shlex.quote(sys.executable)
 
     def targets(self, stage: str) -> list[str]:
         """The outputs of all jobs of a stage."""
@@ -24,18 +47,35 @@ class Plan:
         """Show the current params' report, if it was made, under report/."""
         plan.publish(self.jobs)
 
+    def explain(self) -> None:
+        """Say in a line each why jobs that were submitted to SLURM failed."""
+        for line in slurm.failures(self.jobs, self.started):
+            print(f"hlrs: {line}", file=sys.stderr)
+
 
 def start(settings: dict[str, Any], workflow: Any) -> Plan:
-    """Validate the params and freeze the jobs' specs before anything runs.
+    """Validate the settings and params and freeze the jobs' specs before anything runs.
 
     A mistake ends the process with one line on stderr and exit status 2.
     """
     if not workflow.is_main_process:
-        return Plan([])
+        slurm.serve_job()
     try:
-        unknown = set(settings) - {"params"}
+        unknown = set(settings) - ALLOWED.keys()
         if unknown:
-            raise HlrsError(f"--config {unknown.pop()}: unknown; allowed: params=FILE")
+            allowed = ", ".join(f"{name}={what}" for name, what in ALLOWED.items())
+            raise HlrsError(f"--config {unknown.pop()}: unknown; allowed: {allowed}")
+        image = container.image(
+            str(settings["container"]) if "container" in settings else None,
+            DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method,
+        )
+        if image:
+            container.hand_in(image)
+        if not workflow.is_main_process:
+            return Plan([], image)
+        limit = settings.get("time_limit", 1)
+        if not isinstance(limit, int) or limit < 1:
+            raise HlrsError(f"--config time_limit={limit}: not a number of minutes, 1 or more")
         jobs = plan.plan(config.load(Path(settings.get("params", "params.yaml"))))
         plan.freeze(jobs)
         plan.restore(jobs)
@@ -43,8 +83,13 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
         print(f"hlrs: {error}", file=sys.stderr)
         sys.stderr.flush()
         raise SystemExit(2) from None
-    planned = Plan(jobs)
-    if not workflow.dryrun:  # back at params that were run before: nothing to run, but a report to show
+    executes = not workflow.output_settings.dryrun and not QUESTIONS.intersection(sys.argv)
+    if slurm.available():
+        slurm.be_patient()
+        locked = any(LOCKS.glob("*.lock")) and "--nolock" not in sys.argv  # Snakemake is about to refuse
+        slurm.wait_for_earlier(jobs, wait=executes and not locked)
+    planned = Plan(jobs, image)
+    if executes:  # back at params that were run before: nothing to run, but a report to show
         planned.publish()
     return planned
 

@@ -11,6 +11,6 @@ rule evaluate:
     resources:
         gpu=1,
         mem_mb=8000,
-        runtime=30,
+        runtime=minutes(30),
     shell:
         stage("evaluate")

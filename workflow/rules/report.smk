@@ -16,6 +16,6 @@ rule report:
         "logs/report/all/{key}.log",
     resources:
         mem_mb=4000,
-        runtime=30,
+        runtime=minutes(30),
     shell:
         stage("report")

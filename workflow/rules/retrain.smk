@@ -11,6 +11,7 @@ rule retrain:
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 1440 * attempt,
+        runtime=minutes(1440),
+        slurm_extra=hlrs.SLURM_EXTRA,
     shell:
         stage("retrain")

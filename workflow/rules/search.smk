@@ -11,6 +11,7 @@ rule search:
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 720 * attempt,
+        runtime=minutes(720),
+        slurm_extra=hlrs.SLURM_EXTRA,
     shell:
         stage("search")

@@ -9,6 +9,6 @@ rule split:
         "logs/split/{dataset}/{key}.log",
     resources:
         mem_mb=4000,
-        runtime=30,
+        runtime=minutes(30),
     shell:
         stage("split")
