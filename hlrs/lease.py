@@ -137,10 +137,11 @@ def _process(pid: int) -> dict[str, Any]:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())
-        born = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):  # no such process, or a system without /proc
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # no such process, or a system without /proc
         return {"pid": pid, "machine": None, "born": None}
-    return {"pid": pid, "machine": f"{boot} {namespace}", "born": born}
+    ended = status[0] in "ZX"  # but its parent has not asked how
+    return {"pid": pid, "machine": f"{boot} {namespace}", "born": None if ended else status[19]}
 
 
 def _gone(content: bytes) -> bool:

@@ -10,8 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hlrs import slurm
@@ -33,26 +36,39 @@ def execute(job: Job) -> None:
     Where another process is at work on the same result, that one's is waited for and taken.
     """
     check(job)
-    with lease(job) as waited:
+    with _warned(job), lease(job) as waited:
         if not (waited and current(job)):
             _run(job)
 
 
+@contextmanager
+def _warned(job: Job) -> Iterator[None]:
+    """Have the body end with Interrupted on SLURM's warning, wherever it is, and its SLURM job requeued."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"{job.run}: {slurm.WARNING.name} came; run again to go on", slurm.WARNING.name)
+
+    before = signal.signal(slurm.WARNING, stop)  # a training sets its own while it lasts
+    try:
+        yield
+    except Interrupted as stopped:
+        signal.signal(slurm.WARNING, signal.SIG_IGN)  # it may come twice (slurm.serve_job)
+        if stopped.signal == slurm.WARNING.name:
+            slurm.request_requeue()
+        raise
+    finally:
+        signal.signal(slurm.WARNING, before)
+
+
 def _run(job: Job) -> None:
-    """Run a job's stage and write its record; what the stage wants of SLURM is left where it is found."""
+    """Run a job's stage and write its record."""
     for stale in job.directory.glob(".*.tmp"):  # of a run that was killed while it wrote
         stale.unlink()
     started, clock = datetime.now(UTC), time.monotonic()
     inputs = {name: {"path": path, "sha256": sha256(Path(path))} for name, path in job.inputs.items()}
     stage = importlib.import_module(f"hlrs.stages.{job.stage}")
     called()
-    try:
-        facts = stage.run(job)
-    except Interrupted as stop:
-        if stop.signal == slurm.WARNING.name:
-            signal.signal(slurm.WARNING, signal.SIG_IGN)  # it may come twice (slurm.serve_job)
-            slurm.request_requeue()
-        raise
+    facts = stage.run(job)
     record = {
         "key": job.key,
         "stage": job.stage,

@@ -3,17 +3,21 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import FORK, hlrs, outputs, record, start
+from conftest import FORK, REPOSITORY, hlrs, outputs, record, start
 
 from hlrs import lease as leases
 from hlrs.artifacts import Job
+from hlrs.config import load
 from hlrs.errors import INTERRUPTED, Failure
 from hlrs.lease import LEASES, lease
+from hlrs.plan import plan
 
 JOB = Job("search", "d/m/0", {}, "", {}, "0123456789ab")
 PATH = LEASES / "0123456789ab.json"
@@ -117,6 +121,20 @@ def test_a_killed_process_of_this_machine_is_known_to_be_dead_at_once(holder, mo
         assert waited
 
 
+def test_a_process_that_ended_and_was_not_asked_how_is_dead(monkeypatch):
+    """As in a container whose first process takes no care of others."""
+    monkeypatch.setattr(leases, "DEAD_SECONDS", 1e9)
+    PATH.parent.mkdir(parents=True)
+    child = os.fork()
+    if child == 0:
+        leases._create(PATH, "other")
+        os._exit(0)
+    until(lambda: Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+    with lease(JOB) as waited:
+        assert waited
+    os.waitpid(child, 0)
+
+
 def test_a_later_process_of_the_same_id_is_not_the_holder(monkeypatch):
     monkeypatch.setattr(leases, "DEAD_SECONDS", 1e9)
     own = leases._process(os.getpid())
@@ -212,3 +230,25 @@ def test_two_commands_for_one_result_train_it_once(workspace):
     assert record(workspace, "search", run)["resumes"] == 0
     assert len(outputs(workspace, "search")) == 2
     assert not list((workspace / LEASES).iterdir())
+
+
+def test_slurms_warning_while_it_waits_for_the_lease_has_the_job_requeued(workspace):
+    assert hlrs(workspace, "split", "digits")[0] == 0
+    job = next(job for job in plan(load(Path("params.yaml"))) if job.stage == "search")
+    path = LEASES / f"{job.key}.json"
+    body = {"token": "other", "beat": 0, "host": "n7", "pid": 1, "machine": "m", "born": "1"}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(body))
+    with Path("output").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hlrs", "search", job.run],
+            env={**os.environ, "SLURM_JOB_ID": "7", "PYTHONPATH": str(REPOSITORY)},
+            stdout=output,
+            stderr=output,
+        )
+    until(lambda: "waits for process 1 on n7" in Path("output").read_text())
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(DEADLINE) == INTERRUPTED
+    assert f"hlrs: {job.run}: SIGUSR1 came; run again to go on" in Path("output").read_text()
+    assert [request.name for request in Path(".hlrs/requeue").iterdir()] == ["7"]
+    assert path.exists()  # the other's
