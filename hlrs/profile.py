@@ -47,7 +47,6 @@ class Cluster:
     partitions: list[Partition]
     accounting: bool
     accounts: frozenset[str] = frozenset()  # that the user may charge; none where that is not known
-    signals_all: bool = False  # a signal reaches every process of a step (proctrack/linuxproc)
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,6 @@ def survey() -> Cluster:
         partitions,
         answers,
         _accounts() if answers else frozenset(),
-        signals_all=facts.get("ProctrackType") == "proctrack/linuxproc",
     )
 
 
@@ -193,16 +191,10 @@ def profile(cluster: Cluster, choice: Choice) -> dict[str, Any]:
         "slurm-status-attempts": 60,
         "slurm-init-seconds-before-status-checks": 20,
         "configfile": "site.yaml",
-        **(_container(cluster) if choice.container else {}),
+        **({"software-deployment-method": "apptainer"} if choice.container else {}),
         "default-resources": defaults,
         **({"set-resources": {rule: dict(needs) for rule in GPU_RULES}} if needs else {}),
     }
-
-
-def _container(cluster: Cluster) -> dict[str, Any]:
-    """Rules in containers; unpacked first where a signal would reach what shows the image, too."""
-    unpacked = {"apptainer-args": "--unsquash"} if cluster.signals_all else {}
-    return {"software-deployment-method": "apptainer"} | unpacked
 
 
 def site(cluster: Cluster, choice: Choice) -> dict[str, Any]:
