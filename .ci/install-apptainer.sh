@@ -9,7 +9,7 @@ apt-get install -y -qq patchelf squashfs-tools squashfuse ca-certificates >/dev/
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/parts" "$work/debs" "$work/root"
+mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/parts" "$work/debs" "$work/tree"
 sed -n '1,/^$/p' /etc/apt/sources.list.d/debian.sources | sed 's/^Suites:.*/Suites: sid/' > "$work/parts/sid.sources"
 chmod -R a+rX "$work"
 sid() {
@@ -18,14 +18,14 @@ sid() {
 }
 sid update
 (cd "$work/debs" && sid download -o APT::Sandbox::User=root apptainer libc6 libseccomp2 libsqlite3-0)
-for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
+for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/tree"; done
 
 lib=/opt/apptainer/lib system=/usr/lib/x86_64-linux-gnu
 mkdir -p "$lib" /var/lib/apptainer/mnt/session
-cp -aL "$work/root$system"/*.so* "$lib/"
-cp -a "$work/root$system/apptainer" "$system/"
-cp -a "$work/root/etc/apptainer" /etc/
-cp "$work/root/usr/bin/apptainer" /usr/bin/
+cp -aL "$work/tree$system"/*.so* "$lib/"
+cp -a "$work/tree$system/apptainer" "$system/"
+cp -a "$work/tree/etc/apptainer" /etc/
+cp "$work/tree/usr/bin/apptainer" /usr/bin/
 for binary in /usr/bin/apptainer "$system/apptainer/bin/starter"; do
   patchelf --force-rpath --set-interpreter "$lib/ld-linux-x86-64.so.2" --set-rpath "$lib" "$binary"
 done

@@ -18,9 +18,9 @@ base=localhost/debian:bookworm-slim
 if ! podman image exists "$base"; then
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
-  debootstrap --variant=minbase --include=ca-certificates bookworm "$work/root" >"$work/log" 2>&1 ||
+  debootstrap --variant=minbase --include=ca-certificates bookworm "$work/tree" >"$work/log" 2>&1 ||
     { cat "$work/log"; exit 1; }
-  tar -C "$work/root" -cf "$work/root.tar" .
-  podman import -q "$work/root.tar" "$base"
+  tar -C "$work/tree" -cf "$work/tree.tar" .
+  podman import -q "$work/tree.tar" "$base"
 fi
 podman run --rm "$base" cat /etc/debian_version

@@ -73,7 +73,7 @@ def podman(work):
     """podman(command): what it prints in the image, where nothing but the checkout can be written to."""
     digest = output("podman", "image", "inspect", "--format", "{{.Digest}}", NAME).strip()
     options = ["--read-only", "--read-only-tmpfs=false", f"--user={STRANGER}:{STRANGER}"]
-    options += [f"--volume={work}:/work", f"--env=HLRS_IMAGE={digest}"]
+    options += [f"--volume={work}:/checkout", f"--env=HLRS_IMAGE={digest}"]
 
     def run(*command):
         return output("podman", "run", "--rm", *options, NAME, *command)
