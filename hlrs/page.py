@@ -1,30 +1,24 @@
-"""The report's page: one HTML file for people, its figures and what was run (template: page.html.j2)."""
+"""The report's page: one HTML file for people (template: page.html.j2; what it draws: figures.py)."""
 
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
 
-from hlrs import charts
-from hlrs.artifacts import SUBSETS
+from hlrs import figures
 from hlrs.report import (
     COMPARED,
     METRICS,
     NOTHING,
-    Columns,
     Difference,
     Results,
     Run,
     Summary,
     answer,
-    class_means,
     compare,
     finite,
     percent,
@@ -32,8 +26,6 @@ from hlrs.report import (
     summarize,
 )
 
-GROUPS = ("many", "medium", "few")
-TRAINED = SUBSETS[:3]  # all but the test images
 UNKNOWN = "not recorded"
 
 
@@ -51,7 +43,7 @@ def page(results: Results) -> str:
         metrics=METRICS,
         results=[_results_of(results, dataset, summary) for dataset in results.classes],
         differences=[_difference_row(d) for d in differences],
-        datasets=[_dataset_figures(results, dataset) for dataset in results.classes],
+        datasets=[_dataset(results, name) for name in results.classes],
         made_with=_made_with(results),
         jobs=[_job_row(run, stage) for run in results.runs for stage in run.records],
         params=yaml.safe_dump(
@@ -86,154 +78,14 @@ def _difference_row(d: Difference) -> dict[str, Any]:
     return head | {"mean": points(d.mean), "interval": span, "seeds": d.seeds, "verdict": d.verdict}
 
 
-def _dataset_figures(results: Results, dataset: str) -> dict[str, Any]:
-    methods = results.methods(dataset)
+def _dataset(results: Results, name: str) -> dict[str, Any]:
+    methods = results.methods(name)
     return {
-        "name": dataset,
-        "counts": _counts_figure(results, dataset),
-        "accuracy": _accuracy_figure(results, methods),
-        "search": [_curves_figure(panel, "search", methods) for panel in SEARCH_PANELS],
-        "without_search": [
-            name for name, runs in methods.items() if not any(r.histories["search"]["epoch"] for r in runs)
-        ],
-        "retrain": [_curves_figure(panel, "retrain", methods) for panel in RETRAIN_PANELS],
+        "name": name,
+        "sections": figures.sections(results, name),
         "operations": _operations(methods),
         "cells": methods,
     }
-
-
-# --- figures ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A figure of curves over the epochs: `columns` (column -> label), one chart a method, a line a seed."""
-
-    title: str
-    y_label: str
-    columns: dict[str, str]
-    shares: tuple[str, ...] = field(default=())  # drawn relative to the run's largest value
-    scale: float = 1.0
-    zero: bool = False
-
-
-SPEED = Panel("Speed", "images per second", {"images_per_second": "images per second"}, zero=True)
-SEARCH_PANELS = (
-    Panel("Losses", "loss", {"weights_loss": "weight steps", "alphas_loss": "architecture steps"}),
-    Panel(
-        "Learning rates and mixing",
-        "rate ÷ its largest; m",
-        {
-            "weights_lr": "learning rate of the weights",
-            "alphas_lr": "learning rate of the architecture",
-            "mixing": "mixing coefficient m",
-        },
-        shares=("weights_lr", "alphas_lr"),
-        zero=True,
-    ),
-    Panel(
-        "Entropy of the architecture",
-        "nats",
-        {"entropy_normal": "normal cell", "entropy_reduce": "reduction cell"},
-    ),
-    Panel(
-        "Skip connections",
-        "in the genotype",
-        {"skips_normal": "normal cell", "skips_reduce": "reduction cell"},
-        zero=True,
-    ),
-    Panel(
-        "Accuracy in the search",
-        "per cent",
-        {"weights_accuracy": "weight steps", "alphas_accuracy": "architecture steps"},
-        scale=100,
-    ),
-    SPEED,
-)
-RETRAIN_PANELS = (
-    Panel("Loss", "loss", {"loss": "training images"}, zero=True),
-    Panel("Accuracy", "per cent", {"accuracy": "training images", "holdout_accuracy": "holdout"}, scale=100),
-    SPEED,
-)
-
-
-def _curves_figure(panel: Panel, stage: str, methods: dict[str, list[Run]]) -> dict[str, Any]:
-    """The charts of a panel, all on the same axes; a method without such data has none."""
-    lines = {
-        name: [line for run in runs for line in _lines(panel, stage, run)] for name, runs in methods.items()
-    }
-    lines = {name: found for name, found in lines.items() if found}
-    every = [line for found in lines.values() for line in found]
-    x_range = charts.extent(x for line in every for x in line.xs)
-    y_range = charts.extent((y for line in every for y in line.ys), zero=panel.zero)
-    drawn = [
-        charts.line_chart(found, charts.Axes(name, "epoch", panel.y_label, x_range, y_range, whole=True))
-        for name, found in lines.items()
-    ]
-    used = {line.series for line in every}
-    labels = [label for i, label in enumerate(panel.columns.values()) if i <= max(used, default=-1)]
-    return {"title": panel.title, "legend": charts.legend(labels, "line"), "charts": drawn}
-
-
-def _lines(panel: Panel, stage: str, run: Run) -> Iterator[charts.Line]:
-    """The lines of one run, columns without any number left out."""
-    columns = _speed(run.records[stage]) if panel is SPEED else run.histories[stage]
-    for series, (column, label) in enumerate(panel.columns.items()):
-        values = columns[column]
-        known = finite(values)
-        if not known:
-            continue
-        largest = max(known) if column in panel.shares else 1 / panel.scale
-        note = f" (largest {largest:.3g})" if column in panel.shares else ""
-        ys = [None if y is None else y / (largest or 1.0) for y in values]
-        yield charts.Line(f"{run.name}: {label}{note}", series, columns["epoch"], ys)
-
-
-def _speed(record: dict[str, Any]) -> Columns:
-    rows = record.get("throughput") or []
-    return {name: [row.get(name) for row in rows] for name in ("epoch", "images_per_second")}
-
-
-def _counts_figure(results: Results, dataset: str) -> dict[str, Any]:
-    """Images a class, largest class first, with the groups that the evaluation used."""
-    classes = results.classes[dataset]
-    counts = {subset: classes["counts"][subset] for subset in TRAINED if any(classes["counts"][subset])}
-    size = [sum(column) for column in zip(*(classes["counts"][s] for s in SUBSETS[:2]), strict=True)]
-    order = sorted(range(len(size)), key=lambda c: (-size[c], c))
-    groups = next(run.metrics["groups"] for run in results.runs if run.dataset == dataset)
-    tallest = max(sum(column) for column in zip(*counts.values(), strict=True))
-    width = min(1120, max(420, 80 + 34 * len(order)))
-    axes = charts.Axes("", "class, by size", "images", (0, 1), (0, tallest), width=width, height=280)
-    stacks = {subset: [values[c] for c in order] for subset, values in counts.items()}
-    bands, start = [], 0
-    for group, members in groupby(order, key=lambda c: groups[c]):
-        end = start + len(list(members))
-        bands.append((group, start, end - 1))
-        start = end
-    low, high = min(classes["counts"]["test"]), max(classes["counts"]["test"])
-    return {
-        "chart": charts.bar_chart(stacks, [classes["names"][c] for c in order], axes, bands),
-        "legend": charts.legend([*counts], "fill"),
-        "test": f"{low}" if low == high else f"{low} to {high}",
-        "factor": f"{max(size) / min(size):.3g}" if min(size) else NOTHING,
-    }
-
-
-def _accuracy_figure(results: Results, methods: dict[str, list[Run]]) -> dict[str, Any]:
-    """Accuracy of every class against its training images, a chart a method."""
-    rows = {method: class_means(results, runs) for method, runs in methods.items()}
-    sizes = [row[3] for found in rows.values() for row in found if row[3] > 0]
-    x_range = (0.8 * min(sizes, default=1), 1.25 * max(sizes, default=1))
-    drawn = []
-    for method, found in rows.items():
-        marks = [
-            charts.Point(f"{name}: {percent(y)} %, {count} images", GROUPS.index(group), count, 100 * y)
-            for _, name, group, count, y in found
-            if y is not None and count > 0
-        ]
-        axes = charts.Axes(method, "training images", "per cent", x_range, (0, 100), log_x=True)
-        drawn.append(charts.scatter_chart(marks, axes))
-    return {"charts": drawn, "legend": charts.legend([f"{group}-shot" for group in GROUPS], "dots")}
 
 
 def _operations(methods: dict[str, list[Run]]) -> dict[str, Any]:
@@ -299,7 +151,7 @@ def _made_with(results: Results) -> list[dict[str, Any]]:
 def _job_row(run: Run, stage: str) -> dict[str, Any]:
     """A row of the table of jobs."""
     record = run.records[stage]
-    speeds = finite(_speed(record)["images_per_second"])
+    speeds = finite(figures.speed(record)["images_per_second"])
     return {
         "run": run.name,
         "stage": stage,

@@ -19,12 +19,12 @@ from hlrs.fingerprint import code_digest, content_digest
 
 PUBLISHED = Path("report")
 ASIDE = Path(".hlrs/aside")  # may be deleted to free space
-REPORTED = {  # what the report reads of each stage
-    "split": ["classes.json"],
-    "search": ["history.parquet", PROVENANCE],
-    "extract": ["genotype.json", "normal.svg", "reduce.svg"],
+REPORTED = {  # what the report reads of each stage; with every record, so that one that is missing is made
+    "split": ["classes.json", PROVENANCE],
+    "search": ["alphas.parquet", "history.parquet", PROVENANCE],
+    "extract": ["genotype.json", "normal.svg", "reduce.svg", PROVENANCE],
     "retrain": ["history.parquet", PROVENANCE],
-    "evaluate": ["metrics.json"],
+    "evaluate": ["metrics.json", PROVENANCE],
 }
 
 

@@ -41,7 +41,8 @@ class Run:
     metrics: dict[str, Any]
     genotype: dict[str, Any]
     histories: dict[str, Columns]  # "search", "retrain": columns as in SCHEMAS
-    records: dict[str, dict[str, Any]]  # "search", "retrain": provenance
+    alphas: Columns  # as in SCHEMAS
+    records: dict[str, dict[str, Any]]  # "search", "extract", "retrain", "evaluate": provenance
     cells: dict[str, str]  # "normal", "reduce": SVG
 
     @property
@@ -52,11 +53,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """All that the report shows. `report`: its parameters; `classes`: classes.json of every data set."""
+    """All that the report shows. `report`: its parameters.
+
+    Of every data set, `classes`: its classes.json; `splits`: the provenance record of its split.
+    """
 
     report: dict[str, Any]
     params: dict[str, Any]
     classes: dict[str, dict[str, Any]]
+    splits: dict[str, dict[str, Any]]
     runs: list[Run]
 
     def methods(self, dataset: str) -> dict[str, list[Run]]:

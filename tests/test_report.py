@@ -59,6 +59,19 @@ def history(stage: str, epochs: int) -> dict:
     }
 
 
+def alphas(method: str) -> dict:
+    """Of two edges a cell and two primitives, after 0, 1, 2 epochs; a random search has the last ones only."""
+    epochs = [0] if method == "random" else [0, 1, 2]
+    rows = [
+        (epoch, cell, 0, state, primitive, 0.1 * epoch * sign, 0.5 + 0.1 * epoch * sign)
+        for epoch in epochs
+        for cell in ("normal", "reduce")
+        for state in (0, 1)
+        for primitive, sign in (("skip_connect", 1), ("sep_conv_3x3", -1))
+    ]
+    return dict(zip(SCHEMAS["alphas"], zip(*rows, strict=True), strict=True))
+
+
 def record(stage: str, run: str) -> dict:
     throughput = [{"epoch": e, "seconds": 2.0, "images_per_second": 100.0 + e} for e in range(3)]
     times = {"started": "2026-11-22T10:00:00+00:00", "ended": "2026-11-22T10:01:30+00:00", "seconds": 90.0}
@@ -96,6 +109,7 @@ def make_job(
         put(
             f"split/{dataset}/classes.json", write_json, {"names": ["zero", HOSTILE, "two"], "counts": counts}
         )
+        put(f"split/{dataset}/provenance.json", write_json, record("split", dataset))
         for method, of_seed in scores.items():
             for seed, score in zip(seeds, of_seed, strict=True):
                 name = f"{dataset}/{method}/{seed}"
@@ -105,6 +119,9 @@ def make_job(
                 put(f"extract/{name}/genotype.json", write_json, genotype)
                 for cell in ("normal", "reduce"):
                     put(f"extract/{name}/{cell}.svg", write_text, draw_cell(CELL, f"{name} {cell}", [2, 3]))
+                put(f"search/{name}/alphas.parquet", write_table, "alphas", alphas(method))
+                for stage in ("search", "extract", "retrain", "evaluate"):
+                    put(f"{stage}/{name}/provenance.json", write_json, record(stage, name))
                 for stage in ("search", "retrain"):
                     epochs = 0 if (method, stage) == ("random", "search") else 3
                     put(
@@ -113,7 +130,6 @@ def make_job(
                         f"{stage}_history",
                         history(stage, epochs),
                     )
-                    put(f"{stage}/{name}/provenance.json", write_json, record(stage, name))
     matrix = {"datasets": list(datasets), "methods": list(scores), "seeds": seeds}
     report = {"title": "A <title>", "reference": reference, "confidence": 0.95}
     params = ReportJob.model_validate({"report": report, "params": {"matrix": matrix}}).model_dump()

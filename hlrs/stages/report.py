@@ -9,6 +9,7 @@ from hlrs.page import page
 from hlrs.report import Results, Run, files
 
 TRAINED = ("search", "retrain")  # the stages with a history
+STAGES = ("search", "extract", "retrain", "evaluate")  # of a run
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -24,13 +25,14 @@ def gather(job: Job) -> Results:
     params = job.params["params"]
     matrix = params["matrix"]
     classes = {name: read_json(_input(job, f"split/{name}/classes.json")) for name in matrix["datasets"]}
+    splits = {name: read_json(_input(job, f"split/{name}/{PROVENANCE}")) for name in matrix["datasets"]}
     runs = [
         _run(job, dataset, method, seed)
         for dataset in matrix["datasets"]
         for method in matrix["methods"]
         for seed in sorted(matrix["seeds"])
     ]
-    return Results(job.params["report"], params, classes, runs)
+    return Results(job.params["report"], params, classes, splits, runs)
 
 
 def _input(job: Job, name: str) -> Path:
@@ -51,7 +53,8 @@ def _run(job: Job, dataset: str, method: str, seed: int) -> Run:
             stage: read_table(_input(job, f"{stage}/{name}/history.parquet"), f"{stage}_history").to_pydict()
             for stage in TRAINED
         },
-        records={stage: read_json(_input(job, f"{stage}/{name}/{PROVENANCE}")) for stage in TRAINED},
+        alphas=read_table(_input(job, f"search/{name}/alphas.parquet"), "alphas").to_pydict(),
+        records={stage: read_json(_input(job, f"{stage}/{name}/{PROVENANCE}")) for stage in STAGES},
         cells={cell: _drawing(_input(job, f"extract/{name}/{cell}.svg")) for cell in ("normal", "reduce")},
     )
 
