@@ -19,7 +19,7 @@ RESULTS = Path("results")
 CHECKPOINTS = Path(".hlrs/checkpoints")
 PROVENANCE = "provenance.json"
 OUTPUTS = {
-    "split": ["split.parquet", "classes.json"],
+    "split": ["split.parquet", "classes.json", "files.parquet"],
     "search": ["alphas.parquet", "history.parquet"],
     "extract": ["genotype.json", "normal.svg", "reduce.svg"],
     "retrain": ["weights.safetensors", "history.parquet"],
@@ -36,6 +36,8 @@ SUBSETS = ("weights", "alphas", "holdout", "test")
 # Column -> type, in order. Index: position in the source's training images, official test images after them.
 SCHEMAS: dict[str, dict[str, str]] = {
     "split": {"index": "int64", "label": "int32", "subset": "string"},
+    # a row a data file, named as in the source
+    "files": {"name": "string", "bytes": "int64", "sha256": "string"},
     # a row an epoch × cell × edge × primitive; epoch e: after e epochs; weight: softmax of an edge's alphas
     "alphas": {
         "epoch": "int32",

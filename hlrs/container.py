@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hlrs.devices import given_gpus
 from hlrs.errors import UserError
-from hlrs.fingerprint import file_digest
+from hlrs.fingerprint import file_digests
 
 IMAGE = "HLRS_IMAGE"  # inside a container: the digest of its image, for the provenance records
 PREFIXES = ("APPTAINER", "SINGULARITY")  # SingularityCE reads the latter only
@@ -44,7 +44,7 @@ def image(named: str | None, apptainer: bool) -> str | None:
 
 def hand_in(named: str) -> None:
     """Tell Apptainer, through this process's environment, the image's digest and whether a GPU was given."""
-    digest = f"sha256:{file_digest(Path(named))}"
+    digest = f"sha256:{file_digests([Path(named)])[0]}"
     for prefix in PREFIXES:
         os.environ[f"{prefix}ENV_{IMAGE}"] = digest
         if gpu_given():

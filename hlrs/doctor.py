@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hlrs import __version__
+from hlrs.code import PACKAGE
 from hlrs.container import digest_of_this, gpu_given, inside
-from hlrs.fingerprint import PACKAGE
 
 if TYPE_CHECKING:
     import torch

@@ -1,122 +1,19 @@
-"""Digests of what a result depends on besides its parameters: its stage's code, the bytes of its data."""
+"""Digests of data: what a result depends on besides its parameters and its code."""
 
-import ast
-import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hlrs.config import Digits, ImageFolder, Parquet, Source, Torchvision
-from hlrs.data.sources import IMAGE_SUFFIXES, digits_file
+from hlrs.data.sources import IMAGE_SUFFIXES, digits_file, torchvision_files
 from hlrs.errors import UserError
 
-PACKAGE = Path(__file__).parent
-DECLARATIVE = {
-    "hlrs.config",
-    "hlrs.errors",
-}  # what they allow is in the key where it is asked for
 MEMORY = Path(".hlrs/digests.json")
-
-
-# --- code ---------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def code_digest(stage: str) -> str:
-    """SHA-256 over every module of `hlrs` that a stage imports, transitively.
-
-    Over their syntax trees, so that comments, docstrings and layout do not count, spelled alike by every
-    Python version.
-    """
-    modules = sorted(_reachable(f"hlrs.stages.{stage}"))
-    lines = [f"{name} {_module_digest(name)}" for name in modules if name not in DECLARATIVE]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _reachable(start: str) -> set[str]:
-    """The names of all modules of `hlrs` that `start` imports, itself included."""
-    found, pending = set(), [start]
-    while pending:
-        name = pending.pop()
-        if name not in found:
-            found.add(name)
-            pending.extend(_imports(name))
-    return found
-
-
-def module_path(name: str) -> Path | None:
-    """The file of a module of `hlrs`, None if there is no such module (or it is a package's `__init__`)."""
-    path = PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py")
-    return path if name.startswith("hlrs.") and path.is_file() else None
-
-
-@functools.cache
-def _parsed(name: str) -> ast.Module:
-    path = module_path(name)
-    assert path is not None, name
-    return ast.parse(path.read_text())
-
-
-@functools.cache
-def _imports(name: str) -> tuple[str, ...]:
-    """The modules of `hlrs` that a module names in import statements, also those inside functions."""
-    names: list[str] = []
-    for node in ast.walk(_parsed(name)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(sorted({n for n in names if module_path(n)}))
-
-
-@functools.cache
-def _module_digest(name: str) -> str:
-    """Digest of a module and of the templates of its name beside it."""
-    path = module_path(name)
-    assert path is not None, name
-    digest = hashlib.sha256()
-    for token in _tokens(_parsed(name)):
-        digest.update(token.encode() + b"\0")
-    for beside in sorted(path.parent.glob(f"{path.stem}.*.j2")):
-        digest.update(beside.read_bytes())
-    return digest.hexdigest()
-
-
-def _tokens(node: Any) -> Iterator[str]:
-    """A syntax tree, spelled out without empty fields: Python versions differ in which they have."""
-    if isinstance(node, list):
-        yield "["
-        for item in node:
-            yield from _tokens(item)
-        yield "]"
-    elif isinstance(node, ast.AST):
-        yield type(node).__name__
-        for field, value in ast.iter_fields(node):
-            if field == "body" and isinstance(
-                node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-            ):
-                value = [statement for statement in value if not _is_docstring(statement)]
-            if value not in (None, []) and field not in ("ctx", "kind", "type_comment", "type_ignores"):
-                yield field
-                yield from _tokens(value)
-    else:
-        yield repr(node)
-
-
-def _is_docstring(statement: ast.stmt) -> bool:
-    """A bare string: it acts on nothing, wherever it stands."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
-
-
-# --- data ---------------------------------------------------------------------------------------------
 
 
 def content_digest(source: Source) -> str:
@@ -132,12 +29,13 @@ def content_digest(source: Source) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a large file, remembered from one start to the next. Raises UserError if it is missing."""
+def file_digests(paths: Iterable[Path]) -> list[str]:
+    """SHA-256 of files, remembered from one start to the next. Raises UserError if one is missing."""
     memory = _Memory()
-    digest = memory.sha256(path)
+    with ThreadPoolExecutor() as pool:  # hashing leaves other threads their turn
+        digests = list(pool.map(memory.sha256, paths))
     memory.save()
-    return digest
+    return digests
 
 
 def source_files(source: Digits | Parquet | ImageFolder) -> list[tuple[str, Path]]:
@@ -155,13 +53,26 @@ def source_files(source: Digits | Parquet | ImageFolder) -> list[tuple[str, Path
             for i, p in enumerate(getattr(source, part))
         ]
     trees = {"train": source.train} | ({"test": source.test} if source.test else {})
-    return [entry for part, root in trees.items() for entry in _tree(part, Path(root))]
+    tracked = {part for part, root in trees.items() if _pointer(Path(root)).is_file()}
+    return [
+        entry
+        for part, root in trees.items()
+        for entry in ([(part, Path(root))] if part in tracked else _tree(part, Path(root)))
+    ]
+
+
+def data_files(source: Source) -> list[tuple[str, Path]]:
+    """Likewise every single file, also below a folder that DVC tracks and of torchvision's data sets."""
+    if isinstance(source, Torchvision):
+        return torchvision_files(source.name, Path(source.root))
+    if isinstance(source, ImageFolder):
+        trees = {"train": source.train} | ({"test": source.test} if source.test else {})
+        return [entry for part, root in trees.items() for entry in _tree(part, Path(root))]
+    return source_files(source)
 
 
 def _tree(part: str, root: Path) -> list[tuple[str, Path]]:
-    """The images of a folder tree, or its `.dvc` pointer alone where DVC tracks the folder whole."""
-    if _pointer(root).is_file():
-        return [(part, root)]
+    """The images of a folder tree."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; image_folder needs a folder a class below it")
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)

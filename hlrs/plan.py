@@ -15,7 +15,8 @@ from pathlib import Path
 
 from hlrs import config
 from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, SPECS, Job, load_spec, write_json
-from hlrs.fingerprint import code_digest, content_digest
+from hlrs.code import code_digest
+from hlrs.fingerprint import content_digest
 
 PUBLISHED = Path("report")
 ASIDE = Path(".hlrs/aside")  # may be deleted to free space

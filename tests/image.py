@@ -17,7 +17,7 @@ from test_workflow import DARTS_ALONE, PROVENANCE, checkout, duplicate, environm
 
 import hlrs
 from hlrs.artifacts import OUTPUTS
-from hlrs.fingerprint import code_digest
+from hlrs.code import code_digest
 
 NAME = "localhost/hlrs"
 SIF = REPOSITORY / "build/hlrs.sif"
@@ -112,9 +112,7 @@ def test_it_starts_and_everything_works(inside):
 
 
 def test_it_holds_this_code_and_not_a_link_to_it(inside):
-    script = (
-        "import hlrs.fingerprint as f, json, sys; print(json.dumps([f.code_digest(s) for s in sys.argv[1:]]))"
-    )
+    script = "import hlrs.code as f, json, sys; print(json.dumps([f.code_digest(s) for s in sys.argv[1:]]))"
     digests = json.loads(
         inside("sh", "-c", f'cd / && exec python3 -c {shlex.quote(script)} "$@"', "sh", *OUTPUTS)
     )

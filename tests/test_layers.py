@@ -25,6 +25,7 @@ LIGHT = [  # loads without torch: the Snakefile, a login node, `hlrs --help`
     "hlrs.plan",
     "hlrs.cli",
     "hlrs.artifacts",
+    "hlrs.code",
     "hlrs.fingerprint",
     "hlrs.provenance",
     "hlrs.preflight",

@@ -60,7 +60,7 @@ def history(stage: str, epochs: int) -> dict:
 
 
 def alphas(method: str) -> dict:
-    """Of two edges a cell and two primitives, after 0, 1, 2 epochs; a random search has the last ones only."""
+    """Of two edges a cell and two primitives, after 0, 1, 2 epochs; a random search has the last only."""
     epochs = [0] if method == "random" else [0, 1, 2]
     rows = [
         (epoch, cell, 0, state, primitive, 0.1 * epoch * sign, 0.5 + 0.1 * epoch * sign)

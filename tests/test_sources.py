@@ -376,3 +376,14 @@ def test_torchvision_names_and_broken_files(tmp_path):
     refused(spec, r"\(fashion_mnist\), image 0: label 10 is none of 0 to 9")
     labels.write_bytes(gzip.compress(bytes(20)))
     refused(spec, "fashion_mnist is missing or broken")
+
+
+def test_torchvision_names_the_files_that_it_reads(tmp_path):
+    make("torchvision", tmp_path)
+    raw = tmp_path / "FashionMNIST" / "raw"
+    files = sources.torchvision_files("fashion_mnist", tmp_path)
+    assert sorted(path for _, path in files) == sorted(raw.iterdir())
+    cifar = [name for name, _ in sources.torchvision_files("cifar10", tmp_path)]
+    assert cifar == [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+    _, path = sources.torchvision_files("cifar100", Path("x"))[0]
+    assert path == Path("x/cifar-100-python/train")

@@ -1,5 +1,6 @@
 """Splits: published counts, LDAM-DRW's very indices, stratified halves."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from hlrs.artifacts import Job, read_json, read_table
 from hlrs.config import SplitJob
+from hlrs.data.sources import digits_file
 from hlrs.data.split import class_counts, draw
 from hlrs.errors import UserError
 from hlrs.stages import split
@@ -288,6 +290,14 @@ def test_stage(tmp_path, monkeypatch):
     assert facts["counts"]["test"] == [40] * 10
     sums = np.sum([facts["counts"][subset] for subset in ("weights", "alphas", "holdout")], axis=0)
     assert sums.tolist() == [130, 100, 77, 60, 46, 36, 28, 21, 16, 13]
+    bytes_of_digits = digits_file().read_bytes()
+    assert read_table(job.output("files.parquet"), "files").to_pylist() == [
+        {
+            "name": "digits",
+            "bytes": len(bytes_of_digits),
+            "sha256": hashlib.sha256(bytes_of_digits).hexdigest(),
+        }
+    ]
     content = job.output("split.parquet").read_bytes()
     split.run(job)
     assert job.output("split.parquet").read_bytes() == content

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 BATCH = 256  # rows of a Parquet file in memory at a time, encoded
 BUFFER = 1 << 20  # bytes; left to its defaults, pyarrow holds a whole row group at once
+TORCHVISION = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "fashion_mnist": "FashionMNIST",
+    "mnist": "MNIST",
+    "kmnist": "KMNIST",
+}
 RENEW = "copy, write or `dvc pull` it anew"
 
 
@@ -155,18 +162,23 @@ def _digits(_: Mapping[str, Any]) -> ImageSource:
     return _Resident("digits", [str(digit) for digit in range(10)], pixels, rows[:, -1], [])
 
 
+def torchvision_files(name: str, root: Path) -> list[tuple[str, Path]]:
+    """(name, path) of the files that torchvision's class reads, in a fixed order."""
+    from torchvision import datasets
+
+    kind: Any = getattr(datasets, TORCHVISION[name])
+    if hasattr(kind, "base_folder"):  # the CIFARs
+        lists = [*kind.train_list, *kind.test_list, [kind.meta["filename"]]]
+        return [(entry[0], root / kind.base_folder / entry[0]) for entry in lists]
+    raw = root / kind.__name__ / "raw"
+    return [(file, raw / file) for file in (archive.removesuffix(".gz") for archive, _ in kind.resources)]
+
+
 def _torchvision(spec: Mapping[str, Any]) -> ImageSource:
     from torchvision import datasets
 
-    names = {
-        "cifar10": "CIFAR10",
-        "cifar100": "CIFAR100",
-        "fashion_mnist": "FashionMNIST",
-        "mnist": "MNIST",
-        "kmnist": "KMNIST",
-    }
     name, root = spec["name"], spec["root"]
-    read = getattr(datasets, names[name])
+    read = getattr(datasets, TORCHVISION[name])
     remedy = (
         "look at the network and the disk"
         if spec["download"]

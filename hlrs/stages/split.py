@@ -5,14 +5,16 @@ from typing import Any
 import numpy as np
 
 from hlrs.artifacts import SUBSETS, Job, write_json, write_table
-from hlrs.config import SplitJob
+from hlrs.config import Source, SplitJob
 from hlrs.data.sources import open_source
 from hlrs.data.split import draw
+from hlrs.fingerprint import data_files, file_digests
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write `split.parquet` and `classes.json`; returns no facts for the record. UserError for bad data."""
-    params = SplitJob.model_validate(job.params).model_dump()
+    """Write split.parquet, classes.json and files.parquet, which tells the bytes that they come from."""
+    spec = SplitJob.model_validate(job.params)
+    params = spec.model_dump()
     source = open_source(params["source"])
     columns = draw(source.train_labels, source.test_labels, params, source.classes)
     write_table(job.output("split.parquet"), "split", columns)
@@ -21,4 +23,15 @@ def run(job: Job) -> dict[str, Any]:
         subset: np.bincount(of, minlength=len(source.classes)).tolist() for subset, of in labels.items()
     }
     write_json(job.output("classes.json"), {"names": source.classes, "counts": counts})
+    write_table(job.output("files.parquet"), "files", files(spec.source))
     return {}
+
+
+def files(source: Source) -> dict[str, list[Any]]:
+    """Name, size and SHA-256 of every file of a source; names, as paths differ from machine to machine."""
+    names, paths = zip(*data_files(source), strict=True)
+    return {
+        "name": list(names),
+        "bytes": [path.stat().st_size for path in paths],
+        "sha256": file_digests(paths),
+    }
