@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import resource
@@ -19,10 +20,11 @@ from typing import Any
 
 from hlrs import slurm
 from hlrs.artifacts import CHECKPOINTS, OUTPUTS, PROVENANCE, Job, read_json, write_json
+from hlrs.code import PACKAGE, code_digest
 from hlrs.container import digest_of_this
 from hlrs.devices import given_gpus
 from hlrs.errors import Interrupted, UserError
-from hlrs.fingerprint import PACKAGE, code_digest, sha256
+from hlrs.fingerprint import sha256
 from hlrs.lease import lease
 from hlrs.preflight import check_data, check_disk
 from hlrs.startup import called
@@ -64,6 +66,7 @@ def _run(job: Job) -> None:
     """Run a job's stage and write its record."""
     for stale in job.directory.glob(".*.tmp"):  # of a run that was killed while it wrote
         stale.unlink()
+    job.output(PROVENANCE).unlink(missing_ok=True)  # a kill must not leave it beside artifacts that are new
     started, clock = datetime.now(UTC), time.monotonic()
     inputs = {name: {"path": path, "sha256": sha256(Path(path))} for name, path in job.inputs.items()}
     stage = importlib.import_module(f"hlrs.stages.{job.stage}")
@@ -84,9 +87,15 @@ def _run(job: Job) -> None:
         **_environment(facts.get("device", "cpu")),
         **facts,
     }
-    write_json(job.output(PROVENANCE), record)
+    write_json(job.output(PROVENANCE), record | {"seal": seal(record)})
     for checkpoint in CHECKPOINTS.glob(f"*{job.key}*"):
         checkpoint.unlink()
+
+
+def seal(record: dict[str, Any]) -> str:
+    """SHA-256 of a record's JSON without its seal: an edited record does not fit it."""
+    body = {name: value for name, value in record.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def check(job: Job) -> None:
