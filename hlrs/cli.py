@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +138,66 @@ def show_plan(params: Path, as_json: bool) -> None:
     else:
         for line in outlook.lines():
             click.echo(line)
+
+
+@main.command()
+@click.argument("path")
+@params_option
+@click.option("--json", "form", flag_value="json", help="Print JSON: every record whole, every data file.")
+@click.option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz.")
+@click.option("--svg", "form", flag_value="svg", help="Print a drawing.")
+@click.option("--since", metavar="REV", help="Tell what differs from what DVC recorded at a Git revision.")
+def lineage(path: str, params: Path, form: str | None, since: str | None) -> None:
+    """Show where a result comes from, back to the data files.
+
+    PATH is a file below results/ or report/, or a cell of the report: data set/method/seed, data set/method
+    or data set. Shows, for every job on the way, its parameters, the SHA-256 of what it read, code, commit,
+    lock file, image, host, device, SLURM job, duration and resumes; files that are not what was recorded
+    stand out.
+    """
+    from hlrs import config, pedigree
+    from hlrs.lineage import differences, earlier, facts, find, read_here, trace
+
+    found = trace(find(path, _jobs(params)), read_here)
+    width = min(shutil.get_terminal_size((110, 50)).columns, 130)
+    if since:
+        changes = differences(earlier(found, since), found, config.load(params))
+        if form == "json":
+            click.echo(json.dumps([asdict(change) for change in changes], indent=1))
+        elif form:
+            raise UserError(f"--{form}: does not go with --since; --json does")
+        else:
+            click.echo("\n".join(pedigree.since(changes, since, width)))
+    elif form == "json":
+        click.echo(json.dumps(facts(found), indent=1))
+    elif form:
+        click.echo(getattr(pedigree, form)(found))
+    else:
+        click.echo("\n".join(pedigree.tree(found, width)))
+
+
+@main.command()
+@params_option
+@click.option("--data", "with_data", is_flag=True, help="Also read the data files and compare them.")
+@click.option("--strict", is_flag=True, help="Exit status 1 for remarks as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def audit(params: Path, with_data: bool, strict: bool, as_json: bool) -> None:
+    """Check that every result is what its record tells, and that all records agree.
+
+    Reads everything below results/ and compares files, records, the records of who read them, dvc.lock,
+    params.yaml, report/ and the commits on record. Names each break and the first artifact that cannot be
+    trusted for it; remarks are what a reader of the results should know. Exit status 1 if something is
+    broken.
+    """
+    from hlrs.audit import Audit, check_data, report
+
+    audited = Audit(_jobs(params))
+    findings = [*audited.findings(), *(check_data(audited) if with_data else ())]
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        click.echo("\n".join(report(audited, findings)))
+    sys.exit(any(finding.broken or strict for finding in findings))
 
 
 @main.command()

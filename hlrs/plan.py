@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hlrs import config
 from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, SPECS, Job, load_spec, write_json
@@ -38,8 +39,12 @@ def make_job(stage: str, run: str, params: config.Spec, inputs: dict[str, str]) 
         "code": code_digest(stage),
         "inputs": inputs,
     }
-    key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
-    return Job(**body, key=key)  # type: ignore[arg-type]
+    return Job(**body, key=key_of(body))  # type: ignore[arg-type]
+
+
+def key_of(body: dict[str, Any]) -> str:
+    """The key of a job: stage, run, params, code, and the paths of its inputs by name."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def plan(params: config.Params) -> list[Job]:
