@@ -181,8 +181,10 @@ class Audit:
             return
         copies = [PUBLISHED / name for name in [*OUTPUTS["report"], PROVENANCE]]
         for path, found in digests([path for path in copies if path.is_file()]).items():
-            source = self.files.get(str(origin / Path(path).relative_to(PUBLISHED)))
-            if source is None or source.sha256 != found.sha256:
+            name = str(Path(path).relative_to(PUBLISHED))
+            source = self.files.get(f"{origin}/{name}")
+            made = self.records.get(str(origin), {"outputs": {}})["outputs"].get(name)
+            if found.sha256 != (made or (source.sha256 if source else None)):
                 what = f"is not the one in {origin}"
                 yield Finding(path, what, "`hlrs publish` after deleting report/", affected=path)
 

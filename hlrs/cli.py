@@ -118,10 +118,16 @@ def _jobs(params: Path) -> "list[Job]":
     return jobs
 
 
+def _width() -> int:
+    """Columns to write in."""
+    return min(shutil.get_terminal_size((110, 50)).columns, 130)
+
+
 @main.command("plan")
 @params_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show_plan(params: Path, as_json: bool) -> None:
+@click.option("--why", "run", metavar="RUN", help="Of one run (data set/method/seed), what differs, in full.")
+def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     """Show which jobs would run, why, and what they would cost; runs none of them.
 
     Why: which parameter, code, data or input differs from the nearest earlier result. The cost comes from the
@@ -132,6 +138,11 @@ def show_plan(params: Path, as_json: bool) -> None:
     from hlrs.outlook import Outlook
 
     jobs = _jobs(params)
+    if run is not None:
+        from hlrs.why import why
+
+        click.echo("\n".join(why(run.strip("/"), jobs, config.load(params), _width())))
+        return
     outlook = Outlook(jobs, config.load(params), lambda text: click.echo(f"{text} ...", err=True))
     if as_json:
         click.echo(json.dumps(outlook.facts(), indent=1))
@@ -159,7 +170,6 @@ def lineage(path: str, params: Path, form: str | None, since: str | None) -> Non
     from hlrs.lineage import differences, earlier, facts, find, read_here, trace
 
     found = trace(find(path, _jobs(params)), read_here)
-    width = min(shutil.get_terminal_size((110, 50)).columns, 130)
     if since:
         changes = differences(earlier(found, since), found, config.load(params))
         if form == "json":
@@ -167,13 +177,13 @@ def lineage(path: str, params: Path, form: str | None, since: str | None) -> Non
         elif form:
             raise UserError(f"--{form}: does not go with --since; --json does")
         else:
-            click.echo("\n".join(pedigree.since(changes, since, width)))
+            click.echo("\n".join(pedigree.since(changes, since, _width())))
     elif form == "json":
         click.echo(json.dumps(facts(found), indent=1))
     elif form:
         click.echo(getattr(pedigree, form)(found))
     else:
-        click.echo("\n".join(pedigree.tree(found, width)))
+        click.echo("\n".join(pedigree.tree(found, _width())))
 
 
 @main.command()

@@ -132,7 +132,14 @@ class Past:
 
     def nearest(self, job: Job, params: Params) -> tuple[Record, Comparison] | None:
         """Of the same stage and run, the record with the fewest differences, the newest among equals."""
-        known = self.of.get((job.stage, job.run), [])
+        return self._nearest(job, self.of.get((job.stage, job.run), []), params)
+
+    def nearest_of_stage(self, job: Job, params: Params) -> tuple[Record, Comparison] | None:
+        """Likewise, of any run."""
+        return self._nearest(job, [r for r in self.records if r["stage"] == job.stage], params)
+
+    @staticmethod
+    def _nearest(job: Job, known: list[Record], params: Params) -> tuple[Record, Comparison] | None:
         compared = [(record, compare(job, record, params)) for record in known]
         newest_first = sorted(compared, key=lambda pair: str(pair[0]["ended"]), reverse=True)
         return min(newest_first, key=lambda pair: pair[1].size, default=None)
