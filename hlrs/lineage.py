@@ -1,6 +1,7 @@
 """Lineage: the records from an artifact back to the data files, and what differs between two versions."""
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -83,6 +84,9 @@ def read_at(revision: str) -> tuple[Read, Callable[[str], list[str]]]:
     from dvc.exceptions import DvcException
     from dvc.scm import RevError, SCMError
 
+    git = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    if subprocess.run(git, capture_output=True).returncode:
+        raise UserError(f"{revision}: no such revision; `git log` lists them")
     try:
         files = DVCFileSystem(".", rev=revision)
         if not files.exists("dvc.lock"):
