@@ -24,7 +24,6 @@ from hlrs.reasons import STAGES, Record, abbreviate
 LOCK = Path("dvc.lock")
 BLOCK = 1 << 20  # bytes read at a time
 SHORT = 12  # digits of a digest
-ANEW = "delete its folder and run snakemake"
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,19 @@ class Audit:
         yield from self._commits()
         yield from self._mixtures()
 
-    def _break(self, path: str, what: str, remedy: str, affected: str | None = None) -> Finding:
+    def _break(self, path: str, what: str, affected: str | None = None, remedy: str | None = None) -> Finding:
         """A break; `affected` is the file itself if not told, and what rests on its result is counted."""
         affected = affected or path
-        return Finding(path, what, remedy, True, affected, len(self._downstream(directory_of(affected))))
+        directory = directory_of(affected)
+        rests = len(self._downstream(directory))
+        return Finding(path, what, remedy or self._anew(directory), True, affected, rests)
+
+    def _anew(self, directory: str) -> str:
+        """How to have a result made again."""
+        job = self.wanted.get(directory)
+        if job is None:
+            return "delete its folder: the params do not ask for it"
+        return f"`hlrs {job.stage} {job.run} --force` makes it anew"
 
     def _downstream(self, directory: str) -> set[str]:
         found: set[str] = set()
@@ -116,11 +124,11 @@ class Audit:
         first = f"{directory}/{OUTPUTS[Path(directory).parts[1]][0]}"
         if directory not in self.records:
             why = self.unreadable.get(directory, "").removeprefix(f"{place}: ") or "is missing"
-            yield self._break(place, f"{why}, so its artifacts come from nowhere", ANEW, first)
+            yield self._break(place, f"{why}, so its artifacts come from nowhere", first)
             return
         record = self.records[directory]
         if wrong := _misplaced(directory, record):
-            yield self._break(place, wrong, ANEW, first)
+            yield self._break(place, wrong, first)
         yield from self._outputs(directory, record)
         yield from self._inputs(directory, record, first)
 
@@ -129,13 +137,13 @@ class Audit:
         for name, digest in record["outputs"].items():
             path = f"{directory}/{name}"
             if name not in files:
-                yield self._break(path, "is missing, though it is on record", ANEW)
+                yield self._break(path, "is missing, though it is on record")
             elif self.files[path].sha256 != digest:
                 found = self.files[path].sha256
                 what = f"has other bytes than on record: sha256 {found[:SHORT]}…, not {digest[:SHORT]}…"
-                yield self._break(path, what, f"`dvc checkout {'/'.join(path.split('/')[:2])}`, or {ANEW}")
+                yield self._break(path, what)
         for name in files.keys() - record["outputs"].keys() - {PROVENANCE}:
-            yield self._break(files[name], "is in no record", "delete it")
+            yield self._break(files[name], "is in no record", remedy="delete it")
 
     def _inputs(self, directory: str, record: Record, first: str) -> Iterator[Finding]:
         """What a job read, against the record of who made it."""
@@ -152,10 +160,10 @@ class Audit:
                 what = (
                     f"was made from another {path}: sha256 {digest[:SHORT]}… was read, it is {made[:SHORT]}…"
                 )
-                yield self._break(first, what, ANEW)
+                yield self._break(first, what)
         for folder, names in gone.items() if directory in self.wanted else ():
             what = f"what it was made from is not here: {', '.join(sorted(names))} of {folder}"
-            yield self._break(first, what, "`dvc checkout` or snakemake brings it back")
+            yield self._break(first, what, remedy="`dvc checkout --force` or snakemake brings it back")
 
     # --- all results ----------------------------------------------------------------------------------
 
@@ -210,11 +218,8 @@ class Audit:
         for name in sorted(theirs.keys() & ours.keys()):
             path = f"{root}/{name}"
             if theirs[name] != ours[name] and not self._known_bad(path):
-                yield self._break(
-                    path,
-                    "is not the version in dvc.lock",
-                    f"`dvc checkout {root}`, or `dvc repro` records it",
-                )
+                remedy = f"`dvc checkout --force {root}`, or `dvc repro` records it"
+                yield self._break(path, "is not the version in dvc.lock", remedy=remedy)
         if new := len({str(Path(name).parent) for name in ours.keys() - theirs.keys()}):
             yield Finding(root, f"{_results(new)} not in dvc.lock yet", "`dvc repro` records them", False)
         if gone := len({str(Path(name).parent) for name in theirs.keys() - ours.keys()}):
@@ -244,7 +249,7 @@ class Audit:
             record = self.records.get(directory)
             if record and not _misplaced(directory, record) and record["params"] != job.params:
                 what = "its parameters are not those of the params file"
-                yield self._break(f"{directory}/{PROVENANCE}", what, ANEW)
+                yield self._break(f"{directory}/{PROVENANCE}", what)
 
     def _commits(self) -> Iterator[Finding]:
         """Whether the code on record is that of the commit on record."""

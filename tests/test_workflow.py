@@ -305,6 +305,15 @@ def test_every_result_has_a_record_that_tells_its_digest(first):
         }
 
 
+@pytest.mark.parametrize("job", ["split/digits", "extract/digits/hlrs/0", "evaluate/digits/hlrs/0"])
+def test_a_job_killed_before_its_record_runs_again_and_nothing_trains(finished, job):
+    [record] = (finished / "results" / job).glob(f"*/{PROVENANCE}")
+    record.unlink()
+    shutil.rmtree(finished / "results/report")  # which would have come after it
+    assert snakemake(finished) == Counter([job, "report/all"])
+    assert record.is_file()
+
+
 def test_the_report_is_published_whole(first):
     [made] = (first[0] / "results/report/all").iterdir()
     assert tree(first[0] / "report") == tree(made)

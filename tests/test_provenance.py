@@ -1,0 +1,44 @@
+"""Records: sealed, and never beside artifacts that they do not tell of."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from hlrs import config, plan
+from hlrs.artifacts import OUTPUTS, PROVENANCE, read_json
+from hlrs.provenance import current, execute, seal
+from hlrs.stages import split
+
+
+@pytest.fixture
+def job(workspace):
+    """A split that ran."""
+    found = plan.plan(config.load(Path("params.yaml")))[0]
+    execute(found)
+    return found
+
+
+def test_a_seal_is_the_digest_of_everything_else_in_the_record(job):
+    record = read_json(job.output(PROVENANCE))
+    rest = {name: value for name, value in record.items() if name != "seal"}
+    assert record["seal"] == hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    assert record["seal"] == seal(record) != seal(record | {"seconds": record["seconds"] + 1})
+
+
+def test_what_ends_amid_writing_anew_leaves_no_record(job, monkeypatch):
+    assert current(job)
+
+    def killed(source):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(split, "files", killed)  # after two of three artifacts were written
+    with pytest.raises(KeyboardInterrupt):
+        execute(job)
+    assert job.output(OUTPUTS["split"][0]).exists()
+    assert not job.output(PROVENANCE).exists()
+    assert not job.complete
+    monkeypatch.undo()
+    execute(job)
+    assert current(job)
