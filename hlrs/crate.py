@@ -521,6 +521,7 @@ def _page(title: str, description: str, report: str, params: str) -> str:
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
 <title>{html.escape(title)}</title>
 <style>
 body {{ font-family: sans-serif; margin: 1rem; overflow-wrap: anywhere }}
