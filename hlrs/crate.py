@@ -51,6 +51,7 @@ CODE = (
 )
 FORMATS = {  # what mimetypes does not know, or knows differently from one system to the next
     ".csv": "text/csv",
+    ".gz": "application/gzip",
     ".md": "text/markdown",
     ".parquet": "application/vnd.apache.parquet",
     ".py": "text/x-python",

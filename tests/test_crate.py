@@ -19,6 +19,7 @@ from conftest import FORK, REPOSITORY, TINY, record
 from rocrate.rocrate import ROCrate
 from rocrate_validator import models, services
 
+from hlrs import config, plan
 from hlrs.artifacts import OUTPUTS
 from hlrs.cli import main
 from hlrs.data.sources import digits_file
@@ -214,6 +215,14 @@ def test_it_holds_the_run_and_what_made_it(finished, crates):
     page = (crate / "ro-crate-preview.html").read_text()
     [report] = (crate / "results/report").rglob("index.html")
     assert f'href="{report.relative_to(crate)}"' in page
+
+
+@pytest.mark.parametrize(("weights", "lacking"), [("with", set()), ("without", {"retrain"})])
+def test_it_is_a_checkout_in_which_everything_was_made(crates, monkeypatch, weights, lacking):
+    monkeypatch.chdir(crates[weights])
+    jobs = plan.plan(config.load(Path("params.yaml")))
+    assert {job.stage for job in jobs if not job.complete} == lacking
+    assert plan.due(jobs) == []  # nothing that is missing is needed to make the report
 
 
 def test_the_library_reads_it_back(crates):
