@@ -247,6 +247,35 @@ def publish(params: Path) -> None:
 
 
 @main.command()
+@click.option(
+    "--ro-crate",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Folder to write, new or empty.",
+)
+@click.option(
+    "--weights/--no-weights",
+    default=True,
+    show_default=True,
+    help="Copy the trained weights, too; without them, their SHA-256 and size still stand in the crate.",
+)
+@params_option
+def export(folder: Path, weights: bool, params: Path) -> None:
+    """Pack the finished run as an RO-Crate: results, parameters, code, and where each came from.
+
+    A Provenance Run Crate (https://w3id.org/ro/wfrun/provenance/0.5), for a data repository or a colleague.
+    The data set's images are described, not copied. Open ro-crate-preview.html in it.
+    """
+    from hlrs import crate
+
+    found = crate.export(_jobs(params), params, folder, weights)
+    size = f"{found['bytes'] / 1e6:,.1f} MB"
+    click.echo(f"{folder}: {found['jobs']} jobs, {found['files']} files, {size}")
+
+
+@main.command()
 @click.argument("system", type=click.Choice(["slurm"]))
 @click.option(
     "--partition",

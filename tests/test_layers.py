@@ -44,6 +44,7 @@ LIGHT = [  # loads without torch: the Snakefile, a login node, `hlrs --help`
     "hlrs.container",
     "hlrs.doctor",
     "hlrs.charts",
+    "hlrs.crate",
     "hlrs.report",
     "hlrs.nas.genotype",
     "hlrs.nas.arch_lr",
