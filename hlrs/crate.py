@@ -21,9 +21,10 @@ from typing import Any
 from urllib.parse import quote
 
 from hlrs import __version__
-from hlrs.artifacts import OUTPUTS, PROVENANCE, Job, read_json
+from hlrs.artifacts import OUTPUTS, PROVENANCE, Job, read_json, read_table
+from hlrs.code import PACKAGE
 from hlrs.errors import Failure, UserError
-from hlrs.fingerprint import PACKAGE, sha256
+from hlrs.fingerprint import sha256
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -62,7 +63,7 @@ FORMATS = {  # what mimetypes does not know, or knows differently from one syste
     ".yaml": "application/yaml",
 }
 WEIGHTS = ".safetensors"
-FILES = "files.parquet"  # a split's table of data files: name, path, bytes, sha256
+FILES = "files.parquet"  # a split's table of data files
 LISTED = 100  # data files described one by one; of more, their number and where they are listed
 
 TYPES = {bool: "Boolean", int: "Integer", float: "Float"}  # of a parameter; everything else is text
@@ -242,23 +243,24 @@ class Description:
     def _source(self, job: Job) -> str:
         """The images that a split was cut out of, and their files where its table tells of them."""
         identifier = f"#data/{quote(job.run)}"
-        described = f"{json.dumps(job.params['source'])}; the files themselves are not in this crate."
-        facts: dict[str, Any] = {"name": f"Images of {job.run}", "identifier": job.params["content"]}
-        if FILES in OUTPUTS[job.stage]:
-            files = _data_files(job.output(FILES))
-            size = sum(file["bytes"] for file in files)
-            facts |= {"contentSize": str(size), "subjectOf": _ref([self.id_of(str(job.output(FILES)))])}
-            described += f" {len(files)} files, {size} bytes; {FILES} of the split has the SHA-256 of each."
-            if 0 < len(files) <= LISTED:
-                facts["hasPart"] = _ref([self._data_file(identifier, **file) for file in files])
+        files = read_table(job.output(FILES), "files").to_pylist()
+        size = sum(file["bytes"] for file in files)
+        described = (
+            f"{json.dumps(job.params['source'])}; the files themselves are not in this crate. "
+            f"{len(files)} files, {size} bytes; {FILES} of the split has the SHA-256 of each."
+        )
+        facts: dict[str, Any] = {
+            "name": f"Images of {job.run}",
+            "identifier": job.params["content"],
+            "contentSize": str(size),
+            "subjectOf": _ref([self.id_of(str(job.output(FILES)))]),
+        }
+        if len(files) <= LISTED:
+            facts["hasPart"] = _ref(
+                self.add(f"{identifier}/{quote(f['name'])}", "File", **_file_facts(*f.values()))
+                for f in files
+            )
         return self.add(identifier, "Dataset", description=described, **facts)
-
-    def _data_file(self, source: str, name: str, path: str, bytes: int, sha256: str) -> str:  # noqa: A002
-        known = (
-            name if Path(path).is_absolute() else path
-        )  # where it lies on this machine is no one's concern
-        facts = _file_facts(path, bytes, sha256) | {"name": known}
-        return self.add(f"{source}/{quote(name)}", "File", **facts)
 
     # --- what happened --------------------------------------------------------------------------------
 
@@ -480,12 +482,6 @@ def _without_run(role: str) -> str:
 def _file_facts(path: str, size: int, digest: str) -> dict[str, Any]:
     kind = FORMATS.get(Path(path).suffix.lower()) or mimetypes.guess_type(path)[0] or "text/plain"
     return {"name": path, "encodingFormat": kind, "contentSize": str(size), "sha256": digest}
-
-
-def _data_files(table: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    return list(pq.read_table(table, columns=["name", "path", "bytes", "sha256"]).to_pylist())
 
 
 def _leaves(params: Any, name: str = "") -> Iterator[tuple[str, Any]]:

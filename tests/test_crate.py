@@ -8,7 +8,6 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import requests
@@ -20,7 +19,7 @@ from rocrate.rocrate import ROCrate
 from rocrate_validator import models, services
 
 from hlrs import config, plan
-from hlrs.artifacts import OUTPUTS
+from hlrs.artifacts import write_table
 from hlrs.cli import main
 from hlrs.data.sources import digits_file
 
@@ -323,41 +322,39 @@ def test_steps_are_connected_as_their_jobs_were(crates):
 # --- data files -----------------------------------------------------------------------------------------
 
 
-def list_data_files(folder, monkeypatch, count):
+def list_data_files(folder, count):
     """Have the split of a folder tell of so many data files, of 1, 2, 3, ... bytes."""
-    if "files.parquet" not in OUTPUTS["split"]:
-        monkeypatch.setitem(OUTPUTS, "split", [*OUTPUTS["split"], "files.parquet"])
-    rows = [
-        {
-            "name": f"train/{i}.png",
-            "path": f"data/mine/train/{i}.png",
-            "bytes": i,
-            "sha256": hashlib.sha256(bytes(i)).hexdigest(),
-        }
-        for i in range(1, count + 1)
-    ]
+    rows = {
+        "name": [f"train/{i}.png" for i in range(1, count + 1)],
+        "bytes": [*range(1, count + 1)],
+        "sha256": [hashlib.sha256(bytes(i)).hexdigest() for i in range(1, count + 1)],
+    }
     [path] = (folder / "results/split/digits").glob("*/provenance.json")
-    pq.write_table(pa.Table.from_pylist(rows), path.with_name("files.parquet"))
+    write_table(path.with_name("files.parquet"), "files", rows)
     told = json.loads(path.read_text())
     told["outputs"]["files.parquet"] = digest(path.with_name("files.parquet"))
     path.write_text(json.dumps(told))
+    [report] = (folder / "results/report/all").glob("*/provenance.json")  # it read the split's record
+    told = json.loads(report.read_text())
+    told["inputs"]["split/digits/provenance.json"]["sha256"] = digest(path)
+    report.write_text(json.dumps(told))
 
 
-def test_few_data_files_are_described_one_by_one(work, monkeypatch, validate):
-    list_data_files(work, monkeypatch, 3)
+def test_few_data_files_are_described_one_by_one(work, validate):
+    list_data_files(work, 3)
     assert export(work, work / "crate")[0] == 0
     found = entities(work / "crate")
     parts = [found[i] for i in refs(found["#data/digits"], "hasPart")]
     assert [(part["name"], part["contentSize"]) for part in parts] == [
-        (f"data/mine/train/{i}.png", str(i)) for i in (1, 2, 3)
+        (f"train/{i}.png", str(i)) for i in (1, 2, 3)
     ]
     assert parts[1]["sha256"] == hashlib.sha256(b"\0\0").hexdigest()
     assert parts[1]["encodingFormat"] == "image/png"
     assert validate(work / "crate", "REQUIRED") == {}
 
 
-def test_many_data_files_are_counted_and_their_table_is_named(work, monkeypatch):
-    list_data_files(work, monkeypatch, 101)
+def test_many_data_files_are_counted_and_their_table_is_named(work):
+    list_data_files(work, 101)
     assert export(work, work / "crate")[0] == 0
     found = entities(work / "crate")
     data = found["#data/digits"]
