@@ -105,7 +105,11 @@ class Audit:
         job = self.wanted.get(directory)
         if job is None:
             return "delete its folder: the params do not ask for it"
-        return f"`hlrs {job.stage} {job.run} --force` makes it anew"
+        anew = f"`hlrs {job.stage} {job.run} --force` makes it anew"
+        root = RESULTS / job.stage
+        return (
+            f"`dvc checkout --force {root}` brings what DVC recorded back, {anew}" if LOCK.is_file() else anew
+        )
 
     def _downstream(self, directory: str) -> set[str]:
         found: set[str] = set()
@@ -321,12 +325,9 @@ def report(audit: Audit, findings: list[Finding]) -> Iterator[str]:
     for finding in sorted(findings, key=lambda finding: not finding.broken):
         yield f"{'broken' if finding.broken else 'remark'}  {finding.path}: {finding.what}"
         if finding.broken:
-            rests = (
-                f"; {finding.rests} other result{'s' * (finding.rests != 1)} rest on it"
-                if finding.rests
-                else ""
-            )
-            yield f"        first affected: {finding.affected}{rests}"
+            first = "this file" if finding.affected == finding.path else finding.affected
+            others = f"{finding.rests} other result{'s' * (finding.rests != 1)}"
+            yield f"        first affected: {first}" + (f"; {others} rest on it" if finding.rests else "")
         yield f"        {finding.remedy}"
     megabytes = sum(entry.size for entry in audit.files.values()) / 1e6
     broken = sum(finding.broken for finding in findings)
