@@ -17,7 +17,7 @@ LARGE = 512 << 20  # bytes of a file of weights
 
 
 def fill(count: int) -> None:
-    """Results of so many retrainings, each with its own random weights; a dvc.lock, which wants MD5 as well."""
+    """Results of so many retrainings, each with its own random weights, and a dvc.lock: MD5 as well."""
     LOCK.write_text("stages: {}\n")
     for seed in range(count):
         body = {"stage": "retrain", "run": f"d/m/{seed}", "params": {"seed": seed}, "code": "", "inputs": {}}

@@ -4,11 +4,13 @@ import os
 import random
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import TINY, edit, hlrs, outputs, record, start
 
+from hlrs.audit import Audit
 from hlrs.config import load
 from hlrs.plan import plan
 
@@ -71,6 +73,8 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(prepared, stage):
     assert outputs(prepared, stage) == expected
     assert not list(checkpoints.iterdir())  # gone on success, and no half-written one left
     assert record(prepared, stage, RUN[stage])["resumes"] >= 1
+    audited = Audit(plan(load(Path("params.yaml"))))  # no record disagrees with what it stands beside
+    assert not [finding for finding in audited.findings() if finding.broken]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
