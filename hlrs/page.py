@@ -85,7 +85,7 @@ def _glance(results: Results, differences: list[Difference]) -> dict[str, Any] |
         rows = [_glance_row(d, place) for d in differences if d.dataset == dataset]
         groups.append({"dataset": dataset, "rows": rows})
     axis = [(place(tick), charts.number(tick) if tick <= 0 else f"+{charts.number(tick)}") for tick in ticks]
-    return {"axis": axis, "zero": place(0.0), "groups": groups}
+    return {"axis": axis, "zero": place(0.0), "groups": groups, "compared": len(differences)}
 
 
 def _glance_row(d: Difference, place: Any) -> dict[str, Any]:

@@ -308,8 +308,8 @@ def test_several_comparisons_are_counted():
         "c": [0.4, 0.41, 0.39],
     }
     assert said(scores)[0] == (
-        "Against darts, balanced accuracy is higher in 1 and lower in 1 of 3 comparisons; "
-        "no difference is shown in 1."
+        "Against darts, balanced accuracy is higher in 1 (by +3.0 points) and lower in 1 (by −10.0 points) "
+        "of 3 comparisons; no difference is shown in the other."
     )
     assert said({"darts": [0.5, 0.5], "a": [0.4, 0.6], "b": [0.4, 0.7]})[0].startswith(
         "No difference to darts"
