@@ -115,7 +115,7 @@ def _mean_and_spread(summary: Summary | None) -> Cell:
 def _difference(d: Difference | None) -> Cell:
     if d is None:
         return Cell(NOTHING)
-    return Cell(points(d.mean), detail=span(d) or d.verdict, value=100 * d.mean, kind=direction(d))
+    return Cell(points(d.mean), detail=span(d) or d.verdict, kind=direction(d))
 
 
 def span(d: Difference) -> str:
