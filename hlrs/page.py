@@ -31,13 +31,15 @@ def page(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    records = [record for run in results.runs for record in run.records.values()]
     script = environment.get_template("page.js.j2").render()
     differences = compare(results)
     return environment.get_template("page.html.j2").render(
         script=Markup(script),  # noqa: S704 - the template's own text
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         report=results.report,
-        extent=_extent(results),
+        extent=_extent(results, records),
+        uncommitted=sum(bool(record.get("dirty")) for record in records),
         answer=answer(results, differences),
         glance=_glance(results, [d for d in differences if d.metric == "balanced_accuracy"]),
         datasets=[_dataset(results, name, differences) for name in results.classes],
@@ -52,17 +54,19 @@ def page(results: Results) -> str:
     )
 
 
-def _extent(results: Results) -> str:
-    """What was run, in a line."""
-    matrix = results.params["matrix"]
-    numbers = [counted(len(matrix[f"{noun}s"]), noun) for noun in ("method", "seed")]
-    sets = counted(len(matrix["datasets"]), "data set")
-    whole = cost(record for run in results.runs for record in run.records.values())
-    hours = [
-        f"{getattr(whole, kind):.2g} {name}" for kind, name in tables.HOURS.items() if getattr(whole, kind)
-    ]
-    spent = f", {' and '.join(hours)}" if hours and not whole.unknown else ""
-    return f"{' × '.join([sets, *numbers])} = {counted(len(results.runs), 'run')}{spent}"
+def _extent(results: Results, records: list[dict[str, Any]]) -> str:
+    """What was run, when, and what it cost, in a line."""
+    matrix, whole = results.params["matrix"], cost(records)
+    nouns = {"datasets": "data set", "methods": "method", "seeds": "seed"}
+    sizes = [counted(len(matrix[name]), noun) for name, noun in nouns.items()]
+    parts = [f"{' × '.join(sizes)} = {counted(len(results.runs), 'run')}"]
+    days = sorted({record["started"][:10] for record in records if record.get("started")})
+    if days:
+        parts.append(" to ".join(dict.fromkeys((days[0], days[-1]))))
+    hours = {name: getattr(whole, kind) for kind, name in tables.HOURS.items()}
+    if not whole.unknown:
+        parts.append(" and ".join(f"{spent:.2g} {name}" for name, spent in hours.items() if spent))
+    return ", ".join(parts)
 
 
 # --- at a glance --------------------------------------------------------------------------------------
@@ -74,7 +78,7 @@ def _glance(results: Results, differences: list[Difference]) -> dict[str, Any] |
         return None
     ends = [100 * v for d in differences for v in (d.mean, d.low, d.high) if v is not None]
     farthest = max(map(abs, ends)) or 1.0
-    ticks = [tick for tick in charts.nice_ticks(-farthest, farthest, 4) if abs(tick) <= farthest]
+    ticks = [tick for tick in charts.nice_ticks(-farthest, farthest, 4) if abs(tick) <= 1.02 * farthest]
 
     def place(value: float) -> str:
         """In per cent of the width, with room for half a tick's label at both ends."""

@@ -306,14 +306,14 @@ def answer(results: Results, differences: list[Difference]) -> list[str]:
     if left == len(main):
         return [f"No difference to {reference} in balanced accuracy is shown in any comparison.", *sentences]
     parts = [f"{verdict} in {len(means)} ({_range(means)})" for verdict, means in shown.items() if means]
-    rest = f"; no difference is shown in {'the other' if left == 1 else f'the other {left}'}" if left else ""
+    rest = f"; the other {'one' if left == 1 else left} cannot be told from chance" if left else ""
     found = f"{' and '.join(parts)} of {len(main)} comparisons{rest}"
     return [f"Against {reference}, balanced accuracy is {found}.", *sentences]
 
 
 def _range(means: list[float]) -> str:
     """From the smallest change to the largest."""
-    first, last = points(min(means, key=abs)), points(max(means, key=abs))
+    first, last = (points(abs(end(means, key=abs))).lstrip("+") for end in (min, max))
     return f"by {first} points" if first == last else f"by {first} to {last} points"
 
 

@@ -308,8 +308,8 @@ def test_several_comparisons_are_counted():
         "c": [0.4, 0.41, 0.39],
     }
     assert said(scores)[0] == (
-        "Against darts, balanced accuracy is higher in 1 (by +3.0 points) and lower in 1 (by −10.0 points) "
-        "of 3 comparisons; no difference is shown in the other."
+        "Against darts, balanced accuracy is higher in 1 (by 3.0 points) and lower in 1 (by 10.0 points) "
+        "of 3 comparisons; the other one cannot be told from chance."
     )
     assert said({"darts": [0.5, 0.5], "a": [0.4, 0.6], "b": [0.4, 0.7]})[0].startswith(
         "No difference to darts"
@@ -354,7 +354,7 @@ def test_the_page_adds_hours_up():
     text = html(make_job(TWO_SEEDS))  # 90 s a job on a GPU, four jobs a run, two runs a method
     total = text.split('<tr class="total">')[1].split("</tr>")[0]
     assert re.findall(r"<td[^>]*>([^<]*)</td>", total) == ["24", "0.15", "0.15", "0.15", "0.15", "0.6", "0.1"]
-    assert "1 data set × 3 methods × 2 seeds = 6 runs, 0.6 GPU-hours" in text
+    assert "1 data set × 3 methods × 2 seeds = 6 runs, 2026-11-22, 0.6 GPU-hours" in text
 
 
 def test_durations_and_sizes():
@@ -496,7 +496,9 @@ def test_what_jobs_have_in_common_is_told_once():
     assert found["Versions"].values == [("torch 2.9.0", 25)]
     assert found["Commit"].values == [("not recorded", 24), ("not recorded + uncommitted changes", 1)]
     assert found["Code of search"].values == [("c0dec0dec0de", 6)]
-    assert html(job).count("torch 2.9.0") == 1
+    text = html(job)
+    assert text.count("torch 2.9.0") == 1
+    assert "1\njob ran uncommitted code" in text
 
 
 # --- charts -------------------------------------------------------------------------------------------
