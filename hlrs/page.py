@@ -64,8 +64,9 @@ def _extent(results: Results, records: list[dict[str, Any]]) -> str:
     if days:
         parts.append(" to ".join(dict.fromkeys((days[0], days[-1]))))
     hours = {name: getattr(whole, kind) for kind, name in tables.HOURS.items()}
-    if not whole.unknown:
-        parts.append(" and ".join(f"{spent:.2g} {name}" for name, spent in hours.items() if spent))
+    spent = [f"{tables.two_digits(number)} {name}" for name, number in hours.items() if number]
+    if spent and not whole.unknown:
+        parts.append(" and ".join(spent))
     return ", ".join(parts)
 
 

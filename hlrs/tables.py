@@ -234,9 +234,13 @@ def _hours(part: Cost, kind: str, seeds: int = 1) -> Cell:
     hours = getattr(part, kind) / seeds
     if not hours:
         return Cell(UNKNOWN if part.unknown else NOTHING)
+    return Cell(f"{'≥ ' if part.unknown else ''}{two_digits(hours)}", value=hours)
+
+
+def two_digits(hours: float) -> str:
+    """Hours with two digits, or whole ones."""
     number = f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
-    text = "< 0.001" if hours < 0.001 else number.replace(",", "\u202f")
-    return Cell(f"≥ {text}" if part.unknown else text, value=hours)
+    return "< 0.001" if hours < 0.001 else number.replace(",", "\u202f")
 
 
 def stages_table(results: Results) -> Table:
