@@ -26,6 +26,7 @@ from hlrs.tables import duration, memory
 HOSTILE = "<script>alert(1)</script>"
 CELL = [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["skip_connect", 2], ["max_pool_3x3", 0]]]
 TWO_SEEDS = {"darts": [0.5, 0.6], "hlrs": [0.53, 0.61], "random": [0.4, 0.5]}
+FULL_BIN = {"low": 0.8, "high": 1.0, "images": 40, "accuracy": 0.7, "confidence": 0.9}
 HISTORY = {  # three epochs; one without alpha steps, one that is not a number
     "search": {
         "weights_loss": [2.0, 1.5, 1.0],
@@ -47,6 +48,7 @@ def metrics(balanced: float) -> dict:
         "ece": 0.125,
         "nll": 1.5,
         "test_images": 40,
+        "calibration": [FULL_BIN],
         "per_class": [0.9, balanced, None],
         "confusion": [[18, 2, 0], [10, 10, 0], [0, 0, 0]],
         "train_counts": [150, 19, 2],
@@ -64,7 +66,7 @@ def history(stage: str, epochs: int) -> dict:
 
 
 def alphas(method: str) -> dict:
-    """Of two edges a cell and two primitives, after 0, 1, 2 epochs; of a random search the last ones only."""
+    """Of two edges a cell and two primitives, after 0, 1, 2 epochs; a random search has the last only."""
     epochs = [0] if method == "random" else [0, 1, 2]
     rows = [
         (epoch, cell, 0, state, primitive, 0.1 * epoch * sign, 0.5 + 0.1 * epoch * sign)
@@ -532,7 +534,7 @@ def test_line_breaks_at_gaps():
     line = charts.Line("l", 0, [0, 1, 2, 3, 4], [1.0, 2.0, None, float("nan"), 3.0])
     svg = charts.line_chart([line], charts.Axes("t", "x", "y", (0, 4), (0, 4)))
     path = re.search(r'class="line s0" d="([^"]*)"', svg).group(1)
-    assert (path.count("M"), path.count("L"), path.count("h0")) == (2, 1, 2)
+    assert (path.count("M"), path.count("l"), path.count("h0")) == (2, 1, 2)
 
 
 def test_bars_are_as_high_as_their_counts():
