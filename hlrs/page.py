@@ -19,7 +19,7 @@ from hlrs.costs import cost
 from hlrs.origins import blocks, facts
 from hlrs.report import Difference, Results, answer, compare, counted, points, summarize
 
-FOLDED_ABOVE = 4  # methods of a data set whose cells are all in sight
+MANY = 4  # methods of a data set; with more, what is long is folded
 
 
 def page(results: Results) -> str:
@@ -47,7 +47,7 @@ def page(results: Results) -> str:
         stages=tables.stages_table(results),
         facts=facts(results),
         lineage=blocks(results),
-        files=[name for name in OUTPUTS["report"] if name != "index.html"],
+        files=[name for name in OUTPUTS["report"] if name not in ("index.html", "figures.zip")],
         params=yaml.safe_dump(
             {**results.params, "report": results.report}, sort_keys=False, allow_unicode=True
         ),
@@ -122,5 +122,5 @@ def _dataset(results: Results, name: str, differences: list[Difference]) -> dict
         "operations": tables.operations_table(results, name),
         "sections": figures.sections(results, name),
         "cells": methods,
-        "cells_folded": len(methods) > FOLDED_ABOVE,
+        "many": len(methods) > MANY,
     }

@@ -282,6 +282,15 @@ def test_a_link_opens_the_lineage(visit, small, javascript):
     )
 
 
+def test_a_jump_opens_what_is_folded(visit, large):
+    tab = visit(large, java_script_enabled=False)
+    link = tab.locator(".jump a", has_text="Search").first
+    target = tab.locator(f"[id='{link.get_attribute('href')[1:]}']")
+    assert not target.is_visible()
+    link.click()
+    assert target.locator("svg.chart").first.is_visible()
+
+
 def test_a_digest_is_copied_whole(visit, small):
     tab = visit(small, f"#{LINEAGE}")
     digest = tab.locator(f"[id='{LINEAGE}'] code.sha").first
