@@ -37,7 +37,7 @@ SHAPES = (
     ".line.broad{stroke-width:5;stroke-opacity:.35;stroke-dasharray:none}.fill,.range{stroke:none}"
     ".range{fill-opacity:.2}.dots{fill:none;stroke-width:6;stroke-linecap:round;stroke-opacity:.75}"
     ".seed{fill:none;stroke-width:5;stroke-linecap:round;stroke-opacity:.6}.guide{stroke-dasharray:4 3}"
-    ".chosen{fill:none;stroke-width:1.5}.minus{fill:none;stroke-width:.8}"
+    ".chosen{fill:none;stroke-width:1.5}.minus{fill:none;stroke-width:.8;stroke-opacity:.55}"
     ".hover{fill:none;stroke:none}"
 )
 
@@ -164,8 +164,9 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def rank_ticks(count: int) -> list[int]:
     """1 and about five round numbers up to `count`."""
-    ticks = {round(tick) for tick in nice_ticks(1, max(count, 2), smallest=1.0)} | {1}
-    return sorted(tick for tick in ticks if 1 <= tick <= count)
+    ticks = [round(tick) for tick in nice_ticks(1, max(count, 2), smallest=1.0)]
+    first = 1 + (ticks[1] - ticks[0]) / 2  # nothing so close to 1
+    return [1, *(tick for tick in ticks if first < tick <= count)]
 
 
 def number(value: float) -> str:

@@ -274,7 +274,8 @@ def confusion_figures(results: Results, dataset: str, methods: Methods) -> list[
         }
         title = f"Confusion matrix − that of {reference}"
         said = (
-            "In percentage points: on the diagonal more is better, elsewhere less. A shade begins at its number."
+            "In percentage points: on the diagonal more is better, elsewhere less."
+            " A shade begins at its number."
             + (" Cells with less are struck through." if len(names) > heatmaps.NUMBERED else "")
         )
         figures.append(
