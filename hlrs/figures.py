@@ -98,16 +98,17 @@ def _maps_sections(methods: Methods, budget: int) -> list[Section]:
     spent = sum(len(figure.charts[0].encode()) for figure in first)
     left_out = 0
     for run in sorted((run for runs in methods.values() for run in runs[1:]), key=lambda run: run.seed):
-        chart = drawn.chart(run, hover=False)
-        spent += len(chart.encode())
-        if spent > budget:
+        chart = "" if left_out else drawn.chart(run, hover=False)
+        size = len(chart.encode())
+        if left_out or spent + size > budget:
             left_out += 1
         else:
             more[run.method][f"seed_{run.seed}"] = chart
+            spent += size
     shown = sum(map(len, more.values()))
     if shown or left_out:
         figures = [
-            drawn.figure(f"maps_{method}_more", method, parts, methods[method][1:])
+            drawn.figure(f"more_maps_{method}", method, parts, methods[method][1:])
             for method, parts in more.items()
             if parts
         ]
