@@ -396,8 +396,8 @@ def _bar_labels(frame: _Frame, pitch: float, names: Sequence[str]) -> list[str]:
 
 def _rank_labels(frame: _Frame, count: int) -> list[str]:
     """Some of the ranks 1 to `count` along the x axis."""
-    body = []
-    for rank in rank_ticks(count):
+    body, room = [], (frame.right - frame.left) / count > CHARACTER * (1 + len(str(count)))
+    for rank in range(1, count + 1) if room else rank_ticks(count):
         half = CHARACTER * len(str(rank)) / 2
         x = frame.left + (rank - 0.5) / count * (frame.right - frame.left)
         body.append(written(min(x, frame.axes.width - half), frame.bottom + 15, str(rank)))

@@ -19,6 +19,7 @@ from hlrs.trajectories import speed as speed
 Methods = dict[str, list[Run]]
 
 MAPS_BYTES = 3_000_000  # of a page's maps of architecture weights
+OPEN_MAPS = 6  # methods: of more, the maps are folded
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def _maps_sections(methods: Methods, budget: int) -> list[Section]:
         drawn.figure(f"maps_{method}", method, {"map": drawn.chart(runs[0], hover=True)}, runs[:1])
         for method, runs in methods.items()
     ]
-    found = [Section("Architecture weights over the epochs", first, MAPS_NOTE)]
+    many = len(methods) > OPEN_MAPS
+    found = [Section("Architecture weights over the epochs", first, MAPS_NOTE, folded=many)]
     more: dict[str, dict[str, str]] = {method: {} for method in methods}
     spent = sum(len(figure.charts[0].encode()) for figure in first)
     left_out = 0
