@@ -37,7 +37,7 @@ SHAPES = (
     ".line.broad{stroke-width:5;stroke-opacity:.35;stroke-dasharray:none}.fill,.range{stroke:none}"
     ".range{fill-opacity:.2}.dots{fill:none;stroke-width:6;stroke-linecap:round;stroke-opacity:.75}"
     ".seed{fill:none;stroke-width:5;stroke-linecap:round;stroke-opacity:.6}.guide{stroke-dasharray:4 3}"
-    ".chosen{fill:none;stroke-width:1.5}.minus{fill:none;stroke-width:.8}"
+    ".chosen{fill:none;stroke-width:1.5}.minus{fill:none;stroke-width:.8;stroke-opacity:.55}"
     ".hover{fill:none;stroke:none}"
 )
 
@@ -164,8 +164,9 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def rank_ticks(count: int) -> list[int]:
     """1 and about five round numbers up to `count`."""
-    ticks = {round(tick) for tick in nice_ticks(1, max(count, 2), smallest=1.0)} | {1}
-    return sorted(tick for tick in ticks if 1 <= tick <= count)
+    ticks = [round(tick) for tick in nice_ticks(1, max(count, 2), smallest=1.0)]
+    first = 1 + (ticks[1] - ticks[0]) / 2  # nothing so close to 1
+    return [1, *(tick for tick in ticks if first < tick <= count)]
 
 
 def number(value: float) -> str:
@@ -395,8 +396,8 @@ def _bar_labels(frame: _Frame, pitch: float, names: Sequence[str]) -> list[str]:
 
 def _rank_labels(frame: _Frame, count: int) -> list[str]:
     """Some of the ranks 1 to `count` along the x axis."""
-    body = []
-    for rank in rank_ticks(count):
+    body, room = [], (frame.right - frame.left) / count > CHARACTER * (1 + len(str(count)))
+    for rank in range(1, count + 1) if room else rank_ticks(count):
         half = CHARACTER * len(str(rank)) / 2
         x = frame.left + (rank - 0.5) / count * (frame.right - frame.left)
         body.append(written(min(x, frame.axes.width - half), frame.bottom + 15, str(rank)))

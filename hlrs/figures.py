@@ -19,6 +19,7 @@ from hlrs.trajectories import speed as speed
 Methods = dict[str, list[Run]]
 
 MAPS_BYTES = 3_000_000  # of a page's maps of architecture weights
+OPEN_MAPS = 6  # methods: of more, the maps are folded
 
 
 @dataclass(frozen=True)
@@ -93,21 +94,23 @@ def _maps_sections(methods: Methods, budget: int) -> list[Section]:
         drawn.figure(f"maps_{method}", method, {"map": drawn.chart(runs[0], hover=True)}, runs[:1])
         for method, runs in methods.items()
     ]
-    found = [Section("Architecture weights over the epochs", first, MAPS_NOTE)]
+    many = len(methods) > OPEN_MAPS
+    found = [Section("Architecture weights over the epochs", first, MAPS_NOTE, folded=many)]
     more: dict[str, dict[str, str]] = {method: {} for method in methods}
     spent = sum(len(figure.charts[0].encode()) for figure in first)
     left_out = 0
     for run in sorted((run for runs in methods.values() for run in runs[1:]), key=lambda run: run.seed):
-        chart = drawn.chart(run, hover=False)
-        spent += len(chart.encode())
-        if spent > budget:
+        chart = "" if left_out else drawn.chart(run, hover=False)
+        size = len(chart.encode())
+        if left_out or spent + size > budget:
             left_out += 1
         else:
             more[run.method][f"seed_{run.seed}"] = chart
+            spent += size
     shown = sum(map(len, more.values()))
     if shown or left_out:
         figures = [
-            drawn.figure(f"maps_{method}_more", method, parts, methods[method][1:])
+            drawn.figure(f"more_maps_{method}", method, parts, methods[method][1:])
             for method, parts in more.items()
             if parts
         ]

@@ -27,34 +27,36 @@ SHARES = (1, 2, 5, 10, 20, 50)  # per cent, where the shades of a matrix begin
 
 @dataclass(frozen=True)
 class Shades:
-    """A scale: `labels` of its shades, and the values (one fewer) where each but the first begins.
+    """A scale: `bounds`, where its shades begin but for the lowest, which is not drawn; `labels` of all.
 
-    The shade at `blank` is not drawn: the first one, or that around 0 of a diverging scale. There, what lies
-    below is of series 0 and, for black and white, struck through, and what lies above of series 1.
+    If `diverging`, the same to either side of 0: what is lower than -bounds is of series 0 and, for black and
+    white, struck through; what is higher than bounds, of series 1.
     """
 
     bounds: tuple[float, ...]
     labels: tuple[str, ...]
-    blank: int = 0
+    diverging: bool = False
 
     def level(self, value: float) -> int:
-        """The number of a value's shade, from the blank one on, negative below it."""
-        return bisect_right(self.bounds, value) - self.blank
+        """The number of a value's shade, 0 for the one that is not drawn, negative below a diverging 0."""
+        if self.diverging and value < 0:
+            return -self.level(-value)
+        return bisect_right(self.bounds, round(value, 9))
 
     def classes(self, level: int) -> str:
         """The classes of a level's cells."""
-        return "heat s1" if self.blank and level > 0 else "heat s0"
+        return "heat s1" if self.diverging and level > 0 else "heat s0"
 
     def opacity(self, level: int) -> str:
         """Of a level's cells."""
-        return f"{abs(level) / (len(self.bounds) - self.blank):.2g}"
+        return f"{abs(level) / len(self.bounds):.2g}"
 
     @property
     def marks(self) -> list[Mark]:
         """The legend: a sample and its label a shade."""
         found = []
         for i, label in enumerate(self.labels):
-            level = i - self.blank
+            level = i - (len(self.bounds) if self.diverging else 0)
             if level == 0:
                 found.append(Mark(label, "frame", "M3.5 .5h19v9h-19z"))
             else:
@@ -64,9 +66,9 @@ class Shades:
 
 
 def linear(low: float, high: float, through: float) -> Shades:
-    """At most eleven evenly spaced shades that cover [low, high]; one of them stands for `through`."""
-    power = 10.0 ** math.floor(math.log10((high - low) / 10))
-    step = next(power * f for f in (1, 2, 2.5, 5, 10, 20) if (high - low) / (power * f) <= 10)
+    """At most thirteen evenly spaced shades that cover [low, high]; one of them stands for `through`."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 12))
+    step = next(power * f for f in (1, 2, 2.5, 5, 10) if (high - low) / (power * f) <= 12)
     first, last = (round((end - through) / step) for end in (low, high))
     values = [through + i * step for i in range(first, last + 1)]
     return Shades(tuple(v - step / 2 for v in values[1:]), tuple(f"{v:.3g}" for v in values))
@@ -78,10 +80,9 @@ def shares() -> Shades:
 
 
 def changes() -> Shades:
-    """Of differences of percentages, to either side of 0; a shade begins at its number."""
-    below = tuple(-bound for bound in reversed(SHARES))
-    labels = (*(number(bound) for bound in below), "0", *(f"+{bound}" for bound in SHARES))
-    return Shades((*below, *SHARES), labels, blank=len(SHARES))
+    """Of differences of percentages; a shade begins at its number."""
+    below = (number(-bound) for bound in reversed(SHARES))
+    return Shades(SHARES, (*below, "0", *(f"+{bound}" for bound in SHARES)), diverging=True)
 
 
 def bins(count: int, most: int) -> list[range]:
@@ -139,7 +140,7 @@ def matrix_chart(
     top, below = 24.0, CHARACTER * max(map(len, short)) + 4 if named else 16.0
     levels = [[None if v is None else shades.level(v) for v in row] for row in cells]
     paths = _tiles({(0, i): row for i, row in enumerate(levels)}, shades)
-    if shades.blank:
+    if shades.diverging:
         minus = "".join(
             f"M{left + (j + 0.2) * side:.1f} {top + (i + 0.5) * side:.1f}h{0.6 * side:.1f}"
             for i, row in enumerate(levels)
@@ -164,7 +165,7 @@ def matrix_chart(
     body.append(written(left + SIDE / 2, y, "predicted class"))
     turned = f'transform="translate(10 {top + SIDE / 2:.1f}) rotate(-90)"'
     body.append(f'<text class="label" text-anchor="middle" {turned}>true class</text>')
-    return svg(round(left + SIDE + 12), round(y + 6), f"{title}: confusion matrix. {summary}", body)
+    return svg(round(left + SIDE + 16), round(y + 6), f"{title}: confusion matrix. {summary}", body)
 
 
 def _names(names: Sequence[str], left: float, top: float) -> list[str]:
@@ -200,7 +201,7 @@ def _numbers(
             if value is None or level is None or round(value) == 0:
                 continue
             kind = "value inverse" if float(shades.opacity(level)) > 0.55 else "value"
-            sign = "+" if shades.blank and value > 0 else ""
+            sign = "+" if shades.diverging and value > 0 else ""
             x, y = left + (j + 0.5) * side, top + (i + 0.5) * side + 3
             body.append(written(x, y, sign + number(round(value)), "middle", kind))
     return body

@@ -75,6 +75,7 @@ def counts_figure(results: Results, dataset: str) -> Figure:
     stacks = {TRAINED[subset]: [values[c] for c in ranks.order] for subset, values in counts.items()}
     tallest = max(sum(column) for column in zip(*counts.values(), strict=True))
     names = [ranks.names[c] for c in ranks.order]
+    pitch = max(34, round(charts.CHARACTER * (2 + max(map(len, names)))))  # room for names, if it is there
     largest, smallest = max(ranks.sizes), min(ranks.sizes)
     axes = charts.Axes(
         "",
@@ -82,7 +83,7 @@ def counts_figure(results: Results, dataset: str) -> Figure:
         "images",
         (0, 1),
         (0, tallest),
-        width=min(1120, max(420, 80 + 34 * len(ranks.order))),
+        width=min(1120, max(420, 80 + pitch * len(names))),
         height=280,
         summary=f"{len(names)} classes; {largest} images of the largest, {smallest} of the smallest.",
     )
@@ -274,7 +275,8 @@ def confusion_figures(results: Results, dataset: str, methods: Methods) -> list[
         }
         title = f"Confusion matrix − that of {reference}"
         said = (
-            "In percentage points: on the diagonal more is better, elsewhere less. A shade begins at its number."
+            "In percentage points: on the diagonal more is better, elsewhere less."
+            " A shade begins at its number."
             + (" Cells with less are struck through." if len(names) > heatmaps.NUMBERED else "")
         )
         figures.append(

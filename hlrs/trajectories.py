@@ -100,7 +100,9 @@ def curves_figure(panel: Panel, stage: str, methods: Methods) -> Figure:
     for name, (found, ranges) in drawn.items():
         marked = _collapse_points(methods[name]) if panel is SKIPS else []
         guides = [(float(COLLAPSED), "collapse")] if panel is SKIPS else []
-        said = f"Collapse in {len(marked)} of {len(methods[name])} searches." if panel is SKIPS else ""
+        said = _last(panel, found)
+        if panel is SKIPS:
+            said = f"Collapse in {len(marked)} of {len(methods[name])} searches. {said}"
         axes = charts.Axes(
             name,
             "epoch",
@@ -113,7 +115,7 @@ def curves_figure(panel: Panel, stage: str, methods: Methods) -> Figure:
             summary=said,
         )
         parts[name] = charts.line_chart(found, axes, ranges, guides, marked)
-    note = {"rates": _rates_note, "skips": _collapse_note}.get(panel.name)
+    note = {"rates": _rates_note, "skips": _collapse_note, "speed": _speed_note}.get(panel.name)
     return Figure(
         f"{stage}_{panel.name}",
         panel.title,
@@ -122,6 +124,15 @@ def curves_figure(panel: Panel, stage: str, methods: Methods) -> Figure:
         note(methods) if note else "",
         data=None if panel is SPEED else _curves_table(panel, stage, methods),
     )
+
+
+def _last(panel: Panel, lines: list[charts.Line]) -> str:
+    """Where the lines end, in words."""
+    said = []
+    for series, label in enumerate(panel.columns.values()):
+        ends = [known[-1] for line in lines if line.series == series and (known := finite(line.ys))]
+        said += [f"{label} {statistics.fmean(ends):.3g}"] if ends else []
+    return f"At the end, mean of the lines: {', '.join(said)}."
 
 
 def _curve_marks(panel: Panel, used: set[int]) -> list[charts.Mark]:
@@ -228,6 +239,11 @@ def speed(record: dict[str, Any]) -> Columns:
     """Images per second of each epoch of a job."""
     rows = record.get("throughput") or []
     return {name: [row.get(name) for row in rows] for name in ("epoch", "images_per_second")}
+
+
+def _speed_note(methods: Methods) -> str:
+    """Why this figure has no file."""
+    return "Not in figures.zip, which holds what depends on the results alone."
 
 
 def _rates_note(methods: Methods) -> str:
