@@ -1,7 +1,7 @@
 """Figures over the epochs: curves of search and retraining, collapse, architecture weights edge by edge."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,9 +30,17 @@ class Panel:
     zero: bool = False
     ends: tuple[str, ...] = ()  # what stands where the lines of a column end
     broad: int | None = None  # the column whose lines lie broad below the others
+    note: str = ""
 
 
-SPEED = Panel("speed", "Speed", "images per second", {"images_per_second": "images per second"}, zero=True)
+SPEED = Panel(
+    "speed",
+    "Speed",
+    "images per second",
+    {"images_per_second": "images per second"},
+    zero=True,
+    note="Not in figures.zip, which holds what depends on the results alone.",
+)
 RATES = Panel(
     "rates",
     "Learning rates and mixing coefficient",
@@ -88,7 +96,7 @@ RETRAIN_PANELS = (
 
 def curves_figure(panel: Panel, stage: str, methods: Methods) -> Figure:
     """The charts of a panel, all on the same axes; a method without such data has none."""
-    drawn = {name: _drawn(panel, stage, runs) for name, runs in methods.items()}
+    drawn = {name: curves(panel, stage, runs) for name, runs in methods.items()}
     drawn = {name: found for name, found in drawn.items() if found[0]}
     lines = [line for found, _ in drawn.values() for line in found]
     areas = [area for _, found in drawn.values() for area in found]
@@ -100,7 +108,7 @@ def curves_figure(panel: Panel, stage: str, methods: Methods) -> Figure:
     for name, (found, ranges) in drawn.items():
         marked = _collapse_points(methods[name]) if panel is SKIPS else []
         guides = [(float(COLLAPSED), "collapse")] if panel is SKIPS else []
-        said = _last(panel, found)
+        said = _last(panel, stage, methods[name])
         if panel is SKIPS:
             said = f"Collapse in {len(marked)} of {len(methods[name])} searches. {said}"
         axes = charts.Axes(
@@ -115,24 +123,24 @@ def curves_figure(panel: Panel, stage: str, methods: Methods) -> Figure:
             summary=said,
         )
         parts[name] = charts.line_chart(found, axes, ranges, guides, marked)
-    note = {"rates": _rates_note, "skips": _collapse_note, "speed": _speed_note}.get(panel.name)
+    note = {"rates": _rates_note, "skips": _collapse_note}.get(panel.name)
     return Figure(
         f"{stage}_{panel.name}",
         panel.title,
         _curve_marks(panel, {line.series for line in lines}),
         parts,
-        note(methods) if note else "",
+        note(methods) if note else panel.note,
         data=None if panel is SPEED else _curves_table(panel, stage, methods),
     )
 
 
-def _last(panel: Panel, lines: list[charts.Line]) -> str:
+def _last(panel: Panel, stage: str, runs: list[Run]) -> str:
     """Where the lines end, in words."""
     said = []
-    for series, label in enumerate(panel.columns.values()):
-        ends = [known[-1] for line in lines if line.series == series and (known := finite(line.ys))]
+    for series, (column, label) in enumerate(panel.columns.items()):
+        ends = [finite(line.ys)[-1] for line in _lines(panel, series, column, label, stage, runs)]
         said += [f"{label} {statistics.fmean(ends):.3g}"] if ends else []
-    return f"At the end, mean of the lines: {', '.join(said)}."
+    return f"At the end, mean over the seeds: {', '.join(said)}."
 
 
 def _curve_marks(panel: Panel, used: set[int]) -> list[charts.Mark]:
@@ -159,14 +167,15 @@ def _curves_table(panel: Panel, stage: str, methods: Methods) -> charts.Table:
     return ["method", "seed", "epoch", *panel.columns], rows
 
 
-def _drawn(panel: Panel, stage: str, runs: list[Run]) -> tuple[list[charts.Line], list[charts.Range]]:
+def curves(panel: Panel, stage: str, runs: list[Run]) -> tuple[list[charts.Line], list[charts.Range]]:
     """The lines of a method, a broad one first; of many seeds the medians, and the ranges."""
     lines: list[charts.Line] = []
     areas: list[charts.Range] = []
     for series, (column, label) in enumerate(panel.columns.items()):
-        found = _distinct(_lines(panel, series, column, label, stage, runs))
+        every = _lines(panel, series, column, label, stage, runs)
+        found = _distinct(every)
         if len(found) > SINGLE_LINES:
-            median, area = _median(found, label, series)
+            median, area = _median(every, label, series)
             found, areas = [median], [*areas, area]
         lines += found
     if panel.ends:
@@ -176,8 +185,9 @@ def _drawn(panel: Panel, stage: str, runs: list[Run]) -> tuple[list[charts.Line]
 
 def _lines(
     panel: Panel, series: int, column: str, label: str, stage: str, runs: list[Run]
-) -> Iterator[charts.Line]:
+) -> list[charts.Line]:
     """A column's line of each run that has a number in it."""
+    lines = []
     for run in runs:
         columns = speed(run.records[stage]) if panel is SPEED else run.histories[stage]
         known = finite(columns[column])
@@ -188,10 +198,11 @@ def _lines(
         ys = [None if y is None else y / (largest or 1.0) for y in columns[column]]
         kind = "line broad" if series == panel.broad else "line"
         end = panel.ends[series] if panel.ends else ""
-        yield charts.Line(f"{run.name}: {label}{note}", series, columns["epoch"], ys, kind, end)
+        lines.append(charts.Line(f"{run.name}: {label}{note}", series, columns["epoch"], ys, kind, end))
+    return lines
 
 
-def _distinct(lines: Iterable[charts.Line]) -> list[charts.Line]:
+def _distinct(lines: list[charts.Line]) -> list[charts.Line]:
     """Equal lines once, named after the first of them."""
     seen: dict[str, list[charts.Line]] = {}
     for line in lines:
@@ -241,11 +252,6 @@ def speed(record: dict[str, Any]) -> Columns:
     return {name: [row.get(name) for row in rows] for name in ("epoch", "images_per_second")}
 
 
-def _speed_note(methods: Methods) -> str:
-    """Why this figure has no file."""
-    return "Not in figures.zip, which holds what depends on the results alone."
-
-
 def _rates_note(methods: Methods) -> str:
     """The largest rates, which the curves are relative to, by the methods that have them."""
     having: dict[str, list[str]] = {}
@@ -260,7 +266,7 @@ def _rates_note(methods: Methods) -> str:
     said = "; ".join(
         f"{rates}" + (f" ({', '.join(names)})" if len(having) > 1 else "") for rates, names in having.items()
     )
-    return f"Largest rates: {said}. “α = m”: the architecture’s rate follows the mixing coefficient."
+    return f"Largest rates: {said}. “α = m” says that the architecture’s rate follows the mixing coefficient."
 
 
 def collapse(run: Run) -> int | None:

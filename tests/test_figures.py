@@ -306,11 +306,17 @@ def test_coupled_rates_and_equal_lines_are_drawn_once_and_named():
 
 def test_of_many_seeds_the_median_and_the_range_are_drawn():
     runs = [make_run("darts", i, search={"weights_loss": [float(i), 2.0, None]}) for i in range(11)]
-    lines, areas = trajectories._drawn(trajectories.SEARCH_PANELS[1], "search", runs)
+    lines, areas = trajectories.curves(trajectories.SEARCH_PANELS[1], "search", runs)
     assert [line.ys for line in lines] == [[5.0, 2.0, None]]
     assert (areas[0].lows, areas[0].highs) == ([0.0, 2.0, None], [10.0, 2.0, None])
-    few, _ = trajectories._drawn(trajectories.SEARCH_PANELS[1], "search", runs[:10])
+    few, _ = trajectories.curves(trajectories.SEARCH_PANELS[1], "search", runs[:10])
     assert len(few) == 10
+    again = [
+        *runs,
+        *(replace(runs[0], seed=11 + i) for i in range(4)),
+    ]  # equal lines count as often as they are
+    lines, _ = trajectories.curves(trajectories.SEARCH_PANELS[1], "search", again)
+    assert lines[0].ys[0] == 3.0
 
 
 def test_long_lines_are_thinned_and_keep_their_end():
