@@ -51,6 +51,13 @@ class Shades:
         """Of a level's cells."""
         return f"{abs(level) / len(self.bounds):.2g}"
 
+    def ink(self, level: int) -> str:
+        """The class of a number on it, so that it has a contrast of 4.5 in light and in dark."""
+        opacity = float(self.opacity(level))
+        if opacity <= 0.55:
+            return ""
+        return "inverse" if opacity > 0.9 and self.classes(level) == "heat s0" else "black"
+
     @property
     def marks(self) -> list[Mark]:
         """The legend: a sample and its label a shade."""
@@ -200,7 +207,7 @@ def _numbers(
             level = levels[i][j]
             if value is None or level is None or round(value) == 0:
                 continue
-            kind = "value inverse" if float(shades.opacity(level)) > 0.55 else "value"
+            kind = f"value {shades.ink(level)}".rstrip()
             sign = "+" if shades.diverging and value > 0 else ""
             x, y = left + (j + 0.5) * side, top + (i + 0.5) * side + 3
             body.append(written(x, y, sign + number(round(value)), "middle", kind))

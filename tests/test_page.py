@@ -18,6 +18,7 @@ import pytest
 from test_report import HOSTILE, TWO_SEEDS, make_job, record, with_files
 
 import hlrs.page
+from hlrs import heatmaps
 from hlrs.artifacts import OUTPUTS, SCHEMAS
 from hlrs.longtail.metrics import evaluate
 from hlrs.nas.drawing import draw_cell
@@ -150,21 +151,38 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def palettes() -> list[dict[str, str]]:
+    """Name -> colour: light, dark, paper."""
+    template = Path(hlrs.page.__file__).with_name("page.html.j2").read_text()
+    bodies = re.findall(r":root \{(.*?)\}", template, re.DOTALL)
+    assert len(bodies) == 3
+    return [dict(re.findall(r"--(\w+): (#\w+)", body)) for body in bodies]
+
+
 def test_contrast():
     assert contrast("#000", "#ffffff") == pytest.approx(21)
     assert contrast("#777777", "#fff") == pytest.approx(4.48, abs=0.01)
-    template = Path(hlrs.page.__file__).with_name("page.html.j2").read_text()
-    palettes = [
-        dict(re.findall(r"--(\w+): (#\w+)", body))
-        for body in re.findall(r":root \{(.*?)\}", template, re.DOTALL)
-    ]
-    assert len(palettes) == 3  # light, dark, paper
-    for palette in palettes:
+    for palette in palettes():
         for background in ("page", "panel"):
             for text in ("text", "soft", "link", "up", "down", "bad"):
                 assert contrast(palette[text], palette[background]) >= 4.5, (text, background, palette)
             for graphic in ("s0", "s1", "s2"):
                 assert contrast(palette[graphic], palette[background]) >= 3, (graphic, background, palette)
+
+
+def blended(colour: str, opacity: float, background: str) -> str:
+    """#rrggbb of a colour over a background."""
+    parts = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (colour, background)]
+    return "#" + "".join(f"{round(opacity * a + (1 - opacity) * b):02x}" for a, b in zip(*parts, strict=True))
+
+
+def test_contrast_of_the_numbers_in_a_matrix():
+    shades = heatmaps.Shades(heatmaps.SHARES, (), diverging=True)
+    for palette, level in product(palettes(), range(-len(heatmaps.SHARES), len(heatmaps.SHARES) + 1)):
+        paper = "#ffffff" if palette["page"] == "#fff" else palette["page"]
+        ground = blended(palette[shades.classes(level)[-2:]], float(shades.opacity(level)), paper)
+        ink = {"": palette["text"], "inverse": paper, "black": "#000000"}[shades.ink(level)]
+        assert contrast(ink, ground) >= 4.5, (level, palette)
 
 
 # --- in a browser -------------------------------------------------------------------------------------
