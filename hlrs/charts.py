@@ -26,6 +26,7 @@ DARK = {"text": "#e3e7ee", "soft": "#a2acbb", "rule": "#353d4a", "page": "#14181
         "s1": "#f0a04b", "s2": "#35c79a"}  # fmt: skip
 COLOURS = Template(  # of a chart that is a file of its own; on the page, page.html.j2 says the same
     "svg{background:$page}.label{fill:$soft}.heading,.value,.mark{fill:$text}.inverse{fill:$page}"
+    ".black{fill:#000}"
     ".grid,.frame{stroke:$rule}.axis,.tick,.band,.guide,.seed{stroke:$soft}.chosen,.minus{stroke:$text}"
     ".s0{stroke:$s0;fill:$s0}.s1{stroke:$s1;fill:$s1}.s2{stroke:$s2;fill:$s2}"
 )
