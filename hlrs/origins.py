@@ -1,7 +1,7 @@
 """Where the report's numbers come from: what the records of the jobs say, told once where they agree."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Fact:
 
 def commit(record: Record) -> str:
     """The commit of the code, with what is not in it."""
-    name = str(record.get("commit") or UNKNOWN)[: 10 if record.get("commit") else None]
+    name = str(record.get("commit") or UNKNOWN)
     return f"{name} + uncommitted changes" if record.get("dirty") else name
 
 
@@ -77,17 +77,17 @@ def versions(record: Record) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(known.items())) or UNKNOWN
 
 
-def _digest(field: str, missing: str) -> Any:
-    return lambda record: str(record.get(field) or missing)[:SHOWN] if record.get(field) else missing
+def _field(name: str, missing: str) -> Callable[[Record], str]:
+    return lambda record: str(record.get(name) or missing)
 
 
 COMMON = {
     "Commit": commit,
-    "Lock file": _digest("lock", UNKNOWN),
-    "Container image": _digest("image", "none"),
+    "Lock file": _field("lock", UNKNOWN),
+    "Container image": _field("image", "none"),
     "Versions": versions,
 }
-CODE = _digest("code", UNKNOWN)
+CODE = _field("code", UNKNOWN)
 
 
 def _records(results: Results) -> Iterator[Record]:
