@@ -28,6 +28,7 @@ METRICS = {
 }
 COMPARED = {"balanced_accuracy": "balanced accuracy", "top1": "top-1 accuracy"}
 NOTHING = "–"
+STAGES = ("search", "extract", "retrain", "evaluate")  # of a run
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Run:
     genotype: dict[str, Any]
     histories: dict[str, Columns]  # "search", "retrain": columns as in SCHEMAS
     alphas: Columns  # as in SCHEMAS
-    records: dict[str, dict[str, Any]]  # "search", "extract", "retrain", "evaluate": provenance
+    records: dict[str, dict[str, Any]]  # of STAGES: provenance
     cells: dict[str, str]  # "normal", "reduce": SVG
 
     @property

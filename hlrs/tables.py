@@ -9,6 +9,7 @@ from hlrs.report import (
     COMPARED,
     METRICS,
     NOTHING,
+    STAGES,
     Difference,
     Results,
     Run,
@@ -18,7 +19,6 @@ from hlrs.report import (
     points,
 )
 
-STAGES = ("search", "extract", "retrain", "evaluate")  # of a run
 UNKNOWN = "not recorded"
 
 

@@ -7,10 +7,9 @@ from hlrs.artifacts import PROVENANCE, Job, read_json, read_table, replacing, wr
 from hlrs.errors import UserError
 from hlrs.figures import archive
 from hlrs.page import page
-from hlrs.report import Results, Run, files
+from hlrs.report import STAGES, Results, Run, files
 
 TRAINED = ("search", "retrain")  # the stages with a history
-STAGES = ("search", "extract", "retrain", "evaluate")  # of a run
 
 
 def run(job: Job) -> dict[str, Any]:
