@@ -294,6 +294,8 @@ def test_one_seed_says_so():
     assert "+10.0 percentage points" in sentences[1]
     assert "interval" not in sentences[1]
     page = html(make_job({"darts": [0.5], "hlrs": [0.6]}))
+    assert 'class="dot alone"' in page
+    assert 'class="span"' not in page
     assert "needs 2 seeds" in page
     assert "± " not in page.split("<tbody>")[1]
 
