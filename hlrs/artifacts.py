@@ -26,6 +26,7 @@ OUTPUTS = {
     "evaluate": ["metrics.json", "predictions.parquet"],
     "report": [
         "index.html",
+        "figures.zip",
         "metrics.json",
         *(f"{table}.csv" for table in ("runs", "summary", "differences", "classes")),
         *(f"plots/{plot}.csv" for plot in ("class_counts", "class_accuracy", "search", "retrain")),

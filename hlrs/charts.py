@@ -1,24 +1,66 @@
-"""Charts as inline SVG: lines, stacked bars, points.
+"""Charts as inline SVG: lines, stacked bars, points, intervals, differences, reliability.
 
 Colours are classes (`s0`, `s1`, ...; `label`, `grid`, ...) that the page's style sheet defines, so that a
-chart suits light and dark. What a mouse pointer brings up stands in `<title>` elements.
+chart suits light and dark; `document` makes a chart a file of its own, style sheet and legend included. What
+a mouse pointer brings up stands in `<title>` elements.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Literal
+from itertools import groupby
+from string import Template
+from typing import Any, Literal
 
 Values = Sequence[float | None]
+Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # header, rows
+FEW = 30  # classes: up to here each has its name or its hover text
 HOVERABLE = 300  # beyond that many classes, a hover text each would make the page heavy
 CHARACTER = 6.2  # width of a character at 11 px, about
-SAMPLES = {"line": "M1 5H25", "fill": "M6 0h12v10h-12z", "dots": "M12 5h0"}
+MOST_POINTS = 100  # of a line; more would not be seen at the size of a chart
+SAMPLES = {"line": "M1 5H25", "fill": "M6 0h12v10h-12z", "dots": "M12 5h0", "broad": "M1 5H25"}
+LIGHT = {"text": "#1b2330", "soft": "#566172", "rule": "#d5dae2", "page": "#fff", "s0": "#0072b2",
+         "s1": "#c85a00", "s2": "#00805c"}  # fmt: skip
+DARK = {"text": "#e3e7ee", "soft": "#a2acbb", "rule": "#353d4a", "page": "#14181e", "s0": "#56b4e9",
+        "s1": "#f0a04b", "s2": "#35c79a"}  # fmt: skip
+COLOURS = Template(  # of a chart that is a file of its own; on the page, page.html.j2 says the same
+    "svg{background:$page}.label{fill:$soft}.heading,.value,.mark{fill:$text}.inverse{fill:$page}"
+    ".black{fill:#000}"
+    ".grid,.frame{stroke:$rule}.axis,.tick,.band,.guide,.seed{stroke:$soft}.chosen,.minus{stroke:$text}"
+    ".s0{stroke:$s0;fill:$s0}.s1{stroke:$s1;fill:$s1}.s2{stroke:$s2;fill:$s2}"
+)
+SHAPES = (
+    "text{font-family:Helvetica,Arial,sans-serif;font-size:11px}.heading{font-size:12px;font-weight:600}"
+    ".value,.tiny text{font-size:9px}.grid{stroke-width:.7}.axis,.tick,.band,.frame,.guide,.heat{fill:none}"
+    ".line{fill:none;stroke-width:1.3;stroke-linejoin:round;stroke-linecap:round;stroke-opacity:.85}"
+    ".line.s1{stroke-dasharray:5 3}.line.s2{stroke-dasharray:1 3.2;stroke-width:1.8}"
+    ".line.broad{stroke-width:5;stroke-opacity:.35;stroke-dasharray:none}.fill,.range{stroke:none}"
+    ".range{fill-opacity:.2}.dots{fill:none;stroke-width:6;stroke-linecap:round;stroke-opacity:.75}"
+    ".seed{fill:none;stroke-width:5;stroke-linecap:round;stroke-opacity:.6}.guide{stroke-dasharray:4 3}"
+    ".chosen{fill:none;stroke-width:1.5}.minus{fill:none;stroke-width:.8;stroke-opacity:.55}"
+    ".hover{fill:none;stroke:none}"
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An entry of a legend: `classes` and `path` of a sample in a box of 26 × 10 pixels."""
+
+    label: str
+    classes: str
+    path: str
+    attributes: str = ""
+
+    @property
+    def sample(self) -> str:
+        """The sample as SVG."""
+        return f'<path class="{self.classes}" d="{self.path}"{self.attributes}/>'
 
 
 @dataclass(frozen=True)
 class Axes:
-    """What surrounds a chart. `whole`: the x axis counts, so that no tick stands between two numbers."""
+    """What surrounds a chart. `whole`, `whole_y`: an axis counts; no tick stands between two numbers."""
 
     title: str
     x_label: str
@@ -27,18 +69,62 @@ class Axes:
     y_range: tuple[float, float]
     log_x: bool = False
     whole: bool = False
+    whole_y: bool = False
     width: int = 320
     height: int = 210
+    y_names: Sequence[str] = ()  # rows from the top down, in place of numbers on the y axis
+    summary: str = ""  # what the chart says, for those who do not see it
+    room: float = 0.0  # to the right of the axes, for labels
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: points with gaps where y is None; `series` picks the colour and the dash."""
+    """One line: points with gaps where y is None; `series` picks the colour and the dash.
+
+    `kind`: "line" or "line broad"; `end`: a short label where the line ends.
+    """
 
     label: str
     series: int
     xs: Sequence[float]
     ys: Values
+    kind: str = "line"
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The area between two lines."""
+
+    label: str
+    series: int
+    xs: Sequence[float]
+    lows: Values
+    highs: Values
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A row of a chart of intervals: single values, their mean and, if there is one, its interval."""
+
+    label: str
+    values: Sequence[float]
+    mean: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar from 0 to `value`, with a whisker from `low` to `high` over it; no value: no bar."""
+
+    label: str
+    series: int
+    value: float | None
+    low: float
+    high: float
+
+
+Band = tuple[str, int, int]  # what stands above bars: label, first and last bar
 
 
 @dataclass(frozen=True)
@@ -77,6 +163,13 @@ def log_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
+def rank_ticks(count: int) -> list[int]:
+    """1 and about five round numbers up to `count`."""
+    ticks = [round(tick) for tick in nice_ticks(1, max(count, 2), smallest=1.0)]
+    first = 1 + (ticks[1] - ticks[0]) / 2  # nothing so close to 1
+    return [1, *(tick for tick in ticks if first < tick <= count)]
+
+
 def number(value: float) -> str:
     """A tick's text: no needless digits, a real minus sign, thousands apart."""
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -88,9 +181,16 @@ class _Frame:
 
     def __init__(self, axes: Axes, top: int = 26, x_ticks: bool = True) -> None:
         self.axes, self.x_ticks = axes, x_ticks
-        self.ys = nice_ticks(*axes.y_range)
-        self.left = 24 + CHARACTER * max(len(number(tick)) for tick in self.ys)
-        self.right, self.top, self.bottom = axes.width - 12.0, float(top), axes.height - 38.0
+        names = axes.y_names
+        self.ys = (
+            [float(i) for i in range(len(names))]
+            if names
+            else nice_ticks(*axes.y_range, smallest=1.0 if axes.whole_y else 0.0)
+        )
+        self.y_texts = [*names] or [number(tick) for tick in self.ys]
+        self.y0, self.y1 = (len(names) - 0.5, -0.5) if names else (self.ys[0], self.ys[-1])
+        self.left = (28 if axes.y_label else 12) + CHARACTER * max(map(len, self.y_texts))
+        self.right, self.top, self.bottom = axes.width - 12.0 - axes.room, float(top), axes.height - 38.0
         self.x0, self.x1 = (math.log10(v) if axes.log_x else v for v in axes.x_range)
 
     def x(self, value: float) -> float:
@@ -98,7 +198,7 @@ class _Frame:
         return self.left + (value - self.x0) / (self.x1 - self.x0) * (self.right - self.left)
 
     def y(self, value: float) -> float:
-        return self.bottom - (value - self.ys[0]) / (self.ys[-1] - self.ys[0]) * (self.bottom - self.top)
+        return self.bottom - (value - self.y0) / (self.y1 - self.y0) * (self.bottom - self.top)
 
     def _ticks(self) -> list[float]:
         low, high = self.axes.x_range
@@ -110,100 +210,284 @@ class _Frame:
     def draw(self, body: list[str]) -> str:
         """The whole chart as SVG, `body` between the grid and the labels."""
         axes, parts = self.axes, []
-        for tick in self.ys:
+        for tick, text in zip(self.ys, self.y_texts, strict=True):
             y = self.y(tick)
             parts.append(f'<path class="grid" d="M{self.left:.1f} {y:.1f}H{self.right:.1f}"/>')
-            parts.append(_text(self.left - 5, y + 3.8, number(tick), "end"))
+            parts.append(written(self.left - 5, y + 3.8, text, "end"))
         for tick in self._ticks() if self.x_ticks else []:
             x = self.x(tick)
             parts.append(f'<path class="tick" d="M{x:.1f} {self.bottom:.1f}v4"/>')
-            parts.append(_text(x, self.bottom + 15, number(tick)))
+            parts.append(written(x, self.bottom + 15, number(tick)))
         parts.append(f'<path class="axis" d="M{self.left:.1f} {self.bottom:.1f}H{self.right:.1f}"/>')
-        parts.append(_text((self.left + self.right) / 2, axes.height - 6, axes.x_label))
-        middle = (self.top + self.bottom) / 2
-        turned = f'transform="translate(11 {middle:.1f}) rotate(-90)"'
-        parts.append(f'<text class="label" text-anchor="middle" {turned}>{escape(axes.y_label)}</text>')
-        parts.append(_text(self.left, 13, axes.title, "start", "heading"))
-        return (
-            f'<svg class="chart" role="img" viewBox="0 0 {axes.width} {axes.height}" width="{axes.width}"'
-            f' height="{axes.height}" aria-label="{escape(axes.title)}: {escape(axes.y_label)} against'
-            f' {escape(axes.x_label)}">{"".join(parts)}{"".join(body)}</svg>'
-        )
+        parts.append(written((self.left + self.right) / 2, axes.height - 6, axes.x_label))
+        if axes.y_label:
+            turned = f'transform="translate(11 {(self.top + self.bottom) / 2:.1f}) rotate(-90)"'
+            parts.append(f'<text class="label" text-anchor="middle" {turned}>{escape(axes.y_label)}</text>')
+        parts.append(written(self.left, 13, axes.title, "start", "heading"))
+        said = f"{axes.title}: {axes.y_label} against {axes.x_label}" if axes.y_label else axes.title
+        return svg(axes.width, axes.height, f"{said}. {axes.summary}".rstrip(), parts + body)
 
 
-def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "label") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def svg(width: float, height: float, said: str, parts: Iterable[str]) -> str:
+    """A chart's element around its parts; `said`: what a screen reader says."""
+    return (
+        f'<svg class="chart" role="img" viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
+        f' height="{height:g}" aria-label="{escape(said)}">{"".join(parts)}</svg>'
+    )
 
 
-def line_chart(lines: Sequence[Line], axes: Axes) -> str:
-    """Lines over a common x axis; a point between two gaps is drawn as a dot."""
+def written(x: float, y: float, words: str, anchor: str = "middle", kind: str = "label") -> str:
+    """A text element; `anchor`: start, middle or end."""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def thinned(count: int) -> list[int]:
+    """Positions of at most MOST_POINTS of `count` points, evenly spaced; the last one is among them."""
+    step = -(-count // MOST_POINTS)
+    return [i for i in range(count) if (count - 1 - i) % step == 0]
+
+
+def line_chart(
+    lines: Sequence[Line],
+    axes: Axes,
+    ranges: Sequence[Range] = (),
+    guides: Sequence[tuple[float, str]] = (),
+    points: Sequence[Point] = (),
+) -> str:
+    """Lines over a common x axis; a point between two gaps is drawn as a dot.
+
+    `ranges` lie below the lines, `guides` are levels (y, label) to compare with, `points` stand out.
+    """
     frame = _Frame(axes)
-    body = []
+    body = [_range(frame, area) for area in ranges]
+    for level, label in guides:
+        height = frame.y(level)
+        body.append(f'<path class="guide" d="M{frame.left:.1f} {height:.1f}H{frame.right:.1f}"/>')
+        body.append(written(frame.right, height - 3, label, "end"))
+    ends: list[tuple[float, str]] = []
     for line in lines:
-        path, pen_down = [], False
-        for x, y in zip(line.xs, line.ys, strict=True):
-            if y is None or not math.isfinite(y):
-                pen_down = False
-                continue
-            path.append(
-                f"{'L' if pen_down else 'M'}{frame.x(x):.1f} {frame.y(y):.1f}{'' if pen_down else 'h0'}"
-            )
-            pen_down = True
-        if path:
+        path, last = _path(frame, line)
+        if last is not None:
             title = f"<title>{escape(line.label)}</title>"
-            body.append(f'<path class="line s{line.series}" d="{"".join(path)}">{title}</path>')
-    return frame.draw(body)
+            body.append(f'<path class="{line.kind} s{line.series}" d="{path}">{title}</path>')
+            ends += [(last, line.end)] if line.end else []
+    body += [
+        f'<circle class="mark" cx="{frame.x(p.x):.1f}" cy="{frame.y(p.y):.1f}" r="3.2">'
+        f"<title>{escape(p.label)}</title></circle>"
+        for p in points
+    ]
+    return frame.draw(body + _end_labels(frame, ends))
+
+
+def _path(frame: _Frame, line: Line) -> tuple[str, float | None]:
+    """A line's path, in tenths of a pixel from point to point, and the height where it ends."""
+    path: list[str] = []
+    pen: tuple[int, int] | None = None
+    last = None
+    for i in thinned(len(line.xs)):
+        value = line.ys[i]
+        if value is None or not math.isfinite(value):
+            pen = None
+            continue
+        x, y = round(10 * frame.x(line.xs[i])), round(10 * frame.y(value))
+        step = f"l{_tenths(x - pen[0])} {_tenths(y - pen[1])}" if pen else f"M{_tenths(x)} {_tenths(y)}h0"
+        path.append(step)
+        pen, last = (x, y), y / 10
+    return "".join(path).replace(" -", "-"), last
+
+
+def _tenths(value: int) -> str:
+    text = f"{value / 10:g}"
+    return text.replace("0.", ".", 1) if abs(value) < 10 else text
+
+
+def _range(frame: _Frame, area: Range) -> str:
+    """The area as one path, there along the highs and back along the lows; gaps are bridged."""
+    places = [i for i in thinned(len(area.xs)) if area.lows[i] is not None and area.highs[i] is not None]
+    there = [f"{frame.x(area.xs[i]):.1f} {frame.y(area.highs[i]):.1f}" for i in places]  # type: ignore[arg-type]
+    back = [f"{frame.x(area.xs[i]):.1f} {frame.y(area.lows[i]):.1f}" for i in reversed(places)]  # type: ignore[arg-type]
+    title = f"<title>{escape(area.label)}</title>"
+    return f'<path class="range s{area.series}" d="M{"L".join(there + back)}z">{title}</path>'
+
+
+def _end_labels(frame: _Frame, ends: Sequence[tuple[float, str]]) -> list[str]:
+    """Labels to the right of the lines, moved up where two would overlap."""
+    body, above = [], math.inf
+    for y, label in sorted(set(ends), reverse=True):
+        above = min(y + 3.8, above - 12)
+        body.append(written(frame.right + 4, above, label, "start"))
+    return body
 
 
 def bar_chart(
     stacks: Mapping[str, Sequence[float]],
     names: Sequence[str],
     axes: Axes,
-    bands: Sequence[tuple[str, int, int]],
+    bands: Sequence[Band],
 ) -> str:
-    """A stacked bar a name, `stacks` from below up; `bands` (label, first, last) stand above the bars."""
+    """A stacked bar a name, `stacks` from below up; `bands` stand above the bars.
+
+    Bars too narrow to stand apart are drawn as the steps of one outline.
+    """
     frame = _Frame(axes, top=48, x_ticks=False)
     pitch = (frame.right - frame.left) / max(len(names), 1)
-    gap = min(pitch * 0.2, 6.0) if pitch > 4 else 0.0
     base, body = [0.0] * len(names), []
     for series, values in enumerate(stacks.values()):
-        path = []
-        for i, value in enumerate(values):
-            x, y, height = (
-                frame.left + i * pitch + gap / 2,
-                frame.y(base[i] + value),
-                frame.y(0) - frame.y(value),
-            )
-            path.append(
-                f"M{x:.1f} {y:.1f}h{pitch - gap:.1f}v{height:.1f}h{gap - pitch:.1f}z" if value else ""
-            )
-            base[i] += value
-        body.append(f'<path class="fill s{series}" d="{"".join(path)}"/>')
+        tops = [below + value for below, value in zip(base, values, strict=True)]
+        outline = _bars if pitch > 4 else _steps
+        path = outline(frame, pitch, [frame.y(v) for v in base], [frame.y(v) for v in tops])
+        body.append(f'<path class="fill s{series}" d="{path}"/>')
+        base = tops
+    body += _bands(frame, pitch, bands, 43)
+    return frame.draw(body + _bar_names(frame, pitch, names, stacks))
+
+
+def _bars(frame: _Frame, pitch: float, base: Sequence[float], tops: Sequence[float]) -> str:
+    gap = min(pitch * 0.2, 6.0)
+    return "".join(
+        f"M{frame.left + i * pitch + gap / 2:.1f} {top:.1f}h{pitch - gap:.1f}v{below - top:.1f}"
+        f"h{gap - pitch:.1f}z"
+        for i, (below, top) in enumerate(zip(base, tops, strict=True))
+        if below > top
+    )
+
+
+def _steps(frame: _Frame, pitch: float, base: Sequence[float], tops: Sequence[float]) -> str:
+    """The outline around neighbouring bars, equal ones as one step: along the tops, back along the base."""
+
+    def along(heights: list[str], order: Iterable[int], far: int) -> str:
+        return "".join(
+            f"V{height}H{frame.left + (max(group) + 1 if far else min(group)) * pitch:.1f}"
+            for height, group in ((h, [*g]) for h, g in groupby(order, key=lambda i: heights[i]))
+        )
+
+    there = along([f"{v:.1f}" for v in tops], range(len(tops)), 1)
+    back = along([f"{v:.1f}" for v in base], range(len(base) - 1, -1, -1), 0)
+    return f"M{frame.left:.1f} {base[0]:.1f}{there}{back}z"
+
+
+def _bands(frame: _Frame, pitch: float, bands: Sequence[Band], y: float) -> list[str]:
+    """Brackets above the bars, with as much of their labels as there is room for."""
+    body = []
     for label, first, last in bands:
         x, end = frame.left + first * pitch + 1, frame.left + (last + 1) * pitch - 1
-        body.append(f'<path class="band" d="M{x:.1f} 43v-6H{end:.1f}v6"/>')
-        body.append(_text((x + end) / 2, 33, label))
-    return frame.draw(body + _bar_names(frame, pitch, names, stacks))
+        body.append(f'<path class="band" d="M{x:.1f} {y:.0f}v-6H{end:.1f}v6"/>')
+        fits = label if len(label) * CHARACTER < end - x + 6 else label[:3] if end - x > 16 else ""
+        body.append(written((x + end) / 2, y - 10, fits) if fits else "")
+    return body
 
 
 def _bar_names(
     frame: _Frame, pitch: float, names: Sequence[str], stacks: Mapping[str, Sequence[float]]
 ) -> list[str]:
     """Hover texts for every bar, and the names below where there is room, else every so many ranks."""
-    body = []
-    room = pitch > CHARACTER * (1 + max((len(name) for name in names), default=0))
-    ranks = {round(tick) for tick in nice_ticks(1, max(len(names), 2), 10, 1.0)} | {1}
-    for i, name in enumerate(names):
-        x = frame.left + i * pitch
-        if room or i + 1 in ranks:
-            body.append(_text(x + pitch / 2, frame.bottom + 15, name if room else str(i + 1)))
-        if len(names) <= HOVERABLE:
-            counts = ", ".join(f"{label} {number(values[i])}" for label, values in stacks.items())
-            area = (
-                f'x="{x:.1f}" y="{frame.top:.0f}" width="{pitch:.1f}" height="{frame.bottom - frame.top:.1f}"'
-            )
-            body.append(f'<rect class="hover" {area}><title>{escape(f"{name}: {counts}")}</title></rect>')
+    body = _bar_labels(frame, pitch, names)
+    for i, name in enumerate(names if len(names) <= HOVERABLE else ()):
+        counts = ", ".join(f"{label} {number(values[i])}" for label, values in stacks.items())
+        body.append(_bar_title(frame, pitch, i, f"{name}: {counts}"))
     return body
+
+
+def _bar_labels(frame: _Frame, pitch: float, names: Sequence[str]) -> list[str]:
+    """The names where there is room for them, else some ranks."""
+    if pitch < CHARACTER * (1 + max((len(name) for name in names), default=0)):
+        return _rank_labels(frame, len(names))
+    return [written(frame.left + (i + 0.5) * pitch, frame.bottom + 15, name) for i, name in enumerate(names)]
+
+
+def _rank_labels(frame: _Frame, count: int) -> list[str]:
+    """Some of the ranks 1 to `count` along the x axis."""
+    body, room = [], (frame.right - frame.left) / count > CHARACTER * (1 + len(str(count)))
+    for rank in range(1, count + 1) if room else rank_ticks(count):
+        half = CHARACTER * len(str(rank)) / 2
+        x = frame.left + (rank - 0.5) / count * (frame.right - frame.left)
+        body.append(written(min(x, frame.axes.width - half), frame.bottom + 15, str(rank)))
+    return body
+
+
+def _bar_title(frame: _Frame, pitch: float, place: int, words: str) -> str:
+    """What the pointer brings up over a bar."""
+    x, height = frame.left + place * pitch, frame.bottom - frame.top
+    area = f'x="{x:.1f}" y="{frame.top:.0f}" width="{pitch:.1f}" height="{height:.1f}"'
+    return f'<rect class="hover" {area}><title>{escape(words)}</title></rect>'
+
+
+def difference_chart(bars: Sequence[Bar], ranks: int, axes: Axes, bands: Sequence[Band]) -> str:
+    """Bars up and down from 0, with whiskers, for `ranks` 1 to so many; `bands` stand above the bars.
+
+    What the pointer brings up: if there are few bars.
+    """
+    frame = _Frame(axes, top=56, x_ticks=False)
+    pitch, zero = (frame.right - frame.left) / max(len(bars), 1), frame.y(0)
+    width = pitch * 0.8 if pitch > 4 else pitch
+    body = [f'<path class="axis" d="M{frame.left:.1f} {zero:.1f}H{frame.right:.1f}"/>']
+    for series in sorted({bar.series for bar in bars}):
+        path = "".join(
+            f"M{frame.left + (i + 0.5) * pitch - width / 2:.1f} {zero:.1f}v{frame.y(bar.value) - zero:.1f}"
+            f"h{width:.1f}V{zero:.1f}z"
+            for i, bar in enumerate(bars)
+            if bar.series == series and bar.value is not None
+        )
+        body.append(f'<path class="fill s{series}" d="{path}" fill-opacity=".65"/>')
+    whiskers = "".join(
+        f"M{frame.left + (i + 0.5) * pitch:.1f} {frame.y(bar.low):.1f}V{frame.y(bar.high):.1f}"
+        for i, bar in enumerate(bars)
+        if bar.value is not None and bar.high > bar.low
+    )
+    thin = f'stroke-width="{min(1.5, pitch * 0.3):.1f}" stroke-opacity=".7"'
+    body.append(f'<path class="axis" d="{whiskers}" {thin}/>' if whiskers else "")
+    body += _bands(frame, pitch, bands, 51) + _rank_labels(frame, ranks)
+    few = bars if len(bars) <= FEW else ()
+    return frame.draw(body + [_bar_title(frame, pitch, i, bar.label) for i, bar in enumerate(few)])
+
+
+def interval_chart(rows: Sequence[Spread], axes: Axes) -> str:
+    """A row a spread: dots for single values, an upright bar for their mean, a line for its interval."""
+    frame = _Frame(axes)
+    body = []
+    for i, row in enumerate(rows):
+        y = frame.y(i)
+        if row.interval:
+            ends = [frame.x(v) for v in row.interval]
+            low, high = max(ends[0], frame.left), min(ends[1], frame.right)
+            caps = "".join(f"M{x:.1f} {y - 4:.1f}v8" for x in ends if frame.left <= x <= frame.right)
+            body.append(f'<path class="axis" d="{caps}M{low:.1f} {y:.1f}H{high:.1f}"/>')
+        dots = "".join(f"M{frame.x(v):.1f} {y:.1f}h0" for v in row.values)
+        body.append(f'<path class="seed" d="{dots}"/>')
+        body.append(f'<path class="mark" d="M{frame.x(row.mean) - 1.5:.1f} {y - 7:.1f}h3v14h-3z"/>')
+        area = f'x="{frame.left:.1f}" y="{y - 9:.1f}" width="{frame.right - frame.left:.1f}" height="18"'
+        body.append(f'<rect class="hover" {area}><title>{escape(row.label)}</title></rect>')
+    return frame.draw(body)
+
+
+def reliability_chart(bins: Sequence[Mapping[str, float]], axes: Axes) -> str:
+    """Accuracy of each bin as a bar, a line from there to its mean confidence, the diagonal of calibration.
+
+    Bins as in metrics.json, axes from 0 to 1; above, the share of the images in each bin.
+    """
+    frame = _Frame(axes, top=66)
+    total, most = sum(b["images"] for b in bins), max((b["images"] for b in bins), default=1)
+    bars, gaps, shares, titles = [], [], [], []
+    for b in bins:
+        x, width = frame.x(b["low"]) + 0.5, frame.x(b["high"]) - frame.x(b["low"]) - 1
+        top, middle, tall = frame.y(b["accuracy"]), frame.x(b["confidence"]), 26 * b["images"] / most
+        bars.append(f"M{x:.1f} {frame.bottom:.1f}V{top:.1f}h{width:.1f}V{frame.bottom:.1f}z")
+        gaps.append(f"M{middle:.1f} {top:.1f}V{frame.y(b['confidence']):.1f}")
+        shares.append(f"M{x:.1f} 58v-{tall:.1f}h{width:.1f}v{tall:.1f}z")
+        words = (
+            f"confidence {b['confidence']:.2f}, accuracy {b['accuracy']:.2f},"
+            f" {100 * b['images'] / total:.1f} % of the images"
+        )
+        area = f'x="{x:.1f}" y="32" width="{width:.1f}" height="{frame.bottom - 32:.1f}"'
+        titles.append(f'<rect class="hover" {area}><title>{words}</title></rect>')
+    diagonal = f"M{frame.x(0):.1f} {frame.y(0):.1f}L{frame.x(1):.1f} {frame.y(1):.1f}"
+    body = [
+        f'<path class="fill s0" d="{"".join(bars)}" fill-opacity=".6"/>',
+        f'<path class="fill s2" d="{"".join(shares)}" fill-opacity=".6"/>',
+        f'<path class="guide" d="{diagonal}"/>',
+        f'<path class="chosen" d="{"".join(gaps)}"/>',
+    ]
+    return frame.draw(body + titles)
 
 
 def scatter_chart(points: Sequence[Point], axes: Axes) -> str:
@@ -221,10 +505,68 @@ def scatter_chart(points: Sequence[Point], axes: Axes) -> str:
     return frame.draw(body)
 
 
-def legend(labels: Sequence[str], kind: Literal["line", "fill", "dots"]) -> str:
-    """The labels of series 0, 1, ..., each after a sample of its mark, as HTML."""
-    entries = []
-    for i, label in enumerate(labels):
-        mark = f'<path class="{kind} s{i}" d="{SAMPLES[kind]}"/>'
-        entries.append(f'<li><svg width="26" height="10" aria-hidden="true">{mark}</svg>{escape(label)}</li>')
-    return f'<ul class="legend">{"".join(entries)}</ul>'
+def marks(labels: Sequence[str], kind: Literal["line", "fill", "dots"]) -> list[Mark]:
+    """The labels of series 0, 1, ..., each with a sample of its mark."""
+    return [Mark(label, f"{kind} s{i}", SAMPLES[kind]) for i, label in enumerate(labels)]
+
+
+def legend(entries: Sequence[Mark]) -> str:
+    """A legend as HTML."""
+    items = "".join(
+        f'<li><svg width="26" height="10" aria-hidden="true">{mark.sample}</svg>{escape(mark.label)}</li>'
+        for mark in entries
+    )
+    return f'<ul class="legend">{items}</ul>' if entries else ""
+
+
+def document(chart: str, entries: Sequence[Mark]) -> str:
+    """A chart as a file of its own: with colours for light and dark, and its legend below.
+
+    Colours stand in plain style rules, which Inkscape, LaTeX's converters and browsers read.
+    """
+    head, body = chart.removesuffix("</svg>").split(">", 1)
+    width, height = (float(head.split(f'{name}="')[1].split('"')[0]) for name in (" width", " height"))
+    place, rows = 12.0, []
+    below = height + 6
+    for mark in entries:
+        room = 40 + CHARACTER * len(mark.label)
+        if place > 12 and place + room > width:
+            place, below = 12.0, below + 17
+        sample = f'<g transform="translate({place:.1f} {below:.1f})">{mark.sample}</g>'
+        rows.append(sample + written(place + 31, below + 9, mark.label, "start"))
+        place += room
+    tall = below + 17 if entries else height
+    style = (
+        f"{COLOURS.substitute(LIGHT)}@media (prefers-color-scheme:dark){{{COLOURS.substitute(DARK)}}}{SHAPES}"
+    )
+    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    head = head.replace(f' height="{height:g}"', f' height="{tall:g}"')
+    head = head.replace(f'viewBox="0 0 {width:g} {height:g}"', f'viewBox="0 0 {width:g} {tall:g}"')
+    return f"{head}><style>{style}</style>{body}{''.join(rows)}</svg>\n"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Charts on common axes under one title; `name`: unique within the data set, fit for a file's name.
+
+    `parts`: SVG by a name fit for a file's; `data`: the numbers drawn, None where they are a machine's
+    (times, speeds).
+    """
+
+    name: str
+    title: str
+    marks: Sequence[Mark]
+    parts: dict[str, str]
+    note: str = ""
+    wide: bool = False  # charts as wide as they are, in place of small multiples
+    data: Table | None = None
+
+    @property
+    def legend(self) -> str:
+        """HTML."""
+        return legend(self.marks)
+
+    @property
+    def charts(self) -> list[str]:
+        """SVG, to be inlined."""
+        return list(self.parts.values())

@@ -1,28 +1,25 @@
-"""The report's figures: what is drawn of a data set's results, section by section."""
+"""The report's figures, section by section; and all of them as an archive of SVG and CSV."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
+import csv
+import io
+import math
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from hlrs import charts
-from hlrs.artifacts import SUBSETS
-from hlrs.longtail.metrics import GROUPS
-from hlrs.report import NOTHING, Columns, Results, Run, class_means, finite, percent
+from hlrs import charts, outcomes
+from hlrs.charts import Figure
+from hlrs.heatmaps import MOST_COLUMNS
+from hlrs.report import Results, Run
+from hlrs.trajectories import RETRAIN_PANELS, SEARCH_PANELS, SINGLE_LINES, curves_figure, maps
+from hlrs.trajectories import speed as speed
 
-TRAINED = SUBSETS[:3]  # all but the test images
+Methods = dict[str, list[Run]]
 
-
-@dataclass(frozen=True)
-class Figure:
-    """Charts on common axes under one title; `name`: unique within the data set, fit for a file's name."""
-
-    name: str
-    title: str
-    legend: str  # HTML
-    charts: list[str]  # SVG
-    note: str = ""
-    wide: bool = False  # one chart as wide as it is, in place of small multiples
+MAPS_BYTES = 3_000_000  # of a page's maps of architecture weights
+OPEN_MAPS = 6  # methods: of more, the maps are folded
 
 
 @dataclass(frozen=True)
@@ -35,178 +32,131 @@ class Section:
     folded: bool = False
 
 
-def sections(results: Results, dataset: str) -> list[Section]:
-    """Everything that is drawn of a data set, in the order of the page."""
+def sections(results: Results, dataset: str, *, complete: bool = False) -> list[Section]:
+    """Everything that is drawn of a data set, in the order of the page; `complete`: whatever its size."""
     methods = results.methods(dataset)
+    reference = results.report["reference"]
+    classes = [outcomes.accuracy_figure(results, methods)]
+    if reference in methods and len(methods) > 1:
+        classes.append(outcomes.differences_figure(results, dataset, methods))
     return [
-        Section("Images a class", [_counts_figure(results, dataset)]),
-        Section("Accuracy of a class against its training images", [_accuracy_figure(results, methods)]),
+        Section("Images a class", [outcomes.counts_figure(results, dataset)]),
+        Section("Accuracy of the methods", [outcomes.methods_figure(results, methods)]),
+        Section("Accuracy of a class against its training images", classes),
+        Section("Confusions", outcomes.confusion_figures(results, dataset, methods)),
+        Section("Calibration", [outcomes.calibration_figure(methods)]),
         _search_section(methods),
-        Section("Training from scratch", [_curves_figure(p, "retrain", methods) for p in RETRAIN_PANELS]),
+        *(_every_map(methods) if complete else _maps_sections(methods, MAPS_BYTES // len(results.classes))),
+        Section(
+            "Training from scratch", [curves_figure(panel, "retrain", methods) for panel in RETRAIN_PANELS]
+        ),
     ]
 
 
-def _search_section(methods: dict[str, list[Run]]) -> Section:
+def _search_section(methods: Methods) -> Section:
     untrained = [
         name for name, runs in methods.items() if not any(r.histories["search"]["epoch"] for r in runs)
     ]
     notes = [f"Nothing is trained in the search of {', '.join(untrained)}: no curves."] if untrained else []
     if len(untrained) == len(methods):
         return Section("Search", [], notes[0])
-    notes.append("One line a seed; gaps where there was nothing to measure.")
-    return Section("Search", [_curves_figure(p, "search", methods) for p in SEARCH_PANELS], " ".join(notes))
-
-
-# --- curves -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A figure of curves over the epochs: `columns` (column -> label), one chart a method, a line a seed."""
-
-    name: str
-    title: str
-    y_label: str
-    columns: dict[str, str]
-    shares: tuple[str, ...] = field(default=())  # drawn relative to the run's largest value
-    scale: float = 1.0
-    zero: bool = False
-
-
-SPEED = Panel("speed", "Speed", "images per second", {"images_per_second": "images per second"}, zero=True)
-SEARCH_PANELS = (
-    Panel("losses", "Losses", "loss", {"weights_loss": "weight steps", "alphas_loss": "architecture steps"}),
-    Panel(
-        "rates",
-        "Learning rates and mixing",
-        "rate ÷ its largest; m",
-        {
-            "weights_lr": "learning rate of the weights",
-            "alphas_lr": "learning rate of the architecture",
-            "mixing": "mixing coefficient m",
-        },
-        shares=("weights_lr", "alphas_lr"),
-        zero=True,
-    ),
-    Panel(
-        "entropy",
-        "Entropy of the architecture",
-        "nats",
-        {"entropy_normal": "normal cell", "entropy_reduce": "reduction cell"},
-    ),
-    Panel(
-        "skips",
-        "Skip connections",
-        "in the genotype",
-        {"skips_normal": "normal cell", "skips_reduce": "reduction cell"},
-        zero=True,
-    ),
-    Panel(
-        "accuracy",
-        "Accuracy in the search",
-        "per cent",
-        {"weights_accuracy": "weight steps", "alphas_accuracy": "architecture steps"},
-        scale=100,
-    ),
-    SPEED,
-)
-RETRAIN_PANELS = (
-    Panel("loss", "Loss", "loss", {"loss": "training images"}, zero=True),
-    Panel(
-        "accuracy",
-        "Accuracy",
-        "per cent",
-        {"accuracy": "training images", "holdout_accuracy": "holdout"},
-        scale=100,
-    ),
-    SPEED,
-)
-
-
-def _curves_figure(panel: Panel, stage: str, methods: dict[str, list[Run]]) -> Figure:
-    """The charts of a panel, all on the same axes; a method without such data has none."""
-    lines = {
-        name: [line for run in runs for line in _lines(panel, stage, run)] for name, runs in methods.items()
-    }
-    lines = {name: found for name, found in lines.items() if found}
-    every = [line for found in lines.values() for line in found]
-    x_range = charts.extent(x for line in every for x in line.xs)
-    y_range = charts.extent((y for line in every for y in line.ys), zero=panel.zero)
-    drawn = [
-        charts.line_chart(found, charts.Axes(name, "epoch", panel.y_label, x_range, y_range, whole=True))
-        for name, found in lines.items()
-    ]
-    used = {line.series for line in every}
-    labels = [label for i, label in enumerate(panel.columns.values()) if i <= max(used, default=-1)]
-    return Figure(f"{stage}_{panel.name}", panel.title, charts.legend(labels, "line"), drawn)
-
-
-def _lines(panel: Panel, stage: str, run: Run) -> Iterator[charts.Line]:
-    """The lines of one run, columns without any number left out."""
-    columns = speed(run.records[stage]) if panel is SPEED else run.histories[stage]
-    for series, (column, label) in enumerate(panel.columns.items()):
-        values = columns[column]
-        known = finite(values)
-        if not known:
-            continue
-        largest = max(known) if column in panel.shares else 1 / panel.scale
-        note = f" (largest {largest:.3g})" if column in panel.shares else ""
-        ys = [None if y is None else y / (largest or 1.0) for y in values]
-        yield charts.Line(f"{run.name}: {label}{note}", series, columns["epoch"], ys)
-
-
-def speed(record: dict[str, Any]) -> Columns:
-    """Images per second of each epoch of a job."""
-    rows = record.get("throughput") or []
-    return {name: [row.get(name) for row in rows] for name in ("epoch", "images_per_second")}
-
-
-# --- classes ------------------------------------------------------------------------------------------
-
-
-def _counts_figure(results: Results, dataset: str) -> Figure:
-    """Images a class, largest class first, with the groups that the evaluation used."""
-    classes = results.classes[dataset]
-    counts = {subset: classes["counts"][subset] for subset in TRAINED if any(classes["counts"][subset])}
-    size = [sum(column) for column in zip(*(classes["counts"][s] for s in SUBSETS[:2]), strict=True)]
-    order = sorted(range(len(size)), key=lambda c: (-size[c], c))
-    groups = next(run.metrics["groups"] for run in results.runs if run.dataset == dataset)
-    tallest = max(sum(column) for column in zip(*counts.values(), strict=True))
-    width = min(1120, max(420, 80 + 34 * len(order)))
-    axes = charts.Axes("", "class, by size", "images", (0, 1), (0, tallest), width=width, height=280)
-    stacks = {subset: [values[c] for c in order] for subset, values in counts.items()}
-    bands, start = [], 0
-    for group, members in groupby(order, key=lambda c: groups[c]):
-        end = start + len(list(members))
-        bands.append((group, start, end - 1))
-        start = end
-    low, high = min(classes["counts"]["test"]), max(classes["counts"]["test"])
-    test = f"{low}" if low == high else f"{low} to {high}"
-    factor = f"{max(size) / min(size):.3g}" if min(size) else NOTHING
-    return Figure(
-        "class_counts",
-        "Training and test images",
-        charts.legend([*counts], "fill"),
-        [charts.bar_chart(stacks, [classes["names"][c] for c in order], axes, bands)],
-        "Imbalance of the training images (weights and alphas), largest class to smallest: "
-        f"{factor}. Test images a class: {test}.",
-        wide=True,
+    notes.append("One line a seed, equal ones once; gaps where there was nothing to measure.")
+    if any(len(runs) > SINGLE_LINES for runs in methods.values()):
+        notes.append(f"Of more than {SINGLE_LINES} seeds: their median, and shaded their range.")
+    return Section(
+        "Search", [curves_figure(panel, "search", methods) for panel in SEARCH_PANELS], " ".join(notes)
     )
 
 
-def _accuracy_figure(results: Results, methods: dict[str, list[Run]]) -> Figure:
-    """Accuracy of every class against its training images, a chart a method."""
-    rows = {method: class_means(results, runs) for method, runs in methods.items()}
-    sizes = [row[3] for found in rows.values() for row in found if row[3] > 0]
-    x_range = (0.8 * min(sizes, default=1), 1.25 * max(sizes, default=1))
-    drawn = []
-    for method, found in rows.items():
-        marks = [
-            charts.Point(f"{name}: {percent(y)} %, {count} images", GROUPS.index(group), count, 100 * y)
-            for _, name, group, count, y in found
-            if y is not None and count > 0
+# --- architecture weights -----------------------------------------------------------------------------
+
+MAPS_NOTE = (
+    "Softmax weight of each primitive on each edge. Across: the epochs, from the start of the search on,"
+    f" neighbouring ones together (at most {MOST_COLUMNS} columns). Down: the primitives. Framed: the edges"
+    " in the genotype, with a mark at their primitive. All methods are on the same scale."
+)
+
+
+def _every_map(methods: Methods) -> list[Section]:
+    """A figure a method, all its seeds."""
+    drawn = maps(run for runs in methods.values() for run in runs)
+    figures = []
+    for method, runs in methods.items():
+        parts = {f"seed_{run.seed}": drawn.chart(run, hover=True) for run in runs}
+        figures.append(drawn.figure(f"maps_{method}", method, parts, runs))
+    return [Section("Architecture weights over the epochs", figures)]
+
+
+def _maps_sections(methods: Methods, budget: int) -> list[Section]:
+    """The first seed of each method; folded, seed after seed of the others until `budget` bytes are spent."""
+    drawn = maps(run for runs in methods.values() for run in runs)
+    first = [
+        drawn.figure(f"maps_{method}", method, {"map": drawn.chart(runs[0], hover=True)}, runs[:1])
+        for method, runs in methods.items()
+    ]
+    many = len(methods) > OPEN_MAPS
+    found = [Section("Architecture weights over the epochs", first, MAPS_NOTE, folded=many)]
+    more: dict[str, dict[str, str]] = {method: {} for method in methods}
+    spent = sum(len(figure.charts[0].encode()) for figure in first)
+    left_out = 0
+    for run in sorted((run for runs in methods.values() for run in runs[1:]), key=lambda run: run.seed):
+        chart = "" if left_out else drawn.chart(run, hover=False)
+        size = len(chart.encode())
+        if left_out or spent + size > budget:
+            left_out += 1
+        else:
+            more[run.method][f"seed_{run.seed}"] = chart
+            spent += size
+    shown = sum(map(len, more.values()))
+    if shown or left_out:
+        figures = [
+            drawn.figure(f"more_maps_{method}", method, parts, methods[method][1:])
+            for method, parts in more.items()
+            if parts
         ]
-        axes = charts.Axes(method, "training images", "per cent", x_range, (0, 100), log_x=True)
-        drawn.append(charts.scatter_chart(marks, axes))
-    legend = charts.legend([f"{group}-shot" for group in GROUPS], "dots")
-    return Figure("class_accuracy", "One point a class, mean over the seeds", legend, drawn)
+        note = f"Searches shown: {shown}."
+        if left_out:
+            note += f" {left_out} are left out to keep the page small; figures.zip has them all."
+        found.append(Section("Architecture weights of the other seeds", figures, note, folded=True))
+    return found
+
+
+# --- all of them --------------------------------------------------------------------------------------
+
+
+def archive(results: Results, path: Path) -> None:
+    """Write every figure as SVG and CSV: <dataset>/<figure>/<chart>.svg, <dataset>/<figure>.csv.
+
+    The same results give the same bytes: figures of times and speeds are left out.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for dataset in results.classes:
+            for section in sections(results, dataset, complete=True):
+                for figure in section.figures:
+                    if figure.data is not None:
+                        _add(file, f"{dataset}/{figure.name}.csv", _csv(*figure.data))
+                        for name, chart in figure.parts.items():
+                            svg = charts.document(chart, figure.marks)
+                            _add(file, f"{dataset}/{figure.name}/{name}.svg", svg)
+
+
+def _add(file: zipfile.ZipFile, name: str, text: str) -> None:
+    entry = zipfile.ZipInfo(name)  # dated 1980, whenever it is made
+    entry.compress_type, entry.create_system, entry.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
+    file.writestr(entry, text)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Six digits a float, nothing where there is no number."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([_plain(value) for value in row])
+    return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else ""
+    return value

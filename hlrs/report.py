@@ -9,7 +9,6 @@ import io
 import json
 import math
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ METRICS = {
 }
 COMPARED = {"balanced_accuracy": "balanced accuracy", "top1": "top-1 accuracy"}
 NOTHING = "–"
+STAGES = ("search", "extract", "retrain", "evaluate")  # of a run
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Run:
     genotype: dict[str, Any]
     histories: dict[str, Columns]  # "search", "retrain": columns as in SCHEMAS
     alphas: Columns  # as in SCHEMAS
-    records: dict[str, dict[str, Any]]  # "search", "extract", "retrain", "evaluate": provenance
+    records: dict[str, dict[str, Any]]  # of STAGES: provenance
     cells: dict[str, str]  # "normal", "reduce": SVG
 
     @property
@@ -302,15 +302,20 @@ def answer(results: Results, differences: list[Difference]) -> list[str]:
         return ["One seed a method: no difference can be told from chance yet.", *sentences]
     if len(main) == 1:
         return sentences
-    counts = Counter(d.verdict for d in main)
-    higher, lower = counts["higher"], counts["lower"]
-    if not higher and not lower:
+    shown = {verdict: [d.mean for d in main if d.verdict == verdict] for verdict in ("higher", "lower")}
+    left = len(main) - sum(map(len, shown.values()))
+    if left == len(main):
         return [f"No difference to {reference} in balanced accuracy is shown in any comparison.", *sentences]
-    headline = (
-        f"Against {reference}, balanced accuracy is higher in {higher} and lower in {lower} of {len(main)}"
-        f" comparisons; no difference is shown in {len(main) - higher - lower}."
-    )
-    return [headline, *sentences]
+    parts = [f"{verdict} in {len(means)} ({_range(means)})" for verdict, means in shown.items() if means]
+    rest = f"; the other {'one' if left == 1 else left} cannot be told from chance" if left else ""
+    found = f"{' and '.join(parts)} of {len(main)} comparisons{rest}"
+    return [f"Against {reference}, balanced accuracy is {found}.", *sentences]
+
+
+def _range(means: list[float]) -> str:
+    """From the smallest change to the largest."""
+    first, last = (points(abs(end(means, key=abs))).lstrip("+") for end in (min, max))
+    return f"by {first} points" if first == last else f"by {first} to {last} points"
 
 
 def _sentence(d: Difference) -> str:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hlrs.longtail.metrics import confusion, evaluate, expected_calibration_error, groups
+from hlrs.longtail.metrics import calibration, confusion, evaluate, expected_calibration_error, groups
 
 # Five classes; class 4 has no test images, class 0 the most.
 TRAIN_COUNTS = [150, 101, 100, 20, 19]
@@ -86,23 +86,36 @@ def test_calibration_error_by_hand():
     # (.4, .6] has .55 right and .45 wrong: 0;  (.2, .4] has .25 wrong: .25;  sum / 6 images
     confidence = np.array([0.95, 0.85, 0.65, 0.55, 0.45, 0.25])
     correct = np.array([True, False, True, True, False, False])
-    error = expected_calibration_error(confidence, correct, 5)
+    error = expected_calibration_error(calibration(confidence, correct, 5))
     assert error == pytest.approx((0.8 + 0.35 + 0 + 0.25) / 6)
+
+
+def test_reliability_diagram_by_hand():
+    # (.2, .4] nothing; (.4, .6] .55 right, .45 wrong; (.6, .8] .65 right; (.8, 1] .95 right, .85 wrong
+    confidence = np.array([0.95, 0.85, 0.65, 0.55, 0.45])
+    diagram = calibration(confidence, np.array([True, False, True, True, False]), 5)
+    assert [(b["low"], b["high"], b["images"], b["accuracy"]) for b in diagram] == [
+        (0.4, 0.6, 2, 0.5), (0.6, 0.8, 1, 1.0), (0.8, 1.0, 2, 0.5),
+    ]  # fmt: skip
+    assert [b["confidence"] for b in diagram] == pytest.approx([0.5, 0.65, 0.9])
 
 
 def test_calibration_intervals_include_their_upper_end():
     # (0, .5] and (.5, 1]: |1 - .5|/2 + |0 - .75|/2; in one interval it would be |.5 - .625|
-    error = expected_calibration_error(np.array([0.5, 0.75]), np.array([True, False]), 2)
+    error = expected_calibration_error(calibration(np.array([0.5, 0.75]), np.array([True, False]), 2))
     assert error == pytest.approx(0.625)
 
 
 def test_calibration_keeps_confidence_zero_and_one():
-    error = expected_calibration_error(np.array([0.0, 1.0]), np.array([False, True]), 15)
+    error = expected_calibration_error(calibration(np.array([0.0, 1.0]), np.array([False, True]), 15))
     assert error == 0
 
 
 def test_calibration_of_the_toy_uses_the_largest_probability(toy):
     assert toy["ece"] == pytest.approx(6 / 9 - 0.6)  # every confidence is .6
+    [only] = toy["calibration"]
+    assert (only["low"], only["high"], only["images"]) == (8 / 15, 9 / 15, 9)
+    assert (only["accuracy"], only["confidence"]) == pytest.approx((6 / 9, 0.6))
 
 
 def test_metrics_of_single_precision_probabilities_are_plain_json_values():

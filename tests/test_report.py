@@ -1,6 +1,8 @@
 """The report: numbers worked out by hand, words no stronger than the numbers, a self-contained page."""
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import re
@@ -12,16 +14,19 @@ import pytest
 from hlrs import charts
 from hlrs.artifacts import OUTPUTS, SCHEMAS, Job, write_json, write_table, write_text
 from hlrs.config import ReportJob
+from hlrs.costs import cost
 from hlrs.errors import UserError
 from hlrs.nas.drawing import draw_cell
-from hlrs.page import duration, memory
+from hlrs.origins import blocks, facts
 from hlrs.plan import REPORTED
 from hlrs.report import answer, compare, interval, points
 from hlrs.stages.report import gather, run
+from hlrs.tables import duration, memory
 
 HOSTILE = "<script>alert(1)</script>"
 CELL = [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["skip_connect", 2], ["max_pool_3x3", 0]]]
 TWO_SEEDS = {"darts": [0.5, 0.6], "hlrs": [0.53, 0.61], "random": [0.4, 0.5]}
+FULL_BIN = {"low": 0.8, "high": 1.0, "images": 40, "accuracy": 0.7, "confidence": 0.9}
 HISTORY = {  # three epochs; one without alpha steps, one that is not a number
     "search": {
         "weights_loss": [2.0, 1.5, 1.0],
@@ -43,6 +48,7 @@ def metrics(balanced: float) -> dict:
         "ece": 0.125,
         "nll": 1.5,
         "test_images": 40,
+        "calibration": [FULL_BIN],
         "per_class": [0.9, balanced, None],
         "confusion": [[18, 2, 0], [10, 10, 0], [0, 0, 0]],
         "train_counts": [150, 19, 2],
@@ -288,6 +294,8 @@ def test_one_seed_says_so():
     assert "+10.0 percentage points" in sentences[1]
     assert "interval" not in sentences[1]
     page = html(make_job({"darts": [0.5], "hlrs": [0.6]}))
+    assert 'class="dot alone"' in page
+    assert 'class="span"' not in page
     assert "needs 2 seeds" in page
     assert "± " not in page.split("<tbody>")[1]
 
@@ -304,8 +312,8 @@ def test_several_comparisons_are_counted():
         "c": [0.4, 0.41, 0.39],
     }
     assert said(scores)[0] == (
-        "Against darts, balanced accuracy is higher in 1 and lower in 1 of 3 comparisons; "
-        "no difference is shown in 1."
+        "Against darts, balanced accuracy is higher in 1 (by 3.0 points) and lower in 1 (by 10.0 points) "
+        "of 3 comparisons; the other one cannot be told from chance."
     )
     assert said({"darts": [0.5, 0.5], "a": [0.4, 0.6], "b": [0.4, 0.7]})[0].startswith(
         "No difference to darts"
@@ -324,6 +332,33 @@ def test_a_difference_is_never_rounded_to_zero():
     assert [points(x) for x in (0.0123, -0.0123, 0.0003, -0.00004, 0.0, 1e-17)] == [
         "+1.2", "−1.2", "+0.03", "−0.004", "0.0", "0.0",
     ]  # fmt: skip
+
+
+# --- cost ---------------------------------------------------------------------------------------------
+
+
+def test_hours_are_of_gpus_or_of_threads():
+    gpu = {"stage": "search", "seconds": 1800, "gpu": {"name": "A GPU", "peak_memory_bytes": 2**30}}
+    cpu = {"stage": "retrain", "seconds": 900, "params": {"retrain": {"threads": 4}}, "resumes": 0}
+    found = cost([gpu, gpu, cpu, {"stage": "search"}])
+    assert (found.gpu_hours, found.cpu_hours, found.jobs, found.unknown) == (1.0, 1.0, 4, 1)
+    assert (found.gpu_memory, found.host_memory, found.resumes, found.startup) == (2**30, None, 0, None)
+
+
+def test_after_a_resume_the_epochs_of_all_processes_count():
+    """The last process took 100 s, 70 of them for epoch 2; epochs 0 and 1 took 200 s before."""
+    epochs = [{"epoch": e, "seconds": s, "images_per_second": 10.0 + e} for e, s in enumerate((90, 110, 65))]
+    facts = {"seconds": 100.0, "training_seconds": 70.0, "throughput": epochs}
+    assert cost([facts | {"resumes": 1}]).cpu_hours == pytest.approx((30 + 265) / 3600)
+    assert cost([facts | {"resumes": 0}]).cpu_hours == pytest.approx(100 / 3600)
+    assert cost([facts | {"resumes": 0}]).images_per_second == 11.0
+
+
+def test_the_page_adds_hours_up():
+    text = html(make_job(TWO_SEEDS))  # 90 s a job on a GPU, four jobs a run, two runs a method
+    total = text.split('<tr class="total">')[1].split("</tr>")[0]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", total) == ["24", "0.15", "0.15", "0.15", "0.15", "0.6", "0.1"]
+    assert "1 data set × 3 methods × 2 seeds = 6 runs, 2026-11-22, 0.6 GPU-hours" in text
 
 
 def test_durations_and_sizes():
@@ -357,14 +392,19 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_page_fetches_nothing_and_runs_nothing():
+def test_page_fetches_nothing_and_runs_its_own_script_only():
     text = html(make_job(TWO_SEEDS))
     page = Page(text)
     assert page.open == []
-    assert not {"script", "img", "iframe", "object", "embed"} & {tag for tag, _ in page.elements}
-    for _, attributes in page.elements:
+    assert not {"img", "iframe", "object", "embed"} & {tag for tag, _ in page.elements}
+    [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    [policy] = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.split("; ")[:2] == ["default-src 'none'", f"script-src 'sha256-{digest}'"]
+    for tag, attributes in page.elements:
         links = [attributes[name] for name in ("src", "href", "xlink:href", "srcset") if name in attributes]
-        assert all(link == "data:," or link.startswith("#") for link in links)
+        beside = OUTPUTS["report"] if tag == "a" else []
+        assert all(link == "data:," or link.startswith("#") or link in beside for link in links)
         assert not [name for name in attributes if name.startswith("on")]
     assert "@import" not in text
     assert "url(" not in text
@@ -375,7 +415,10 @@ def test_anchors_lead_somewhere_and_are_unique():
     page = Page(html(make_job(TWO_SEEDS, datasets=("d", "e"))))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {a["href"][1:] for tag, a in page.elements if tag == "a"} <= set(ids)
+    links = {a["href"] for tag, a in page.elements if tag == "a"}
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    assert {link for link in links if not link.startswith("#")} == {*OUTPUTS["report"]} - {"index.html"}
+    assert {f"#lineage/{d}/{m}/{s}" for d in "de" for m in TWO_SEEDS for s in (0, 1)} <= links
 
 
 def test_hostile_names_are_escaped():
@@ -406,6 +449,60 @@ def test_tables_name_their_rows_and_columns():
     tables = sum(tag == "table" for tag, _ in page.elements)
     assert tables == sum(tag == "caption" for tag, _ in page.elements)
     assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
+
+
+# --- lineage ------------------------------------------------------------------------------------------
+
+
+def with_files(job: Job) -> None:
+    """Outputs and inputs for the records of search and extract of d/hlrs/0, as if they had run."""
+    search, extract = (Path(job.inputs[f"{s}/d/hlrs/0/provenance.json"]) for s in ("search", "extract"))
+    write_json(search, record("search", "d/hlrs/0") | {"outputs": {"alphas.parquet": "a" * 64}})
+    path = "results/search/d/hlrs/0/0123456789ab/alphas.parquet"
+    read = {"alphas": {"path": path, "sha256": "a" * 64}}
+    write_json(extract, record("extract", "d/hlrs/0") | {"inputs": read, "dirty": True})
+
+
+def test_lineage_names_bytes_and_makers():
+    job = make_job(TWO_SEEDS)
+    with_files(job)
+    [(dataset, split, methods)] = blocks(gather(job))
+    assert (dataset, split.name, [name for name, _ in methods]) == ("d", "d", [*TWO_SEEDS])
+    search, extract, _, _ = dict(methods)["hlrs"][0].steps
+    assert [(f.name, f.sha256) for f in search.wrote] == [("alphas.parquet", "a" * 64)]
+    assert [(f.name, f.origin, f.same) for f in extract.read] == [("alphas.parquet", "search", True)]
+    assert (extract.folder, extract.key) == ("results/extract/d/hlrs/0/", "0123456789ab")
+    assert search.ran == [
+        "node07",
+        "A GPU",
+        "SLURM job 4711",
+        "2026-11-22 10:00:00",
+        "1.5 min",
+        "resumed once",
+    ]
+    assert search.remarks == []
+    assert extract.remarks == ["commit: not recorded + uncommitted changes"]
+
+
+def test_lineage_says_where_a_job_read_other_bytes_than_were_recorded():
+    job = make_job(TWO_SEEDS)
+    with_files(job)
+    assert "not the bytes that" not in html(job)
+    changed = record("search", "d/hlrs/0") | {"outputs": {"alphas.parquet": "b" * 64}}
+    write_json(Path(job.inputs["search/d/hlrs/0/provenance.json"]), changed)
+    assert html(job).count("not the bytes that search recorded") == 1
+
+
+def test_what_jobs_have_in_common_is_told_once():
+    job = make_job(TWO_SEEDS)
+    with_files(job)
+    found = {fact.label: fact for fact in facts(gather(job))}
+    assert found["Versions"].values == [("torch 2.9.0", 25)]
+    assert found["Commit"].values == [("not recorded", 24), ("not recorded + uncommitted changes", 1)]
+    assert found["Code of search"].values == [("c0de" * 16, 6)]
+    text = html(job)
+    assert text.count("torch 2.9.0") == 1
+    assert "1\njob ran uncommitted code" in text
 
 
 # --- charts -------------------------------------------------------------------------------------------
@@ -439,7 +536,7 @@ def test_line_breaks_at_gaps():
     line = charts.Line("l", 0, [0, 1, 2, 3, 4], [1.0, 2.0, None, float("nan"), 3.0])
     svg = charts.line_chart([line], charts.Axes("t", "x", "y", (0, 4), (0, 4)))
     path = re.search(r'class="line s0" d="([^"]*)"', svg).group(1)
-    assert (path.count("M"), path.count("L"), path.count("h0")) == (2, 1, 2)
+    assert (path.count("M"), path.count("l"), path.count("h0")) == (2, 1, 2)
 
 
 def test_bars_are_as_high_as_their_counts():

@@ -25,17 +25,31 @@ def confusion(labels: Integers, predicted: Integers, classes: int) -> Integers:
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
-def expected_calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int) -> float:
-    """Σ_b |B_b|/n · |accuracy(B_b) − confidence(B_b)| over `bins` equal intervals (l, u].
+def calibration(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int) -> list[dict[str, Any]]:
+    """The reliability diagram over `bins` equal intervals (low, high], those without images left out.
+
+    Each with its images, their accuracy and their mean confidence; 0 counts to the first interval.
+    """
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return [
+        {
+            "low": b / bins,
+            "high": (b + 1) / bins,
+            "images": int((index == b).sum()),
+            "accuracy": float(correct[index == b].mean()),
+            "confidence": float(confidence[index == b].mean()),
+        }
+        for b in np.unique(index).tolist()
+    ]
+
+
+def expected_calibration_error(diagram: Sequence[dict[str, Any]]) -> float:
+    """Σ_b |B_b|/n · |accuracy(B_b) − confidence(B_b)| over the intervals of a reliability diagram.
 
     Guo et al. 2017, eq. 3.
     """
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = [
-        abs(correct[index == b].mean() - confidence[index == b].mean()) * (index == b).mean()
-        for b in np.unique(index)
-    ]
-    return float(sum(gaps))
+    images = sum(b["images"] for b in diagram)
+    return float(sum(b["images"] / images * abs(b["accuracy"] - b["confidence"]) for b in diagram))
 
 
 def evaluate(
@@ -58,14 +72,16 @@ def evaluate(
     per_class = [int(counts[c, c]) / int(totals[c]) if totals[c] else None for c in range(len(totals))]
     member = groups(train_counts, many_above, few_below)
     correct = predicted == labels
+    diagram = calibration(probabilities.max(1), correct, bins)
     of_label = probabilities[np.arange(len(labels)), labels]
     return {
         "top1": float(correct.mean()),
         "balanced_accuracy": _mean(per_class),
         **{g: _mean([a for a, m in zip(per_class, member, strict=True) if m == g]) for g in GROUPS},
-        "ece": expected_calibration_error(probabilities.max(1), correct, bins),
+        "ece": expected_calibration_error(diagram),
         "nll": float(-np.log(np.maximum(of_label, np.finfo(np.float64).tiny)).mean()),
         "test_images": len(labels),
+        "calibration": diagram,
         "per_class": per_class,
         "confusion": counts.tolist(),
         "train_counts": list(train_counts),

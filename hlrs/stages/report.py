@@ -1,15 +1,15 @@
-"""The report stage: all runs side by side, as a page for people and tables for other programs."""
+"""The report stage: all runs side by side, as a page for people, figures and tables for other programs."""
 
 from pathlib import Path
 from typing import Any
 
-from hlrs.artifacts import PROVENANCE, Job, read_json, read_table, write_text
+from hlrs.artifacts import PROVENANCE, Job, read_json, read_table, replacing, write_text
 from hlrs.errors import UserError
+from hlrs.figures import archive
 from hlrs.page import page
-from hlrs.report import Results, Run, files
+from hlrs.report import STAGES, Results, Run, files
 
 TRAINED = ("search", "retrain")  # the stages with a history
-STAGES = ("search", "extract", "retrain", "evaluate")  # of a run
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -17,6 +17,8 @@ def run(job: Job) -> dict[str, Any]:
     results = gather(job)
     for name, text in (files(results) | {"index.html": page(results)}).items():
         write_text(job.output(name), text)
+    with replacing(job.output("figures.zip")) as temporary:
+        archive(results, temporary)
     return {}
 
 

@@ -3,6 +3,7 @@ rule report:
         inputs,
     output:
         page="results/report/all/{key}/index.html",
+        figures="results/report/all/{key}/figures.zip",
         metrics="results/report/all/{key}/metrics.json",
         tables=expand(
             "results/report/all/{{key}}/{table}.csv", table=["runs", "summary", "differences", "classes"]

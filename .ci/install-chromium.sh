@@ -1,0 +1,7 @@
+#!/bin/sh
+# Installs Chromium and a font for the tests of the report's page. Run as root; does nothing where there is one.
+set -eu
+if command -v chromium >/dev/null; then exec chromium --version; fi
+apt-get update -qq
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null
+exec chromium --version

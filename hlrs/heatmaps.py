@@ -1,0 +1,328 @@
+"""Heat maps as inline SVG: matrices of shares, and each edge's weights over the epochs.
+
+A shade is the colour of a series at an opacity, so that it suits light and dark. All cells of a shade are one
+path, neighbours in a row one stroke of it, in whole numbers: a page of them stays small.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+
+from hlrs.charts import CHARACTER, Mark, Values, number, rank_ticks, svg, written
+
+NUMBERED = 12  # rows: up to here a matrix has its numbers written in its cells
+NAMED = 30  # rows: up to here each has its name
+SIDE = 240  # pixels of a matrix
+COLUMN, ROW = 3, 10  # pixels of a cell of an edge's map
+APART = 11  # pixels between maps, about
+MOST_COLUMNS = 25  # of an edge's map
+TINY = 5  # pixels of a character at 8 px, about
+
+
+SHARES = (1, 2, 5, 10, 20, 50)  # per cent, where the shades of a matrix begin
+
+
+@dataclass(frozen=True)
+class Shades:
+    """A scale: `bounds`, where its shades begin but for the lowest, which is not drawn; `labels` of all.
+
+    If `diverging`, the same to either side of 0: what is lower than -bounds is of series 0 and, for black and
+    white, struck through; what is higher than bounds, of series 1.
+    """
+
+    bounds: tuple[float, ...]
+    labels: tuple[str, ...]
+    diverging: bool = False
+
+    def level(self, value: float) -> int:
+        """The number of a value's shade, 0 for the one that is not drawn, negative below a diverging 0."""
+        if self.diverging and value < 0:
+            return -self.level(-value)
+        return bisect_right(self.bounds, round(value, 9))
+
+    def classes(self, level: int) -> str:
+        """The classes of a level's cells."""
+        return "heat s1" if self.diverging and level > 0 else "heat s0"
+
+    def opacity(self, level: int) -> str:
+        """Of a level's cells."""
+        return f"{abs(level) / len(self.bounds):.2g}"
+
+    def ink(self, level: int) -> str:
+        """The class of a number on it, so that it has a contrast of 4.5 in light and in dark."""
+        opacity = float(self.opacity(level))
+        if opacity <= 0.55:
+            return ""
+        return "inverse" if opacity > 0.9 and self.classes(level) == "heat s0" else "black"
+
+    @property
+    def marks(self) -> list[Mark]:
+        """The legend: a sample and its label a shade."""
+        found = []
+        for i, label in enumerate(self.labels):
+            level = i - (len(self.bounds) if self.diverging else 0)
+            if level == 0:
+                found.append(Mark(label, "frame", "M3.5 .5h19v9h-19z"))
+            else:
+                attributes = f' stroke-width="10" stroke-opacity="{self.opacity(level)}"'
+                found.append(Mark(label, self.classes(level), "M3 5h20", attributes))
+        return found
+
+
+def linear(low: float, high: float, through: float) -> Shades:
+    """At most thirteen evenly spaced shades that cover [low, high]; one of them stands for `through`."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 12))
+    step = next(power * f for f in (1, 2, 2.5, 5, 10) if (high - low) / (power * f) <= 12)
+    first, last = (round((end - through) / step) for end in (low, high))
+    values = [through + i * step for i in range(first, last + 1)]
+    return Shades(tuple(v - step / 2 for v in values[1:]), tuple(f"{v:.3g}" for v in values))
+
+
+def shares() -> Shades:
+    """Of percentages; a shade begins at its number."""
+    return Shades(SHARES, ("0", *map(str, SHARES)))
+
+
+def changes() -> Shades:
+    """Of differences of percentages; a shade begins at its number."""
+    below = (number(-bound) for bound in reversed(SHARES))
+    return Shades(SHARES, (*below, "0", *(f"+{bound}" for bound in SHARES)), diverging=True)
+
+
+def bins(count: int, most: int) -> list[range]:
+    """`count` places in at most `most` runs of neighbours, as even as can be."""
+    parts = min(count, most)
+    return [range(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
+
+
+def _tiles(grid: Mapping[tuple[int, int], Sequence[int | None]], shades: Shades) -> list[str]:
+    """The paths of all cells; `grid`: (column, row) of a run's first cell -> the levels from there on.
+
+    A cell is 1 × 1, its row's middle a whole number.
+    """
+    strokes: dict[int, list[str]] = {}
+    ends: dict[int, tuple[int, int]] = {}
+    for (column, row), levels in grid.items():
+        x = column
+        for level, same in groupby(levels):
+            length = len([*same])
+            if level:
+                before = ends.get(level)
+                move = f"m{x - before[0]} {row - before[1]}" if before else f"M{x} {row}"
+                strokes.setdefault(level, []).append(f"{move}h{length}")
+                ends[level] = (x + length, row)
+            x += length
+    return [
+        f'<path class="{shades.classes(level)}" stroke-opacity="{shades.opacity(level)}"'
+        f' d="{"".join(strokes[level]).replace(" -", "-")}"/>'
+        for level in sorted(strokes)
+    ]
+
+
+# --- matrices -----------------------------------------------------------------------------------------
+
+
+def matrix_chart(
+    cells: Sequence[Values],
+    shades: Shades,
+    names: Sequence[str],
+    ranks: int,
+    title: str,
+    summary: str,
+    *,
+    hover: bool,
+) -> str:
+    """A square of percentages, row = true class, column = predicted; a row of None is left out.
+
+    At the borders names, where there are many ranks, 1 to `ranks`; numbers in the cells of a small one.
+    """
+    count = len(cells)
+    side = SIDE / count
+    named = count <= NAMED
+    short = [name if len(name) <= 12 else name[:11] + "…" for name in names]
+    left = 26 + CHARACTER * max(map(len, short if named else ["1000"]))
+    top, below = 24.0, CHARACTER * max(map(len, short)) + 4 if named else 16.0
+    levels = [[None if v is None else shades.level(v) for v in row] for row in cells]
+    paths = _tiles({(0, i): row for i, row in enumerate(levels)}, shades)
+    if shades.diverging:
+        minus = "".join(
+            f"M{left + (j + 0.2) * side:.1f} {top + (i + 0.5) * side:.1f}h{0.6 * side:.1f}"
+            for i, row in enumerate(levels)
+            for j, level in enumerate(row)
+            if level is not None and level < 0
+        )
+        paths += [f'<path class="minus" d="{minus}"/>'] if minus and count > NUMBERED else []
+    scaled = f'transform="translate({left:.1f} {top + side / 2:.2f}) scale({side:.4g})" stroke-width=".94"'
+    tiles = [path for path in paths if "minus" not in path]
+    body = [
+        f"<g {scaled}>{''.join(tiles)}</g>",
+        *paths[len(tiles) :],
+        f'<path class="frame" d="M{left:.1f} {top:.0f}h{SIDE}v{SIDE}h-{SIDE}z"/>',
+        written(left, 13, title, "start", "heading"),
+    ]
+    body += _names(short, left, top) if named else _ranks(ranks, left, top)
+    if count <= NUMBERED:
+        body += _numbers(cells, levels, shades, left, top)
+    if hover:
+        body += _cell_titles(cells, names, left, top)
+    y = top + SIDE + below + 14
+    body.append(written(left + SIDE / 2, y, "predicted class"))
+    turned = f'transform="translate(10 {top + SIDE / 2:.1f}) rotate(-90)"'
+    body.append(f'<text class="label" text-anchor="middle" {turned}>true class</text>')
+    return svg(round(left + SIDE + 16), round(y + 6), f"{title}: confusion matrix. {summary}", body)
+
+
+def _names(names: Sequence[str], left: float, top: float) -> list[str]:
+    """A name a row and, upright, a column."""
+    side, body = SIDE / len(names), []
+    for i, name in enumerate(names):
+        middle = (i + 0.5) * side
+        body.append(written(left - 4, top + middle + 3.8, name, "end"))
+        turned = f'transform="translate({left + middle + 3.8:.1f} {top + SIDE + 4:.1f}) rotate(-90)"'
+        body.append(f'<text class="label" text-anchor="end" {turned}>{escape(name)}</text>')
+    return body
+
+
+def _ranks(count: int, left: float, top: float) -> list[str]:
+    """Some ranks at the rows and columns."""
+    body = []
+    for rank in rank_ticks(count):
+        place = (rank - 0.5) / count * SIDE
+        body.append(written(left - 4, top + place + 3.8, str(rank), "end"))
+        body.append(written(left + place, top + SIDE + 13, str(rank)))
+    return body
+
+
+def _numbers(
+    cells: Sequence[Values], levels: Sequence[Sequence[int | None]], shades: Shades, left: float, top: float
+) -> list[str]:
+    """Whole percentages in the cells that do not round to 0."""
+    side = SIDE / len(cells)
+    body = []
+    for i, row in enumerate(cells):
+        for j, value in enumerate(row):
+            level = levels[i][j]
+            if value is None or level is None or round(value) == 0:
+                continue
+            kind = f"value {shades.ink(level)}".rstrip()
+            sign = "+" if shades.diverging and value > 0 else ""
+            x, y = left + (j + 0.5) * side, top + (i + 0.5) * side + 3
+            body.append(written(x, y, sign + number(round(value)), "middle", kind))
+    return body
+
+
+def _cell_titles(cells: Sequence[Values], names: Sequence[str], left: float, top: float) -> list[str]:
+    side = SIDE / len(cells)
+    return [
+        f'<rect class="hover" x="{left + j * side:.1f}" y="{top + i * side:.1f}" width="{side:.1f}"'
+        f' height="{side:.1f}"><title>{escape(f"{names[i]} as {names[j]}: {value:.1f} %")}</title></rect>'
+        for i, row in enumerate(cells)
+        for j, value in enumerate(row)
+        if value is not None
+    ]
+
+
+# --- edges over the epochs ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge: per primitive its weights over time; `chosen`: what the genotype has there, if anything."""
+
+    node: int
+    state: int
+    rows: Mapping[str, Sequence[float]]
+    chosen: str | None
+
+    @property
+    def label(self) -> str:
+        """The state it reads as in the drawings of cells: c_{k-2}, c_{k-1}, nodes from 0."""
+        source = ("k-2", "k-1")[self.state] if self.state < 2 else str(self.state - 2)
+        return f"{self.node}←{source}"
+
+
+class _Plan:
+    """Where the maps of a run lie: in whole cells from (`left`, `top`) on, a cell `column` × ROW pixels."""
+
+    def __init__(self, cells: Mapping[str, Sequence[Edge]]) -> None:
+        every = [edge for edges in cells.values() for edge in edges]
+        self.primitives = list(every[0].rows)
+        self.columns = len(every[0].rows[self.primitives[0]])
+        self.column = COLUMN * max(MOST_COLUMNS / self.columns, 1.0)
+        self.nodes = 1 + max(edge.node for edge in every)
+        self.pitch = self.columns + max(1, round(APART / self.column))
+        self.breadth = (1 + max(edge.state for edge in every)) * self.pitch + self.pitch // 4  # of a cell
+        self.left, self.top = 10 + TINY * max(map(len, self.primitives)), 52
+        self.width, self.height = round(self.columns * self.column), len(self.primitives) * ROW
+        self.right = self.left + len(cells) * self.breadth * self.column
+        self.bottom = self.top + self.nodes * (self.height + 3 * ROW) - 3 * ROW
+
+    def place(self, cell: int, node: int, state: int) -> tuple[int, int]:
+        """Column and row, in cells, of an edge's first cell."""
+        return cell * self.breadth + state * self.pitch, node * (len(self.primitives) + 3)
+
+    def pixels(self, column: int, row: int) -> tuple[float, float]:
+        """The upper left corner of a cell."""
+        return self.left + column * self.column, float(self.top + row * ROW)
+
+
+def edges_chart(
+    cells: Mapping[str, Sequence[Edge]],
+    shades: Shades,
+    title: str,
+    epochs: tuple[int, int],
+    summary: str,
+    *,
+    hover: bool,
+) -> str:
+    """A small map an edge: across, the epochs (first, last); down, the primitives; a row of maps a node.
+
+    The edges of the genotype are framed, their primitive has a mark.
+    """
+    plan = _Plan(cells)
+    grid: dict[tuple[int, int], Sequence[int | None]] = {}
+    body = [written(2, 13, title, "start", "heading"), _row_names(plan)]
+    outlines: dict[str, list[str]] = {"frame": [], "chosen": [], "mark": []}
+    for c, (name, edges) in enumerate(cells.items()):
+        body.append(written(plan.pixels(*plan.place(c, 0, 0))[0], 32, f"{name} cell", "start", "heading"))
+        for edge in edges:
+            column, row = plan.place(c, edge.node, edge.state)
+            x, y = plan.pixels(column, row)
+            for r, values in enumerate(edge.rows.values()):
+                grid[column, row + r] = [shades.level(v) for v in values]
+            outlines["chosen" if edge.chosen else "frame"].append(
+                f"M{x:.0f} {y:.0f}h{plan.width}v{plan.height}h-{plan.width}z"
+            )
+            if edge.chosen in plan.primitives:
+                middle = y + (plan.primitives.index(str(edge.chosen)) + 0.5) * ROW
+                outlines["mark"].append(f"M{x + plan.width + 1:.0f} {middle:.1f}l6-3.5v7z")
+            body.append(written(x, y - 4, edge.label, "start"))
+            box = f'x="{x:.0f}" y="{y:.0f}" width="{plan.width}" height="{plan.height}"'
+            title_of = f"<title>{escape(_said(edge))}</title>"
+            body += [f'<rect class="hover" {box}>{title_of}</rect>'] if hover else []
+    span = f"epoch {epochs[0]} to {epochs[1]}" if plan.columns > 1 else "at the end of the search"
+    body.append(written(plan.left, plan.bottom + 14, span, "start"))
+    scaled = f'transform="translate({plan.left} {plan.top + ROW / 2}) scale({plan.column:.4g} {ROW})"'
+    maps = [f"<g {scaled}>{''.join(_tiles(grid, shades))}</g>"]
+    maps += [f'<path class="{kind}" d="{"".join(paths)}"/>' for kind, paths in outlines.items() if paths]
+    return svg(round(plan.right), plan.bottom + 20, f"{title}: {summary}", maps + body)
+
+
+def _row_names(plan: _Plan) -> str:
+    """The primitives, once a row of maps."""
+    names = "".join(
+        f'<text x="{plan.left - 4}" y="{plan.pixels(*plan.place(0, node, 0))[1] + (r + 0.8) * ROW:.0f}">'
+        f"{escape(primitive)}</text>"
+        for node in range(plan.nodes)
+        for r, primitive in enumerate(plan.primitives)
+    )
+    return f'<g class="label tiny" text-anchor="end">{names}</g>'
+
+
+def _said(edge: Edge) -> str:
+    best = max(edge.rows, key=lambda primitive: edge.rows[primitive][-1])
+    ending = f"; in the genotype: {edge.chosen}" if edge.chosen else ""
+    return f"{edge.label}: largest at the end {best}, {edge.rows[best][-1]:.2f}{ending}"

@@ -1,0 +1,369 @@
+"""Figures of what the evaluations found: classes, methods, confusions, calibration."""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from hlrs import charts, heatmaps
+from hlrs.artifacts import SUBSETS
+from hlrs.charts import Figure
+from hlrs.report import METRICS, NOTHING, Results, Run, class_means, finite, interval, percent, points
+
+Methods = dict[str, list[Run]]
+GROUPS = ("many", "medium", "few")  # as the evaluation names them; its code is no part of a report's key
+Matrix = list[list[float | None]]
+TRAINED = {  # all but the test images, in words
+    "weights": "train the weights",
+    "alphas": "train the architecture (in the search)",
+    "holdout": "held out, to look at",
+}
+MOST_BARS, MOST_CELLS = 100, 50  # classes, or runs of neighbouring ones, of a chart and of a matrix's side
+MOST_TITLES = 1500  # cells of a data set's matrices that have hover texts
+
+
+# --- classes ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The classes of a data set, largest first, as the evaluation grouped them."""
+
+    order: list[int]
+    names: list[str]
+    sizes: list[int]  # by class, training images
+    groups: list[str]  # by class
+
+    def bins(self, most: int) -> list[list[int]]:
+        """Classes of neighbouring rank together, in at most `most` bins."""
+        return [[self.order[i] for i in places] for places in heatmaps.bins(len(self.order), most)]
+
+    def labels(self, most: int) -> list[str]:
+        """Of each bin: its class's name, or its ranks."""
+        places = heatmaps.bins(len(self.order), most)
+        return [self.names[self.order[p[0]]] if len(p) == 1 else f"{p[0] + 1}–{p[-1] + 1}" for p in places]
+
+    def bands(self, most: int) -> list[charts.Band]:
+        """Where the groups lie among the bins, by each bin's first class."""
+        bands, start = [], 0
+        for group, members in groupby(self.bins(most), key=lambda found: self.groups[found[0]]):
+            end = start + len(list(members))
+            bands.append((group, start, end - 1))
+            start = end
+        return bands
+
+
+def _ranks(results: Results, dataset: str) -> Ranks:
+    classes = results.classes[dataset]
+    size = [sum(column) for column in zip(*(classes["counts"][s] for s in SUBSETS[:2]), strict=True)]
+    order = sorted(range(len(size)), key=lambda c: (-size[c], c))
+    groups = next(run.metrics["groups"] for run in results.runs if run.dataset == dataset)
+    return Ranks(order, classes["names"], size, groups)
+
+
+def _together(ranks: Ranks, most: int) -> str:
+    """What a note says where classes are drawn together."""
+    together = max(map(len, ranks.bins(most)))
+    return f" Up to {together} classes of neighbouring size are drawn together." if together > 1 else ""
+
+
+def counts_figure(results: Results, dataset: str) -> Figure:
+    """Images a class, largest class first, with the groups that the evaluation used."""
+    classes, ranks = results.classes[dataset], _ranks(results, dataset)
+    counts = {subset: classes["counts"][subset] for subset in TRAINED if any(classes["counts"][subset])}
+    stacks = {TRAINED[subset]: [values[c] for c in ranks.order] for subset, values in counts.items()}
+    tallest = max(sum(column) for column in zip(*counts.values(), strict=True))
+    names = [ranks.names[c] for c in ranks.order]
+    pitch = max(34, round(charts.CHARACTER * (2 + max(map(len, names)))))  # room for names, if it is there
+    largest, smallest = max(ranks.sizes), min(ranks.sizes)
+    axes = charts.Axes(
+        "",
+        "class, by size",
+        "images",
+        (0, 1),
+        (0, tallest),
+        width=min(1120, max(420, 80 + pitch * len(names))),
+        height=280,
+        summary=f"{len(names)} classes; {largest} images of the largest, {smallest} of the smallest.",
+    )
+    low, high = min(classes["counts"]["test"]), max(classes["counts"]["test"])
+    test = f"{low}" if low == high else f"{low} to {high}"
+    factor = f"{largest / smallest:.3g}" if smallest else NOTHING
+    rows = [
+        [i + 1, c, ranks.names[c], ranks.groups[c], *(classes["counts"][s][c] for s in SUBSETS)]
+        for i, c in enumerate(ranks.order)
+    ]
+    return Figure(
+        "class_counts",
+        "Training images",
+        charts.marks([*stacks], "fill"),
+        {"counts": charts.bar_chart(stacks, names, axes, ranks.bands(len(names)))},
+        "Imbalance of the images that train weights or architecture, largest class to smallest: "
+        f"{factor}. Retraining takes both kinds. Test images a class, for the evaluation alone: {test}.",
+        wide=True,
+        data=(["rank", "class", "name", "group", *SUBSETS], rows),
+    )
+
+
+def accuracy_figure(results: Results, methods: Methods) -> Figure:
+    """Accuracy of every class against its training images, a chart a method."""
+    means = {method: class_means(results, runs) for method, runs in methods.items()}
+    sizes = [row[3] for found in means.values() for row in found if row[3] > 0]
+    x_range = (0.8 * min(sizes, default=1), 1.25 * max(sizes, default=1))
+    drawn = {}
+    for method, found in means.items():
+        marks = [
+            charts.Point(f"{name}: {percent(y)} %, {count} images", GROUPS.index(group), count, 100 * y)
+            for _, name, group, count, y in found
+            if y is not None and count > 0
+        ]
+        said = f"Worst class {min((p.y for p in marks), default=0):.1f} %."
+        axes = charts.Axes(method, "training images", "per cent", x_range, (0, 100), log_x=True, summary=said)
+        drawn[method] = charts.scatter_chart(marks, axes)
+    return Figure(
+        "class_accuracy",
+        "One point a class, mean over the seeds",
+        charts.marks([f"{group}-shot" for group in GROUPS], "dots"),
+        drawn,
+        data=(
+            ["method", "class", "name", "group", "train_count", "accuracy"],
+            [[method, *row] for method, found in means.items() for row in found],
+        ),
+    )
+
+
+def differences_figure(results: Results, dataset: str, methods: Methods) -> Figure:
+    """Accuracy of every class against the reference method's, by size, a chart a method."""
+    reference, ranks = results.report["reference"], _ranks(results, dataset)
+    bars = {
+        method: _difference_bars(ranks, runs, methods[reference])
+        for method, runs in methods.items()
+        if method != reference
+    }
+    ends = [v for found in bars.values() for bar in found for v in (bar.low, bar.high)]
+    y_range, drawn = charts.extent(ends, zero=True), {}
+    for method, found in bars.items():
+        lower = sum(bar.value is not None and bar.value < 0 for bar in found)
+        higher = sum(bar.value is not None and bar.value > 0 for bar in found)
+        said = f"Higher in {higher} places, lower in {lower}."
+        axes = charts.Axes(
+            f"{method} − {reference}", "class, by size", "percentage points", (0, 1), y_range, summary=said
+        )
+        drawn[method] = charts.difference_chart(found, len(ranks.order), axes, ranks.bands(MOST_BARS))
+    labels = ranks.labels(MOST_BARS)
+    return Figure(
+        "class_differences",
+        f"Difference to {reference}, class by class",
+        charts.marks([f"{group}-shot" for group in GROUPS], "fill"),
+        drawn,
+        "Bars: mean over the seeds that both have; lines: from the smallest to the largest of these seeds, "
+        "no interval of confidence." + _together(ranks, MOST_BARS),
+        data=(
+            ["method", "reference", "rank", "classes", "group", "mean", "smallest", "largest"],
+            [
+                [method, reference, i + 1, labels[i], GROUPS[bar.series], bar.value, bar.low, bar.high]
+                for method, found in bars.items()
+                for i, bar in enumerate(found)
+            ],
+        ),
+    )
+
+
+def _difference_bars(ranks: Ranks, runs: list[Run], others: list[Run]) -> list[charts.Bar]:
+    """Percentage points of runs − others of the same seed, a bar a bin of classes."""
+    base = {run.seed: run.metrics["per_class"] for run in others}
+    pairs = [(run.metrics["per_class"], base[run.seed]) for run in runs if run.seed in base]
+    bars = []
+    for found, label in zip(ranks.bins(MOST_BARS), ranks.labels(MOST_BARS), strict=True):
+        values = []
+        for mine, other in pairs:
+            known = [mine[c] - other[c] for c in found if mine[c] is not None and other[c] is not None]
+            values += [100 * statistics.fmean(known)] if known else []
+        mean = statistics.fmean(values) if values else None
+        low, high = (min(values), max(values)) if values else (0.0, 0.0)
+        said = (
+            NOTHING if mean is None else f"{points(mean / 100)} ({points(low / 100)} to {points(high / 100)})"
+        )
+        bars.append(charts.Bar(f"{label}: {said}", GROUPS.index(ranks.groups[found[0]]), mean, low, high))
+    return bars
+
+
+# --- methods ------------------------------------------------------------------------------------------
+
+
+def methods_figure(results: Results, methods: Methods) -> Figure:
+    """Accuracies as dots and intervals, a chart a metric, a row a method."""
+    confidence, drawn, rows = results.report["confidence"], {}, []
+    for metric in ("balanced_accuracy", "top1", *GROUPS):
+        spreads = []
+        for method, runs in methods.items():
+            values = finite(run.metrics[metric] for run in runs)
+            if not values:
+                continue
+            mean, span = statistics.fmean(values), interval(values, confidence)
+            said = f", interval {percent(span[0])} to {percent(span[1])}" if span else ""
+            scaled = [100 * v for v in values]
+            within = (100 * span[0], 100 * span[1]) if span else None
+            spreads.append(charts.Spread(f"{method}: {percent(mean)} %{said}", scaled, 100 * mean, within))
+            rows += [
+                [metric, method, run.seed, run.metrics[metric], mean, *(span or (None, None))] for run in runs
+            ]
+        if spreads:
+            known = [m for m, runs in methods.items() if finite(run.metrics[metric] for run in runs)]
+            drawn[metric] = _spread_chart(METRICS[metric], known, spreads)
+    several = any(len(runs) > 1 for runs in methods.values())
+    return Figure(
+        "methods",
+        "Mean, single seeds and interval",
+        [charts.Mark("mean over the seeds", "mark", "M11.5 0h3v10h-3z"),
+         charts.Mark("a seed", "seed", "M12 5h0"),
+         *([charts.Mark(f"{100 * confidence:g} % interval of the mean", "axis", "M2 1v8M2 5H24m0-4v8")]
+           if several else [])],
+        drawn,
+        "Each chart has a scale of its own. Student’s t interval, of each method by itself: methods share"
+        " their seeds, so whether two differ is told by the paired differences, not by overlap. An interval"
+        " without an end goes on beyond the chart.",
+        data=(["metric", "method", "seed", "value", "mean", "low", "high"], rows),
+    )  # fmt: skip
+
+
+def _spread_chart(title: str, names: list[str], spreads: list[charts.Spread]) -> str:
+    """The scale is that of the seeds, with half as much again for intervals."""
+    low, high = charts.extent(v for spread in spreads for v in spread.values)
+    ends = [v for spread in spreads for v in spread.interval or ()]
+    room = 0.5 * (high - low)
+    low, high = max(min([low, *ends]), low - room, 0), min(max([high, *ends]), high + room, 100)
+    margin = 0.04 * (high - low)
+    best = max(range(len(spreads)), key=lambda i: spreads[i].mean)
+    axes = charts.Axes(
+        title,
+        "per cent",
+        "",
+        (low - margin, high + margin),
+        (0, 1),
+        height=70 + 26 * len(names),
+        y_names=names,
+        summary=f"Highest mean: {spreads[best].label}.",
+    )
+    return charts.interval_chart(spreads, axes)
+
+
+def confusion_figures(results: Results, dataset: str, methods: Methods) -> list[Figure]:
+    """The reference's matrix and the differences to it; every method's matrix if there is no reference."""
+    ranks, reference = _ranks(results, dataset), results.report["reference"]
+    matrices = {method: _confusion(ranks, runs) for method, runs in methods.items()}
+    base = matrices.pop(reference, None)
+    names = ranks.labels(MOST_CELLS)
+    hover = len(names) ** 2 * len(methods) <= MOST_TITLES and len(names) <= heatmaps.NUMBERED
+    shown = matrices if base is None else {reference: base}
+    note = (
+        "Of each true class (row), which percentage of its test images is taken for which class (column),"
+        " mean over the seeds; classes by training images, most first. A shade begins at its number."
+        + _together(ranks, MOST_CELLS)
+    )
+    if any(row[0] is None for row in next(iter(shown.values()))):
+        note += " Rows without shades: no test images."
+    figures = [_matrix_figure("confusion", "Confusion matrix", shown, heatmaps.shares(), ranks, hover, note)]
+    if base is not None and matrices:
+        changes = {
+            method: [
+                [None if a is None or b is None else a - b for a, b in zip(mine, other, strict=True)]
+                for mine, other in zip(matrix, base, strict=True)
+            ]
+            for method, matrix in matrices.items()
+        }
+        title = f"Confusion matrix − that of {reference}"
+        said = (
+            "In percentage points: on the diagonal more is better, elsewhere less."
+            " A shade begins at its number."
+            + (" Cells with less are struck through." if len(names) > heatmaps.NUMBERED else "")
+        )
+        figures.append(
+            _matrix_figure("confusion_differences", title, changes, heatmaps.changes(), ranks, hover, said)
+        )
+    return figures
+
+
+def _confusion(ranks: Ranks, runs: list[Run]) -> Matrix:
+    """Per cent of a true class's images, [true][predicted], mean over the classes of a bin and the seeds."""
+    places = ranks.bins(MOST_CELLS)
+    rows: Matrix = []
+    for truth in places:
+        shares = []
+        for run in runs:
+            for counts in (run.metrics["confusion"][c] for c in truth):
+                total = sum(counts)
+                if total:
+                    shares.append([100 * sum(counts[p] for p in guess) / total for guess in places])
+        known = [statistics.fmean(column) for column in zip(*shares, strict=True)]
+        rows.append([*known] or [None] * len(places))
+    return rows
+
+
+def _matrix_figure(
+    name: str,
+    title: str,
+    matrices: dict[str, Matrix],
+    shades: heatmaps.Shades,
+    ranks: Ranks,
+    hover: bool,
+    note: str,
+) -> Figure:
+    drawn, names = {}, ranks.labels(MOST_CELLS)
+    for method, cells in matrices.items():
+        diagonal = finite(row[i] for i, row in enumerate(cells))
+        mean = statistics.fmean(diagonal) if diagonal else 0.0
+        said = f"Mean of the diagonal {charts.number(round(mean, 1))}."
+        drawn[method] = heatmaps.matrix_chart(
+            cells, shades, names, len(ranks.order), method, said, hover=hover
+        )
+    rows = [
+        [method, names[i], names[j], value]
+        for method, cells in matrices.items()
+        for i, row in enumerate(cells)
+        for j, value in enumerate(row)
+        if value is not None
+    ]
+    return Figure(
+        name, title, shades.marks, drawn, note, data=(["method", "true", "predicted", "percent"], rows)
+    )
+
+
+def calibration_figure(methods: Methods) -> Figure:
+    """Accuracy against confidence, a chart a method, all its seeds' images together."""
+    drawn, rows = {}, []
+    for method, runs in methods.items():
+        pooled = pool(run.metrics["calibration"] for run in runs)
+        error = statistics.fmean(run.metrics["ece"] for run in runs)
+        said = f"Expected calibration error {percent(error)} %."
+        title = f"{method}: error {percent(error)} %"
+        axes = charts.Axes(title, "confidence", "accuracy", (0, 1), (0, 1), height=260, summary=said)
+        drawn[method] = charts.reliability_chart(pooled, axes)
+        rows += [[method, *found.values()] for found in pooled]
+    return Figure(
+        "calibration",
+        "Accuracy against confidence",
+        [charts.Mark("accuracy in a bin", "fill s0", charts.SAMPLES["fill"], ' fill-opacity=".6"'),
+         charts.Mark("from there to the mean confidence", "chosen", "M12 0v10"),
+         charts.Mark("calibrated", "guide", "M1 9L25 1"),
+         charts.Mark("above: share of the images", "fill s2", charts.SAMPLES["fill"], ' fill-opacity=".6"')],
+        drawn,
+        "In the bins of the evaluation, the images of all seeds together. The error (expected calibration"
+        " error, Guo et al. 2017) is the mean of the seeds’ own.",
+        data=(["method", "low", "high", "images", "accuracy", "confidence"], rows),
+    )  # fmt: skip
+
+
+def pool(diagrams: Iterable[list[dict[str, Any]]]) -> list[dict[str, float]]:
+    """Reliability diagrams as one: images of a bin added up, accuracy and confidence their images' means."""
+    bins = sorted((b for diagram in diagrams for b in diagram), key=lambda b: b["low"])
+    pooled = []
+    for low, group in groupby(bins, key=lambda b: b["low"]):
+        found = [*group]
+        images = sum(b["images"] for b in found)
+        means = {
+            name: sum(b["images"] * b[name] for b in found) / images for name in ("accuracy", "confidence")
+        }
+        pooled.append({"low": low, "high": found[0]["high"], "images": images} | means)
+    return pooled
