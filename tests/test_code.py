@@ -153,7 +153,7 @@ def test_a_change_counts_for_the_stages_that_import_it_and_no_other(package):
     before = digests(STAGES)
     assert len(set(before.values())) == len(STAGES)
     for path, stages in {
-        "longtail/metrics.py": {"evaluate", "report"},
+        "longtail/metrics.py": {"evaluate"},
         "data/batches.py": {"search", "retrain", "evaluate"},  # through stages.parts
         "charts.py": {"report"},
     }.items():
