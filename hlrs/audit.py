@@ -284,7 +284,12 @@ class Audit:
 
 
 def _results(number: int) -> str:
-    return f"{number} result{'s are' if number != 1 else ' is'}"
+    return f"{_counted(number, 'result')} {'is' if number == 1 else 'are'}"
+
+
+def _counted(number: int, noun: str) -> str:
+    """'1 result', '2 results'."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _misplaced(directory: str, record: Record) -> str:
@@ -326,14 +331,18 @@ def report(audit: Audit, findings: list[Finding]) -> Iterator[str]:
         yield f"{'broken' if finding.broken else 'remark'}  {finding.path}: {finding.what}"
         if finding.broken:
             first = "this file" if finding.affected == finding.path else finding.affected
-            others = f"{finding.rests} other result{'s' * (finding.rests != 1)}"
-            yield f"        first affected: {first}" + (f"; {others} rest on it" if finding.rests else "")
+            others = f"; {_counted(finding.rests, 'other result')} made from it" if finding.rests else ""
+            yield f"        first affected: {first}{others}"
         yield f"        {finding.remedy}"
     megabytes = sum(entry.size for entry in audit.files.values()) / 1e6
     broken = sum(finding.broken for finding in findings)
+    remarks = len(findings) - broken
     checked = "records, params, commits" + (" and dvc.lock" if LOCK.is_file() else "; there is no dvc.lock")
-    yield f"{len(audit.folders)} results, {len(audit.files)} files, {megabytes:,.1f} MB against {checked}:"
-    yield f"{broken} broken" if broken else "all whole and in agreement"
+    sizes = (
+        f"{_counted(len(audit.folders), 'result')}, {_counted(len(audit.files), 'file')}, {megabytes:,.1f} MB"
+    )
+    yield f"{sizes} against {checked}:"
+    yield f"{broken} broken, {_counted(remarks, 'remark')}" if findings else "all whole and in agreement"
 
 
 # --- digests ------------------------------------------------------------------------------------------

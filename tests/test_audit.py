@@ -262,8 +262,8 @@ def test_the_command_names_the_break_and_fails(folder):
         file.write(b"\xff" if path.read_bytes()[-1:] != b"\xff" else b"\x00")
     said = run(folder, "hlrs", "audit", status=1).stdout
     assert f"broken  {path}: has other bytes" in said
-    assert "first affected: this file; 2 other results rest on it" in said
-    assert said.endswith("1 broken\n")
+    assert "first affected: this file; 2 other results made from it" in said
+    assert said.endswith("1 broken, 0 remarks\n")
 
 
 def test_a_file_of_several_names_is_read_once(tmp_path, monkeypatch):
