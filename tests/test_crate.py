@@ -207,7 +207,7 @@ def test_it_holds_the_run_and_what_made_it(finished, crates):
     crate = crates["with"]
     results = {p.relative_to(finished) for p in (finished / "results").rglob("*") if p.is_file()}
     assert {p.relative_to(crate) for p in (crate / "results").rglob("*") if p.is_file()} == results
-    made_by = ["Snakefile", "requirements.lock", "hlrs/page.html.j2", "hlrs/nas/supernet.py"]
+    made_by = ["Snakefile", "requirements.lock", "hlrs/report/page.html.j2", "hlrs/nas/supernet.py"]
     for name in [*made_by, "workflow/rules/search.smk"]:
         assert digest(crate / name) == digest(REPOSITORY / name)
     assert digest(crate / "params.yaml") == digest(finished / "params.yaml")

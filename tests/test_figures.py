@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hlrs import charts, figures, heatmaps, outcomes, trajectories
 from hlrs.artifacts import SCHEMAS
 from hlrs.nas.genotype import PRIMITIVES, edges
-from hlrs.report import Results, Run
+from hlrs.report import charts, figures, heatmaps, outcomes, trajectories
+from hlrs.report.results import Results, Run
 
 NAMES = ["tail", "head", "middle"]  # by size: head, middle, tail
 COUNTS = {"weights": [1, 80, 25], "alphas": [1, 79, 25], "holdout": [0, 0, 0], "test": [10, 10, 0]}

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from test_report import HOSTILE, TWO_SEEDS, make_job, record, with_files
 
-import hlrs.page
-from hlrs import heatmaps
+import hlrs.report.page
 from hlrs.artifacts import OUTPUTS, SCHEMAS
 from hlrs.longtail.metrics import evaluate
 from hlrs.nas.drawing import draw_cell
 from hlrs.nas.genotype import PRIMITIVES
-from hlrs.page import page
-from hlrs.report import Results, Run
+from hlrs.report import heatmaps
+from hlrs.report.page import page
+from hlrs.report.results import Results, Run
 from hlrs.stages.report import gather, run
 
 DATASETS, METHODS, SEEDS, EPOCHS, CLASSES = ("cifar10_lt", "cifar100_lt"), 10, 10, 50, 100
@@ -178,7 +178,7 @@ def contrast(one: str, other: str) -> float:
 
 def palettes() -> list[dict[str, str]]:
     """Name -> colour: light, dark, paper."""
-    template = Path(hlrs.page.__file__).with_name("page.html.j2").read_text()
+    template = Path(hlrs.report.page.__file__).with_name("page.html.j2").read_text()
     bodies = re.findall(r":root \{(.*?)\}", template, re.DOTALL)
     assert len(bodies) == 3
     return [dict(re.findall(r"--(\w+): (#\w+)", body)) for body in bodies]

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from hlrs import charts
 from hlrs.artifacts import OUTPUTS, SCHEMAS, Job, write_json, write_table, write_text
 from hlrs.config import ReportJob
-from hlrs.costs import cost
 from hlrs.errors import UserError
 from hlrs.nas.drawing import draw_cell
-from hlrs.origins import blocks, facts
 from hlrs.plan import REPORTED
-from hlrs.report import answer, compare, interval, points
+from hlrs.report import charts
+from hlrs.report.costs import cost
+from hlrs.report.origins import blocks, facts
+from hlrs.report.results import answer, compare, interval, points
+from hlrs.report.tables import duration, memory
 from hlrs.stages.report import gather, run
-from hlrs.tables import duration, memory
 
 HOSTILE = "<script>alert(1)</script>"
 CELL = [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["skip_connect", 2], ["max_pool_3x3", 0]]]

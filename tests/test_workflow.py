@@ -388,7 +388,7 @@ def test_code_runs_the_stages_that_import_it_and_comments_run_nothing(finished):
     replace(supernet, '"""Weights of one or', '"""The weights of one or')
     replace(supernet, "def batch_norm(", "# a remark\ndef batch_norm(")
     assert snakemake(finished) == NOTHING
-    replace(finished / "hlrs/page.html.j2", "<body>", '<body class="changed">')
+    replace(finished / "hlrs/report/page.html.j2", "<body>", '<body class="changed">')
     assert snakemake(finished) == REPORT
     assert '<body class="changed">' in (finished / "report/index.html").read_text()
     replace(supernet, "scale: float = 1e-3", "scale: float = 2e-3")

@@ -5,9 +5,9 @@ from typing import Any
 
 from hlrs.artifacts import PROVENANCE, Job, read_json, read_table, replacing, write_text
 from hlrs.errors import UserError
-from hlrs.figures import archive
-from hlrs.page import page
-from hlrs.report import STAGES, Results, Run, files
+from hlrs.report.figures import archive
+from hlrs.report.page import page
+from hlrs.report.results import STAGES, Results, Run, files
 
 TRAINED = ("search", "retrain")  # the stages with a history
 

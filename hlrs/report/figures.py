@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hlrs import charts, outcomes
-from hlrs.charts import Figure
-from hlrs.heatmaps import MOST_COLUMNS
-from hlrs.report import Results, Run
-from hlrs.trajectories import RETRAIN_PANELS, SEARCH_PANELS, SINGLE_LINES, curves_figure, maps
-from hlrs.trajectories import speed as speed
+from hlrs.report import charts, outcomes
+from hlrs.report.charts import Figure
+from hlrs.report.heatmaps import MOST_COLUMNS
+from hlrs.report.results import Results, Run
+from hlrs.report.trajectories import RETRAIN_PANELS, SEARCH_PANELS, SINGLE_LINES, curves_figure, maps
 
 Methods = dict[str, list[Run]]
 

@@ -13,11 +13,11 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from hlrs import charts, figures, tables
 from hlrs.artifacts import OUTPUTS
-from hlrs.costs import cost
-from hlrs.origins import blocks, facts
-from hlrs.report import Difference, Results, answer, compare, counted, points, summarize
+from hlrs.report import charts, figures, tables
+from hlrs.report.costs import cost
+from hlrs.report.origins import blocks, facts
+from hlrs.report.results import Difference, Results, answer, compare, counted, points, summarize
 
 MANY = 4  # methods of a data set; with more, what is long is folded
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from hlrs.charts import CHARACTER, Mark, Values, number, rank_ticks, svg, written
+from hlrs.report.charts import CHARACTER, Mark, Values, number, rank_ticks, svg, written
 
 NUMBERED = 12  # rows: up to here a matrix has its numbers written in its cells
 NAMED = 30  # rows: up to here each has its name

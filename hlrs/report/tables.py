@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from hlrs.costs import Cost, cost
-from hlrs.report import (
+from hlrs.report.costs import Cost, cost
+from hlrs.report.results import (
     COMPARED,
     METRICS,
     NOTHING,

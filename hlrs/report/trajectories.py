@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hlrs import charts, heatmaps
-from hlrs.charts import Figure
-from hlrs.report import Columns, Run, finite
+from hlrs.report import charts, heatmaps
+from hlrs.report.charts import Figure
+from hlrs.report.results import Columns, Run, finite
 
 Methods = dict[str, list[Run]]
 SINGLE_LINES = 10  # seeds: up to here each has its line, beyond it their median and range are drawn

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from hlrs import charts, heatmaps
 from hlrs.artifacts import SUBSETS
-from hlrs.charts import Figure
-from hlrs.report import METRICS, NOTHING, Results, Run, class_means, finite, interval, percent, points
+from hlrs.report import charts, heatmaps
+from hlrs.report.charts import Figure
+from hlrs.report.results import METRICS, NOTHING, Results, Run, class_means, finite, interval, percent, points
 
 Methods = dict[str, list[Run]]
 GROUPS = ("many", "medium", "few")  # as the evaluation names them; its code is no part of a report's key

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hlrs.artifacts import RESULTS
-from hlrs.report import STAGES, Results, counted
-from hlrs.tables import UNKNOWN, duration
+from hlrs.report.results import STAGES, Results, counted
+from hlrs.report.tables import UNKNOWN, duration
 
 Record = dict[str, Any]
 SHOWN = 12  # different values of a fact, at most

@@ -1,0 +1,1 @@
+"""The report: statistics over seeds, words, tables, figures and the HTML page."""
