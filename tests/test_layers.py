@@ -30,6 +30,7 @@ LIGHT = [  # loads without torch: the Snakefile, a login node, `hlrs --help`
     "hlrs.preflight",
     "hlrs.devices",
     "hlrs.lease",
+    "hlrs.running",
     "hlrs.slurm",
     "hlrs.patience",
     "hlrs.profile",

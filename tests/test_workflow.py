@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import pstats
 import re
 import shutil
@@ -539,6 +540,51 @@ def test_a_job_refuses_code_that_changed_while_it_waited(finished):
         failed[f"search/{refused}"] += 1
     assert ran + failed == Counter(["search/digits/darts/0", "search/digits/hlrs/0"])
     assert planned(finished, "search_all") == {"search": 2}
+
+
+def test_beside_a_running_workflow_others_say_so_and_after_a_kill_the_next_goes_on(recorded, tmp_path):
+    folder = duplicate(recorded[0], tmp_path / "folder")
+    edit(folder / "params.yaml", **{"search.epochs": 4})
+    first_one = ("snakemake", "--cores", "1", "search_all")
+    with counting(folder) as ran:
+        with in_the_first_search(folder, *first_one, status=-signal.SIGKILL):
+            [search] = [json.loads(path.read_text())["pid"] for path in (folder / ".hlrs/leases").iterdir()]
+            os.kill(search, signal.SIGSTOP)  # so that it does not end meanwhile
+            claim = json.loads((folder / ".hlrs/run.json").read_text())
+            at_work = f"hlrs: {' '.join(first_one)}, process {claim['pid']} on {platform.node()}, is at work"
+            for command, status in (
+                (("snakemake", "--quiet", "rules", "progress", "host", "--cores", "1"), 2),
+                (("snakemake", "--unlock"), 2),
+                (("dvc", "repro"), 255),
+                (("hlrs", "prune"), 1),
+            ):
+                said = run(folder, *command, status=status)
+                [line] = [line for line in said.stderr.splitlines() if line.startswith("hlrs: ")]
+                assert line.startswith(at_work), command
+                assert f"kill -INT -{claim['pid']}`" in line  # it leads a session of its own
+                assert "Traceback" not in said.stdout + said.stderr
+            assert planned(folder, "search_all") == {"search": 2}
+            assert json.loads((folder / ".hlrs/run.json").read_text()) == claim
+            os.kill(claim["pid"], signal.SIGKILL)
+            os.kill(search, signal.SIGCONT)
+        assert list((folder / ".snakemake/locks").iterdir())
+        run(folder, *first_one)  # without --unlock; it takes what the search, which went on, makes
+    assert ran == Counter(["search/digits/darts/0", "search/digits/hlrs/0"])
+    assert not (folder / ".hlrs/run.json").exists()
+    assert results(folder) == EVERYTHING + ran
+
+
+def test_a_claim_from_another_host_is_kept_until_somebody_unlocks(finished):
+    claim = finished / ".hlrs/run.json"
+    facts = {"pid": 1, "host": "n7", "machine": "another", "born": "1", "since": "2026-11-24T18:42:03+00:00"}
+    claim.write_text(json.dumps({**facts, "command": "snakemake --profile slurm", "token": "another"}))
+    message = run(finished, "snakemake", "--cores", "1", status=2).stderr.splitlines()[-1]
+    assert message == (
+        "hlrs: snakemake --profile slurm, process 1 on n7, is at work in this folder since 2026-11-24 18:42; "
+        "wait for it to end; if it is no more, `snakemake --unlock`, and run again"
+    )
+    run(finished, "snakemake", "--unlock")
+    assert not claim.exists()
 
 
 # --- mistakes -----------------------------------------------------------------------------------------
