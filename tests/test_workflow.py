@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -310,6 +311,25 @@ def test_the_report_is_published_whole(first):
     [made] = (first[0] / "results/report/all").iterdir()
     assert tree(first[0] / "report") == tree(made)
     assert tree(made).keys() == {*OUTPUTS["report"], PROVENANCE}
+
+
+def test_snakemakes_own_report_of_a_finished_workflow_carries_captions(finished):
+    logs = _logs(finished)
+    run(finished, "snakemake", "--report", "snakemake.zip")
+    assert _logs(finished) == logs
+    with zipfile.ZipFile(finished / "snakemake.zip") as file:
+        page = file.read("snakemake/report.html").decode()
+        held = Counter(Path(name).name for name in file.namelist())
+    tables = ("runs.csv", "summary.csv", "differences.csv", "classes.csv")
+    shown = {"normal.svg": 2, "reduce.svg": 2, "metrics.json": 2, "index.html": 1, **dict.fromkeys(tables, 1)}
+    assert held == {**shown, "report.html": 1}
+    captions = re.findall(r'"caption": "((?:[^"\\]|\\.)*)"', page)
+    assert len(captions) == sum(shown.values())
+    assert all(captions)
+    for method in ("darts", "hlrs"):
+        assert sum(f"search with <strong>{method}</strong> found on digits, seed" in c for c in captions) == 2
+    assert "Architecture search on long-tailed images" in page  # the workflow's description
+    assert not re.search(r'(src|href)="https?:', page)
 
 
 def test_a_searcher_without_training_runs_from_another_params_file(finished):

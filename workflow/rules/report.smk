@@ -2,11 +2,22 @@ rule report:
     input:
         inputs,
     output:
-        page="results/report/all/{key}/index.html",
-        metrics="results/report/all/{key}/metrics.json",
-        tables=expand(
-            "results/report/all/{{key}}/{table}.csv", table=["runs", "summary", "differences", "classes"]
+        page=report(
+            "results/report/all/{key}/index.html",
+            caption="../report/page.rst",
+            category="Report",
+            labels={"page": "all runs"},
         ),
+        metrics="results/report/all/{key}/metrics.json",
+        tables=[
+            report(
+                f"results/report/all/{{key}}/{table}.csv",
+                caption=f"../report/{table}.rst",
+                category="Tables",
+                labels={"table": table},
+            )
+            for table in ("runs", "summary", "differences", "classes")
+        ],
         plots=expand(
             "results/report/all/{{key}}/plots/{plot}.csv",
             plot=["class_counts", "class_accuracy", "search", "retrain"],
