@@ -77,4 +77,4 @@ onsuccess:
 
 
 onerror:
-    PLAN.explain()
+    PLAN.fail()

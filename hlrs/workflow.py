@@ -9,7 +9,7 @@ from typing import Any
 
 from snakemake.settings.types import DeploymentMethod
 
-from hlrs import config, container, plan, running, slurm
+from hlrs import config, container, experiments, plan, running, slurm
 from hlrs.artifacts import Job
 from hlrs.errors import HlrsError
 
@@ -45,8 +45,9 @@ class Plan:
         """Show the current params' report, if it was made, under report/."""
         plan.publish(self.jobs)
 
-    def explain(self) -> None:
-        """Say in a line each why jobs that were submitted to SLURM failed."""
+    def fail(self) -> None:
+        """Keep what was made, and say in a line each why jobs that were submitted to SLURM failed."""
+        experiments.shelve(self.jobs, self.started)
         for line in slurm.failures(self.jobs, self.started):
             print(f"hlrs: {line}", file=sys.stderr)
 
@@ -82,6 +83,7 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
             running.claim()
         plan.freeze(jobs)
         plan.restore(jobs)
+        experiments.fetch(jobs)
     except HlrsError as error:
         print(f"hlrs: {error}", file=sys.stderr)
         sys.stderr.flush()
