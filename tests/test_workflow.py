@@ -687,10 +687,15 @@ def test_git_and_dvc_checkout_go_back_and_forward_and_run_nothing(recorded, edit
             assert tree(folder / name) == tree(version / name)
 
 
-def test_a_fresh_clone_with_dvc_pull_has_nothing_to_do(recorded, tmp_path):
+def test_a_fresh_clone_with_dvc_pull_has_the_data_and_nothing_to_do(recorded, tmp_path):
     folder, clone = duplicate(recorded[0], tmp_path / "folder"), tmp_path / "clone"
+    (folder / "data/mine").mkdir()
+    (folder / "data/mine/images").write_text("images")
+    run(folder, "dvc", "add", "data/mine")
+    run(folder, "dvc", "commit", "--force", "split")  # which lists data/ among its dependencies
     run(folder, "dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     commit(folder, "Store")
+    assert "data/mine" not in run(folder, "git", "ls-files", "data/mine").stdout
     run(folder, "dvc", "push")
     run(tmp_path, "git", "clone", "--quiet", str(folder), str(clone))
     assert planned(clone) == by_stage(EVERYTHING)
@@ -698,7 +703,7 @@ def test_a_fresh_clone_with_dvc_pull_has_nothing_to_do(recorded, tmp_path):
     assert dvc_status(clone) == CLEAN
     assert IDLE in run(clone, "snakemake", "-n").stdout
     assert snakemake(clone) == NOTHING
-    for name in ("results", "report"):
+    for name in ("results", "report", "data"):
         assert tree(clone / name) == tree(folder / name)
 
 
