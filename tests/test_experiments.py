@@ -55,7 +55,7 @@ def test_experiments_run_what_their_values_touch_and_apply_with_nothing_left_to_
     before = _records(folder)
     # Back to the schedule before the last commit, whose results lie aside in the checkout alone
     overrides = (
-        "evaluate.calibration_bins=7",
+        "+evaluate.calibration_bins=7",
         "methods.hlrs.arch_lr.kind=coupled",
         "~methods.hlrs.arch_lr.final",
     )
@@ -75,7 +75,7 @@ def test_experiments_run_what_their_values_touch_and_apply_with_nothing_left_to_
     assert changed["evaluate.calibration_bins"]["new"] == 7
     assert changed["methods.hlrs.arch_lr.kind"] == {"old": "cosine", "new": "coupled"}
     metrics = json.loads(run(folder, "dvc", "metrics", "diff", "--json").stdout)["report/metrics.json"]
-    assert "digits.hlrs.ece" in metrics
+    assert "digits.darts.ece" in metrics
 
     before = _records(folder)
     run(folder, "dvc", "exp", "run", "--set-param", "matrix.methods=[darts]")
