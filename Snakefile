@@ -19,6 +19,9 @@ HLRS = f"{PLAN.python} -m hlrs"  # the code beside this file, in the environment
 container: PLAN.image
 
 
+report: "workflow/report/workflow.rst"
+
+
 wildcard_constraints:
     key="[0-9a-f]{12}",
     seed="[0-9]+",
@@ -74,4 +77,4 @@ onsuccess:
 
 
 onerror:
-    PLAN.explain()
+    PLAN.fail()

@@ -220,8 +220,9 @@ def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
     results/ then holds what DVC should version. They come back by themselves when params.yaml asks for them
     again; to free the space, delete .hlrs/aside.
     """
-    from hlrs import plan
+    from hlrs import plan, running
 
+    running.refuse_beside()
     jobs = _jobs(params)
     stages = stages or tuple(STAGE_HELP)
     missing = [job for job in jobs if job.stage in stages and not job.complete]

@@ -47,53 +47,54 @@ def lease(job: Job) -> Iterator[bool]:
     finally:
         ended.set()
         heart.join()
-        if _token(_read(path)) == token:
+        if _token(read(path)) == token:
             path.unlink(missing_ok=True)
 
 
 def _acquire(path: Path, token: str, job: Job) -> bool:
     """Create the lease; True if another holder had to end before."""
     started, seen, since, told = time.monotonic(), b"", 0.0, False
-    while not _create(path, token):
+    while not create(path, token):
         now = time.monotonic()
-        content = _read(path)
+        content = read(path)
         if content is None:  # released meanwhile
             continue
         if content != seen:
             seen, since = content, now
-        if _gone(content) or now - since > DEAD_SECONDS:
-            _take_away(path, content, token)
+        if lives(content) is False or now - since > DEAD_SECONDS:
+            take_away(path, content, token)
             continue
         if now - started > PATIENCE_SECONDS:
             raise Failure(
-                f"{job.directory}: still being written by {_holder(content)} after {PATIENCE_SECONDS:.0f} s; "
-                "wait for it to end, or stop it (its state is kept), and run again"
+                f"{job.directory}: still being written by {holder_of(content)} after {PATIENCE_SECONDS:.0f} s"
+                "; wait for it to end, or stop it (its state is kept), and run again"
             )
         if not told:
-            print(f"{job.run}  waits for {_holder(content)}, at work on the same result", file=sys.stderr)
+            print(f"{job.run}  waits for {holder_of(content)}, at work on the same result", file=sys.stderr)
             sys.stderr.flush()
             told = True
         time.sleep(POLL_SECONDS)
     return told or bool(seen)
 
 
-def _create(path: Path, token: str) -> bool:
+def create(path: Path, token: str, **facts: str) -> bool:
+    """Create a lease in this process's name, with further facts; False if the file is there."""
     try:
         with path.open("xb") as file:
-            file.write(_content(token, 0))
+            file.write(_content(token, 0, **facts))
     except FileExistsError:
         return False
     return True
 
 
-def _take_away(path: Path, content: bytes, token: str) -> None:
+def take_away(path: Path, content: bytes, token: str) -> None:
     """Remove a dead holder's lease; if it was another's by the time it was moved, give it back."""
     aside = path.with_suffix(f".{token}")
     try:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if _read(aside) != content:
+    if read(aside) != content:
         with suppress(OSError):  # a third one has it by now; the robbed one ends at its next beat
             os.link(aside, path)
     aside.unlink()
@@ -103,9 +104,9 @@ def _beat(path: Path, token: str, job: Job, ended: threading.Event) -> None:
     """Keep the lease alive; end the process if it was lost."""
     beat = 0
     while not ended.wait(BEAT_SECONDS):
-        content = _read(path)
+        content = read(path)
         if _token(content) != token and not ended.is_set():
-            holder = _holder(content) if content else "nobody, its file is gone"
+            holder = holder_of(content) if content else "nobody, its file is gone"
             print(
                 f"hlrs: {job.run}: this process was thought dead and its work was taken over by {holder}; "
                 "it ends without writing",
@@ -121,8 +122,9 @@ def _beat(path: Path, token: str, job: Job, ended: threading.Event) -> None:
 # --- who holds it -------------------------------------------------------------------------------------
 
 
-def _content(token: str, beat: int) -> bytes:
+def _content(token: str, beat: int, **more: str) -> bytes:
     facts = {
+        **more,
         "token": token,
         "beat": beat,
         "host": platform.node(),
@@ -144,21 +146,22 @@ def _process(pid: int) -> dict[str, Any]:
     return {"pid": pid, "machine": f"{boot} {namespace}", "born": None if ended else status[19]}
 
 
-def _gone(content: bytes) -> bool:
-    """Whether the holder was a process of this machine that is no more."""
-    facts, own = _facts(content), _process(os.getpid())
+def lives(content: bytes) -> bool | None:
+    """Whether the holder is at work; None if it is no process of this machine, so that nobody can tell."""
+    facts, own = facts_of(content), _process(os.getpid())
     if not facts.get("machine") or facts["machine"] != own["machine"]:
-        return False
-    return bool(_process(int(facts["pid"]))["born"] != facts["born"])
+        return None
+    return bool(_process(int(facts["pid"]))["born"] == facts["born"])
 
 
-def _holder(content: bytes) -> str:
-    facts = _facts(content)
+def holder_of(content: bytes) -> str:
+    """The holder's process, host and SLURM job, in words."""
+    facts = facts_of(content)
     job = f" (SLURM job {facts['slurm_job']})" if facts.get("slurm_job") else ""
     return f"process {facts.get('pid', '?')} on {facts.get('host', 'an unknown host')}{job}"
 
 
-def _facts(content: bytes | None) -> dict[str, Any]:
+def facts_of(content: bytes | None) -> dict[str, Any]:
     """What a lease says; nothing if it is only half written."""
     try:
         facts = json.loads(content or b"")
@@ -168,10 +171,11 @@ def _facts(content: bytes | None) -> dict[str, Any]:
 
 
 def _token(content: bytes | None) -> str | None:
-    return _facts(content).get("token")
+    return facts_of(content).get("token")
 
 
-def _read(path: Path) -> bytes | None:
+def read(path: Path) -> bytes | None:
+    """A lease's content; None if there is none, or none that can be read."""
     try:
         return path.read_bytes()
     except OSError:

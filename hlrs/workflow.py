@@ -9,7 +9,7 @@ from typing import Any
 
 from snakemake.settings.types import DeploymentMethod
 
-from hlrs import config, container, plan, slurm
+from hlrs import config, container, experiments, plan, running, slurm
 from hlrs.artifacts import Job
 from hlrs.errors import HlrsError
 
@@ -17,8 +17,6 @@ from hlrs.errors import HlrsError
 # saves its state and goes on in another allocation, whose output follows in the same log.
 SLURM_EXTRA = f"--signal={slurm.WARNING.name.removeprefix('SIG')}@120 --open-mode=append"
 
-
-LOCKS = Path(".snakemake/locks")
 ALLOWED = {"params": "FILE", "container": "FILE.sif", "time_limit": "MINUTES"}  # of --config
 QUESTIONS = {  # options with which snakemake runs no job, and with which it does not wait for jobs either
     "--unlock", "--summary", "--detailed-summary", "--lint", "--list-rules", "--list-target-rules",
@@ -47,17 +45,19 @@ class Plan:
         """Show the current params' report, if it was made, under report/."""
         plan.publish(self.jobs)
 
-    def explain(self) -> None:
-        """Say in a line each why jobs that were submitted to SLURM failed."""
+    def fail(self) -> None:
+        """Keep what was made, and say in a line each why jobs that were submitted to SLURM failed."""
+        experiments.shelve(self.jobs, self.started)
         for line in slurm.failures(self.jobs, self.started):
             print(f"hlrs: {line}", file=sys.stderr)
 
 
 def start(settings: dict[str, Any], workflow: Any) -> Plan:
-    """Validate the settings and params and freeze the jobs' specs before anything runs.
+    """Validate the settings and params, claim the folder and freeze the jobs' specs before anything runs.
 
-    A mistake ends the process with one line on stderr and exit status 2.
+    A mistake, or another snakemake at work here, ends the process with one line on stderr and exit status 2.
     """
+    executes = not workflow.output_settings.dryrun and not QUESTIONS.intersection(sys.argv)
     if not workflow.is_main_process:
         slurm.serve_job()
     try:
@@ -77,16 +77,22 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
         if not isinstance(limit, int) or limit < 1:
             raise HlrsError(f"--config time_limit={limit}: not a number of minutes, 1 or more")
         jobs = plan.plan(config.load(Path(settings.get("params", "params.yaml"))))
+        if "--unlock" in sys.argv:
+            running.unlock()
+        elif executes and "--nolock" not in sys.argv:
+            running.claim()
         plan.freeze(jobs)
         plan.restore(jobs)
+        experiments.fetch(jobs)
     except HlrsError as error:
         print(f"hlrs: {error}", file=sys.stderr)
         sys.stderr.flush()
         raise SystemExit(2) from None
-    executes = not workflow.output_settings.dryrun and not QUESTIONS.intersection(sys.argv)
     if slurm.available():
         slurm.be_patient()
-        locked = any(LOCKS.glob("*.lock")) and "--nolock" not in sys.argv  # Snakemake is about to refuse
+        locked = (
+            any(running.LOCKS.glob("*.lock")) and "--nolock" not in sys.argv
+        )  # Snakemake is about to refuse
         slurm.wait_for_earlier(jobs, wait=executes and not locked)
     planned = Plan(jobs, image)
     if executes:  # back at params that were run before: nothing to run, but a report to show

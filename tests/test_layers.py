@@ -31,6 +31,8 @@ LIGHT = [  # loads without torch: the Snakefile, a login node, `hlrs --help`
     "hlrs.preflight",
     "hlrs.devices",
     "hlrs.lease",
+    "hlrs.running",
+    "hlrs.experiments",
     "hlrs.slurm",
     "hlrs.patience",
     "hlrs.profile",

@@ -134,7 +134,7 @@ def test_a_process_that_ended_and_was_not_asked_how_is_dead(monkeypatch):
     PATH.parent.mkdir(parents=True)
     child = os.fork()
     if child == 0:
-        leases._create(PATH, "other")
+        leases.create(PATH, "other")
         os._exit(0)
     until(lambda: Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
     with lease(JOB) as waited:

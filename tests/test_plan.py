@@ -328,15 +328,28 @@ def test_prune_removes_the_stale_results_of_one_stage_only():
     assert plan.prune(new, "search") == []
 
 
-def test_prune_of_a_smaller_matrix_leaves_no_empty_folders():
-    for job in plan.plan(params()):
+@pytest.mark.parametrize("entirely", [False, True], ids=["from the matrix", "entirely"])
+@pytest.mark.parametrize(
+    ("axis", "gone", "left"),
+    [("datasets", "large", ["small"]), ("methods", "hlrs", ["darts", "random"]), ("seeds", "1", [0])],
+)
+def test_prune_of_a_smaller_matrix_leaves_nothing_of_what_was_taken_out(axis, gone, left, entirely):
+    whole = params()
+    for job in plan.plan(whole):
         make(job)
-    less = plan.plan(params(matrix__methods=["darts"]))
+    tree = whole.model_dump(mode="json")
+    tree["matrix"][axis] = left
+    if entirely and axis != "seeds":
+        del tree[axis][gone]
+    less = plan.plan(config.Params.model_validate(tree))
     make(report_of(less))
     for stage in OUTPUTS:
         plan.prune(less, stage)
     assert files("results") == {path for job in less for path in job.outputs}
-    assert not list(Path("results").glob("*/*/hlrs"))
+    assert not [path for path in Path("results").rglob("*") if path.name == gone]
+    assert all(any(path.iterdir()) for path in Path("results").rglob("*") if path.is_dir())
+    plan.restore(plan.plan(whole))
+    assert {path for job in plan.plan(whole) for path in job.outputs} <= files("results")
 
 
 def test_restore_takes_back_what_is_asked_for_again():

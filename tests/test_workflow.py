@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import pstats
 import re
 import shutil
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -320,6 +322,25 @@ def test_the_report_is_published_whole(first):
     assert tree(made).keys() == {*OUTPUTS["report"], PROVENANCE}
 
 
+def test_snakemakes_own_report_of_a_finished_workflow_carries_captions(finished):
+    logs = _logs(finished)
+    run(finished, "snakemake", "--report", "snakemake.zip")
+    assert _logs(finished) == logs
+    with zipfile.ZipFile(finished / "snakemake.zip") as file:
+        page = file.read("snakemake/report.html").decode()
+        held = Counter(Path(name).name for name in file.namelist())
+    tables = ("runs.csv", "summary.csv", "differences.csv", "classes.csv")
+    shown = {"normal.svg": 2, "reduce.svg": 2, "metrics.json": 2, "index.html": 1, **dict.fromkeys(tables, 1)}
+    assert held == {**shown, "report.html": 1}
+    captions = re.findall(r'"caption": "((?:[^"\\]|\\.)*)"', page)
+    assert len(captions) == sum(shown.values())
+    assert all(captions)
+    for method in ("darts", "hlrs"):
+        assert sum(f"search with <strong>{method}</strong> found on digits, seed" in c for c in captions) == 2
+    assert "Architecture search on long-tailed images" in page  # the workflow's description
+    assert not re.search(r'(src|href)="https?:', page)
+
+
 def test_a_searcher_without_training_runs_from_another_params_file(finished):
     old = tree(finished / "report")
     params = tiny()
@@ -550,6 +571,51 @@ def test_a_job_refuses_code_that_changed_while_it_waited(finished):
     assert planned(finished, "search_all") == {"search": 2}
 
 
+def test_beside_a_running_workflow_others_say_so_and_after_a_kill_the_next_goes_on(recorded, tmp_path):
+    folder = duplicate(recorded[0], tmp_path / "folder")
+    edit(folder / "params.yaml", **{"search.epochs": 4})
+    first_one = ("snakemake", "--cores", "1", "search_all")
+    with counting(folder) as ran:
+        with in_the_first_search(folder, *first_one, status=-signal.SIGKILL):
+            [search] = [json.loads(path.read_text())["pid"] for path in (folder / ".hlrs/leases").iterdir()]
+            os.kill(search, signal.SIGSTOP)  # so that it does not end meanwhile
+            claim = json.loads((folder / ".hlrs/run.json").read_text())
+            at_work = f"hlrs: {' '.join(first_one)}, process {claim['pid']} on {platform.node()}, is at work"
+            for command, status in (
+                (("snakemake", "--quiet", "rules", "progress", "host", "--cores", "1"), 2),
+                (("snakemake", "--unlock"), 2),
+                (("dvc", "repro"), 255),
+                (("hlrs", "prune"), 1),
+            ):
+                said = run(folder, *command, status=status)
+                [line] = [line for line in said.stderr.splitlines() if line.startswith("hlrs: ")]
+                assert line.startswith(at_work), command
+                assert f"kill -INT -{claim['pid']}`" in line  # it leads a session of its own
+                assert "Traceback" not in said.stdout + said.stderr
+            assert planned(folder, "search_all") == {"search": 2}
+            assert json.loads((folder / ".hlrs/run.json").read_text()) == claim
+            os.kill(claim["pid"], signal.SIGKILL)
+            os.kill(search, signal.SIGCONT)
+        assert list((folder / ".snakemake/locks").iterdir())
+        run(folder, *first_one)  # without --unlock; it takes what the search, which went on, makes
+    assert ran == Counter(["search/digits/darts/0", "search/digits/hlrs/0"])
+    assert not (folder / ".hlrs/run.json").exists()
+    assert results(folder) == EVERYTHING + ran
+
+
+def test_a_claim_from_another_host_is_kept_until_somebody_unlocks(finished):
+    claim = finished / ".hlrs/run.json"
+    facts = {"pid": 1, "host": "n7", "machine": "another", "born": "1", "since": "2026-11-24T18:42:03+00:00"}
+    claim.write_text(json.dumps({**facts, "command": "snakemake --profile slurm", "token": "another"}))
+    message = run(finished, "snakemake", "--cores", "1", status=2).stderr.splitlines()[-1]
+    assert message == (
+        "hlrs: snakemake --profile slurm, process 1 on n7, is at work in this folder since 2026-11-24 18:42; "
+        "wait for it to end; if it is no more, `snakemake --unlock`, and run again"
+    )
+    run(finished, "snakemake", "--unlock")
+    assert not claim.exists()
+
+
 # --- mistakes -----------------------------------------------------------------------------------------
 
 
@@ -630,10 +696,15 @@ def test_git_and_dvc_checkout_go_back_and_forward_and_run_nothing(recorded, edit
             assert tree(folder / name) == tree(version / name)
 
 
-def test_a_fresh_clone_with_dvc_pull_has_nothing_to_do(recorded, tmp_path):
+def test_a_fresh_clone_with_dvc_pull_has_the_data_and_nothing_to_do(recorded, tmp_path):
     folder, clone = duplicate(recorded[0], tmp_path / "folder"), tmp_path / "clone"
+    (folder / "data/mine").mkdir()
+    (folder / "data/mine/images").write_text("images")
+    run(folder, "dvc", "add", "data/mine")
+    run(folder, "dvc", "commit", "--force", "split")  # which lists data/ among its dependencies
     run(folder, "dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     commit(folder, "Store")
+    assert "data/mine" not in run(folder, "git", "ls-files", "data/mine").stdout
     run(folder, "dvc", "push")
     run(tmp_path, "git", "clone", "--quiet", str(folder), str(clone))
     assert planned(clone) == by_stage(EVERYTHING)
@@ -641,7 +712,7 @@ def test_a_fresh_clone_with_dvc_pull_has_nothing_to_do(recorded, tmp_path):
     assert dvc_status(clone) == CLEAN
     assert IDLE in run(clone, "snakemake", "-n").stdout
     assert snakemake(clone) == NOTHING
-    for name in ("results", "report"):
+    for name in ("results", "report", "data"):
         assert tree(clone / name) == tree(folder / name)
 
 

@@ -2,7 +2,13 @@ rule evaluate:
     input:
         inputs,
     output:
-        metrics="results/evaluate/{dataset}/{method}/{seed}/{key}/metrics.json",
+        metrics=report(
+            "results/evaluate/{dataset}/{method}/{seed}/{key}/metrics.json",
+            caption="../report/metrics.rst",
+            category="Evaluation",
+            subcategory="{dataset}",
+            labels={"method": "{method}", "seed": "{seed}"},
+        ),
         predictions="results/evaluate/{dataset}/{method}/{seed}/{key}/predictions.parquet",
         provenance="results/evaluate/{dataset}/{method}/{seed}/{key}/provenance.json",
     log:

@@ -9,8 +9,20 @@ rule extract:
         inputs,
     output:
         genotype="results/extract/{dataset}/{method}/{seed}/{key}/genotype.json",
-        normal="results/extract/{dataset}/{method}/{seed}/{key}/normal.svg",
-        reduce="results/extract/{dataset}/{method}/{seed}/{key}/reduce.svg",
+        normal=report(
+            "results/extract/{dataset}/{method}/{seed}/{key}/normal.svg",
+            caption="../report/cell.rst",
+            category="Architectures",
+            subcategory="{dataset}",
+            labels={"method": "{method}", "seed": "{seed}", "cell": "normal"},
+        ),
+        reduce=report(
+            "results/extract/{dataset}/{method}/{seed}/{key}/reduce.svg",
+            caption="../report/cell.rst",
+            category="Architectures",
+            subcategory="{dataset}",
+            labels={"method": "{method}", "seed": "{seed}", "cell": "reduce"},
+        ),
         provenance="results/extract/{dataset}/{method}/{seed}/{key}/provenance.json",
     log:
         "logs/extract/{dataset}/{method}/{seed}/{key}.log",

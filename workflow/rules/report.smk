@@ -2,12 +2,23 @@ rule report:
     input:
         inputs,
     output:
-        page="results/report/all/{key}/index.html",
+        page=report(
+            "results/report/all/{key}/index.html",
+            caption="../report/page.rst",
+            category="Report",
+            labels={"page": "all runs"},
+        ),
         figures="results/report/all/{key}/figures.zip",
         metrics="results/report/all/{key}/metrics.json",
-        tables=expand(
-            "results/report/all/{{key}}/{table}.csv", table=["runs", "summary", "differences", "classes"]
-        ),
+        tables=[
+            report(
+                f"results/report/all/{{key}}/{table}.csv",
+                caption=f"../report/{table}.rst",
+                category="Tables",
+                labels={"table": table},
+            )
+            for table in ("runs", "summary", "differences", "classes")
+        ],
         plots=expand(
             "results/report/all/{{key}}/plots/{plot}.csv",
             plot=["class_counts", "class_accuracy", "search", "retrain"],
