@@ -227,6 +227,7 @@ def test_of_many_that_want_a_dead_ones_lease_one_has_it_at_a_time(monkeypatch):
 def test_two_commands_for_one_result_train_it_once(workspace):
     """The second waits for the first, then finds the result and takes it."""
     run = "digits/darts/0"
+    edit(workspace / "params.yaml", **{"search.epochs": 20})  # for the second to find it at work
     assert hlrs(workspace, "split", "digits")[0] == 0
     first = start(workspace, "search", run, log="first")
     until(lambda: list((workspace / LEASES).glob("*.json")))
