@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import FORK, REPOSITORY, hlrs, outputs, record, start
+from conftest import FORK, REPOSITORY, edit, hlrs, outputs, record, start
 
 from hlrs import lease as leases
 from hlrs.artifacts import Job
