@@ -137,6 +137,8 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     from hlrs import config
     from hlrs.outlook import Outlook
 
+    if run is not None and as_json:
+        raise UserError("--json: does not go with --why; without it, --json has every job's differences")
     jobs = _jobs(params)
     if run is not None:
         from hlrs.why import why

@@ -150,8 +150,9 @@ class Description:
             told |= {entry["path"]: entry["sha256"] for entry in record["inputs"].values()}
             for path, digest in told.items():
                 if self.digests.get(path) != digest:
+                    place = job.output(PROVENANCE)
                     raise Failure(
-                        f"{path}: not the file that {job.output(PROVENANCE)} tells of; make it anew"
+                        f"{path}: not the file that {place} tells of; `hlrs audit` says how to mend it"
                     )
 
     # --- entities -------------------------------------------------------------------------------------

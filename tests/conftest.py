@@ -1,5 +1,6 @@
 """Small workflows in a folder of their own."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -70,6 +71,21 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(TINY))
     return tmp_path
+
+
+@contextlib.contextmanager
+def at_work_in(folder: Path, monkeypatch):
+    """In the body, a checkout is the current folder, and the package's code is the one in it."""
+    from hlrs import code
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(code, "PACKAGE", folder / "hlrs")
+    caches = (code.here, code.committed)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
 
 
 def edit(path: Path, **changes) -> None:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import edit
+from conftest import at_work_in, edit
 from test_workflow import commit, duplicate, edited, first, once, recorded, run, sha256, source  # noqa: F401
 
 from hlrs import code, config, plan
@@ -19,13 +19,8 @@ from hlrs.provenance import seal
 def folder(recorded, tmp_path, monkeypatch):  # noqa: F811
     """A copy of what was recorded, the current folder; the package's code is the one in it."""
     copy = duplicate(recorded[0], tmp_path / "audited")
-    monkeypatch.chdir(copy)
-    monkeypatch.setattr(code, "PACKAGE", copy / "hlrs")
-    code.here.cache_clear()
-    code.committed.cache_clear()
-    yield copy
-    code.here.cache_clear()
-    code.committed.cache_clear()
+    with at_work_in(copy, monkeypatch):
+        yield copy
 
 
 def audit(check=lambda audited: audited.findings()):

@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import edit
+from conftest import at_work_in, edit
 from test_workflow import commit, duplicate, edited, first, once, recorded, run, sha256, source  # noqa: F401
 
 from hlrs import code, config, pedigree, plan
@@ -25,13 +25,8 @@ STAGES = ["split", "search", "extract", "retrain", "evaluate"]
 def folder(edited, tmp_path, monkeypatch):  # noqa: F811
     """A copy of what was recorded twice, the current folder; the package's code is the one in it."""
     copy = duplicate(edited[0], tmp_path / "lineage")
-    monkeypatch.chdir(copy)
-    monkeypatch.setattr(code, "PACKAGE", copy / "hlrs")
-    code.here.cache_clear()
-    code.committed.cache_clear()
-    yield copy
-    code.here.cache_clear()
-    code.committed.cache_clear()
+    with at_work_in(copy, monkeypatch):
+        yield copy
 
 
 def read():
@@ -272,3 +267,8 @@ def test_without_any_result_there_is_nothing_to_compare_with(folder):
     assert reasons("digits/hlrs/0")["search"][1:] == ["there is no result of its stage to compare with"]
     with pytest.raises(UserError, match="digits/none/0: no run of the params; there are: digits, "):
         reasons("digits/none/0")
+
+
+def test_why_in_json_is_refused(folder):
+    failed = run(folder, "hlrs", "plan", "--why", "digits/hlrs/0", "--json", status=2)
+    assert failed.stderr.startswith("hlrs: --json: does not go with --why; ")
