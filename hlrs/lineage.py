@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job, read_json, read_table
 from hlrs.code import Code, changed, committed, here
@@ -18,7 +18,6 @@ from hlrs.plan import PUBLISHED
 from hlrs.reasons import STAGES, Comparison, Record, compare
 
 Read = Callable[[str], Record | None]  # the record of a job's folder, None if it has none
-FIELDS = {"key", "stage", "run", "params", "code", "inputs", "outputs", "seal"}  # without them, no record
 ENVIRONMENT = ("commit", "lock", "image", "host", "device", "versions")
 SHOWN = "metrics.json"  # what a run's numbers in the report come from
 
@@ -113,11 +112,32 @@ def read_at(revision: str) -> tuple[Read, Callable[[str], list[str]]]:
     return read, listing
 
 
+class _Input(BaseModel):
+    path: str
+    sha256: str
+
+
+class _Whole(BaseModel):
+    """What every record has; the rest of it is told, not followed."""
+
+    key: str
+    stage: str
+    run: str
+    params: dict[str, Any]
+    code: str
+    inputs: dict[str, _Input]
+    outputs: dict[str, str]
+    seal: str
+
+
 def whole(record: Any, path: str) -> Record:
-    """A record with all that a lineage needs; Failure for another."""
-    if not isinstance(record, dict) or not record.keys() >= FIELDS:
-        raise Failure(f"{path}: not the record of a job")
-    return record
+    """A record with all that a lineage follows; Failure for another."""
+    try:
+        for entry in _Whole.model_validate(record, strict=True).inputs.values():
+            directory_of(entry.path)
+    except (ValidationError, UserError):
+        raise Failure(f"{path}: not the record of a job") from None
+    return dict(record)
 
 
 # --- what is asked for --------------------------------------------------------------------------------
@@ -213,8 +233,8 @@ def data(directory: str, record: Record) -> list[dict[str, Any]]:
     try:
         source: Source = TypeAdapter(Source).validate_python(record["params"]["source"])
         paths = {name: str(path) for name, path in data_files(source)}
-    except (HlrsError, ValueError):
-        paths = {}  # a fresh clone without the data
+    except (HlrsError, ValueError, ImportError):
+        paths = {}  # a fresh clone without the data, a login node without torchvision
     try:
         files = read_table(Path(directory, "files.parquet"), "files").to_pylist()
     except HlrsError:

@@ -166,6 +166,16 @@ def test_a_record_that_is_missing_or_broken(folder, text):
     assert broken[0].rests == 9
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"outputs": []}, {"run": 1}, {"inputs": {"x": {"path": "/etc/hosts", "sha256": ""}}}, {"params": None}],
+)
+def test_a_record_that_says_what_no_record_says(folder, changes):
+    path = directory("search") / PROVENANCE
+    rewrite(path, **changes)
+    assert audit()[0][0].what == "not the record of a job, so its artifacts come from nowhere"
+
+
 def test_files_without_a_record(folder):
     stray = [directory("search") / "notes.txt", Path("results/search/digits/readme")]
     for path in stray:
