@@ -61,6 +61,18 @@ def test_a_byte_flipped_in_any_artifact_is_found_there(folder):
     assert tried == 3 + 2 * (2 + 3 + 2 + 2) + len(OUTPUTS["report"])
 
 
+def test_an_artifact_that_is_gone(folder):
+    path = directory("retrain") / "weights.safetensors"
+    path.unlink()
+    broken, _ = audit()
+    assert [(f.path, f.affected) for f in broken] == [
+        (str(path), str(path)),
+        (str(directory("evaluate") / "metrics.json"), str(directory("evaluate") / "metrics.json")),
+    ]
+    assert broken[0].what == "is missing, though it is on record"
+    assert f"weights.safetensors of {path.parent}" in broken[1].what
+
+
 def test_how_much_rests_on_a_broken_artifact_is_counted(folder):
     path = directory("extract") / "genotype.json"
     path.write_text(path.read_text() + " ")
