@@ -33,12 +33,12 @@ def test_what_ends_amid_writing_anew_leaves_no_record(job, monkeypatch):
     def killed(source):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(split, "files", killed)  # after two of three artifacts were written
-    with pytest.raises(KeyboardInterrupt):
-        execute(job)
+    with monkeypatch.context() as patched:
+        patched.setattr(split, "files", killed)  # after two of three artifacts were written
+        with pytest.raises(KeyboardInterrupt):
+            execute(job)
     assert job.output(OUTPUTS["split"][0]).exists()
     assert not job.output(PROVENANCE).exists()
     assert not job.complete
-    monkeypatch.undo()
     execute(job)
     assert current(job)
