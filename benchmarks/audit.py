@@ -28,7 +28,8 @@ def fill(count: int) -> None:
                 for _ in range((LARGE >> 24) if name.startswith("weights") else 1):
                     file.write(os.urandom(1 << 24))
         outputs = {name: sha256(folder / name) for name in OUTPUTS["retrain"]}
-        record = {**body, "key": folder.name, "outputs": outputs}
+        times = {"seconds": 0.0, "ended": "2026-01-01T00:00:00+00:00"}
+        record = {**body, **times, "key": folder.name, "outputs": outputs}
         (folder / PROVENANCE).write_text(json.dumps(record | {"seal": seal(record)}))
 
 

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job
 from hlrs.code import committed
+from hlrs.environment import environment
 from hlrs.errors import HlrsError
-from hlrs.lineage import data, directory_of, environment, read_here, whole, within
+from hlrs.lineage import data, directory_of, read_here, whole, within
 from hlrs.plan import PUBLISHED, key_of
 from hlrs.provenance import seal
 from hlrs.reasons import STAGES, Record, abbreviate
@@ -240,7 +241,7 @@ class Audit:
         return bool(record["outputs"].get(within(path, directory_of(path))) != self.files[path].sha256)
 
     def _params(self) -> Iterator[Finding]:
-        """What the params ask for against what is here."""
+        """What the params ask for against what is here, by keys: they are of parameters, code and inputs."""
         missing = [job for job in self.jobs if not job.complete]
         if missing:
             what = f"{len(missing)} of the {len(self.jobs)} results that the params ask for are not here"
@@ -249,11 +250,6 @@ class Audit:
         if other:
             what = f"{_results(len(other))} made with parameters or code that are not the present ones"
             yield Finding(str(RESULTS), what, "`hlrs prune` puts them aside", False)
-        for directory, job in self.wanted.items():
-            record = self.records.get(directory)
-            if record and not _misplaced(directory, record) and record["params"] != job.params:
-                what = "its parameters are not those of the params file"
-                yield self._break(f"{directory}/{PROVENANCE}", what)
 
     def _commits(self) -> Iterator[Finding]:
         """Whether the code on record is that of the commit on record."""

@@ -12,13 +12,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job, read_json, read_table
 from hlrs.code import Code, changed, committed, here
 from hlrs.config import Params, Source
+from hlrs.environment import environment
 from hlrs.errors import Failure, HlrsError, UserError
 from hlrs.fingerprint import data_files, sha256
 from hlrs.plan import PUBLISHED
 from hlrs.reasons import STAGES, Comparison, Record, compare
 
 Read = Callable[[str], Record | None]  # the record of a job's folder, None if it has none
-ENVIRONMENT = ("commit", "lock", "image", "host", "device", "versions")
 SHOWN = "metrics.json"  # what a run's numbers in the report come from
 
 
@@ -54,7 +54,10 @@ def within(path: str, directory: str) -> str:
 
 
 def trace(targets: list[str], read: Read) -> Lineage:
-    """Follow the inputs of every record from the targets' jobs to those without inputs."""
+    """Follow the inputs of every record from the targets' jobs to those without inputs.
+
+    UserError if not even the targets have a record.
+    """
     records: dict[str, Record] = {}
     missing: list[str] = []
     pending = [directory_of(target) for target in reversed(targets)]
@@ -68,6 +71,8 @@ def trace(targets: list[str], read: Read) -> Lineage:
             continue
         records[directory] = record
         pending += reversed([directory_of(entry["path"]) for entry in record["inputs"].values()])
+    if not records:
+        raise UserError(f"{missing[0]}/{PROVENANCE}: missing, so nobody knows where {targets[0]} comes from")
     return Lineage(targets, records, missing)
 
 
@@ -127,6 +132,8 @@ class _Whole(BaseModel):
     code: str
     inputs: dict[str, _Input]
     outputs: dict[str, str]
+    seconds: float
+    ended: str
     seal: str
 
 
@@ -239,27 +246,7 @@ def data(directory: str, record: Record) -> list[dict[str, Any]]:
         files = read_table(Path(directory, "files.parquet"), "files").to_pylist()
     except HlrsError:
         return []
-    return [{"name": file["name"], "path": paths.get(file["name"]), **file} for file in files]
-
-
-def device(record: Record) -> str:
-    """What a job computed on."""
-    gpu = record.get("gpu")
-    return str((gpu.get("name") if isinstance(gpu, dict) else gpu) or record.get("cpu") or "not recorded")
-
-
-def environment(record: Record) -> dict[str, str]:
-    """What a job ran with, in words, by ENVIRONMENT's names."""
-    commit = str(record.get("commit") or "not recorded")
-    versions = record.get("versions") or {}
-    return {
-        "commit": commit + (" + uncommitted changes" if record.get("dirty") else ""),
-        "lock": str(record.get("lock") or "not recorded"),
-        "image": str(record.get("image") or "none"),
-        "host": str(record.get("host") or "not recorded"),
-        "device": device(record),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
-    }
+    return [{**file, "path": paths.get(file["name"])} for file in files]
 
 
 # --- two versions -------------------------------------------------------------------------------------
@@ -322,7 +309,7 @@ def _difference(old: Record | None, new: Record, params: Params) -> Difference:
         old,
         compare(as_job(new), old, params),
         changed_definitions(old, new),
-        {name: (before[name], now[name]) for name in ENVIRONMENT if before[name] != now[name]},
+        {name: (before[name], now[name]) for name in before if before[name] != now[name]},
         [name for name in names if old["outputs"].get(name) != new["outputs"].get(name)],
     )
 

@@ -7,13 +7,12 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
+from hlrs.environment import UNKNOWN, environment
 from hlrs.lineage import (
-    ENVIRONMENT,
     Difference,
     Lineage,
     data,
     directory_of,
-    environment,
     matches,
     recorded,
     splits,
@@ -37,7 +36,7 @@ def tree(lineage: Lineage, width: int) -> Iterator[str]:
     """The lineage as lines: an artifact's job, below it what that job read, and so on; many: a line each."""
     for target in lineage.targets:
         yield f"{target}{_state(lineage, target)}"
-        yield f"  sha256 {recorded(lineage, target) or 'not recorded'}"
+        yield f"  sha256 {recorded(lineage, target) or UNKNOWN}"
     yield ""
     shared = _shared(lineage)
     if len({record["run"] for record in lineage.records.values() if "/" in record["run"]}) > 1:
@@ -70,9 +69,9 @@ def _state(lineage: Lineage, path: str) -> str:
 
 
 def _shared(lineage: Lineage) -> dict[str, str]:
-    """What all jobs ran with alike, by ENVIRONMENT's names."""
+    """What all jobs ran with alike."""
     every = [environment(record) for record in lineage.records.values()]
-    return {name: every[0][name] for name in ENVIRONMENT if len({facts[name] for facts in every}) == 1}
+    return {name: every[0][name] for name in every[0] if len({facts[name] for facts in every}) == 1}
 
 
 def _first_told(lineage: Lineage) -> dict[str, dict[str, Any]]:

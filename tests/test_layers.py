@@ -26,6 +26,7 @@ LIGHT = [  # loads without torch: the Snakefile, a login node, `hlrs --help`
     "hlrs.cli",
     "hlrs.artifacts",
     "hlrs.code",
+    "hlrs.environment",
     "hlrs.fingerprint",
     "hlrs.provenance",
     "hlrs.preflight",

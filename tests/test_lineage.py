@@ -106,6 +106,13 @@ def test_what_has_no_lineage_is_one_line(folder, asked, message):
     assert "\n" not in str(caught.value)
 
 
+def test_what_has_no_record_ends_in_one_line(folder):
+    path = directory("search")
+    (path / PROVENANCE).unlink()
+    with pytest.raises(UserError, match=f"{path}/provenance.json: missing, so nobody knows where "):
+        lineage(str(path / "alphas.parquet"))
+
+
 def test_a_cell_without_a_result_says_so(folder):
     edit(Path("params.yaml"), **{"retrain.epochs": 3})
     with pytest.raises(UserError, match="digits/hlrs/0: has no result yet; `hlrs plan`"):

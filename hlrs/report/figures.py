@@ -1,18 +1,13 @@
 """The report's figures, section by section; and all of them as an archive of SVG and CSV."""
 
-import csv
-import io
-import math
 import zipfile
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hlrs.report import charts, outcomes
 from hlrs.report.charts import Figure
 from hlrs.report.heatmaps import MOST_COLUMNS
-from hlrs.report.results import Results, Run
+from hlrs.report.results import Results, Run, comma_separated
 from hlrs.report.trajectories import RETRAIN_PANELS, SEARCH_PANELS, SINGLE_LINES, curves_figure, maps
 
 Methods = dict[str, list[Run]]
@@ -133,7 +128,7 @@ def archive(results: Results, path: Path) -> None:
             for section in sections(results, dataset, complete=True):
                 for figure in section.figures:
                     if figure.data is not None:
-                        _add(file, f"{dataset}/{figure.name}.csv", _csv(*figure.data))
+                        _add(file, f"{dataset}/{figure.name}.csv", comma_separated(*figure.data, digits=6))
                         for name, chart in figure.parts.items():
                             svg = charts.document(chart, figure.marks)
                             _add(file, f"{dataset}/{figure.name}/{name}.svg", svg)
@@ -143,19 +138,3 @@ def _add(file: zipfile.ZipFile, name: str, text: str) -> None:
     entry = zipfile.ZipInfo(name)  # dated 1980, whenever it is made
     entry.compress_type, entry.create_system, entry.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
     file.writestr(entry, text)
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Six digits a float, nothing where there is no number."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow([_plain(value) for value in row])
-    return text.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return f"{value:.6g}" if math.isfinite(value) else ""
-    return value

@@ -1,17 +1,19 @@
 """Where the report's numbers come from: what the records of the jobs say, told once where they agree."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hlrs.artifacts import RESULTS
+from hlrs.environment import UNKNOWN, environment
 from hlrs.report.results import STAGES, Results, counted
-from hlrs.report.tables import UNKNOWN, duration
+from hlrs.report.tables import duration
 
 Record = dict[str, Any]
 SHOWN = 12  # different values of a fact, at most
+NAMELESS = {"host": f"host {UNKNOWN}", "device": f"device {UNKNOWN}"}
 
 
 @dataclass(frozen=True)
@@ -58,36 +60,11 @@ class Fact:
 # --- facts --------------------------------------------------------------------------------------------
 
 
-def commit(record: Record) -> str:
-    """The commit of the code, with what is not in it."""
-    name = str(record.get("commit") or UNKNOWN)
-    return f"{name} + uncommitted changes" if record.get("dirty") else name
+COMMON = {"commit": "Commit", "lock": "Lock file", "image": "Container image", "versions": "Versions"}
 
 
-def device(record: Record) -> str:
-    """The name of the GPU, else of the processor."""
-    gpu = record.get("gpu")
-    name = gpu.get("name") if isinstance(gpu, dict) else gpu
-    return str(name or record.get("cpu") or record.get("device") or UNKNOWN)
-
-
-def versions(record: Record) -> str:
-    """Of the packages that count."""
-    known = record.get("versions") or {}
-    return ", ".join(f"{name} {version}" for name, version in sorted(known.items())) or UNKNOWN
-
-
-def _field(name: str, missing: str) -> Callable[[Record], str]:
-    return lambda record: str(record.get(name) or missing)
-
-
-COMMON = {
-    "Commit": commit,
-    "Lock file": _field("lock", UNKNOWN),
-    "Container image": _field("image", "none"),
-    "Versions": versions,
-}
-CODE = _field("code", UNKNOWN)
+def _code(record: Record) -> str:
+    return str(record.get("code") or UNKNOWN)
 
 
 def _records(results: Results) -> Iterator[Record]:
@@ -101,14 +78,17 @@ def _records(results: Results) -> Iterator[Record]:
 def facts(results: Results) -> list[Fact]:
     """What all jobs have in common, or how many have which."""
     records = list(_records(results))
-    found = [_fact(label, [tell(record) for record in records]) for label, tell in COMMON.items()]
+    ran_with = [environment(record) for record in records]
+
+    def fact(name: str, label: str) -> Fact:
+        return _fact(label, [facts[name] for facts in ran_with])
+
+    found = [fact(name, label) for name, label in COMMON.items()]
     found += [
-        _fact(f"Code of {stage}", [CODE(r) for r in records if r["stage"] == stage])
+        _fact(f"Code of {stage}", [_code(r) for r in records if r["stage"] == stage])
         for stage in ("split", *STAGES)
     ]
-    found.append(_fact("Device", [device(record) for record in records]))
-    found.append(_fact("Host", [str(record.get("host") or UNKNOWN) for record in records]))
-    return found
+    return [*found, fact("device", "Device"), fact("host", "Host")]
 
 
 def _fact(label: str, values: list[str]) -> Fact:
@@ -171,10 +151,9 @@ def _step(stage: str, run: str, record: Record, known: dict[str, str], usual: di
 
 def _ran(record: Record) -> list[str]:
     """On what, when and how long."""
-    job = record.get("slurm_job")
+    job, ran_with = record.get("slurm_job"), environment(record)
     parts = [
-        str(record.get("host") or f"host {UNKNOWN}"),
-        device(record) if device(record) != UNKNOWN else f"device {UNKNOWN}",
+        *(name if ran_with[of] == UNKNOWN else ran_with[of] for of, name in NAMELESS.items()),
         f"SLURM job {job}" if job else "",
         str(record["started"])[:19].replace("T", " ") if record.get("started") else f"start {UNKNOWN}",
         duration(record.get("seconds")) if record.get("seconds") is not None else f"duration {UNKNOWN}",
@@ -187,8 +166,9 @@ def _ran(record: Record) -> list[str]:
 
 def _remarks(stage: str, record: Record, usual: dict[str, str]) -> Iterator[str]:
     """The facts in which a job differs from most."""
-    for label, tell in COMMON.items():
-        if tell(record) != usual[label]:
-            yield f"{label.lower()}: {tell(record)}"
-    if CODE(record) != usual[f"Code of {stage}"]:
-        yield f"code: {CODE(record)}"
+    ran_with = environment(record)
+    for name, label in COMMON.items():
+        if ran_with[name] != usual[label]:
+            yield f"{label.lower()}: {ran_with[name]}"
+    if _code(record) != usual[f"Code of {stage}"]:
+        yield f"code: {_code(record)}"

@@ -173,8 +173,10 @@ def files(results: Results) -> dict[str, str]:
     return {
         "metrics.json": json.dumps(_nested(summary, results), sort_keys=True, indent=1) + "\n",
         "runs.csv": _runs_csv(results),
-        "summary.csv": _csv(fields, ([getattr(row, f) for f in fields] for row in summary)),
-        "differences.csv": _csv(compared, ([getattr(row, f) for f in compared] for row in compare(results))),
+        "summary.csv": comma_separated(fields, ([getattr(row, f) for f in fields] for row in summary)),
+        "differences.csv": comma_separated(
+            compared, ([getattr(row, f) for f in compared] for row in compare(results))
+        ),
         "classes.csv": _classes_csv(results),
         "plots/class_counts.csv": _class_counts_csv(results),
         "plots/class_accuracy.csv": _class_accuracy_csv(results),
@@ -183,19 +185,19 @@ def files(results: Results) -> dict[str, str]:
     }
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """CSV; ten digits a float, nothing where there is no number."""
+def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 10) -> str:
+    """CSV; so many digits a float, nothing where there is no number."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float):
+            return f"{value:.{digits}g}" if math.isfinite(value) else ""
+        return value
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([_plain(value) for value in row] for row in rows)
+    writer.writerows([plain(value) for value in row] for row in rows)
     return text.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return f"{value:.10g}" if math.isfinite(value) else ""
-    return "" if value is None else value
 
 
 def _nested(summary: list[Summary], results: Results) -> dict[str, dict[str, dict[str, float]]]:
@@ -210,12 +212,12 @@ def _nested(summary: list[Summary], results: Results) -> dict[str, dict[str, dic
 def _runs_csv(results: Results) -> str:
     shown = [*METRICS, "nll", "test_images"]
     rows = ([run.dataset, run.method, run.seed, *(run.metrics[m] for m in shown)] for run in results.runs)
-    return _csv(["dataset", "method", "seed", *shown], rows)
+    return comma_separated(["dataset", "method", "seed", *shown], rows)
 
 
 def _classes_csv(results: Results) -> str:
     header = ["dataset", "method", "seed", "class", "name", "group", "train_count", "accuracy"]
-    return _csv(
+    return comma_separated(
         header, ([r.dataset, r.method, r.seed, *row] for r in results.runs for row in _class_rows(results, r))
     )
 
@@ -234,7 +236,7 @@ def _class_counts_csv(results: Results) -> str:
         for i, name in enumerate(classes["names"])
         for subset in SUBSETS
     ]
-    return _csv(["dataset", "class", "name", "subset", "count"], rows)
+    return comma_separated(["dataset", "class", "name", "subset", "count"], rows)
 
 
 def class_means(results: Results, runs: list[Run]) -> list[tuple[int, str, str, int, float | None]]:
@@ -253,7 +255,7 @@ def _class_accuracy_csv(results: Results) -> str:
         for method, runs in results.methods(dataset).items()
         for index, name, _, count, accuracy in class_means(results, runs)
     ]
-    return _csv(["dataset", "method", "class", "name", "train_count", "accuracy"], rows)
+    return comma_separated(["dataset", "method", "class", "name", "train_count", "accuracy"], rows)
 
 
 def _history_csv(results: Results, stage: str) -> str:
@@ -263,7 +265,7 @@ def _history_csv(results: Results, stage: str) -> str:
         for run in results.runs
         for values in zip(*(run.histories[stage][column] for column in columns), strict=True)
     )
-    return _csv(["dataset", "method", "seed", "run", *columns], rows)
+    return comma_separated(["dataset", "method", "seed", "run", *columns], rows)
 
 
 # --- words --------------------------------------------------------------------------------------------

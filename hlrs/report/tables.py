@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from hlrs.environment import UNKNOWN
 from hlrs.report.costs import Cost, cost
 from hlrs.report.results import (
     COMPARED,
@@ -18,8 +19,6 @@ from hlrs.report.results import (
     percent,
     points,
 )
-
-UNKNOWN = "not recorded"
 
 
 @dataclass(frozen=True)
