@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def pytest_collection_modifyitems(items):
     """The file that takes longest first, the one that waits for its end last: two workers share the files."""
     order = {"test_slurm.py": -1, "test_accounting.py": 1}
     items.sort(key=lambda item: order.get(item.path.name, 0))
+
+
+def untested(what: str, reason: str, variable: str):
+    """End a test for lack of a tool: as a failure where the variable says `required`, else as a loud skip."""
+    message = f"NOT TESTED {what}: {reason}"
+    if os.environ.get(variable) == "required":
+        pytest.fail(message)
+    warnings.warn(message, stacklevel=2)
+    pytest.skip(message)
 
 
 @pytest.fixture

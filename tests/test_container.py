@@ -9,12 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest
 import thin
-from conftest import edit, hlrs, outputs, record
+from conftest import edit, hlrs, outputs, record, untested
 from test_workflow import (  # noqa: F401 - fixtures among them
     DARTS_ALONE,
     DEADLINE,
@@ -39,11 +38,7 @@ def image(once):  # noqa: F811
     """(path, mark) of the thin image; without Apptainer, CI fails and others are told."""
     reason = thin.missing()
     if reason:
-        message = f"NOT TESTED IN A CONTAINER: {reason}"
-        if os.environ.get("HLRS_TEST_APPTAINER") == "required":
-            pytest.fail(message)
-        warnings.warn(message, stacklevel=1)
-        pytest.skip(message)
+        untested("IN A CONTAINER", reason, "HLRS_TEST_APPTAINER")
 
     def thin_image(folder):
         return {thin.build(folder): 1}

@@ -5,16 +5,15 @@ Without Chromium these tests are skipped; HLRS_TEST_BROWSER=required has them fa
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
-import warnings
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import untested
 from test_report import HOSTILE, TWO_SEEDS, make_job, record, with_files
 
 import hlrs.report.page
@@ -222,11 +221,8 @@ def browser():
     except ModuleNotFoundError:
         path, sync_playwright = None, None
     if path is None:
-        message = "NOT TESTED IN A BROWSER: chromium or playwright is missing (.ci/install-chromium.sh)"
-        if os.environ.get("HLRS_TEST_BROWSER") == "required":
-            pytest.fail(message)
-        warnings.warn(message, stacklevel=1)
-        pytest.skip(message)
+        reason = "chromium or playwright is missing (.ci/install-chromium.sh)"
+        untested("IN A BROWSER", reason, "HLRS_TEST_BROWSER")
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=path)
         yield chromium

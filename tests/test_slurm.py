@@ -12,14 +12,13 @@ import signal
 import subprocess
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import pytest
 import thin
 import yaml
 from cluster import slurm
-from conftest import edit, outputs, record
+from conftest import edit, outputs, record, untested
 from test_container import image  # noqa: F401 - a fixture
 from test_workflow import (  # noqa: F401 - fixtures among them
     EVERYTHING,
@@ -59,11 +58,7 @@ def running(kind, folder, **settings):
 def _running(kind, folder, settings):
     reason = kind.missing()
     if reason:
-        message = f"NOT TESTED ON A REAL SLURM: {reason}"
-        if os.environ.get("HLRS_TEST_SLURM") == "required":
-            pytest.fail(message)
-        warnings.warn(message, stacklevel=1)
-        pytest.skip(message)
+        untested("ON A REAL SLURM", reason, "HLRS_TEST_SLURM")
     one = kind.Cluster(folder)
     try:
         one.start(MinJobAge=10, **settings)
