@@ -6,7 +6,7 @@ UNKNOWN = "not recorded"
 
 
 def environment(record: dict[str, Any]) -> dict[str, str]:
-    """Commit, lock file, container image, versions, host and device of a job, UNKNOWN where not recorded."""
+    """Commit, lock file, container image, host, device and versions of a job, UNKNOWN where not recorded."""
     gpu = record.get("gpu")
     device = gpu.get("name") if isinstance(gpu, dict) else gpu
     versions = record.get("versions") or {}
@@ -14,7 +14,7 @@ def environment(record: dict[str, Any]) -> dict[str, str]:
         "commit": str(record.get("commit") or UNKNOWN) + " + uncommitted changes" * bool(record.get("dirty")),
         "lock": str(record.get("lock") or UNKNOWN),
         "image": str(record.get("image") or "none"),
-        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) or UNKNOWN,
         "host": str(record.get("host") or UNKNOWN),
         "device": str(device or record.get("cpu") or record.get("device") or UNKNOWN),
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) or UNKNOWN,
     }
