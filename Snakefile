@@ -24,7 +24,7 @@ report: "workflow/report/workflow.rst"
 
 wildcard_constraints:
     key="[0-9a-f]{12}",
-    seed="[0-9]+",
+    seed="[0-9]+(-[0-9]+)?",  # of the search, and of its retrainings but the first
 
 
 def inputs(wildcards):

@@ -39,7 +39,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
     "split": {"index": "int64", "label": "int32", "subset": "string"},
     # a row a data file, named as in the source
     "files": {"name": "string", "bytes": "int64", "sha256": "string"},
-    # a row an epoch × cell × edge × primitive; epoch e: after e epochs; weight: softmax of an edge's alphas
+    # a row an epoch × cell × edge × primitive; epoch e: after e epochs; weight: softmax of an edge's alphas;
+    # edge_weight: softmax of the betas of a node's edges, 1 without betas
     "alphas": {
         "epoch": "int32",
         "cell": "string",
@@ -48,6 +49,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "primitive": "string",
         "alpha": "float32",
         "weight": "float32",
+        "edge_weight": "float32",
     },
     "search_history": {
         "epoch": "int32",
@@ -63,6 +65,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "entropy_reduce": "float64",
         "skips_normal": "int32",  # skip connections in the genotype that would be extracted now
         "skips_reduce": "int32",
+        "eigenvalue": "float64",  # dominant, of the alphas' loss by the alphas; null: not asked
     },
     "retrain_history": {
         "epoch": "int32",

@@ -35,7 +35,10 @@ class Digits(Spec):
 
 
 class Parquet(Spec):
-    """Hugging Face image layout: a struct column with `bytes`, and an integer label column."""
+    """Hugging Face image layout: a struct column with `bytes`, and an integer label column.
+
+    `train` and `test` name files, or patterns of them such as data/train-*.parquet.
+    """
 
     kind: Literal["parquet"]
     train: list[str] = Field(min_length=1)
@@ -51,6 +54,15 @@ class Torchvision(Spec):
     name: Literal["cifar10", "cifar100", "fashion_mnist", "mnist", "kmnist"]
     root: str = "data/torchvision"
     download: bool = False
+    labels: Literal["fine", "coarse"] = "fine"  # coarse: CIFAR-100's 20 superclasses
+
+    @model_validator(mode="after")
+    def _has_coarse(self) -> "Torchvision":
+        if self.labels == "coarse" and self.name != "cifar100":
+            raise ValueError(
+                f"labels coarse are cifar100's; {self.name} has one kind of labels: leave it out"
+            )
+        return self
 
 
 class ImageFolder(Spec):
@@ -61,7 +73,27 @@ class ImageFolder(Spec):
     test: str | None = None
 
 
-Source = Annotated[Digits | Parquet | Torchvision | ImageFolder, Field(discriminator="kind")]
+class ListFile(Spec):
+    """Images below `root`, text files of "path label" lines, as ImageNet-LT and iNaturalist 2018 have them.
+
+    `classes`: a text file with a class name a line; without it classes are called by their number.
+    """
+
+    kind: Literal["list_file"]
+    root: str
+    train: str
+    test: str | None = None
+    classes: str | None = None
+
+
+class Npz(Spec):
+    """A MedMNIST file: arrays train_images, train_labels, test_images, test_labels; val_* are not read."""
+
+    kind: Literal["npz"]
+    file: str
+
+
+Source = Annotated[Digits | Parquet | Torchvision | ImageFolder | ListFile | Npz, Field(discriminator="kind")]
 
 
 class Exponential(Spec):
@@ -79,20 +111,52 @@ class Step(Spec):
     minority: float = Field(0.5, gt=0, lt=1)
 
 
+class Pareto(Spec):
+    """n_c = n_max · (1 + (factor^(1/power) − 1) · c/(C−1))^(−power): a power law from n_max to n_max/factor.
+
+    Our own reading of the Pareto distribution of Liu et al. 2019, §4, with their power of 6.
+    """
+
+    kind: Literal["pareto"]
+    factor: float = Field(ge=1)
+    power: float = Field(6.0, gt=0)
+
+
 class Natural(Spec):
     """The classes as they are."""
 
     kind: Literal["natural"]
 
 
-Imbalance = Annotated[Exponential | Step | Natural, Field(discriminator="kind")]
+Imbalance = Annotated[Exponential | Step | Pareto | Natural, Field(discriminator="kind")]
 
 
 class Augment(Spec):
-    """Random crop after zero-padding by `crop_padding` pixels, horizontal flip with probability one half."""
+    """What happens to training images: crop, flip, colours.
+
+    `crop_padding`: random crop after zero-padding by so many pixels; `flip`: horizontally, with probability
+    one half; `resized_crop`: a random part of at least this share of the file's image, 3:4 to 4:3, resized to
+    image_size (Szegedy et al. 2015; ImageNet's customary 0.08); `color_jitter`: brightness, contrast and
+    saturation by a factor of up to 1 ± this, hue by half of it (DARTS's train_imagenet.py has 0.4).
+    """
 
     crop_padding: int = Field(0, ge=0)
     flip: bool = False
+    resized_crop: float | None = Field(None, gt=0, le=1)
+    color_jitter: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> "Augment":
+        if self.crop_padding and self.resized_crop is not None:
+            raise ValueError("crop_padding and resized_crop are two ways to crop: set one of them")
+        return self
+
+
+class Stream(Spec):
+    """Images that need more than `above_mb` (10⁶ bytes, decoded) are read when needed, by `workers`."""
+
+    above_mb: int = Field(4000, ge=0)
+    workers: int = Field(4, ge=1)
 
 
 class Groups(Spec):
@@ -125,22 +189,28 @@ class Dataset(Spec):
     weights_fraction: float = Field(0.5, gt=0, lt=1)
     holdout_fraction: float = Field(0.0, ge=0, lt=1)
     image_size: int | None = Field(None, ge=4)
+    stem: Literal["cifar", "imagenet"] = "cifar"  # imagenet: three convolutions of stride 2 before the cells
     augment: Augment = Augment()
+    stream: Stream = Stream()
     groups: Groups = Groups()
 
     @model_validator(mode="after")
     def _possible(self) -> "Dataset":
-        if self.protocol == "ldam" and self.imbalance.kind == "natural":
+        if self.protocol == "ldam" and self.imbalance.kind not in ("exponential", "step"):
             raise ValueError(
-                "protocol ldam draws an exponential or step imbalance; with natural there is nothing to draw"
+                f"protocol ldam draws an exponential or step imbalance; it knows no {self.imbalance.kind}"
             )
         if self.protocol == "ldam" and isinstance(self.imbalance, Step) and self.imbalance.minority != 0.5:
             raise ValueError("protocol ldam knows step imbalance with minority 0.5 only")
-        has_test = self.source.kind == "torchvision" or bool(getattr(self.source, "test", None))
+        has_test = self.source.kind in ("torchvision", "npz") or bool(getattr(self.source, "test", None))
         if not has_test and self.test_per_class is None:
             raise ValueError("test_per_class is needed, as this source has no test set of its own")
-        if self.source.kind == "image_folder" and self.image_size is None:
-            raise ValueError("image_size is needed for an image_folder, whose images may differ in size")
+        if self.source.kind in ("image_folder", "list_file") and self.image_size is None:
+            raise ValueError(
+                f"image_size is needed for source {self.source.kind}, whose images may differ in size"
+            )
+        if self.augment.resized_crop is not None and self.image_size is None:
+            raise ValueError("image_size is needed for augment.resized_crop, which resizes to it")
         return self
 
 
@@ -154,13 +224,183 @@ class Darts(Spec):
     order: Literal[1, 2] = 1
 
 
+class PcDarts(Spec):
+    """PC-DARTS (Xu et al. 2020): one channel in `portion` is searched on, edges are weighed by betas.
+
+    The alphas and betas rest up to progress `warm_up` (15 of 50 epochs there).
+    """
+
+    kind: Literal["pc_darts"]
+    order: Literal[1, 2] = 1
+    portion: int = Field(4, ge=2)
+    edge_normalization: bool = True
+    warm_up: float = Field(0.3, ge=0, lt=1)
+
+
 class Random(Spec):
     """A genotype drawn uniformly from the search space: what every search must beat (Li & Talwalkar 2019)."""
 
     kind: Literal["random"]
 
 
-Searcher = Annotated[Darts | Random, Field(discriminator="kind")]
+class Fixed(Spec):
+    """A published genotype, retrained like the others: nothing is searched."""
+
+    kind: Literal["fixed"]
+    genotype: Literal["DARTS_V1", "DARTS_V2", "PC_DARTS", "PDARTS"]
+
+
+class ResNet(Spec):
+    """The ResNet for CIFAR (He et al. 2016, §4.2), retrained only: what published long-tail tables use."""
+
+    kind: Literal["resnet"]
+    depth: Literal[20, 32, 44, 56, 110] = 32
+
+
+Searcher = Annotated[Darts | PcDarts | Random | Fixed | ResNet, Field(discriminator="kind")]
+SEARCHED = ("darts", "pc_darts")  # the searchers that train a supernet
+
+
+# --- samplers and losses ------------------------------------------------------------------------------
+
+
+class UniformSampler(Spec):
+    """Every image equally often: P_c = n_c/n."""
+
+    kind: Literal["uniform"]
+
+
+class ClassBalancedSampler(Spec):
+    """Every class equally often: P_c = 1/C  (Kang et al. 2020, §3)."""
+
+    kind: Literal["class_balanced"]
+
+
+class ReversedSampler(Spec):
+    """P_c ∝ n_max/n_c  (BBN, §4.2)."""
+
+    kind: Literal["reversed"]
+
+
+class SquareRootSampler(Spec):
+    """P_c ∝ √n_c  (Kang et al. 2020, §3)."""
+
+    kind: Literal["square_root"]
+
+
+class ProgressiveSampler(Spec):
+    """P_c = (1 − t) · n_c/n + t/C  (progressively balanced; Kang et al. 2020, §3)."""
+
+    kind: Literal["progressive"]
+
+
+class DeferredSampler(Spec):
+    """Uniform up to progress `at`, class-balanced from there on (deferred re-sampling; Cao et al. 2019)."""
+
+    kind: Literal["deferred"]
+    at: float = Field(0.8, gt=0, lt=1)
+
+
+Sampler = Annotated[
+    UniformSampler
+    | ClassBalancedSampler
+    | ReversedSampler
+    | SquareRootSampler
+    | ProgressiveSampler
+    | DeferredSampler,
+    Field(discriminator="kind"),
+]
+
+
+class CrossEntropy(Spec):
+    """−log p_y, the target smoothed to (1 − s) y + s/C  (label smoothing; Szegedy et al. 2016, §7)."""
+
+    kind: Literal["cross_entropy"]
+    smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class ClassBalanced(Spec):
+    """Cross-entropy weighted by (1 − β)/(1 − β^n_c)  (effective number; Cui et al. 2019, §4).
+
+    The weights act from progress `at` on (deferred re-weighting, Cao et al. 2019).
+    """
+
+    kind: Literal["class_balanced"]
+    beta: float = Field(0.9999, ge=0, lt=1)
+    at: float = Field(0.0, ge=0, lt=1)
+
+
+class Focal(Spec):
+    """−(1 − p_y)^γ log p_y  (Lin et al. 2017, eq. 4)."""
+
+    kind: Literal["focal"]
+    gamma: float = Field(2.0, ge=0)
+
+
+class Ldam(Spec):
+    """LDAM (Cao et al. 2019): margins ∝ n_c^(−1/4), the largest `max_margin`, on `scale` times cosines.
+
+    From progress `at` on, classes are weighted by their effective number under `beta` (deferred
+    re-weighting); null: never.
+    """
+
+    kind: Literal["ldam"]
+    max_margin: float = Field(0.5, gt=0)
+    scale: float = Field(30.0, gt=0)
+    beta: float = Field(0.9999, ge=0, lt=1)
+    at: float | None = Field(0.8, ge=0, lt=1)
+
+
+class BalancedSoftmax(Spec):
+    """Cross-entropy of z + log n_c  (Ren et al. 2020, eq. 4)."""
+
+    kind: Literal["balanced_softmax"]
+
+
+class LogitAdjustment(Spec):
+    """Cross-entropy of z + τ log(n_c/n)  (Menon et al. 2021, eq. 10)."""
+
+    kind: Literal["logit_adjustment"]
+    tau: float = Field(1.0, gt=0)
+
+
+class Seesaw(Spec):
+    """Seesaw loss (Wang et al. 2021): mitigation (n_j/n_y)^p, compensation (σ_j/σ_y)^q, both on negatives."""
+
+    kind: Literal["seesaw"]
+    p: float = Field(0.8, ge=0)
+    q: float = Field(2.0, ge=0)
+
+
+Loss = Annotated[
+    CrossEntropy | ClassBalanced | Focal | Ldam | BalancedSoftmax | LogitAdjustment | Seesaw,
+    Field(discriminator="kind"),
+]
+
+
+def _corrects(loss: Any) -> str:
+    """What a loss does about the classes' frequencies, so that a sampler must not do it as well; or ""."""
+    if loss.kind in ("balanced_softmax", "logit_adjustment"):
+        return "shifts the logits by the classes' frequencies in the images"
+    if loss.kind == "seesaw":
+        return "compares the classes' frequencies in the images"
+    reweights = loss.kind == "class_balanced" or (loss.kind == "ldam" and loss.at is not None)
+    return "weights the classes by their frequencies in the images" if reweights else ""
+
+
+def _check_balance(loss: Any, *samplers: Any) -> None:
+    """Refuse a loss that corrects frequencies which a sampler has changed already."""
+    why = _corrects(loss)
+    changed = [sampler.kind for sampler in samplers if sampler.kind != "uniform"]
+    if why and changed:
+        remedy = "use one of the two" + (", or at: null" if loss.kind == "ldam" else "")
+        raise ValueError(
+            f"loss {loss.kind} {why}, sampler {changed[0]} changes these: classes would be "
+            f"corrected twice; {remedy}"
+        )
+
+
+# --- objectives ---------------------------------------------------------------------------------------
 
 
 class ParabolicDecay(Spec):
@@ -213,13 +453,20 @@ Mixing = Annotated[
 
 
 class Plain(Spec):
-    """One network, the uniform sampler, cross-entropy."""
+    """One network, one sampler, one loss."""
 
     kind: Literal["plain"]
+    sampler: Sampler = UniformSampler(kind="uniform")
+    loss: Loss = CrossEntropy(kind="cross_entropy")
+
+    @model_validator(mode="after")
+    def _balanced_once(self) -> "Plain":
+        _check_balance(self.loss, self.sampler)
+        return self
 
 
 class Bilateral(Spec):
-    """Bilateral-Branch Network (Zhou et al. 2020): uniform and reversed sampler, mixed by m(t).
+    """Bilateral-Branch Network (Zhou et al. 2020): two samplers' batches, mixed by m(t).
 
     The last `branch_cells` cells exist once a branch; the cells before them are shared.
     """
@@ -227,9 +474,35 @@ class Bilateral(Spec):
     kind: Literal["bilateral"]
     mixing: Mixing = ParabolicDecay(kind="parabolic_decay")
     branch_cells: int = Field(1, ge=0)
+    conventional: Sampler = UniformSampler(kind="uniform")
+    rebalancing: Sampler = ReversedSampler(kind="reversed")
+    loss: Loss = CrossEntropy(kind="cross_entropy")
+
+    @model_validator(mode="after")
+    def _balanced_once(self) -> "Bilateral":
+        _check_balance(self.loss, self.conventional, self.rebalancing)
+        return self
 
 
-Objective = Annotated[Plain | Bilateral, Field(discriminator="kind")]
+class DualHead(Spec):
+    """HLRS after the summary: a shared classifier, and class-specific weights that give the final logits.
+
+    Only the shared classifier's loss drives the alphas. Row c of the class-specific weights learns at a rate
+    ∝ (n_max/n_c)^gamma, whose mean over the images is 1 (our own reading).
+    """
+
+    kind: Literal["dual_head"]
+    gamma: float = Field(0.5, ge=0)
+    sampler: Sampler = UniformSampler(kind="uniform")
+    loss: Loss = CrossEntropy(kind="cross_entropy")
+
+    @model_validator(mode="after")
+    def _balanced_once(self) -> "DualHead":
+        _check_balance(self.loss, self.sampler)
+        return self
+
+
+Objective = Annotated[Plain | Bilateral | DualHead, Field(discriminator="kind")]
 
 
 class ConstantLR(Spec):
@@ -296,10 +569,16 @@ class Method(Spec):
 
     @model_validator(mode="after")
     def _compatible(self) -> "Method":
-        if self.searcher.kind == "random":
+        if self.searcher.kind not in SEARCHED:
             if self.objective is not None or self.arch_lr is not None:
                 raise ValueError(
-                    "searcher random trains nothing in the search: leave out objective and arch_lr"
+                    f"searcher {self.searcher.kind} trains nothing in the search: "
+                    "leave out objective and arch_lr"
+                )
+            fixed = {"channels", "cells", "auxiliary_weight", "drop_path"} & self.retrain.keys()
+            if self.searcher.kind == "resnet" and fixed:
+                raise ValueError(
+                    f"a resnet has no {sorted(fixed)[0]} to set: leave retrain.{sorted(fixed)[0]} out"
                 )
             return self
         if self.arch_lr is not None and self.arch_lr.kind == "coupled":
@@ -312,7 +591,7 @@ class Method(Spec):
         return self
 
 
-def _check_branches(objective: Plain | Bilateral | None, cells: int, field: str) -> None:
+def _check_branches(objective: Any, cells: int, field: str) -> None:
     if isinstance(objective, Bilateral) and objective.branch_cells > cells:
         raise ValueError(f"{field} is {cells}, fewer than the branch_cells of {objective.branch_cells}")
 
@@ -320,14 +599,41 @@ def _check_branches(objective: Plain | Bilateral | None, cells: int, field: str)
 # --- stages -------------------------------------------------------------------------------------------
 
 
+class CosineSchedule(Spec):
+    """From `lr` to `lr_min` along half a cosine, by epoch."""
+
+    kind: Literal["cosine"]
+
+
+class MultistepSchedule(Spec):
+    """`lr` times `factor` at each progress of `at`  (Cao et al. 2019: 0.01 at epochs 160 and 180 of 200)."""
+
+    kind: Literal["multistep"]
+    at: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.8, 0.9], min_length=1)
+    factor: float = Field(0.01, gt=0, lt=1)
+
+
 class Sgd(Spec):
-    """SGD with momentum; the learning rate falls from `lr` to `lr_min` along half a cosine, by epoch."""
+    """SGD with momentum; the learning rate follows `schedule` by epoch.
+
+    In the first `warm_up` epochs it is that times (epoch + 1)/warm_up  (Goyal et al. 2017, §2.2).
+    """
 
     lr: float = Field(0.025, gt=0)
     lr_min: float = Field(0.0, ge=0)
+    schedule: Annotated[CosineSchedule | MultistepSchedule, Field(discriminator="kind")] = CosineSchedule(
+        kind="cosine"
+    )
+    warm_up: int = Field(0, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(3e-4, ge=0)
-    clip: float = Field(5.0, gt=0)  # largest norm of the gradient
+    clip: float | None = Field(5.0, gt=0)  # largest norm of the gradient; null: any
+
+    @model_validator(mode="after")
+    def _one_end(self) -> "Sgd":
+        if self.lr_min and self.schedule.kind != "cosine":
+            raise ValueError("lr_min is where schedule cosine ends; multistep has none: leave it out")
+        return self
 
 
 class Adam(Spec):
@@ -339,6 +645,28 @@ class Adam(Spec):
         0.999,
     ]
     weight_decay: float = Field(1e-3, ge=0)
+
+
+class Collapse(Spec):
+    """The watch on DARTS's collapse: skip connections take over, the validation loss grows sharp.
+
+    Each epoch the dominant eigenvalue of ∇²_α L_val is estimated by `power_iterations` (0: not; Zela et al.
+    2020, §4). `stop` rests the alphas from the epoch on in which the normal cell has `skips` skip connections
+    (DARTS+, Liang et al. 2019), or the eigenvalue, a mean over `window` epochs, has grown by more than
+    1/`ratio` within `window` epochs (Zela et al. 2020, §5: 5 and 0.75).
+    """
+
+    power_iterations: int = Field(3, ge=0)
+    stop: Literal["never", "skips", "eigenvalue"] = "never"
+    skips: int = Field(2, ge=1)
+    window: int = Field(5, ge=1)
+    ratio: float = Field(0.75, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> "Collapse":
+        if self.stop == "eigenvalue" and not self.power_iterations:
+            raise ValueError("stop eigenvalue needs power_iterations of 1 or more to know it")
+        return self
 
 
 class Search(Spec):
@@ -356,6 +684,51 @@ class Search(Spec):
     threads: int = Field(1, ge=1)
     weights: Sgd = Sgd(lr_min=0.001)
     alphas: Adam = Adam()
+    collapse: Collapse = Collapse()
+
+
+class AutoAugment(Spec):
+    """AutoAugment's policy (Cubuk et al. 2019), learned on the named data set; torchvision's."""
+
+    kind: Literal["autoaugment"]
+    policy: Literal["cifar10", "imagenet", "svhn"] = "cifar10"
+
+
+class RandAugment(Spec):
+    """`operations` random operations an image at `magnitude` of 30 (Cubuk et al. 2020); torchvision's."""
+
+    kind: Literal["randaugment"]
+    operations: int = Field(2, ge=1)
+    magnitude: int = Field(9, ge=0, le=30)
+
+
+class Mixup(Spec):
+    """λx_i + (1 − λ)x_j, losses alike, λ ~ Beta(alpha, alpha)  (Zhang et al. 2018)."""
+
+    kind: Literal["mixup"]
+    alpha: float = Field(1.0, gt=0)
+
+
+class Cutmix(Spec):
+    """A box of share 1 − λ from another image, losses by area, λ ~ Beta(alpha, alpha)  (Yun et al. 2019)."""
+
+    kind: Literal["cutmix"]
+    alpha: float = Field(1.0, gt=0)
+
+
+class RetrainedClassifier(Spec):
+    """cRT (Kang et al. 2020, §4.2): the classifier drawn anew, trained alone, class-balanced."""
+
+    kind: Literal["retrained"]
+    epochs: int = Field(10, ge=1)
+    lr: float = Field(0.1, gt=0)
+
+
+class NormalizedClassifier(Spec):
+    """τ-normalisation (Kang et al. 2020, §4.3): w_c/‖w_c‖^tau after training."""
+
+    kind: Literal["tau_normalized"]
+    tau: float = Field(1.0, ge=0)
 
 
 class Retrain(Spec):
@@ -368,15 +741,33 @@ class Retrain(Spec):
     auxiliary_weight: float = Field(0.4, ge=0)  # 0: no auxiliary head
     drop_path: float = Field(0.2, ge=0, lt=1)
     cutout: int = Field(16, ge=0, multiple_of=2)
+    policy: Annotated[AutoAugment | RandAugment, Field(discriminator="kind")] | None = None
+    mix: Annotated[Mixup | Cutmix, Field(discriminator="kind")] | None = None
+    ema: float | None = Field(None, gt=0, lt=1)  # decay a step of the weights' moving average, which is kept
     threads: int = Field(1, ge=1)
     weights: Sgd = Sgd()
     objective: Objective = Plain(kind="plain")
+    classifier: Annotated[RetrainedClassifier | NormalizedClassifier, Field(discriminator="kind")] | None = (
+        None  # what is done to it after training
+    )
 
     @model_validator(mode="after")
-    def _branches(self) -> "Retrain":
+    def _compatible(self) -> "Retrain":
         _check_branches(self.objective, self.cells, "cells")
-        if isinstance(self.objective, Bilateral) and self.auxiliary_weight:
-            raise ValueError("objective bilateral has no auxiliary head: set auxiliary_weight to 0")
+        kind = self.objective.kind
+        if kind != "plain" and self.auxiliary_weight:
+            raise ValueError(f"objective {kind} has no auxiliary head: set auxiliary_weight to 0")
+        if kind == "bilateral" and self.mix is not None:
+            raise ValueError(f"objective bilateral mixes batches itself: leave out mix {self.mix.kind}")
+        if kind == "dual_head" and self.classifier is not None:
+            raise ValueError(
+                f"objective dual_head has class-specific weights for the tail: leave out classifier "
+                f"{self.classifier.kind}"
+            )
+        if self.objective.loss.kind == "ldam" and self.classifier is not None:
+            raise ValueError(
+                f"loss ldam has a classifier of norm 1: leave out classifier {self.classifier.kind}"
+            )
         return self
 
 
@@ -394,21 +785,23 @@ class Report(Spec):
     title: str = "Architecture search on long-tailed images"
     reference: str | None = None
     confidence: float = Field(0.95, gt=0, lt=1)
+    resamples: int = Field(10_000, ge=100)  # of the bootstrap
 
 
 Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Matrix(Spec):
-    """What is run: every data set × method × seed."""
+    """What is run: every data set × method × seed, the genotype of each retrained once a retraining seed."""
 
     datasets: list[Name] = Field(min_length=1)
     methods: list[Name] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    retrain_seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
 
     @model_validator(mode="after")
     def _distinct(self) -> "Matrix":
-        for field in ("datasets", "methods", "seeds"):
+        for field in ("datasets", "methods", "seeds", "retrain_seeds"):
             values = getattr(self, field)
             if len(set(values)) < len(values):
                 raise ValueError(f"{field} names an entry twice: {values}")
@@ -485,12 +878,14 @@ class SplitJob(Spec):
 
 
 class Images(Spec):
-    """What a job needs to know to read and augment images."""
+    """What a job needs to know to read and augment images, and which stem their size calls for."""
 
     content: str
     source: Source
     image_size: int | None
+    stem: Literal["cifar", "imagenet"]
     augment: Augment
+    stream: Stream
 
 
 class SearchJob(Spec):
@@ -498,7 +893,7 @@ class SearchJob(Spec):
 
     seed: int
     images: Images
-    searcher: Darts
+    searcher: Annotated[Darts | PcDarts, Field(discriminator="kind")]
     objective: Objective
     arch_lr: ArchLR
     search: Search
@@ -513,13 +908,17 @@ class RandomSearchJob(Spec):
 
 
 class ExtractJob(Spec):
-    """An extraction has no parameter of its own."""
+    """Parameters of an extraction: the published genotype, or none where alphas are an input."""
+
+    genotype: str | None
 
 
 class RetrainJob(Spec):
-    """Parameters of a retraining job."""
+    """Parameters of a retraining job: of a genotype, an input, or of a ResNet of the given depth."""
 
     seed: int
+    retrain_seed: int
+    resnet: int | None
     images: Images
     retrain: Retrain
 
@@ -527,6 +926,7 @@ class RetrainJob(Spec):
 class EvaluateJob(Spec):
     """Parameters of an evaluation job; network-shaping entries repeat the retraining's."""
 
+    resnet: int | None
     images: Images
     retrain: Retrain
     groups: Groups

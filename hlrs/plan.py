@@ -69,9 +69,8 @@ def _dataset_jobs(params: config.Params, name: str) -> Iterator[Job]:
         "split", name, config.SplitJob(content=content, **{f: getattr(dataset, f) for f in fields}), {}
     )
     yield split
-    images = config.Images(
-        content=content, source=dataset.source, image_size=dataset.image_size, augment=dataset.augment
-    )
+    fields = config.Images.model_fields.keys() - {"content"}
+    images = config.Images(content=content, **{field: getattr(dataset, field) for field in fields})
     for method in params.matrix.methods:
         for seed in params.matrix.seeds:
             yield from _run_jobs(params, split, images, dataset.groups, method, seed)
@@ -80,24 +79,58 @@ def _dataset_jobs(params: config.Params, name: str) -> Iterator[Job]:
 def _run_jobs(
     params: config.Params, split: Job, images: config.Images, groups: config.Groups, method: str, seed: int
 ) -> Iterator[Job]:
-    """Search, extraction, retraining and evaluation of one data set × method × seed."""
+    """Search, extraction, retrainings and evaluations of one data set × method × seed.
+
+    A published genotype is not searched for; a ResNet has no genotype either.
+    """
     run = f"{split.run}/{method}/{seed}"
-    recipe = params.retrain_of(method)
+    searcher = params.methods[method].searcher
     tables = {"split": str(split.output("split.parquet")), "classes": str(split.output("classes.json"))}
-    search = make_job("search", run, _search_params(params, images, params.methods[method], seed), tables)
-    extract = make_job("extract", run, config.ExtractJob(), {"alphas": str(search.output("alphas.parquet"))})
-    network = {"genotype": str(extract.output("genotype.json")), **tables}
-    retrain = make_job("retrain", run, config.RetrainJob(seed=seed, images=images, retrain=recipe), network)
-    evaluation = config.EvaluateJob(images=images, retrain=recipe, groups=groups, evaluate=params.evaluate)
-    trained = {"weights": str(retrain.output("weights.safetensors")), **network}
-    yield from (search, extract, retrain, make_job("evaluate", run, evaluation, trained))
+    network = dict(tables)
+    if not isinstance(searcher, config.ResNet):
+        alphas: dict[str, str] = {}
+        if not isinstance(searcher, config.Fixed):
+            search = make_job("search", run, _search_params(params, images, method, seed), tables)
+            yield search
+            alphas = {"alphas": str(search.output("alphas.parquet"))}
+        published = searcher.genotype if isinstance(searcher, config.Fixed) else None
+        extract = make_job("extract", run, config.ExtractJob(genotype=published), alphas)
+        yield extract
+        network |= {"genotype": str(extract.output("genotype.json"))}
+    recipe, resnet = params.retrain_of(method), None
+    if isinstance(searcher, config.ResNet):
+        recipe, resnet = _of_resnet(recipe), searcher.depth
+    for retrain_seed in params.matrix.retrain_seeds:
+        again = repeat(run, retrain_seed)
+        told = config.RetrainJob(
+            seed=seed, retrain_seed=retrain_seed, resnet=resnet, images=images, retrain=recipe
+        )
+        retrain = make_job("retrain", again, told, network)
+        trained = {"weights": str(retrain.output("weights.safetensors")), **network}
+        evaluation = config.EvaluateJob(
+            resnet=resnet, images=images, retrain=recipe, groups=groups, evaluate=params.evaluate
+        )
+        yield from (retrain, make_job("evaluate", again, evaluation, trained))
 
 
-def _search_params(
-    params: config.Params, images: config.Images, method: config.Method, seed: int
-) -> config.Spec:
+def repeat(run: str, retrain_seed: int) -> str:
+    """The name of a retraining of a run: the run's for seed 0, else with the seed behind it."""
+    return f"{run}-{retrain_seed}" if retrain_seed else run
+
+
+def _of_resnet(recipe: config.Retrain) -> config.Retrain:
+    """A recipe without what only networks of cells have, so that its key does not depend on it."""
+    cells = {"channels", "cells", "auxiliary_weight", "drop_path"}
+    return config.Retrain.model_validate(
+        recipe.model_dump(exclude=cells) | {"auxiliary_weight": 0.0, "drop_path": 0.0}
+    )
+
+
+def _search_params(params: config.Params, images: config.Images, name: str, seed: int) -> config.Spec:
+    method = params.methods[name]
     if isinstance(method.searcher, config.Random):
         return config.RandomSearchJob(seed=seed, searcher=method.searcher, nodes=params.search.nodes)
+    assert isinstance(method.searcher, config.Darts | config.PcDarts)  # config.SEARCHED
     return config.SearchJob(
         seed=seed,
         images=images,

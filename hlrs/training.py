@@ -129,12 +129,13 @@ def _finish_epoch(task: Task, position: Position, sums: Tensor, job: Job) -> dic
 
 
 def descend(
-    loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, clip: float
+    loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, clip: float | None
 ) -> None:
     """One step of the optimizer along the loss's gradient, whose norm is at most `clip`."""
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         parameter.grad = gradient
-    nn.utils.clip_grad_norm_(parameters, clip)
+    if clip is not None:
+        nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()
 
 

@@ -5,9 +5,9 @@ generator to go on as if nothing had happened.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,13 @@ def generator(*purpose: object) -> torch.Generator:
 # --- samplers -----------------------------------------------------------------------------------------
 
 
-def uniform(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
+def uniform(labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tensor:
     """`count` positions: whole permutations, one after the other, so that every image comes equally often."""
     rounds = -(-count // len(labels))
     return torch.cat([torch.randperm(len(labels), generator=draw) for _ in range(rounds)])[:count]
 
 
-def reversed_sampler(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
+def reversed_sampler(labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tensor:
     """`count` positions with replacement: class c with P_c = w_c/Σw, w_c = n_max/n_c, then any of its images.
 
     Zhou et al. 2020 (BBN), §4.2.
@@ -43,7 +43,8 @@ def reversed_sampler(labels: Tensor, count: int, draw: torch.Generator) -> Tenso
     return torch.multinomial(per_image, count, replacement=True, generator=draw)
 
 
-SAMPLERS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
+# labels int64 [n], how many positions, generator, progress t in [0, 1], and the spec's options
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "uniform": uniform,
     "reversed": reversed_sampler,
 }
@@ -61,6 +62,18 @@ class Augmentation:
     cutout: int = 0
 
 
+class Batch(NamedTuple):
+    """Images float32 [n, channels, height, width] and labels int64 [n].
+
+    Where images are mixed: the labels of those mixed in, int64 [n], and the share of the former, float32 [n].
+    """
+
+    images: Tensor
+    labels: Tensor
+    partners: Tensor | None = None
+    share: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images uint8 [n, channels, height, width], labels int64 [n], mean and std [channels], on one device."""
@@ -70,17 +83,15 @@ class ImageSet:
     mean: Tensor
     std: Tensor
 
-    def batch(
-        self, positions: Tensor, augmentation: Augmentation, draw: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Augmented, normalised images float32 and labels at `positions` (on the CPU)."""
+    def batch(self, positions: Tensor, augmentation: Augmentation, draw: torch.Generator) -> Batch:
+        """Augmented, normalised images and labels at `positions` (on the CPU)."""
         shifts = _shifts(len(positions), augmentation, draw)
         positions = positions.to(self.images.device)
         images = _crop_and_flip(self.images[positions], augmentation, *shifts)
         images = self.normalize(images)
         if augmentation.cutout:
             images = _cutout(images, augmentation.cutout, draw)
-        return images, self.labels[positions]
+        return Batch(images, self.labels[positions])
 
     def normalize(self, images: Tensor) -> Tensor:
         """(x/255 − mean)/std by channel: float32."""
@@ -143,15 +154,16 @@ def _cutout(images: Tensor, length: int, draw: torch.Generator) -> Tensor:
 class Batches:
     """Batches of some images, one from each sampler a step, `steps` steps an epoch.
 
-    `purpose` names the stream of random draws. An epoch of the uniform sampler passes over the images once
-    when `steps` is `steps_per_epoch(len(positions), batch_size)`.
+    `samplers` are specs (`config.Sampler`, dumped); `purpose` names the stream of random draws. An epoch of
+    the uniform sampler passes over the images once when `steps` is
+    `steps_per_epoch(len(positions), batch_size)`.
     """
 
     def __init__(
         self,
         images: ImageSet,
         positions: Tensor,
-        samplers: Sequence[str],
+        samplers: Sequence[Mapping[str, Any]],
         batch_size: int,
         steps: int,
         augmentation: Augmentation,
@@ -164,25 +176,29 @@ class Batches:
         self.orders: list[Tensor] = []
         self.epoch = -1
 
-    def begin(self, epoch: int) -> None:
-        """Draw the epoch's order for each sampler."""
+    def begin(self, epoch: int, t: float) -> None:
+        """Draw the epoch's order for each sampler; t is the progress."""
         self.epoch = epoch
         self.orders = [
-            SAMPLERS[sampler](
-                self.labels, self.steps * self.batch_size, generator(self.purpose, sampler, "order", epoch)
+            SAMPLERS[sampler["kind"]](
+                self.labels,
+                self.steps * self.batch_size,
+                generator(self.purpose, place, "order", epoch),
+                t,
+                **{name: value for name, value in sampler.items() if name != "kind"},
             ).view(self.steps, self.batch_size)
-            for sampler in self.samplers
+            for place, sampler in enumerate(self.samplers)
         ]
 
-    def __call__(self, step: int) -> list[tuple[Tensor, Tensor]]:
+    def __call__(self, step: int) -> list[Batch]:
         """One batch from each sampler, for a step of the epoch that was begun."""
         return [
             self.images.batch(
                 self.positions[order[step]],
                 self.augmentation,
-                generator(self.purpose, sampler, "augment", self.epoch, step),
+                generator(self.purpose, place, "augment", self.epoch, step),
             )
-            for sampler, order in zip(self.samplers, self.orders, strict=True)
+            for place, order in enumerate(self.orders)
         ]
 
 

@@ -106,8 +106,8 @@ class DerivedNetwork(CellNetwork):
         if not hasattr(self, "auxiliary"):
             return self(images), None
         context = self.context()
-        stem = self.stem(images.contiguous(memory_format=torch.channels_last))
-        states, tapped = (stem, stem), stem
+        states = self.stem(images.contiguous(memory_format=torch.channels_last))
+        tapped = states[1]
         for index, cell in enumerate(self.shared):
             states = states[1], cell(*states, context)
             if index == self.tap:

@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hlrs.nas.primitives import FactorizedReduce, Norm, relu_conv_bn
 
 STEM_MULTIPLIER = 3
+States = tuple[Tensor, Tensor]  # outputs of the two cells before
 
 
 class Cell(nn.Module):
@@ -25,11 +27,64 @@ class Cell(nn.Module):
 MakeCell = Callable[[int, int, int, bool, bool], Cell]
 
 
-class CellNetwork(nn.Module):
-    """Stem, `cells` cells with reductions at one and two thirds, global average pooling, linear classifier.
+class BranchedNetwork(nn.Module):
+    """A backbone that all branches share, a tail for each, and a linear classifier of their pooled features.
 
-    With two `branches`, the last `branch_cells` cells exist once a branch and the classifier reads both
-    branches' features side by side (BBN, §4.2). Images: float [batch, in_channels, height, width].
+    One that is `cosine` gives cosines instead of inner products (Cao et al. 2019). A `dual` network has
+    class-specific weights beside the shared classifier, which give its final logits. Images: float [batch,
+    in_channels, height, width].
+    """
+
+    def __init__(self, width: int, classes: int, branches: int, cosine: bool, dual: bool) -> None:
+        super().__init__()
+        linear = CosineClassifier if cosine else nn.Linear
+        self.branch_count = branches
+        self.classifier = linear(branches * width, classes)
+        self.class_specific = linear(branches * width, classes) if dual else None
+
+    def backbone(self, images: Tensor) -> Any:
+        """What the branches have in common."""
+        raise NotImplementedError
+
+    def tail(self, shared: Any, branch: int) -> Tensor:
+        """Pooled features of one branch: [batch, width]."""
+        raise NotImplementedError
+
+    def features(self, images: Tensor, branch: int) -> Tensor:
+        """Pooled features of one branch: [batch, width]."""
+        return self.tail(self.backbone(images), branch)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits [batch, classes] of the shared classifier for the features of all branches, side by side."""
+        return self.classifier(features)  # type: ignore[no-any-return]
+
+    def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits, and those of an auxiliary head where there is one (while training)."""
+        return self(images), None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits for inference; branches count half each, so BBN's factor 2·m is 1 (BBN, §4.4)."""
+        shared = self.backbone(images)
+        features = torch.cat([self.tail(shared, branch) for branch in range(self.branch_count)], 1)
+        return self.classify(features) if self.class_specific is None else self.class_specific(features)
+
+
+class CosineClassifier(nn.Module):
+    """Cosines of the angles between features [batch, features] and each class's weights: [batch, classes]."""
+
+    def __init__(self, in_features: int, classes: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.weight = nn.Parameter(torch.empty(classes, in_features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(F.normalize(features), F.normalize(self.weight))
+
+
+class CellNetwork(BranchedNetwork):
+    """Stem, `cells` cells with reductions at one and two thirds, global average pooling, classifier.
+
+    With two `branches`, the last `branch_cells` cells exist once a branch (BBN, §4.2).
     """
 
     def __init__(
@@ -42,54 +97,79 @@ class CellNetwork(nn.Module):
         classes: int,
         channels: int,
         cells: int,
+        stem: str = "cifar",
         branches: int = 1,
         branch_cells: int = 0,
+        cosine: bool = False,
+        dual: bool = False,
     ) -> None:
-        super().__init__()
-        stem = STEM_MULTIPLIER * channels
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, stem, 3, padding=1, bias=False), norm(stem))
+        large = stem == "imagenet"
+        stem_channels = channels if large else STEM_MULTIPLIER * channels
+        plan = _cell_plan(stem_channels, channels, cells, outputs, after_reduction=large)
+        super().__init__(plan[-1][2] * outputs, classes, branches, cosine, dual)
+        self.stem = (ImageNetStem if large else CifarStem)(in_channels, stem_channels, norm)
         own = branch_cells if branches > 1 else 0
-        plan = _cell_plan(stem, channels, cells, outputs)
         self.shared = nn.ModuleList(make_cell(*entry) for entry in plan[: cells - own])
         self.branches = nn.ModuleList(
             nn.ModuleList(make_cell(*entry) for entry in plan[cells - own :]) for _ in range(branches)
         )
-        self.classifier = nn.Linear(branches * plan[-1][2] * outputs, classes)
 
     def context(self) -> Any:
         """What every cell is given besides its two inputs."""
         return None
 
-    def features(self, images: Tensor, branch: int) -> Tensor:
+    def backbone(self, images: Tensor) -> tuple[States, Any]:
+        """The outputs of the last two shared cells, and the cells' context."""
+        context = self.context()
+        states = self.stem(images.contiguous(memory_format=torch.channels_last))
+        return _chain(self.shared, states, context), context
+
+    def tail(self, shared: tuple[States, Any], branch: int) -> Tensor:
         """Pooled features of one branch: [batch, features]."""
-        context = self.context()
-        return _pool(_chain(self.branches[branch], self._backbone(images, context), context))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits [batch, classes] of the features of all branches, side by side."""
-        return self.classifier(features)  # type: ignore[no-any-return]
-
-    def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits, and those of an auxiliary head where there is one (while training)."""
-        return self(images), None
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits for inference; branches count half each, so BBN's factor 2·m is 1 (BBN, §4.4)."""
-        context = self.context()
-        states = self._backbone(images, context)
-        branches = [_pool(_chain(branch, states, context)) for branch in self.branches]
-        return self.classify(torch.cat(branches, 1))
-
-    def _backbone(self, images: Tensor, context: Any) -> tuple[Tensor, Tensor]:
-        stem = self.stem(images.contiguous(memory_format=torch.channels_last))
-        return _chain(self.shared, (stem, stem), context)
+        return _chain(self.branches[branch], *shared)[1].mean((2, 3))
 
 
-def _cell_plan(stem: int, channels: int, cells: int, outputs: int) -> list[tuple[int, int, int, bool, bool]]:
+class CifarStem(nn.Module):
+    """One 3×3 convolution; both inputs of the first cell are its map (DARTS, cnn/model.py)."""
+
+    def __init__(self, in_channels: int, channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), norm(channels)
+        )
+
+    def forward(self, images: Tensor) -> States:
+        stem = self.layers(images)
+        return stem, stem
+
+
+class ImageNetStem(nn.Module):
+    """Three 3×3 convolutions of stride 2: 224×224 images become maps of 56×56 and 28×28.
+
+    DARTS, §A.3 and cnn/model.py: the first cell reads both, the larger one by a factorized reduction.
+    """
+
+    def __init__(self, in_channels: int, channels: int, norm: Norm) -> None:
+        super().__init__()
+
+        def halve(before: int, after: int) -> list[nn.Module]:
+            return [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), norm(after)]
+
+        half = channels // 2
+        self.first = nn.Sequential(*halve(in_channels, half), nn.ReLU(), *halve(half, channels))
+        self.second = nn.Sequential(nn.ReLU(), *halve(channels, channels))
+
+    def forward(self, images: Tensor) -> States:
+        before = self.first(images)
+        return before, self.second(before)
+
+
+def _cell_plan(
+    stem: int, channels: int, cells: int, outputs: int, after_reduction: bool
+) -> list[tuple[int, int, int, bool, bool]]:
     """MakeCell's arguments of every cell; channels double where the map is halved (DARTS, §3.1.1)."""
     plan = []
     before = previous = stem
-    after_reduction = False
     for index in range(cells):
         reduction = index in (cells // 3, 2 * cells // 3)
         channels *= 2 if reduction else 1
@@ -98,14 +178,10 @@ def _cell_plan(stem: int, channels: int, cells: int, outputs: int) -> list[tuple
     return plan
 
 
-def _chain(cells: nn.Module, states: tuple[Tensor, Tensor], context: Any) -> tuple[Tensor, Tensor]:
+def _chain(cells: nn.Module, states: States, context: Any) -> States:
     for cell in cells.children():
         states = states[1], cell(*states, context)
     return states
-
-
-def _pool(states: tuple[Tensor, Tensor]) -> Tensor:
-    return states[1].mean((2, 3))
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
@@ -115,7 +191,7 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
+            if isinstance(module, nn.Conv2d | nn.Linear | CosineClassifier):
                 bound = module.weight[0].numel() ** -0.5
                 for parameter in module.parameters():
                     draw = torch.rand(parameter.shape, generator=generator, dtype=parameter.dtype)

@@ -21,7 +21,11 @@ def run(job: Job) -> dict[str, Any]:
     weights, facts = read_tensors(Path(job.inputs["weights"]))
     images = SplitImages(job, params.images, ("test",), device, (facts["mean"], facts["std"]))
     network = derived_network(
-        read_genotype(Path(job.inputs["genotype"])), params.retrain, facts["channels"], len(images.classes)
+        read_genotype(Path(job.inputs["genotype"])),
+        params.retrain,
+        images.stem,
+        facts["channels"],
+        len(images.classes),
     )
     try:
         network.load_state_dict(weights)

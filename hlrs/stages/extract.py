@@ -1,19 +1,23 @@
-"""Extract: the genotype of the final alphas, and a drawing of both cells."""
+"""Extract: the genotype of the final alphas, or a published one, and a drawing of both cells."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hlrs import config
 from hlrs.artifacts import Job, read_table, write_json, write_text
 from hlrs.errors import Failure
 from hlrs.nas.drawing import draw_cell
-from hlrs.nas.genotype import PRIMITIVES, derive, edges
+from hlrs.nas.genotype import PRIMITIVES, PUBLISHED, derive, edges
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write genotype.json, normal.svg and reduce.svg."""
-    genotype = derive(final_alphas(Path(job.inputs["alphas"])))
+    params = config.ExtractJob.model_validate(job.params)
+    genotype = (
+        PUBLISHED[params.genotype] if params.genotype else derive(final_alphas(Path(job.inputs["alphas"])))
+    )
     write_json(job.output("genotype.json"), genotype.to_json())
     for cell in ("normal", "reduce"):
         concat = getattr(genotype, f"{cell}_concat")

@@ -12,6 +12,7 @@ from hlrs import config
 from hlrs.artifacts import Job, read_json, read_table
 from hlrs.data.batches import ImageSet, channel_statistics
 from hlrs.data.sources import open_source
+from hlrs.longtail.losses import make_loss
 from hlrs.longtail.mixing import coefficient
 from hlrs.longtail.objective import Bilateral, Objective, Plain
 from hlrs.nas import arch_lr
@@ -43,7 +44,7 @@ class SplitImages:
         self.classes: list[str] = read_json(Path(job.inputs["classes"]))["names"]
         pixels = open_source(images.source.model_dump()).read(self.index, images.image_size)
         self.statistics = statistics or channel_statistics(pixels[self.subset != "holdout"])
-        self.channels, self.size = pixels.shape[1], pixels.shape[2]
+        self.channels, self.size, self.stem = pixels.shape[1], pixels.shape[2], images.stem
         mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in self.statistics)
         labels = torch.from_numpy(self.labels.astype(np.int64))
         self.set = ImageSet(torch.from_numpy(pixels).to(device), labels.to(device), mean, std)
@@ -52,17 +53,33 @@ class SplitImages:
         """Positions of the subsets' images within the set: int64, on the CPU."""
         return torch.from_numpy(np.flatnonzero(np.isin(self.subset, subsets)))
 
+    def counts(self, *subsets: str) -> torch.Tensor:
+        """Images of each class in the subsets: int64 [classes], on the device."""
+        positions = self.positions(*subsets).to(self.set.labels.device)
+        return torch.bincount(self.set.labels[positions], minlength=len(self.classes))
 
-def make_objective(objective: config.Objective, auxiliary_weight: float = 0.0) -> Objective:
-    """The callable of an objective's spec."""
-    return Bilateral() if isinstance(objective, config.Bilateral) else Plain(auxiliary_weight)
+
+def make_objective(
+    objective: config.Objective, counts: torch.Tensor, auxiliary_weight: float = 0.0
+) -> Objective:
+    """The callable of an objective's spec, for classes with so many training images."""
+    loss = make_loss(counts, **objective.loss.model_dump())
+    return Bilateral(loss) if isinstance(objective, config.Bilateral) else Plain(loss, auxiliary_weight)
 
 
-def branch_layout(objective: config.Objective) -> dict[str, int]:
-    """How many branches a network needs for an objective, and how many cells of their own they have."""
+def samplers_of(objective: config.Objective) -> list[dict[str, Any]]:
+    """The samplers that feed an objective, a batch each."""
     if isinstance(objective, config.Bilateral):
-        return {"branches": 2, "branch_cells": objective.branch_cells}
-    return {"branches": 1}
+        return [objective.conventional.model_dump(), objective.rebalancing.model_dump()]
+    return [objective.sampler.model_dump()]
+
+
+def layout_of(objective: config.Objective) -> dict[str, Any]:
+    """What an objective asks of a network: branches, cells of their own, and kinds of classifiers."""
+    layout: dict[str, Any] = {"cosine": objective.loss.kind == "ldam", "dual": objective.kind == "dual_head"}
+    if isinstance(objective, config.Bilateral):
+        layout |= {"branches": 2, "branch_cells": objective.branch_cells}
+    return layout
 
 
 def mixing_at(objective: config.Objective, t: float, draw: str) -> float | None:
@@ -89,10 +106,9 @@ def read_genotype(path: Path) -> Genotype:
 
 
 def derived_network(
-    genotype: Genotype, recipe: config.Retrain, in_channels: int, classes: int
+    genotype: Genotype, recipe: config.Retrain, stem: str, in_channels: int, classes: int
 ) -> DerivedNetwork:
     """The network that a retraining recipe makes of a genotype, with PyTorch's initialisation."""
-    layout: dict[str, Any] = branch_layout(recipe.objective)
     return DerivedNetwork(
         genotype,
         auxiliary=recipe.auxiliary_weight > 0,
@@ -100,7 +116,8 @@ def derived_network(
         classes=classes,
         channels=recipe.channels,
         cells=recipe.cells,
-        **layout,
+        stem=stem,
+        **layout_of(recipe.objective),
     )
 
 

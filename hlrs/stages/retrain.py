@@ -21,6 +21,7 @@ from hlrs.stages.parts import (
     mixing_at,
     predict,
     read_genotype,
+    samplers_of,
     sgd_lr,
 )
 from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
@@ -57,12 +58,15 @@ class RetrainTask:
     def __init__(
         self, params: config.RetrainJob, images: SplitImages, genotype: Path, device: torch.device
     ) -> None:
-        self.recipe, self.seed, self.epochs = params.retrain, params.seed, params.retrain.epochs
-        self.objective = make_objective(self.recipe.objective, self.recipe.auxiliary_weight)
+        self.recipe, self.epochs = params.retrain, params.retrain.epochs
+        self.purpose = f"{params.seed}/retrain/{params.retrain_seed}"
+        counts = images.counts("weights", "alphas")
+        self.objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
+        self.samplers = samplers_of(self.recipe.objective)
         self.network = derived_network(
-            read_genotype(genotype), self.recipe, images.channels, len(images.classes)
+            read_genotype(genotype), self.recipe, images.stem, images.channels, len(images.classes)
         )
-        initialize(self.network, generator(self.seed, "retrain", "weights"))
+        initialize(self.network, generator(self.purpose, "weights"))
         self.network.to(device)
         self.weights = list(self.network.parameters())
         self.optimizer = make_sgd(self.weights, self.recipe.weights)
@@ -76,13 +80,13 @@ class RetrainTask:
         self.batches = Batches(
             images.set,
             positions,
-            self.objective.samplers,
+            self.samplers,
             self.recipe.batch_size,
             self.steps,
             Augmentation(augment.crop_padding, augment.flip, self.recipe.cutout),
-            f"{self.seed}/retrain",
+            self.purpose,
         )
-        self.images_per_step = self.batches.batch_size * len(self.objective.samplers)
+        self.images_per_step = self.batches.batch_size * len(self.samplers)
 
     def begin(self, epoch: int) -> None:
         """Learning rate at t = epoch/epochs; drop path's probability, growing as in DARTS's cnn/train.py."""
@@ -90,15 +94,15 @@ class RetrainTask:
         self.lr = sgd_lr(self.recipe.weights, self.t)
         self.optimizer.param_groups[0]["lr"] = self.lr
         self.drop_path = self.recipe.drop_path * self.t
-        self.batches.begin(epoch)
+        self.batches.begin(epoch, self.t)
         self.network.train()
 
     def step(self, step: int) -> Tensor:
         """One step of SGD."""
-        mixing = mixing_at(self.recipe.objective, self.t, f"{self.seed}/retrain/mixing/{self.epoch}/{step}")
-        draw = generator(self.seed, "retrain", "drop path", self.epoch, step)
+        mixing = mixing_at(self.recipe.objective, self.t, f"{self.purpose}/mixing/{self.epoch}/{step}")
+        draw = generator(self.purpose, "drop path", self.epoch, step)
         self.network.drop_path = DropPath(self.drop_path, draw) if self.drop_path > 0 else None
-        outcome = self.objective(self.network, self.batches(step), mixing)
+        outcome = self.objective(self.network, self.batches(step), self.t, mixing)
         descend(outcome.loss, self.weights, self.optimizer, self.recipe.weights.clip)
         return figures(*outcome, mixing or 0.0)
 

@@ -16,10 +16,19 @@ from hlrs.nas import arch_lr, bilevel, genotype
 from hlrs.nas.network import initialize
 from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.pace import Pace, measure
-from hlrs.stages.parts import SplitImages, branch_layout, make_objective, make_sgd, mixing_at, sgd_lr
+from hlrs.stages.parts import (
+    SplitImages,
+    layout_of,
+    make_objective,
+    make_sgd,
+    mixing_at,
+    samplers_of,
+    sgd_lr,
+)
 from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
 
 CELLS = ("normal", "reduce")
+HALVES = ("weights", "alphas")
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -28,7 +37,7 @@ def run(job: Job) -> dict[str, Any]:
         return _random(job)
     params = config.SearchJob.model_validate(job.params)
     device = prepare(params.search.threads)
-    images = SplitImages(job, params.images, ("weights", "alphas"), device)
+    images = SplitImages(job, params.images, HALVES, device)
     task = SearchTask(params, images, device)
     position = fit(task, job, device)
     _write(job, params.search.nodes, task.trajectory, position.rows)
@@ -39,7 +48,7 @@ def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Pace]:
     """The pace of a search in each of some epochs, measured over so many seconds each; it is not written."""
     params = config.SearchJob.model_validate(job.params)
     device = prepare(params.search.threads)
-    images = SplitImages(job, params.images, ("weights", "alphas"), device)
+    images = SplitImages(job, params.images, HALVES, device)
     task = SearchTask(params, images, device)
     return [measure(task, epoch, seconds) for epoch in epochs]
 
@@ -62,7 +71,10 @@ class SearchTask:
 
     def __init__(self, params: config.SearchJob, images: SplitImages, device: torch.device) -> None:
         self.params, self.epochs = params, params.search.epochs
-        self.objective = make_objective(params.objective)
+        self.on_weights, self.on_alphas = (
+            make_objective(params.objective, images.counts(half)) for half in HALVES
+        )
+        self.samplers = samplers_of(params.objective)
         self.supernet = _make_supernet(params, images).to(device)
         self.alphas = list(self.supernet.alphas.values())
         self.weights = self.supernet.weights()
@@ -77,19 +89,19 @@ class SearchTask:
     def _feed(self, images: SplitImages) -> None:
         search, augment = self.params.search, self.params.images.augment
         augmentation = Augmentation(augment.crop_padding, augment.flip, search.cutout)
-        positions = {half: images.positions(half) for half in ("weights", "alphas")}
+        positions = {half: images.positions(half) for half in HALVES}
         self.steps = steps_per_epoch(len(positions["weights"]), search.batch_size)
         self.training, self.validation = (
             Batches(
                 images.set,
                 positions[half],
-                self.objective.samplers,
+                self.samplers,
                 search.batch_size,
                 self.steps,
                 augmentation,
                 f"{self.params.seed}/search/{half}",
             )
-            for half in ("weights", "alphas")
+            for half in HALVES
         )
 
     def begin(self, epoch: int) -> None:
@@ -102,9 +114,9 @@ class SearchTask:
         self.weights_optimizer.param_groups[0]["lr"] = self.weights_lr
         self.alphas_optimizer.param_groups[0]["lr"] = self.alphas_lr
         fed = [self.training, self.validation] if self.alphas_lr > 0 else [self.training]
-        self.images_per_step = sum(batches.batch_size for batches in fed) * len(self.objective.samplers)
+        self.images_per_step = sum(batches.batch_size for batches in fed) * len(self.samplers)
         for batches in fed:
-            batches.begin(epoch)
+            batches.begin(epoch, self.t)
 
     def step(self, step: int) -> Tensor:
         """The alphas' step on their batch, then the weights' step on theirs."""
@@ -114,7 +126,7 @@ class SearchTask:
         batches = self.training(step)
 
         def training() -> Outcome:
-            return self.objective(self.supernet, batches, mixing)
+            return self.on_weights(self.supernet, batches, self.t, mixing)
 
         on_alphas = self._step_alphas(step, mixing, training) if self.alphas_lr > 0 else None
         with bilevel.frozen(self.alphas):
@@ -128,7 +140,7 @@ class SearchTask:
         seen: list[Outcome] = []
 
         def validation() -> Tensor:
-            seen.append(self.objective(self.supernet, batches, mixing))
+            seen.append(self.on_alphas(self.supernet, batches, self.t, mixing))
             return seen[-1].loss
 
         if self.params.searcher.order == 1:
@@ -175,6 +187,7 @@ class SearchTask:
             "mixing": means[4] if isinstance(self.params.objective, config.Bilateral) else None,
             **{f"entropy_{cell}": genotype.entropy(alphas[cell]) for cell in CELLS},
             **{f"skips_{cell}": derived.skips(cell) for cell in CELLS},
+            "eigenvalue": None,
         }
 
     def _alphas(self) -> dict[str, Any]:
@@ -210,7 +223,8 @@ def _make_supernet(params: config.SearchJob, images: SplitImages) -> Supernet:
         channels=params.search.channels,
         cells=params.search.cells,
         recompute=params.search.recompute,
-        **branch_layout(params.objective),
+        stem=images.stem,
+        **layout_of(params.objective),
     )
     initialize(supernet, generator(params.seed, "search", "weights"))
     initialize_alphas(supernet, generator(params.seed, "search", "alphas"))
@@ -231,4 +245,4 @@ def _alpha_rows(nodes: int, trajectory: list[dict[str, Any]]) -> Iterator[tuple[
         weights = genotype.softmax(alphas)
         for row, (node, state) in enumerate(genotype.edges(nodes)):
             for column, primitive in enumerate(genotype.PRIMITIVES):
-                yield epoch, cell, node, state, primitive, alphas[row, column], weights[row, column]
+                yield epoch, cell, node, state, primitive, alphas[row, column], weights[row, column], 1.0
