@@ -93,10 +93,9 @@ class Bilateral:
             2 * (1 - m) * network.features(rebalancing.images, 1),
         ]
         logits = network.classify(torch.cat(features, 1))
-        loss = m * loss_of(self.loss, logits, conventional, t) + (1 - m) * loss_of(
-            self.loss, logits, rebalancing, t
-        )
-        return Outcome(loss, m * accuracy(logits, conventional) + (1 - m) * accuracy(logits, rebalancing))
+        loss_c, loss_r = (loss_of(self.loss, logits, batch, t) for batch in batches)
+        accuracy_c, accuracy_r = (accuracy(logits, batch) for batch in batches)
+        return Outcome(m * loss_c + (1 - m) * loss_r, m * accuracy_c + (1 - m) * accuracy_r)
 
 
 class DualHead:

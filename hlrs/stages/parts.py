@@ -71,11 +71,9 @@ def make_objective(
     loss = make_loss(counts, **objective.loss.model_dump())
     if isinstance(objective, config.Bilateral):
         return Bilateral(loss)
-    return (
-        DualHead(loss, for_alphas)
-        if isinstance(objective, config.DualHead)
-        else Plain(loss, auxiliary_weight)
-    )
+    if isinstance(objective, config.DualHead):
+        return DualHead(loss, for_alphas)
+    return Plain(loss, auxiliary_weight)
 
 
 def samplers_of(objective: config.Objective) -> list[dict[str, Any]]:
