@@ -65,7 +65,7 @@ class DerivedCell(Cell):
 class AuxiliaryHead(nn.Module):
     """Classifier on the map after two thirds of the cells (DARTS, cnn/model.py), of the network's kind."""
 
-    def __init__(self, channels: int, classes: int, cosine: float | None) -> None:
+    def __init__(self, channels: int, classes: int, cosine: float | None = None) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 1, bias=False),
