@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from hlrs.artifacts import CHECKPOINTS, RESULTS, Job
 from hlrs.config import Digits, Source, Torchvision
 from hlrs.errors import UserError
-from hlrs.fingerprint import content_digest, source_files
+from hlrs.fingerprint import content_digest, named_files
 
 # Predictions of 50,000 images in 1,000 classes take 200 MB, two checkpoints of the authors' networks 60 MB.
 FREE_BYTES = 300_000_000
@@ -39,10 +39,14 @@ def check_data(job: Job) -> None:
         return
     source: Source = TypeAdapter(Source).validate_python(images["source"])
     if not isinstance(source, Torchvision | Digits):
-        for _, path in source_files(source):
+        for _, path in named_files(source):
             if not os.access(path, os.R_OK):
                 raise UserError(
                     f"{path}: not readable on {platform.node()}; data must lie where every node reaches them"
                 )
-    if content_digest(source) != images["content"]:
+    try:
+        content = content_digest(source)
+    except UserError as error:
+        raise UserError(f"{error} (seen from {platform.node()})") from None
+    if content != images["content"]:
         raise UserError(f"{job.run}: the data files changed since this job was planned; run snakemake again")
