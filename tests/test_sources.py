@@ -14,8 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from click.testing import CliRunner
+from conftest import TINY
 from PIL import Image
 
+from hlrs.artifacts import read_json, read_table
+from hlrs.cli import main
 from hlrs.data import sources
 from hlrs.data.sources import open_source
 from hlrs.errors import UserError
@@ -88,12 +93,12 @@ def lists(root, train, test=None, classes=None):
 
 
 def write_imagenet(root, images, labels, test_images, test_labels):
-    """ImageNet-LT's layout: a folder a class under train, all of val in one; its list files beside them."""
+    """ImageNet-LT's layout: a folder a class under train and val; its list files beside them."""
     lines = {"train": [], "val": []}
     for number, label in enumerate(labels):
         lines["train"].append(f"train/n0144{label:04d}/n0144{label:04d}_{number}.JPEG {label}")
     for number, label in enumerate(test_labels, 1):
-        lines["val"].append(f"val/ILSVRC2012_val_{number:08d}.JPEG {label}")
+        lines["val"].append(f"val/n0144{label:04d}/ILSVRC2012_val_{number:08d}.JPEG {label}")
     for line, image in zip([*lines["train"], *lines["val"]], [*images, *test_images], strict=True):
         path = root / line.split()[0]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +185,35 @@ def test_contract(kind, tmp_path):
     assert source.read(np.array([5, 6]), size=8).tolist() == source.read([5, 6]).tolist()
     with pytest.raises(UserError, match=f"asked of a source with {len(labels)}"):
         source.read([len(labels)])
+
+
+@pytest.mark.parametrize("kind", sources.KINDS)
+def test_a_split_of_every_kind_of_source(kind, tmp_path, monkeypatch):
+    """`hlrs split`, from params.yaml to what is written: natural tail, the source's own test images."""
+    spec, _, labels = make(kind, tmp_path)
+    changed = {"matrix": TINY["matrix"] | {"datasets": ["images"]}}
+    dataset = {"source": spec, "imbalance": {"kind": "natural"}, "image_size": 8}
+    changed["datasets"] = {"images": dataset | ({"test_per_class": 3} if kind == "digits" else {})}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(TINY | changed))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["split", "images"], catch_exceptions=False)
+    if kind == "torchvision":  # three of Fashion-MNIST's ten classes
+        assert result.output.startswith("hlrs: 7 of 10 classes have no training image: Dress, Coat, ")
+        return
+    assert result.exit_code == 0, result.output
+    folder = Path(result.output.splitlines()[-1])
+    counts = {subset: np.array(of) for subset, of in read_json(folder / "classes.json")["counts"].items()}
+    train = counts["weights"] + counts["alphas"]
+    if kind == "digits":
+        assert counts["test"].tolist() == [3] * 10
+        assert (train + 3).tolist() == np.bincount(labels).tolist()
+        return
+    assert train.tolist() == np.bincount(labels[:10]).tolist() == [4, 3, 3]
+    assert counts["weights"].tolist() == [2, 2, 2]
+    assert counts["test"].tolist() == [1, 1, 1]
+    written = read_table(folder / "files.parquet", "files").to_pylist()
+    names = {"parquet": 3, "image_folder": 13, "list_file": 15, "npz": 1}
+    assert len({file["name"] for file in written}) == len(written) == names[kind]
 
 
 def test_digits_are_scaled_and_rounded():

@@ -17,15 +17,15 @@ def class_counts(imbalance: Mapping[str, Any], n_max: float, classes: int) -> li
     exponential: ⌊n_max · f^(−c/(C−1))⌋ (Cui et al. 2019); step: ⌊n_max/f⌋ in the last `minority` share of the
     classes, rounded half up, at least one class on either side (Buda et al. 2018). The order of operations is
     LDAM-DRW's (Cao et al. 2019), multiplying by 1/f, so that the floor falls as it does there.
-    pareto: ⌊n_max · (1/f + (1 − 1/f)(q_c − q_(C−1))/(q_0 − q_(C−1)))⌋ with q_c = (c + 1)^(−1/power), the
-    quantile of a Pareto distribution at the expected rank of the (c+1)-th largest of C draws, up to a factor
-    that cancels (our own reading of Liu et al. 2019).
+    pareto: ⌊n_min + (n_max − n_min)(q_c − q_(C−1))/(q_0 − q_(C−1))⌋ with n_min = n_max/f and
+    q_c = (c + 1)^(−1/power), a Pareto distribution's quantile at the expected rank of the (c + 1)-th largest
+    of C draws, up to a factor that cancels (our own reading of Liu et al. 2019).
     """
     share = 1 / imbalance.get("factor", 1)
     if imbalance["kind"] == "pareto" and classes > 1:
         quantiles = [(c + 1) ** (-1 / imbalance["power"]) for c in range(classes)]
-        least, span = quantiles[-1], quantiles[0] - quantiles[-1]
-        return [int(n_max * (share + (1 - share) * ((q - least) / span))) for q in quantiles]
+        last, span, n_min = quantiles[-1], quantiles[0] - quantiles[-1], n_max / imbalance["factor"]
+        return [int(n_min + (n_max - n_min) * ((q - last) / span)) for q in quantiles]
     if imbalance["kind"] == "step":
         minority = min(max(_round(classes * imbalance["minority"]), 1), classes - 1)
         return [int(n_max)] * (classes - minority) + [int(n_max * share)] * minority
