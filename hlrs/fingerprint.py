@@ -128,10 +128,8 @@ def _look_at(paths: Sequence[str]) -> dict[str, Look]:
         found = dict(zip(paths, chain.from_iterable(pool.map(_looks, chunks)), strict=True))
     errors = {path: look for path, look in found.items() if isinstance(look, OSError)}
     for path, error in errors.items():
-        count = "it is named as a data file in the params"
-        if len(paths) > 1:
-            count = f"{len(errors):,} of {len(paths):,} data files cannot be reached, this is the first"
-        raise UserError(f"{path}: {error.strerror}; {count}: put it there or correct the params")
+        count = f"{len(errors):,} of {len(paths):,} data files cannot be reached"
+        raise UserError(f"{path}: {error.strerror}; {count}: put them there or correct the params")
     return {path: look for path, look in found.items() if not isinstance(look, OSError)}
 
 

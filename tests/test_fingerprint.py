@@ -214,8 +214,8 @@ def test_missing_images_are_counted_and_the_first_is_named(images):
     with pytest.raises(UserError) as refused:
         content_digest(images)
     assert str(refused.value) == (
-        "data/b/2.jpg: No such file or directory; 2 of 3 data files cannot be reached, this is the first: "
-        "put it there or correct the params"
+        "data/b/2.jpg: No such file or directory; 2 of 3 data files cannot be reached: "
+        "put them there or correct the params"
     )
 
 

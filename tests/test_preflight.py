@@ -204,8 +204,8 @@ def test_images_of_a_list_that_this_node_does_not_see_are_counted():
     check_data(job)
     Path("data/1.jpg").unlink()
     assert refusal(job) == (
-        "data/1.jpg: No such file or directory; 1 of 3 data files cannot be reached, this is the first: "
-        "put it there or correct the params (seen from n7)"
+        "data/1.jpg: No such file or directory; 1 of 3 data files cannot be reached: "
+        "put them there or correct the params (seen from n7)"
     )
     Path("train.txt").unlink()
     assert refusal(job) == f"train.txt: {REACH}"

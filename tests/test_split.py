@@ -381,7 +381,8 @@ def test_large_images_are_read_from_lists_with_an_official_test_list(name):
     params = config.load(EXPERIMENTS / f"{name}.yaml")
     dataset = params.datasets[name]
     assert (dataset.source.kind, dataset.imbalance.kind) == ("list_file", "natural")
-    assert dataset.source.test and dataset.test_per_class is None
+    assert dataset.source.test
+    assert dataset.test_per_class is None
     assert (dataset.image_size, dataset.stem) == (224, "imagenet")
 
 
