@@ -93,8 +93,7 @@ def _single(source: FileSource, name: str, path: str) -> list[tuple[str, str]]:
     if isinstance(source, ImageFolder):
         return _tree(name, Path(path))
     if isinstance(source, ListFile) and name == "root":
-        images = listed_images(source.model_dump())
-        return [(f"{name}/{image}", f"{path}/{image}") for image in dict.fromkeys(images)]
+        return [(f"{name}/{image}", f"{path}/{image}") for image in listed_images(source.model_dump())]
     return [(name, path)]
 
 

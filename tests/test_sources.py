@@ -507,6 +507,12 @@ LINES = ["a/1.jpg 0", "b/2.jpg 1", "c/3.jpg 2"]
         (["a/1.jpg 0", "/data/a.jpg 1"], None, None, r"train\.txt:2: /data/a\.jpg is not below source\.root"),
         (["../a.jpg 0"], None, None, r"train\.txt:1: \.\./a\.jpg is not below source\.root"),
         (["", " "], None, None, r"train\.txt: names no image"),
+        (
+            [*LINES, "", "b/2.jpg 2", "a/1.jpg 0"],
+            None,
+            None,
+            r"train\.txt:5: b/2\.jpg is .* 2 of 5 lines repeat",
+        ),
         (["a 1", "b 4", "c 1"], None, None, "no image of 3 of the labels 0 to 4, the first is 0;.*from 0 on"),
         (["a 0", "b 1", "c 4"], None, None, "no image of 2 of the labels 0 to 4, the first is 2;"),
         (["a 0", "b 999999999"], None, None, "no image of 999,999,998 of the labels"),

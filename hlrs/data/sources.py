@@ -625,6 +625,12 @@ def _read_list(path: Path) -> tuple[list[str], NDArray[np.int64]]:
         labels.append(int(label))
     if not names:
         raise UserError(f'{path}: names no image; write lines of "path label" into it')
+    repeated = len(names) - len(set(names))
+    if repeated:
+        first = {name: i for i, name in reversed([*enumerate(names)])}
+        entry = next(i for i, name in enumerate(names) if first[name] != i)
+        found = f"{names[entry]} is named a second time; {repeated:,} of {len(names):,} lines repeat an image"
+        raise UserError(f"{_line(path, entry)}: {found}: name each once")
     return names, np.array(labels, dtype=np.int64)
 
 
