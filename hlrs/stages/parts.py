@@ -18,6 +18,8 @@ from hlrs.longtail.objective import Bilateral, Objective, Plain
 from hlrs.nas import arch_lr
 from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import Genotype, from_json
+from hlrs.nas.network import BranchedNetwork
+from hlrs.nas.resnet import ResNet
 
 Statistics = tuple[list[float], list[float]]  # mean and standard deviation of each channel
 
@@ -95,9 +97,19 @@ def make_sgd(parameters: list[torch.nn.Parameter], sgd: config.Sgd) -> torch.opt
     return torch.optim.SGD(parameters, sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay, fused=True)
 
 
-def sgd_lr(sgd: config.Sgd, t: float) -> float:
-    """Half a cosine from `lr` to `lr_min`, at progress t (DARTS, §3.1)."""
-    return sgd.lr * arch_lr.cosine(t, sgd.lr_min / sgd.lr)
+def sgd_lr(sgd: config.Sgd, epoch: int, epochs: int) -> float:
+    """The learning rate of an epoch, counted from 0: the schedule's at progress t = epoch/epochs, warmed up.
+
+    Half a cosine from `lr` to `lr_min` (DARTS, §3.1), or `lr` times `factor` for each `at` ≤ t (LDAM-DRW's
+    cifar_train.py); in the first `warm_up` epochs that times (epoch + 1)/warm_up (Goyal et al. 2017, §2.2).
+    """
+    t = epoch / epochs
+    if isinstance(sgd.schedule, config.MultistepSchedule):
+        scheduled = sgd.schedule.factor ** sum(at <= t for at in sgd.schedule.at)
+    else:
+        scheduled = arch_lr.cosine(t, sgd.lr_min / sgd.lr)
+    warmed = min(1.0, (epoch + 1) / sgd.warm_up) if sgd.warm_up else 1.0
+    return sgd.lr * scheduled * warmed
 
 
 def read_genotype(path: Path) -> Genotype:
@@ -106,18 +118,28 @@ def read_genotype(path: Path) -> Genotype:
 
 
 def derived_network(
-    genotype: Genotype, recipe: config.Retrain, stem: str, in_channels: int, classes: int
-) -> DerivedNetwork:
-    """The network that a retraining recipe makes of a genotype, with PyTorch's initialisation."""
+    genotype: str | None,
+    resnet: int | None,
+    recipe: config.Retrain,
+    stem: str,
+    in_channels: int,
+    classes: int,
+) -> BranchedNetwork:
+    """The network that is retrained: of the genotype in a file, or a ResNet of a depth.
+
+    With PyTorch's initialisation.
+    """
+    layout = {"in_channels": in_channels, "classes": classes, **layout_of(recipe.objective)}
+    if resnet is not None:
+        return ResNet(resnet, **layout)
+    assert genotype is not None  # hlrs.plan gives one or the other
     return DerivedNetwork(
-        genotype,
+        read_genotype(Path(genotype)),
         auxiliary=recipe.auxiliary_weight > 0,
-        in_channels=in_channels,
-        classes=classes,
         channels=recipe.channels,
         cells=recipe.cells,
         stem=stem,
-        **layout_of(recipe.objective),
+        **layout,
     )
 
 

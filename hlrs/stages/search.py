@@ -107,7 +107,7 @@ class SearchTask:
     def begin(self, epoch: int) -> None:
         """Learning rates at t = epoch/epochs, as DARTS's and BBN's code have them, and the epoch's order."""
         self.epoch, self.t = epoch, epoch / self.epochs
-        self.weights_lr = sgd_lr(self.params.search.weights, self.t)
+        self.weights_lr = sgd_lr(self.params.search.weights, epoch, self.epochs)
         schedule = self.params.arch_lr.model_dump()
         mixing = mixing_at(self.params.objective, self.t, "") if schedule["kind"] == "coupled" else None
         self.alphas_lr = self.params.search.alphas.lr * arch_lr.factor(self.t, mixing, **schedule)
