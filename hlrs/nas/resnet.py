@@ -48,7 +48,7 @@ class ResNet(BranchedNetwork):
         classes: int,
         branches: int = 1,
         branch_cells: int = 0,
-        cosine: bool = False,
+        cosine: float | None = None,
         dual: bool = False,
     ) -> None:
         super().__init__(CHANNELS[-1], classes, branches, cosine, dual)

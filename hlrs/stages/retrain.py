@@ -28,6 +28,7 @@ from hlrs.stages.parts import (
     mixing_at,
     predict,
     samplers_of,
+    set_row_rates,
     sgd_lr,
 )
 from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
@@ -99,6 +100,7 @@ class RetrainTask:
         self.positions = images.positions("weights", "alphas")
         self.steps = steps_per_epoch(len(self.positions), self.recipe.batch_size)
         self.phases = self._phases(params.images.augment)
+        set_row_rates(self.phases[0].optimizer, self.network, self.recipe.objective, counts)
         self.batches = self.phases[0].batches
         self.epochs = sum(phase.epochs for phase in self.phases)
 
@@ -179,7 +181,7 @@ class RetrainTask:
         with torch.no_grad():
             features = self.result.pooled(batch.images)
         logits = self.result.classify(features)
-        return Outcome(F.cross_entropy(logits, batch.labels), accuracy(logits, batch.labels))
+        return Outcome(F.cross_entropy(logits, batch.labels), accuracy(logits, batch))
 
     def end(self, means: list[float]) -> dict[str, Any]:
         """The epoch's row of history.parquet; the network's last epoch decides on its classifier."""
