@@ -9,12 +9,13 @@ from torch import Tensor
 
 from hlrs import config
 from hlrs.artifacts import SCHEMAS, Job, write_table, write_tensors
-from hlrs.data.batches import Augmentation, Batches, generator, steps_per_epoch
+from hlrs.data.batches import Batches, generator, steps_per_epoch
 from hlrs.nas.derived import DropPath
 from hlrs.nas.network import initialize
 from hlrs.pace import Pace, measure
 from hlrs.stages.parts import (
     SplitImages,
+    augmentation_of,
     derived_network,
     make_objective,
     make_sgd,
@@ -83,7 +84,7 @@ class RetrainTask:
             self.samplers,
             self.recipe.batch_size,
             self.steps,
-            Augmentation(augment.crop_padding, augment.flip, self.recipe.cutout),
+            augmentation_of(augment, self.recipe.cutout, self.recipe.policy),
             self.purpose,
         )
         self.images_per_step = self.batches.batch_size * len(self.samplers)
