@@ -1,6 +1,7 @@
 """What several stages wire alike: a split's images, the objective, SGD, the derived network."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 
 from hlrs import config
 from hlrs.artifacts import Job, read_json, read_table
-from hlrs.data.batches import ImageSet, channel_statistics
+from hlrs.data.augment import Augmentation
+from hlrs.data.batches import ImageSet, LabelledImages, Request, channel_statistics, generator
 from hlrs.data.sources import open_source
+from hlrs.data.stream import Loader, Reader, StreamedSet
 from hlrs.longtail.losses import make_loss
 from hlrs.longtail.mixing import coefficient
 from hlrs.longtail.objective import Bilateral, DualHead, Objective, Plain
@@ -23,12 +26,15 @@ from hlrs.nas.network import BranchedNetwork
 from hlrs.nas.resnet import ResNet
 
 Statistics = tuple[list[float], list[float]]  # mean and standard deviation of each channel
+SAMPLE = 4096  # images of a streamed set that its channels' statistics are of
 
 
 class SplitImages:
-    """The images of some subsets of a split, on the device; `positions(subset)` finds a subset among them.
+    """The images of some subsets of a split; `positions(subset)` finds a subset among them.
 
-    Channels are normalised by the given statistics, or else by those of the images themselves.
+    They lie on the device, or are streamed if that takes more than `stream.above_mb`, or if `resized_crop`
+    asks for the files' images. Channels are normalised by the given statistics, or else by the images' own:
+    of a streamed set by those of at most SAMPLE images, the same on every machine.
     """
 
     def __init__(
@@ -45,12 +51,33 @@ class SplitImages:
         self.subset = self.subset[chosen]
         self.index, self.labels = (table[name].to_numpy()[chosen] for name in ("index", "label"))
         self.classes: list[str] = read_json(Path(job.inputs["classes"]))["names"]
-        pixels = open_source(images.source.model_dump()).read(self.index, images.image_size)
-        self.statistics = statistics or channel_statistics(pixels[self.subset != "holdout"])
-        self.channels, self.size, self.stem = pixels.shape[1], pixels.shape[2], images.stem
+        source = open_source(images.source.model_dump())
+        shape = source.read(self.index[:1], images.image_size).shape[1:]
+        self.channels, self.size, self.stem = shape[0], shape[1], images.stem
+        megabytes = len(self.index) * math.prod(shape) / 1e6
+        labels = torch.from_numpy(self.labels.astype(np.int64)).to(device)
+        self.set: LabelledImages
+        if megabytes > images.stream.above_mb or images.augment.resized_crop is not None:
+            reader = Reader(source, images.image_size, shape)
+            loader = Loader(reader, self.index, images.stream.workers, device.type == "cuda")
+            self.statistics = statistics or channel_statistics(self._sample(loader))
+            self.set = StreamedSet(loader, labels, *self._tensors(device))
+        else:
+            pixels = source.read(self.index, images.image_size)
+            self.statistics = statistics or channel_statistics([pixels[self.subset != "holdout"]])
+            self.set = ImageSet(torch.from_numpy(pixels).to(device), labels, *self._tensors(device))
+
+    def _tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in self.statistics)
-        labels = torch.from_numpy(self.labels.astype(np.int64))
-        self.set = ImageSet(torch.from_numpy(pixels).to(device), labels.to(device), mean, std)
+        return mean, std
+
+    def _sample(self, loader: Loader) -> Iterator[npt.NDArray[np.uint8]]:
+        """At most SAMPLE of the images that are trained on, in parts."""
+        trained = torch.from_numpy(np.flatnonzero(self.subset != "holdout"))
+        sample = trained[torch.randperm(len(trained), generator=generator("channel statistics"))[:SAMPLE]]
+        requests = as_they_are(sample.sort().values, 64)
+        loader.expect("channel statistics", [[request] for request in requests])
+        return (loader.pixels(request).numpy() for request in requests)
 
     def positions(self, *subsets: str) -> torch.Tensor:
         """Positions of the subsets' images within the set: int64, on the CPU."""
@@ -102,6 +129,14 @@ def mixing_at(objective: config.Objective, t: float, draw: str) -> float | None:
         return None
     mixing = objective.mixing
     return coefficient(mixing.kind, t, mixing.a if isinstance(mixing, config.Beta) else 0.0, draw)
+
+
+def augmentation_of(
+    augment: config.Augment, cutout: int, policy: config.AutoAugment | config.RandAugment | None = None
+) -> Augmentation:
+    """What a data set's spec and a recipe do to training images together."""
+    dumped = policy.model_dump() if policy else None
+    return Augmentation(**augment.model_dump(), cutout=cutout, policy=dumped)
 
 
 def make_sgd(parameters: list[torch.nn.Parameter], sgd: config.Sgd) -> torch.optim.SGD:
@@ -164,12 +199,19 @@ def derived_network(
     )
 
 
+def as_they_are(positions: torch.Tensor, batch_size: int) -> list[Request]:
+    """Requests for images without augmentation, in order."""
+    parts = positions.split(batch_size)
+    return [Request(part, Augmentation(), ("as they are", number)) for number, part in enumerate(parts)]
+
+
 def predict(
-    network: torch.nn.Module, images: ImageSet, positions: torch.Tensor, batch_size: int
+    network: torch.nn.Module, images: LabelledImages, positions: torch.Tensor, batch_size: int
 ) -> npt.NDArray[np.float32]:
     """Softmax probabilities [positions, classes] of some images; leaves the network in evaluation mode."""
     network.eval()
+    requests = as_they_are(positions, batch_size)
+    images.expect("predict", [[request] for request in requests])
     with torch.inference_mode():
-        parts = positions.to(images.images.device).split(batch_size)
-        batches = [network(images.normalize(images.images[part])).softmax(1).cpu() for part in parts]
+        batches = [network(images.batch(request).images).softmax(1).cpu() for request in requests]
     return torch.cat(batches).numpy()

@@ -188,6 +188,7 @@ class RetrainTask:
         bilateral = isinstance(self.recipe.objective, config.Bilateral)
         trained, classifier = self.epoch + 1 == self.recipe.epochs, self.recipe.classifier
         if trained and isinstance(classifier, config.NormalizedClassifier):
+            assert isinstance(self.result.classifier, nn.Linear)  # config.Retrain refuses it for cosines
             normalize_classifier(self.result.classifier, classifier.tau)
         row = {
             "epoch": self.epoch,
