@@ -215,7 +215,8 @@ def batches_of(stage: str, params: dict[str, Any]) -> list[int]:
     objective = params["objective"] if stage == "search" else params["retrain"]["objective"]
     samplers = 2 if objective["kind"] == "bilateral" else 1
     if stage == "retrain":
-        return [samplers] * epochs
+        classifier = params["retrain"]["classifier"] or {}  # its epochs cost less than is reckoned here
+        return [samplers] * epochs + [1] * classifier.get("epochs", 0)
     return [samplers * (2 if _alphas_step(params, epoch / epochs) else 1) for epoch in range(epochs)]
 
 

@@ -838,12 +838,19 @@ class Params(Spec):
         return self
 
     def retrain_of(self, method: str) -> Retrain:
-        """The common recipe with the method's own entries laid over it; ValueError if they do not fit."""
-        override = self.methods[method].retrain
-        if not override:
+        """The common recipe with the method's own entries laid over it; ValueError if they do not fit.
+
+        A ResNet has no auxiliary head and no drop path; its cells are its residual blocks.
+        """
+        override, searcher = self.methods[method].retrain, self.methods[method].searcher
+        if not override and not isinstance(searcher, ResNet):
             return self.retrain
+        recipe = self.retrain.model_dump()
+        if isinstance(searcher, ResNet):
+            blocks = (searcher.depth - 2) // 2
+            recipe |= {"channels": 16, "cells": blocks, "auxiliary_weight": 0.0, "drop_path": 0.0}
         try:
-            return Retrain.model_validate(_overlay(self.retrain.model_dump(), override))
+            return Retrain.model_validate(_overlay(recipe, override))
         except ValidationError as error:
             detail = error.errors()[0]
             separator = "." if detail["loc"] else ": "

@@ -97,9 +97,8 @@ def _run_jobs(
         extract = make_job("extract", run, config.ExtractJob(genotype=published), alphas)
         yield extract
         network |= {"genotype": str(extract.output("genotype.json"))}
-    recipe, resnet = params.retrain_of(method), None
-    if isinstance(searcher, config.ResNet):
-        recipe, resnet = _of_resnet(recipe), searcher.depth
+    recipe = params.retrain_of(method)
+    resnet = searcher.depth if isinstance(searcher, config.ResNet) else None
     for retrain_seed in params.matrix.retrain_seeds:
         again = repeat(run, retrain_seed)
         told = config.RetrainJob(
@@ -116,14 +115,6 @@ def _run_jobs(
 def repeat(run: str, retrain_seed: int) -> str:
     """The name of a retraining of a run: the run's for seed 0, else with the seed behind it."""
     return f"{run}-{retrain_seed}" if retrain_seed else run
-
-
-def _of_resnet(recipe: config.Retrain) -> config.Retrain:
-    """A recipe without what only networks of cells have, so that its key does not depend on it."""
-    cells = {"channels", "cells", "auxiliary_weight", "drop_path"}
-    return config.Retrain.model_validate(
-        recipe.model_dump(exclude=cells) | {"auxiliary_weight": 0.0, "drop_path": 0.0}
-    )
 
 
 def _search_params(params: config.Params, images: config.Images, name: str, seed: int) -> config.Spec:

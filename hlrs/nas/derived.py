@@ -63,7 +63,11 @@ class DerivedCell(Cell):
 
 
 class AuxiliaryHead(nn.Module):
-    """Classifier on the map after two thirds of the cells (DARTS, cnn/model.py), of the network's kind."""
+    """Classifier on the map after two thirds of the cells (DARTS, cnn/model.py), of the network's kind.
+
+    Windows of 5 pixels, 3 apart, make 2×2 of CIFAR's 8×8 map, and 2 apart of ImageNet's 7×7 map, as there.
+    Larger maps are covered by larger windows, smaller ones are pooled adaptively (our own reading).
+    """
 
     def __init__(self, channels: int, classes: int, cosine: float | None = None) -> None:
         super().__init__()
@@ -80,8 +84,8 @@ class AuxiliaryHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-1]
         x = F.relu(x)
-        # DARTS pools its 8×8 map by windows of 5, 3 apart, to 2×2; larger ones too, small ones adaptively
-        x = F.avg_pool2d(x, size - 3, stride=3) if size >= 8 else F.adaptive_avg_pool2d(x, 2)
+        window = max(5, size - 3)
+        x = F.avg_pool2d(x, window, size - window) if size >= 7 else F.adaptive_avg_pool2d(x, 2)
         return self.classifier(self.features(x).flatten(1))  # type: ignore[no-any-return]
 
 

@@ -65,11 +65,17 @@ class BranchedNetwork(nn.Module):
         """Logits, and those of an auxiliary head where there is one (while training)."""
         return self(images), None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits for inference; branches count half each, so BBN's factor 2·m is 1 (BBN, §4.4)."""
+    def pooled(self, images: Tensor) -> Tensor:
+        """Features of all branches for inference, side by side.
+
+        They count half each, so BBN's factor 2·m is 1 (BBN, §4.4).
+        """
         shared = self.backbone(images)
-        features = torch.cat([self.tail(shared, branch) for branch in range(self.branch_count)], 1)
-        return self.finalize(features)
+        return torch.cat([self.tail(shared, branch) for branch in range(self.branch_count)], 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits for inference."""
+        return self.finalize(self.pooled(images))
 
 
 class CosineClassifier(nn.Module):
@@ -213,6 +219,16 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
                     parameter.copy_((2 * draw - 1) * bound)
             if isinstance(module, CosineClassifier):
                 module.weight.copy_(F.normalize(module.weight))
+
+
+def normalize_classifier(classifier: nn.Linear, tau: float) -> None:
+    """w_c/‖w_c‖^tau for every class c, and no bias, in place.
+
+    Kang et al. 2020, §4.3; the bias as in their tau_norm.py.
+    """
+    with torch.no_grad():
+        classifier.weight.div_(classifier.weight.norm(dim=1, keepdim=True) ** tau)
+        classifier.bias.zero_()
 
 
 def count_weights(network: nn.Module) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hlrs import config
 from hlrs.artifacts import SCHEMAS, Job, write_table
-from hlrs.data.batches import Augmentation, Batches, generator, steps_per_epoch
+from hlrs.data.batches import Batches, generator, steps_per_epoch
 from hlrs.longtail.objective import Outcome
 from hlrs.nas import arch_lr, bilevel, genotype
 from hlrs.nas.network import initialize
@@ -18,6 +18,7 @@ from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.pace import Pace, measure
 from hlrs.stages.parts import (
     SplitImages,
+    augmentation_of,
     layout_of,
     make_objective,
     make_sgd,
@@ -91,7 +92,7 @@ class SearchTask:
 
     def _feed(self, images: SplitImages) -> None:
         search, augment = self.params.search, self.params.images.augment
-        augmentation = Augmentation(augment.crop_padding, augment.flip, search.cutout)
+        augmentation = augmentation_of(augment, search.cutout)
         positions = {half: images.positions(half) for half in HALVES}
         self.steps = steps_per_epoch(len(positions["weights"]), search.batch_size)
         self.training, self.validation = (
@@ -110,7 +111,7 @@ class SearchTask:
     def begin(self, epoch: int) -> None:
         """Learning rates at t = epoch/epochs, as DARTS's and BBN's code have them, and the epoch's order."""
         self.epoch, self.t = epoch, epoch / self.epochs
-        self.weights_lr = sgd_lr(self.params.search.weights, self.t)
+        self.weights_lr = sgd_lr(self.params.search.weights, epoch, self.epochs)
         schedule = self.params.arch_lr.model_dump()
         mixing = mixing_at(self.params.objective, self.t, "") if schedule["kind"] == "coupled" else None
         self.alphas_lr = self.params.search.alphas.lr * arch_lr.factor(self.t, mixing, **schedule)
