@@ -199,9 +199,11 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def count_weights(network: nn.Module) -> int:
-    """Number of trainable weights without alphas and auxiliary head, as the literature counts."""
+    """Number of trainable weights without alphas, betas and auxiliary head, as the literature counts."""
     return sum(
-        p.numel() for name, p in network.named_parameters() if not name.startswith(("alphas", "auxiliary"))
+        p.numel()
+        for name, p in network.named_parameters()
+        if not name.startswith(("alphas", "betas", "auxiliary"))
     )
 
 
