@@ -205,7 +205,7 @@ def test_the_watch_changes_nothing_of_the_training(workspace):
     assert np.array_equal(alphas, same_alphas)
 
 
-def test_the_recorded_eigenvalue_is_that_of_the_epochs_first_batch(workspace):
+def test_the_recorded_eigenvalue_is_that_of_a_quarter_of_the_epochs_first_batch(workspace):
     by_stage = make(epochs=1, collapse={"power_iterations": 2})
     split.run(by_stage["split"])
     job = by_stage["search"]
@@ -216,7 +216,7 @@ def test_the_recorded_eigenvalue_is_that_of_the_epochs_first_batch(workspace):
     v = torch.randn(32, generator=generator(0, "search", "eigenvalue"))
     [batch] = task.validation(0)
     for _ in range(2):
-        loss = F.cross_entropy(task.supernet(batch.images), batch.labels)
+        loss = F.cross_entropy(task.supernet(batch.images[:4]), batch.labels[:4])  # of 16
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, task.alphas, create_graph=True)])
         v = v / v.norm()
         along = torch.autograd.grad((gradient * v).sum(), task.alphas)

@@ -211,10 +211,18 @@ class SearchTask:
         }
 
     def _first_alphas_loss(self) -> Tensor:
-        """The loss on the epoch's first batch of the alphas' images."""
+        """The loss on a quarter of the epoch's first batch of the alphas' images.
+
+        On these, its second derivatives need about the memory of a training step on the whole batch.
+        """
         if self.alphas_lr == 0:
             self.validation.begin(self.epoch, self.t)
-        return self.on_alphas(self.supernet, self.validation(0), self.t, self._mixing(0)).loss
+        few = max(2, self.validation.batch_size // 4)
+        batches = [
+            batch._replace(images=batch.images[:few], labels=batch.labels[:few])
+            for batch in self.validation(0)
+        ]
+        return self.on_alphas(self.supernet, batches, self.t, self._mixing(0)).loss
 
     def _architecture(self) -> Architecture:
         named = self.supernet.architecture().items()
