@@ -191,9 +191,9 @@ def random_genotype(nodes: int) -> genotype.Genotype:
 
     draw = np.random.default_rng(0)
     shape = len(genotype.edges(nodes)), len(genotype.PRIMITIVES)
-    return genotype.derive(
-        {cell: draw.normal(size=shape).astype(np.float32) for cell in ("normal", "reduce")}
-    )
+    cells = ("normal", "reduce")
+    alphas = {cell: draw.normal(size=shape).astype(np.float32) for cell in cells}
+    return genotype.derive(alphas, dict.fromkeys(cells, np.ones(shape[0], dtype=np.float32)))
 
 
 # --- what a training does -----------------------------------------------------------------------------
@@ -221,7 +221,9 @@ def batches_of(stage: str, params: dict[str, Any]) -> list[int]:
 
 
 def _alphas_step(params: dict[str, Any], t: float) -> bool:
-    """Whether the alphas' learning rate is above 0 at progress t."""
+    """Whether the alphas' learning rate is above 0 at progress t, if no watch stops them."""
+    if t < params["searcher"].get("warm_up", 0.0):
+        return False
     schedule = params["arch_lr"]
     coupled = schedule["kind"] == "coupled"
     mixing = coefficient(params["objective"]["mixing"]["kind"], t, 0.0, "") if coupled else None
