@@ -1,13 +1,17 @@
 """Images read from their files when they are needed, by worker processes, ahead of the training step."""
 
+import atexit
 import itertools
 import multiprocessing
+import os
 import signal
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, NamedTuple
+from multiprocessing import connection, resource_tracker
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,6 +72,33 @@ class Reader(Dataset[tuple[tuple[object, ...], Tensor | UserError]]):
         return lambda place, image: resized_crop(image, share, size, seeds[place])
 
 
+def _end_with_parent(worker: int) -> None:
+    """Have a worker end when the process that reads from it is gone, however that ended.
+
+    torch looks at the parent process for it, which is the fork server; that in turn waits for its workers.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _close(loader: "weakref.ref[Loader]") -> None:
+    """End the workers before multiprocessing does so at exit, by a signal that they do not get."""
+    found = loader()
+    if found is not None:
+        vars(found).clear()
+
+
+def _unchanged(read: Any) -> Any:
+    """What a worker read, which torch's own collation would take for a list of numbers."""
+    return read
+
+
 class Loader:
     """Worker processes that read ahead what several askers are going to ask for, step by step.
 
@@ -84,7 +115,9 @@ class Loader:
             reader,
             batch_size=None,  # an order is a batch
             sampler=self.queue,
+            collate_fn=_unchanged,
             num_workers=workers,
+            worker_init_fn=_end_with_parent,
             multiprocessing_context=context,
             persistent_workers=True,
             pin_memory=pin_memory,
@@ -92,6 +125,7 @@ class Loader:
         )
         self.steps: dict[str, Sequence[Sequence[Request]]] = {}  # of those that began since the last start
         self.started = False
+        atexit.register(_close, weakref.ref(self))
         self.coming: set[tuple[object, ...]] = set()  # purposes of what is being read and was not taken yet
         self.ready: dict[tuple[object, ...], Tensor | UserError] = {}
 
