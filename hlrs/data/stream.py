@@ -1,16 +1,16 @@
 """Images read from their files when they are needed, by worker processes, ahead of the training step."""
 
-import atexit
+import functools
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -72,26 +72,17 @@ class Reader(Dataset[tuple[tuple[object, ...], Tensor | UserError]]):
         return lambda place, image: resized_crop(image, share, size, seeds[place])
 
 
-def _end_with_parent(worker: int) -> None:
-    """Have a worker end when the process that reads from it is gone, however that ended.
+def _end_with(alive: connection.Connection, worker: int) -> None:
+    """Have a worker end when the other end of a pipe is closed, as it is when that process dies.
 
-    torch looks at the parent process for it, which is the fork server; that in turn waits for its workers.
+    torch looks at the worker's parent for it, the fork server, which in turn waits for its workers.
     """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
 
     def wait() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+        connection.wait([alive])
+        os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _close(loader: "weakref.ref[Loader]") -> None:
-    """End the workers before multiprocessing does so at exit, by a signal that they do not get."""
-    found = loader()
-    if found is not None:
-        vars(found).clear()
 
 
 def _unchanged(read: Any) -> Any:
@@ -109,6 +100,9 @@ class Loader:
     def __init__(self, reader: Reader, index: NDArray[np.int64], workers: int, pin_memory: bool) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])  # torch is imported once, not once a worker
+        alive, own_end = context.Pipe(duplex=False)
+        # at exit multiprocessing ends its workers by a signal that these do not get, and waits for them
+        Finalize(None, own_end.close, exitpriority=0)
         self.index = index
         self.queue: list[Order] = []  # the loader goes over it anew at each start
         self.loader = DataLoader(
@@ -117,7 +111,7 @@ class Loader:
             sampler=self.queue,
             collate_fn=_unchanged,
             num_workers=workers,
-            worker_init_fn=_end_with_parent,
+            worker_init_fn=functools.partial(_end_with, alive),
             multiprocessing_context=context,
             persistent_workers=True,
             pin_memory=pin_memory,
@@ -125,7 +119,6 @@ class Loader:
         )
         self.steps: dict[str, Sequence[Sequence[Request]]] = {}  # of those that began since the last start
         self.started = False
-        atexit.register(_close, weakref.ref(self))
         self.coming: set[tuple[object, ...]] = set()  # purposes of what is being read and was not taken yet
         self.ready: dict[tuple[object, ...], Tensor | UserError] = {}
 
