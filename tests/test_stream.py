@@ -311,6 +311,8 @@ def test_no_worker_outlives_a_run_that_is_killed(workspace):
 
 def test_a_decode_error_ends_the_job_with_the_line_that_names_the_file(folder, workspace):
     shutil.copytree(folder, workspace / "images")
+    for image in (workspace / "images/b").glob("*.png"):
+        image.write_bytes(image.read_bytes()[:60])
     source = {"kind": "image_folder", "train": "images", "test": None}
     edit(
         workspace / "params.yaml",
@@ -327,8 +329,6 @@ def test_a_decode_error_ends_the_job_with_the_line_that_names_the_file(folder, w
     )
     status, output = hlrs(workspace, "split", "digits")
     assert status == 0, output
-    for image in (workspace / "images/b").glob("*.png"):
-        image.write_bytes(image.read_bytes()[:60])
     status, output = hlrs(workspace, "search", "digits/darts/0")
     assert (status, output.count("\n")) == (2, 1), output
     assert "images/b/" in output
