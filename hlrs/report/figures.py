@@ -7,8 +7,8 @@ from pathlib import Path
 from hlrs.report import charts, outcomes
 from hlrs.report.charts import Figure
 from hlrs.report.heatmaps import MOST_COLUMNS
-from hlrs.report.results import Results, Run, comma_separated
-from hlrs.report.trajectories import RETRAIN_PANELS, SEARCH_PANELS, SINGLE_LINES, curves_figure, maps
+from hlrs.report.results import Results, Run, comma_separated, once
+from hlrs.report.trajectories import RETRAIN_PANELS, SINGLE_LINES, curves_figure, maps, search_panels
 
 Methods = dict[str, list[Run]]
 
@@ -29,6 +29,7 @@ class Section:
 def sections(results: Results, dataset: str, *, complete: bool = False) -> list[Section]:
     """Everything that is drawn of a data set, in the order of the page; `complete`: whatever its size."""
     methods = results.methods(dataset)
+    searches = {name: found for name, runs in methods.items() if (found := _searched(runs))}
     reference = results.report["reference"]
     classes = [outcomes.accuracy_figure(results, methods)]
     if reference in methods and len(methods) > 1:
@@ -39,27 +40,36 @@ def sections(results: Results, dataset: str, *, complete: bool = False) -> list[
         Section("Accuracy of a class against its training images", classes),
         Section("Confusions", outcomes.confusion_figures(results, dataset, methods)),
         Section("Calibration", [outcomes.calibration_figure(methods)]),
-        _search_section(methods),
-        *(_every_map(methods) if complete else _maps_sections(methods, MAPS_BYTES // len(results.classes))),
+        *_search_sections(methods, searches),
+        *(_every_map(searches) if complete else _maps_sections(searches, MAPS_BYTES // len(results.classes))),
         Section(
             "Training from scratch", [curves_figure(panel, "retrain", methods) for panel in RETRAIN_PANELS]
         ),
     ]
 
 
-def _search_section(methods: Methods) -> Section:
+def _searched(runs: list[Run]) -> list[Run]:
+    """A run a search, if there are searches."""
+    return [run for run in once(runs) if "search" in run.histories]
+
+
+def _search_sections(methods: Methods, searches: Methods) -> list[Section]:
+    """The curves of the searches; without any search there is nothing to say."""
+    if not searches:
+        return []
     untrained = [
-        name for name, runs in methods.items() if not any(r.histories["search"]["epoch"] for r in runs)
+        name for name, runs in searches.items() if not any(r.histories["search"]["epoch"] for r in runs)
     ]
+    missing = [name for name in methods if name not in searches]
     notes = [f"Nothing is trained in the search of {', '.join(untrained)}: no curves."] if untrained else []
-    if len(untrained) == len(methods):
-        return Section("Search", [], notes[0])
+    notes += [f"Nothing is searched by {', '.join(missing)}."] if missing else []
+    if len(untrained) == len(searches):
+        return [Section("Search", [], " ".join(notes))]
     notes.append("One line a seed, equal ones once; gaps where there was nothing to measure.")
-    if any(len(runs) > SINGLE_LINES for runs in methods.values()):
+    if any(len(runs) > SINGLE_LINES for runs in searches.values()):
         notes.append(f"Of more than {SINGLE_LINES} seeds: their median, and shaded their range.")
-    return Section(
-        "Search", [curves_figure(panel, "search", methods) for panel in SEARCH_PANELS], " ".join(notes)
-    )
+    drawn = [curves_figure(panel, "search", searches) for panel in search_panels(searches)]
+    return [Section("Search", drawn, " ".join(notes))]
 
 
 # --- architecture weights -----------------------------------------------------------------------------
@@ -73,6 +83,8 @@ MAPS_NOTE = (
 
 def _every_map(methods: Methods) -> list[Section]:
     """A figure a method, all its seeds."""
+    if not methods:
+        return []
     drawn = maps(run for runs in methods.values() for run in runs)
     figures = []
     for method, runs in methods.items():
@@ -83,6 +95,8 @@ def _every_map(methods: Methods) -> list[Section]:
 
 def _maps_sections(methods: Methods, budget: int) -> list[Section]:
     """The first seed of each method; folded, seed after seed of the others until `budget` bytes are spent."""
+    if not methods:
+        return []
     drawn = maps(run for runs in methods.values() for run in runs)
     first = [
         drawn.figure(f"maps_{method}", method, {"map": drawn.chart(runs[0], hover=True)}, runs[:1])
