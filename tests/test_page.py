@@ -155,7 +155,11 @@ def record_of(stage: str, name: str) -> dict:
 
 def test_200_runs_make_a_page_of_less_than_10_megabytes(large):
     text = large.read_text()
-    assert text.count('class="cell"') == 2 * len(DATASETS) * METHODS * SEEDS
+    drawn = text.count('class="cell"')
+    left_out = re.findall(r"The cells of (\d+) more searches are left out", text)
+    assert (
+        2 * len(DATASETS) * METHODS < drawn == 2 * (len(DATASETS) * METHODS * SEEDS - sum(map(int, left_out)))
+    )
     lineage = text[text.index('<section id="lineage">') : text.index('<section id="params">')]
     assert "not the bytes" not in lineage
     assert lineage.count('class="block"') == len(DATASETS) * (METHODS * SEEDS + 1)

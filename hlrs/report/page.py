@@ -28,7 +28,6 @@ from hlrs.report.results import (
     compare,
     counted,
     jobs,
-    once,
     points,
     several,
     summarize,
@@ -58,7 +57,7 @@ def page(results: Results) -> str:
         uncommitted=sum(bool(record.get("dirty")) for record in records),
         answer=answer(results, differences),
         glance=_glance(results, [d for d in differences if d.metric == "balanced_accuracy"]),
-        claim={"headline": headline(claim), "table": tables.claim_table(claim)} if claim else None,
+        claim={"headline": headline(claim), "datasets": claim} if claim else None,
         datasets=[_dataset(results, name, summary, differences) for name in results.classes],
         retrainings=several(results),
         hours=tables.hours_table(results),
@@ -135,6 +134,7 @@ def _dataset(
     results: Results, name: str, summary: list[Summary], differences: list[Difference]
 ) -> dict[str, Any]:
     methods = results.methods(name)
+    cells, left_out = figures.cells(results, name)
     return {
         "name": name,
         "test_images": tables.tested(results, name),
@@ -144,6 +144,7 @@ def _dataset(
         "classes": tables.classes_table(results, name),
         "operations": tables.operations_table(results, name),
         "sections": figures.sections(results, name),
-        "cells": {m: found for m, runs in methods.items() if (found := [r for r in once(runs) if r.cells])},
+        "cells": cells,
+        "cells_left_out": left_out,
         "many": len(methods) > MANY,
     }

@@ -431,16 +431,20 @@ def answer(results: Results, differences: list[Difference]) -> list[str]:
 
 
 def _sentences(results: Results, differences: list[Difference]) -> list[str]:
-    """Many comparisons in words, a sentence a data set: the methods by their verdict."""
+    """Many comparisons in words, a sentence a data set: the methods that differ, and how many do not."""
     found = []
     for dataset in results.classes:
-        own = [d for d in differences if d.dataset == dataset]
-        parts = []
-        for verdict in dict.fromkeys(("higher", "lower", *(d.verdict for d in own))):
-            named = [d for d in own if d.verdict == verdict]
-            change = verdict in ("higher", "lower")
-            names = ", ".join(f"{d.method} ({points(d.mean)})" if change else d.method for d in named)
-            parts += [f"{verdict}: {names}"] if named else []
+        own: dict[str, list[Difference]] = {"higher": [], "lower": []}
+        for d in differences:
+            if d.dataset == dataset:
+                own.setdefault(d.verdict, []).append(d)
+        parts = [
+            f"{verdict}: {', '.join(f'{d.method} {points(d.mean)}' for d in named)}"
+            if verdict in ("higher", "lower")
+            else f"{verdict} for {counted(len(named), 'method')}"
+            for verdict, named in own.items()
+            if named
+        ]
         found += [f"{dataset}: {'; '.join(parts)}."] if parts else []
     return found
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hlrs.environment import UNKNOWN
-from hlrs.report.claim import Claim
 from hlrs.report.costs import Cost, cost
 from hlrs.report.results import (
     COMPARED,
@@ -148,17 +147,6 @@ def comparisons_table(results: Results, dataset: str, differences: list[Differen
     return Table(
         f"Comparisons on {dataset}", [*columns, Column("What can be said", text=True)], [Group(rows)]
     )
-
-
-def claim_table(found: list[Claim]) -> Table:
-    """A row a part of the claim, the whole of it last, by data set."""
-    columns = [Column(label, text=True) for label in ("Part", "Verdict", "Why, in percentage points")]
-    groups = []
-    for claim in found:
-        rows = [[Cell(p.statement), Cell(p.verdict), Cell(p.reasons, kind="long")] for p in claim.parts]
-        total = [Cell("all of it"), Cell(claim.verdict), Cell("")]
-        groups.append(Group(rows, claim.dataset if len(found) > 1 else "", total))
-    return Table("The claim", columns, groups)
 
 
 def span(d: Difference) -> str:

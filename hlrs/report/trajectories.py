@@ -11,6 +11,7 @@ from hlrs.report.results import PLACE, REPEATED, Columns, Run, finite
 
 Methods = dict[str, list[Run]]
 SINGLE_LINES = 10  # seeds: up to here each has its line, beyond it their median and range are drawn
+MOST_RUNS, FEW_LINES = 100, 3  # of a figure: of more runs, no more than so many single lines a method
 COLLAPSED = 2  # skip connections in the normal cell: criterion 1 of DARTS+ (Liang et al. 2019)
 
 
@@ -113,7 +114,8 @@ def search_panels(methods: Methods) -> list[Panel]:
 
 def curves_figure(panel: Panel, stage: str, methods: Methods) -> Figure:
     """The charts of a panel, all on the same axes; a method without such data has none."""
-    drawn = {name: curves(panel, stage, runs) for name, runs in methods.items()}
+    most = single_lines(methods)
+    drawn = {name: curves(panel, stage, runs, most) for name, runs in methods.items()}
     drawn = {name: found for name, found in drawn.items() if found[0]}
     lines = [line for found, _ in drawn.values() for line in found]
     areas = [area for _, found in drawn.values() for area in found]
@@ -185,14 +187,21 @@ def _curves_table(panel: Panel, stage: str, methods: Methods) -> charts.Table:
     return [*place, "epoch", *panel.columns], rows
 
 
-def curves(panel: Panel, stage: str, runs: list[Run]) -> tuple[list[charts.Line], list[charts.Range]]:
-    """The lines of a method, a broad one first; of many seeds the medians, and the ranges."""
+def single_lines(methods: Methods) -> int:
+    """Up to how many seeds each has its line."""
+    return SINGLE_LINES if sum(map(len, methods.values())) <= MOST_RUNS else FEW_LINES
+
+
+def curves(
+    panel: Panel, stage: str, runs: list[Run], most: int = SINGLE_LINES
+) -> tuple[list[charts.Line], list[charts.Range]]:
+    """The lines of a method, a broad one first; of more than `most` the medians, and the ranges."""
     lines: list[charts.Line] = []
     areas: list[charts.Range] = []
     for series, (column, label) in enumerate(panel.columns.items()):
         every = _lines(panel, series, column, label, stage, runs)
         found = _distinct(every)
-        if len(found) > SINGLE_LINES:
+        if len(found) > most:
             median, area = _median(every, label, series)
             found, areas = [median], [*areas, area]
         lines += found
