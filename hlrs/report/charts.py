@@ -490,14 +490,14 @@ def reliability_chart(bins: Sequence[Mapping[str, float]], axes: Axes) -> str:
     return frame.draw(body + titles)
 
 
-def scatter_chart(points: Sequence[Point], axes: Axes) -> str:
+def scatter_chart(points: Sequence[Point], axes: Axes, *, hover: bool = True) -> str:
     """Points, a colour a series; with hover texts as long as there are not too many."""
     frame = _Frame(axes)
     body = []
     for series in sorted({point.series for point in points}):
         path = "".join(f"M{frame.x(p.x):.1f} {frame.y(p.y):.1f}h0" for p in points if p.series == series)
         body.append(f'<path class="dots s{series}" d="{path}"/>')
-    for p in points if len(points) <= HOVERABLE else []:
+    for p in points if hover and len(points) <= HOVERABLE else []:
         title = f"<title>{escape(p.label)}</title>"
         body.append(
             f'<circle class="hover" cx="{frame.x(p.x):.1f}" cy="{frame.y(p.y):.1f}" r="5">{title}</circle>'

@@ -32,7 +32,7 @@ TRAINED = {  # all but the test images, in words
 }
 MOST_BARS, MOST_CELLS = 100, 50  # classes, or runs of neighbouring ones, of a chart and of a matrix's side
 MOST_MATRICES, FEW_CELLS = 10, 25  # of more methods the matrices are coarser
-MOST_TITLES = 1500  # cells of a data set's matrices that have hover texts
+MOST_TITLES = 1500  # hover texts of a data set's matrices, and of its scatter charts
 
 
 # --- classes ------------------------------------------------------------------------------------------
@@ -123,6 +123,7 @@ def accuracy_figure(results: Results, methods: Methods) -> Figure:
     means = {method: class_means(results, runs) for method, runs in methods.items()}
     sizes = [row[3] for found in means.values() for row in found if row[3] > 0]
     x_range = (0.8 * min(sizes, default=1), 1.25 * max(sizes, default=1))
+    hover = sum(map(len, means.values())) <= MOST_TITLES
     drawn = {}
     for method, found in means.items():
         marks = [
@@ -132,7 +133,7 @@ def accuracy_figure(results: Results, methods: Methods) -> Figure:
         ]
         said = f"Worst class {min((p.y for p in marks), default=0):.1f} %."
         axes = charts.Axes(method, "training images", "per cent", x_range, (0, 100), log_x=True, summary=said)
-        drawn[method] = charts.scatter_chart(marks, axes)
+        drawn[method] = charts.scatter_chart(marks, axes, hover=hover)
     return Figure(
         "class_accuracy",
         "One point a class, mean over the seeds",
