@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hlrs.nas.genotype import Genotype, Node
-from hlrs.nas.network import Cell, CellNetwork
+from hlrs.nas.network import Cell, CellNetwork, make_classifier
 from hlrs.nas.primitives import Join, make_primitive
 
 
@@ -63,9 +63,9 @@ class DerivedCell(Cell):
 
 
 class AuxiliaryHead(nn.Module):
-    """Classifier on the map after two thirds of the cells (DARTS, cnn/model.py)."""
+    """Classifier on the map after two thirds of the cells (DARTS, cnn/model.py), of the network's kind."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, cosine: float | None = None) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 1, bias=False),
@@ -75,7 +75,7 @@ class AuxiliaryHead(nn.Module):
             nn.BatchNorm2d(768),
             nn.ReLU(),
         )
-        self.classifier = nn.Linear(768, classes)
+        self.classifier = make_classifier(768, classes, cosine)
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-1]
@@ -95,7 +95,9 @@ class DerivedNetwork(CellNetwork):
         self.tap = 2 * layout["cells"] // 3  # the auxiliary head reads this cell's output
         if auxiliary:
             # two reductions lie before or at the tap, so its channels are those of the classifier
-            self.auxiliary = AuxiliaryHead(self.classifier.in_features, layout["classes"])
+            self.auxiliary = AuxiliaryHead(
+                self.classifier.in_features, layout["classes"], layout.get("cosine")
+            )
 
     def context(self) -> DropPath | None:
         """Drop path, while training."""

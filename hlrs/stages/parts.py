@@ -14,10 +14,12 @@ from hlrs.data.batches import ImageSet, channel_statistics
 from hlrs.data.sources import open_source
 from hlrs.longtail.losses import make_loss
 from hlrs.longtail.mixing import coefficient
-from hlrs.longtail.objective import Bilateral, Objective, Plain
+from hlrs.longtail.objective import Bilateral, DualHead, Objective, Plain
+from hlrs.longtail.rates import learn_rows_at, row_rates
 from hlrs.nas import arch_lr
 from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import Genotype, from_json
+from hlrs.nas.network import BranchedNetwork
 
 Statistics = tuple[list[float], list[float]]  # mean and standard deviation of each channel
 
@@ -60,11 +62,18 @@ class SplitImages:
 
 
 def make_objective(
-    objective: config.Objective, counts: torch.Tensor, auxiliary_weight: float = 0.0
+    objective: config.Objective,
+    counts: torch.Tensor,
+    auxiliary_weight: float = 0.0,
+    for_alphas: bool = False,
 ) -> Objective:
-    """The callable of an objective's spec, for classes with so many training images."""
+    """The callable of an objective's spec, of the weights or for the alphas; counts: images of each class."""
     loss = make_loss(counts, **objective.loss.model_dump())
-    return Bilateral(loss) if isinstance(objective, config.Bilateral) else Plain(loss, auxiliary_weight)
+    if isinstance(objective, config.Bilateral):
+        return Bilateral(loss)
+    if isinstance(objective, config.DualHead):
+        return DualHead(loss, for_alphas)
+    return Plain(loss, auxiliary_weight)
 
 
 def samplers_of(objective: config.Objective) -> list[dict[str, Any]]:
@@ -76,7 +85,11 @@ def samplers_of(objective: config.Objective) -> list[dict[str, Any]]:
 
 def layout_of(objective: config.Objective) -> dict[str, Any]:
     """What an objective asks of a network: branches, cells of their own, and kinds of classifiers."""
-    layout: dict[str, Any] = {"cosine": objective.loss.kind == "ldam", "dual": objective.kind == "dual_head"}
+    loss = objective.loss
+    layout: dict[str, Any] = {
+        "cosine": loss.scale if isinstance(loss, config.Ldam) else None,
+        "dual": isinstance(objective, config.DualHead),
+    }
     if isinstance(objective, config.Bilateral):
         layout |= {"branches": 2, "branch_cells": objective.branch_cells}
     return layout
@@ -93,6 +106,15 @@ def mixing_at(objective: config.Objective, t: float, draw: str) -> float | None:
 def make_sgd(parameters: list[torch.nn.Parameter], sgd: config.Sgd) -> torch.optim.SGD:
     """SGD as its spec says; the loop sets the learning rate each epoch, by `sgd_lr`."""
     return torch.optim.SGD(parameters, sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay, fused=True)
+
+
+def set_row_rates(
+    optimizer: torch.optim.SGD, network: BranchedNetwork, objective: config.Objective, counts: torch.Tensor
+) -> None:
+    """Let a dual head's class-specific weights learn at their classes' rates; counts as for the objective."""
+    if isinstance(objective, config.DualHead) and network.class_specific is not None:
+        rates = row_rates(counts, objective.gamma)
+        learn_rows_at(rates, network.class_specific.parameters(), optimizer)
 
 
 def sgd_lr(sgd: config.Sgd, t: float) -> float:

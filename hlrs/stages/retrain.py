@@ -22,6 +22,7 @@ from hlrs.stages.parts import (
     predict,
     read_genotype,
     samplers_of,
+    set_row_rates,
     sgd_lr,
 )
 from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
@@ -70,6 +71,7 @@ class RetrainTask:
         self.network.to(device)
         self.weights = list(self.network.parameters())
         self.optimizer = make_sgd(self.weights, self.recipe.weights)
+        set_row_rates(self.optimizer, self.network, self.recipe.objective, counts)
         self._feed(images, params.images.augment)
         self.holdout = images.positions("holdout")
 

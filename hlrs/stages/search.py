@@ -23,6 +23,7 @@ from hlrs.stages.parts import (
     make_sgd,
     mixing_at,
     samplers_of,
+    set_row_rates,
     sgd_lr,
 )
 from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
@@ -72,7 +73,8 @@ class SearchTask:
     def __init__(self, params: config.SearchJob, images: SplitImages, device: torch.device) -> None:
         self.params, self.epochs = params, params.search.epochs
         self.on_weights, self.on_alphas = (
-            make_objective(params.objective, images.counts(half)) for half in HALVES
+            make_objective(params.objective, images.counts(half), for_alphas=half == "alphas")
+            for half in HALVES
         )
         self.samplers = samplers_of(params.objective)
         self.supernet = _make_supernet(params, images).to(device)
@@ -80,6 +82,7 @@ class SearchTask:
         self.weights = self.supernet.weights()
         adam = params.search.alphas
         self.weights_optimizer = make_sgd(self.weights, params.search.weights)
+        set_row_rates(self.weights_optimizer, self.supernet, params.objective, images.counts("weights"))
         self.alphas_optimizer = torch.optim.Adam(
             self.alphas, adam.lr, (adam.betas[0], adam.betas[1]), weight_decay=adam.weight_decay, fused=True
         )
