@@ -368,6 +368,20 @@ def test_of_many_seeds_the_median_and_the_range_are_drawn():
     assert lines[0].ys[0] == 3.0
 
 
+def test_a_range_goes_there_along_the_highs_and_back_along_the_lows():
+    area = charts.Range("r", 0, [0, 1, 2], [0.0, None, 1.0], [2.0, 3.0, 3.0])
+    axes = charts.Axes("t", "x", "y", (0, 2), (0, 4))
+    path = re.search(r'class="range s0" d="([^"]*)"', charts.line_chart([], axes, [area])).group(1)
+    numbers = [float(v) for v in re.findall(r"-?\.?\d+\.?\d*", path)]
+    corners = [(sum(numbers[0 : i + 1 : 2]), sum(numbers[1 : i + 2 : 2])) for i in range(0, len(numbers), 2)]
+    assert len(corners) == 4  # the gap in the middle is bridged
+    (left, high), (right, higher), (end, low), (start, lowest) = corners
+    assert (left, right) == (pytest.approx(start), pytest.approx(end))
+    # upwards is less; a unit is a quarter of the axis
+    assert low - higher == pytest.approx(lowest - high, abs=0.3)  # 2 units each
+    assert lowest - low == pytest.approx((low - higher) / 2, abs=0.3)  # 1 unit
+
+
 def test_long_lines_are_thinned_and_keep_their_end():
     places = charts.thinned(601)
     assert len(places) == 86  # every seventh

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby
+from itertools import groupby, pairwise
 from string import Template
 from typing import Any, Literal
 
@@ -304,10 +304,13 @@ def _tenths(value: int) -> str:
 def _range(frame: _Frame, area: Range) -> str:
     """The area as one path, there along the highs and back along the lows; gaps are bridged."""
     places = [i for i in thinned(len(area.xs)) if area.lows[i] is not None and area.highs[i] is not None]
-    there = [f"{frame.x(area.xs[i]):.1f} {frame.y(area.highs[i]):.1f}" for i in places]  # type: ignore[arg-type]
-    back = [f"{frame.x(area.xs[i]):.1f} {frame.y(area.lows[i]):.1f}" for i in reversed(places)]  # type: ignore[arg-type]
+    there = [(frame.x(area.xs[i]), frame.y(area.highs[i])) for i in places]  # type: ignore[arg-type]
+    back = [(frame.x(area.xs[i]), frame.y(area.lows[i])) for i in reversed(places)]  # type: ignore[arg-type]
+    outline = [(round(10 * x), round(10 * y)) for x, y in there + back]
+    steps = [f"l{_tenths(x - u)} {_tenths(y - v)}" for (u, v), (x, y) in pairwise(outline)]
+    path = f"M{_tenths(outline[0][0])} {_tenths(outline[0][1])}{''.join(steps)}z".replace(" -", "-")
     title = f"<title>{escape(area.label)}</title>"
-    return f'<path class="range s{area.series}" d="M{"L".join(there + back)}z">{title}</path>'
+    return f'<path class="range s{area.series}" d="{path}">{title}</path>'
 
 
 def _end_labels(frame: _Frame, ends: Sequence[tuple[float, str]]) -> list[str]:
