@@ -203,6 +203,11 @@ def read_facts(path: Path) -> dict[str, Any]:
 # --- jobs ------------------------------------------------------------------------------------------
 
 
+def repeat(run: str, retrain_seed: int) -> str:
+    """The name of a retraining of a run: the run's for seed 0, else with the seed behind it."""
+    return f"{run}-{retrain_seed}" if retrain_seed else run
+
+
 @dataclass(frozen=True)
 class Job:
     """One execution of a stage: everything that it is told, and where its results go."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrs import config
-from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, SPECS, Job, load_spec, write_json
+from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, SPECS, Job, load_spec, repeat, write_json
 from hlrs.code import code_digest
 from hlrs.fingerprint import content_digest
 
@@ -110,11 +110,6 @@ def _run_jobs(
             resnet=resnet, images=images, retrain=recipe, groups=groups, evaluate=params.evaluate
         )
         yield from (retrain, make_job("evaluate", again, evaluation, trained))
-
-
-def repeat(run: str, retrain_seed: int) -> str:
-    """The name of a retraining of a run: the run's for seed 0, else with the seed behind it."""
-    return f"{run}-{retrain_seed}" if retrain_seed else run
 
 
 def _search_params(params: config.Params, images: config.Images, name: str, seed: int) -> config.Spec:
