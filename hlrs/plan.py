@@ -97,9 +97,8 @@ def _run_jobs(
         extract = make_job("extract", run, config.ExtractJob(genotype=published), alphas)
         yield extract
         network |= {"genotype": str(extract.output("genotype.json"))}
-    recipe, resnet = params.retrain_of(method), None
-    if isinstance(searcher, config.ResNet):
-        recipe, resnet = _of_resnet(recipe), searcher.depth
+    recipe = params.retrain_of(method)
+    resnet = searcher.depth if isinstance(searcher, config.ResNet) else None
     for retrain_seed in params.matrix.retrain_seeds:
         again = repeat(run, retrain_seed)
         told = config.RetrainJob(
@@ -118,12 +117,16 @@ def repeat(run: str, retrain_seed: int) -> str:
     return f"{run}-{retrain_seed}" if retrain_seed else run
 
 
-def _of_resnet(recipe: config.Retrain) -> config.Retrain:
-    """A recipe without what only networks of cells have, so that its key does not depend on it."""
-    cells = {"channels", "cells", "auxiliary_weight", "drop_path"}
-    return config.Retrain.model_validate(
-        recipe.model_dump(exclude=cells) | {"auxiliary_weight": 0.0, "drop_path": 0.0}
-    )
+def seeds_of(run: str) -> tuple[int, int]:
+    """The seeds of the search and of the retraining in a run's name, data set/method/seed[-seed]."""
+    search, _, retrain = run.rsplit("/", 1)[1].partition("-")
+    return int(search), int(retrain or 0)
+
+
+def search_of(run: str) -> str:
+    """The run of the search that a run's retraining builds on; another run's name as it is."""
+    *before, seeds = run.split("/")
+    return "/".join((*before, seeds.partition("-")[0])) if before else run
 
 
 def _search_params(params: config.Params, images: config.Images, name: str, seed: int) -> config.Spec:
