@@ -316,8 +316,8 @@ IMPOSSIBLE = {  # name: (replacements, the whole message)
     ),
     "effective numbers of a reversed batch": (
         sampled("class_balanced", "reversed"),
-        "methods.darts.objective: loss class_balanced weights the classes by their frequencies in the images, "
-        "sampler reversed changes these: classes would be corrected twice; use one of the two",
+        "methods.darts.objective: loss class_balanced weights the classes by their frequencies in the "
+        "images, sampler reversed changes these: classes would be corrected twice; use one of the two",
     ),
     "two deferred remedies": (
         sampled("ldam", "deferred"),
@@ -431,13 +431,13 @@ IMPOSSIBLE = {  # name: (replacements, the whole message)
     ),
     "re-weighting after the search's end": (
         [(SEARCH, "epochs: 4"), *searched("{kind: plain, loss: {kind: ldam, at: 0.8}}")],
-        "methods.darts.objective.loss.at 0.8 is never reached: the last of 4 epochs has progress 0.75; set it "
-        "lower, or more epochs",
+        "methods.darts.objective.loss.at 0.8 is never reached: the last of 4 epochs has progress 0.75; set "
+        "it lower, or more epochs",
     ),
     "re-sampling after the retraining's end": (
         retrained("epochs: 2, objective: {kind: plain, sampler: {kind: deferred, at: 0.6}}"),
-        "methods.random.retrain: objective.sampler.at 0.6 is never reached: the last of 2 epochs has progress "
-        "0.5; set it lower, or more epochs",
+        "methods.random.retrain: objective.sampler.at 0.6 is never reached: the last of 2 epochs has "
+        "progress 0.5; set it lower, or more epochs",
     ),
     "alphas that freeze after the end": (
         [(SEARCH, "epochs: 2"), ("{kind: constant}", "{kind: freeze, at: 0.7}")],
