@@ -21,7 +21,8 @@ from measure import alternate, operators, own_process, ratios, spread, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hlrs.data.batches import Augmentation, Batches, ImageSet
+from hlrs.data.augment import Augmentation
+from hlrs.data.batches import Batches, ImageSet
 from hlrs.longtail.objective import Bilateral
 from hlrs.nas import bilevel
 from hlrs.nas.derived import DerivedNetwork, DropPath

@@ -69,7 +69,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
     },
     "retrain_history": {
         "epoch": "int32",
-        "progress": "float64",
+        "phase": "string",  # network; classifier, which is trained anew at the end (cRT)
+        "progress": "float64",  # of the phase
         "loss": "float64",
         "accuracy": "float64",
         "weights_lr": "float64",

@@ -338,14 +338,22 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
     "--in-channels", type=click.IntRange(1), default=3, show_default=True, help="Channels of the images."
 )
 @click.option(
+    "--stem",
+    type=click.Choice(["cifar", "imagenet"]),
+    default="cifar",
+    show_default=True,
+    help="Before the cells: one convolution, or three of stride 2.",
+)
+@click.option(
     "--auxiliary", is_flag=True, help="With the auxiliary head (counted apart, as in the literature)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def describe(network: str, as_json: bool, **layout: Any) -> None:
     """Number of weights and multiply-adds of NETWORK.
 
-    NETWORK is a published genotype (DARTS_V1, DARTS_V2, PC_DARTS, PDARTS), the path of a genotype JSON, or
-    `supernet`. Multiply-adds are those of convolutions and matrix products for one image.
+    NETWORK is a published genotype (DARTS_V1, DARTS_V2, PC_DARTS, PDARTS), the path of a genotype JSON,
+    `supernet`, or a ResNet for CIFAR (resnet20, resnet32, resnet44, resnet56, resnet110). Multiply-adds are
+    those of convolutions and matrix products for one image.
     """
     from hlrs.describe import describe as count
 

@@ -268,7 +268,9 @@ class Progress:
     def epoch(self, row: dict[str, Any], rate: float) -> None:
         """An epoch is done."""
         text = "  ".join(
-            f"{name} {value:.4g}" for name, value in row.items() if value is not None and name != "epoch"
+            f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
+            for name, value in row.items()
+            if value is not None and name != "epoch"
         )
         self.bar.set_postfix_str(f"{rate:.0f} images/s")
         if self.bar.disable:

@@ -106,6 +106,13 @@ def inputs(key: str) -> dict[str, str]:
 
 
 def threads(key: str) -> int:
-    """The threads that a job computes with, from its frozen spec: its bytes depend on them."""
+    """The cores that a job needs, from its frozen spec: its threads, and its loader's workers if it streams.
+
+    The spec tells that for `resized_crop` and `above_mb: 0`; whether the images exceed another limit is known
+    when they are read, so that the workers for those come on top of the cores that were asked for.
+    """
     job = plan.spec(key)
-    return int(job.params.get(job.stage, {}).get("threads", 1))
+    images = job.params.get("images", {})
+    streams = images and (images["augment"]["resized_crop"] is not None or not images["stream"]["above_mb"])
+    workers = images["stream"]["workers"] if streams else 0
+    return int(job.params.get(job.stage, {}).get("threads", 1)) + int(workers)

@@ -1,11 +1,12 @@
-"""Batches from images that lie on the device: samplers and augmentation.
+"""Batches of augmented, normalised images: samplers, and images that lie on the device.
 
 Every random draw is a function of (seed, purpose, epoch, step): a run that is resumed needs no state of a
 generator to go on as if nothing had happened.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Integers = npt.NDArray[np.integer[Any]]
+from hlrs.data.augment import Augmentation, Batch, cutout, distort
 
 
 def generator(*purpose: object) -> torch.Generator:
@@ -32,66 +33,84 @@ def uniform(labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tens
     return torch.cat([torch.randperm(len(labels), generator=draw) for _ in range(rounds)])[:count]
 
 
-def reversed_sampler(labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tensor:
-    """`count` positions with replacement: class c with P_c = w_c/Σw, w_c = n_max/n_c, then any of its images.
+def class_balanced(labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tensor:
+    """`count` positions with replacement: P_c = 1/C  (Kang et al. 2020, §3)."""
+    return _by_class(labels, count, draw, torch.ones_like)
 
-    Zhou et al. 2020 (BBN), §4.2.
+
+def reversed_sampler(labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tensor:
+    """`count` positions with replacement: P_c = w_c/Σw, w_c = n_max/n_c  (Zhou et al. 2020 (BBN), §4.2)."""
+    return _by_class(labels, count, draw, torch.reciprocal)
+
+
+def square_root(labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tensor:
+    """`count` positions with replacement: P_c ∝ √n_c  (Kang et al. 2020, §3)."""
+    return _by_class(labels, count, draw, torch.sqrt)
+
+
+def progressive(labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tensor:
+    """`count` positions with replacement: P_c = (1 − t) n_c/n + t/C  (Kang et al. 2020, §3)."""
+    return _by_class(labels, count, draw, lambda n: (1 - t) * n / n.sum() + t / len(n))
+
+
+def deferred(labels: Tensor, count: int, draw: torch.Generator, t: float, at: float) -> Tensor:
+    """`uniform` before progress `at`, `class_balanced` from there on (Cao et al. 2019, DRS in their code)."""
+    return (uniform if t < at else class_balanced)(labels, count, draw, t)
+
+
+def _by_class(labels: Tensor, count: int, draw: torch.Generator, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+    """`count` positions with replacement: a class with P_c ∝ weigh(n)_c, then any of its images.
+
+    n, float64, counts the images of the classes that are there: another cannot be drawn, and C leaves it out.
     """
-    counts = torch.bincount(labels).double()
-    weights = torch.where(counts > 0, 1 / counts, 0.0)  # a class that is not there cannot be drawn
-    per_image = (weights / counts)[labels]  # the class's share, spread over its images
+    _, own, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    per_image = (weigh(counts.double()) / counts)[own]  # the class's share, spread over its images
     return torch.multinomial(per_image, count, replacement=True, generator=draw)
 
 
 # labels int64 [n], how many positions, generator, progress t in [0, 1], and the spec's options
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "uniform": uniform,
+    "class_balanced": class_balanced,
     "reversed": reversed_sampler,
+    "square_root": square_root,
+    "progressive": progressive,
+    "deferred": deferred,
 }
 
 
 # --- images -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Random crop after zero-padding, flip, cutout (DeVries & Taylor 2017); sizes in pixels."""
+class Request(NamedTuple):
+    """Positions int64 [n] on the CPU, and what is done to their images; `purpose` makes the random draws."""
 
-    crop_padding: int = 0
-    flip: bool = False
-    cutout: int = 0
-
-
-class Batch(NamedTuple):
-    """Images float32 [n, channels, height, width] and labels int64 [n].
-
-    Where images are mixed: the labels of those mixed in, int64 [n], and the share of the former, float32 [n].
-    """
-
-    images: Tensor
-    labels: Tensor
-    partners: Tensor | None = None
-    share: Tensor | None = None
+    positions: Tensor
+    augmentation: Augmentation
+    purpose: tuple[object, ...]
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """Images uint8 [n, channels, height, width], labels int64 [n], mean and std [channels], on one device."""
+class LabelledImages(ABC):
+    """Images somewhere; labels int64 [n], mean and std [channels] on the device of the batches."""
 
-    images: Tensor
     labels: Tensor
     mean: Tensor
     std: Tensor
 
-    def batch(self, positions: Tensor, augmentation: Augmentation, draw: torch.Generator) -> Batch:
-        """Augmented, normalised images and labels at `positions` (on the CPU)."""
-        shifts = _shifts(len(positions), augmentation, draw)
-        positions = positions.to(self.images.device)
-        images = _crop_and_flip(self.images[positions], augmentation, *shifts)
-        images = self.normalize(images)
-        if augmentation.cutout:
-            images = _cutout(images, augmentation.cutout, draw)
-        return Batch(images, self.labels[positions])
+    def expect(self, name: str, steps: Sequence[Sequence[Request]]) -> None:  # noqa: B027 - nothing to do
+        """What `name` is going to ask for in its next steps, for a set that can read ahead."""
+
+    @abstractmethod
+    def pixels(self, request: Request) -> Tensor:
+        """Cropped, flipped, recoloured images of a request: uint8 [n, channels, height, width]."""
+
+    def batch(self, request: Request) -> Batch:
+        """Augmented, normalised images and their labels."""
+        images = self.normalize(self.pixels(request))
+        if request.augmentation.cutout:
+            draw = generator(*request.purpose, "cutout")
+            images = cutout(images, request.augmentation.cutout, draw)
+        return Batch(images, self.labels[request.positions.to(self.labels.device)])
 
     def normalize(self, images: Tensor) -> Tensor:
         """(x/255 − mean)/std by channel: float32."""
@@ -99,12 +118,30 @@ class ImageSet:
         return (images.float() - (255 * self.mean).view(-1, 1, 1)) / scale
 
 
-def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of images [n, channels, height, width], in units of 255."""
-    n, channels = images.shape[:2]
-    values = images.reshape(n, channels, -1)
-    counts = np.stack([np.bincount(values[:, c].ravel(), minlength=256) for c in range(channels)])
-    shares = counts / counts.sum(1, keepdims=True)
+@dataclass(frozen=True)
+class ImageSet(LabelledImages):
+    """Images uint8 [n, channels, height, width], labels int64 [n], mean and std [channels], on one device."""
+
+    images: Tensor
+    labels: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def pixels(self, request: Request) -> Tensor:
+        """Cropped, flipped, recoloured images of a request: uint8 [n, channels, height, width]."""
+        if request.augmentation.resized_crop is not None:
+            raise ValueError("resized_crop cuts a part out of the file's image: only a streamed set has it")
+        images = self.images[request.positions.to(self.images.device)]
+        return distort(images, request.augmentation, generator(*request.purpose, "distort"))
+
+
+def channel_statistics(parts: Iterable[npt.NDArray[np.uint8]]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, in units of 255.
+
+    Of images that come in parts uint8 [n, channels, height, width]; exact, and so the same however parted.
+    """
+    counts = sum(_levels(part) for part in parts)
+    shares = counts / np.sum(counts, axis=1, keepdims=True)
     levels = np.arange(256) / 255
     mean = shares @ levels
     variance = (shares * (levels - mean[:, None]) ** 2).sum(1)
@@ -112,40 +149,9 @@ def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[list[float], list
     return mean.tolist(), np.maximum(np.sqrt(variance), 1 / 255).tolist()
 
 
-def _shifts(n: int, augmentation: Augmentation, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Row and column offsets [n] in 0..2·padding, and which images are flipped [n]."""
-    rows, columns = torch.randint(0, 2 * augmentation.crop_padding + 1, (2, n), generator=draw)
-    flipped = torch.rand(n, generator=draw) < (0.5 if augmentation.flip else 0.0)
-    return rows, columns, flipped
-
-
-def _crop_and_flip(
-    images: Tensor, augmentation: Augmentation, rows: Tensor, columns: Tensor, flipped: Tensor
-) -> Tensor:
-    """A window of the images' own size out of the padded ones, at the given offsets, mirrored where asked."""
-    if not augmentation.crop_padding and not augmentation.flip:
-        return images
-    n, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, (augmentation.crop_padding,) * 4)
-    across = torch.arange(width).expand(n, -1)
-    across = torch.where(flipped[:, None], width - 1 - across, across) + columns[:, None]
-    down = torch.arange(height) + rows[:, None]
-    index = [
-        t.to(images.device) for t in (torch.arange(n)[:, None, None], down[:, :, None], across[:, None, :])
-    ]
-    return padded.movedim(1, -1)[index[0], index[1], index[2]].movedim(-1, 1)
-
-
-def _cutout(images: Tensor, length: int, draw: torch.Generator) -> Tensor:
-    """Zero a square of `length` pixels around a random centre, clipped at the border."""
-    n, _, height, width = images.shape
-    inside = []
-    for size in (height, width):
-        centre = torch.randint(0, size, (n, 1), generator=draw)
-        position = torch.arange(size)
-        inside.append((position >= centre - length // 2) & (position < centre + length // 2))
-    hole = (inside[0][:, :, None] & inside[1][:, None, :]).unsqueeze(1).to(images.device)
-    return images.masked_fill(hole, 0.0)
+def _levels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """How often each channel has each value: int64 [channels, 256]."""
+    return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in images.swapaxes(0, 1)])
 
 
 # --- batches ------------------------------------------------------------------------------------------
@@ -161,7 +167,7 @@ class Batches:
 
     def __init__(
         self,
-        images: ImageSet,
+        images: LabelledImages,
         positions: Tensor,
         samplers: Sequence[Mapping[str, Any]],
         batch_size: int,
@@ -173,33 +179,35 @@ class Batches:
         self.batch_size, self.steps = min(batch_size, len(positions)), steps
         self.augmentation, self.purpose = augmentation, purpose
         self.labels = images.labels.cpu()[positions]
-        self.orders: list[Tensor] = []
-        self.epoch = -1
+        self.requests: list[list[Request]] = []
 
     def begin(self, epoch: int, t: float) -> None:
         """Draw the epoch's order for each sampler; t is the progress."""
-        self.epoch = epoch
-        self.orders = [
-            SAMPLERS[sampler["kind"]](
-                self.labels,
-                self.steps * self.batch_size,
-                generator(self.purpose, place, "order", epoch),
-                t,
-                **{name: value for name, value in sampler.items() if name != "kind"},
-            ).view(self.steps, self.batch_size)
-            for place, sampler in enumerate(self.samplers)
+        orders = [self._order(place, epoch, t) for place in range(len(self.samplers))]
+        self.requests = [
+            [
+                Request(
+                    self.positions[order[step]],
+                    self.augmentation,
+                    (self.purpose, place, "augment", epoch, step),
+                )
+                for place, order in enumerate(orders)
+            ]
+            for step in range(self.steps)
         ]
+        self.images.expect(self.purpose, self.requests)
+
+    def _order(self, place: int, epoch: int, t: float) -> Tensor:
+        """Places among `positions`, int64 [steps, batch_size]."""
+        options = dict(self.samplers[place])
+        sample = SAMPLERS[options.pop("kind")]
+        draw = generator(self.purpose, place, "order", epoch)
+        drawn = sample(self.labels, self.steps * self.batch_size, draw, t, **options)
+        return drawn.view(self.steps, self.batch_size)
 
     def __call__(self, step: int) -> list[Batch]:
         """One batch from each sampler, for a step of the epoch that was begun."""
-        return [
-            self.images.batch(
-                self.positions[order[step]],
-                self.augmentation,
-                generator(self.purpose, place, "augment", self.epoch, step),
-            )
-            for place, order in enumerate(self.orders)
-        ]
+        return [self.images.batch(request) for request in self.requests[step]]
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

@@ -3,7 +3,7 @@
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +53,17 @@ class ImageSource(ABC):
             label, where = labels[wrong[0]], self._where(int(wrong[0]))
             raise UserError(f"{where}: label {label} is none of 0 to {len(classes) - 1}; correct the label")
 
-    def read(self, indices: ArrayLike, size: int | None = None) -> NDArray[np.uint8]:
+    def read(
+        self,
+        indices: ArrayLike,
+        size: int | None = None,
+        crop: Callable[[int, "Image"], "Image"] | None = None,
+    ) -> NDArray[np.uint8]:
         """The images asked for, in that order: uint8 [k, channels, height, width].
 
         size None: as they are. Else the shorter side is resized to `size` (bilinear, antialiased) and the
-        centre cut out. UserError for an image that cannot be decoded, and if the images differ in size.
+        centre cut out, of what `crop` makes of the image if given (its place in `indices`, the file's image).
+        UserError for an image that cannot be decoded, and if the images differ in size.
         """
         asked = np.asarray(indices, dtype=np.int64)
         total = len(self.train_labels) + len(self.test_labels)
@@ -66,7 +72,7 @@ class ImageSource(ABC):
             raise UserError(f"{found}: its files are not those that were split; make the split anew")
         images = np.empty((0, self.channels, size or 0, size or 0), dtype=np.uint8)
         for position, image in self._images(asked):
-            pixels = _pixels(image, size)
+            pixels = _pixels(crop(position, image) if crop else image, size)
             if not len(images):
                 images = np.empty((len(asked), *pixels.shape), dtype=np.uint8)
             if pixels.shape != images.shape[1:]:

@@ -1,22 +1,129 @@
-"""Losses of logits [batch, classes] float against labels [batch] int64: mean over the batch, a scalar."""
+"""Losses of logits z float [n, classes] against labels y int64 [n], made for the classes' training counts.
 
+A class without images, which no batch can hold, counts as one with a single image.
+"""
+
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Loss = Callable[[Tensor, Tensor, float], Tensor]  # of logits, labels and progress t in [0, 1]
+OfImages = Callable[[Tensor, Tensor], Tensor]  # logits, labels -> each image's loss [n]
+
+SEESAW_FLOOR = 0.01  # the smallest σ_y that seesaw divides by
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The weighted mean Σ_i w_i s_i ℓ(z_i, y_i) / Σ_i w_i of a batch, with w_i = weights[y_i]: a scalar.
+
+    The class weights, float64 [classes], act from progress `at` on; before, and where there are none, all w_i
+    are 1. The shares s_i, float [n], are 1 unless images are mixed.
+    """
+
+    of_images: OfImages
+    weights: Tensor | None = None
+    at: float = 0.0
+
+    def __call__(self, logits: Tensor, labels: Tensor, t: float, share: Tensor | None = None) -> Tensor:
+        losses = self.of_images(logits, labels)
+        if share is not None:
+            losses = share * losses
+        if self.weights is None or t < self.at:
+            return losses.mean()
+        weights = self.weights.to(logits)[labels]
+        return (weights * losses).sum() / weights.sum()
 
 
 def cross_entropy(counts: Tensor, smoothing: float) -> Loss:
     """−log p_y, the target smoothed to (1 − s) y + s/C  (label smoothing; Szegedy et al. 2016, §7)."""
-    return lambda logits, labels, t: F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    return Loss(lambda z, y: F.cross_entropy(z, y, reduction="none", label_smoothing=smoothing))
 
 
-LOSSES: dict[str, Callable[..., Loss]] = {"cross_entropy": cross_entropy}
+def class_balanced(counts: Tensor, beta: float, at: float) -> Loss:
+    """−log p_y under the weights of the effective numbers, from `at` on  (Cui et al. 2019, §4)."""
+    return Loss(_negative_log_p, effective_number_weights(counts, beta), at)
+
+
+def focal(counts: Tensor, gamma: float) -> Loss:
+    """−(1 − p_y)^γ log p_y with p = softmax(z)  (Lin et al. 2017, eq. 4)."""
+
+    def of_images(logits: Tensor, labels: Tensor) -> Tensor:
+        log_p = -_negative_log_p(logits, labels)
+        # never 0, where a power γ < 1 has no slope
+        rest = (-torch.expm1(log_p)).clamp(min=torch.finfo(logits.dtype).tiny)
+        return -(rest**gamma) * log_p
+
+    return Loss(of_images)
+
+
+def ldam(counts: Tensor, max_margin: float, scale: float, beta: float, at: float | None) -> Loss:
+    """−log p_y of s (cos θ_c − Δ_y [c = y]), margins Δ_c ∝ n_c^(−1/4)  (Cao et al. 2019, §3.2).
+
+    The logits are s cos θ_c already, s = `scale`: the classifier's (nas/network.py), so that inference has
+    them, too. Weights of the effective numbers act from `at` on (deferred re-weighting, §3.3); None: never.
+    """
+    margins = counts**-0.25
+    shift = scale * max_margin * margins / margins.max()
+
+    def of_images(logits: Tensor, labels: Tensor) -> Tensor:
+        column = labels[:, None]
+        return _negative_log_p(logits.scatter_add(1, column, -shift.to(logits)[column]), labels)
+
+    return Loss(of_images) if at is None else Loss(of_images, effective_number_weights(counts, beta), at)
+
+
+def balanced_softmax(counts: Tensor) -> Loss:
+    """−log p_y of z + log n_c  (Ren et al. 2020, eq. 4)."""
+    shift = counts.log()
+    return Loss(lambda z, y: _negative_log_p(z + shift.to(z), y))
+
+
+def logit_adjustment(counts: Tensor, tau: float) -> Loss:
+    """−log p_y of z + τ log(n_c/n)  (Menon et al. 2021, eq. 10)."""
+    shift = tau * (counts / counts.sum()).log()
+    return Loss(lambda z, y: _negative_log_p(z + shift.to(z), y))
+
+
+def seesaw(counts: Tensor, p: float, q: float) -> Loss:
+    """−log p_y of z_c + log(M_yc C_yc)  (Wang et al. 2021, §3.2).
+
+    Mitigation M_yc = min(1, n_c/n_y)^p, compensation C_yc = max(1, σ_c/σ_y)^q with σ = softmax(z), which
+    counts as constant, σ_y as 0.01 at least (mmdet's seesaw_loss.py). n_c are the training set's, not those
+    of the batches so far (our own reading).
+    """
+    log_n = counts.log()
+
+    def of_images(logits: Tensor, labels: Tensor) -> Tensor:
+        log_sigma, column, log_counts = logits.detach().log_softmax(1), labels[:, None], log_n.to(logits)
+        mitigation = p * (log_counts - log_counts[column]).clamp(max=0)
+        of_label = log_sigma.gather(1, column).clamp(min=math.log(SEESAW_FLOOR))
+        compensation = q * (log_sigma - of_label).clamp(min=0)
+        return _negative_log_p(logits + mitigation + compensation, labels)  # both are 0 for the label
+
+    return Loss(of_images)
+
+
+LOSSES: dict[str, Callable[..., Loss]] = {
+    loss.__name__: loss
+    for loss in (cross_entropy, class_balanced, focal, ldam, balanced_softmax, logit_adjustment, seesaw)
+}
 
 
 def make_loss(counts: Tensor, kind: str, **options: Any) -> Loss:
     """The loss of a spec (`config.Loss`, dumped); counts: training images of each class, int64 [classes]."""
-    return LOSSES[kind](counts, **options)
+    return LOSSES[kind](counts.double().clamp(min=1), **options)
+
+
+def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
+    """w_c ∝ (1 − β)/(1 − β^n_c), their sum C: float64 [classes]  (Cui et al. 2019, eq. 2 and §4)."""
+    weights = (1 - beta) / (1 - beta ** counts.double())
+    return weights * len(counts) / weights.sum()
+
+
+def _negative_log_p(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, reduction="none")

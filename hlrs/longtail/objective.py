@@ -37,6 +37,9 @@ class Network(Protocol):
     def classify(self, features: Tensor) -> Tensor:
         """Logits of the branches' features, side by side."""
 
+    def finalize(self, features: Tensor) -> Tensor:
+        """Logits for inference: of the class-specific weights, where there are some."""
+
     def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits and those of the auxiliary head."""
 
@@ -64,10 +67,10 @@ class Plain:
     def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: float | None) -> Outcome:
         [batch] = batches
         logits, auxiliary = network.heads(batch.images)
-        loss = self.loss(logits, batch.labels, t)
+        loss = loss_of(self.loss, logits, batch, t)
         if auxiliary is not None:
-            loss = loss + self.auxiliary_weight * self.loss(auxiliary, batch.labels, t)
-        return Outcome(loss, accuracy(logits, batch.labels))
+            loss = loss + self.auxiliary_weight * loss_of(self.loss, auxiliary, batch, t)
+        return Outcome(loss, accuracy(logits, batch))
 
 
 class Bilateral:
@@ -90,11 +93,48 @@ class Bilateral:
             2 * (1 - m) * network.features(rebalancing.images, 1),
         ]
         logits = network.classify(torch.cat(features, 1))
-        labels_c, labels_r = conventional.labels, rebalancing.labels
-        loss = m * self.loss(logits, labels_c, t) + (1 - m) * self.loss(logits, labels_r, t)
-        return Outcome(loss, m * accuracy(logits, labels_c) + (1 - m) * accuracy(logits, labels_r))
+        loss_c, loss_r = (loss_of(self.loss, logits, batch, t) for batch in batches)
+        accuracy_c, accuracy_r = (accuracy(logits, batch) for batch in batches)
+        return Outcome(m * loss_c + (1 - m) * loss_r, m * accuracy_c + (1 - m) * accuracy_r)
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of images whose largest logit is their label's: scalar, float32."""
-    return (logits.detach().argmax(1) == labels).float().mean()
+class DualHead:
+    """L(z_shared, y) + L(z_final, y), both through the backbone; for the alphas, L(z_shared, y) alone.
+
+    z_shared are the shared classifier's logits, z_final those of the class-specific weights, which inference
+    uses. Accuracy is that of z_final, for the alphas that of z_shared. HLRS after the summary (our own
+    reading).
+    """
+
+    def __init__(self, loss: Loss, for_alphas: bool) -> None:
+        self.loss, self.for_alphas = loss, for_alphas
+
+    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: float | None) -> Outcome:
+        [batch] = batches
+        features = network.features(batch.images, 0)
+        shared = network.classify(features)
+        loss = loss_of(self.loss, shared, batch, t)
+        if self.for_alphas:
+            return Outcome(loss, accuracy(shared, batch))
+        final = network.finalize(features)
+        return Outcome(loss + loss_of(self.loss, final, batch, t), accuracy(final, batch))
+
+
+def loss_of(loss: Loss, logits: Tensor, batch: Batch, t: float) -> Tensor:
+    """L(z, y); of mixed images, λL(z, y) + (1 − λ)L(z, y′), y′ the partners' labels, λ each image's share.
+
+    Zhang et al. 2018 (mixup), authors' code; a loss with class weights takes its weighted mean over each of
+    the two sets of labels.
+    """
+    if batch.partners is None or batch.share is None:
+        return loss(logits, batch.labels, t)
+    return loss(logits, batch.labels, t, batch.share) + loss(logits, batch.partners, t, 1 - batch.share)
+
+
+def accuracy(logits: Tensor, batch: Batch) -> Tensor:
+    """Share of images whose largest logit is their label's; mixed ones count by shares: scalar, float32."""
+    best = logits.detach().argmax(1)
+    hits = (best == batch.labels).float()
+    if batch.partners is not None and batch.share is not None:
+        hits = batch.share * hits + (1 - batch.share) * (best == batch.partners).float()
+    return hits.mean()

@@ -41,7 +41,7 @@ def second_order(
     gradient = torch.autograd.grad(training(), weights, create_graph=True)
     direction = [s + g.detach() for s, g in zip(step, gradient, strict=True)]
     with moved(weights, direction, -lr):
-        gradients = torch.autograd.grad(validation(), [*alphas, *weights])
+        gradients = torch.autograd.grad(validation(), [*alphas, *weights], materialize_grads=True)
     outer, v = gradients[: len(alphas)], gradients[len(alphas) :]
     along_v = torch.stack([(g * d).sum() for g, d in zip(gradient, v, strict=True)]).sum()
     implicit = torch.autograd.grad(along_v, alphas)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hlrs.nas.genotype import Genotype, Node
-from hlrs.nas.network import Cell, CellNetwork
+from hlrs.nas.network import Cell, CellNetwork, make_classifier
 from hlrs.nas.primitives import Join, make_primitive
 
 
@@ -63,9 +63,13 @@ class DerivedCell(Cell):
 
 
 class AuxiliaryHead(nn.Module):
-    """Classifier on the map after two thirds of the cells (DARTS, cnn/model.py)."""
+    """Classifier on the map after two thirds of the cells (DARTS, cnn/model.py), of the network's kind.
 
-    def __init__(self, channels: int, classes: int) -> None:
+    Windows of 5 pixels, 3 apart, make 2×2 of CIFAR's 8×8 map, and 2 apart of ImageNet's 7×7 map, as there.
+    Larger maps are covered by larger windows, smaller ones are pooled adaptively (our own reading).
+    """
+
+    def __init__(self, channels: int, classes: int, cosine: float | None) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 1, bias=False),
@@ -75,13 +79,13 @@ class AuxiliaryHead(nn.Module):
             nn.BatchNorm2d(768),
             nn.ReLU(),
         )
-        self.classifier = nn.Linear(768, classes)
+        self.classifier = make_classifier(768, classes, cosine)
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-1]
         x = F.relu(x)
-        # DARTS pools its 8×8 map by windows of 5, 3 apart, to 2×2; larger ones too, small ones adaptively
-        x = F.avg_pool2d(x, size - 3, stride=3) if size >= 8 else F.adaptive_avg_pool2d(x, 2)
+        window = max(5, size - 3)
+        x = F.avg_pool2d(x, window, size - window) if size >= 7 else F.adaptive_avg_pool2d(x, 2)
         return self.classifier(self.features(x).flatten(1))  # type: ignore[no-any-return]
 
 
@@ -95,7 +99,9 @@ class DerivedNetwork(CellNetwork):
         self.tap = 2 * layout["cells"] // 3  # the auxiliary head reads this cell's output
         if auxiliary:
             # two reductions lie before or at the tap, so its channels are those of the classifier
-            self.auxiliary = AuxiliaryHead(self.classifier.in_features, layout["classes"])
+            self.auxiliary = AuxiliaryHead(
+                self.classifier.in_features, layout["classes"], layout.get("cosine")
+            )
 
     def context(self) -> DropPath | None:
         """Drop path, while training."""

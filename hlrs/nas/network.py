@@ -30,17 +30,16 @@ MakeCell = Callable[[int, int, int, bool, bool], Cell]
 class BranchedNetwork(nn.Module):
     """A backbone that all branches share, a tail for each, and a linear classifier of their pooled features.
 
-    One that is `cosine` gives cosines instead of inner products (Cao et al. 2019). A `dual` network has
+    With a `cosine` scale, classifiers give cosines times it (Cao et al. 2019). A `dual` network has
     class-specific weights beside the shared classifier, which give its final logits. Images: float [batch,
     in_channels, height, width].
     """
 
-    def __init__(self, width: int, classes: int, branches: int, cosine: bool, dual: bool) -> None:
+    def __init__(self, width: int, classes: int, branches: int, cosine: float | None, dual: bool) -> None:
         super().__init__()
-        linear = CosineClassifier if cosine else nn.Linear
         self.branch_count = branches
-        self.classifier = linear(branches * width, classes)
-        self.class_specific = linear(branches * width, classes) if dual else None
+        self.classifier = make_classifier(branches * width, classes, cosine)
+        self.class_specific = make_classifier(branches * width, classes, cosine) if dual else None
 
     def backbone(self, images: Tensor) -> Any:
         """What the branches have in common."""
@@ -58,27 +57,48 @@ class BranchedNetwork(nn.Module):
         """Logits [batch, classes] of the shared classifier for the features of all branches, side by side."""
         return self.classifier(features)  # type: ignore[no-any-return]
 
+    def finalize(self, features: Tensor) -> Tensor:
+        """Logits [batch, classes] for inference: of the class-specific weights, where there are some."""
+        return self.classify(features) if self.class_specific is None else self.class_specific(features)
+
     def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits, and those of an auxiliary head where there is one (while training)."""
         return self(images), None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits for inference; branches count half each, so BBN's factor 2·m is 1 (BBN, §4.4)."""
+    def pooled(self, images: Tensor) -> Tensor:
+        """Features of all branches for inference, side by side.
+
+        They count half each, so BBN's factor 2·m is 1 (BBN, §4.4).
+        """
         shared = self.backbone(images)
-        features = torch.cat([self.tail(shared, branch) for branch in range(self.branch_count)], 1)
-        return self.classify(features) if self.class_specific is None else self.class_specific(features)
+        return torch.cat([self.tail(shared, branch) for branch in range(self.branch_count)], 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits for inference."""
+        return self.finalize(self.pooled(images))
 
 
 class CosineClassifier(nn.Module):
-    """Cosines of the angles between features [batch, features] and each class's weights: [batch, classes]."""
+    """z_c = scale · cos(features, weights of class c): [batch, features] -> [batch, classes].
 
-    def __init__(self, in_features: int, classes: int) -> None:
+    Cao et al. 2019, authors' code (NormedLinear); the scale, which is the loss's there, is the classifier's
+    here, so that the softmax of its logits is what was trained.
+    """
+
+    def __init__(self, in_features: int, classes: int, scale: float) -> None:
         super().__init__()
-        self.in_features = in_features
+        self.in_features, self.scale = in_features, scale
         self.weight = nn.Parameter(torch.empty(classes, in_features))
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.linear(F.normalize(features), F.normalize(self.weight))
+        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
+
+
+def make_classifier(in_features: int, classes: int, cosine: float | None) -> nn.Linear | CosineClassifier:
+    """A linear classifier, or one of cosines times the given scale."""
+    return (
+        nn.Linear(in_features, classes) if cosine is None else CosineClassifier(in_features, classes, cosine)
+    )
 
 
 class CellNetwork(BranchedNetwork):
@@ -100,7 +120,7 @@ class CellNetwork(BranchedNetwork):
         stem: str = "cifar",
         branches: int = 1,
         branch_cells: int = 0,
-        cosine: bool = False,
+        cosine: float | None = None,
         dual: bool = False,
     ) -> None:
         large = stem == "imagenet"
@@ -187,7 +207,8 @@ def _chain(cells: nn.Module, states: States, context: Any) -> States:
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """Draw all convolution and linear weights anew from PyTorch's default distributions.
 
-    U(−b, b) with b = 1/√fan_in (He et al. 2015 with a = √5, as `torch.nn` has it), explicitly seeded.
+    U(−b, b) with b = 1/√fan_in (He et al. 2015 with a = √5, as `torch.nn` has it), explicitly seeded; rows of
+    a cosine classifier then get norm 1, as in LDAM-DRW's code.
     """
     with torch.no_grad():
         for module in network.modules():
@@ -196,6 +217,18 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
                 for parameter in module.parameters():
                     draw = torch.rand(parameter.shape, generator=generator, dtype=parameter.dtype)
                     parameter.copy_((2 * draw - 1) * bound)
+            if isinstance(module, CosineClassifier):
+                module.weight.copy_(F.normalize(module.weight))
+
+
+def normalize_classifier(classifier: nn.Linear, tau: float) -> None:
+    """w_c/‖w_c‖^tau for every class c, and no bias, in place.
+
+    Kang et al. 2020, §4.3; the bias as in their tau_norm.py.
+    """
+    with torch.no_grad():
+        classifier.weight.div_(classifier.weight.norm(dim=1, keepdim=True) ** tau)
+        classifier.bias.zero_()
 
 
 def count_weights(network: nn.Module) -> int:

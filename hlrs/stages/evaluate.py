@@ -9,7 +9,7 @@ from hlrs import config
 from hlrs.artifacts import Job, read_json, read_tensors, write_json, write_table
 from hlrs.errors import Failure
 from hlrs.longtail.metrics import evaluate
-from hlrs.stages.parts import SplitImages, derived_network, predict, read_genotype
+from hlrs.stages.parts import SplitImages, derived_network, predict
 from hlrs.startup import ready
 from hlrs.training import prepare
 
@@ -21,7 +21,8 @@ def run(job: Job) -> dict[str, Any]:
     weights, facts = read_tensors(Path(job.inputs["weights"]))
     images = SplitImages(job, params.images, ("test",), device, (facts["mean"], facts["std"]))
     network = derived_network(
-        read_genotype(Path(job.inputs["genotype"])),
+        job.inputs.get("genotype"),
+        params.resnet,
         params.retrain,
         images.stem,
         facts["channels"],
@@ -31,7 +32,7 @@ def run(job: Job) -> dict[str, Any]:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise Failure(
-            f"{job.inputs['weights']}: does not fit the genotype ({str(error).splitlines()[0]})"
+            f"{job.inputs['weights']}: does not fit the network ({str(error).splitlines()[0]})"
         ) from None
     network, everything = network.to(device), images.positions("test")
     startup = ready()

@@ -1,27 +1,34 @@
-"""Retrain: the genotype's network, from scratch, on the whole long-tailed training set."""
+"""Retrain: the genotype's network, or a ResNet, from scratch, on the whole long-tailed training set."""
 
+import copy
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hlrs import config
 from hlrs.artifacts import SCHEMAS, Job, write_table, write_tensors
-from hlrs.data.batches import Augmentation, Batches, generator, steps_per_epoch
-from hlrs.nas.derived import DropPath
-from hlrs.nas.network import initialize
+from hlrs.data.augment import mix
+from hlrs.data.batches import Batch, Batches, generator, steps_per_epoch
+from hlrs.longtail.objective import Outcome, accuracy
+from hlrs.nas.derived import DerivedNetwork, DropPath
+from hlrs.nas.network import BranchedNetwork, initialize, normalize_classifier
+from hlrs.nas.resnet import ResNet, initialize_resnet
 from hlrs.pace import Pace, measure
 from hlrs.stages.parts import (
     SplitImages,
+    augmentation_of,
     derived_network,
     make_objective,
     make_sgd,
     mixing_at,
     predict,
-    read_genotype,
     samplers_of,
+    set_row_rates,
     sgd_lr,
 )
 from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
@@ -32,10 +39,10 @@ def run(job: Job) -> dict[str, Any]:
     params = config.RetrainJob.model_validate(job.params)
     device = prepare(params.retrain.threads)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
-    task = RetrainTask(params, images, Path(job.inputs["genotype"]), device)
+    task = RetrainTask(params, images, job.inputs.get("genotype"), device)
     position = fit(task, job, device)
     facts = {"mean": images.statistics[0], "std": images.statistics[1], "channels": images.channels}
-    write_tensors(job.output("weights.safetensors"), task.network.state_dict(), facts)
+    write_tensors(job.output("weights.safetensors"), task.result.state_dict(), facts)
     history = {name: [row[name] for row in position.rows] for name in SCHEMAS["retrain_history"]}
     write_table(job.output("history.parquet"), "retrain_history", history)
     return {"device": device.type, **position.facts}
@@ -46,91 +53,187 @@ def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Pace]:
     params = config.RetrainJob.model_validate(job.params)
     device = prepare(params.retrain.threads)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
-    task = RetrainTask(params, images, Path(job.inputs["genotype"]), device)
+    task = RetrainTask(params, images, job.inputs.get("genotype"), device)
     return [measure(task, epoch, seconds) for epoch in epochs]
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training: its epochs, which weights learn, by which SGD, on which batches."""
+
+    name: str
+    first: int  # epoch
+    epochs: int
+    weights: list[nn.Parameter]
+    sgd: config.Sgd
+    optimizer: torch.optim.SGD
+    batches: Batches
+
+
 class RetrainTask:
-    """Plain descent on the training set (DARTS, §A.2.1), under any objective."""
+    """Plain descent on the training set (DARTS, §A.2.1), under any objective.
+
+    The result's weights are the network's, or their moving average. A `retrained` classifier has a second
+    phase: drawn anew, it learns alone, on class-balanced batches (Kang et al. 2020, §4.2).
+    """
 
     sums = 3  # loss, accuracy, mixing coefficient
 
     def __init__(
-        self, params: config.RetrainJob, images: SplitImages, genotype: Path, device: torch.device
+        self, params: config.RetrainJob, images: SplitImages, genotype: str | None, device: torch.device
     ) -> None:
-        self.recipe, self.epochs = params.retrain, params.retrain.epochs
+        self.recipe = params.retrain
         self.purpose = f"{params.seed}/retrain/{params.retrain_seed}"
         counts = images.counts("weights", "alphas")
         self.objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
-        self.samplers = samplers_of(self.recipe.objective)
         self.network = derived_network(
-            read_genotype(genotype), self.recipe, images.stem, images.channels, len(images.classes)
+            genotype, params.resnet, self.recipe, images.stem, images.channels, len(images.classes)
         )
-        initialize(self.network, generator(self.purpose, "weights"))
+        weights = generator(self.purpose, "weights")
+        if isinstance(self.network, ResNet):
+            initialize_resnet(self.network, weights)
+        else:
+            initialize(self.network, weights)
         self.network.to(device)
-        self.weights = list(self.network.parameters())
-        self.optimizer = make_sgd(self.weights, self.recipe.weights)
-        self._feed(images, params.images.augment)
-        self.holdout = images.positions("holdout")
+        self.result = self.network if self.recipe.ema is None else copy.deepcopy(self.network)
+        self.images, self.holdout = images.set, images.positions("holdout")
+        self.positions = images.positions("weights", "alphas")
+        self.steps = steps_per_epoch(len(self.positions), self.recipe.batch_size)
+        self.phases = self._phases(params.images.augment)
+        set_row_rates(self.phases[0].optimizer, self.network, self.recipe.objective, counts)
+        self.batches = self.phases[0].batches
+        self.epochs = sum(phase.epochs for phase in self.phases)
 
-    def _feed(self, images: SplitImages, augment: config.Augment) -> None:
-        positions = images.positions("weights", "alphas")
-        self.images = images.set
-        self.steps = steps_per_epoch(len(positions), self.recipe.batch_size)
-        self.batches = Batches(
-            images.set,
-            positions,
-            self.samplers,
+    def _phases(self, augment: config.Augment) -> list[Phase]:
+        recipe, classifier = self.recipe, self.recipe.classifier
+        weights, sgd = list(self.network.parameters()), recipe.weights
+        batches = self._batches(samplers_of(recipe.objective), augment, self.purpose)
+        phases = [Phase("network", 0, recipe.epochs, weights, sgd, make_sgd(weights, sgd), batches)]
+        if isinstance(classifier, config.RetrainedClassifier):
+            weights = list(self.result.classifier.parameters())
+            sgd = config.Sgd(
+                lr=classifier.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay, clip=sgd.clip
+            )
+            batches = self._batches([{"kind": "class_balanced"}], augment, f"{self.purpose}/classifier")
+            phases.append(
+                Phase(
+                    "classifier",
+                    recipe.epochs,
+                    classifier.epochs,
+                    weights,
+                    sgd,
+                    make_sgd(weights, sgd),
+                    batches,
+                )
+            )
+        return phases
+
+    def _batches(self, samplers: list[dict[str, Any]], augment: config.Augment, purpose: str) -> Batches:
+        return Batches(
+            self.images,
+            self.positions,
+            samplers,
             self.recipe.batch_size,
             self.steps,
-            Augmentation(augment.crop_padding, augment.flip, self.recipe.cutout),
-            self.purpose,
+            augmentation_of(augment, self.recipe.cutout, self.recipe.policy),
+            purpose,
         )
-        self.images_per_step = self.batches.batch_size * len(self.samplers)
 
     def begin(self, epoch: int) -> None:
-        """Learning rate at t = epoch/epochs; drop path's probability, growing as in DARTS's cnn/train.py."""
-        self.epoch, self.t = epoch, epoch / self.epochs
-        self.lr = sgd_lr(self.recipe.weights, self.t)
-        self.optimizer.param_groups[0]["lr"] = self.lr
-        self.drop_path = self.recipe.drop_path * self.t
-        self.batches.begin(epoch, self.t)
-        self.network.train()
+        """Learning rate at the phase's progress; drop path's probability grows as in DARTS's cnn/train.py."""
+        self.epoch = epoch
+        self.phase = next(phase for phase in reversed(self.phases) if phase.first <= epoch)
+        own = epoch - self.phase.first
+        self.t = own / self.phase.epochs
+        self.lr = sgd_lr(self.phase.sgd, own, self.phase.epochs)
+        self.phase.optimizer.param_groups[0]["lr"] = self.lr
+        self.drop_path = self.recipe.drop_path * self.t if self.phase.name == "network" else 0.0
+        self.images_per_step = self.phase.batches.batch_size * len(self.phase.batches.samplers)
+        self.phase.batches.begin(epoch, self.t)
+        self.network.train(self.phase.name == "network")
+        if self.phase.name == "classifier":
+            self.result.eval()
 
     def step(self, step: int) -> Tensor:
-        """One step of SGD."""
-        mixing = mixing_at(self.recipe.objective, self.t, f"{self.purpose}/mixing/{self.epoch}/{step}")
-        draw = generator(self.purpose, "drop path", self.epoch, step)
-        self.network.drop_path = DropPath(self.drop_path, draw) if self.drop_path > 0 else None
-        outcome = self.objective(self.network, self.batches(step), self.t, mixing)
-        descend(outcome.loss, self.weights, self.optimizer, self.recipe.weights.clip)
+        """One step of SGD, and of the moving average."""
+        batches, mixing = self.phase.batches(step), None
+        if self.phase.name == "network":
+            mixing = mixing_at(self.recipe.objective, self.t, f"{self.purpose}/mixing/{self.epoch}/{step}")
+            outcome = self._of_network(batches, step, mixing)
+        else:
+            outcome = self._of_classifier(*batches)
+        descend(outcome.loss, self.phase.weights, self.phase.optimizer, self.phase.sgd.clip)
+        if self.phase.name == "network" and self.recipe.ema is not None:
+            average(self.result, self.network, self.recipe.ema)
         return figures(*outcome, mixing or 0.0)
 
+    def _of_network(self, batches: list[Batch], step: int, mixing: float | None) -> Outcome:
+        if self.recipe.mix is not None:
+            draw = generator(self.purpose, "mix", self.epoch, step)
+            batches = [mix(batch, draw, **self.recipe.mix.model_dump()) for batch in batches]
+        if isinstance(self.network, DerivedNetwork):
+            draw = generator(self.purpose, "drop path", self.epoch, step)
+            self.network.drop_path = DropPath(self.drop_path, draw) if self.drop_path > 0 else None
+        return self.objective(self.network, batches, self.t, mixing)
+
+    def _of_classifier(self, batch: Batch) -> Outcome:
+        """Cross-entropy of the classifier on features that stay as they are."""
+        with torch.no_grad():
+            features = self.result.pooled(batch.images)
+        logits = self.result.classify(features)
+        return Outcome(F.cross_entropy(logits, batch.labels), accuracy(logits, batch))
+
     def end(self, means: list[float]) -> dict[str, Any]:
-        """The epoch's row of history.parquet."""
+        """The epoch's row of history.parquet; the network's last epoch decides on its classifier."""
         bilateral = isinstance(self.recipe.objective, config.Bilateral)
-        return {
+        trained, classifier = self.epoch + 1 == self.recipe.epochs, self.recipe.classifier
+        if trained and isinstance(classifier, config.NormalizedClassifier):
+            assert isinstance(self.result.classifier, nn.Linear)  # config.Retrain refuses it for cosines
+            normalize_classifier(self.result.classifier, classifier.tau)
+        row = {
             "epoch": self.epoch,
+            "phase": self.phase.name,
             "progress": self.t,
             "loss": means[0],
             "accuracy": means[1],
             "weights_lr": self.lr,
-            "mixing": means[2] if bilateral else None,
+            "mixing": means[2] if bilateral and self.phase.name == "network" else None,
             "drop_path": self.drop_path,
             "holdout_accuracy": self._holdout_accuracy(),
         }
+        if trained and isinstance(classifier, config.RetrainedClassifier):
+            # here, not when the phase begins: a run that is resumed in that phase has its classifier already
+            initialize(self.result.classifier, generator(self.purpose, "classifier", "weights"))
+        return row
 
     def _holdout_accuracy(self) -> float | None:
         if not len(self.holdout):
             return None
-        predicted = predict(self.network, self.images, self.holdout, self.recipe.batch_size).argmax(1)
+        predicted = predict(self.result, self.images, self.holdout, self.recipe.batch_size).argmax(1)
         return float((predicted == self.images.labels.cpu().numpy()[self.holdout]).mean())
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, running statistics and momentum."""
-        return {**prefixed("net", self.network.state_dict()), **prefixed("sgd", pack(self.optimizer))}
+        """Weights, running statistics and momentum; the moving average where there is one."""
+        state = prefixed("net", self.network.state_dict())
+        if self.result is not self.network:
+            state |= prefixed("average", self.result.state_dict())
+        for phase in self.phases:
+            state |= prefixed(f"sgd.{phase.name}", pack(phase.optimizer))
+        return state
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over a state."""
         self.network.load_state_dict(unprefixed("net", state))
-        unpack(self.optimizer, unprefixed("sgd", state))
+        if self.result is not self.network:
+            self.result.load_state_dict(unprefixed("average", state))
+        for phase in self.phases:
+            unpack(phase.optimizer, unprefixed(f"sgd.{phase.name}", state))
+
+
+def average(averaged: BranchedNetwork, network: BranchedNetwork, decay: float) -> None:
+    """w̄ ← decay·w̄ + (1 − decay)·w for all weights, in place; running statistics are the network's own."""
+    update = get_ema_multi_avg_fn(decay)
+    update(list(averaged.parameters()), list(network.parameters()), 0)
+    with torch.no_grad():
+        for kept, current in zip(averaged.buffers(), network.buffers(), strict=True):
+            kept.copy_(current)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hlrs import config
 from hlrs.artifacts import SCHEMAS, Job, write_table
-from hlrs.data.batches import Augmentation, Batches, generator, steps_per_epoch
+from hlrs.data.batches import Batches, generator, steps_per_epoch
 from hlrs.longtail.objective import Outcome
 from hlrs.nas import arch_lr, bilevel, genotype
 from hlrs.nas.network import initialize
@@ -18,11 +18,13 @@ from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.pace import Pace, measure
 from hlrs.stages.parts import (
     SplitImages,
+    augmentation_of,
     layout_of,
     make_objective,
     make_sgd,
     mixing_at,
     samplers_of,
+    set_row_rates,
     sgd_lr,
 )
 from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
@@ -72,7 +74,8 @@ class SearchTask:
     def __init__(self, params: config.SearchJob, images: SplitImages, device: torch.device) -> None:
         self.params, self.epochs = params, params.search.epochs
         self.on_weights, self.on_alphas = (
-            make_objective(params.objective, images.counts(half)) for half in HALVES
+            make_objective(params.objective, images.counts(half), for_alphas=half == "alphas")
+            for half in HALVES
         )
         self.samplers = samplers_of(params.objective)
         self.supernet = _make_supernet(params, images).to(device)
@@ -80,6 +83,7 @@ class SearchTask:
         self.weights = self.supernet.weights()
         adam = params.search.alphas
         self.weights_optimizer = make_sgd(self.weights, params.search.weights)
+        set_row_rates(self.weights_optimizer, self.supernet, params.objective, images.counts("weights"))
         self.alphas_optimizer = torch.optim.Adam(
             self.alphas, adam.lr, (adam.betas[0], adam.betas[1]), weight_decay=adam.weight_decay, fused=True
         )
@@ -88,7 +92,7 @@ class SearchTask:
 
     def _feed(self, images: SplitImages) -> None:
         search, augment = self.params.search, self.params.images.augment
-        augmentation = Augmentation(augment.crop_padding, augment.flip, search.cutout)
+        augmentation = augmentation_of(augment, search.cutout)
         positions = {half: images.positions(half) for half in HALVES}
         self.steps = steps_per_epoch(len(positions["weights"]), search.batch_size)
         self.training, self.validation = (
@@ -107,7 +111,7 @@ class SearchTask:
     def begin(self, epoch: int) -> None:
         """Learning rates at t = epoch/epochs, as DARTS's and BBN's code have them, and the epoch's order."""
         self.epoch, self.t = epoch, epoch / self.epochs
-        self.weights_lr = sgd_lr(self.params.search.weights, self.t)
+        self.weights_lr = sgd_lr(self.params.search.weights, epoch, self.epochs)
         schedule = self.params.arch_lr.model_dump()
         mixing = mixing_at(self.params.objective, self.t, "") if schedule["kind"] == "coupled" else None
         self.alphas_lr = self.params.search.alphas.lr * arch_lr.factor(self.t, mixing, **schedule)

@@ -1,0 +1,182 @@
+"""What happens to training images: crop, flip, colours, cutout, and the mixing of two images.
+
+Customary order (AutoAugment's for CIFAR, Cubuk et al. 2019, §4.1): crop and flip, the policy, colours,
+normalisation, cutout. Nothing here draws from the global generator, or leaves it changed.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SEEDS = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to an image of a training batch; sizes in pixels, the others as in `config.Augment`.
+
+    `cutout` (DeVries & Taylor 2017) is the side of the hole; `policy` is `config.Retrain.policy`, dumped.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+    cutout: int = 0
+    resized_crop: float | None = None
+    color_jitter: float = 0.0
+    policy: Mapping[str, Any] | None = None
+
+
+class Batch(NamedTuple):
+    """Images float32 [n, channels, height, width] and labels int64 [n].
+
+    Where images are mixed: the labels of those mixed in, int64 [n], and the share of the former, float32 [n].
+    """
+
+    images: Tensor
+    labels: Tensor
+    partners: Tensor | None = None
+    share: Tensor | None = None
+
+
+# --- of the bytes -------------------------------------------------------------------------------------
+
+
+def resized_crop(image: "Image", share: float, size: int, seed: int) -> "Image":
+    """A part of at least this share of the image, 3:4 to 4:3, resized to `size` (bilinear, antialiased).
+
+    torchvision's RandomResizedCrop (Szegedy et al. 2015), drawn by `seed`.
+    """
+    from torchvision.transforms import RandomResizedCrop
+
+    return _seeded(RandomResizedCrop(size, scale=(share, 1.0)), [(seed, image)])[0]
+
+
+def distort(images: Tensor, augmentation: Augmentation, draw: torch.Generator) -> Tensor:
+    """Crop, flip, policy and colours: uint8 [n, channels, height, width], on any device.
+
+    The policy and the colours are Pillow's, an image at a time on the CPU, whatever the device: it is the
+    arithmetic in which the policies were found, and depends on no number of threads.
+    """
+    images = _crop_and_flip(images, augmentation, *_shifts(len(images), augmentation, draw))
+    change = _colours(augmentation)
+    if change is None:
+        return images
+    from PIL import Image
+
+    seeds = torch.randint(SEEDS, (len(images),), generator=draw).tolist()
+    pixels = images.cpu().movedim(1, -1).numpy()
+    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    pillows = [Image.fromarray(np.ascontiguousarray(image)) for image in pixels]
+    changed = np.stack(
+        [np.asarray(image) for image in _seeded(change, list(zip(seeds, pillows, strict=True)))]
+    )
+    return torch.from_numpy(changed).view(len(images), *images.shape[2:], -1).movedim(-1, 1).to(images.device)
+
+
+def _colours(augmentation: Augmentation) -> Callable[["Image"], "Image"] | None:
+    """The policy, then the jitter, as torchvision has them; None where there are none."""
+    if augmentation.policy is None and not augmentation.color_jitter:
+        return None
+    from torchvision import transforms
+
+    steps: list[Any] = []
+    match augmentation.policy:
+        case {"kind": "autoaugment", "policy": name}:
+            steps.append(transforms.AutoAugment(transforms.AutoAugmentPolicy(name)))
+        case {"kind": "randaugment", "operations": operations, "magnitude": magnitude}:
+            steps.append(transforms.RandAugment(operations, magnitude))
+        case dict():
+            raise ValueError(f"{augmentation.policy}: not a policy")
+    if augmentation.color_jitter:
+        jitter = augmentation.color_jitter
+        steps.append(transforms.ColorJitter(jitter, jitter, jitter, jitter / 2))
+    chain: Callable[[Image], Image] = transforms.Compose(steps)
+    return chain
+
+
+def _seeded(change: Callable[["Image"], "Image"], images: list[tuple[int, "Image"]]) -> list["Image"]:
+    """torchvision draws from the global generator: each image with a seed of its own, the state put back."""
+    changed = []
+    with torch.random.fork_rng(devices=[]):
+        for seed, image in images:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs, too
+            changed.append(change(image))
+    return changed
+
+
+def _shifts(n: int, augmentation: Augmentation, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Row and column offsets [n] in 0..2·padding, and which images are flipped [n]."""
+    rows, columns = torch.randint(0, 2 * augmentation.crop_padding + 1, (2, n), generator=draw)
+    flipped = torch.rand(n, generator=draw) < (0.5 if augmentation.flip else 0.0)
+    return rows, columns, flipped
+
+
+def _crop_and_flip(
+    images: Tensor, augmentation: Augmentation, rows: Tensor, columns: Tensor, flipped: Tensor
+) -> Tensor:
+    """A window of the images' own size out of the padded ones, at the given offsets, mirrored where asked."""
+    if not augmentation.crop_padding and not augmentation.flip:
+        return images
+    n, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (augmentation.crop_padding,) * 4)
+    across = torch.arange(width).expand(n, -1)
+    across = torch.where(flipped[:, None], width - 1 - across, across) + columns[:, None]
+    down = torch.arange(height) + rows[:, None]
+    index = [
+        t.to(images.device) for t in (torch.arange(n)[:, None, None], down[:, :, None], across[:, None, :])
+    ]
+    return padded.movedim(1, -1)[index[0], index[1], index[2]].movedim(-1, 1)
+
+
+# --- of the normalised images -------------------------------------------------------------------------
+
+
+def cutout(images: Tensor, length: int, draw: torch.Generator) -> Tensor:
+    """Zero a square of `length` pixels around a random centre, clipped at the border."""
+    n, _, height, width = images.shape
+    inside = []
+    for size in (height, width):
+        centre = torch.randint(0, size, (n, 1), generator=draw)
+        position = torch.arange(size)
+        inside.append((position >= centre - length // 2) & (position < centre + length // 2))
+    hole = (inside[0][:, :, None] & inside[1][:, None, :]).unsqueeze(1).to(images.device)
+    return images.masked_fill(hole, 0.0)
+
+
+def mix(batch: Batch, draw: torch.Generator, kind: str, alpha: float) -> Batch:
+    """The batch mixed with a permutation of itself, by one λ ~ Beta(alpha, alpha), as in the authors' code.
+
+    mixup (Zhang et al. 2018): λx_i + (1 − λ)x_j. cutmix (Yun et al. 2019): a box of sides √(1 − λ) of the
+    image's around a random centre, clipped at the border, is x_j's; λ becomes the share left to x_i.
+    """
+    seed = int(torch.randint(SEEDS, (), generator=draw))
+    share = random.Random(seed).betavariate(alpha, alpha)  # noqa: S311 - a seeded draw, no secret
+    order = torch.randperm(len(batch.labels), generator=draw).to(batch.labels.device)
+    others = batch.images[order]
+    if kind == "mixup":
+        images = share * batch.images + (1 - share) * others
+    else:
+        height, width = batch.images.shape[2:]
+        top, bottom = _side(height, share, draw)
+        left, right = _side(width, share, draw)
+        images = batch.images.clone()
+        images[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
+        share = 1 - (bottom - top) * (right - left) / (height * width)
+    shares = torch.full(batch.labels.shape, share, dtype=torch.float32, device=batch.labels.device)
+    return Batch(images, batch.labels, batch.labels[order], shares)
+
+
+def _side(size: int, share: float, draw: torch.Generator) -> tuple[int, int]:
+    """First and last pixel (exclusive) of a cutmix box along one axis."""
+    half = int(size * math.sqrt(1 - share)) // 2
+    centre = int(torch.randint(0, size, (), generator=draw))
+    return max(centre - half, 0), min(centre + half, size)

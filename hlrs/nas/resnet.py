@@ -1,0 +1,98 @@
+"""The ResNet for CIFAR (He et al. 2016, §4.2): what published tables on long-tailed images are about."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hlrs.nas.network import BranchedNetwork, initialize
+
+CHANNELS = (16, 32, 64)  # of the three stages
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut without weights (option A).
+
+    The shortcut takes every `stride`-th pixel and fills up channels with zeros, half of them before and half
+    behind; He et al. say no more than that they are zeros, the halves are those of LDAM-DRW's
+    resnet_cifar.py.
+    """
+
+    def __init__(self, before: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride, self.filled = stride, (channels - before) // 2
+        self.residual = nn.Sequential(
+            nn.Conv2d(before, channels, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        return F.relu(self.residual(x) + F.pad(shortcut, (0, 0, 0, 0, self.filled, self.filled)))
+
+
+class ResNet(BranchedNetwork):
+    """`depth` = 6n + 2 layers: a convolution, three stages of n residual blocks, a linear classifier.
+
+    With two `branches`, the last `branch_cells` blocks exist once a branch, as BBN's ResNet-32 has its last
+    one.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        in_channels: int,
+        classes: int,
+        branches: int = 1,
+        branch_cells: int = 0,
+        cosine: float | None = None,
+        dual: bool = False,
+    ) -> None:
+        super().__init__(CHANNELS[-1], classes, branches, cosine, dual)
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, CHANNELS[0], 3, padding=1, bias=False),
+            nn.BatchNorm2d(CHANNELS[0]),
+            nn.ReLU(),
+        )
+        plan = _block_plan((depth - 2) // 6)
+        own = branch_cells if branches > 1 else 0
+        self.shared = nn.Sequential(*(ResidualBlock(*entry) for entry in plan[: len(plan) - own]))
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(*entry) for entry in plan[len(plan) - own :]))
+            for _ in range(branches)
+        )
+
+    def backbone(self, images: Tensor) -> Tensor:
+        """The map after the last shared block."""
+        return self.shared(self.stem(images.contiguous(memory_format=torch.channels_last)))  # type: ignore[no-any-return]
+
+    def tail(self, shared: Tensor, branch: int) -> Tensor:
+        """Pooled features of one branch: [batch, 64]."""
+        return self.branches[branch](shared).mean((2, 3))  # type: ignore[no-any-return]
+
+
+def _block_plan(blocks: int) -> list[tuple[int, int, int]]:
+    """ResidualBlock's arguments of all blocks; the second and third stage begin with stride 2."""
+    before, plan = CHANNELS[0], []
+    for channels in CHANNELS:
+        for _ in range(blocks):
+            plan.append((before, channels, 2 if before < channels else 1))
+            before = channels
+    return plan
+
+
+def initialize_resnet(network: ResNet, generator: torch.Generator) -> None:
+    """Draw all weights anew: those of convolutions and linear layers from N(0, 2/fan_in).
+
+    He et al. 2015, §2.2, as He et al. 2016 and LDAM-DRW's resnet_cifar.py have it; biases and cosine
+    classifiers as `initialize` draws them.
+    """
+    initialize(network, generator)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                draw = torch.randn(module.weight.shape, generator=generator, dtype=module.weight.dtype)
+                module.weight.copy_(draw * (2 / module.weight[0].numel()) ** 0.5)
