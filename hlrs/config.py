@@ -657,7 +657,11 @@ class Sgd(Spec):
     clip: float | None = Field(5.0, gt=0)  # largest norm of the gradient; null: any
 
     @model_validator(mode="after")
-    def _one_end(self) -> "Sgd":
+    def _acts(self) -> "Sgd":
+        if self.warm_up == 1:
+            raise ValueError(
+                "warm_up 1 changes nothing, its epoch has the whole learning rate: 0, or 2 or more"
+            )
         if self.lr_min and self.schedule.kind != "cosine":
             raise ValueError("lr_min is where schedule cosine ends; multistep has none: leave it out or at 0")
         return self

@@ -454,6 +454,10 @@ IMPOSSIBLE = {  # name: (replacements, the whole message)
         "retrain: weights.schedule.at 0.95 is never reached: the last of 10 epochs has progress 0.9; set it "
         "lower, or more epochs",
     ),
+    "a warm-up that is none": (
+        [(LR, "{warm_up: 1}")],
+        "retrain.weights: warm_up 1 changes nothing, its epoch has the whole learning rate: 0, or 2 or more",
+    ),
     "a warm-up without end": (
         [(LR, "{warm_up: 30}")],
         "retrain: weights.warm_up 30 takes all 30 epochs: set it lower, or more epochs",

@@ -308,7 +308,7 @@ def test_the_published_genotype_itself_is_measured(workspace, tmp_path):
 def test_a_resnet_is_measured_without_a_genotype(hurried):
     edit(hurried / "params.yaml", **RESNET, **{"matrix.methods": ["darts"]})
     found, text = measured([]), "\n".join(shown().lines())
-    assert found[0].of(found[1]["retrain/digits/darts/0"]).how == "remembered"
+    assert found[0].of(found[1]["retrain/digits/darts/0"]).how == "measured"
     assert "random genotype" not in text
     edit(hurried / "params.yaml", **{"matrix.methods": ["hlrs"], "report": {}})
     assert "Before its search, a retraining is measured with a random genotype." in "\n".join(shown().lines())
