@@ -1,11 +1,16 @@
 """HLRS after the summary: what drives the weights, the alphas and the logits, and the rates of the rows."""
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
+from conftest import TINY
 from torch import nn
 from torch.nn import functional as F
 
 from hlrs import config
+from hlrs.artifacts import read_json, read_tensors
 from hlrs.data.batches import Batch
 from hlrs.longtail.rates import learn_rows_at, row_rates
 from hlrs.nas import bilevel
@@ -13,7 +18,9 @@ from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import initialize
 from hlrs.nas.supernet import Supernet, initialize_alphas
-from hlrs.stages.parts import layout_of, make_objective, make_sgd, set_row_rates
+from hlrs.plan import plan
+from hlrs.stages import evaluate, extract, retrain, search, split
+from hlrs.stages.parts import SplitImages, layout_of, make_objective, make_sgd, set_row_rates
 from hlrs.training import descend
 
 COUNTS = torch.tensor([50, 8, 2])
@@ -24,7 +31,7 @@ LAYOUT = {"in_channels": 1, "classes": 3, "channels": 2, "cells": 3}
 @pytest.fixture
 def supernet():
     draw = torch.Generator().manual_seed(5)
-    network = Supernet(nodes=2, **LAYOUT, **layout_of(SPEC)).double()
+    network = Supernet(nodes=1, **LAYOUT, **layout_of(SPEC)).double()
     initialize(network, draw)
     initialize_alphas(network, draw, scale=0.5)
     return network
@@ -227,3 +234,72 @@ def test_a_dual_heads_class_specific_weights_learn_at_their_classes_rates_and_no
         factor = rates.view(-1, *[1] * (by.ndim - 1)) if name.startswith("class_specific") else 1.0
         assert torch.allclose(dual[name], factor * by, rtol=1e-9, atol=1e-15), name
     assert sum(name.startswith("class_specific") for name in plain) == 2
+
+
+# --- in the stages ------------------------------------------------------------------------------------
+
+
+def jobs(**options):
+    """The jobs of TINY, its search and retraining under a dual head, by stage."""
+    params, objective = copy.deepcopy(TINY), {"kind": "dual_head", **options}
+    params["methods"] = {"m": params["methods"]["darts"] | {"objective": objective}}
+    params["matrix"]["methods"], params["report"] = ["m"], {}
+    params["search"]["epochs"] = params["retrain"]["epochs"] = 2
+    params["retrain"] |= {"objective": objective, "auxiliary_weight": 0.0}
+    return {job.stage: job for job in plan(config.Params.model_validate(params))}
+
+
+def first_step(stage, by_stage, genotype=None):
+    """How a task's first step moves the parameters of its network."""
+    job, device = by_stage[stage], torch.device("cpu")
+    if stage == "search":
+        params = config.SearchJob.model_validate(job.params)
+        images = SplitImages(job, params.images, ("weights", "alphas"), device)
+        task = search.SearchTask(params, images, device)
+        network = task.supernet
+    else:
+        params = config.RetrainJob.model_validate(job.params)
+        images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
+        task = retrain.RetrainTask(params, images, genotype, device)
+        network = task.network
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    task.begin(0)
+    task.step(0)
+    return {name: p.detach() - before[name] for name, p in network.named_parameters()}
+
+
+def test_rows_learn_at_the_rates_of_the_images_they_learn_from_in_search_and_retraining(workspace):
+    plain, dual = jobs(gamma=0.0), jobs(gamma=1.0)
+    for stage in (split, search, extract):
+        stage.run(plain[stage.__name__.rpartition(".")[2]])
+    genotype = Path(plain["retrain"].inputs["genotype"])  # the same for both
+    moves = [
+        [first_step(stage, by_stage, genotype) for stage in ("search", "retrain")]
+        for by_stage in (plain, dual)
+    ]
+    counts = read_json(Path(plain["retrain"].inputs["classes"]))["counts"]
+    trained = [counts["weights"], [w + a for w, a in zip(counts["weights"], counts["alphas"], strict=True)]]
+    for plain, dual, n in zip(*moves, trained, strict=True):
+        # γ = 1: r_c = (1/n_c) / (mean over the images of 1/n_c), which is classes/images
+        rates = torch.tensor([sum(n) / (len(n) * of_class) for of_class in n])
+        assert float(rates.max() / rates.min()) > 5
+        by = plain["class_specific.weight"]
+        assert float(by.abs().max()) > 1e-4
+        assert torch.allclose(dual["class_specific.weight"], rates[:, None] * by, rtol=1e-3, atol=1e-6)
+        assert torch.equal(dual["classifier.weight"], plain["classifier.weight"])
+
+
+def test_a_dual_head_is_searched_retrained_and_evaluated(workspace):
+    by_stage = jobs()
+    for stage in (split, search, extract, retrain, evaluate):
+        stage.run(by_stage[stage.__name__.rpartition(".")[2]])
+    weights, _ = read_tensors(by_stage["retrain"].output("weights.safetensors"))
+    assert weights["class_specific.weight"].shape == weights["classifier.weight"].shape
+    assert 0 <= read_json(by_stage["evaluate"].output("metrics.json"))["top1"] <= 1
+
+
+def test_the_unrolled_step_trains_a_dual_head_too(workspace):
+    by_stage = jobs()
+    by_stage["search"].params["searcher"]["order"] = 2
+    split.run(by_stage["split"])
+    assert float(first_step("search", by_stage)["alphas.normal"].abs().max()) > 0

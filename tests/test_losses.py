@@ -1,17 +1,23 @@
 """Losses against numbers worked by hand, loops over the images, finite differences, and each other."""
 
+import copy
 import math
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
+from conftest import TINY
 from torch.nn import functional as F
 
 from hlrs import config
+from hlrs.artifacts import read_json, read_table, read_tensors
 from hlrs.longtail.losses import LOSSES, effective_number_weights, make_loss
 from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import CosineClassifier, initialize
+from hlrs.plan import plan
+from hlrs.stages import evaluate, extract, retrain, search, split
 from hlrs.stages.parts import layout_of
 
 COUNTS = [1000, 16, 81]
@@ -337,3 +343,23 @@ def test_losses_that_leave_frequencies_alone_go_with_any_sampler():
     for loss in ({"kind": "cross_entropy"}, {"kind": "focal"}, {"kind": "ldam", "at": None}):
         config.Plain(kind="plain", sampler={"kind": "class_balanced"}, loss=loss)
         config.Bilateral(kind="bilateral", loss=loss)
+
+
+# --- in the stages ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_loss_searches_retrains_and_is_evaluated(workspace, kind):
+    params, objective = copy.deepcopy(TINY), {"kind": "plain", "loss": {"kind": kind}}
+    params["methods"] = {"m": params["methods"]["darts"] | {"objective": objective}}
+    params["matrix"]["methods"], params["report"] = ["m"], {}
+    params["search"]["epochs"] = params["retrain"]["epochs"] = 1
+    params["retrain"]["objective"] = objective
+    by_stage = {job.stage: job for job in plan(config.Params.model_validate(params))}
+    for stage in (split, search, extract, retrain, evaluate):
+        stage.run(by_stage[stage.__name__.rpartition(".")[2]])
+    losses = read_table(by_stage["search"].output("history.parquet"), "search_history").to_pydict()
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses["weights_loss"] + losses["alphas_loss"])
+    weights, _ = read_tensors(Path(by_stage["evaluate"].inputs["weights"]))
+    assert ("classifier.bias" in weights) == ("auxiliary.classifier.bias" in weights) == (kind != "ldam")
+    assert math.isfinite(read_json(by_stage["evaluate"].output("metrics.json"))["nll"])

@@ -69,7 +69,7 @@ class AuxiliaryHead(nn.Module):
     Larger maps are covered by larger windows, smaller ones are pooled adaptively (our own reading).
     """
 
-    def __init__(self, channels: int, classes: int, cosine: float | None) -> None:
+    def __init__(self, channels: int, classes: int, cosine: float | None = None) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 1, bias=False),
