@@ -229,6 +229,7 @@ def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
     again; to free the space, delete .hlrs/aside.
     """
     from hlrs import plan, running
+    from hlrs.artifacts import RESULTS
 
     running.refuse_beside()
     jobs = _jobs(params)
@@ -242,6 +243,8 @@ def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
     for stage in stages:
         for directory in plan.prune(jobs, stage):
             click.echo(f"put aside {directory}")
+        if complete:  # DVC records a phase, if the methods leave it nothing to do
+            (RESULTS / stage).mkdir(parents=True, exist_ok=True)
 
 
 @main.command()

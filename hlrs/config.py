@@ -832,6 +832,7 @@ class Report(Spec):
     reference: str | None = None
     confidence: float = Field(0.95, gt=0, lt=1)
     resamples: int = Field(10_000, ge=100)  # of the bootstrap
+    margin: float = Field(0.01, gt=0, lt=1)  # differences in accuracy up to it count as the same
 
 
 Name = Annotated[str, Field(pattern=NAME)]

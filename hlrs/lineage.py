@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job, read_json, read_table
+from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job, read_json, read_table, search_of
 from hlrs.code import Code, changed, committed, here
 from hlrs.config import Params, Source
 from hlrs.environment import environment
 from hlrs.errors import Failure, HlrsError, UserError
 from hlrs.fingerprint import data_files, sha256
-from hlrs.plan import PUBLISHED, search_of
+from hlrs.plan import PUBLISHED
 from hlrs.reasons import STAGES, Comparison, Record, compare
 
 Read = Callable[[str], Record | None]  # the record of a job's folder, None if it has none

@@ -8,6 +8,7 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
+from hlrs.artifacts import search_of
 from hlrs.environment import UNKNOWN, environment
 from hlrs.lineage import (
     Difference,
@@ -18,7 +19,6 @@ from hlrs.lineage import (
     recorded,
     splits,
 )
-from hlrs.plan import search_of
 from hlrs.reasons import STAGES, Record, abbreviate
 
 LISTED = 8  # data files in the tree, definitions in a line; JSON has all of them

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrs import config
-from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, SPECS, Job, load_spec, write_json
+from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, SPECS, Job, load_spec, repeat, write_json
 from hlrs.code import code_digest
 from hlrs.fingerprint import content_digest
 
@@ -110,23 +110,6 @@ def _run_jobs(
             resnet=resnet, images=images, retrain=recipe, groups=groups, evaluate=params.evaluate
         )
         yield from (retrain, make_job("evaluate", again, evaluation, trained))
-
-
-def repeat(run: str, retrain_seed: int) -> str:
-    """The name of a retraining of a run: the run's for seed 0, else with the seed behind it."""
-    return f"{run}-{retrain_seed}" if retrain_seed else run
-
-
-def seeds_of(run: str) -> tuple[int, int]:
-    """The seeds of the search and of the retraining in a run's name, data set/method/seed[-seed]."""
-    search, _, retrain = run.rsplit("/", 1)[1].partition("-")
-    return int(search), int(retrain or 0)
-
-
-def search_of(run: str) -> str:
-    """The run of the search that a run's retraining builds on; another run's name as it is."""
-    *before, seeds = run.split("/")
-    return "/".join((*before, seeds.partition("-")[0])) if before else run
 
 
 def _search_params(params: config.Params, images: config.Images, name: str, seed: int) -> config.Spec:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job, read_facts
+from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job, read_facts, seeds_of
 from hlrs.config import OF_CELLS, Params
 from hlrs.errors import Failure
-from hlrs.plan import ASIDE, seeds_of
+from hlrs.plan import ASIDE
 
 STAGES = list(OUTPUTS)  # in the order in which they run
 ABSENT = "(absent)"  # one side has the entry, the other does not

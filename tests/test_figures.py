@@ -33,7 +33,7 @@ GENOTYPE = {"normal": [NODE], "normal_concat": [2], "reduce": [NODE], "reduce_co
 def weights(epochs: int, nodes: int = 1, primitives=OPERATIONS) -> dict:
     """Of both cells: those of skip_connect grow by 0.01 an epoch, by 0.02 on edges from state 1, ..."""
     rows = [
-        (epoch, cell, node, state, op, 0.0, 1 / 3 + 0.01 * epoch * (1 + state) * (op == "skip_connect"))
+        (epoch, cell, node, state, op, 0.0, 1 / 3 + 0.01 * epoch * (1 + state) * (op == "skip_connect"), 1.0)
         for epoch in range(epochs)
         for cell in ("normal", "reduce")
         for node, state in edges(nodes)
@@ -72,7 +72,7 @@ def make_run(method: str, seed: int, **changes) -> Run:
     )
     record = {"throughput": [{"epoch": e, "images_per_second": 100.0} for e in range(3)], "host": "node07"}
     run = Run(
-        "d", method, seed,
+        "d", method, seed, changes.pop("retrain_seed", 0),
         metrics=metrics | changes.pop("metrics", {}),
         genotype=GENOTYPE,
         histories={

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hlrs import code, config, plan
-from hlrs.artifacts import OUTPUTS, PROVENANCE, write_json
+from hlrs.artifacts import OUTPUTS, PROVENANCE, repeat, search_of, seeds_of, write_json
 from hlrs.errors import UserError
 from hlrs.fingerprint import content_digest
 
@@ -196,12 +196,12 @@ def test_a_resnet_does_not_depend_on_what_only_cells_have():
     ],
 )
 def test_a_runs_name_tells_its_seeds_and_its_search(run, search, seeds):
-    assert (plan.search_of(run), plan.seeds_of(run)) == (search, seeds)
-    assert plan.repeat(search, seeds[1]) == run
+    assert (search_of(run), seeds_of(run)) == (search, seeds)
+    assert repeat(search, seeds[1]) == run
 
 
 def test_other_names_are_no_runs_of_a_search():
-    assert [plan.search_of(name) for name in ("all", "cifar-10")] == ["all", "cifar-10"]
+    assert [search_of(name) for name in ("all", "cifar-10")] == ["all", "cifar-10"]
 
 
 # --- what a key depends on ----------------------------------------------------------------------------

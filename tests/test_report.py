@@ -5,27 +5,39 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from hlrs.artifacts import OUTPUTS, SCHEMAS, Job, write_json, write_table, write_text
-from hlrs.config import ReportJob
+from hlrs.artifacts import OUTPUTS, SCHEMAS, Job, repeat, write_json, write_table, write_text
+from hlrs.config import Params, ReportJob
 from hlrs.errors import UserError
 from hlrs.nas.drawing import draw_cell
 from hlrs.plan import REPORTED
 from hlrs.report import charts
 from hlrs.report.costs import cost
 from hlrs.report.origins import blocks, facts
-from hlrs.report.results import answer, compare, interval, points
-from hlrs.report.tables import duration, memory
+from hlrs.report.results import answer, compare, points
+from hlrs.report.tables import duration, hours_table, memory, operations_table, stages_table
 from hlrs.stages.report import gather, run
 
 HOSTILE = "<script>alert(1)</script>"
 CELL = [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["skip_connect", 2], ["max_pool_3x3", 0]]]
 TWO_SEEDS = {"darts": [0.5, 0.6], "hlrs": [0.53, 0.61], "random": [0.4, 0.5]}
+PLAIN = {"searcher": {"kind": "darts"}, "objective": {"kind": "plain"}, "arch_lr": {"kind": "constant"}}
+SPECS = {  # of methods that are not plain DARTS
+    "hlrs": PLAIN
+    | {"objective": {"kind": "bilateral", "mixing": {"kind": "symmetric"}}, "arch_lr": {"kind": "coupled"}},
+    "random": {"searcher": {"kind": "random"}},
+    "published": {"searcher": {"kind": "fixed", "genotype": "DARTS_V2"}},
+    "resnet32": {"searcher": {"kind": "resnet"}},
+}
+LACKS = {"published": ["search"], "resnet32": ["search", "extract"]}
+DATASET = {"source": {"kind": "digits"}, "imbalance": {"kind": "natural"}, "test_per_class": 20}
 FULL_BIN = {"low": 0.8, "high": 1.0, "images": 40, "accuracy": 0.7, "confidence": 0.9}
 HISTORY = {  # three epochs; one without alpha steps, one that is not a number
     "search": {
@@ -69,7 +81,7 @@ def alphas(method: str) -> dict:
     """Of two edges a cell and two primitives, after 0, 1, 2 epochs; a random search has the last only."""
     epochs = [0] if method == "random" else [0, 1, 2]
     rows = [
-        (epoch, cell, 0, state, primitive, 0.1 * epoch * sign, 0.5 + 0.1 * epoch * sign)
+        (epoch, cell, 0, state, primitive, 0.1 * epoch * sign, 0.5 + 0.1 * epoch * sign, 1.0)
         for epoch in epochs
         for cell in ("normal", "reduce")
         for state in (0, 1)
@@ -100,15 +112,36 @@ def record(stage: str, run: str) -> dict:
 
 
 def make_job(
-    scores: dict[str, list[float]], *, reference: str | None = "darts", seeds=None, datasets=("d",)
+    scores: dict[str, list], *, reference: str | None = "darts", seeds=None, datasets=("d",), specs=None
 ) -> Job:
-    """A report's job with its inputs below the current folder; `scores`: balanced accuracies by seed."""
+    """A report's job with its inputs below the current folder.
+
+    `scores`: balanced accuracies by seed, or lists of them by retraining, with retraining seeds 0, 3, 6, ...
+    """
     seeds = seeds or list(range(len(next(iter(scores.values())))))
+    nested = {m: [s if isinstance(s, list) else [s] for s in own] for m, own in scores.items()}
+    retrain_seeds = [3 * i for i in range(len(next(iter(nested.values()))[0]))]
     inputs: dict[str, str] = {}
 
     def put(name: str, write, *content) -> None:
         inputs[name] = str(Path("in", name))
         write(Path("in", name), *content)
+
+    def put_search(name: str, method: str) -> None:
+        lacking = LACKS.get(method, [])
+        for stage in ("search", "extract"):
+            if stage not in lacking:
+                put(f"{stage}/{name}/provenance.json", write_json, record(stage, name))
+        if "search" not in lacking:
+            epochs = 0 if method == "random" else 3
+            put(f"search/{name}/alphas.parquet", write_table, "alphas", alphas(method))
+            columns = history("search", epochs)
+            put(f"search/{name}/history.parquet", write_table, "search_history", columns)
+        if "extract" not in lacking:
+            concat = {f"{cell}_concat": [2, 3] for cell in ("normal", "reduce")}
+            put(f"extract/{name}/genotype.json", write_json, {"normal": CELL, "reduce": CELL} | concat)
+            for cell in ("normal", "reduce"):
+                put(f"extract/{name}/{cell}.svg", write_text, draw_cell(CELL, f"{name} {cell}", [2, 3]))
 
     for dataset in datasets:
         counts = {"weights": [75, 10, 1], "alphas": [75, 9, 1], "holdout": [5, 1, 0], "test": [20, 20, 0]}
@@ -116,30 +149,31 @@ def make_job(
             f"split/{dataset}/classes.json", write_json, {"names": ["zero", HOSTILE, "two"], "counts": counts}
         )
         put(f"split/{dataset}/provenance.json", write_json, record("split", dataset))
-        for method, of_seed in scores.items():
-            for seed, score in zip(seeds, of_seed, strict=True):
-                name = f"{dataset}/{method}/{seed}"
-                concat = {f"{cell}_concat": [2, 3] for cell in ("normal", "reduce")}
-                genotype = {"normal": CELL, "reduce": CELL} | concat
-                put(f"evaluate/{name}/metrics.json", write_json, metrics(score))
-                put(f"extract/{name}/genotype.json", write_json, genotype)
-                for cell in ("normal", "reduce"):
-                    put(f"extract/{name}/{cell}.svg", write_text, draw_cell(CELL, f"{name} {cell}", [2, 3]))
-                put(f"search/{name}/alphas.parquet", write_table, "alphas", alphas(method))
-                for stage in ("search", "extract", "retrain", "evaluate"):
-                    put(f"{stage}/{name}/provenance.json", write_json, record(stage, name))
-                for stage in ("search", "retrain"):
-                    epochs = 0 if (method, stage) == ("random", "search") else 3
-                    put(
-                        f"{stage}/{name}/history.parquet",
-                        write_table,
-                        f"{stage}_history",
-                        history(stage, epochs),
-                    )
+        for method, of_seed in nested.items():
+            for seed, own in zip(seeds, of_seed, strict=True):
+                put_search(f"{dataset}/{method}/{seed}", method)
+                for retrain_seed, score in zip(retrain_seeds, own, strict=True):
+                    name = repeat(f"{dataset}/{method}/{seed}", retrain_seed)
+                    put(f"evaluate/{name}/metrics.json", write_json, metrics(score))
+                    columns = history("retrain", 3)
+                    put(f"retrain/{name}/history.parquet", write_table, "retrain_history", columns)
+                    for stage in ("retrain", "evaluate"):
+                        put(f"{stage}/{name}/provenance.json", write_json, record(stage, name))
     matrix = {"datasets": list(datasets), "methods": list(scores), "seeds": seeds}
-    report = {"title": "A <title>", "reference": reference, "confidence": 0.95}
-    params = ReportJob.model_validate({"report": report, "params": {"matrix": matrix}}).model_dump()
-    return Job("report", "all", params, "0" * 64, inputs, "abcdefabcdef")
+    report = {"title": "A <title>", "reference": reference}
+    params = Params.model_validate(
+        {
+            "matrix": matrix | {"retrain_seeds": retrain_seeds},
+            "datasets": dict.fromkeys(datasets, DATASET),
+            "methods": {name: (SPECS | (specs or {})).get(name, PLAIN) for name in scores},
+            "search": {},
+            "retrain": {},
+            "evaluate": {},
+            "report": report,
+        }
+    )
+    told = ReportJob(report=params.report, params=params.model_dump(exclude={"report"})).model_dump()
+    return Job("report", "all", told, "0" * 64, inputs, "abcdefabcdef")
 
 
 @pytest.fixture(autouse=True)
@@ -181,19 +215,6 @@ def test_paired_difference_with_two_seeds():
     assert float(row["high"]) == pytest.approx(0.02 + 0.12706, abs=1e-5)
     assert (row["reference"], row["confidence"], row["seeds"]) == ("darts", "0.95", "2")
     assert found["random", "balanced_accuracy"]["low"] == ""  # −0.1 twice: no spread, so no interval
-
-
-@pytest.mark.parametrize(
-    ("values", "confidence", "expected"),
-    [
-        ([0.02, 0.03, 0.04], 0.95, (0.03 - 4.303 * 0.01 / 3**0.5, 0.03 + 4.303 * 0.01 / 3**0.5)),
-        ([-1.0, 1.0], 0.9, (-6.31375, 6.31375)),
-        ([0.5], 0.95, None),
-        ([0.1 + 0.2, 0.3], 0.95, None),  # equal but for rounding
-    ],
-)
-def test_interval(values, confidence, expected):
-    assert interval(values, confidence) == (None if expected is None else pytest.approx(expected, abs=1e-4))
 
 
 def test_pairs_are_of_the_same_seed():
@@ -267,6 +288,90 @@ def test_missing_input_is_named():
         run(job)
 
 
+# --- several retrainings, methods without a search ----------------------------------------------------
+
+# seed means 0.5, 0.7 and 0.54, 0.75: differences 0.04 and 0.05
+NESTED = {"darts": [[0.4, 0.6], [0.6, 0.8]], "hlrs": [[0.52, 0.56], [0.7, 0.8]]}
+
+
+def test_retrainings_are_averaged_before_seeds():
+    job = make_job(NESTED)
+    run(job)
+    found = {(r["method"], r["metric"]): r for r in rows(job, "summary.csv")}
+    darts = found["darts", "balanced_accuracy"]
+    assert float(darts["mean"]) == pytest.approx(0.6)
+    assert float(darts["std"]) == pytest.approx(0.2 / 2**0.5)  # of 0.5 and 0.7; of all four it would be 0.163
+    assert float(darts["retrain_std"]) == pytest.approx(0.02**0.5)  # √((0.02 + 0.02)/2)
+    assert darts["seeds"] == "2"
+    row = next(r for r in rows(job, "differences.csv") if r["metric"] == "balanced_accuracy")
+    assert float(row["mean"]) == pytest.approx(0.045)
+    assert (row["seeds"], row["left_out"]) == ("2", "0")
+    half = 12.706 * 0.01 / 2**0.5 / 2**0.5
+    assert float(row["low"]) == pytest.approx(0.045 - half, abs=1e-5)
+    assert float(row["p"]) == pytest.approx(1 - 2 / math.pi * math.atan(9), abs=1e-6)  # t = 0.045/0.005
+
+
+def test_a_seed_that_one_side_lacks_is_left_out_and_counted():
+    results = gather(make_job({"darts": [0.5, 0.6, 0.7], "hlrs": [0.52, 0.61, 0.9]}))
+    lacking = [r for r in results.runs if (r.method, r.seed) != ("hlrs", 2)]
+    found = compare(replace(results, runs=lacking))[0]
+    assert (found.mean, found.seeds, found.left_out) == (pytest.approx(0.015), 2, 1)
+
+
+def test_every_table_names_the_retraining():
+    job = make_job(NESTED)
+    text = html(job)
+    for name in ("runs.csv", "classes.csv", "plots/retrain.csv"):
+        assert {r["retrain_seed"] for r in rows(job, name)} == {"0", "3"}, name
+    assert {r["run"] for r in rows(job, "plots/retrain.csv")} >= {"d/hlrs/1", "d/hlrs/1-3"}
+    assert len(rows(job, "plots/search.csv")) == 2 * 2 * 3  # each search once
+    assert "1 data set × 2 methods × 2 seeds × 2 retrainings = 8 runs" in text
+    assert ">Retraining</th>" in text
+    assert "within a genotype ± 14.1" in text
+    assert text.count('class="cell"') == 2 * 2 * 2
+    assert ">Retraining</th>" not in html(make_job(TWO_SEEDS))
+
+
+def test_a_shared_search_costs_once():
+    results = gather(make_job(NESTED))
+    total = hours_table(results).groups[0].total
+    assert total[1].text == "24"  # 4 searches and extractions, 8 retrainings and evaluations
+    hours = [cell.text for cell in total[2:]]
+    assert hours == ["0.1", "0.1", "0.2", "0.2", "0.6", "0.15"]  # 90 s a job; a seed of each method
+    names = [b.name for _, _, methods in blocks(results) for _, own in methods for b in own]
+    assert names[:2] == ["d/darts/0", "d/darts/0-3"]
+    second = blocks(results)[0][2][0][1][1]
+    assert [step.folder for step in second.steps][::3] == [
+        "results/search/d/darts/0/", "results/evaluate/d/darts/0-3/",
+    ]  # fmt: skip
+
+
+WITHOUT = {"darts": [0.5, 0.6], "published": [0.5, 0.7], "resnet32": [0.4, 0.5]}
+
+
+def test_what_a_method_lacks_is_not_shown():
+    job = make_job(WITHOUT)
+    text = html(job)
+    assert "Nothing is searched by published, resnet32." in text
+    assert text.count('class="cell"') == 2 * 2 * 2  # none of the ResNet's
+    results = gather(job)
+    assert [row[0].text for row in operations_table(results, "d").groups[0].rows] == ["darts", "published"]
+    hours = {row[0].text: [c.text for c in row[1:6]] for row in hours_table(results).groups[0].rows}
+    assert hours["resnet32"] == ["4", "–", "–", "0.05", "0.05"]
+    stages = {(r[0].text, r[1].text) for r in stages_table(results).groups[0].rows}
+    assert {s for m, s in stages if m == "resnet32"} == {"retrain", "evaluate"}
+    assert {s for m, s in stages if m == "published"} == {"extract", "retrain", "evaluate"}
+    assert {r["method"] for r in rows(job, "plots/search.csv")} == {"darts"}
+    assert [len(own[0].steps) for _, _, methods in blocks(results) for _, own in methods] == [4, 3, 2]
+
+
+def test_a_report_of_resnets_alone():
+    text = html(make_job({"resnet32": [0.4, 0.5]}, reference=None))
+    assert "Cells that were found" not in text
+    assert "Architecture weights" not in text
+    assert Page(text).open == []
+
+
 # --- words --------------------------------------------------------------------------------------------
 
 
@@ -278,14 +383,25 @@ def said(scores: dict[str, list[float]], **options) -> list[str]:
 def test_interval_that_includes_zero_claims_nothing():
     assert said({"darts": [0.5, 0.6], "hlrs": [0.53, 0.61]}) == [
         "hlrs on d: balanced accuracy +2.0 percentage points against darts "
-        "(95 % interval −10.7 to +14.7, 2 seeds): no difference is shown."
+        "(95 % interval −10.7 to +14.7, p 0.3, 2 seeds): no difference is shown."
     ]
 
 
 def test_interval_that_leaves_out_zero():
     up = said({"darts": [0.5, 0.5, 0.5], "hlrs": [0.52, 0.53, 0.54]})
-    assert up[0].endswith("(95 % interval +0.5 to +5.5, 3 seeds): higher, as the interval leaves out 0.")
-    assert "lower, as" in said({"darts": [0.5, 0.5, 0.5], "hlrs": [0.48, 0.47, 0.46]})[0]
+    assert up[0].endswith("(95 % interval +0.5 to +5.5, p 0.035, 3 seeds): higher.")  # t = 3√3, 2 degrees
+    assert said({"darts": [0.5, 0.5, 0.5], "hlrs": [0.48, 0.47, 0.46]})[0].endswith(": lower.")
+
+
+def test_the_corrected_p_decides():
+    """Of two methods each p of 0.035 is doubled: both intervals leave out 0, and nothing is shown."""
+    up = [0.52, 0.53, 0.54]
+    results = gather(make_job({"darts": [0.5, 0.5, 0.5], "hlrs": up, "a": up}))
+    found = [d for d in compare(results) if d.metric == "balanced_accuracy"]
+    assert [d.p for d in found] == pytest.approx([0.0351] * 2, abs=1e-4)
+    assert [d.corrected for d in found] == pytest.approx([0.0702] * 2, abs=1e-4)
+    assert all(d.low > 0 and d.verdict == "no difference is shown" and d.compared == 2 for d in found)
+    assert "p 0.07, corrected for 2 methods" in answer(results, found)[1]
 
 
 def test_one_seed_says_so():
@@ -297,7 +413,7 @@ def test_one_seed_says_so():
     assert 'class="dot alone"' in page
     assert 'class="span"' not in page
     assert "needs 2 seeds" in page
-    assert "± " not in page.split("<tbody>")[1]
+    assert "± " not in page.split('id="methods/d"')[1].split("<tbody>")[1].split("</tbody>")[0]
 
 
 def test_same_difference_in_every_seed_is_no_certainty():
@@ -307,12 +423,12 @@ def test_same_difference_in_every_seed_is_no_certainty():
 def test_several_comparisons_are_counted():
     scores = {
         "darts": [0.5, 0.5, 0.5],
-        "a": [0.52, 0.53, 0.54],
+        "a": [0.52, 0.525, 0.53],
         "b": [0.49, 0.5, 0.51],
         "c": [0.4, 0.41, 0.39],
     }
     assert said(scores)[0] == (
-        "Against darts, balanced accuracy is higher in 1 (by 3.0 points) and lower in 1 (by 10.0 points) "
+        "Against darts, balanced accuracy is higher in 1 (by 2.5 points) and lower in 1 (by 10.0 points) "
         "of 3 comparisons; the other one cannot be told from chance."
     )
     assert said({"darts": [0.5, 0.5], "a": [0.4, 0.6], "b": [0.4, 0.7]})[0].startswith(
@@ -356,7 +472,7 @@ def test_after_a_resume_the_epochs_of_all_processes_count():
 
 def test_the_page_adds_hours_up():
     text = html(make_job(TWO_SEEDS))  # 90 s a job on a GPU, four jobs a run, two runs a method
-    total = text.split('<tr class="total">')[1].split("</tr>")[0]
+    total = text.split('id="cost"')[1].split('<tr class="total">')[1].split("</tr>")[0]
     assert re.findall(r"<td[^>]*>([^<]*)</td>", total) == ["24", "0.15", "0.15", "0.15", "0.15", "0.6", "0.1"]
     assert "1 data set × 3 methods × 2 seeds = 6 runs, 2026-11-22, 0.6 GPU-hours" in text
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from hlrs.report import charts, outcomes
 from hlrs.report.charts import Figure
 from hlrs.report.heatmaps import MOST_COLUMNS
-from hlrs.report.results import Results, Run, comma_separated
-from hlrs.report.trajectories import RETRAIN_PANELS, SEARCH_PANELS, SINGLE_LINES, curves_figure, maps
+from hlrs.report.results import Results, Run, comma_separated, once
+from hlrs.report.trajectories import RETRAIN_PANELS, curves_figure, maps, search_panels, single_lines
 
 Methods = dict[str, list[Run]]
 
-MAPS_BYTES = 3_000_000  # of a page's maps of architecture weights
+MAPS_BYTES = 1_600_000  # of a page's maps of architecture weights
+CELLS_BYTES = 1_000_000  # of a page's drawings of cells
 OPEN_MAPS = 6  # methods: of more, the maps are folded
 
 
@@ -29,6 +30,7 @@ class Section:
 def sections(results: Results, dataset: str, *, complete: bool = False) -> list[Section]:
     """Everything that is drawn of a data set, in the order of the page; `complete`: whatever its size."""
     methods = results.methods(dataset)
+    searches = {name: found for name, runs in methods.items() if (found := _searched(runs))}
     reference = results.report["reference"]
     classes = [outcomes.accuracy_figure(results, methods)]
     if reference in methods and len(methods) > 1:
@@ -39,27 +41,37 @@ def sections(results: Results, dataset: str, *, complete: bool = False) -> list[
         Section("Accuracy of a class against its training images", classes),
         Section("Confusions", outcomes.confusion_figures(results, dataset, methods)),
         Section("Calibration", [outcomes.calibration_figure(methods)]),
-        _search_section(methods),
-        *(_every_map(methods) if complete else _maps_sections(methods, MAPS_BYTES // len(results.classes))),
+        *_search_sections(methods, searches),
+        *(_every_map(searches) if complete else _maps_sections(searches, MAPS_BYTES // len(results.classes))),
         Section(
             "Training from scratch", [curves_figure(panel, "retrain", methods) for panel in RETRAIN_PANELS]
         ),
     ]
 
 
-def _search_section(methods: Methods) -> Section:
+def _searched(runs: list[Run]) -> list[Run]:
+    """A run a search, if there are searches."""
+    return [run for run in once(runs) if "search" in run.histories]
+
+
+def _search_sections(methods: Methods, searches: Methods) -> list[Section]:
+    """The curves of the searches; without any search there is nothing to say."""
+    if not searches:
+        return []
     untrained = [
-        name for name, runs in methods.items() if not any(r.histories["search"]["epoch"] for r in runs)
+        name for name, runs in searches.items() if not any(r.histories["search"]["epoch"] for r in runs)
     ]
+    missing = [name for name in methods if name not in searches]
     notes = [f"Nothing is trained in the search of {', '.join(untrained)}: no curves."] if untrained else []
-    if len(untrained) == len(methods):
-        return Section("Search", [], notes[0])
+    notes += [f"Nothing is searched by {', '.join(missing)}."] if missing else []
+    if len(untrained) == len(searches):
+        return [Section("Search", [], " ".join(notes))]
     notes.append("One line a seed, equal ones once; gaps where there was nothing to measure.")
-    if any(len(runs) > SINGLE_LINES for runs in methods.values()):
-        notes.append(f"Of more than {SINGLE_LINES} seeds: their median, and shaded their range.")
-    return Section(
-        "Search", [curves_figure(panel, "search", methods) for panel in SEARCH_PANELS], " ".join(notes)
-    )
+    most = single_lines(searches)
+    if any(len(runs) > most for runs in searches.values()):
+        notes.append(f"Of more than {most} different lines: their median, and shaded their range.")
+    drawn = [curves_figure(panel, "search", searches) for panel in search_panels(searches)]
+    return [Section("Search", drawn, " ".join(notes))]
 
 
 # --- architecture weights -----------------------------------------------------------------------------
@@ -73,6 +85,8 @@ MAPS_NOTE = (
 
 def _every_map(methods: Methods) -> list[Section]:
     """A figure a method, all its seeds."""
+    if not methods:
+        return []
     drawn = maps(run for runs in methods.values() for run in runs)
     figures = []
     for method, runs in methods.items():
@@ -82,25 +96,32 @@ def _every_map(methods: Methods) -> list[Section]:
 
 
 def _maps_sections(methods: Methods, budget: int) -> list[Section]:
-    """The first seed of each method; folded, seed after seed of the others until `budget` bytes are spent."""
+    """The first seed of each method; folded, those of the others; until `budget` bytes are spent."""
+    if not methods:
+        return []
     drawn = maps(run for runs in methods.values() for run in runs)
-    first = [
-        drawn.figure(f"maps_{method}", method, {"map": drawn.chart(runs[0], hover=True)}, runs[:1])
-        for method, runs in methods.items()
-    ]
     many = len(methods) > OPEN_MAPS
-    found = [Section("Architecture weights over the epochs", first, MAPS_NOTE, folded=many)]
-    more: dict[str, dict[str, str]] = {method: {} for method in methods}
-    spent = sum(len(figure.charts[0].encode()) for figure in first)
-    left_out = 0
-    for run in sorted((run for runs in methods.values() for run in runs[1:]), key=lambda run: run.seed):
-        chart = "" if left_out else drawn.chart(run, hover=False)
-        size = len(chart.encode())
-        if left_out or spent + size > budget:
-            left_out += 1
-        else:
-            more[run.method][f"seed_{run.seed}"] = chart
-            spent += size
+    first = {runs[0].name for runs in methods.values()}
+    every = [run for runs in methods.values() for run in runs]
+    ordered = sorted(every, key=lambda run: (run.name not in first, run.name not in first and run.seed))
+    charts_of: dict[str, str] = {}
+    for run in ordered:
+        chart = drawn.chart(run, hover=run.name in first and not many)
+        budget -= len(chart.encode())
+        if budget < 0:
+            break
+        charts_of[run.name] = chart
+    left_out = len(ordered) - len(charts_of)
+    firsts = [
+        drawn.figure(f"maps_{method}", method, {"map": charts_of[runs[0].name]}, runs[:1])
+        for method, runs in methods.items()
+        if runs[0].name in charts_of
+    ]
+    found = [Section("Architecture weights over the epochs", firsts, MAPS_NOTE, folded=many)]
+    more = {
+        method: {f"seed_{run.seed}": charts_of[run.name] for run in runs[1:] if run.name in charts_of}
+        for method, runs in methods.items()
+    }
     shown = sum(map(len, more.values()))
     if shown or left_out:
         figures = [
@@ -113,6 +134,35 @@ def _maps_sections(methods: Methods, budget: int) -> list[Section]:
             note += f" {left_out} are left out to keep the page small; figures.zip has them all."
         found.append(Section("Architecture weights of the other seeds", figures, note, folded=True))
     return found
+
+
+# --- cells --------------------------------------------------------------------------------------------
+
+
+def cells(results: Results, dataset: str) -> tuple[Methods, int]:
+    """The runs whose cells are drawn, by method: the first seed of each, others until the bytes are spent.
+
+    And how many are left out.
+    """
+    drawn = {method: own for method, runs in results.methods(dataset).items() if (own := _drawn(runs))}
+    budget = CELLS_BYTES // len(results.classes)
+    budget -= sum(_bytes(runs[0]) for runs in drawn.values())
+    shown, left_out = {method: runs[:1] for method, runs in drawn.items()}, 0
+    for run in sorted((run for runs in drawn.values() for run in runs[1:]), key=lambda run: run.seed):
+        budget -= _bytes(run)
+        if budget >= 0:
+            shown[run.method].append(run)
+        else:
+            left_out += 1
+    return shown, left_out
+
+
+def _drawn(runs: list[Run]) -> list[Run]:
+    return [run for run in once(runs) if run.cells]
+
+
+def _bytes(run: Run) -> int:
+    return sum(len(text.encode()) for text in run.cells.values())
 
 
 # --- all of them --------------------------------------------------------------------------------------

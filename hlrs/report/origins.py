@@ -8,7 +8,7 @@ from typing import Any
 
 from hlrs.artifacts import RESULTS
 from hlrs.environment import UNKNOWN, environment
-from hlrs.report.results import STAGES, Results, counted
+from hlrs.report.results import STAGES, Results, Run, counted, jobs
 from hlrs.report.tables import duration
 
 Record = dict[str, Any]
@@ -70,9 +70,9 @@ def _code(record: Record) -> str:
 def _records(results: Results) -> Iterator[Record]:
     for record in results.splits.values():
         yield {"stage": "split", **record}
-    for run in results.runs:
-        for stage in STAGES:
-            yield {**run.records[stage], "stage": stage}
+    for stage in STAGES:
+        for record in jobs(results.runs, stage):
+            yield {**record, "stage": stage}
 
 
 def facts(results: Results) -> list[Fact]:
@@ -84,9 +84,9 @@ def facts(results: Results) -> list[Fact]:
         return _fact(label, [facts[name] for facts in ran_with])
 
     found = [fact(name, label) for name, label in COMMON.items()]
+    stages = dict.fromkeys(record["stage"] for record in records)
     found += [
-        _fact(f"Code of {stage}", [_code(r) for r in records if r["stage"] == stage])
-        for stage in ("split", *STAGES)
+        _fact(f"Code of {stage}", [_code(r) for r in records if r["stage"] == stage]) for stage in stages
     ]
     return [*found, fact("device", "Device"), fact("host", "Host")]
 
@@ -108,17 +108,18 @@ def blocks(results: Results) -> list[tuple[str, Block, list[tuple[str, list[Bloc
         first = Block(dataset, [_step("split", dataset, split, {}, usual)])
         methods = []
         for method, runs in results.methods(dataset).items():
-            methods.append((method, [_block(run.name, run.records, made, usual) for run in runs]))
+            methods.append((method, [_block(run, made, usual) for run in runs]))
         found.append((dataset, first, methods))
     return found
 
 
-def _block(name: str, records: dict[str, Record], made: dict[str, str], usual: dict[str, str]) -> Block:
+def _block(run: Run, made: dict[str, str], usual: dict[str, str]) -> Block:
     known, steps = dict(made), []
     for stage in STAGES:
-        steps.append(_step(stage, name, records[stage], known, usual))
-        known |= _made(records[stage])
-    return Block(name, steps)
+        if stage in run.records:
+            steps.append(_step(stage, run.name_of(stage), run.records[stage], known, usual))
+            known |= _made(run.records[stage])
+    return Block(run.name, steps)
 
 
 def _made(record: Record) -> dict[str, str]:

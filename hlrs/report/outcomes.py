@@ -9,7 +9,18 @@ from typing import Any
 from hlrs.artifacts import SUBSETS
 from hlrs.report import charts, heatmaps
 from hlrs.report.charts import Figure
-from hlrs.report.results import METRICS, NOTHING, Results, Run, class_means, finite, interval, percent, points
+from hlrs.report.results import (
+    METRICS,
+    NOTHING,
+    Results,
+    Run,
+    class_means,
+    finite,
+    percent,
+    points,
+    seed_means,
+)
+from hlrs.report.statistics import interval
 
 Methods = dict[str, list[Run]]
 GROUPS = ("many", "medium", "few")  # as the evaluation names them; its code is no part of a report's key
@@ -172,13 +183,14 @@ def differences_figure(results: Results, dataset: str, methods: Methods) -> Figu
 
 def _difference_bars(ranks: Ranks, runs: list[Run], others: list[Run]) -> list[charts.Bar]:
     """Percentage points of runs − others of the same seed, a bar a bin of classes."""
-    base = {run.seed: run.metrics["per_class"] for run in others}
-    pairs = [(run.metrics["per_class"], base[run.seed]) for run in runs if run.seed in base]
+    seeds = {run.seed for run in runs} & {run.seed for run in others}
+    pairs = [[_accuracies(own, seed) for own in (runs, others)] for seed in sorted(seeds)]
     bars = []
     for found, label in zip(ranks.bins(MOST_BARS), ranks.labels(MOST_BARS), strict=True):
         values = []
         for mine, other in pairs:
-            known = [mine[c] - other[c] for c in found if mine[c] is not None and other[c] is not None]
+            both = [(mine[c], other[c]) for c in found]
+            known = [a - b for a, b in both if a is not None and b is not None]
             values += [100 * statistics.fmean(known)] if known else []
         mean = statistics.fmean(values) if values else None
         low, high = (min(values), max(values)) if values else (0.0, 0.0)
@@ -187,6 +199,12 @@ def _difference_bars(ranks: Ranks, runs: list[Run], others: list[Run]) -> list[c
         )
         bars.append(charts.Bar(f"{label}: {said}", GROUPS.index(ranks.groups[found[0]]), mean, low, high))
     return bars
+
+
+def _accuracies(runs: list[Run], seed: int) -> list[float | None]:
+    """Of every class, the mean over the retrainings of a seed."""
+    columns = zip(*(run.metrics["per_class"] for run in runs if run.seed == seed), strict=True)
+    return [statistics.fmean(known) if (known := finite(column)) else None for column in columns]
 
 
 # --- methods ------------------------------------------------------------------------------------------
@@ -198,7 +216,8 @@ def methods_figure(results: Results, methods: Methods) -> Figure:
     for metric in ("balanced_accuracy", "top1", *GROUPS):
         spreads = []
         for method, runs in methods.items():
-            values = finite(run.metrics[metric] for run in runs)
+            seeds = seed_means(runs, metric)
+            values = [*seeds.values()]
             if not values:
                 continue
             mean, span = statistics.fmean(values), interval(values, confidence)
@@ -207,12 +226,12 @@ def methods_figure(results: Results, methods: Methods) -> Figure:
             within = (100 * span[0], 100 * span[1]) if span else None
             spreads.append(charts.Spread(f"{method}: {percent(mean)} %{said}", scaled, 100 * mean, within))
             rows += [
-                [metric, method, run.seed, run.metrics[metric], mean, *(span or (None, None))] for run in runs
+                [metric, method, seed, value, mean, *(span or (None, None))] for seed, value in seeds.items()
             ]
         if spreads:
             known = [m for m, runs in methods.items() if finite(run.metrics[metric] for run in runs)]
             drawn[metric] = _spread_chart(METRICS[metric], known, spreads)
-    several = any(len(runs) > 1 for runs in methods.values())
+    several = any(len({run.seed for run in runs}) > 1 for runs in methods.values())
     return Figure(
         "methods",
         "Mean, single seeds and interval",

@@ -15,9 +15,23 @@ from markupsafe import Markup
 
 from hlrs.artifacts import OUTPUTS
 from hlrs.report import charts, figures, tables
+from hlrs.report.claim import claims, headline
 from hlrs.report.costs import cost
 from hlrs.report.origins import blocks, facts
-from hlrs.report.results import Difference, Results, answer, compare, counted, points, summarize
+from hlrs.report.results import (
+    MOST_SENTENCES,
+    STAGES,
+    Difference,
+    Results,
+    Summary,
+    answer,
+    compare,
+    counted,
+    jobs,
+    points,
+    several,
+    summarize,
+)
 
 MANY = 4  # methods of a data set; with more, what is long is folded
 
@@ -31,9 +45,10 @@ def page(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    records = [record for run in results.runs for record in run.records.values()]
+    records = [record for stage in STAGES for record in jobs(results.runs, stage)]
     script = environment.get_template("page.js.j2").render()
-    differences = compare(results)
+    differences, summary = compare(results), summarize(results)
+    claim = claims(results, differences)
     return environment.get_template("page.html.j2").render(
         script=Markup(script),  # noqa: S704 - the template's own text
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -42,7 +57,9 @@ def page(results: Results) -> str:
         uncommitted=sum(bool(record.get("dirty")) for record in records),
         answer=answer(results, differences),
         glance=_glance(results, [d for d in differences if d.metric == "balanced_accuracy"]),
-        datasets=[_dataset(results, name, differences) for name in results.classes],
+        claim={"headline": headline(claim), "datasets": claim} if claim else None,
+        datasets=[_dataset(results, name, summary, differences) for name in results.classes],
+        retrainings=several(results),
         hours=tables.hours_table(results),
         stages=tables.stages_table(results),
         facts=facts(results),
@@ -58,6 +75,8 @@ def _extent(results: Results, records: list[dict[str, Any]]) -> str:
     """What was run, when, and what it cost, in a line."""
     matrix, whole = results.params["matrix"], cost(records)
     nouns = {"datasets": "data set", "methods": "method", "seeds": "seed"}
+    if several(results):
+        nouns["retrain_seeds"] = "retraining"
     sizes = [counted(len(matrix[name]), noun) for name, noun in nouns.items()]
     parts = [f"{' × '.join(sizes)} = {counted(len(results.runs), 'run')}"]
     days = sorted({record["started"][:10] for record in records if record.get("started")})
@@ -90,7 +109,7 @@ def _glance(results: Results, differences: list[Difference]) -> dict[str, Any] |
         rows = [_glance_row(d, place) for d in differences if d.dataset == dataset]
         groups.append({"dataset": dataset, "rows": rows})
     axis = [(place(tick), charts.number(tick) if tick <= 0 else f"+{charts.number(tick)}") for tick in ticks]
-    return {"axis": axis, "zero": place(0.0), "groups": groups, "compared": len(differences)}
+    return {"axis": axis, "zero": place(0.0), "groups": groups, "folded": len(differences) > MOST_SENTENCES}
 
 
 def _glance_row(d: Difference, place: Any) -> dict[str, Any]:
@@ -111,16 +130,21 @@ def _glance_row(d: Difference, place: Any) -> dict[str, Any]:
 # --- data sets ----------------------------------------------------------------------------------------
 
 
-def _dataset(results: Results, name: str, differences: list[Difference]) -> dict[str, Any]:
+def _dataset(
+    results: Results, name: str, summary: list[Summary], differences: list[Difference]
+) -> dict[str, Any]:
     methods = results.methods(name)
+    cells, left_out = figures.cells(results, name)
     return {
         "name": name,
         "test_images": tables.tested(results, name),
-        "methods": tables.methods_table(results, name, summarize(results), differences),
+        "methods": tables.methods_table(results, name, summary, differences),
+        "comparisons": tables.comparisons_table(results, name, differences),
         "seeds": tables.seeds_table(results, name),
         "classes": tables.classes_table(results, name),
         "operations": tables.operations_table(results, name),
         "sections": figures.sections(results, name),
-        "cells": methods,
+        "cells": cells,
+        "cells_left_out": left_out,
         "many": len(methods) > MANY,
     }

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from hlrs.environment import UNKNOWN
 from hlrs.report.costs import Cost, cost
@@ -15,9 +16,14 @@ from hlrs.report.results import (
     Results,
     Run,
     Summary,
+    chance,
     class_means,
+    counted,
+    jobs,
+    once,
     percent,
     points,
+    several,
 )
 
 
@@ -78,7 +84,7 @@ def methods_table(
             columns.append(Column(f"against {reference}"))
     rows = []
     for method, runs in results.methods(dataset).items():
-        row = [Cell(method, seeds_of(dataset, method)), Cell(str(len(runs)))]
+        row = [Cell(method, seeds_of(dataset, method)), Cell(str(len(once(runs))))]
         for metric in metrics:
             row.append(_mean_and_spread(found.get((method, metric))))
             if reference and metric in COMPARED:
@@ -108,7 +114,9 @@ def lineage_of(run: Run) -> str:
 def _mean_and_spread(summary: Summary | None) -> Cell:
     if summary is None:
         return Cell(NOTHING)
-    return Cell(percent(summary.mean) + (f" ± {percent(summary.std)}" if summary.std is not None else ""))
+    said = percent(summary.mean) + (f" ± {percent(summary.std)}" if summary.std is not None else "")
+    again = summary.retrain_std
+    return Cell(said, detail="" if again is None else f"within a genotype ± {percent(again)}")
 
 
 def _difference(d: Difference | None) -> Cell:
@@ -117,9 +125,37 @@ def _difference(d: Difference | None) -> Cell:
     return Cell(points(d.mean), detail=span(d) or d.verdict, kind=direction(d))
 
 
+def comparisons_table(results: Results, dataset: str, differences: list[Difference]) -> Table:
+    """A row a compared method and metric: both intervals, p by itself and corrected, what can be said."""
+    own = [d for d in differences if d.dataset == dataset]
+    labels = ("Difference", "Student’s t interval", "Bootstrap interval", "p", "p, corrected", "Seeds")
+    columns = [Column("Method", text=True), Column("Metric", text=True), *map(Column, labels)]
+    rows = [
+        [
+            Cell(d.method),
+            Cell(METRICS[d.metric]),
+            Cell(points(d.mean)),
+            Cell(span(d) or NOTHING),
+            Cell(_range(d.bootstrap_low, d.bootstrap_high) or NOTHING),
+            Cell(NOTHING if d.p is None else chance(d.p), value=d.p),
+            Cell(NOTHING if d.corrected is None else chance(d.corrected), value=d.corrected),
+            Cell(str(d.seeds), detail=f"{counted(d.left_out, 'seed')} left out" if d.left_out else ""),
+            Cell(d.verdict, kind=direction(d)),
+        ]
+        for d in own
+    ]
+    return Table(
+        f"Comparisons on {dataset}", [*columns, Column("What can be said", text=True)], [Group(rows)]
+    )
+
+
 def span(d: Difference) -> str:
     """The interval in percentage points; empty where there is none."""
-    return "" if d.low is None or d.high is None else f"{points(d.low)} to {points(d.high)}"
+    return _range(d.low, d.high)
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{points(low)} to {points(high)}"
 
 
 def direction(d: Difference) -> str:
@@ -128,13 +164,15 @@ def direction(d: Difference) -> str:
 
 
 def seeds_table(results: Results, dataset: str) -> Table:
-    """A row a run, each leading to its lineage."""
-    columns = [Column("Run", text=True), *(Column(label) for label in METRICS.values())]
+    """A row a run, each leading to its lineage; which retraining it is, where there are several."""
+    again = [Column("Retraining")] if several(results) else []
+    columns = [Column("Run", text=True), *again, *(Column(label) for label in METRICS.values())]
     groups = [
         Group(
             [
                 [
                     Cell(f"{method}, seed {run.seed}", lineage_of(run)),
+                    *(Cell(f"{run.retrain_seed}") for _ in again),
                     *(Cell(percent(run.metrics[m])) for m in METRICS),
                 ]
                 for run in runs
@@ -172,23 +210,30 @@ def classes_table(results: Results, dataset: str) -> Table:
     return Table(f"Classes of {dataset}", columns, [Group(rows)])
 
 
-def operations_table(results: Results, dataset: str) -> Table:
-    """How often the genotypes hold each primitive, both cells together, as mean over the seeds."""
-    methods = results.methods(dataset)
-    counts = {method: Counter(_operations(runs)) for method, runs in methods.items()}
+def operations_table(results: Results, dataset: str) -> Table | None:
+    """How often the genotypes hold each primitive, both cells together, as mean over the seeds.
+
+    A row a method with genotypes; None without any.
+    """
+    found = {method: _genotypes(runs) for method, runs in results.methods(dataset).items()}
+    counts = {method: Counter(_operations(every)) for method, every in found.items() if every}
     primitives = sorted(set().union(*counts.values()))
     rows = [
-        [Cell(method), *(Cell(f"{count[p] / len(methods[method]):.1f}") for p in primitives)]
+        [Cell(method), *(Cell(f"{count[p] / len(found[method]):.1f}") for p in primitives)]
         for method, count in counts.items()
     ]
     columns = [Column("Method", text=True), *map(Column, primitives)]
-    return Table(f"Operations on {dataset}", columns, [Group(rows)])
+    return Table(f"Operations on {dataset}", columns, [Group(rows)]) if rows else None
 
 
-def _operations(runs: list[Run]) -> Iterator[str]:
-    for run in runs:
+def _genotypes(runs: list[Run]) -> list[dict[str, Any]]:
+    return [run.genotype for run in once(runs) if run.genotype is not None]
+
+
+def _operations(genotypes: list[dict[str, Any]]) -> Iterator[str]:
+    for genotype in genotypes:
         for cell in ("normal", "reduce"):
-            yield from (op for node in run.genotype[cell] for op, _ in node)
+            yield from (op for node in genotype[cell] for op, _ in node)
 
 
 # --- cost ---------------------------------------------------------------------------------------------
@@ -198,7 +243,7 @@ HOURS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
 
 def hours_table(results: Results) -> Table:
     """A row a data set × method: the hours of each stage, and their sums."""
-    every = {stage: cost(run.records[stage] for run in results.runs) for stage in STAGES}
+    every = {stage: cost(jobs(results.runs, stage)) for stage in STAGES}
     shown = [(stage, kind) for stage in STAGES for kind in HOURS if getattr(every[stage], kind)]
     kinds = [kind for kind in HOURS if any(kind == k for _, k in shown)]
     columns = [
@@ -209,14 +254,14 @@ def hours_table(results: Results) -> Table:
     ]
 
     def row(name: str, runs: list[Run]) -> list[Cell]:
-        costs = {stage: cost(run.records[stage] for run in runs) for stage in STAGES}
-        whole = cost(run.records[stage] for run in runs for stage in STAGES)
+        costs = {stage: cost(jobs(runs, stage)) for stage in STAGES}
+        whole = cost(record for stage in STAGES for record in jobs(runs, stage))
         return [
             Cell(name),
             Cell(f"{whole.jobs}"),
             *(_hours(costs[stage], kind) for stage, kind in shown),
             *(_hours(whole, kind) for kind in kinds),
-            *(_hours(whole, kind, len(runs)) for kind in kinds),
+            *(_hours(whole, kind, len(once(runs))) for kind in kinds),
         ]
 
     groups = []
@@ -251,7 +296,8 @@ def stages_table(results: Results) -> Table:
     for dataset in results.classes:
         rows = [_stage_row("–", "split", cost([results.splits[dataset]]))]
         for method, runs in results.methods(dataset).items():
-            rows += [_stage_row(method, stage, cost(run.records[stage] for run in runs)) for stage in STAGES]
+            done = {stage: jobs(runs, stage) for stage in STAGES}
+            rows += [_stage_row(method, stage, cost(records)) for stage, records in done.items() if records]
         groups.append(Group(rows, dataset))
     return Table("Stages", columns, groups)
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from hlrs.report import charts, heatmaps
 from hlrs.report.charts import Figure
-from hlrs.report.results import Columns, Run, finite
+from hlrs.report.results import PLACE, REPEATED, Columns, Run, finite
 
 Methods = dict[str, list[Run]]
 SINGLE_LINES = 10  # seeds: up to here each has its line, beyond it their median and range are drawn
+MOST_RUNS, FEW_LINES = 100, 3  # of a figure: of more runs, no more than so many single lines a method
 COLLAPSED = 2  # skip connections in the normal cell: criterion 1 of DARTS+ (Liang et al. 2019)
 
 
@@ -62,6 +63,15 @@ SKIPS = Panel(
     {"skips_normal": "normal cell", "skips_reduce": "reduction cell"},
     zero=True,
 )
+EIGENVALUE = Panel(
+    "eigenvalue",
+    "Dominant eigenvalue of the alphas’ Hessian",
+    "of the loss on the alphas’ images",
+    {"eigenvalue": "estimate of the epoch"},
+    zero=True,
+    note="By power iteration. Where it grows steeply, what the search finds tends to do worse once it is"
+    " discretised (Zela et al. 2020).",
+)
 SEARCH_PANELS = (
     RATES,
     Panel("losses", "Losses", "loss", {"weights_loss": "weight steps", "alphas_loss": "architecture steps"}),
@@ -72,6 +82,7 @@ SEARCH_PANELS = (
         {"entropy_normal": "normal cell", "entropy_reduce": "reduction cell"},
     ),
     SKIPS,
+    EIGENVALUE,
     Panel(
         "accuracy",
         "Accuracy in the search",
@@ -94,9 +105,17 @@ RETRAIN_PANELS = (
 )
 
 
+def search_panels(methods: Methods) -> list[Panel]:
+    """The panels to draw of these searches: eigenvalues only where some were estimated."""
+    histories = [run.histories["search"] for runs in methods.values() for run in runs]
+    estimated = any(finite(history["eigenvalue"]) for history in histories)
+    return [panel for panel in SEARCH_PANELS if panel is not EIGENVALUE or estimated]
+
+
 def curves_figure(panel: Panel, stage: str, methods: Methods) -> Figure:
     """The charts of a panel, all on the same axes; a method without such data has none."""
-    drawn = {name: curves(panel, stage, runs) for name, runs in methods.items()}
+    most = single_lines(methods)
+    drawn = {name: curves(panel, stage, runs, most) for name, runs in methods.items()}
     drawn = {name: found for name, found in drawn.items() if found[0]}
     lines = [line for found, _ in drawn.values() for line in found]
     areas = [area for _, found in drawn.values() for area in found]
@@ -157,24 +176,32 @@ def _curve_marks(panel: Panel, used: set[int]) -> list[charts.Mark]:
 def _curves_table(panel: Panel, stage: str, methods: Methods) -> charts.Table:
     """The values that the lines are drawn from, at the epochs that are drawn."""
     rows: list[Sequence[Any]] = []
-    for method, runs in methods.items():
+    place = PLACE[1:] if stage in REPEATED else PLACE[1:3]
+    for runs in methods.values():
         for run in runs:
-            columns = run.histories[stage]
+            columns, named = run.histories[stage], [getattr(run, name) for name in place]
             rows += [
-                [method, run.seed, columns["epoch"][i], *(columns[name][i] for name in panel.columns)]
+                [*named, columns["epoch"][i], *(columns[name][i] for name in panel.columns)]
                 for i in charts.thinned(len(columns["epoch"]))
             ]
-    return ["method", "seed", "epoch", *panel.columns], rows
+    return [*place, "epoch", *panel.columns], rows
 
 
-def curves(panel: Panel, stage: str, runs: list[Run]) -> tuple[list[charts.Line], list[charts.Range]]:
-    """The lines of a method, a broad one first; of many seeds the medians, and the ranges."""
+def single_lines(methods: Methods) -> int:
+    """Up to how many seeds each has its line."""
+    return SINGLE_LINES if sum(map(len, methods.values())) <= MOST_RUNS else FEW_LINES
+
+
+def curves(
+    panel: Panel, stage: str, runs: list[Run], most: int = SINGLE_LINES
+) -> tuple[list[charts.Line], list[charts.Range]]:
+    """The lines of a method, a broad one first; of more than `most` the medians, and the ranges."""
     lines: list[charts.Line] = []
     areas: list[charts.Range] = []
     for series, (column, label) in enumerate(panel.columns.items()):
         every = _lines(panel, series, column, label, stage, runs)
         found = _distinct(every)
-        if len(found) > SINGLE_LINES:
+        if len(found) > most:
             median, area = _median(every, label, series)
             found, areas = [median], [*areas, area]
         lines += found
@@ -308,8 +335,27 @@ def _collapse_note(methods: Methods) -> str:
         sentences.append(f"{method}: {len(epochs)} of {len(searched)} ({which}); {last} at the end.")
     return (
         "Collapse is criterion 1 of DARTS+ (Liang et al. 2019): two or more skip connections in the genotype"
-        " of the normal cell; a dot marks the first such epoch. Searches that meet it: " + " ".join(sentences)
+        " of the normal cell; a dot marks the first such epoch. Searches that meet it: "
+        + " ".join(sentences + _stop_notes(methods))
     )
+
+
+def stopped(run: Run) -> int | None:
+    """The first epoch in which the alphas rested because the watch on collapse had stopped them, if any."""
+    history = run.histories["search"]
+    rested = zip(history["epoch"], history.get("stopped", []), strict=False)
+    return next((epoch for epoch, rests in rested if rests), None)
+
+
+def _stop_notes(methods: Methods) -> list[str]:
+    """Whose alphas were stopped, and when."""
+    when = {method: [stopped(run) for run in runs] for method, runs in methods.items()}
+    said = [
+        f"{method} ({', '.join(f'seed {run.seed} in epoch {epoch}' for run, epoch in own)})"
+        for method, epochs in when.items()
+        if (own := [(run, e) for run, e in zip(methods[method], epochs, strict=True) if e is not None])
+    ]
+    return [f"The alphas were stopped in: {'; '.join(said)}."] if said else []
 
 
 # --- architecture weights over the epochs -------------------------------------------------------------
@@ -317,6 +363,8 @@ def _collapse_note(methods: Methods) -> str:
 
 def edges(run: Run) -> dict[str, list[heatmaps.Edge]]:
     """The edges of both cells, their weights as means over at most MOST_COLUMNS runs of epochs."""
+    genotype = run.genotype
+    assert genotype is not None, run.name  # what was searched was extracted
     series: dict[str, dict[tuple[int, int], dict[str, list[float]]]] = {}
     names = ("cell", "node", "input", "primitive", "weight")
     for cell, node, state, primitive, weight in zip(*(run.alphas[name] for name in names), strict=True):
@@ -334,7 +382,7 @@ def edges(run: Run) -> dict[str, list[heatmaps.Edge]]:
                     ]
                     for primitive, weights in rows.items()
                 },
-                next((op for op, source in run.genotype[cell][node] if source == state), None),
+                next((op for op, source in genotype[cell][node] if source == state), None),
             )
             for (node, state), rows in own.items()
         ]

@@ -1,0 +1,231 @@
+"""The claim under test, in words: re-sampling and re-weighting hurt DARTS in the search; HLRS brings it back.
+
+Tang 2024 (arXiv 2406.07028). Which method stands for what is read from the params; how a verdict follows from
+the numbers is our own reading. Balanced accuracy decides; differences of up to `report.margin` count as none.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hlrs.config import Bilateral, CrossEntropy, Darts, DualHead, Method, Params, Plain
+from hlrs.report.results import (
+    Difference,
+    Results,
+    Run,
+    corrected,
+    counted,
+    difference,
+    points,
+)
+from hlrs.report.statistics import NO_SPREAD, seeds_needed
+
+METRIC = "balanced_accuracy"
+REWEIGHTING = ("class_balanced", "focal", "ldam", "balanced_softmax", "logit_adjustment", "seesaw")
+ROLES = {
+    "re-sampling": "DARTS with a sampler other than uniform",
+    "re-weighting": f"DARTS with one of the losses {', '.join(REWEIGHTING)}",
+    "BBN": "DARTS with objective bilateral and a constant arch_lr",
+    "HLRS": "DARTS with objective bilateral and another arch_lr, or with objective dual_head",
+}
+SUPPORTED, CONTRADICTED, PARTLY = "supported", "contradicted", "partly"
+OPEN, MISSING = "not enough seeds", "not in the matrix"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the claim on a data set: its verdict, and what it rests on."""
+
+    statement: str
+    verdict: str
+    reasons: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The verdict on a data set, and those of its parts."""
+
+    dataset: str
+    verdict: str
+    parts: list[Part]
+
+
+# --- who stands for what ------------------------------------------------------------------------------
+
+
+def roles(params: Params) -> dict[str, list[str]] | None:
+    """The methods that stand for each of ROLES; None unless the reference is plain DARTS.
+
+    A method counts if it searches as the reference does and its genotypes are retrained by the same recipe:
+    else a difference would not be the search's.
+    """
+    reference = params.report.reference
+    if reference is None or _role(params.methods[reference]) != "DARTS":
+        return None
+    found: dict[str, list[str]] = {role: [] for role in ROLES}
+    for name in params.matrix.methods:
+        method, role = params.methods[name], _role(params.methods[name])
+        alike = method.searcher == params.methods[reference].searcher
+        if alike and role in found and params.retrain_of(name) == params.retrain_of(reference):
+            found[role].append(name)
+    return found
+
+
+def _role(method: Method) -> str | None:
+    """What a method stands for, retraining aside; None: nothing that the claim speaks of."""
+    objective = method.objective or Plain(kind="plain")
+    constant = method.arch_lr is None or method.arch_lr.kind == "constant"
+    unweighted = objective.loss == CrossEntropy(kind="cross_entropy")
+    if not isinstance(method.searcher, Darts):
+        return None
+    if isinstance(objective, Bilateral):
+        return ("BBN" if constant else "HLRS") if unweighted else None
+    uniform = objective.sampler.kind == "uniform"
+    if isinstance(objective, DualHead):
+        return "HLRS" if unweighted and uniform else None
+    if not constant:
+        return None
+    if unweighted:
+        return "DARTS" if uniform else "re-sampling"
+    return "re-weighting" if uniform and objective.loss.kind in REWEIGHTING else None
+
+
+# --- what the numbers say -----------------------------------------------------------------------------
+
+
+def lower(d: Difference, margin: float) -> bool | None:
+    """Whether a method lies below by more than the margin; None: not told.
+
+    True: shown to be lower, and the interval goes beyond −margin. False: the interval leaves out a loss of
+    the margin or more (non-inferiority: not shown to differ is not enough).
+    """
+    if d.low is None:
+        return None
+    if d.low > -margin:
+        return False
+    return True if d.verdict == "lower" else None
+
+
+def higher(d: Difference, margin: float) -> bool | None:
+    """Whether a method lies above by more than the margin; None: not told."""
+    if d.high is None:
+        return None
+    if d.high < margin:
+        return False
+    return True if d.verdict == "higher" else None
+
+
+def judge(answers: Sequence[bool | None], wanted: bool) -> str:
+    """The verdict on "each of these methods ...", from what is told of each."""
+    if not answers:
+        return MISSING
+    if all(told is wanted for told in answers):
+        return SUPPORTED
+    if all(told is (not wanted) for told in answers):
+        return CONTRADICTED
+    return PARTLY if wanted in answers else OPEN
+
+
+def whole(parts: Sequence[str]) -> str:
+    """The verdict on all parts together; what is missing leaves it open, whatever the others say."""
+    if MISSING in parts:
+        return MISSING
+    if all(verdict == SUPPORTED for verdict in parts):
+        return SUPPORTED
+    if SUPPORTED in parts or PARTLY in parts:
+        return PARTLY
+    return CONTRADICTED if CONTRADICTED in parts else OPEN
+
+
+def claims(results: Results, differences: list[Difference]) -> list[Claim] | None:
+    """The claim on every data set; None where the reference is not plain DARTS."""
+    params = Params.model_validate({**results.params, "report": results.report})
+    by_role = roles(params)
+    return None if by_role is None else [_claim(results, differences, by_role, d) for d in results.classes]
+
+
+def _claim(
+    results: Results, differences: list[Difference], by_role: dict[str, list[str]], dataset: str
+) -> Claim:
+    reference, margin = results.report["reference"], results.report["margin"]
+    to_darts = {d.method: d for d in differences if d.dataset == dataset and d.metric == METRIC}
+
+    def against(role: str) -> list[Difference]:
+        return [to_darts[name] for name in by_role[role] if name in to_darts]
+
+    parts = [
+        _part(f"{role} lies below {reference}", role, against(role), margin, lower, wanted=True)
+        for role in ("re-sampling", "re-weighting")
+    ]
+    as_good = f"HLRS does not lie below {reference}"
+    parts.append(_part(as_good, "HLRS", against("HLRS"), margin, lower, wanted=False))
+    to_bbn, lacking = _to_bbn(results, by_role, dataset), "HLRS" if by_role["BBN"] else "BBN"
+    parts.append(_part("HLRS lies above BBN", lacking, to_bbn, margin, higher, wanted=True))
+    return Claim(dataset, whole([part.verdict for part in parts]), parts)
+
+
+def _to_bbn(results: Results, by_role: dict[str, list[str]], dataset: str) -> list[Difference]:
+    """HLRS − BBN, corrected for one another; the BBN with the same objective, else the first of them."""
+    if not by_role["BBN"]:
+        return []
+    methods, specs = results.methods(dataset), results.params["methods"]
+    found = []
+    for name in by_role["HLRS"]:
+        alike = [bbn for bbn in by_role["BBN"] if specs[bbn]["objective"] == specs[name]["objective"]]
+        base: list[Run] = methods[(alike or by_role["BBN"])[0]]
+        found.append(difference(results, methods[name], base, METRIC))
+    return corrected(d for d in found if d is not None)
+
+
+def _part(
+    statement: str,
+    role: str,
+    found: list[Difference],
+    margin: float,
+    question: Callable[[Difference, float], bool | None],
+    *,
+    wanted: bool,
+) -> Part:
+    answers = [question(d, margin) for d in found]
+    verdict = judge(answers, wanted)
+    if verdict == MISSING:
+        return Part(statement, verdict, f"there is no {role}: {ROLES[role]}")
+    side = "below" if question is lower else "above"
+    words = {True: side, False: f"not {side} by {_size(margin)} or more", None: "cannot be told"}
+    groups = []
+    for told in (True, False, None):
+        named = [
+            f"{d.method} {points(d.mean)}" for d, known in zip(found, answers, strict=True) if known is told
+        ]
+        groups += [f"{words[told]}: {', '.join(named)}"] if named else []
+    left = [d for d, told in zip(found, answers, strict=True) if told is None]
+    return Part(statement, verdict, "; ".join([*groups, *_more_seeds(left, margin)]))
+
+
+def _more_seeds(left: list[Difference], margin: float) -> list[str]:
+    """How many seeds would tell, at the largest spread observed among what is left open."""
+    known = [d for d in left if d.std is not None and d.std >= NO_SPREAD]
+    if not known:
+        return ["2 seeds are needed to know a spread"] if left else []
+    widest = max(known, key=lambda d: d.std or 0.0)
+    alpha = (1 - widest.confidence) / max(widest.compared, 1)
+    needed = seeds_needed(widest.std or 0.0, margin, alpha)
+    size = "more than 1000 seeds" if needed is None else counted(needed, "seed")
+    return [f"{size} would show {_size(margin)} with a power of 0.8 at the spread of {widest.method}"]
+
+
+def _size(margin: float) -> str:
+    return f"{100 * margin:.3g} point{'' if margin == 0.01 else 's'}"
+
+
+# --- words --------------------------------------------------------------------------------------------
+
+
+def headline(found: list[Claim]) -> str:
+    """The verdict of every data set in a sentence."""
+    by_verdict: dict[str, list[str]] = {}
+    for claim in found:
+        by_verdict.setdefault(claim.verdict, []).append(claim.dataset)
+    if len(by_verdict) == 1:
+        verdict = next(iter(by_verdict))
+        return f"{verdict} on {'every data set' if len(found) > 1 else found[0].dataset}"
+    return "; ".join(f"{verdict} on {', '.join(names)}" for verdict, names in by_verdict.items())
