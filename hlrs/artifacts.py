@@ -65,7 +65,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "entropy_reduce": "float64",
         "skips_normal": "int32",  # skip connections in the genotype that would be extracted now
         "skips_reduce": "int32",
-        "eigenvalue": "float64",  # dominant, of the alphas' loss by the alphas; null: not asked
+        "eigenvalue": "float64",  # dominant, of the alphas' loss by the alphas; null: not asked, not finite
+        "stopped": "int32",  # 1 from the epoch on at whose end the watch on the collapse let the alphas rest
     },
     "retrain_history": {
         "epoch": "int32",

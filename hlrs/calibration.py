@@ -201,9 +201,9 @@ def random_genotype(nodes: int) -> genotype.Genotype:
 
     draw = np.random.default_rng(0)
     shape = len(genotype.edges(nodes)), len(genotype.PRIMITIVES)
-    return genotype.derive(
-        {cell: draw.normal(size=shape).astype(np.float32) for cell in ("normal", "reduce")}
-    )
+    cells = ("normal", "reduce")
+    alphas = {cell: draw.normal(size=shape).astype(np.float32) for cell in cells}
+    return genotype.derive(alphas, dict.fromkeys(cells, np.ones(shape[0], dtype=np.float32)))
 
 
 # --- what a training does -----------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def batches_of(stage: str, params: dict[str, Any]) -> list[int]:
 
 
 def _alphas_step(params: dict[str, Any], t: float) -> bool:
-    """Whether the alphas take steps at progress t: after their warm-up, at a learning rate above 0."""
+    """Whether the alphas take steps at t, if no watch stops them: warmed up, at a learning rate above 0."""
     if t < params["searcher"].get("warm_up", 0.0):
         return False
     schedule = params["arch_lr"]

@@ -589,6 +589,13 @@ class Method(Spec):
                 )
             if self.objective.mixing.kind == "beta":
                 raise ValueError("arch_lr coupled needs a mixing that depends on progress alone, not beta")
+        if isinstance(self.searcher, PcDarts) and isinstance(self.arch_lr, FreezeLR):
+            warm_up, at = self.searcher.warm_up, self.arch_lr.at
+            if at <= warm_up:
+                raise ValueError(
+                    f"searcher pc_darts begins at progress warm_up ({warm_up}), and arch_lr freeze ends at "
+                    f"{at}: the alphas would never learn; freeze later"
+                )
         return self
 
 
@@ -682,9 +689,10 @@ class Collapse(Spec):
     """The watch on DARTS's collapse: skip connections take over, the validation loss grows sharp.
 
     Each epoch the dominant eigenvalue of ∇²_α L_val is estimated by `power_iterations` (0: not; Zela et al.
-    2020, §4). `stop` rests the alphas from the epoch on in which the normal cell has `skips` skip connections
-    (DARTS+, Liang et al. 2019), or the eigenvalue, a mean over `window` epochs, has grown by more than
-    1/`ratio` within `window` epochs (Zela et al. 2020, §5: 5 and 0.75).
+    2020, §4). `stop` rests the alphas after the epoch in which the normal cell has `skips` skip connections
+    (DARTS+, Liang et al. 2019), or the eigenvalue's size, a mean over `window` epochs, has grown by more than
+    1/`ratio` within `window` epochs; the architecture then goes back to the one before that growth (Zela et
+    al. 2020, §4.3: 5 and 0.75).
     """
 
     power_iterations: int = Field(3, ge=0)
@@ -720,11 +728,16 @@ class Search(Spec):
     @model_validator(mode="after")
     def _acts(self) -> "Search":
         _check_sgd(self.weights, self.epochs)
-        edges = 2 * self.nodes
+        edges, needed = 2 * self.nodes, 2 * self.collapse.window
         if self.collapse.stop == "skips" and self.collapse.skips > edges:
             raise ValueError(
                 f"collapse.skips {self.collapse.skips} is never reached: a cell of {self.nodes} nodes keeps "
                 f"{edges} edges"
+            )
+        if self.collapse.stop == "eigenvalue" and self.epochs < needed:
+            raise ValueError(
+                f"collapse.stop eigenvalue compares two windows of {self.collapse.window} epochs: it needs "
+                f"epochs of {needed} or more, not {self.epochs}; or a smaller collapse.window"
             )
         return self
 
@@ -877,6 +890,7 @@ class Params(Spec):
             _check_branches(
                 method.objective, self.search.cells, f"methods.{name}.objective.branch_cells: search.cells"
             )
+            self._check_searcher(name, method.searcher)
             self.retrain_of(name)
         resnets = [name for name in self.matrix.methods if isinstance(self.methods[name].searcher, ResNet)]
         large = [name for name in self.matrix.datasets if self.datasets[name].stem == "imagenet"]
@@ -891,6 +905,14 @@ class Params(Spec):
                 f"report.reference: {self.report.reference!r} is not in the matrix; allowed: {allowed}"
             )
         return self
+
+    def _check_searcher(self, method: str, searcher: Any) -> None:
+        channels = self.search.channels
+        if isinstance(searcher, PcDarts) and channels % searcher.portion:
+            raise ValueError(
+                f"methods.{method}.searcher.portion: {searcher.portion} does not divide search.channels, "
+                f"{channels}"
+            )
 
     def retrain_of(self, method: str) -> Retrain:
         """The common recipe with the method's own entries laid over it; ValueError if they do not fit.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hlrs.errors import UserError
-from hlrs.nas.genotype import PRIMITIVES, PUBLISHED, derive, edges, entropy, from_json, softmax
+from hlrs.nas.genotype import PRIMITIVES, PUBLISHED, derive, edge_softmax, edges, entropy, from_json, softmax
 
 NONE, MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5 = range(8)
 
@@ -22,8 +22,18 @@ def alphas(nodes, *entries):
     return table
 
 
-def normal_of(table):
-    return derive({"normal": table, "reduce": table}).normal
+def derived(normal, reduce, normal_edges=None):
+    """The genotype of alphas, with edge weights of 1 but where they are given."""
+    edge_weights = {
+        cell: np.ones(len(table), np.float32) for cell, table in (("normal", normal), ("reduce", reduce))
+    }
+    if normal_edges is not None:
+        edge_weights["normal"] = np.array(normal_edges, np.float32)
+    return derive({"normal": normal, "reduce": reduce}, edge_weights)
+
+
+def normal_of(table, edge_weights=None):
+    return derived(table, table, edge_weights).normal
 
 
 # --- the rule -----------------------------------------------------------------------------------------
@@ -56,13 +66,13 @@ def test_two_strongest_edges_strongest_first():
 
 
 def test_normal_and_reduce_come_from_their_own_alphas():
-    genotype = derive({"normal": alphas(1, (0, SEP3, 1)), "reduce": alphas(1, (1, MAX, 1))})
+    genotype = derived(alphas(1, (0, SEP3, 1)), alphas(1, (1, MAX, 1)))
     assert genotype.normal[0][0] == ("sep_conv_3x3", 0)
     assert genotype.reduce[0][0] == ("max_pool_3x3", 1)
 
 
 def test_every_node_is_part_of_the_output():
-    genotype = derive({"normal": alphas(3), "reduce": alphas(3)})
+    genotype = derived(alphas(3), alphas(3))
     assert genotype.normal_concat == genotype.reduce_concat == [2, 3, 4]
 
 
@@ -92,6 +102,20 @@ def test_ties_keep_the_lower_state_and_the_earlier_primitive():
     assert normal_of(alphas(1, (1, SKIP, 1), (1, SEP5, 1), (0, SKIP, 1), (0, DIL5, 1))) == [
         [("skip_connect", 0), ("skip_connect", 1)]
     ]
+
+
+def test_edge_weights_multiply_the_strength_and_choose_no_primitive():
+    # e³/(e³ + 7) = 0.742, e²/(e² + 7) = 0.514, e/(e + 7) = 0.280 are the best of node 1's edges
+    table = alphas(2, (2, SEP3, 3), (3, SKIP, 2), (4, DIL5, 1))
+    assert normal_of(table)[1] == [("sep_conv_3x3", 0), ("skip_connect", 1)]
+    # 0.742 · 0.1 = 0.074, 0.514 · 0.3 = 0.154, 0.280 · 0.6 = 0.168
+    assert normal_of(table, [0.5, 0.5, 0.1, 0.3, 0.6])[1] == [("dil_conv_5x5", 2), ("skip_connect", 1)]
+
+
+def test_edge_weights_are_a_softmax_over_the_edges_to_a_node():
+    # node 0 reads two states, node 1 three: 1:3 and 2:1:5
+    betas = np.log(np.array([1, 3, 2, 1, 5], dtype=np.float32))
+    assert edge_softmax(betas).tolist() == pytest.approx([1 / 4, 3 / 4, 2 / 8, 1 / 8, 5 / 8])
 
 
 def naive_darts(table, nodes):
@@ -184,7 +208,7 @@ def test_published_genotypes_survive_the_file(name):
 
 
 def test_json_is_plain_lists():
-    assert derive({"normal": alphas(1), "reduce": alphas(1)}).to_json() == {
+    assert derived(alphas(1), alphas(1)).to_json() == {
         "normal": [[["max_pool_3x3", 0], ["max_pool_3x3", 1]]],
         "normal_concat": [2],
         "reduce": [[["max_pool_3x3", 0], ["max_pool_3x3", 1]]],

@@ -93,7 +93,7 @@ def small_supernet(nodes: int, dtype: torch.dtype, seed: int = 0, **layout) -> S
 
 
 def plain_forward(supernet: Supernet, images: Tensor) -> Tensor:
-    states = (supernet.stem(images),) * 2
+    states = supernet.stem(images)
     for cell in supernet.shared:
         weights = torch.softmax(supernet.alphas[cell.kind], -1)
         states = states[1], plain_cell(cell, *states, weights)

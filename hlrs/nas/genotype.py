@@ -24,6 +24,7 @@ Node = list[
     tuple[str, int]
 ]  # (primitive, state it reads): states 0 and 1 are the two previous cells' outputs
 Alphas = Mapping[str, npt.NDArray[np.float32]]  # {"normal", "reduce"}: [edges, primitives]
+EdgeWeights = Mapping[str, npt.NDArray[np.float32]]  # {"normal", "reduce"}: [edges]
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,20 @@ def edges(nodes: int) -> list[tuple[int, int]]:
 
 
 def softmax(alphas: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Softmax over the primitives of each edge: [edges, primitives]."""
+    """Softmax over the last axis, the primitives of each edge: [edges, primitives]."""
     shifted = np.exp(alphas.astype(np.float64) - alphas.max(-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(-1, keepdims=True))
+
+
+def edge_softmax(betas: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Softmax over the edges that lead to the same node: [edges]  (PC-DARTS, Xu et al. 2020, §3.3)."""
+    parts: list[npt.NDArray[np.float64]] = []
+    first = 0
+    while first < len(betas):
+        incoming = slice(first, first + len(parts) + 2)
+        parts.append(softmax(betas[incoming]))
+        first = incoming.stop
+    return np.concatenate(parts).astype(np.float32)
 
 
 def entropy(alphas: npt.NDArray[np.float32]) -> float:
@@ -65,13 +77,17 @@ def entropy(alphas: npt.NDArray[np.float32]) -> float:
     return float(-(p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(-1).mean())
 
 
-def derive(alphas: Alphas) -> Genotype:
+def derive(alphas: Alphas, edge_weights: EdgeWeights) -> Genotype:
     """DARTS's rule (§2.4): per node the two strongest edges, each with its best primitive other than `none`.
 
-    An edge's strength is the largest softmax weight among its primitives other than `none`. A tie keeps the
-    lower state and the earlier primitive.
+    An edge's strength is the largest softmax weight among its primitives other than `none`, times its edge
+    weight (PC-DARTS's code, model_search.py; 1 in DARTS). A tie keeps the lower state and the earlier
+    primitive.
     """
-    cells = {name: _derive_cell(softmax(alphas[name])) for name in ("normal", "reduce")}
+    cells = {
+        name: _derive_cell(softmax(alphas[name]) * edge_weights[name][:, None])
+        for name in ("normal", "reduce")
+    }
     concat = list(range(2, 2 + len(cells["normal"])))
     return Genotype(cells["normal"], concat, cells["reduce"], concat)
 

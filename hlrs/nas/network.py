@@ -232,9 +232,11 @@ def normalize_classifier(classifier: nn.Linear, tau: float) -> None:
 
 
 def count_weights(network: nn.Module) -> int:
-    """Number of trainable weights without alphas and auxiliary head, as the literature counts."""
+    """Number of trainable weights without alphas, betas and auxiliary head, as the literature counts."""
     return sum(
-        p.numel() for name, p in network.named_parameters() if not name.startswith(("alphas", "auxiliary"))
+        p.numel()
+        for name, p in network.named_parameters()
+        if not name.startswith(("alphas", "betas", "auxiliary"))
     )
 
 

@@ -6,8 +6,12 @@ and its batch norm once. The batch norms have no affine part, so an edge's weigh
 its gradient comes out of theirs. Maps are channels-last, and 2-dilated convolutions are done by phases
 (primitives.py).
 
-tests/test_supernet.py holds the plain cell, an edge and a primitive at a time, that pins this one, and
-docs/benchmarks.md says what is gained.
+With a `portion` above 1, one channel in so many is searched on (PC-DARTS, Xu et al. 2020, §3.2), the others
+pass by the primitives, and both are shuffled into each other. Edge weights (§3.3) scale those of the
+primitives.
+
+The plain cells that pin these, an edge and a primitive at a time, are in tests/test_supernet.py and
+tests/test_pc_darts.py, and docs/benchmarks.md says what is gained.
 
 Batch norms use the batch's statistics always: a supernet is never evaluated by itself, and the alphas' steps
 (with their trial weights) leave no trace in it.
@@ -57,6 +61,7 @@ class CellWeights(NamedTuple):
     linear: list[Tensor]  # [edge, primitive · source] of the primitives without weights of their own
     convolutions: Tensor  # [primitive, all edges]
     skip: Tensor | None  # [source · edge], where the inputs' skip is a factorized reduction
+    passing: list[Tensor | None]  # [edge, source] of the channels that are not searched on; None: all are
 
 
 class SeparableConv(nn.Module):
@@ -79,13 +84,15 @@ class SeparableConv(nn.Module):
 class OutEdges(nn.Module):
     """All edges from some states (a cell's two inputs, or one node) to the nodes behind them.
 
-    Their maps lie side by side: channel = (source · edges + edge) · channels + c.
+    Their maps lie side by side: channel = (source · edges + edge) · channels + c, where `channels` counts
+    those that are searched on: one in `portion` of each source's.
     """
 
     over_edges: Tensor
 
-    def __init__(self, sources: int, edges: int, channels: int, stride: int) -> None:
+    def __init__(self, sources: int, edges: int, channels: int, stride: int, portion: int = 1) -> None:
         super().__init__()
+        self.portion, channels = portion, channels // portion
         self.sources, self.edges, self.channels, self.stride = sources, edges, channels, stride
         groups = sources * edges
         self.sep3, self.sep5 = (SeparableConv(groups, channels, kernel, stride, 1) for kernel in (3, 5))
@@ -98,13 +105,30 @@ class OutEdges(nn.Module):
             )
         self.register_buffer("over_edges", torch.eye(channels).repeat(sources, edges)[..., None, None], False)
 
-    def forward(self, x: Tensor, linear: Tensor, scales: Tensor, skip: Tensor | None = None) -> Tensor:
-        """Mixtures, summed over the sources: [batch, edge · channels, height, width].
+    def forward(
+        self,
+        x: Tensor,
+        linear: Tensor,
+        scales: Tensor,
+        skip: Tensor | None = None,
+        passing: Tensor | None = None,
+    ) -> Tensor:
+        """Mixtures, summed over the sources: [batch, edge · portion · channels, height, width].
 
-        x [batch, source · channels, height, width]; softmax weights of the primitives without weights of
+        x [batch, source · portion · channels, height, width]; weights of the primitives without weights of
         their own [edge, primitive · source], of the convolutions and of a reducing skip [4 and none,
-        source · edge · channels].
+        source · edge · channels], of the channels that pass by [edge, source], None where there are none.
         """
+        if passing is None:
+            return self._search(x, linear, scales, skip)
+        searched, rest = Divide.apply(x, self.sources, self.portion)
+        mixed = self._search(searched, linear, scales, skip)
+        if self.stride == 2:  # maps of odd size are halved as by the primitives
+            rest = F.max_pool2d(rest, 2, 2, ceil_mode=True)
+        return Shuffle.apply(mixed, Mix.apply(passing, rest), self.edges)  # type: ignore[no-any-return]
+
+    def _search(self, x: Tensor, linear: Tensor, scales: Tensor, skip: Tensor | None) -> Tensor:
+        """The mixtures of all primitives."""
         rectified = F.threshold(x, 0, 0)  # a ReLU that keeps its input for the backward pass, as the pools do
         repeated = self._repeat(rectified)
         sep3, sep5, dil3, dil5 = scales.unbind()
@@ -289,12 +313,69 @@ def _rows(maps: Sequence[Tensor], count: int) -> Tensor:
     return joined.reshape(count, -1)
 
 
+class Divide(torch.autograd.Function):
+    """The first of `portion` parts of every source's channels, and all other parts.
+
+    x [n, s · p · c, h, w] to [n, s · c, h, w] and [n, s · (p − 1) · c, h, w], all channels-last.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sources: int, portion: int) -> tuple[Tensor, Tensor]:
+        ctx.sources = sources
+        parts = _by_pixel(x).unflatten(3, (sources, portion, -1))
+        return _as_map(parts[..., :1, :]), _as_map(parts[..., 1:, :])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        channels = gradients[0].shape[1] // ctx.sources
+        parts = [_by_pixel(g).unflatten(3, (ctx.sources, -1, channels)) for g in gradients]
+        return _as_map(torch.cat(parts, 4)), None, None
+
+
+class Shuffle(torch.autograd.Function):
+    """Each edge's searched channels and those that passed by, shuffled into each other.
+
+    Maps [n, e · c, h, w] and [n, e · (p − 1) · c, h, w] to [n, e · p · c, h, w], all channels-last. Channel k
+    of an edge's part q (0: searched) becomes the edge's channel k · p + q (the authors' channel_shuffle).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mixed: Tensor, passed: Tensor, edges: int) -> Tensor:
+        ctx.edges, ctx.channels = edges, mixed.shape[1] // edges
+        parts = [_by_pixel(x).unflatten(3, (edges, -1, ctx.channels)) for x in (mixed, passed)]
+        n, _, h, w = mixed.shape
+        channels = mixed.shape[1] + passed.shape[1]
+        # written into a map, not seen as one: what is a view may not be added to in place
+        joined = torch.empty(
+            (n, channels, h, w), dtype=mixed.dtype, device=mixed.device, memory_format=torch.channels_last
+        )
+        by_edge = _by_pixel(joined).unflatten(3, (edges, ctx.channels, -1))
+        torch.cat([part.transpose(4, 5) for part in parts], 5, out=by_edge)
+        return joined
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        parts = _by_pixel(gradient).unflatten(3, (ctx.edges, ctx.channels, -1)).transpose(4, 5)
+        return _as_map(parts[..., :1, :]), _as_map(parts[..., 1:, :]), None
+
+
+def _by_pixel(x: Tensor) -> Tensor:
+    """[n, c, h, w] as [n, h, w, c], contiguous."""
+    return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+
+
+def _as_map(x: Tensor) -> Tensor:
+    """[n, h, w, …] as a channels-last map [n, c, h, w]."""
+    return x.contiguous().flatten(3).permute(0, 3, 1, 2)
+
+
 class SearchCell(Cell):
     """A cell of `nodes` nodes, each the sum of the mixtures from all states before it; output: all nodes."""
 
     def __init__(
         self,
         nodes: int,
+        portion: int,
         recompute: bool,
         before: int,
         previous: int,
@@ -305,10 +386,11 @@ class SearchCell(Cell):
         super().__init__(before, previous, channels, after_reduction, BatchNorm)
         self.kind, self.channels, self.recompute = "reduce" if reduction else "normal", channels, recompute
         # the two inputs feed all nodes, the first node all but itself, and so on
-        inputs = OutEdges(2, nodes, channels, 2 if reduction else 1)
+        inputs = OutEdges(2, nodes, channels, 2 if reduction else 1, portion)
         behind = range(nodes - 1, 0, -1)
-        self.out_edges = nn.ModuleList([inputs, *(OutEdges(1, n, channels, 1) for n in behind)])
-        self.widths = [2 * nodes * channels, *(n * channels for n in behind)]
+        self.out_edges = nn.ModuleList([inputs, *(OutEdges(1, n, channels, 1, portion) for n in behind)])
+        self.searched = channels // portion
+        self.widths = [2 * nodes * self.searched, *(n * self.searched for n in behind)]
 
     def forward(self, before: Tensor, previous: Tensor, weights: dict[str, CellWeights]) -> Tensor:
         """weights: those of each kind of cell."""
@@ -322,35 +404,48 @@ class SearchCell(Cell):
         scales = self._per_channel(own.convolutions).split(self.widths, 1)
         skip = None if own.skip is None else self._per_channel(own.skip[None]).squeeze(0)
         inputs = Join.apply(self.input0(before), self.input1(previous))
-        sums = self.out_edges[0](inputs, own.linear[0], scales[0], skip)  # of the nodes to come
+        sums = self.out_edges[0](inputs, own.linear[0], scales[0], skip, own.passing[0])  # of nodes to come
         nodes = []
-        for out_edges, linear, scale in list(zip(self.out_edges, own.linear, scales, strict=True))[1:]:
+        each = list(zip(self.out_edges, own.linear, scales, own.passing, strict=True))
+        for out_edges, linear, scale, passing in each[1:]:
             node, rest = sums.split([self.channels, sums.shape[1] - self.channels], 1)
             nodes.append(node.contiguous(memory_format=torch.channels_last))
-            sums = out_edges(nodes[-1], linear, scale)
+            sums = out_edges(nodes[-1], linear, scale, passing=passing)
             sums += rest
         return Join.apply(*nodes, sums)  # type: ignore[no-any-return]
 
     def _per_channel(self, weights: Tensor) -> Tensor:
-        """[rows, edges] to [rows, edges · channels]."""
-        return weights[..., None].expand(-1, -1, self.channels).flatten(1)
+        """[rows, edges] to [rows, edges · channels that are searched on], contiguous.
+
+        PyTorch's batch norm takes scales of another layout, and returns wrong gradients.
+        """
+        return weights[..., None].expand(-1, -1, self.searched).flatten(1).contiguous()
 
 
 class Supernet(CellNetwork):
-    """The network that is searched in; `alphas` holds one parameter [edges, 8] for each kind of cell.
+    """The network that is searched in.
 
-    With `recompute`, a cell's inner maps are not kept for the backward pass but computed again there.
+    `alphas` holds one parameter [edges, 8] for each kind of cell, `betas` one [edges] with
+    `edge_normalization`, none without. Channels must be divisible by `portion`. With `recompute`, a cell's
+    inner maps are not kept for the backward pass but computed again there.
     """
 
-    def __init__(self, *, nodes: int, recompute: bool = False, **layout: Any) -> None:
-        super().__init__(partial(SearchCell, nodes, recompute), _stem_norm, nodes, **layout)
-        connections = edges(nodes)
-        self.alphas = nn.ParameterDict(
-            {
-                kind: nn.Parameter(torch.zeros(len(connections), len(PRIMITIVES)))
-                for kind in ("normal", "reduce")
-            }
-        )
+    def __init__(
+        self,
+        *,
+        nodes: int,
+        portion: int = 1,
+        edge_normalization: bool = False,
+        recompute: bool = False,
+        **layout: Any,
+    ) -> None:
+        super().__init__(partial(SearchCell, nodes, portion, recompute), _stem_norm, nodes, **layout)
+        self.nodes, self.portion = nodes, portion
+        connections, kinds = edges(nodes), ("normal", "reduce")
+        shape = len(connections), len(PRIMITIVES)
+        self.alphas = nn.ParameterDict({kind: nn.Parameter(torch.zeros(shape)) for kind in kinds})
+        normalized = kinds if edge_normalization else ()
+        self.betas = nn.ParameterDict({kind: nn.Parameter(torch.zeros(shape[0])) for kind in normalized})
         # rows of the alphas that belong to each of a cell's out-edges: source by source, edge by edge
         sources = [(0, 1), *((state,) for state in range(2, nodes + 1))]
         self.rows = [
@@ -359,23 +454,45 @@ class Supernet(CellNetwork):
         ]
 
     def context(self) -> dict[str, CellWeights]:
-        """Softmax weights of both kinds of cell."""
+        """Weights of both kinds of cell."""
         return {kind: self._arrange(kind, alphas.softmax(-1)) for kind, alphas in self.alphas.items()}
 
+    def edge_weights(self, kind: str) -> Tensor | None:
+        """Softmax of the betas over the edges that lead to the same node: [edges]; None without betas."""
+        if kind not in self.betas:
+            return None
+        incoming = self.betas[kind].split([node + 2 for node in range(self.nodes)])
+        return torch.cat([betas.softmax(0) for betas in incoming])
+
     def _arrange(self, kind: str, weights: Tensor) -> CellWeights:
+        by_edge = self.edge_weights(kind)
+        if by_edge is not None:
+            weights = weights * by_edge[:, None]
         counts = [len(rows) for rows in self.rows]
-        weights = weights[list(itertools.chain(*self.rows))]
+        order = list(itertools.chain(*self.rows))
+        weights = weights[order]
         linear = []
         for i, own in enumerate(weights[:, LINEAR].split(counts)):
             own = own[:, :-1] if i == 0 and kind == "reduce" else own
             sources = 2 if i == 0 else 1
             linear.append(own.unflatten(0, (sources, -1)).permute(1, 2, 0).flatten(1))
         skip = weights[: counts[0], SKIP] if kind == "reduce" else None
-        return CellWeights(linear, weights[:, CONVOLUTIONS].T, skip)
+        passing: list[Tensor | None] = [None] * len(counts)
+        if self.portion > 1:
+            by_edge = weights.new_ones(len(order)) if by_edge is None else by_edge[order]
+            inputs, *others = by_edge.split(counts)
+            passing = [inputs.unflatten(0, (2, -1)).T, *(own[:, None] for own in others)]
+        return CellWeights(linear, weights[:, CONVOLUTIONS].T, skip, passing)
+
+    def architecture(self) -> dict[str, nn.Parameter]:
+        """The alphas, and the betas where there are any, by name: alphas.normal, alphas.reduce, ..."""
+        named = {"alphas": self.alphas, "betas": self.betas}
+        return {f"{name}.{kind}": p for name, group in named.items() for kind, p in group.items()}
 
     def weights(self) -> list[nn.Parameter]:
-        """All parameters but the alphas."""
-        return [p for name, p in self.named_parameters() if not name.startswith("alphas.")]
+        """All other parameters."""
+        architecture = self.architecture()
+        return [p for name, p in self.named_parameters() if name not in architecture]
 
 
 def _stem_norm(channels: int) -> nn.BatchNorm2d:
@@ -383,7 +500,7 @@ def _stem_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def initialize_alphas(supernet: Supernet, generator: torch.Generator, scale: float = 1e-3) -> None:
-    """alpha ~ N(0, scale²); DARTS's code uses 10⁻³, so that all primitives start alike."""
+    """alpha, beta ~ N(0, scale²); DARTS's code uses 10⁻³, so that all primitives start alike."""
     with torch.no_grad():
-        for alphas in supernet.alphas.values():
-            alphas.copy_(scale * torch.randn(alphas.shape, generator=generator))
+        for parameter in supernet.architecture().values():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))

@@ -9,14 +9,16 @@ from hlrs import config
 from hlrs.artifacts import Job, read_table, write_json, write_text
 from hlrs.errors import Failure
 from hlrs.nas.drawing import draw_cell
-from hlrs.nas.genotype import PRIMITIVES, PUBLISHED, derive, edges
+from hlrs.nas.genotype import PRIMITIVES, PUBLISHED, Alphas, EdgeWeights, derive, edges
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write genotype.json, normal.svg and reduce.svg."""
     params = config.ExtractJob.model_validate(job.params)
     genotype = (
-        PUBLISHED[params.genotype] if params.genotype else derive(final_alphas(Path(job.inputs["alphas"])))
+        PUBLISHED[params.genotype]
+        if params.genotype
+        else derive(*final_architecture(Path(job.inputs["alphas"])))
     )
     write_json(job.output("genotype.json"), genotype.to_json())
     for cell in ("normal", "reduce"):
@@ -27,17 +29,18 @@ def run(job: Job) -> dict[str, Any]:
     return {}
 
 
-def final_alphas(path: Path) -> dict[str, Any]:
-    """{"normal", "reduce"}: float32 [edges, primitives] after the last epoch; Failure if one is missing."""
+def final_architecture(path: Path) -> tuple[Alphas, EdgeWeights]:
+    """{"normal", "reduce"}: alphas and edge weights after the last epoch; Failure if one is missing."""
     rows = read_table(path, "alphas").to_pylist()
     last = max((row["epoch"] for row in rows), default=0)
-    alphas = {}
+    alphas, edge_weights = {}, {}
     for cell in ("normal", "reduce"):
         own = [row for row in rows if row["epoch"] == last and row["cell"] == cell]
         nodes = max((row["node"] + 1 for row in own), default=0)
         expected = [(node, state, primitive) for node, state in edges(nodes) for primitive in PRIMITIVES]
         if not expected or [(row["node"], row["input"], row["primitive"]) for row in own] != expected:
             raise Failure(f"{path}: the {cell} cell does not hold every edge and primitive once, in order")
-        values = np.array([row["alpha"] for row in own], dtype=np.float32)
-        alphas[cell] = values.reshape(-1, len(PRIMITIVES))
-    return alphas
+        values = np.array([(row["alpha"], row["edge_weight"]) for row in own], dtype=np.float32)
+        alphas[cell], by_primitive = values.T.reshape(2, -1, len(PRIMITIVES))
+        edge_weights[cell] = by_primitive[:, 0]
+    return alphas, edge_weights

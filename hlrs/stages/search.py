@@ -1,10 +1,10 @@
 """Search: the supernet's weights and alphas, trained in turn on the two halves of the training images."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from hlrs import config
 from hlrs.artifacts import SCHEMAS, Job, write_table
 from hlrs.data.batches import Batches, generator, steps_per_epoch
 from hlrs.longtail.objective import Outcome
-from hlrs.nas import arch_lr, bilevel, genotype
+from hlrs.nas import arch_lr, bilevel, collapse, genotype
 from hlrs.nas.network import initialize
 from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.pace import Pace, measure
@@ -31,6 +31,8 @@ from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack
 
 CELLS = ("normal", "reduce")
 HALVES = ("weights", "alphas")
+
+Architecture = dict[str, npt.NDArray[np.float32]]  # name -> values
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def _random(job: Job) -> dict[str, Any]:
     params = config.RandomSearchJob.model_validate(job.params)
     draw = generator(params.seed, "search", "random")
     shape = (len(genotype.edges(params.nodes)), len(genotype.PRIMITIVES))
-    alphas = {cell: torch.randn(shape, generator=draw).numpy() for cell in CELLS}
+    alphas = {f"alphas.{cell}": torch.randn(shape, generator=draw).numpy() for cell in CELLS}
     _write(job, params.nodes, [alphas], [])
     return {"device": "cpu", "resumes": 0, "throughput": []}
 
@@ -79,7 +81,7 @@ class SearchTask:
         )
         self.samplers = samplers_of(params.objective)
         self.supernet = _make_supernet(params, images).to(device)
-        self.alphas = list(self.supernet.alphas.values())
+        self.alphas = list(self.supernet.architecture().values())  # and betas
         self.weights = self.supernet.weights()
         adam = params.search.alphas
         self.weights_optimizer = make_sgd(self.weights, params.search.weights)
@@ -88,7 +90,12 @@ class SearchTask:
             self.alphas, adam.lr, (adam.betas[0], adam.betas[1]), weight_decay=adam.weight_decay, fused=True
         )
         self._feed(images)
-        self.trajectory = [self._alphas()]
+        self.trajectory = [self._architecture()]
+        start = torch.randn(
+            sum(parameter.numel() for parameter in self.alphas),
+            generator=generator(params.seed, "search", "eigenvalue"),
+        )
+        self.watch = collapse.Watch(start.to(device), **params.search.collapse.model_dump())
 
     def _feed(self, images: SplitImages) -> None:
         search, augment = self.params.search, self.params.images.augment
@@ -112,9 +119,7 @@ class SearchTask:
         """Learning rates at t = epoch/epochs, as DARTS's and BBN's code have them, and the epoch's order."""
         self.epoch, self.t = epoch, epoch / self.epochs
         self.weights_lr = sgd_lr(self.params.search.weights, epoch, self.epochs)
-        schedule = self.params.arch_lr.model_dump()
-        mixing = mixing_at(self.params.objective, self.t, "") if schedule["kind"] == "coupled" else None
-        self.alphas_lr = self.params.search.alphas.lr * arch_lr.factor(self.t, mixing, **schedule)
+        self.alphas_lr = self._alphas_lr()
         self.weights_optimizer.param_groups[0]["lr"] = self.weights_lr
         self.alphas_optimizer.param_groups[0]["lr"] = self.alphas_lr
         fed = [self.training, self.validation] if self.alphas_lr > 0 else [self.training]
@@ -122,11 +127,21 @@ class SearchTask:
         for batches in fed:
             batches.begin(epoch, self.t)
 
+    def _alphas_lr(self) -> float:
+        """By the schedule; 0, and there are no alphas' steps, before the warm-up's end or after a stop."""
+        searcher, schedule = self.params.searcher, self.params.arch_lr.model_dump()
+        if self.watch.stopped or (isinstance(searcher, config.PcDarts) and self.t < searcher.warm_up):
+            return 0.0
+        mixing = mixing_at(self.params.objective, self.t, "") if schedule["kind"] == "coupled" else None
+        return self.params.search.alphas.lr * arch_lr.factor(self.t, mixing, **schedule)
+
+    def _mixing(self, step: int) -> float | None:
+        purpose = f"{self.params.seed}/search/mixing/{self.epoch}/{step}"
+        return mixing_at(self.params.objective, self.t, purpose)
+
     def step(self, step: int) -> Tensor:
         """The alphas' step on their batch, then the weights' step on theirs."""
-        mixing = mixing_at(
-            self.params.objective, self.t, f"{self.params.seed}/search/mixing/{self.epoch}/{step}"
-        )
+        mixing = self._mixing(step)
         batches = self.training(step)
 
         def training() -> Outcome:
@@ -174,11 +189,15 @@ class SearchTask:
         return added
 
     def end(self, means: list[float]) -> dict[str, Any]:
-        """The epoch's row of history.parquet."""
-        alphas = self._alphas()
-        self.trajectory.append(alphas)
-        derived = genotype.derive(alphas)
+        """The epoch's row of history.parquet, after the watch had a look."""
         stepped = self.alphas_lr > 0
+        eigenvalue = self.watch.estimate(self._first_alphas_loss, self.alphas)
+        self.trajectory.append(self._architecture())
+        if stepped:
+            skips = genotype.derive(*_weighed(self.trajectory[-1])).skips("normal")
+            self._go_back(self.watch.judge(eigenvalue, skips))
+        alphas, edge_weights = _weighed(self.trajectory[-1])
+        derived = genotype.derive(alphas, edge_weights)
         return {
             "epoch": self.epoch,
             "progress": self.t,
@@ -191,21 +210,38 @@ class SearchTask:
             "mixing": means[4] if isinstance(self.params.objective, config.Bilateral) else None,
             **{f"entropy_{cell}": genotype.entropy(alphas[cell]) for cell in CELLS},
             **{f"skips_{cell}": derived.skips(cell) for cell in CELLS},
-            "eigenvalue": None,
+            "eigenvalue": eigenvalue,
+            "stopped": int(self.watch.stopped),
         }
 
-    def _alphas(self) -> dict[str, Any]:
-        return {cell: alphas.detach().cpu().numpy().copy() for cell, alphas in self.supernet.alphas.items()}
+    def _first_alphas_loss(self) -> Tensor:
+        """The loss on the epoch's first batch of the alphas' images."""
+        if self.alphas_lr == 0:
+            self.validation.begin(self.epoch, self.t)
+        return self.on_alphas(self.supernet, self.validation(0), self.t, self._mixing(0)).loss
+
+    def _architecture(self) -> Architecture:
+        named = self.supernet.architecture().items()
+        return {name: parameter.detach().cpu().numpy().copy() for name, parameter in named}
+
+    def _go_back(self, epochs: int) -> None:
+        """Take the architecture of so many epochs before this one for this one's."""
+        self.trajectory[-1] = self.trajectory[-1 - epochs]
+        with torch.no_grad():
+            for name, parameter in self.supernet.architecture().items():
+                parameter.copy_(torch.from_numpy(self.trajectory[-1][name]))
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, alphas, both optimizers, and the alphas of the epochs so far."""
+        """Weights, architecture, both optimizers, the watch, and the architectures of the epochs so far."""
         trajectory = {
-            cell: torch.from_numpy(np.stack([alphas[cell] for alphas in self.trajectory])) for cell in CELLS
+            name: torch.from_numpy(np.stack([architecture[name] for architecture in self.trajectory]))
+            for name in self.supernet.architecture()
         }
         return {
             **prefixed("net", self.supernet.state_dict()),
             **prefixed("sgd", pack(self.weights_optimizer)),
             **prefixed("adam", pack(self.alphas_optimizer)),
+            **prefixed("watch", self.watch.state()),
             **prefixed("trajectory", trajectory),
         }
 
@@ -214,14 +250,20 @@ class SearchTask:
         self.supernet.load_state_dict(unprefixed("net", state))
         unpack(self.weights_optimizer, unprefixed("sgd", state))
         unpack(self.alphas_optimizer, unprefixed("adam", state))
+        self.watch.load(unprefixed("watch", state))
         trajectory = unprefixed("trajectory", state)
-        epochs = zip(*(trajectory[cell].numpy() for cell in CELLS), strict=True)
-        self.trajectory = [dict(zip(CELLS, alphas, strict=True)) for alphas in epochs]
+        epochs = zip(*(tensor.numpy() for tensor in trajectory.values()), strict=True)
+        self.trajectory = [dict(zip(trajectory, values, strict=True)) for values in epochs]
 
 
 def _make_supernet(params: config.SearchJob, images: SplitImages) -> Supernet:
+    searcher = params.searcher
+    partial: dict[str, Any] = {}
+    if isinstance(searcher, config.PcDarts):
+        partial = {"portion": searcher.portion, "edge_normalization": searcher.edge_normalization}
     supernet = Supernet(
         nodes=params.search.nodes,
+        **partial,
         in_channels=images.channels,
         classes=len(images.classes),
         channels=params.search.channels,
@@ -235,18 +277,33 @@ def _make_supernet(params: config.SearchJob, images: SplitImages) -> Supernet:
     return supernet
 
 
-def _write(job: Job, nodes: int, trajectory: list[dict[str, Any]], history: list[dict[str, Any]]) -> None:
+def _weighed(architecture: Architecture) -> tuple[Architecture, Architecture]:
+    """Alphas [edges, primitives] and edge weights [edges] of each cell; the weights are 1 without betas."""
+    alphas = {cell: architecture[f"alphas.{cell}"] for cell in CELLS}
+    edge_weights = {
+        cell: genotype.edge_softmax(architecture[f"betas.{cell}"])
+        if f"betas.{cell}" in architecture
+        else np.ones(len(alphas[cell]), dtype=np.float32)
+        for cell in CELLS
+    }
+    return alphas, edge_weights
+
+
+def _write(job: Job, nodes: int, trajectory: list[Architecture], history: list[dict[str, Any]]) -> None:
     cells = list(zip(*_alpha_rows(nodes, trajectory), strict=True))
     write_table(job.output("alphas.parquet"), "alphas", dict(zip(SCHEMAS["alphas"], cells, strict=True)))
     columns = {name: [row[name] for row in history] for name in SCHEMAS["search_history"]}
     write_table(job.output("history.parquet"), "search_history", columns)
 
 
-def _alpha_rows(nodes: int, trajectory: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
+def _alpha_rows(nodes: int, trajectory: list[Architecture]) -> Iterator[tuple[Any, ...]]:
     """The rows of alphas.parquet."""
-    for epoch, cell in itertools.product(range(len(trajectory)), CELLS):
-        alphas = trajectory[epoch][cell]
-        weights = genotype.softmax(alphas)
-        for row, (node, state) in enumerate(genotype.edges(nodes)):
-            for column, primitive in enumerate(genotype.PRIMITIVES):
-                yield epoch, cell, node, state, primitive, alphas[row, column], weights[row, column], 1.0
+    for epoch, architecture in enumerate(trajectory):
+        alphas, edge_weights = _weighed(architecture)
+        for cell in CELLS:
+            weights = genotype.softmax(alphas[cell])
+            for row, (node, state) in enumerate(genotype.edges(nodes)):
+                edge = epoch, cell, node, state
+                for column, primitive in enumerate(genotype.PRIMITIVES):
+                    own = alphas[cell][row, column], weights[row, column], edge_weights[cell][row]
+                    yield *edge, primitive, *own
