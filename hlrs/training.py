@@ -133,7 +133,9 @@ def descend(
 ) -> None:
     """One step of the optimizer along the loss's gradient, whose norm is at most `clip`."""
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
+        # a fused optimizer goes through memory in its order, whatever the strides: both must lie alike
+        alike = gradient.stride() == parameter.stride()
+        parameter.grad = gradient if alike else torch.empty_like(parameter).copy_(gradient)
     if clip is not None:
         nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()

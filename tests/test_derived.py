@@ -60,7 +60,7 @@ def test_forward_pass_of_one_node_by_hand():
         y = F.relu(y)
         return bn(torch.cat([module.even(y), module.odd(y[:, :, 1:, 1:])], 1))
 
-    stem = bn(network.stem[0](x))
+    stem = bn(network.stem.layers[0](x))
     normal, reduce1, reduce2 = network.shared
     inputs = [bn(c.input0[1](F.relu(stem))) if i < 2 else None for i, c in enumerate(network.shared)]
     cell0 = F.max_pool2d(inputs[0], 3, 1, 1) + bn(normal.input1[1](F.relu(stem)))
@@ -96,15 +96,14 @@ def test_drop_path_acts_in_training_only_and_spares_identities():
     assert pooled.train().context() is drop
 
 
-@pytest.mark.parametrize(
-    ("size", "pooled"), [(8, "reference"), (16, "windows"), (4, "small"), (2, "small"), (1, "small")]
-)
-def test_auxiliary_head_takes_any_size_and_darts_pooling_at_eight(size, pooled):
-    head = AuxiliaryHead(6, 3).eval()
+@pytest.mark.parametrize("size", [1, 2, 4, 6, 7, 8, 14, 16])
+def test_auxiliary_head_takes_any_size_and_pools_as_darts_where_that_does(size):
+    head = AuxiliaryHead(6, 3, None).eval()
     x = torch.randn(2, 6, size, size, generator=torch.Generator().manual_seed(0))
     assert head(x).shape == (2, 3)
-    if pooled == "reference":  # AvgPool2d(5, stride=3, padding=0) of cnn/model.py
-        expected = head.classifier(head.features(F.avg_pool2d(F.relu(x), 5, 3)).flatten(1))
+    stride = {8: 3, 7: 2}.get(size)  # of AvgPool2d(5) in AuxiliaryHeadCIFAR and AuxiliaryHeadImageNet
+    if stride:
+        expected = head.classifier(head.features(F.avg_pool2d(F.relu(x), 5, stride)).flatten(1))
         assert torch.allclose(head(x), expected)
 
 
@@ -123,13 +122,16 @@ def test_initialisation_has_pytorchs_bounds_and_is_the_same_for_the_same_seed():
         initialize(network, torch.Generator().manual_seed(7))
     for a, b in zip(*(n.parameters() for n in networks), strict=True):
         assert torch.equal(a, b)
-    stem = networks[0].stem[0].weight.detach()
+    stem = networks[0].stem.layers[0].weight.detach()
     assert float(stem.abs().max()) <= 1 / 3  # fan-in 9
     assert float(stem.std()) == pytest.approx((1 / 3) / 3**0.5, rel=0.15)
 
 
 def test_describe_names_what_it_knows(tmp_path):
-    with pytest.raises(UserError, match=r"published: DARTS_V1, DARTS_V2, PC_DARTS, PDARTS, supernet"):
+    known = (
+        "known: DARTS_V1, DARTS_V2, PC_DARTS, PDARTS, supernet, resnet20, resnet32, resnet44, resnet56, resn"
+    )
+    with pytest.raises(UserError, match=known):
         describe("DARTS_V3", **CIFAR, auxiliary=False)
     with pytest.raises(UserError, match="--channels: 5 is odd"):
         describe("DARTS_V2", **{**CIFAR, "channels": 5}, auxiliary=False)

@@ -1,6 +1,7 @@
 """HLRS after the summary: what drives the weights, the alphas and the logits, and the rates of the rows."""
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hlrs import config
-from hlrs.artifacts import read_json, read_tensors
+from hlrs.artifacts import read_json, read_table, read_tensors
 from hlrs.data.batches import Batch
 from hlrs.longtail.rates import learn_rows_at, row_rates
 from hlrs.nas import bilevel
@@ -293,6 +294,10 @@ def test_a_dual_head_is_searched_retrained_and_evaluated(workspace):
     by_stage = jobs()
     for stage in (split, search, extract, retrain, evaluate):
         stage.run(by_stage[stage.__name__.rpartition(".")[2]])
+    # at the start ten classes cost about log 10 a classifier: both of them the weights, one the alphas
+    history = read_table(by_stage["search"].output("history.parquet"), "search_history").to_pydict()
+    assert history["weights_loss"][0] == pytest.approx(2 * math.log(10), rel=0.2)
+    assert history["alphas_loss"][0] == pytest.approx(math.log(10), rel=0.2)
     weights, _ = read_tensors(by_stage["retrain"].output("weights.safetensors"))
     assert weights["class_specific.weight"].shape == weights["classifier.weight"].shape
     assert 0 <= read_json(by_stage["evaluate"].output("metrics.json"))["top1"] <= 1

@@ -162,4 +162,30 @@ def test_every_arch_lr_takes_exactly_the_fields_of_its_spec(kind):
 )
 def test_sgd_lr_falls_along_half_a_cosine(lr, lr_min, expected):
     sgd = config.Sgd(lr=lr, lr_min=lr_min)
-    assert [sgd_lr(sgd, t) for t in PROGRESS] == pytest.approx(expected, abs=1e-9)
+    found = [sgd_lr(sgd, epoch, 4) for epoch in range(5)]  # t = 0, 1/4, ... 1
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_sgd_lr_steps_and_warms_up_as_in_ldam_drws_cifar_train():
+    """Epochs 1 to 200 there: lr · epoch/5 up to 5, lr · 0.01 after 160, lr · 0.0001 after 180."""
+    sgd = config.Sgd(lr=0.1, warm_up=5, schedule=config.MultistepSchedule(kind="multistep"))
+    expected = [0.02, 0.04, 0.06, 0.08, 0.1] + [0.1] * 155 + [1e-3] * 20 + [1e-5] * 20
+    assert [sgd_lr(sgd, epoch, 200) for epoch in range(200)] == pytest.approx(expected, rel=1e-12)
+
+
+def test_sgd_lr_steps_at_any_progress_by_any_factor():
+    schedule = config.MultistepSchedule(kind="multistep", at=[0.5, 0.7, 0.75], factor=0.1)
+    found = [sgd_lr(config.Sgd(lr=1.0, schedule=schedule), epoch, 10) for epoch in range(10)]
+    assert found == pytest.approx([1.0] * 5 + [0.1] * 2 + [0.01] + [0.001] * 2)
+
+
+def test_sgd_lr_warms_up_on_its_way_along_the_cosine():
+    sgd = config.Sgd(lr=0.2, lr_min=0.04, warm_up=3)
+    # cosine: 0.04 + 0.16 · (1 + cos(π·epoch/4))/2 = 0.2, 0.1765685, 0.12, 0.0634315
+    expected = [0.2 / 3, 0.1765685425 * 2 / 3, 0.12, 0.0634314575]
+    assert [sgd_lr(sgd, epoch, 4) for epoch in range(4)] == pytest.approx(expected, abs=1e-9)
+
+
+def test_every_schedule_of_config_begins_at_the_learning_rate():
+    for kind, spec in specs(config.Sgd.model_fields["schedule"].annotation).items():
+        assert sgd_lr(config.Sgd(lr=0.3, schedule=spec(kind=kind)), 0, 10) == pytest.approx(0.3)

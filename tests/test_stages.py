@@ -174,7 +174,7 @@ def test_retraining_takes_both_halves_and_only_watches_the_holdout(workspace):
     )
     rows = read_table(by_stage["split"].output("split.parquet"), "split").to_pandas()
     trained = rows["index"][rows.subset.isin(["weights", "alphas"])]
-    assert set(images.index[task.batches.positions]) == set(trained)
+    assert set(images.index[task.phases[0].batches.positions]) == set(trained)
     assert set(images.index[task.holdout]) == set(rows["index"][rows.subset == "holdout"])
 
 

@@ -8,7 +8,7 @@ import torch
 
 from hlrs.artifacts import Job
 from hlrs.errors import Interrupted
-from hlrs.training import fit
+from hlrs.training import descend, fit
 
 JOB = Job("search", "d/m/0", {}, "", {}, "0123456789ab")
 
@@ -57,3 +57,22 @@ def test_a_signal_in_any_step_loses_nothing_and_repeats_nothing(tmp_path, monkey
     assert position.rows == EXPECTED
     assert (position.resumes, task.total.item()) == (1, 6)
     assert [row["epoch"] for row in position.throughput] == [0, 1, 2]
+
+
+def test_a_step_changes_each_weight_by_its_own_gradient_however_the_maps_lie():
+    """Gradients of channels-last maps lie in another order in memory than the kernels they belong to."""
+    convolution = torch.nn.Conv2d(3, 4, 3, bias=False)
+    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)).contiguous(
+        memory_format=torch.channels_last
+    )
+    optimizer = torch.optim.SGD(convolution.parameters(), 0.5, 0.9, weight_decay=0.1, fused=True)
+    weight, momentum = convolution.weight.detach().clone(), None
+    for _ in range(2):
+        patches = torch.nn.functional.unfold(x, 3).transpose(1, 2)  # [image, place, 27]
+        maps = patches @ weight.view(4, 27).T
+        gradient = (2 * maps.transpose(1, 2) @ patches).sum(0).view(4, 3, 3, 3) / maps.numel()
+        gradient = gradient + 0.1 * weight
+        momentum = gradient if momentum is None else 0.9 * momentum + gradient
+        weight = weight - 0.5 * momentum
+        descend(convolution(x).square().mean(), list(convolution.parameters()), optimizer, None)
+        assert torch.allclose(convolution.weight, weight, atol=1e-5)

@@ -12,8 +12,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hlrs import config
 from hlrs.artifacts import SCHEMAS, Job, write_table, write_tensors
-from hlrs.data.augment import mix
-from hlrs.data.batches import Batch, Batches, generator, steps_per_epoch
+from hlrs.data.augment import Batch, mix
+from hlrs.data.batches import Batches, generator, steps_per_epoch
 from hlrs.longtail.objective import Outcome, accuracy
 from hlrs.nas.derived import DerivedNetwork, DropPath
 from hlrs.nas.network import BranchedNetwork, initialize, normalize_classifier
@@ -101,7 +101,6 @@ class RetrainTask:
         self.steps = steps_per_epoch(len(self.positions), self.recipe.batch_size)
         self.phases = self._phases(params.images.augment)
         set_row_rates(self.phases[0].optimizer, self.network, self.recipe.objective, counts)
-        self.batches = self.phases[0].batches
         self.epochs = sum(phase.epochs for phase in self.phases)
 
     def _phases(self, augment: config.Augment) -> list[Phase]:
@@ -115,17 +114,8 @@ class RetrainTask:
                 lr=classifier.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay, clip=sgd.clip
             )
             batches = self._batches([{"kind": "class_balanced"}], augment, f"{self.purpose}/classifier")
-            phases.append(
-                Phase(
-                    "classifier",
-                    recipe.epochs,
-                    classifier.epochs,
-                    weights,
-                    sgd,
-                    make_sgd(weights, sgd),
-                    batches,
-                )
-            )
+            first, epochs, optimizer = recipe.epochs, classifier.epochs, make_sgd(weights, sgd)
+            phases.append(Phase("classifier", first, epochs, weights, sgd, optimizer, batches))
         return phases
 
     def _batches(self, samplers: list[dict[str, Any]], augment: config.Augment, purpose: str) -> Batches:
@@ -150,9 +140,10 @@ class RetrainTask:
         self.drop_path = self.recipe.drop_path * self.t if self.phase.name == "network" else 0.0
         self.images_per_step = self.phase.batches.batch_size * len(self.phase.batches.samplers)
         self.phase.batches.begin(epoch, self.t)
-        self.network.train(self.phase.name == "network")
-        if self.phase.name == "classifier":
-            self.result.eval()
+        if self.phase.name == "network":
+            self.network.train()
+        else:
+            self.result.eval()  # the running statistics stay as they are, too
 
     def step(self, step: int) -> Tensor:
         """One step of SGD, and of the moving average."""
