@@ -72,7 +72,7 @@ def make_run(method: str, seed: int, **changes) -> Run:
     )
     record = {"throughput": [{"epoch": e, "images_per_second": 100.0} for e in range(3)], "host": "node07"}
     run = Run(
-        "d", method, seed, changes.pop("retrain_seed", 0),
+        "d", method, seed, 0,
         metrics=metrics | changes.pop("metrics", {}),
         genotype=GENOTYPE,
         histories={
@@ -292,6 +292,55 @@ def test_collapse_is_the_first_epoch_with_two_skip_connections():
     assert "Collapse in 2 of 3 searches." in figure.charts[0]
 
 
+def test_the_eigenvalue_is_drawn_where_it_was_estimated():
+    results = make_results(
+        [make_run("darts", 0), make_run("hlrs", 0, search={"eigenvalue": [0.1, None, 0.3]})]
+    )
+    figure = drawn(results, "search_eigenvalue")
+    assert [*figure.parts] == ["hlrs"]
+    path = re.search(r'<path class="line s0" d="([^"]*)"', figure.parts["hlrs"]).group(1)
+    assert (path.count("M"), path.count("l")) == (2, 0)  # two points, a gap between them
+    assert figure.data[1] == [
+        ["darts", 0, 0, None], ["darts", 0, 1, None], ["darts", 0, 2, None],
+        ["hlrs", 0, 0, 0.1], ["hlrs", 0, 1, None], ["hlrs", 0, 2, 0.3],
+    ]  # fmt: skip
+    none = figures.sections(make_results([make_run("darts", 0)]), "d")
+    assert "search_eigenvalue" not in {f.name for section in none for f in section.figures}
+
+
+def test_where_the_watch_stopped_the_alphas():
+    runs = [make_run("darts", 0), make_run("hlrs", 3, search={"stopped": [0, 1, 1]})]
+    assert [trajectories.stopped(run) for run in runs] == [None, 1]
+    assert (
+        "The watch on it stopped the alphas of hlrs (seed 3 after epoch 1)."
+        in drawn(make_results(runs), "search_skips").note
+    )
+
+
+def test_retrainings_have_a_line_each_and_share_the_search():
+    first = make_run("darts", 0)
+    again = first.histories | {"retrain": history("retrain", loss=[0.9, 0.4])}
+    results = make_results([first, replace(first, retrain_seed=3, histories=again)])
+    assert [row[:4] for row in drawn(results, "retrain_loss").data[1]] == [
+        ["darts", 0, 0, 0], ["darts", 0, 0, 1], ["darts", 0, 3, 0], ["darts", 0, 3, 1],
+    ]  # fmt: skip
+    assert [row[:3] for row in drawn(results, "search_losses").data[1]] == [["darts", 0, e] for e in range(3)]
+
+
+def test_of_many_runs_few_lines_are_drawn():
+    methods = {f"m{i}": [make_run(f"m{i}", s) for s in range(4)] for i in range(26)}
+    assert trajectories.single_lines(methods) == 3
+    assert trajectories.single_lines({"m0": methods["m0"]}) == 10
+
+
+def test_cells_are_drawn_up_to_their_budget(monkeypatch):
+    runs = [replace(make_run(m, s), cells={"normal": 50 * "x"}) for m in ("a", "b") for s in range(3)]
+    monkeypatch.setattr(figures, "CELLS_BYTES", 160)
+    shown, left_out = figures.cells(make_results(runs, reference=None), "d")
+    assert {m: [run.seed for run in own] for m, own in shown.items()} == {"a": [0, 1], "b": [0]}
+    assert left_out == 3
+
+
 def test_coupled_rates_and_equal_lines_are_drawn_once_and_named():
     coupled = {"alphas_lr": [0.02, 0.01, 0.005], "mixing": [1.0, 0.5, 0.25]}
     runs = [make_run("hlrs", seed, search=coupled) for seed in (0, 1)] + [make_run("darts", 0)]
@@ -317,6 +366,20 @@ def test_of_many_seeds_the_median_and_the_range_are_drawn():
     ]  # equal lines count as often as they are
     lines, _ = trajectories.curves(trajectories.SEARCH_PANELS[1], "search", again)
     assert lines[0].ys[0] == 3.0
+
+
+def test_a_range_goes_there_along_the_highs_and_back_along_the_lows():
+    area = charts.Range("r", 0, [0, 1, 2], [0.0, None, 1.0], [2.0, 3.0, 3.0])
+    axes = charts.Axes("t", "x", "y", (0, 2), (0, 4))
+    path = re.search(r'class="range s0" d="([^"]*)"', charts.line_chart([], axes, [area])).group(1)
+    numbers = [float(v) for v in re.findall(r"-?\.?\d+\.?\d*", path)]
+    corners = [(sum(numbers[0 : i + 1 : 2]), sum(numbers[1 : i + 2 : 2])) for i in range(0, len(numbers), 2)]
+    assert len(corners) == 4  # the gap in the middle is bridged
+    (left, high), (right, higher), (end, low), (start, lowest) = corners
+    assert (left, right) == (pytest.approx(start), pytest.approx(end))
+    # upwards is less; a unit is a quarter of the axis
+    assert low - higher == pytest.approx(lowest - high, abs=0.3)  # 2 units each
+    assert lowest - low == pytest.approx((low - higher) / 2, abs=0.3)  # 1 unit
 
 
 def test_long_lines_are_thinned_and_keep_their_end():

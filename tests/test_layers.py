@@ -57,6 +57,8 @@ LIGHT = [  # loads without torch: the Snakefile, a login node, `hlrs --help`
     "hlrs.report.origins",
     "hlrs.report.page",
     "hlrs.report.results",
+    "hlrs.report.statistics",
+    "hlrs.report.claim",
     "hlrs.report.heatmaps",
     "hlrs.report.outcomes",
     "hlrs.report.trajectories",

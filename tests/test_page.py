@@ -74,7 +74,7 @@ def large(tmp_path_factory):
 
 def many_runs(model: Results) -> Results:
     """Two data sets × ten methods × ten seeds, 50 epochs, 14 edges a cell, 100 classes."""
-    methods, seeds = ["darts", *(f"method_{i}" for i in range(1, METHODS))], list(range(SEEDS))
+    methods, seeds = ["darts", *(f"{'method_' * 4}{i}" for i in range(1, METHODS))], list(range(SEEDS))
     sizes = [int(500 * 0.01 ** (c / (CLASSES - 1))) for c in range(CLASSES)]
     counts = {"weights": sizes, "alphas": sizes, "holdout": [0] * CLASSES, "test": [10] * CLASSES}
     classes = {"names": [f"class {c}" for c in range(CLASSES)], "counts": counts}

@@ -436,6 +436,24 @@ def test_several_comparisons_are_counted():
     )
 
 
+def test_many_comparisons_are_told_together():
+    scores = {"darts": [0.5, 0.5, 0.5], "up": [0.6, 0.601, 0.602]} | {
+        f"m{i}": [0.4, 0.5, 0.6] for i in range(12)
+    }
+    assert said(scores)[1:] == ["d: higher: up +10.1; no difference is shown for 12 methods."]
+    text = html(make_job(scores))
+    assert "Every difference with its interval" in text
+    assert "The same in words" not in text
+    assert Page(text).open == []
+
+
+def test_the_claim_stands_near_the_top():
+    text = html(make_job(TWO_SEEDS))
+    assert text.index('id="claim"') < text.index('id="data/d"')
+    assert "<strong>not in the matrix on d</strong>" in text
+    assert 'id="claim"' not in html(make_job(TWO_SEEDS, reference="random"))
+
+
 def test_without_a_reference_nothing_is_compared():
     assert "uncompared" in said(TWO_SEEDS, reference=None)[0]
     job = make_job(TWO_SEEDS, reference=None)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby
+from itertools import groupby, pairwise
 from string import Template
 from typing import Any, Literal
 
@@ -304,10 +304,13 @@ def _tenths(value: int) -> str:
 def _range(frame: _Frame, area: Range) -> str:
     """The area as one path, there along the highs and back along the lows; gaps are bridged."""
     places = [i for i in thinned(len(area.xs)) if area.lows[i] is not None and area.highs[i] is not None]
-    there = [f"{frame.x(area.xs[i]):.1f} {frame.y(area.highs[i]):.1f}" for i in places]  # type: ignore[arg-type]
-    back = [f"{frame.x(area.xs[i]):.1f} {frame.y(area.lows[i]):.1f}" for i in reversed(places)]  # type: ignore[arg-type]
+    there = [(frame.x(area.xs[i]), frame.y(area.highs[i])) for i in places]  # type: ignore[arg-type]
+    back = [(frame.x(area.xs[i]), frame.y(area.lows[i])) for i in reversed(places)]  # type: ignore[arg-type]
+    outline = [(round(10 * x), round(10 * y)) for x, y in there + back]
+    steps = [f"l{_tenths(x - u)} {_tenths(y - v)}" for (u, v), (x, y) in pairwise(outline)]
+    path = f"M{_tenths(outline[0][0])} {_tenths(outline[0][1])}{''.join(steps)}z".replace(" -", "-")
     title = f"<title>{escape(area.label)}</title>"
-    return f'<path class="range s{area.series}" d="M{"L".join(there + back)}z">{title}</path>'
+    return f'<path class="range s{area.series}" d="{path}">{title}</path>'
 
 
 def _end_labels(frame: _Frame, ends: Sequence[tuple[float, str]]) -> list[str]:
@@ -490,14 +493,14 @@ def reliability_chart(bins: Sequence[Mapping[str, float]], axes: Axes) -> str:
     return frame.draw(body + titles)
 
 
-def scatter_chart(points: Sequence[Point], axes: Axes) -> str:
+def scatter_chart(points: Sequence[Point], axes: Axes, *, hover: bool = True) -> str:
     """Points, a colour a series; with hover texts as long as there are not too many."""
     frame = _Frame(axes)
     body = []
     for series in sorted({point.series for point in points}):
         path = "".join(f"M{frame.x(p.x):.1f} {frame.y(p.y):.1f}h0" for p in points if p.series == series)
         body.append(f'<path class="dots s{series}" d="{path}"/>')
-    for p in points if len(points) <= HOVERABLE else []:
+    for p in points if hover and len(points) <= HOVERABLE else []:
         title = f"<title>{escape(p.label)}</title>"
         body.append(
             f'<circle class="hover" cx="{frame.x(p.x):.1f}" cy="{frame.y(p.y):.1f}" r="5">{title}</circle>'

@@ -12,7 +12,7 @@ from hlrs.report.trajectories import RETRAIN_PANELS, curves_figure, maps, search
 
 Methods = dict[str, list[Run]]
 
-MAPS_BYTES = 1_600_000  # of a page's maps of architecture weights
+MAPS_BYTES = 1_000_000  # of a page's maps of architecture weights
 CELLS_BYTES = 1_000_000  # of a page's drawings of cells
 OPEN_MAPS = 6  # methods: of more, the maps are folded
 

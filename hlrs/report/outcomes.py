@@ -31,7 +31,8 @@ TRAINED = {  # all but the test images, in words
     "holdout": "held out, to look at",
 }
 MOST_BARS, MOST_CELLS = 100, 50  # classes, or runs of neighbouring ones, of a chart and of a matrix's side
-MOST_TITLES = 1500  # cells of a data set's matrices that have hover texts
+MOST_MATRICES, FEW_CELLS = 10, 25  # of more methods the matrices are coarser
+MOST_TITLES = 1500  # hover texts of a data set's matrices, and of its scatter charts
 
 
 # --- classes ------------------------------------------------------------------------------------------
@@ -122,6 +123,7 @@ def accuracy_figure(results: Results, methods: Methods) -> Figure:
     means = {method: class_means(results, runs) for method, runs in methods.items()}
     sizes = [row[3] for found in means.values() for row in found if row[3] > 0]
     x_range = (0.8 * min(sizes, default=1), 1.25 * max(sizes, default=1))
+    hover = sum(map(len, means.values())) <= MOST_TITLES
     drawn = {}
     for method, found in means.items():
         marks = [
@@ -131,7 +133,7 @@ def accuracy_figure(results: Results, methods: Methods) -> Figure:
         ]
         said = f"Worst class {min((p.y for p in marks), default=0):.1f} %."
         axes = charts.Axes(method, "training images", "per cent", x_range, (0, 100), log_x=True, summary=said)
-        drawn[method] = charts.scatter_chart(marks, axes)
+        drawn[method] = charts.scatter_chart(marks, axes, hover=hover)
     return Figure(
         "class_accuracy",
         "One point a class, mean over the seeds",
@@ -271,19 +273,24 @@ def _spread_chart(title: str, names: list[str], spreads: list[charts.Spread]) ->
 def confusion_figures(results: Results, dataset: str, methods: Methods) -> list[Figure]:
     """The reference's matrix and the differences to it; every method's matrix if there is no reference."""
     ranks, reference = _ranks(results, dataset), results.report["reference"]
-    matrices = {method: _confusion(ranks, runs) for method, runs in methods.items()}
+    most = MOST_CELLS if len(methods) <= MOST_MATRICES else FEW_CELLS
+    matrices = {method: _confusion(ranks, runs, most) for method, runs in methods.items()}
     base = matrices.pop(reference, None)
-    names = ranks.labels(MOST_CELLS)
+    names = ranks.labels(most)
     hover = len(names) ** 2 * len(methods) <= MOST_TITLES and len(names) <= heatmaps.NUMBERED
     shown = matrices if base is None else {reference: base}
     note = (
         "Of each true class (row), which percentage of its test images is taken for which class (column),"
         " mean over the seeds; classes by training images, most first. A shade begins at its number."
-        + _together(ranks, MOST_CELLS)
+        + _together(ranks, most)
     )
     if any(row[0] is None for row in next(iter(shown.values()))):
         note += " Rows without shades: no test images."
-    figures = [_matrix_figure("confusion", "Confusion matrix", shown, heatmaps.shares(), ranks, hover, note)]
+    figures = [
+        _matrix_figure(
+            "confusion", "Confusion matrix", shown, heatmaps.shares(), names, len(ranks.order), hover, note
+        )
+    ]
     if base is not None and matrices:
         changes = {
             method: [
@@ -299,14 +306,23 @@ def confusion_figures(results: Results, dataset: str, methods: Methods) -> list[
             + (" Cells with less are struck through." if len(names) > heatmaps.NUMBERED else "")
         )
         figures.append(
-            _matrix_figure("confusion_differences", title, changes, heatmaps.changes(), ranks, hover, said)
+            _matrix_figure(
+                "confusion_differences",
+                title,
+                changes,
+                heatmaps.changes(),
+                names,
+                len(ranks.order),
+                hover,
+                said,
+            )
         )
     return figures
 
 
-def _confusion(ranks: Ranks, runs: list[Run]) -> Matrix:
+def _confusion(ranks: Ranks, runs: list[Run], most: int) -> Matrix:
     """Per cent of a true class's images, [true][predicted], mean over the classes of a bin and the seeds."""
-    places = ranks.bins(MOST_CELLS)
+    places = ranks.bins(most)
     rows: Matrix = []
     for truth in places:
         shares = []
@@ -325,18 +341,17 @@ def _matrix_figure(
     title: str,
     matrices: dict[str, Matrix],
     shades: heatmaps.Shades,
-    ranks: Ranks,
+    names: list[str],
+    classes: int,
     hover: bool,
     note: str,
 ) -> Figure:
-    drawn, names = {}, ranks.labels(MOST_CELLS)
+    drawn = {}
     for method, cells in matrices.items():
         diagonal = finite(row[i] for i, row in enumerate(cells))
         mean = statistics.fmean(diagonal) if diagonal else 0.0
         said = f"Mean of the diagonal {charts.number(round(mean, 1))}."
-        drawn[method] = heatmaps.matrix_chart(
-            cells, shades, names, len(ranks.order), method, said, hover=hover
-        )
+        drawn[method] = heatmaps.matrix_chart(cells, shades, names, classes, method, said, hover=hover)
     rows = [
         [method, names[i], names[j], value]
         for method, cells in matrices.items()

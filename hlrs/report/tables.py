@@ -126,27 +126,28 @@ def _difference(d: Difference | None) -> Cell:
 
 
 def comparisons_table(results: Results, dataset: str, differences: list[Difference]) -> Table:
-    """A row a compared method and metric: both intervals, p by itself and corrected, what can be said."""
-    own = [d for d in differences if d.dataset == dataset]
+    """A row a compared method, by metric: both intervals, p by itself and corrected, what can be said."""
     labels = ("Difference", "Student’s t interval", "Bootstrap interval", "p", "p, corrected", "Seeds")
-    columns = [Column("Method", text=True), Column("Metric", text=True), *map(Column, labels)]
-    rows = [
-        [
-            Cell(d.method),
-            Cell(METRICS[d.metric]),
-            Cell(points(d.mean)),
-            Cell(span(d) or NOTHING),
-            Cell(_range(d.bootstrap_low, d.bootstrap_high) or NOTHING),
-            Cell(NOTHING if d.p is None else chance(d.p), value=d.p),
-            Cell(NOTHING if d.corrected is None else chance(d.corrected), value=d.corrected),
-            Cell(str(d.seeds), detail=f"{counted(d.left_out, 'seed')} left out" if d.left_out else ""),
-            Cell(d.verdict, kind=direction(d)),
-        ]
-        for d in own
+    columns = [Column("Method", text=True), *map(Column, labels), Column("What can be said", text=True)]
+    own = [d for d in differences if d.dataset == dataset]
+    groups = [
+        Group([_comparison(d) for d in own if d.metric == metric], METRICS[metric])
+        for metric in dict.fromkeys(d.metric for d in own)
     ]
-    return Table(
-        f"Comparisons on {dataset}", [*columns, Column("What can be said", text=True)], [Group(rows)]
-    )
+    return Table(f"Comparisons on {dataset}", columns, groups)
+
+
+def _comparison(d: Difference) -> list[Cell]:
+    return [
+        Cell(d.method),
+        Cell(points(d.mean)),
+        Cell(span(d) or NOTHING),
+        Cell(_range(d.bootstrap_low, d.bootstrap_high) or NOTHING),
+        Cell(NOTHING if d.p is None else chance(d.p), value=d.p),
+        Cell(NOTHING if d.corrected is None else chance(d.corrected), value=d.corrected),
+        Cell(str(d.seeds), detail=f"{counted(d.left_out, 'seed')} left out" if d.left_out else ""),
+        Cell(d.verdict, kind=direction(d)),
+    ]
 
 
 def span(d: Difference) -> str:

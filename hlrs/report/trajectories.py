@@ -341,7 +341,7 @@ def _collapse_note(methods: Methods) -> str:
 
 
 def stopped(run: Run) -> int | None:
-    """The first epoch in which the alphas rested because the watch on collapse had stopped them, if any."""
+    """The epoch at whose end the watch on collapse let the alphas rest, if it did."""
     history = run.histories["search"]
     rested = zip(history["epoch"], history.get("stopped", []), strict=False)
     return next((epoch for epoch, rests in rested if rests), None)
@@ -351,11 +351,11 @@ def _stop_notes(methods: Methods) -> list[str]:
     """Whose alphas were stopped, and when."""
     when = {method: [stopped(run) for run in runs] for method, runs in methods.items()}
     said = [
-        f"{method} ({', '.join(f'seed {run.seed} in epoch {epoch}' for run, epoch in own)})"
+        f"{method} ({', '.join(f'seed {run.seed} after epoch {epoch}' for run, epoch in own)})"
         for method, epochs in when.items()
         if (own := [(run, e) for run, e in zip(methods[method], epochs, strict=True) if e is not None])
     ]
-    return [f"The alphas were stopped in: {'; '.join(said)}."] if said else []
+    return [f"The watch on it stopped the alphas of {'; '.join(said)}."] if said else []
 
 
 # --- architecture weights over the epochs -------------------------------------------------------------
