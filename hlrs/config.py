@@ -112,9 +112,9 @@ class Step(Spec):
 
 
 class Pareto(Spec):
-    """n_c = n_max · (1 + (factor^(1/power) − 1) · c/(C−1))^(−power): a power law from n_max to n_max/factor.
+    """n_max to n_max/factor along the quantiles (c + 1)^(−1/power) of a Pareto distribution.
 
-    Our own reading of the Pareto distribution of Liu et al. 2019, §4, with their power of 6.
+    Our own reading of Liu et al. 2019, §4, who draw at random, with their power of 6.
     """
 
     kind: Literal["pareto"]

@@ -1,16 +1,19 @@
-"""What a job looks at before it starts: the disk that it writes to and its data files, from where it runs."""
+"""What is looked at before a job starts, or before any does: disk, data files, and what a split can draw."""
 
 import os
 import platform
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from hlrs.artifacts import CHECKPOINTS, RESULTS, Job
 from hlrs.config import Digits, Source, Torchvision
+from hlrs.data.sources import open_source
+from hlrs.data.split import draw
 from hlrs.errors import UserError
-from hlrs.fingerprint import content_digest, source_files
+from hlrs.fingerprint import content_digest, named_files
 
 # Predictions of 50,000 images in 1,000 classes take 200 MB, two checkpoints of the authors' networks 60 MB.
 FREE_BYTES = 300_000_000
@@ -39,10 +42,29 @@ def check_data(job: Job) -> None:
         return
     source: Source = TypeAdapter(Source).validate_python(images["source"])
     if not isinstance(source, Torchvision | Digits):
-        for _, path in source_files(source):
+        for _, path in named_files(source):
             if not os.access(path, os.R_OK):
                 raise UserError(
                     f"{path}: not readable on {platform.node()}; data must lie where every node reaches them"
                 )
-    if content_digest(source) != images["content"]:
+    try:
+        content = content_digest(source)
+    except UserError as error:
+        raise UserError(f"{error} (seen from {platform.node()})") from None
+    if content != images["content"]:
         raise UserError(f"{job.run}: the data files changed since this job was planned; run snakemake again")
+
+
+def check_splits(jobs: Iterable[Job]) -> None:
+    """Splits that are not made yet can be drawn from the images there are; UserError before a job is queued.
+
+    What is not here is left to the job that needs it, and so are torchvision's data sets: they may have to be
+    downloaded first, by a node that has torch.
+    """
+    for job in jobs:
+        if job.stage == "split" and not job.complete:
+            source: Source = TypeAdapter(Source).validate_python(job.params["source"])
+            if isinstance(source, Torchvision) or not all(Path(p).exists() for _, p in named_files(source)):
+                continue
+            opened = open_source(job.params["source"])
+            draw(opened.train_labels, opened.test_labels, job.params, opened.classes)

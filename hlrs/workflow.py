@@ -9,7 +9,7 @@ from typing import Any
 
 from snakemake.settings.types import DeploymentMethod
 
-from hlrs import config, container, experiments, plan, running, slurm
+from hlrs import config, container, experiments, plan, preflight, running, slurm
 from hlrs.artifacts import Job
 from hlrs.errors import HlrsError
 
@@ -81,6 +81,7 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
             running.unlock()
         elif executes and "--nolock" not in sys.argv:
             running.claim()
+        preflight.check_splits(jobs)
         plan.freeze(jobs)
         plan.restore(jobs)
         experiments.fetch(jobs)

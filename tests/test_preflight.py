@@ -17,7 +17,7 @@ from hlrs import config, plan, preflight
 from hlrs.devices import choose, given_gpus
 from hlrs.errors import UserError
 from hlrs.fingerprint import content_digest
-from hlrs.preflight import check_data, check_disk
+from hlrs.preflight import check_data, check_disk, check_splits
 
 MB = 1_000_000
 GIB = 2**30
@@ -193,6 +193,53 @@ def test_bundled_and_downloaded_data_are_not_looked_for():
             config.load(Path("params.yaml")).datasets["digits"].source
         )
         check_data(job)
+
+
+def test_images_of_a_list_that_this_node_does_not_see_are_counted():
+    for number in range(3):
+        Path("data").mkdir(exist_ok=True)
+        Path(f"data/{number}.jpg").write_bytes(b"1")
+    Path("train.txt").write_text("0.jpg 0\n1.jpg 1\n2.jpg 1\n")
+    job = planned(kind="list_file", root="data", train="train.txt")["search"]
+    check_data(job)
+    Path("data/1.jpg").unlink()
+    assert refusal(job) == (
+        "data/1.jpg: No such file or directory; 1 of 3 data files cannot be reached: "
+        "put them there or correct the params (seen from n7)"
+    )
+    Path("train.txt").unlink()
+    assert refusal(job) == f"train.txt: {REACH}"
+
+
+def write_images(count_of, folder="data"):
+    """A folder a class; the images are never decoded here."""
+    for name, count in count_of.items():
+        Path(folder, name).mkdir(parents=True)
+        for number in range(count):
+            Path(folder, name, f"{number}.png").write_bytes(b"1")
+
+
+def test_a_split_that_cannot_be_drawn_is_refused_before_any_job_runs():
+    write_images({"cat": 60, "dog": 0, "eel": 60})
+    jobs = planned(kind="image_folder", train="data")
+    with pytest.raises(UserError, match=r"^1 of 3 classes have no training image: dog; add images"):
+        check_splits(jobs.values())
+    write_images({"dog/more": 60})
+    check_splits(planned(kind="image_folder", train="data").values())
+
+
+def test_a_split_that_is_made_or_whose_data_are_elsewhere_is_not_drawn(monkeypatch):
+    write_images({"cat": 1})
+    jobs = planned(kind="image_folder", train="data")
+    with pytest.raises(UserError, match=r"^class cat: 1 images available, 5 needed; lower test_per_class"):
+        check_splits(jobs.values())
+    for path in jobs["split"].outputs:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
+    check_splits(jobs.values())
+    Path("tree.dvc").write_text(yaml.safe_dump({"outs": [{"md5": "0" * 32 + ".dir", "path": "tree"}]}))
+    check_splits(planned(kind="image_folder", train="tree").values())
+    check_splits(planned(kind="torchvision", name="cifar10", root="nowhere").values())
 
 
 # --- GPUs ---------------------------------------------------------------------------------------------

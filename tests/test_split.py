@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hlrs import config
 from hlrs.artifacts import Job, read_json, read_table
 from hlrs.config import SplitJob
 from hlrs.data.sources import digits_file
@@ -22,6 +24,10 @@ def exponential(factor):
 
 def step(factor, minority=0.5):
     return {"kind": "step", "factor": factor, "minority": minority}
+
+
+def pareto(factor, power=6.0):
+    return {"kind": "pareto", "factor": factor, "power": power}
 
 
 def params(imbalance, **changed):
@@ -44,8 +50,12 @@ def shuffled_labels(counts, seed=0):
 
 def drawn(train, test, settings):
     """(index, label, subset) of a split of classes named a, b, c, ..."""
+    return drawn_of(int(max(train)) + 1, train, test, settings)
+
+
+def drawn_of(classes, train, test, settings):
     train, test = np.asarray(train), np.asarray(test, dtype=np.int64)
-    names = [chr(ord("a") + c) for c in range(int(max(train)) + 1)]
+    names = [chr(ord("a") + c) for c in range(classes)]
     columns = draw(train, test, settings, names)
     assert list(columns) == ["index", "label", "subset"]
     labels = np.concatenate([train, test])
@@ -70,6 +80,12 @@ def drawn(train, test, settings):
         (step(10, 0.99), 100, 4, [100] + [10] * 3),
         (step(10, 0.01), 100, 4, [100] * 3 + [10]),
         (step(10), 100, 1, [100]),
+        # (c + 1)^(-1/1): 1, 1/2, 1/3, 1/4; less 1/4, over 3/4: 1, 1/3, 1/9, 0; of 90, and 10 to each
+        (pareto(10, 1), 100, 4, [100, 40, 20, 10]),
+        # (c + 1)^(-2): 1, 1/4, 1/9; less 1/9, over 8/9: 1, 5/32, 0; of 99, and 1: 16.47 in the middle
+        (pareto(100, 0.5), 100, 3, [100, 16, 1]),
+        (pareto(7), 700, 1, [700]),
+        (pareto(1), 70, 3, [70, 70, 70]),
         ({"kind": "natural"}, 70, 3, [70, 70, 70]),
     ],
 )
@@ -80,6 +96,29 @@ def test_class_counts(imbalance, n_max, classes, expected):
 def test_published_totals():
     assert sum(class_counts(exponential(100), 5000, 10)) == 12406
     assert sum(class_counts(exponential(100), 500, 100)) == 10847
+
+
+@pytest.mark.parametrize("factor", [2, 3, 7, 10, 49, 100, 256, 1000])
+def test_pareto_keeps_both_ends_and_falls(factor):
+    counts = class_counts(pareto(factor), 1000 * factor, 100)
+    assert (counts[0], counts[-1]) == (1000 * factor, 1000)
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_pareto_is_near_imagenet_lt():
+    """Published: 115,846 images, 1,280 to 5 a class; 385 classes have more than 100, 136 fewer than 20."""
+    counts = np.array(class_counts(pareto(256), 1280, 1000))
+    assert (counts[0], counts[-1]) == (1280, 5)
+    assert abs(counts.sum() / 115_846 - 1) < 0.06
+    assert abs((counts > 100).sum() - 385) < 25
+    assert abs((counts < 20).sum() - 136) < 10
+
+
+def test_pareto_is_the_quantile_function_of_numpys_draws():
+    """The mean of sorted draws of numpy's Pareto (Lomax) of power 6, in place of ImageNet-LT's one draw."""
+    draws = np.sort(np.random.default_rng(0).pareto(6, (4000, 50)))[:, ::-1].mean(axis=0)
+    scaled = 1000 * (0.01 + 0.99 * (draws - draws[-1]) / (draws[0] - draws[-1]))
+    assert np.abs(np.array(class_counts(pareto(100), 1000, 50)) / scaled - 1)[:40].max() < 0.25
 
 
 @pytest.mark.parametrize("factor", [10, 20, 50, 100, 200])
@@ -183,6 +222,23 @@ def test_natural():
     assert np.bincount(label[subset != "test"]).tolist() == [10, 7, 10]
 
 
+def test_natural_tail_with_an_official_test_list():
+    """As iNaturalist 2018: its validation images are the test set, and classes of two are in both halves."""
+    train, test = shuffled_labels([500, 40, 3, 2]), shuffled_labels([3, 3, 3, 3])
+    index, label, subset = drawn(train, test, params({"kind": "natural"}))
+    assert sorted(index[subset == "test"].tolist()) == list(range(545, 557))
+    assert np.bincount(label[subset == "weights"]).tolist() == [250, 20, 2, 1]
+    assert np.bincount(label[subset == "alphas"]).tolist() == [250, 20, 1, 1]
+
+
+def test_many_classes_are_drawn_in_the_order_of_their_positions():
+    """Against the plain loop: a class's positions, ascending, then its own shuffle."""
+    train = shuffled_labels([30] * 40)
+    index, _, subset = drawn_of(40, train, train, params(exponential(3), protocol="ldam"))
+    expected = ldam_drw(train, 40, "exp", 1 / 3)
+    assert index[subset != "test"].tolist() == expected.tolist()
+
+
 # --- test set -----------------------------------------------------------------------------------------
 
 
@@ -246,13 +302,32 @@ def test_subsets_do_not_change_what_is_drawn():
     [
         ([10, 3], params(exponential(2)), "class b: 3 images available, 5 needed; lower max_per_class"),
         ([10, 10], params(exponential(2), max_per_class=11), "class a: 10 images available, 11 needed"),
-        ([10, 0, 10], params(exponential(2)), "class b: 0 images available, 7 needed"),
+        (
+            [10, 0, 10],
+            params(exponential(2)),
+            "^1 of 3 classes have no training image: b; add images of them",
+        ),
         (
             [50, 50],
             params(exponential(50)),
             r"class b: 1 of 1 images left .*2 needed.*imbalance\.factor .*max_per",
         ),
         ([50, 5], params({"kind": "natural"}, holdout_fraction=0.8), "class b: 1 of 5 .*holdout_fraction"),
+        (
+            [50, 1, 9, 1, 1],
+            params({"kind": "natural"}),
+            "^class b: 1 of 1 images left .*; too few as well in 2 of 5 classes: d, e; add images or take",
+        ),
+        (
+            [9, *[0] * 7, 9],
+            params({"kind": "natural"}),
+            "^7 of 9 classes have no training image: b, c, d, e, f, …; add images",
+        ),
+        (
+            [99] * 9,
+            params(exponential(99)),
+            r"^class h: 1 of 1 images .*; too few as well in 1 of 9 classes: i; lower imbalance\.factor",
+        ),
         (
             [50, 50],
             params(exponential(2), test_per_class=3),
@@ -272,6 +347,43 @@ def test_too_few_images_for_a_test_set():
         drawn(shuffled_labels([50, 9]), [], params(exponential(2), test_per_class=10))
     with pytest.raises(UserError, match="no test images; set test_per_class"):
         drawn(shuffled_labels([50, 9]), [], params(exponential(2)))
+
+
+# --- the data sets of the literature ------------------------------------------------------------------
+
+EXPERIMENTS = Path(__file__).parents[1] / "workflow" / "experiments"
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_is_valid(path):
+    params = config.load(path)
+    for method in params.methods:
+        params.retrain_of(method)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "images"), [("cifar10_lt", 10, 12406), ("cifar100_lt", 100, 10847)]
+)
+def test_the_cifars_are_ldams_and_so_is_their_resnet(name, classes, images):
+    params = config.load(EXPERIMENTS / f"{name}.yaml")
+    dataset = params.datasets[name]
+    assert (dataset.protocol, dataset.source.name) == ("ldam", name.removesuffix("_lt"))
+    assert sum(class_counts(dataset.imbalance.model_dump(), 50_000 / classes, classes)) == images
+    recipe = params.retrain_of("resnet32")
+    assert (recipe.epochs, recipe.batch_size, recipe.cutout) == (200, 128, 0)
+    weights = recipe.weights
+    assert (weights.lr, weights.weight_decay, weights.warm_up, weights.clip) == (0.1, 2e-4, 5, None)
+    assert [round(at * recipe.epochs) for at in weights.schedule.at] == [160, 180]
+
+
+@pytest.mark.parametrize("name", ["imagenet_lt", "inaturalist2018"])
+def test_large_images_are_read_from_lists_with_an_official_test_list(name):
+    params = config.load(EXPERIMENTS / f"{name}.yaml")
+    dataset = params.datasets[name]
+    assert (dataset.source.kind, dataset.imbalance.kind) == ("list_file", "natural")
+    assert dataset.source.test
+    assert dataset.test_per_class is None
+    assert (dataset.image_size, dataset.stem) == (224, "imagenet")
 
 
 # --- stage --------------------------------------------------------------------------------------------

@@ -2,8 +2,12 @@
 
 import io
 import json
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +31,29 @@ TORCHVISION = {
     "mnist": "MNIST",
     "kmnist": "KMNIST",
 }
+SUPERCLASSES = {  # CIFAR-100's, in the order of its coarse labels
+    "aquatic_mammals": "beaver dolphin otter seal whale",
+    "fish": "aquarium_fish flatfish ray shark trout",
+    "flowers": "orchid poppy rose sunflower tulip",
+    "food_containers": "bottle bowl can cup plate",
+    "fruit_and_vegetables": "apple mushroom orange pear sweet_pepper",
+    "household_electrical_devices": "clock keyboard lamp telephone television",
+    "household_furniture": "bed chair couch table wardrobe",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large_carnivores": "bear leopard lion tiger wolf",
+    "large_man-made_outdoor_things": "bridge castle house road skyscraper",
+    "large_natural_outdoor_scenes": "cloud forest mountain plain sea",
+    "large_omnivores_and_herbivores": "camel cattle chimpanzee elephant kangaroo",
+    "medium_mammals": "fox porcupine possum raccoon skunk",
+    "non-insect_invertebrates": "crab lobster snail spider worm",
+    "people": "baby boy girl man woman",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small_mammals": "hamster mouse rabbit shrew squirrel",
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "vehicles_1": "bicycle bus motorcycle pickup_truck train",
+    "vehicles_2": "lawn_mower rocket streetcar tank tractor",
+}
+PARTS = ("train", "test")
 RENEW = "copy, write or `dvc pull` it anew"
 
 
@@ -199,7 +226,94 @@ def _torchvision(spec: Mapping[str, Any]) -> ImageSource:
         if len(data.data) != len(data.targets):
             counts = f"{len(data.data)} {part} images and {len(data.targets)} labels"
             raise UserError(f"{root}: {name} holds {counts}; {remedy}")
-    return _Resident(f"{root} ({name})", list(train.classes), pixels, train.targets, test.targets)
+    classes, labels = list(train.classes), [np.asarray(part.targets) for part in (train, test)]
+    if spec["labels"] == "coarse":
+        table = superclasses(classes)
+        classes, labels = list(SUPERCLASSES), [table[fine] for fine in labels]
+    return _Resident(f"{root} ({name})", classes, pixels, *labels)
+
+
+def superclasses(fine: Sequence[str]) -> NDArray[np.int64]:
+    """The coarse label of each of CIFAR-100's fine classes, given by name: int64 [100]."""
+    coarse = {name: c for c, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
+    return np.array([coarse[name] for name in fine])
+
+
+# --- MedMNIST -----------------------------------------------------------------------------------------
+
+
+class _Npz(ImageSource):
+    """The arrays {train,test}_{images,labels} of an .npz; the pixels are read when first asked for."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.path = Path(spec["file"])
+        with self._opened() as arrays:
+            missing = {f"{part}_{what}" for part in PARTS for what in ("images", "labels")} - {*arrays.files}
+            if missing:
+                there = ", ".join(arrays.files) or "none"
+                raise UserError(
+                    f"{self.path}: no array {sorted(missing)[0]} among its arrays ({there}); "
+                    "source npz reads train_ and test_, images and labels, as MedMNIST has them"
+                )
+            shapes = {part: self._shape(arrays, f"{part}_images") for part in PARTS}
+            train, test = (self._labels(arrays[f"{part}_labels"], part, shapes[part][0]) for part in PARTS)
+        if shapes["train"][1:] != shapes["test"][1:]:
+            found = f"training images {list(shapes['train'][1:])}, test images {list(shapes['test'][1:])}"
+            raise UserError(f"{self.path}: {found}; both must be of one shape: {RENEW}")
+        classes = [str(label) for label in range(int(train.max()) + 1)]
+        super().__init__(classes, 1 if len(shapes["train"]) == 3 else 3, train, test)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                yield arrays
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: no such file; it is named in the params as an .npz file") from None
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{self.path}: broken or not an .npz ({_first_line(error)}); {RENEW}") from None
+
+    def _shape(self, arrays: Any, name: str) -> tuple[int, ...]:
+        """The shape of an array of images, by its header alone."""
+        with arrays.zip.open(f"{name}.npy") as member:
+            major, _ = np.lib.format.read_magic(member)
+            header = (
+                np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+            )
+            shape, _, kind = header(member)
+        plain = len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)
+        if kind != np.uint8 or not plain or not shape[0]:
+            raise UserError(
+                f"{self.path}: {name} is {kind} {list(shape)}; images must be uint8, "
+                "[n, height, width] or [n, height, width, 3]"
+            )
+        return tuple(shape)
+
+    def _labels(self, labels: NDArray[Any], part: str, images: int) -> NDArray[np.int64]:
+        if labels.ndim == 2 and labels.shape[1] > 1:
+            raise UserError(
+                f"{self.path}: {part}_labels has {labels.shape[1]} labels an image; here an image is of one "
+                "class: use a data set that is not multi-label"
+            )
+        if labels.shape not in ((images,), (images, 1)) or labels.dtype.kind not in "iu":
+            found = f"{part}_labels is {labels.dtype} {list(labels.shape)} for {images} images"
+            raise UserError(f"{self.path}: {found}; labels must be integers, one an image")
+        return labels.reshape(-1).astype(np.int64)
+
+    @cached_property
+    def _pixels(self) -> NDArray[np.uint8]:
+        with self._opened() as arrays:
+            return np.concatenate([arrays[f"{part}_images"] for part in PARTS])
+
+    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        from PIL import Image
+
+        for position, index in enumerate(indices):
+            yield position, Image.fromarray(self._pixels[index])
+
+    def _where(self, index: int) -> str:
+        test = index >= len(self.train_labels)
+        return f"{self.path}, {PARTS[test]} image {index - test * len(self.train_labels)}"
 
 
 # --- Parquet ------------------------------------------------------------------------------------------
@@ -209,7 +323,8 @@ class _Parquet(ImageSource):
     """Encoded images in Parquet files; only the row groups that hold what is asked for are read."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
-        self.paths = [Path(path) for path in (*spec["train"], *spec["test"])]
+        files = parquet_files(spec["train"], spec["test"])
+        self.paths = [path for part in PARTS for path in files[part]]
         readers = [_open_parquet(path) for path in self.paths]
         self.metadata = [reader.metadata for reader in readers]
         self.starts = np.cumsum([0, *(metadata.num_rows for metadata in self.metadata)])
@@ -226,8 +341,9 @@ class _Parquet(ImageSource):
                     f"{path}: its class names are not those of {self.paths[0]}; use files of one data set"
                 )
             labels.append(_labels(path, reader, label_column))
-        train = np.concatenate(labels[: len(spec["train"])])
-        test = np.concatenate([np.empty(0, dtype=np.int64), *labels[len(spec["train"]) :]])
+        first = len(files["train"])
+        train = np.concatenate(labels[:first])
+        test = np.concatenate([np.empty(0, dtype=np.int64), *labels[first:]])
         for part, found in (("train", train), ("test", test)):
             if spec[part] and not len(found):
                 raise UserError(f"{spec[part][0]}: no rows; name files that hold images under source.{part}")
@@ -282,6 +398,39 @@ class _Parquet(ImageSource):
     def _where(self, index: int) -> str:
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
         return f"{self.paths[number]}, row {index - self.starts[number]}"
+
+
+def parquet_files(train: Sequence[str], test: Sequence[str]) -> dict[str, list[Path]]:
+    """The files of either part in the order of the params, what a pattern matches in sorted order.
+
+    UserError for a pattern that matches nothing, and for a file that is named twice.
+    """
+    parts = {"train": train, "test": test}
+    found = {
+        part: [path for entry in parts[part] for path in _matches(entry, f"source.{part}")] for part in PARTS
+    }
+    seen: set[Path] = set()
+    for path in (path for part in PARTS for path in found[part]):
+        if path in seen:
+            raise UserError(
+                f"{path}: named twice in source.train and source.test; a file's images are read once: "
+                "name it, or a pattern that matches it, in one place"
+            )
+        seen.add(path)
+    return found
+
+
+def _matches(entry: str, field: str) -> list[Path]:
+    """The files of a pattern, also those of which there is only a `.dvc` pointer; else the file named."""
+    if not any(sign in entry for sign in "*?[") or Path(entry).exists():
+        return [Path(entry)]
+    root = Path(Path(entry).anchor)
+    pattern = str(Path(entry).relative_to(root))
+    found = {path for path in root.glob(pattern) if path.suffix != ".dvc"}
+    found |= {path.with_suffix("") for path in root.glob(f"{pattern}.dvc")}
+    if not found:
+        raise UserError(f"{entry}: no file matches this pattern; write the files there or correct {field}")
+    return sorted(found)
 
 
 def _open_parquet(path: Path, metadata: "pq.FileMetaData | None" = None) -> "pq.ParquetFile":
@@ -349,20 +498,33 @@ def _labels(path: Path, reader: "pq.ParquetFile", column: str) -> NDArray[np.int
     return np.asarray(labels.to_numpy(), dtype=np.int64)
 
 
-# --- folders ------------------------------------------------------------------------------------------
+# --- files of their own -------------------------------------------------------------------------------
 
 
-class _Folder(ImageSource):
+class _Files(ImageSource):
+    """A file an image: `files`, training images first."""
+
+    files: Sequence[str | Path]
+
+    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        for position, index in enumerate(indices):
+            yield position, _decode(Path(self.files[index]), str(self.files[index]))
+
+    def _where(self, index: int) -> str:
+        return str(self.files[index])
+
+
+class _Folder(_Files):
     """A folder a class, its images below it at any depth, in sorted order."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
-        roots = [Path(spec[part]) for part in ("train", "test") if spec[part]]
+        roots = [Path(spec[part]) for part in PARTS if spec[part]]
         classes = _folders(roots[0])
         if not classes:
             raise UserError(
                 f"{roots[0]}: no folders in it; image_folder takes each class from a folder of its own"
             )
-        self.files: list[Path] = []
+        files: list[Path] = []
         labels = []
         for root in roots:
             unknown = sorted(set(_folders(root)) - set(classes))
@@ -371,21 +533,15 @@ class _Folder(ImageSource):
                     f"{root / unknown[0]}: no such class in {roots[0]}; rename or remove the folder"
                 )
             folders = [_image_files(root / name) for name in classes]
-            self.files += [file for folder in folders for file in folder]
+            files += [file for folder in folders for file in folder]
             labels.append(np.repeat(np.arange(len(classes)), [len(folder) for folder in folders]))
             if not len(labels[-1]):
                 raise UserError(
                     f"{root}: no images in its folders; put {', '.join(sorted(IMAGE_SUFFIXES))} there"
                 )
+        self.files = files
         test = labels[1] if len(roots) == 2 else np.empty(0, dtype=np.int64)
         super().__init__(classes, 3, labels[0], test)
-
-    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
-        for position, index in enumerate(indices):
-            yield position, _decode(self.files[index], str(self.files[index]))
-
-    def _where(self, index: int) -> str:
-        return str(self.files[index])
 
 
 def _folders(root: Path) -> list[str]:
@@ -401,4 +557,109 @@ def _image_files(folder: Path) -> Sequence[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-KINDS = {"digits": _digits, "parquet": _Parquet, "torchvision": _torchvision, "image_folder": _Folder}
+class _Lists(_Files):
+    """Images below a folder, with labels, that text files of "path label" lines name."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        names, train = _read_list(Path(spec["train"]))
+        classes = _known_classes(spec, train)
+        test = np.empty(0, dtype=np.int64)
+        if spec["test"]:
+            others, test = _read_list(Path(spec["test"]))
+            beyond = np.flatnonzero(test >= len(classes))
+            if len(beyond):
+                where = _line(Path(spec["test"]), int(beyond[0]))
+                found = f"{where}: label {test[beyond[0]]} is none of 0 to {len(classes) - 1}"
+                raise UserError(f"{found}, those of {spec['train']}; use lists of one data set")
+            both = set(names).intersection(others)
+            if both:
+                found = f"{len(both)} of {len(others)} images are in {spec['train']} as well"
+                first = next(name for name in others if name in both)
+                raise UserError(
+                    f"{spec['test']}: {found}, the first is {first}; what is trained on cannot test: "
+                    "take them out of one of the lists"
+                )
+            names += others
+        self.names = names
+        self.files = [f"{spec['root']}/{name}" for name in names]
+        super().__init__(classes, 3, train, test)
+
+
+def listed_images(spec: Mapping[str, Any]) -> list[str]:
+    """The images that a `config.ListFile`, dumped, names, below its root. UserError as of `open_source`."""
+    return _Lists(spec).names
+
+
+def _known_classes(spec: Mapping[str, Any], labels: NDArray[np.int64]) -> list[str]:
+    """The names in the file of class names, or numbers; each class must be among the training labels."""
+    found = np.unique(labels)
+    count = int(found[-1]) + 1
+    names: list[str] | None = None
+    if spec["classes"]:
+        lines = _text(Path(spec["classes"]), "a file of class names").split("\n")
+        names = [line.strip() for line in lines if line.strip()]
+        if count > len(names):
+            where = _line(Path(spec["train"]), int(labels.argmax()))
+            raise UserError(
+                f"{where}: label {count - 1}, but {spec['classes']} names {len(names)} classes, "
+                f"0 to {len(names) - 1}; correct one of the two"
+            )
+        count = len(names)
+    if len(found) < count:
+        first = next(c for c, label in enumerate([*found, count]) if c != label)
+        gaps = f"no image of {count - len(found):,} of the labels 0 to {count - 1:,}, the first is {first}"
+        raise UserError(f"{spec['train']}: {gaps}; number the classes that have images from 0 on")
+    return names or [str(label) for label in range(count)]
+
+
+def _read_list(path: Path) -> tuple[list[str], NDArray[np.int64]]:
+    """The paths and labels of a file of "path label" lines; a path may hold spaces, a line may be blank."""
+    names, labels = [], []
+    for number, line in enumerate(_text(path, "a list of images").split("\n"), 1):
+        parts = line.rsplit(None, 1)
+        if not parts:
+            continue
+        name, label = parts if len(parts) == 2 else (line, "")
+        if not (label.isascii() and label.isdecimal() and len(label) < 10):
+            raise UserError(
+                f'{path}:{number}: {line.strip()[:80]!r} is no line of "path label"; '
+                "a label is a whole number from 0 on"
+            )
+        if name.startswith("/") or "/../" in f"/{name}/":
+            raise UserError(f"{path}:{number}: {name} is not below source.root; name images relative to it")
+        names.append(name)
+        labels.append(int(label))
+    if not names:
+        raise UserError(f'{path}: names no image; write lines of "path label" into it')
+    repeated = len(names) - len(set(names))
+    if repeated:
+        first = {name: i for i, name in reversed([*enumerate(names)])}
+        entry = next(i for i, name in enumerate(names) if first[name] != i)
+        found = f"{names[entry]} is named a second time; {repeated:,} of {len(names):,} lines repeat an image"
+        raise UserError(f"{_line(path, entry)}: {found}: name each once")
+    return names, np.array(labels, dtype=np.int64)
+
+
+def _line(path: Path, entry: int) -> str:
+    """Where in a list an entry stands."""
+    lines = _text(path, "a list of images").split("\n")
+    return f"{path}:{[number for number, line in enumerate(lines, 1) if line.strip()][entry]}"
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; it is named in the params as {what}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text in UTF-8; it is named in the params as {what}") from None
+
+
+KINDS = {
+    "digits": _digits,
+    "parquet": _Parquet,
+    "torchvision": _torchvision,
+    "image_folder": _Folder,
+    "list_file": _Lists,
+    "npz": _Npz,
+}

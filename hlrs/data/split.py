@@ -17,8 +17,15 @@ def class_counts(imbalance: Mapping[str, Any], n_max: float, classes: int) -> li
     exponential: ⌊n_max · f^(−c/(C−1))⌋ (Cui et al. 2019); step: ⌊n_max/f⌋ in the last `minority` share of the
     classes, rounded half up, at least one class on either side (Buda et al. 2018). The order of operations is
     LDAM-DRW's (Cao et al. 2019), multiplying by 1/f, so that the floor falls as it does there.
+    pareto: ⌊n_min + (n_max − n_min)(q_c − q_(C−1))/(q_0 − q_(C−1))⌋ with n_min = n_max/f and
+    q_c = (c + 1)^(−1/power), a Pareto distribution's quantile at the expected rank of the (c + 1)-th largest
+    of C draws, up to a factor that cancels (our own reading of Liu et al. 2019).
     """
     share = 1 / imbalance.get("factor", 1)
+    if imbalance["kind"] == "pareto" and classes > 1:
+        quantiles = [(c + 1) ** (-1 / imbalance["power"]) for c in range(classes)]
+        last, span, n_min = quantiles[-1], quantiles[0] - quantiles[-1], n_max / imbalance["factor"]
+        return [int(n_min + (n_max - n_min) * ((q - last) / span)) for q in quantiles]
     if imbalance["kind"] == "step":
         minority = min(max(_round(classes * imbalance["minority"]), 1), classes - 1)
         return [int(n_max)] * (classes - minority) + [int(n_max * share)] * minority
@@ -36,6 +43,7 @@ def draw(
     params: `config.SplitJob`, dumped. Without official test images (`test_labels` empty) the test set is
     taken out of the training images first. UserError where a class has too few images.
     """
+    _check_present(train_labels, classes)
     labels = np.concatenate([train_labels, test_labels])
     pool, test = np.split(np.arange(len(labels)), [len(train_labels)])
     test = _test_set(labels, pool, test, params, classes)
@@ -51,6 +59,21 @@ def draw(
     index = np.concatenate([train, test])
     subset = np.concatenate([subsets, np.full(len(test), "test")])
     return {"index": index, "label": labels[index].astype(np.int32), "subset": subset}
+
+
+def _check_present(train_labels: NDArray[np.int64], classes: Sequence[str]) -> None:
+    empty = np.flatnonzero(np.bincount(train_labels, minlength=len(classes)) == 0)
+    if len(empty):
+        raise UserError(
+            f"{len(empty)} of {len(classes)} classes have no training image: {_named(empty, classes)}; "
+            "add images of them, or take the classes out of the data set"
+        )
+
+
+def _named(which: Sequence[int] | NDArray[np.int64], classes: Sequence[str]) -> str:
+    """The names of the first classes of some."""
+    shown = ", ".join(classes[c] for c in which[:5])
+    return f"{shown}, …" if len(which) > 5 else shown
 
 
 def _test_set(
@@ -94,33 +117,56 @@ def _draw_each(
     shuffled, however few are taken; a larger factor thus draws a subset of what a smaller one draws.
     """
     chosen = []
-    for c, (name, count) in enumerate(zip(classes, counts, strict=True)):
-        members = origin[labels[origin] == c]
+    for rows, name, count in zip(_by_class(labels[origin], len(classes)), classes, counts, strict=True):
+        members = origin[rows]
         if len(members) < count:
             raise UserError(f"class {name}: {len(members)} images available, {count} needed; lower {remedy}")
         chosen.append(shuffler.permutation(members)[:count])
     return np.concatenate(chosen)
 
 
+def _by_class(labels: NDArray[np.int64], classes: int) -> list[NDArray[np.int64]]:
+    """For each class the positions of its labels, ascending."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.searchsorted(labels[order], np.arange(1, classes)))
+
+
 def _subsets(
     labels: NDArray[np.int64], params: Mapping[str, Any], classes: Sequence[str]
 ) -> NDArray[np.str_]:
-    """`holdout`, `weights` or `alphas` for each image, stratified by class; UserError below one a half."""
+    """`holdout`, `weights` or `alphas` for each image, stratified by class.
+
+    Every class has an image in both halves; UserError that names the classes with too few for that.
+    """
     generator = _generator(params["seed"], ASSIGN)
     subsets = np.full(len(labels), "holdout")
-    for c, name in enumerate(classes):
-        rows = generator.permutation(np.flatnonzero(labels == c))
+    short = []
+    for c, members in enumerate(_by_class(labels, len(classes))):
+        rows = generator.permutation(members)
         held = _round(len(rows) * params["holdout_fraction"])
         rest = len(rows) - held
         if rest < 2:
-            found = (
-                f"class {name}: {rest} of {len(rows)} images left to train on, 2 needed (weights and alphas)"
-            )
-            raise UserError(f"{found}; lower imbalance.factor or holdout_fraction, or raise max_per_class")
+            short.append((c, len(rows), rest))
+            continue
         weights = min(max(_round(rest * params["weights_fraction"]), 1), rest - 1)
         subsets[rows[held : held + weights]] = "weights"
         subsets[rows[held + weights :]] = "alphas"
+    if short:
+        raise UserError(_too_few(short, params, classes))
     return subsets
+
+
+def _too_few(short: Sequence[tuple[int, int, int]], params: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """What is wrong with classes given as (class, images, images that are not held out)."""
+    c, images, rest = short[0]
+    others = [c for c, _, _ in short[1:]]
+    found = f"class {classes[c]}: {rest} of {images} images left to train on, 2 needed (weights and alphas)"
+    if others:
+        found += f"; too few as well in {len(others)} of {len(classes)} classes: {_named(others, classes)}"
+    if params["imbalance"]["kind"] == "natural":
+        held = "".join(f"lower {name}, " for name in ("holdout_fraction", "test_per_class") if params[name])
+        return f"{found}; {held}add images or take such classes out of the data set"
+    return f"{found}; lower imbalance.factor or holdout_fraction, or raise max_per_class"
 
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:

@@ -30,8 +30,5 @@ def run(job: Job) -> dict[str, Any]:
 def files(source: Source) -> dict[str, list[Any]]:
     """Name, size and SHA-256 of every file of a source; names, as paths differ from machine to machine."""
     names, paths = zip(*data_files(source), strict=True)
-    return {
-        "name": list(names),
-        "bytes": [path.stat().st_size for path in paths],
-        "sha256": file_digests(paths),
-    }
+    digests = file_digests(paths)  # first: it says which files are missing
+    return {"name": list(names), "bytes": [path.stat().st_size for path in paths], "sha256": digests}
