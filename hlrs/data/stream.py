@@ -1,13 +1,17 @@
 """Images read from their files when they are needed, by worker processes, ahead of the training step."""
 
+import functools
 import itertools
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, NamedTuple
+from multiprocessing import connection, resource_tracker
+from multiprocessing.util import Finalize
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,6 +72,24 @@ class Reader(Dataset[tuple[tuple[object, ...], Tensor | UserError]]):
         return lambda place, image: resized_crop(image, share, size, seeds[place])
 
 
+def _end_with(alive: connection.Connection, worker: int) -> None:
+    """Have a worker end when the other end of a pipe is closed, as it is when that process dies.
+
+    torch looks at the worker's parent for it, the fork server, which in turn waits for its workers.
+    """
+
+    def wait() -> None:
+        connection.wait([alive])
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _unchanged(read: Any) -> Any:
+    """What a worker read, which torch's own collation would take for a list of numbers."""
+    return read
+
+
 class Loader:
     """Worker processes that read ahead what several askers are going to ask for, step by step.
 
@@ -78,13 +100,18 @@ class Loader:
     def __init__(self, reader: Reader, index: NDArray[np.int64], workers: int, pin_memory: bool) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])  # torch is imported once, not once a worker
+        alive, own_end = context.Pipe(duplex=False)
+        # at exit multiprocessing ends its workers by a signal that these do not get, and waits for them
+        Finalize(None, own_end.close, exitpriority=0)
         self.index = index
         self.queue: list[Order] = []  # the loader goes over it anew at each start
         self.loader = DataLoader(
             reader,
             batch_size=None,  # an order is a batch
             sampler=self.queue,
+            collate_fn=_unchanged,
             num_workers=workers,
+            worker_init_fn=functools.partial(_end_with, alive),
             multiprocessing_context=context,
             persistent_workers=True,
             pin_memory=pin_memory,
