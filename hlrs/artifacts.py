@@ -208,6 +208,18 @@ def repeat(run: str, retrain_seed: int) -> str:
     return f"{run}-{retrain_seed}" if retrain_seed else run
 
 
+def seeds_of(run: str) -> tuple[int, int]:
+    """The seeds of the search and of the retraining in a run's name, data set/method/seed[-seed]."""
+    search, _, retrain = run.rsplit("/", 1)[1].partition("-")
+    return int(search), int(retrain or 0)
+
+
+def search_of(run: str) -> str:
+    """The run of the search that a run's retraining builds on; another run's name as it is."""
+    *before, seeds = run.split("/")
+    return "/".join((*before, seeds.partition("-")[0])) if before else run
+
+
 @dataclass(frozen=True)
 class Job:
     """One execution of a stage: everything that it is told, and where its results go."""

@@ -26,6 +26,7 @@ from hlrs.provenance import cpu_model
 MEMORY = Path(".hlrs/calibration.json")
 SECONDS = 3.0  # of steps, for each kind of epoch
 SAMPLE = 16  # batches of images, at most, that are read of each subset
+SEEDS = ("seed", "retrain_seed")  # of a job: they do not change what it costs
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Calibration:
         return measured
 
     def _name(self, job: Job) -> str:
-        """What a measurement holds for: everything but the seed, and which network is retrained."""
+        """What a measurement holds for: everything but the seeds, and which network is retrained."""
         there = Path(job.inputs["genotype"]).exists() if "genotype" in job.inputs else None
         facts = [job.stage, signature(job.params), job.code, job.inputs["split"], there]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
@@ -118,14 +119,23 @@ class Calibration:
         }
         if "genotype" in inputs and not Path(inputs["genotype"]).exists():
             inputs["genotype"] = str(folder / "genotype.json")
-            write_json(folder / "genotype.json", random_genotype(self._nodes(job)).to_json())
+            write_json(folder / "genotype.json", self._stand_in(job).to_json())
         images = job.params["images"] | {"source": offline(job.params["images"]["source"])}
         return dataclasses.replace(job, inputs=inputs, params=job.params | {"images": images})
 
-    def _nodes(self, retrain: Job) -> int:
-        """The nodes of a cell that the search before a retraining finds."""
-        search = self.makers[self.makers[retrain.inputs["genotype"]].inputs["alphas"]]
-        return int(search.params.get("search", search.params)["nodes"])
+    def _stand_in(self, retrain: Job) -> genotype.Genotype:
+        """For a genotype that is not there yet: the published one that it will be, or one of its size."""
+        extract = self.makers[retrain.inputs["genotype"]]
+        if extract.params["genotype"]:
+            return genotype.PUBLISHED[extract.params["genotype"]]
+        search = self.makers[extract.inputs["alphas"]]
+        return random_genotype(search.params.get("search", search.params)["nodes"])
+
+    def guesses(self, job: Job) -> bool:
+        """Whether a training is measured with a random genotype, as its own is still to be found."""
+        genotype = job.inputs.get("genotype")
+        there = genotype is None or Path(genotype).exists()
+        return not there and self.makers[str(genotype)].params["genotype"] is None
 
     def counts(self, job: Job) -> dict[str, int]:
         """How many images each subset of a job's split has."""
@@ -200,8 +210,8 @@ def random_genotype(nodes: int) -> genotype.Genotype:
 
 
 def signature(params: dict[str, Any]) -> str:
-    """Parameters but for the seed, spelled out."""
-    return json.dumps({name: value for name, value in params.items() if name != "seed"}, sort_keys=True)
+    """Parameters but for the seeds, spelled out."""
+    return json.dumps({name: value for name, value in params.items() if name not in SEEDS}, sort_keys=True)
 
 
 def batches(job: Job) -> list[int]:
@@ -221,7 +231,7 @@ def batches_of(stage: str, params: dict[str, Any]) -> list[int]:
 
 
 def _alphas_step(params: dict[str, Any], t: float) -> bool:
-    """Whether the alphas' learning rate is above 0 at progress t, if no watch stops them."""
+    """Whether the alphas take steps at t, if no watch stops them: warmed up, at a learning rate above 0."""
     if t < params["searcher"].get("warm_up", 0.0):
         return False
     schedule = params["arch_lr"]

@@ -68,6 +68,8 @@ params_option = click.option(
 
 def _stage_command(stage: str) -> click.Command:
     run = RUN_HELP.get(stage, "RUN is dataset/method/seed of the matrix, e.g. digits_lt/hlrs/0,")
+    if stage in ("retrain", "evaluate"):
+        run += " or digits_lt/hlrs/0-3 of the retraining with seed 3,"
 
     @click.argument("run")
     @click.option("--force", is_flag=True, help="Run even though the result is there.")
@@ -104,9 +106,8 @@ def _find(stage: str, run: str, params: Path) -> "Job":
     for job in jobs:
         if job.run == run:
             return job
-    raise UserError(
-        f"{stage} has no run {run!r} in {params}; there are: {', '.join(job.run for job in jobs)}"
-    )
+    there = ", ".join(job.run for job in jobs) or "none, as no method asks for it"
+    raise UserError(f"{stage} has no run {run!r} in {params}; there are: {there}")
 
 
 def _jobs(params: Path) -> "list[Job]":
@@ -126,7 +127,12 @@ def _width() -> int:
 @main.command("plan")
 @params_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--why", "run", metavar="RUN", help="Of one run (data set/method/seed), what differs, in full.")
+@click.option(
+    "--why",
+    "run",
+    metavar="RUN",
+    help="Of one run (data set/method/seed, or seed-3 for its retraining 3), what differs, in full.",
+)
 def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     """Show which jobs would run, why, and what they would cost; runs none of them.
 
@@ -223,6 +229,7 @@ def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
     again; to free the space, delete .hlrs/aside.
     """
     from hlrs import plan, running
+    from hlrs.artifacts import RESULTS
 
     running.refuse_beside()
     jobs = _jobs(params)
@@ -236,6 +243,8 @@ def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
     for stage in stages:
         for directory in plan.prune(jobs, stage):
             click.echo(f"put aside {directory}")
+        if complete:  # DVC records a phase, if the methods leave it nothing to do
+            (RESULTS / stage).mkdir(parents=True, exist_ok=True)
 
 
 @main.command()

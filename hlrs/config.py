@@ -259,6 +259,7 @@ class ResNet(Spec):
 
 Searcher = Annotated[Darts | PcDarts | Random | Fixed | ResNet, Field(discriminator="kind")]
 SEARCHED = ("darts", "pc_darts")  # the searchers that train a supernet
+OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # of a recipe, what a ResNet has not
 
 
 # --- samplers and losses ------------------------------------------------------------------------------
@@ -575,10 +576,10 @@ class Method(Spec):
                     f"searcher {self.searcher.kind} trains nothing in the search: "
                     "leave out objective and arch_lr"
                 )
-            fixed = {"channels", "cells", "auxiliary_weight", "drop_path"} & self.retrain.keys()
-            if self.searcher.kind == "resnet" and fixed:
+            given = [name for name in OF_CELLS if name in self.retrain]
+            if self.searcher.kind == "resnet" and given:
                 raise ValueError(
-                    f"a resnet has no {sorted(fixed)[0]} to set: leave retrain.{sorted(fixed)[0]} out"
+                    f"retrain.{given[0]} is of networks of cells, and a resnet has none: leave it out"
                 )
             return self
         if self.arch_lr is not None and self.arch_lr.kind == "coupled":
@@ -601,6 +602,32 @@ class Method(Spec):
 def _check_branches(objective: Any, cells: int, field: str) -> None:
     if isinstance(objective, Bilateral) and objective.branch_cells > cells:
         raise ValueError(f"{field} is {cells}, fewer than the branch_cells of {objective.branch_cells}")
+
+
+def _check_reached(spec: Spec, epochs: int, field: str = "") -> None:
+    """Refuse what is to act from a progress on that no epoch reaches."""
+    last = (epochs - 1) / epochs
+    for name, value in spec:
+        path = f"{field}.{name}" if field else name
+        if isinstance(value, Spec):
+            _check_reached(value, epochs, path)
+        rests = name == "at" or (name == "warm_up" and isinstance(spec, PcDarts))
+        moments = value if isinstance(value, list) else [value]
+        late = [moment for moment in moments if rests and moment is not None and moment > last]
+        if late:
+            raise ValueError(
+                f"{path} {late[0]:g} is never reached: the last of {epochs} epochs has progress {last:.3g}; "
+                "set it lower, or more epochs"
+            )
+
+
+def _check_sgd(sgd: "Sgd", epochs: int) -> None:
+    """Refuse a schedule of SGD that has not begun when the training ends."""
+    if sgd.warm_up and sgd.warm_up >= epochs:
+        raise ValueError(
+            f"weights.warm_up {sgd.warm_up} takes all {epochs} epochs: set it lower, or more epochs"
+        )
+    _check_reached(sgd, epochs, "weights")
 
 
 # --- stages -------------------------------------------------------------------------------------------
@@ -637,9 +664,13 @@ class Sgd(Spec):
     clip: float | None = Field(5.0, gt=0)  # largest norm of the gradient; null: any
 
     @model_validator(mode="after")
-    def _one_end(self) -> "Sgd":
+    def _acts(self) -> "Sgd":
+        if self.warm_up == 1:
+            raise ValueError(
+                "warm_up 1 changes nothing, its epoch has the whole learning rate: 0, or 2 or more"
+            )
         if self.lr_min and self.schedule.kind != "cosine":
-            raise ValueError("lr_min is where schedule cosine ends; multistep has none: leave it out")
+            raise ValueError("lr_min is where schedule cosine ends; multistep has none: leave it out or at 0")
         return self
 
 
@@ -695,8 +726,14 @@ class Search(Spec):
     collapse: Collapse = Collapse()
 
     @model_validator(mode="after")
-    def _can_stop(self) -> "Search":
-        needed = 2 * self.collapse.window
+    def _acts(self) -> "Search":
+        _check_sgd(self.weights, self.epochs)
+        edges, needed = 2 * self.nodes, 2 * self.collapse.window
+        if self.collapse.stop == "skips" and self.collapse.skips > edges:
+            raise ValueError(
+                f"collapse.skips {self.collapse.skips} is never reached: a cell of {self.nodes} nodes keeps "
+                f"{edges} edges"
+            )
         if self.collapse.stop == "eigenvalue" and self.epochs < needed:
             raise ValueError(
                 f"collapse.stop eigenvalue compares two windows of {self.collapse.window} epochs: it needs "
@@ -771,7 +808,9 @@ class Retrain(Spec):
 
     @model_validator(mode="after")
     def _compatible(self) -> "Retrain":
-        _check_branches(self.objective, self.cells, "cells")
+        _check_branches(self.objective, self.cells, "cells (blocks, of a resnet)")
+        _check_sgd(self.weights, self.epochs)
+        _check_reached(self.objective, self.epochs, "objective")
         kind = self.objective.kind
         if kind != "plain" and self.auxiliary_weight:
             raise ValueError(f"objective {kind} has no auxiliary head: set auxiliary_weight to 0")
@@ -782,6 +821,8 @@ class Retrain(Spec):
                 f"objective dual_head has class-specific weights for the tail: leave out classifier "
                 f"{self.classifier.kind}"
             )
+        if self.objective.loss.kind == "ldam" and self.auxiliary_weight:
+            raise ValueError("loss ldam takes cosines, no auxiliary head's logits: set auxiliary_weight to 0")
         if self.objective.loss.kind == "ldam" and self.classifier is not None:
             raise ValueError(
                 f"loss ldam has a classifier of norm 1: leave out classifier {self.classifier.kind}"
@@ -845,11 +886,19 @@ class Params(Spec):
                 if name not in known:
                     raise ValueError(f"matrix.{field}: {name!r} is not defined; allowed: {', '.join(known)}")
         for name, method in self.methods.items():
+            _check_reached(method, self.search.epochs, f"methods.{name}")
             _check_branches(
                 method.objective, self.search.cells, f"methods.{name}.objective.branch_cells: search.cells"
             )
             self._check_searcher(name, method.searcher)
             self.retrain_of(name)
+        resnets = [name for name in self.matrix.methods if isinstance(self.methods[name].searcher, ResNet)]
+        large = [name for name in self.matrix.datasets if self.datasets[name].stem == "imagenet"]
+        if resnets and large:
+            raise ValueError(
+                f"methods.{resnets[0]}: a resnet has CIFAR's stem, datasets.{large[0]}.stem is imagenet: "
+                "leave one of them out of the matrix"
+            )
         if self.report.reference is not None and self.report.reference not in self.matrix.methods:
             allowed = ", ".join(self.matrix.methods)
             raise ValueError(

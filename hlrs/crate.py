@@ -358,7 +358,8 @@ class Description:
 
     def _workflow(self) -> None:
         """The Snakefile, with its steps, tools and formal parameters."""
-        stages = list(dict.fromkeys(job.stage for job in self.jobs))
+        made = {job.stage for job in self.jobs}
+        stages = [stage for stage in OUTPUTS if stage in made]
         for position, stage in enumerate(stages, start=1):
             self._stage(stage, position)
         source = CHECKOUT / WORKFLOW

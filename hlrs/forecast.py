@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hlrs.artifacts import Job
-from hlrs.calibration import Calibration, batches, batches_of, gpu_here, offline, signature
+from hlrs.calibration import SEEDS, Calibration, batches, batches_of, gpu_here, offline, signature
 from hlrs.config import RetrainJob, SearchJob
 from hlrs.errors import HlrsError
 from hlrs.plan import ASIDE
@@ -39,6 +39,7 @@ class Estimate:
     steps: int = 0  # measured
     date: str = ""  # of the measurement
     near: bool = True  # scaled from a like network and batch size
+    guessed: bool = False  # measured with a random genotype
 
     @property
     def seconds(self) -> float:
@@ -68,13 +69,14 @@ class Forecast:
         self.found: dict[tuple[str, str, str], Estimate] = {}
 
     def of(self, job: Job) -> Estimate:
-        """The estimate for a job; the same for jobs that differ in nothing but the seed."""
+        """The estimate for a job; the same for jobs that differ in nothing but the seeds."""
         if job.stage in TRAINED and "images" in job.params:  # a random search has none
             name = job.stage, signature(job.params), job.inputs["split"]
             if name not in self.found:
                 self.found[name] = self._training(job)
             threads = job.params[job.stage]["threads"]
-            return replace(self.found[name], job=job, done=_share_done(job), threads=threads)
+            guessed = self.calibration.guesses(job)
+            return replace(self.found[name], job=job, done=_share_done(job), threads=threads, guessed=guessed)
         return self._other(job)
 
     def _other(self, job: Job) -> Estimate:
@@ -223,7 +225,7 @@ def _keys(records: list[Record]) -> frozenset[str]:
 def _weight(stage: str, params: dict[str, Any]) -> list[Any]:
     """What the cost of a stage without epochs depends on most: only records with the same tell of it."""
     images, retrain = params.get("images", params), params.get("retrain", {})
-    network = [images.get("image_size"), retrain.get("channels"), retrain.get("cells")]
+    network = [images.get("image_size"), params.get("resnet"), retrain.get("channels"), retrain.get("cells")]
     kinds = {"split": [images.get("source")], "evaluate": [images.get("source"), *network]}
     return kinds.get(stage, [params.get("searcher")])  # a random search is like no other
 
@@ -237,13 +239,15 @@ def _alike(record: Record, job: Job) -> bool:
 
     def kind(params: dict[str, Any], stage: str) -> list[Any]:
         threads = None if record.get("gpu") else params[stage].get("threads", 1)
-        return [params.get("searcher"), params[stage].get("recompute", False), threads]
+        resnet = params.get("resnet") is not None  # its steps are not those of a network of cells
+        return [params.get("searcher"), resnet, params[stage].get("recompute", False), threads]
 
     return kind(record["params"], job.stage) == kind(job.params, job.stage)
 
 
 def _distance(job: Job, record: Record) -> int:
-    return sum(1 for _ in differences(record["params"] | {"seed": 0}, job.params | {"seed": 0}))
+    alike = dict.fromkeys(SEEDS)
+    return sum(1 for _ in differences(record["params"] | alike, job.params | alike))
 
 
 def _share_done(job: Job) -> float:
@@ -262,10 +266,13 @@ def _network_ratio(job: Job, record: Record) -> float:
     if new == old:  # the genotypes may differ, as they do from seed to seed
         return 1.0
     if job.stage == "search":
-        return _multiply_adds("supernet", *new) / _multiply_adds("supernet", *old)
-    there = [path for path in (Path(job.inputs["genotype"]), *_genotypes(record)) if path.is_file()]
-    networks = (there[0], there[-1]) if there else ("DARTS_V2", "DARTS_V2")
-    return _multiply_adds(str(networks[0]), *new) / _multiply_adds(str(networks[1]), *old)
+        networks = ["supernet", "supernet"]
+    elif job.params["resnet"]:
+        networks = [f"resnet{params['resnet']}" for params in (job.params, record["params"])]
+    else:
+        there = [path for path in (Path(job.inputs["genotype"]), *_genotypes(record)) if path.is_file()]
+        networks = [str(there[0]), str(there[-1])] if there else ["DARTS_V2", "DARTS_V2"]
+    return _multiply_adds(networks[0], *new) / _multiply_adds(networks[1], *old)
 
 
 def _genotypes(record: Record) -> list[Path]:
@@ -273,24 +280,27 @@ def _genotypes(record: Record) -> list[Path]:
     return [path, ASIDE / path]
 
 
-def _layout(stage: str, params: dict[str, Any]) -> tuple[str, str, int, int, int]:
-    """What a network's multiply-adds depend on: images, channels, cells, and nodes of a supernet's cell."""
+def _layout(stage: str, params: dict[str, Any]) -> tuple[str, str, str, int, int, int]:
+    """What a network's multiply-adds depend on: images, stem, channels, cells, nodes of a supernet's cell."""
     images, sizes = params["images"], params[stage]
-    source = json.dumps(images["source"], sort_keys=True)
-    return source, json.dumps(images["image_size"]), sizes["channels"], sizes["cells"], sizes.get("nodes", 4)
+    source, size = json.dumps(images["source"], sort_keys=True), json.dumps(images["image_size"])
+    return source, size, images["stem"], sizes["channels"], sizes["cells"], sizes.get("nodes", 4)
 
 
 @functools.cache
-def _multiply_adds(network: str, source: str, size: str, channels: int, cells: int, nodes: int) -> int:
+def _multiply_adds(
+    network: str, source: str, size: str, stem: str, channels: int, cells: int, nodes: int
+) -> int:
     from hlrs.data.sources import open_source
-    from hlrs.describe import describe
+    from hlrs.describe import RESNETS, describe
 
     opened = open_source(offline(json.loads(source)))
     pixels = opened.read([0], json.loads(size))
     facts = describe(
         network,
-        channels=channels,
-        cells=cells,
+        stem=stem,
+        channels=None if network in RESNETS else channels,
+        cells=None if network in RESNETS else cells,
         nodes=nodes,
         classes=len(opened.classes),
         image_size=pixels.shape[2],

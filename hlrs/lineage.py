@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job, read_json, read_table
+from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job, read_json, read_table, search_of
 from hlrs.code import Code, changed, committed, here
 from hlrs.config import Params, Source
 from hlrs.environment import environment
@@ -153,11 +153,14 @@ def whole(record: Any, path: str) -> Record:
 def find(asked: str, jobs: list[Job]) -> list[str]:
     """The artifacts that a path or a cell of the report stands for: data set/method/seed, or less of it.
 
+    data set/method/seed-3 is the retraining of seed 3.
+
     A path may lead to a result, its folder, or what was published under report/. UserError for anything else.
     """
-    cells = [
-        job for job in jobs if job.stage == "evaluate" and f"{job.run}/".startswith(f"{asked.strip('/')}/")
-    ]
+    name = asked.strip("/")
+    evaluations = [job for job in jobs if job.stage == "evaluate"]
+    cells = [job for job in evaluations if f"{job.run}/".startswith(f"{name}/")]
+    cells = cells or [job for job in evaluations if search_of(job.run) == name]  # no retraining of seed 0
     if cells:
         there = [job for job in cells if job.output(PROVENANCE).is_file()]
         if not there:

@@ -4,7 +4,6 @@ import shutil
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from hlrs import plan
@@ -142,7 +141,7 @@ def _remarks(known: list[Estimate]) -> Iterator[str]:
     measured = [estimate for estimate in known if estimate.how in ("measured", "remembered")]
     if measured:
         remarks.append(ALONE)
-    if any(e.job.stage == "retrain" and not Path(e.job.inputs["genotype"]).exists() for e in measured):
+    if any(estimate.guessed for estimate in measured):
         remarks.append(GUESSED)
     if not all(estimate.gpu for estimate in measured):
         remarks.append(ELSEWHERE)

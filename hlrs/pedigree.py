@@ -2,11 +2,13 @@
 
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from html import escape
 from statistics import fmean
 from typing import Any
 
+from hlrs.artifacts import search_of
 from hlrs.environment import UNKNOWN, environment
 from hlrs.lineage import (
     Difference,
@@ -39,7 +41,8 @@ def tree(lineage: Lineage, width: int) -> Iterator[str]:
         yield f"  sha256 {recorded(lineage, target) or UNKNOWN}"
     yield ""
     shared = _shared(lineage)
-    if len({record["run"] for record in lineage.records.values() if "/" in record["run"]}) > 1:
+    runs = Counter(record["stage"] for record in lineage.records.values() if "/" in record["run"])
+    if max(runs.values(), default=0) > 1:
         yield from _table(lineage)
     else:
         told = _first_told(lineage)
@@ -169,11 +172,14 @@ def _flat(value: Any, path: str = "") -> Iterator[str]:
 
 
 def _table(lineage: Lineage) -> Iterator[str]:
-    """The keys of every run's jobs, a line a run."""
+    """The keys of every run's jobs, a line a run; a retraining's with those of its search."""
     rows: dict[str, dict[str, str]] = {}
     for record in lineage.records.values():
         if "/" in record["run"]:
             rows.setdefault(record["run"], {})[record["stage"]] = record["key"]
+    for run, keys in rows.items():
+        found = rows.get(search_of(run), {})
+        keys |= {stage: found[stage] for stage in ("search", "extract") if stage in found}
     shared = {record["run"]: record["key"] for _, record in splits(lineage)}
     wide = max(map(len, rows))
     stages = [stage for stage in STAGES if stage != "report"]

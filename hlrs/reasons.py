@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job, read_facts
-from hlrs.config import Params
+from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job, read_facts, seeds_of
+from hlrs.config import OF_CELLS, Params
 from hlrs.errors import Failure
 from hlrs.plan import ASIDE
 
@@ -63,7 +63,7 @@ def compare(job: Job, record: Record, params: Params) -> Comparison:
 
     `params`, which the job was planned from, tells which entries a method overrides.
     """
-    pairs = list(differences(record["params"], job.params))
+    pairs = [pair for pair in differences(record["params"], job.params) if not _follows(job, pair[0])]
     data = [path for path, *_ in pairs if path[-1] == "content"]
     before = {
         name: entry if isinstance(entry, str) else entry["path"] for name, entry in record["inputs"].items()
@@ -88,6 +88,11 @@ def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[tupl
         yield path, old, new
 
 
+def _follows(job: Job, path: tuple[str, ...]) -> bool:
+    """Whether an entry is not what somebody wrote, but follows from a ResNet's depth."""
+    return bool(job.params.get("resnet")) and path[0] == "retrain" and path[1] in OF_CELLS
+
+
 def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
     """What params.yaml calls an entry of a job's parameters."""
     dataset, method = [*job.run.split("/"), "", ""][:2]
@@ -100,6 +105,8 @@ def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
         return ".".join(("datasets", dataset, *rest))
     if first in ("searcher", "objective", "arch_lr"):
         return ".".join(("methods", method, *path))
+    if job.stage == "extract" or first == "resnet":  # what a method without a search says of its network
+        return ".".join(("methods", method, "searcher", "depth" if first == "resnet" else first))
     if first == "retrain" and _overrides(params, method, rest):
         return ".".join(("methods", method, *path))
     return ".".join(("search", *path) if first == "nodes" else path)  # a random search is told that alone
@@ -200,6 +207,7 @@ class Reason:
         for name in names:
             makers.setdefault(_maker(self.job, name), []).append(name)
         made = {stage: f"{stage} runs" if stage in self.due else f"another {stage}" for stage in makers}
+        made |= {"": "no longer read"}
         return [f"{_inputs(self.job, of)} changed ({made[stage]})" for stage, of in makers.items()]
 
     def _checkpoint(self) -> list[str]:
@@ -218,8 +226,8 @@ def _reported(names: list[str]) -> list[str]:
 
 
 def _maker(job: Job, name: str) -> str:
-    """The stage that makes an input."""
-    return Path(job.inputs[name]).parts[1] if name in job.inputs else "job"
+    """The stage that makes an input; nothing for one that an earlier result had."""
+    return Path(job.inputs[name]).parts[1] if name in job.inputs else ""
 
 
 def _inputs(job: Job, names: list[str]) -> str:
@@ -251,8 +259,9 @@ def reasons(jobs: list[Job], params: Params, past: Past) -> list[Reason]:
 
 
 def epochs(job: Job) -> int:
-    """The epochs that a job trains for; 0 where it trains nothing."""
-    return int(job.params.get(job.stage, {}).get("epochs", 0))
+    """The epochs that a job trains for, a classifier's own after the others; 0 where it trains nothing."""
+    sizes = job.params.get(job.stage, {})
+    return int(sizes.get("epochs", 0)) + int((sizes.get("classifier") or {}).get("epochs", 0))
 
 
 def checkpoint(job: Job) -> tuple[int, int] | None:
@@ -275,18 +284,26 @@ def fold(found: Iterable[Reason]) -> dict[tuple[str, tuple[str, ...]], list[str]
 
 
 def abbreviate(runs: Iterable[str]) -> str:
-    """Runs in a shell's spelling: `digits_lt/{darts,hlrs}/{0..4}`; a data set's name or `all` as it is."""
+    """Runs in a shell's spelling: `digits_lt/{darts,hlrs}/{0..4}`; a data set's name or `all` as it is.
+
+    Retrainings but the first stand behind their searches: `digits_lt/darts/{0..4}-{1,2}`.
+    """
     plain: list[str] = []
-    seeds: dict[tuple[str, str], list[int]] = {}
+    seeds: dict[tuple[str, str, int], list[int]] = {}
     for run in runs:
         dataset, *rest = run.split("/")
         if rest:
-            seeds.setdefault((dataset, rest[0]), []).append(int(rest[1]))
+            seed, again = seeds_of(run)
+            seeds.setdefault((dataset, rest[0], again), []).append(seed)
         else:
             plain.append(dataset)
+    repeats: dict[tuple[str, str, str, bool], list[int]] = {}
+    for (dataset, method, again), numbers in seeds.items():
+        repeats.setdefault((dataset, method, _range(sorted(numbers)), again > 0), []).append(again)
     methods: dict[tuple[str, str], list[str]] = {}
-    for (dataset, method), numbers in seeds.items():
-        methods.setdefault((dataset, _range(sorted(numbers))), []).append(method)
+    for (dataset, method, numbered, behind), numbers in repeats.items():
+        spelled = f"{numbered}-{_range(sorted(numbers))}" if behind else numbered
+        methods.setdefault((dataset, spelled), []).append(method)
     datasets: dict[tuple[str, str], list[str]] = {}
     for (dataset, numbered), names in methods.items():
         datasets.setdefault((_braces(names), numbered), []).append(dataset)

@@ -17,7 +17,8 @@ from hlrs.reasons import STAGES, Comparison, Past, Record, reasons
 def why(run: str, jobs: list[Job], params: Params, width: int) -> Iterator[str]:
     """For every job of a run, whether its result is here, or what sets it apart from the nearest one.
 
-    `run`: data set/method/seed, a data set (its split) or `all` (the report). UserError for another.
+    `run`: data set/method/seed, its retraining with another seed (data set/method/seed-3), a data set (its
+    split) or `all` (the report). UserError for another.
     """
     asked = [job for job in jobs if job.run == run]
     if not asked:

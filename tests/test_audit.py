@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 from conftest import at_work_in, edit
-from test_workflow import commit, duplicate, edited, first, once, recorded, run, sha256, source  # noqa: F401
+from test_workflow import (  # noqa: F401
+    commit,
+    duplicate,
+    edited,
+    first,
+    once,
+    recorded,
+    run,
+    sha256,
+    source,
+    unsearched,
+)
 
 from hlrs import code, config, plan
 from hlrs.artifacts import OUTPUTS, PROVENANCE
@@ -43,6 +54,15 @@ def rewrite(path, **changes):
 
 def test_what_was_recorded_and_committed_is_whole(folder):
     assert audit() == ([], [])
+
+
+def test_methods_without_a_search_and_retrainings_are_whole_too(unsearched, tmp_path, monkeypatch):  # noqa: F811
+    with at_work_in(duplicate(unsearched[0], tmp_path / "audited"), monkeypatch):
+        assert audit() == ([], [])
+        genotype = directory("extract", "digits/fixed/0") / "genotype.json"
+        genotype.write_text("{}")
+        [broken], _ = audit()
+        assert (broken.path, broken.rests) == (str(genotype), 5)  # two retrainings, as evaluated, the report
 
 
 def test_a_byte_flipped_in_any_artifact_is_found_there(folder):

@@ -92,6 +92,9 @@ def test_mistakes_in_the_command_are_one_line(workspace):
     assert complaint("search", "digits/drats/0") == (
         "search has no run 'digits/drats/0' in params.yaml; there are: digits/darts/0, digits/hlrs/0"
     )
+    assert complaint("retrain", "digits/darts/0-3") == (
+        "retrain has no run 'digits/darts/0-3' in params.yaml; there are: digits/darts/0, digits/hlrs/0"
+    )
     assert "missing; `hlrs split` or `snakemake split_all` makes it" in complaint("search", "digits/darts/0")
     assert complaint("split", "digits", "--params", "p.yaml").startswith("p.yaml: No such file")
     assert "is not there yet" in complaint("publish")

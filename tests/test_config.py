@@ -156,7 +156,7 @@ MISTAKES = {  # name: (old, new, what the message starts with, what else it says
         "    searcher: {kind: darts, order: 1}\n",
         "",
         "methods.darts.searcher: is missing",
-        "kinds: darts, random",
+        "kinds: darts, pc_darts, random, fixed, resnet",
     ),
     "data set without source": (
         "    source: {kind: digits}\n",
@@ -272,6 +272,249 @@ def test_a_mistake_is_named_with_its_field_and_what_is_allowed(complaint, name):
     message = complaint((old, new))
     assert message.startswith(start)
     assert more in message
+
+
+# --- parts that do not go together --------------------------------------------------------------------
+
+IMBALANCE = "imbalance: {kind: exponential, factor: 10}"
+SOURCE = "source: {kind: digits}"
+TEST = "test_per_class: 50"
+OBJECTIVE = "objective: {kind: plain}"  # of the method darts, in the search
+ALONE = "searcher: {kind: random}"  # the method random
+SEARCH, RECIPE, LR = "epochs: 12", "epochs: 30", "{lr: 0.05}"
+
+
+def searched(objective):
+    """The method darts searches under another objective."""
+    return [(OBJECTIVE, f"objective: {objective}")]
+
+
+def retrained(entries):
+    """The method random is retrained by entries of its own."""
+    return [(ALONE, f"{ALONE}\n    retrain: {{{entries}}}")]
+
+
+def sampled(loss, sampler):
+    return searched(f"{{kind: plain, loss: {{kind: {loss}}}, sampler: {{kind: {sampler}}}}}")
+
+
+IMPOSSIBLE = {  # name: (replacements, the whole message)
+    "Balanced Softmax of a balanced batch": (
+        sampled("balanced_softmax", "class_balanced"),
+        "methods.darts.objective: loss balanced_softmax shifts the logits by the classes' frequencies in the "
+        "images, sampler class_balanced changes these: classes would be corrected twice; use one of the two",
+    ),
+    "logit adjustment of a square-root batch": (
+        sampled("logit_adjustment", "square_root"),
+        "methods.darts.objective: loss logit_adjustment shifts the logits by the classes' frequencies in the "
+        "images, sampler square_root changes these: classes would be corrected twice; use one of the two",
+    ),
+    "seesaw of a progressively balanced batch": (
+        sampled("seesaw", "progressive"),
+        "methods.darts.objective: loss seesaw compares the classes' frequencies in the images, sampler "
+        "progressive changes these: classes would be corrected twice; use one of the two",
+    ),
+    "effective numbers of a reversed batch": (
+        sampled("class_balanced", "reversed"),
+        "methods.darts.objective: loss class_balanced weights the classes by their frequencies in the "
+        "images, sampler reversed changes these: classes would be corrected twice; use one of the two",
+    ),
+    "two deferred remedies": (
+        sampled("ldam", "deferred"),
+        "methods.darts.objective: loss ldam weights the classes by their frequencies in the images, sampler "
+        "deferred changes these: classes would be corrected twice; use one of the two, or at: null",
+    ),
+    "Balanced Softmax in two branches": (
+        searched("{kind: bilateral, loss: {kind: balanced_softmax}}"),
+        "methods.darts.objective: loss balanced_softmax shifts the logits by the classes' frequencies in the "
+        "images, sampler reversed changes these: classes would be corrected twice; use one of the two",
+    ),
+    "seesaw in a balanced dual head": (
+        searched("{kind: dual_head, loss: {kind: seesaw}, sampler: {kind: class_balanced}}"),
+        "methods.darts.objective: loss seesaw compares the classes' frequencies in the images, sampler "
+        "class_balanced changes these: classes would be corrected twice; use one of the two",
+    ),
+    "balanced twice in retraining": (
+        [(RECIPE, "epochs: 30, objective: {kind: plain, loss: {kind: seesaw}, sampler: {kind: reversed}}")],
+        "retrain.objective: loss seesaw compares the classes' frequencies in the images, sampler reversed "
+        "changes these: classes would be corrected twice; use one of the two",
+    ),
+    "coupled to a dual head": (
+        [*searched("{kind: dual_head}"), ("{kind: constant}", "{kind: coupled}")],
+        "methods.darts: arch_lr coupled follows the mixing coefficient: it needs objective bilateral",
+    ),
+    "a published genotype with a schedule": (
+        [(ALONE, "searcher: {kind: fixed, genotype: DARTS_V2}\n    arch_lr: {kind: constant}")],
+        "methods.random: searcher fixed trains nothing in the search: leave out objective and arch_lr",
+    ),
+    "a resnet with an objective in the search": (
+        [(ALONE, "searcher: {kind: resnet}\n    objective: {kind: plain}")],
+        "methods.random: searcher resnet trains nothing in the search: leave out objective and arch_lr",
+    ),
+    "a resnet with channels": (
+        [(ALONE, "searcher: {kind: resnet}\n    retrain: {epochs: 9, channels: 32}")],
+        "methods.random: retrain.channels is of networks of cells, and a resnet has none: leave it out",
+    ),
+    "a resnet with drop path": (
+        [(ALONE, "searcher: {kind: resnet}\n    retrain: {drop_path: 0}")],
+        "methods.random: retrain.drop_path is of networks of cells, and a resnet has none: leave it out",
+    ),
+    "more branch cells than a resnet has blocks": (
+        [
+            (
+                ALONE,
+                "searcher: {kind: resnet, depth: 20}\n"
+                "    retrain: {objective: {kind: bilateral, branch_cells: 10}}",
+            )
+        ],
+        "methods.random.retrain: cells (blocks, of a resnet) is 9, fewer than the branch_cells of 10",
+    ),
+    "a resnet on large images": (
+        [(ALONE, "searcher: {kind: resnet}"), (TEST, f"{TEST}\n    stem: imagenet")],
+        "methods.random: a resnet has CIFAR's stem, datasets.digits_lt.stem is imagenet: leave one of them "
+        "out of the matrix",
+    ),
+    "an auxiliary head beside a dual head": (
+        [("auxiliary_weight: 0", "auxiliary_weight: 0.4, objective: {kind: dual_head}")],
+        "retrain: objective dual_head has no auxiliary head: set auxiliary_weight to 0",
+    ),
+    "an auxiliary head under LDAM": (
+        retrained("auxiliary_weight: 0.4, objective: {kind: plain, loss: {kind: ldam}}"),
+        "methods.random.retrain: loss ldam takes cosines, no auxiliary head's logits: set auxiliary_weight "
+        "to 0",
+    ),
+    "mixed images in two branches": (
+        retrained("objective: {kind: bilateral}, mix: {kind: cutmix}"),
+        "methods.random.retrain: objective bilateral mixes batches itself: leave out mix cutmix",
+    ),
+    "a classifier after a dual head": (
+        retrained("objective: {kind: dual_head}, classifier: {kind: tau_normalized}"),
+        "methods.random.retrain: objective dual_head has class-specific weights for the tail: leave out "
+        "classifier tau_normalized",
+    ),
+    "a classifier after LDAM": (
+        retrained("objective: {kind: plain, loss: {kind: ldam}}, classifier: {kind: retrained}"),
+        "methods.random.retrain: loss ldam has a classifier of norm 1: leave out classifier retrained",
+    ),
+    "superclasses of CIFAR-10": (
+        [(SOURCE, "source: {kind: torchvision, name: cifar10, labels: coarse}")],
+        "datasets.digits_lt.source: labels coarse are cifar100's; cifar10 has one kind of labels: leave it "
+        "out",
+    ),
+    "two crops": (
+        [(TEST, f"{TEST}\n    image_size: 8\n    augment: {{crop_padding: 4, resized_crop: 0.08}}")],
+        "datasets.digits_lt.augment: crop_padding and resized_crop are two ways to crop: set one of them",
+    ),
+    "a resized crop to no size": (
+        [(TEST, f"{TEST}\n    augment: {{resized_crop: 0.08}}")],
+        "datasets.digits_lt: image_size is needed for augment.resized_crop, which resizes to it",
+    ),
+    "images of any size": (
+        [(SOURCE, "source: {kind: list_file, root: a, train: b, test: c}")],
+        "datasets.digits_lt: image_size is needed for source list_file, whose images may differ in size",
+    ),
+    "a power law that LDAM-DRW does not know": (
+        [(IMBALANCE, "imbalance: {kind: pareto, factor: 10}\n    protocol: ldam")],
+        "datasets.digits_lt: protocol ldam draws an exponential or step imbalance; it knows no pareto",
+    ),
+    "a cosine's end for steps": (
+        [(LR, "{schedule: {kind: multistep}, lr_min: 0.001}")],
+        "retrain.weights: lr_min is where schedule cosine ends; multistep has none: leave it out or at 0",
+    ),
+    "a collapse that nobody looks for": (
+        [(SEARCH, "epochs: 12, collapse: {power_iterations: 0, stop: eigenvalue}")],
+        "search.collapse: stop eigenvalue needs power_iterations of 1 or more to know it",
+    ),
+    "more skip connections than edges": (
+        [(SEARCH, "epochs: 12, nodes: 2, collapse: {stop: skips, skips: 5}")],
+        "search: collapse.skips 5 is never reached: a cell of 2 nodes keeps 4 edges",
+    ),
+    "re-weighting after the search's end": (
+        [(SEARCH, "epochs: 4"), *searched("{kind: plain, loss: {kind: ldam, at: 0.8}}")],
+        "methods.darts.objective.loss.at 0.8 is never reached: the last of 4 epochs has progress 0.75; set "
+        "it lower, or more epochs",
+    ),
+    "re-sampling after the retraining's end": (
+        retrained("epochs: 2, objective: {kind: plain, sampler: {kind: deferred, at: 0.6}}"),
+        "methods.random.retrain: objective.sampler.at 0.6 is never reached: the last of 2 epochs has "
+        "progress 0.5; set it lower, or more epochs",
+    ),
+    "alphas that freeze after the end": (
+        [(SEARCH, "epochs: 2"), ("{kind: constant}", "{kind: freeze, at: 0.7}")],
+        "methods.darts.arch_lr.at 0.7 is never reached: the last of 2 epochs has progress 0.5; set it lower, "
+        "or more epochs",
+    ),
+    "alphas that never move": (
+        [(SEARCH, "epochs: 2"), ("{kind: darts, order: 1}", "{kind: pc_darts, warm_up: 0.6}")],
+        "methods.darts.searcher.warm_up 0.6 is never reached: the last of 2 epochs has progress 0.5; set it "
+        "lower, or more epochs",
+    ),
+    "a step of the learning rate after the end": (
+        [(RECIPE, "epochs: 10"), (LR, "{schedule: {kind: multistep, at: [0.5, 0.95]}}")],
+        "retrain: weights.schedule.at 0.95 is never reached: the last of 10 epochs has progress 0.9; set it "
+        "lower, or more epochs",
+    ),
+    "a warm-up that is none": (
+        [(LR, "{warm_up: 1}")],
+        "retrain.weights: warm_up 1 changes nothing, its epoch has the whole learning rate: 0, or 2 or more",
+    ),
+    "a warm-up without end": (
+        [(LR, "{warm_up: 30}")],
+        "retrain: weights.warm_up 30 takes all 30 epochs: set it lower, or more epochs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_parts_that_do_not_go_together_are_refused_with_the_reason(complaint, name):
+    changes, message = IMPOSSIBLE[name]
+    assert complaint(*changes) == message
+
+
+POSSIBLE = {  # what is next to it and goes
+    "LDAM without re-weighting, of a balanced batch": searched(
+        "{kind: plain, loss: {kind: ldam, at: null}, sampler: {kind: class_balanced}}"
+    ),
+    "Balanced Softmax in two branches of one sampler": searched(
+        "{kind: bilateral, rebalancing: {kind: uniform}, loss: {kind: balanced_softmax}}"
+    ),
+    "focal loss of a balanced batch": sampled("focal", "class_balanced"),
+    "mixed images under LDAM": retrained("objective: {kind: plain, loss: {kind: ldam}}, mix: {kind: mixup}"),
+    "mixed images under a dual head": retrained("objective: {kind: dual_head}, mix: {kind: mixup}"),
+    "a moment that the last epoch reaches": [
+        (SEARCH, "epochs: 5"),
+        *searched("{kind: plain, loss: {kind: class_balanced, at: 0.8}}"),
+    ],
+    "a resnet under a recipe of cells": [
+        (ALONE, "searcher: {kind: resnet}\n    retrain: {objective: {kind: bilateral, branch_cells: 9}}"),
+        ("auxiliary_weight: 0", "auxiliary_weight: 0.4, drop_path: 0.3"),
+    ],
+    "a resnet that the matrix does not pair with large images": [
+        ("methods: [darts, hlrs, random]", "methods: [darts, hlrs]"),
+        (ALONE, "searcher: {kind: resnet}"),
+        (TEST, f"{TEST}\n    stem: imagenet"),
+    ],
+    "a file that says its images' size": [
+        (SOURCE, "source: {kind: npz, file: a.npz}"),
+        (f"    {TEST}\n", ""),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", POSSIBLE)
+def test_what_is_next_to_the_impossible_goes(load, name):
+    assert load(*POSSIBLE[name])
+
+
+def test_a_resnet_takes_the_common_recipe_but_for_its_network(load):
+    params = load(
+        (ALONE, "searcher: {kind: resnet, depth: 56}\n    retrain: {weights: {clip: null}}"),
+        ("auxiliary_weight: 0", "auxiliary_weight: 0.4, drop_path: 0.3, channels: 20"),
+    )
+    common, recipe = params.retrain_of("darts"), params.retrain_of("random")
+    assert (recipe.cells, recipe.channels) == (27, 16)  # 56 = 2 + 2 · 27 layers; He et al. 2016, §4.2
+    assert (recipe.auxiliary_weight, recipe.drop_path, recipe.weights.clip) == (0, 0, None)
+    assert (recipe.epochs, recipe.weights.lr, recipe.cutout) == (30, 0.05, common.cutout)
 
 
 def test_two_mistakes_are_counted(complaint):

@@ -319,6 +319,41 @@ def test_steps_are_connected_as_their_jobs_were(crates):
     }
 
 
+@pytest.fixture(scope="module")
+def unsearched(tmp_path_factory):
+    """The crate of a ResNet and a published genotype, each retrained twice; the ResNet's jobs come first."""
+    folder = tmp_path_factory.mktemp("unsearched")
+    params = copy.deepcopy(TINY)
+    params["methods"] = {
+        "resnet": {"searcher": {"kind": "resnet", "depth": 20}},
+        "fixed": {"searcher": {"kind": "fixed", "genotype": "PDARTS"}},
+    }
+    params["matrix"] |= {"methods": [*params["methods"]], "retrain_seeds": [0, 3]}
+    params["report"] = {}
+    params["retrain"]["epochs"] = 1
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    process = FORK.Process(target=_make, args=(str(folder),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert export(folder, folder / "crate")[0] == 0
+    return folder / "crate"
+
+
+def test_without_a_search_its_step_is_left_out_and_the_others_are_in_order(unsearched, validate):
+    found = entities(unsearched)
+    steps = sorted(of_type(found, "HowToStep").values(), key=lambda step: int(step["position"]))
+    assert [step["name"] for step in steps] == ["split", "extract", "retrain", "evaluate", "report"]
+    jobs = Counter(i.split("/")[1] for i in of_type(found, "CreateAction") if i.startswith("#job/"))
+    assert jobs == {"split": 1, "extract": 1, "retrain": 4, "evaluate": 4, "report": 1}
+    [extract] = [a for i, a in of_type(found, "CreateAction").items() if i.startswith("#job/extract/")]
+    made = [path for path in refs(extract, "result") if path.endswith("genotype.json")]
+    read_by = [i for i, e in of_type(found, "CreateAction").items() if made[0] in refs(e, "object")]
+    assert Counter(i.split("/")[1] for i in read_by if i.startswith("#job/")) >= Counter(
+        retrain=2, evaluate=2
+    )
+
+
 # --- data files -----------------------------------------------------------------------------------------
 
 

@@ -16,12 +16,14 @@ from hlrs.artifacts import write_json, write_tensors
 from hlrs.calibration import MEMORY, Calibration, Measurement
 from hlrs.errors import UserError
 from hlrs.forecast import Forecast
+from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import count_multiply_adds
 from hlrs.nas.supernet import Supernet
 from hlrs.outlook import Outlook
 from hlrs.pace import Pace, measure
 from hlrs.reasons import Past
 from hlrs.stages import split
+from hlrs.stages.parts import read_genotype
 
 A100 = {"name": "NVIDIA A100"}
 # TINY's split: 40·10^(−c/9) images of class c, cut down; half of each, halves up, train the weights
@@ -221,6 +223,95 @@ def test_the_nearest_record_is_scaled(workspace):
 def test_another_kind_of_step_is_not_scaled_but_measured(workspace, changes):
     trained(jobs()["search/digits/darts/0"], [10, 10, 10], images(2))
     assert estimate("search/digits/darts/0", **changes).why == "it would be measured"
+
+
+# --- methods without a search, several retrainings ----------------------------------------------------
+
+RESNET = {"methods.darts": {"searcher": {"kind": "resnet", "depth": 20}}}
+FIXED = {"methods.darts": {"searcher": {"kind": "fixed", "genotype": "PC_DARTS"}}}
+RETRAINED = sum(COUNTS) // 16 * 16  # images of an epoch of a retraining
+
+
+def convolutions(blocks, size):
+    """Multiply-adds of the CIFAR ResNet's 3×3 convolutions and its classifier for grey images of digits.
+
+    He et al. 2016, §4.2: three stages of 16, 32 and 64 channels on maps of size, size/2 and size/4.
+    """
+    found, before = 9 * 16 * size**2, 16
+    for channels, pixels in ((16, size**2), (32, (size // 2) ** 2), (64, (size // 4) ** 2)):
+        found += 9 * channels * pixels * (before + (2 * blocks - 1) * channels)
+        before = channels
+    return found + 64 * 10
+
+
+def test_a_deeper_resnet_is_scaled_by_its_multiply_adds(workspace):
+    edit(workspace / "params.yaml", **RESNET)
+    trained(jobs()["retrain/digits/darts/0"], [10, 10, 10], RETRAINED)
+    found = estimate("retrain/digits/darts/0", **{"methods.darts.searcher.depth": 32})
+    assert (found.how, found.overhead) == ("scaled", pytest.approx(4))
+    assert found.training == pytest.approx(30 * convolutions(5, 8) / convolutions(3, 8))
+
+
+def test_a_resnet_tells_nothing_of_networks_of_cells(workspace):
+    edit(workspace / "params.yaml", **RESNET)
+    trained(jobs()["retrain/digits/darts/0"], [10, 10, 10], RETRAINED)
+    assert estimate("retrain/digits/hlrs/0").why == "it would be measured"
+
+
+def test_further_retrainings_take_as_long_as_the_first(workspace):
+    edit(workspace / "params.yaml", **{"retrain.epochs": 3})
+    trained(jobs()["retrain/digits/darts/0"], [10, 10, 10], RETRAINED)
+    found = estimate("retrain/digits/darts/0-3", **{"matrix.retrain_seeds": [0, 3]})
+    assert (found.how, found.seconds) == ("records", pytest.approx(34))
+
+
+def test_a_classifiers_own_epochs_are_reckoned_as_a_batch_a_step(workspace):
+    """Bilateral epochs take two batches: 3 · 2 + 2 · 1 of the batches that cost 5 s each."""
+    bilateral = {"objective": {"kind": "bilateral"}, "auxiliary_weight": 0.0}
+    edit(workspace / "params.yaml", **{"methods.darts.retrain": bilateral})
+    trained(jobs()["retrain/digits/darts/0"], [10, 10, 10], 2 * RETRAINED)
+    own = bilateral | {"classifier": {"kind": "retrained", "epochs": 2}}
+    assert estimate("retrain/digits/darts/0", **{"methods.darts.retrain": own}).training == pytest.approx(40)
+
+
+def test_alphas_that_warm_up_take_a_batch_a_step(workspace):
+    """Of four epochs PC-DARTS's alphas rest in two, at progress 0 and 0.25: 1 + 1 + 2 + 2 batches."""
+    pc_darts = {"methods.darts.searcher": {"kind": "pc_darts", "portion": 2, "warm_up": 0.4}}
+    edit(workspace / "params.yaml", **pc_darts, **{"search.epochs": 4})
+    rate = images(1) / 5
+    epochs = [
+        {"epoch": epoch, "seconds": seconds, "images_per_second": rate}
+        for epoch, seconds in enumerate([5.0, 5.0, 10.0, 10.0])
+    ]
+    trained(jobs()["search/digits/darts/0"], [5, 5, 10, 10], throughput=epochs)
+    assert estimate("search/digits/darts/0").training == pytest.approx(30)
+    found = estimate("search/digits/darts/0", **{"search.epochs": 8})  # four rest, four do not
+    assert (found.how, found.training) == ("scaled", pytest.approx(4 * 5 + 4 * 10))
+
+
+def test_a_dual_head_takes_one_sampler(workspace):
+    trained(jobs()["search/digits/darts/0"], [10, 10, 10], images(2))
+    found = estimate("search/digits/darts/0", **{"methods.darts.objective": {"kind": "dual_head"}})
+    assert found.training == pytest.approx(30)
+
+
+def test_the_published_genotype_itself_is_measured(workspace, tmp_path):
+    edit(workspace / "params.yaml", **FIXED)
+    known = jobs()
+    held = Calibration(list(known.values()), lambda text: None)
+    sample = held._on_sample(known["retrain/digits/darts/0"], tmp_path)
+    assert read_genotype(Path(sample.inputs["genotype"])) == PUBLISHED["PC_DARTS"]
+    assert not held.guesses(known["retrain/digits/darts/0"])
+    assert held.guesses(known["retrain/digits/hlrs/0"])
+
+
+def test_a_resnet_is_measured_without_a_genotype(hurried):
+    edit(hurried / "params.yaml", **RESNET, **{"matrix.methods": ["darts"]})
+    found, text = measured([]), "\n".join(shown().lines())
+    assert found[0].of(found[1]["retrain/digits/darts/0"]).how == "measured"
+    assert "random genotype" not in text
+    edit(hurried / "params.yaml", **{"matrix.methods": ["hlrs"], "report": {}})
+    assert "Before its search, a retraining is measured with a random genotype." in "\n".join(shown().lines())
 
 
 # --- measured -----------------------------------------------------------------------------------------

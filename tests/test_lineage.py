@@ -9,7 +9,18 @@ from xml.etree import ElementTree
 
 import pytest
 from conftest import at_work_in, edit
-from test_workflow import commit, duplicate, edited, first, once, recorded, run, sha256, source  # noqa: F401
+from test_workflow import (  # noqa: F401
+    commit,
+    duplicate,
+    edited,
+    first,
+    once,
+    recorded,
+    run,
+    sha256,
+    source,
+    unsearched,
+)
 
 from hlrs import code, config, pedigree, plan
 from hlrs.artifacts import OUTPUTS, PROVENANCE
@@ -137,7 +148,7 @@ def test_the_tree_tells_everything_once_and_fits(folder):
         assert text.count(sha256(directory(stage) / name)) == 1
     assert text.count(sha256(digits_file())) == 1
     assert "arch_lr: cosine, final 0.2" in text
-    assert "objective: bilateral, branch_cells 1, mixing symmetric" in text
+    assert "objective: bilateral, branch_cells 1, " in text
     assert re.search(r"Alike in all 5 jobs:\n  lock     [0-9a-f]{64}\n  image    none\n  host     ", text)
     assert len(re.findall(r"  commit [0-9a-f]{40}\n", text)) == 5  # the split is of an earlier one
     assert "!" not in text
@@ -174,6 +185,74 @@ def test_the_graphs_hold_every_job_and_link(folder):
     names = {kind: svg.iter(f"{{http://www.w3.org/2000/svg}}{kind}") for kind in ("rect", "path")}
     assert sum(1 for _ in names["rect"]) == 10 + 1  # and the data
     assert sum(1 for _ in names["path"]) == len(links) + 1
+
+
+# --- methods without a search, several retrainings ----------------------------------------------------
+
+
+@pytest.fixture
+def retrained(unsearched, tmp_path, monkeypatch):  # noqa: F811
+    """A copy of what was retrained without a search, the current folder."""
+    copy = duplicate(unsearched[0], tmp_path / "retrained")
+    with at_work_in(copy, monkeypatch):
+        yield copy
+
+
+@pytest.mark.parametrize(
+    ("asked", "runs"),
+    [
+        ("digits/fixed/0", ["digits", "digits/fixed/0"]),
+        ("digits/fixed/0-3", ["digits", "digits/fixed/0", "digits/fixed/0-3"]),
+        ("digits/resnet/0-3", ["digits", "digits/resnet/0-3"]),
+        ("digits/resnet", ["digits", "digits/resnet/0", "digits/resnet/0-3"]),
+    ],
+)
+def test_a_retraining_leads_to_the_genotype_that_it_is_of(retrained, asked, runs):
+    assert sorted({record["run"] for record in lineage(asked).records.values()}) == runs
+
+
+def test_a_search_stands_for_its_retrainings_where_none_has_seed_0(retrained):
+    edit(Path("params.yaml"), **{"matrix.retrain_seeds": [3]})
+    assert lineage("digits/fixed/0").targets == lineage("digits/fixed/0-3").targets
+
+
+def test_a_retraining_is_one_tree_with_its_genotype(retrained):
+    text = "\n".join(pedigree.tree(lineage("digits/fixed/0-3"), 110))
+    keys = {stage: directory(stage, f"digits/fixed/{seed}").name for stage, seed in RETRAINED.items()}
+    for stage, key in keys.items():
+        assert text.count(f"{stage} {key} · code ") == 1
+    assert "genotype PC_DARTS" in text
+    assert "retrain_seed 3" in text
+
+
+RETRAINED = {"extract": "0", "retrain": "0-3", "evaluate": "0-3"}
+
+
+def test_a_line_a_retraining_has_its_genotypes_key(retrained):
+    lines = [*pedigree.tree(lineage("report"), 110)]
+    split = directory("split", "digits").name
+    extract = directory("extract", "digits/fixed/0").name
+    for run_, keys in (("fixed/0", [extract]), ("fixed/0-3", [extract]), ("resnet/0-3", [])):
+        own = [directory(stage, f"digits/{run_}").name for stage in ("retrain", "evaluate")]
+        [line] = [line for line in lines if line.startswith(f"digits/{run_} ")]
+        assert line.split()[1:] == [split, *keys, *own]
+
+
+@pytest.mark.parametrize("asked", ["report", "digits/fixed/0-3", "digits/resnet/0"])
+def test_the_graphs_hold_what_there_is_without_a_search(retrained, asked):
+    found = lineage(asked)
+    svg = ElementTree.fromstring(pedigree.svg(found))
+    assert sum(1 for _ in svg.iter("{http://www.w3.org/2000/svg}rect")) == len(found.records) + 1
+    links = {(s, d) for d in found.records for s in found.sources(d)}
+    assert sum(1 for _ in svg.iter("{http://www.w3.org/2000/svg}path")) == len(links) + 1
+    assert pedigree.dot(found).count(" [label=") == len(found.records) + len(links)
+
+
+def test_why_a_retraining_would_run(retrained):
+    edit(Path("params.yaml"), **{"matrix.retrain_seeds": [0, 3, 5], "methods.fixed.retrain": {"epochs": 3}})
+    assert reasons("digits/fixed/0-3")["retrain"][2:] == ["methods.fixed.retrain.epochs 2 -> 3"]
+    assert reasons("digits/resnet/0-5")["retrain"][2:] in (["retrain_seed 0 -> 5"], ["retrain_seed 3 -> 5"])
+    assert [*reasons("digits/fixed/0")] == ["extract", "retrain", "evaluate"]
 
 
 # --- two versions -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hlrs import code, config, plan
-from hlrs.artifacts import OUTPUTS, PROVENANCE, write_json
+from hlrs.artifacts import OUTPUTS, PROVENANCE, repeat, search_of, seeds_of, write_json
 from hlrs.errors import UserError
 from hlrs.fingerprint import content_digest
 
@@ -126,6 +126,82 @@ def test_searchers_without_training_are_told_no_images():
     search = {job.run: job.params for job in plan.plan(params()) if job.stage == "search"}
     assert "images" in search["small/darts/0"]
     assert set(search["small/random/1"]) == {"seed", "searcher", "nodes"}
+
+
+# --- methods that search nothing, several retrainings -------------------------------------------------
+
+FIXED = {"methods__random__searcher": {"kind": "fixed", "genotype": "PDARTS"}}
+RESNET = {"methods__random__searcher": {"kind": "resnet", "depth": 20}}
+AGAIN = {"matrix__retrain_seeds": [0, 3]}
+
+
+def test_a_published_genotype_is_extracted_without_a_search():
+    jobs = {(job.stage, job.run): job for job in plan.plan(params(**FIXED))}
+    assert ("search", "small/random/0") not in jobs
+    extract = jobs["extract", "small/random/0"]
+    assert (extract.params, extract.inputs) == ({"genotype": "PDARTS"}, {})
+    assert jobs["retrain", "small/random/0"].inputs["genotype"] == str(extract.output("genotype.json"))
+    assert jobs["extract", "small/darts/0"].params == {"genotype": None}
+
+
+def test_a_resnet_is_retrained_and_evaluated_alone():
+    jobs = {(job.stage, job.run): job for job in plan.plan(params(**RESNET))}
+    assert [stage for stage, run in jobs if run == "small/random/1"] == ["retrain", "evaluate"]
+    retrain, evaluate = (jobs[stage, "small/random/1"] for stage in ("retrain", "evaluate"))
+    assert (set(retrain.inputs), set(evaluate.inputs)) == (
+        {"split", "classes"},
+        {"split", "classes", "weights"},
+    )
+    assert (retrain.params["resnet"], evaluate.params["resnet"]) == (20, 20)
+    assert jobs["retrain", "small/darts/1"].params["resnet"] is None
+
+
+def test_a_genotype_is_retrained_once_a_retraining_seed():
+    jobs = {(job.stage, job.run): job for job in plan.plan(params(**AGAIN, matrix__seeds=[7]))}
+    names = [f"{stage} {run}" for stage, run in jobs if run.startswith("small/darts/")]
+    assert names == [
+        *("search small/darts/7", "extract small/darts/7"),
+        *("retrain small/darts/7", "evaluate small/darts/7"),
+        *("retrain small/darts/7-3", "evaluate small/darts/7-3"),
+    ]
+    again = jobs["retrain", "small/darts/7-3"]
+    assert (again.params["seed"], again.params["retrain_seed"]) == (7, 3)
+    assert again.inputs == jobs["retrain", "small/darts/7"].inputs  # the same genotype
+    assert jobs["evaluate", "small/darts/7-3"].inputs["weights"] == str(again.output("weights.safetensors"))
+
+
+def test_more_retrainings_touch_the_report_alone():
+    before, after = keys(params()), keys(params(**AGAIN))
+    assert {job for job in before if before[job] != after[job]} == REPORT
+    assert after.keys() - before.keys() == {
+        (stage, f"{run}-3") for stage, run in runs(("retrain", "evaluate"))
+    }
+
+
+def test_a_resnet_does_not_depend_on_what_only_cells_have():
+    cells = {"retrain__cells": 8, "retrain__channels": 20, "retrain__drop_path": 0.1}
+    before, after = keys(params(**RESNET)), keys(params(**RESNET, **cells))
+    assert {run for job, run in before if before[job, run] != after[job, run]} == {
+        run for _, run in runs(("retrain",), methods=["darts", "hlrs"]) | REPORT
+    }
+
+
+@pytest.mark.parametrize(
+    ("run", "search", "seeds"),
+    [
+        ("d/m/0", "d/m/0", (0, 0)),
+        ("d/m/12-3", "d/m/12", (12, 3)),
+        ("d-1/m-2/0", "d-1/m-2/0", (0, 0)),
+        ("d-1/m-2/4-15", "d-1/m-2/4", (4, 15)),
+    ],
+)
+def test_a_runs_name_tells_its_seeds_and_its_search(run, search, seeds):
+    assert (search_of(run), seeds_of(run)) == (search, seeds)
+    assert repeat(search, seeds[1]) == run
+
+
+def test_other_names_are_no_runs_of_a_search():
+    assert [search_of(name) for name in ("all", "cifar-10")] == ["all", "cifar-10"]
 
 
 # --- what a key depends on ----------------------------------------------------------------------------
@@ -350,6 +426,28 @@ def test_prune_of_a_smaller_matrix_leaves_nothing_of_what_was_taken_out(axis, go
     assert all(any(path.iterdir()) for path in Path("results").rglob("*") if path.is_dir())
     plan.restore(plan.plan(whole))
     assert {path for job in plan.plan(whole) for path in job.outputs} <= files("results")
+
+
+def test_prune_and_restore_know_retrainings_published_genotypes_and_resnets():
+    more = params(**AGAIN, **FIXED, methods__hlrs={"searcher": {"kind": "resnet"}})
+    for job in plan.plan(more):
+        make(job)
+    less = plan.plan(params(matrix__methods=["darts"]))
+    kept = {path for job in less if job.stage != "report" for path in job.outputs}
+    for stage in OUTPUTS:
+        plan.prune(less, stage)
+    assert files("results") == kept
+    plan.restore(plan.plan(more))
+    assert {path for job in plan.plan(more) for path in job.outputs} <= files("results")
+
+
+def test_what_is_due_of_a_retraining_leaves_its_search_alone():
+    few, more = plan.plan(params()), plan.plan(params(**AGAIN))
+    for job in few:
+        make(job)
+    assert {(job.stage, job.run) for job in plan.due(more)} == (
+        {(stage, f"{run}-3") for stage, run in runs(("retrain", "evaluate"))} | REPORT
+    )
 
 
 def test_restore_takes_back_what_is_asked_for_again():

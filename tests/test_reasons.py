@@ -109,6 +109,46 @@ def test_an_edit_is_named_as_params_yaml_names_it(finished, changes, job, why):
     assert words()[job] == (why or title)
 
 
+SOURCES = {
+    "methods.darts": {"searcher": {"kind": "fixed", "genotype": "DARTS_V2"}},
+    "methods.hlrs": {"searcher": {"kind": "resnet", "depth": 20}},
+}
+
+
+def test_another_published_network_is_named_as_the_method_names_it(finished):
+    edit(finished, **SOURCES)
+    finish(plan.plan(read()))
+    edit(finished, **{"methods.darts.searcher.genotype": "PDARTS", "methods.hlrs.searcher.depth": 32})
+    found = words()
+    assert found["extract/digits/darts/0"] == ["methods.darts.searcher.genotype DARTS_V2 -> PDARTS"]
+    assert found["retrain/digits/darts/0"] == ["input genotype changed (extract runs)"]
+    assert found["retrain/digits/hlrs/0"] == ["methods.hlrs.searcher.depth 20 -> 32"]
+    assert not [job for job in found if job.startswith("search")]
+
+
+def test_a_method_that_no_longer_searches_says_so(finished):
+    edit(finished, **SOURCES)
+    found = words()
+    assert found["extract/digits/darts/0"] == [
+        "methods.darts.searcher.genotype null -> DARTS_V2",
+        "input alphas changed (no longer read)",
+    ]
+    assert found["retrain/digits/hlrs/0"] == [
+        "methods.hlrs.searcher.depth null -> 20",
+        "input genotype changed (no longer read)",
+    ]
+
+
+def test_a_retraining_is_compared_with_itself(finished):
+    edit(finished, **{"matrix.retrain_seeds": [0, 3]})
+    finish(plan.plan(read()))
+    edit(finished, **{"retrain.epochs": 7})
+    found = words()
+    assert found["retrain/digits/hlrs/0-3"] == found["retrain/digits/hlrs/0"] == ["retrain.epochs 3 -> 7"]
+    assert found["evaluate/digits/hlrs/0-3"][-1] == "input weights changed (retrain runs)"
+    assert found["report/all"][-1] == "results changed: retrain, evaluate of 4 runs"
+
+
 def test_a_method_that_was_not_there_is_added(finished):
     edit(
         finished,
@@ -174,6 +214,13 @@ def test_a_checkpoint_is_told(finished):
     assert words()["search/digits/darts/0"] == ["search.epochs 3 -> 12"]
 
 
+def test_a_classifiers_own_epochs_are_counted_in(finished):
+    edit(finished, **{"retrain.classifier": {"kind": "retrained", "epochs": 4}})
+    retrain = next(job for job in plan.plan(read()) if job.stage == "retrain")
+    write_tensors(retrain.checkpoint, {}, {"epoch": 5, "step": 0})
+    assert "interrupted: a checkpoint at epoch 5 of 7 is there" in words()["retrain/digits/darts/0"]
+
+
 def test_broken_records_are_passed_over(finished):
     for path in Path("results/search").rglob(PROVENANCE):
         path.write_text("{" if "darts" in str(path) else "[]")
@@ -220,6 +267,13 @@ def test_a_hundred_runs_fold_into_a_line_a_reason(workspace):
         (["a/m/0", "a/n/0", "a/n/1"], "a/m/0, a/n/{0,1}"),
         (["a/m/0", "a/n/0", "b/m/0", "b/n/0"], "{a,b}/{m,n}/0"),
         (["a/m/0", "a/n/0", "b/m/0"], "a/{m,n}/0, b/m/0"),
+        (["a/m/0-3"], "a/m/0-3"),
+        (["a/m/0", "a/m/0-1", "a/m/1", "a/m/1-1"], "a/m/{0,1}, a/m/{0,1}-1"),
+        (["a/m/0-1", "a/m/0-2", "a/m/1-1", "a/m/1-2", "a/m/1-3"], "a/m/{0,1}-{1,2}, a/m/1-3"),
+        (
+            [f"{d}/{m}/{s}-{r}" for d in "ab" for m in "mn" for s in (0, 1) for r in (4, 5, 6)],
+            "{a,b}/{m,n}/{0,1}-{4..6}",
+        ),
     ],
 )
 def test_runs_are_abbreviated(runs, short):

@@ -17,8 +17,19 @@ from hlrs.plan import plan
 from hlrs.stages import evaluate, extract, parts, retrain, search, split
 
 
+def members(annotation) -> list[type[config.Spec]]:
+    """The specs in an annotation: of a union, of an optional one, or itself."""
+    if isinstance(annotation, type) and issubclass(annotation, config.Spec):
+        return [annotation]
+    return [member for part in get_args(annotation) for member in members(part)]
+
+
+def kind_of(model: type[config.Spec]) -> str:
+    return get_args(model.model_fields["kind"].annotation)[0]
+
+
 def kinds(union) -> list[str]:
-    return [get_args(member.model_fields["kind"].annotation)[0] for member in get_args(get_args(union)[0])]
+    return list(map(kind_of, members(union)))
 
 
 def jobs(**changes):
@@ -200,3 +211,135 @@ def test_retraining_learns_what_can_be_learned(workspace):
     by_stage = pipeline(**method(), datasets=easy, retrain=recipe)
     evaluate.run(by_stage["evaluate"])
     assert read_json(by_stage["evaluate"].output("metrics.json"))["top1"] > 0.8
+
+
+# --- the contract of all kinds ------------------------------------------------------------------------
+#
+# Kinds and options are taken from config's declarations: a new one is tested the moment it is declared. Each
+# has to train, to be evaluated, and to make something else than the default does: no option does nothing.
+
+SHORT = {
+    "datasets": {"digits": TINY["datasets"]["digits"] | {"max_per_class": 20, "groups": {}}},
+    "retrain": TINY["retrain"] | {"epochs": 3, "auxiliary_weight": 0.0, "drop_path": 0.0, "cutout": 0},
+}
+PLAIN = {"searcher": {"kind": "darts"}}
+PUBLISHED = {"searcher": {"kind": "fixed", "genotype": "DARTS_V2"}}  # nothing is searched
+
+
+def spec_of(model):
+    """The shortest spec of a kind, all of which acts in two epochs."""
+    spec = {"kind": kind_of(model)}
+    for name, field in model.model_fields.items():
+        if name == "at":
+            spec[name] = [0.5] if get_args(field.annotation) and "list" in str(field.annotation) else 0.5
+        elif name != "kind" and field.is_required():
+            spec[name] = get_args(field.annotation)[0]  # of a literal
+    return spec
+
+
+def trained(folder, monkeypatch, method, **changes):
+    """All stages that a method has; bytes of what search and retraining made, and the metrics."""
+    with monkeypatch.context() as patched:
+        patched.chdir(folder)
+        stages = {"split": split, "search": search, "extract": extract, "retrain": retrain}
+        by_stage = jobs(**SHORT | {"methods": {"m": method}} | changes)
+        for name, job in by_stage.items():
+            if name != "report":
+                (stages | {"evaluate": evaluate})[name].run(job)
+        made = {
+            name: [by_stage[name].output(file).read_bytes() for file in files]
+            for name, files in {"search": ["alphas.parquet"], "retrain": ["weights.safetensors"]}.items()
+            if name in by_stage
+        }
+        for name in made:
+            history = read_table(by_stage[name].output("history.parquet"), f"{name}_history").to_pandas()
+            losses = history.filter(like="loss").dropna(axis="columns", how="all")
+            assert np.isfinite(losses.to_numpy(dtype=float)).all(), history
+        return made, read_json(by_stage["evaluate"].output("metrics.json"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """What DARTS with everything at its default makes, and what a published genotype does."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return {
+            name: trained(tmp_path_factory.mktemp(name), monkeypatch, method)[0]
+            for name, method in {"darts": PLAIN, "fixed": PUBLISHED}.items()
+        }
+
+
+def in_both(objective):
+    return PLAIN | {"objective": objective, "retrain": {"objective": objective}}
+
+
+METHODS = {
+    **{f"searcher {kind_of(m)}": {"searcher": spec_of(m)} for m in members(config.Searcher)},
+    **{
+        f"sampler {kind_of(m)}": in_both({"kind": "plain", "sampler": spec_of(m)})
+        for m in members(config.Sampler)
+    },
+    **{f"loss {kind_of(m)}": in_both({"kind": "plain", "loss": spec_of(m)}) for m in members(config.Loss)},
+    **{f"objective {kind_of(m)}": in_both(spec_of(m)) for m in members(config.Objective)},
+}
+DEFAULTS = ("searcher darts", "sampler uniform", "loss cross_entropy", "objective plain")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_kind_of_a_method_goes_from_the_plan_to_its_metrics(workspace, monkeypatch, plain, name):
+    made, metrics = trained(workspace, monkeypatch, METHODS[name])
+    assert metrics["test_images"] == 50
+    assert 0 <= metrics["top1"] <= 1
+    assert ("search" in made) == (name not in ("searcher fixed", "searcher resnet"))
+    for stage, files in made.items():
+        assert (files == plain["darts"][stage]) == (name in DEFAULTS), stage
+
+
+OTHER = {  # another value of each option of a retraining than SHORT's, but for its unions
+    "epochs": 4,
+    "batch_size": 8,
+    "channels": 4,
+    "cells": 4,
+    "auxiliary_weight": 0.4,
+    "drop_path": 0.5,
+    "cutout": 4,
+    "ema": 0.9,
+}
+OTHER_SGD = {
+    "lr": 0.1,
+    "lr_min": 0.01,
+    "schedule": {"kind": "multistep", "at": [0.5]},
+    "warm_up": 2,
+    "momentum": 0.5,
+    "weight_decay": 0.1,
+    "clip": None,
+}
+SAME = ("threads", "objective", "weights")  # tuning without effect; tested above; OTHER_SGD
+UNIONS = {
+    name: spec
+    for name, field in config.Retrain.model_fields.items()
+    if name not in SAME and (spec := members(field.annotation))
+}
+OPTIONS = {
+    **{name: {name: value} for name, value in OTHER.items()},
+    **{f"weights.{name}": {"weights": {name: value}} for name, value in OTHER_SGD.items()},
+    **{f"{name} {kind_of(m)}": {name: spec_of(m)} for name, models in UNIONS.items() for m in models},
+}
+
+
+def test_every_option_of_a_retraining_has_another_value_here():
+    assert {*OTHER, *UNIONS, *SAME} == config.Retrain.model_fields.keys()
+    assert OTHER_SGD.keys() == config.Sgd.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_of_a_retraining_acts(workspace, monkeypatch, plain, name):
+    made, metrics = trained(workspace, monkeypatch, PUBLISHED | {"retrain": OPTIONS[name]})
+    assert metrics["test_images"] == 50
+    assert made["retrain"] != plain["fixed"]["retrain"]
+
+
+def test_another_retraining_of_a_genotype_draws_anew(workspace, monkeypatch, plain):
+    again = TINY["matrix"] | {"methods": ["m"], "retrain_seeds": [3]}
+    made, _ = trained(workspace, monkeypatch, PLAIN, matrix=again)
+    assert made["search"] == plain["darts"]["search"]
+    assert made["retrain"] != plain["darts"]["retrain"]

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from hlrs import config, plan
 from hlrs.artifacts import OUTPUTS, PROVENANCE
+from hlrs.nas.genotype import PUBLISHED
 
 DEADLINE = 300.0  # seconds until a command counts as hanging
 IDLE = "Nothing to be done"
@@ -281,6 +282,44 @@ def edited(once, recorded):
     return once(edited_run)
 
 
+UNSEARCHED = Counter(
+    [
+        *("split/digits", "extract/digits/fixed/0", "report/all"),
+        *(
+            f"{stage}/digits/{method}/{seeds}"
+            for stage in ("retrain", "evaluate")
+            for method in ("fixed", "resnet")
+            for seeds in ("0", "0-3")
+        ),
+    ]
+)
+
+
+@pytest.fixture(scope="session")
+def unsearched(once, source):
+    """A folder, not to be changed: a published genotype and a ResNet, each retrained twice, and recorded.
+
+    What Snakemake ran for them.
+    """
+
+    def unsearched_run(folder):
+        duplicate(source, folder)
+        params = tiny()
+        params["methods"] = {
+            "fixed": {"searcher": {"kind": "fixed", "genotype": "PC_DARTS"}},
+            "resnet": {"searcher": {"kind": "resnet", "depth": 20}},
+        }
+        params["matrix"] |= {"methods": [*params["methods"]], "retrain_seeds": [0, 3]}
+        params["report"] = {"reference": "fixed"}
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        ran = snakemake(folder)
+        assert executions(folder, "dvc", "repro") == NOTHING
+        commit(folder, "Nothing is searched")
+        return ran
+
+    return once(unsearched_run)
+
+
 # --- everything, once ---------------------------------------------------------------------------------
 
 
@@ -353,6 +392,36 @@ def test_a_searcher_without_training_runs_from_another_params_file(finished):
     assert metrics["digits"].keys() == {"darts", "random"}
     assert snakemake(finished) == NOTHING
     assert tree(finished / "report") == old
+
+
+def test_methods_that_search_nothing_are_retrained_once_a_seed(unsearched, tmp_path):
+    folder = duplicate(unsearched[0], tmp_path / "folder")
+    assert unsearched[1] == UNSEARCHED
+    assert snakemake(folder) == NOTHING
+    assert dvc_status(folder) == CLEAN  # of the phases without jobs, too
+    assert run(folder, "git", "status", "--porcelain").stdout == ""
+    genotype = json.loads(next(folder.glob("results/extract/digits/fixed/0/*/genotype.json")).read_text())
+    assert genotype == PUBLISHED["PC_DARTS"].to_json()
+    weights = [*folder.glob("results/retrain/digits/resnet/*/*/weights.safetensors")]
+    assert len({path.read_bytes() for path in weights}) == 2
+    edit(folder / "params.yaml", **{"matrix.retrain_seeds": [3]})
+    assert snakemake(folder) == REPORT
+    edit(folder / "params.yaml", **{"matrix.retrain_seeds": [3, 4], "matrix.methods": ["resnet", "fixed"]})
+    assert planned(folder) == Counter({"retrain": 2, "evaluate": 2, "report": 1})
+
+
+def test_a_retraining_by_hand_is_named_with_its_seed(unsearched, tmp_path):
+    folder = duplicate(unsearched[0], tmp_path / "folder")
+    again = executions(folder, "hlrs", "retrain", "digits/resnet/0-3")
+    assert again == NOTHING
+    [directory] = folder.glob("results/retrain/digits/resnet/0-3/*")
+    before = (directory / "weights.safetensors").read_bytes()
+    shown = run(folder, "hlrs", "retrain", "digits/resnet/0-3", "--force").stdout
+    assert shown.strip().splitlines()[-1] == str(directory.relative_to(folder))
+    assert (directory / "weights.safetensors").read_bytes() == before
+    failed = run(folder, "hlrs", "search", "digits/resnet/0", status=2)
+    assert "search has no run 'digits/resnet/0'" in failed.stderr
+    assert failed.stderr.endswith("there are: none, as no method asks for it\n")
 
 
 # --- large matrices -----------------------------------------------------------------------------------
