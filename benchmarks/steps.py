@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hlrs.data.augment import Augmentation
-from hlrs.data.batches import Batches, ImageSet
+from hlrs.data.batches import Batch, Batches, ImageSet
 from hlrs.longtail.objective import Bilateral
 from hlrs.nas import bilevel
 from hlrs.nas.derived import DerivedNetwork, DropPath
@@ -67,11 +67,11 @@ def search_step(
     alphas, weights = list(supernet.alphas.values()), supernet.weights()
     adam = torch.optim.Adam(alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=True)
     sgd = torch.optim.SGD(weights, LR, MOMENTUM, weight_decay=DECAY, fused=True)
-    objective = Bilateral()
+    objective = Bilateral(lambda logits, labels, t: F.cross_entropy(logits, labels))
 
     def loss(batches: list[tuple[Tensor, Tensor]]) -> Tensor:
         if bilateral:
-            return objective(supernet, batches, 0.7).loss
+            return objective(supernet, [Batch(*batch) for batch in batches], 0.7, 0.7).loss
         [(images, labels)] = batches
         return F.cross_entropy(supernet(images), labels)
 
@@ -241,13 +241,13 @@ def measure_input(device: torch.device, batch: int, pairs: int) -> dict[str, flo
     feed = Batches(
         ImageSet(images, labels, statistics_, statistics_),
         torch.arange(20_000),
-        ["uniform"],
+        [{"kind": "uniform"}],
         batch,
         100,
         augmentation,
         "benchmark",
     )
-    feed.begin(0)
+    feed.begin(0, 0.0)
     supernet = make_supernet(device, LAYOUT["channels"], LAYOUT["cells"], LAYOUT["classes"])
     step = search_step(supernet, batches(2, batch, LAYOUT["size"], LAYOUT["classes"], device))
     seconds = alternate((lambda: (feed(0), feed(1)), step), pairs, device)
