@@ -133,9 +133,8 @@ def descend(
 ) -> None:
     """One step of the optimizer along the loss's gradient, whose norm is at most `clip`."""
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        # a fused optimizer goes through memory in its order, whatever the strides: both must lie alike
-        alike = gradient.stride() == parameter.stride()
-        parameter.grad = gradient if alike else torch.empty_like(parameter).copy_(gradient)
+        # a fused optimizer walks memory, whatever the strides: gradients must lie as the parameters do
+        parameter.grad = gradient.contiguous()
     if clip is not None:
         nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()

@@ -10,7 +10,7 @@ from conftest import TINY, edit, hlrs, outputs, record, start
 from torch.nn import functional as F
 
 from hlrs import config
-from hlrs.artifacts import read_json, read_table, read_tensors
+from hlrs.artifacts import read_json, read_table, read_tensors, write_tensors
 from hlrs.calibration import batches_of
 from hlrs.data.batches import generator
 from hlrs.errors import Failure
@@ -239,6 +239,23 @@ def test_weights_of_another_network_are_refused_by_name(workspace):
 
 
 # --- resume and estimates -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "objective", [{"kind": "plain"}, {"kind": "dual_head"}, BILATERAL], ids=lambda o: o["kind"]
+)
+def test_a_resnet_goes_on_from_its_state_as_if_nothing_had_happened(workspace, objective):
+    on, off = (task_of(RESNET, objective=objective, ema=0.9) for _ in range(2))
+    for task in (on, off):
+        task.begin(0)
+        task.step(0)
+    write_tensors(Path("state.safetensors"), off.state(), {})
+    resumed = task_of(RESNET, objective=objective, ema=0.9)
+    resumed.load(read_tensors(Path("state.safetensors"))[0])
+    resumed.begin(0)
+    for step in (1, 2):
+        assert torch.equal(on.step(step), resumed.step(step))
+    assert same(on.state(), resumed.state())
 
 
 def test_killed_in_either_phase_it_ends_in_the_same_bytes(workspace):
