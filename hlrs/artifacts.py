@@ -28,7 +28,7 @@ OUTPUTS = {
         "index.html",
         "figures.zip",
         "metrics.json",
-        *(f"{table}.csv" for table in ("runs", "summary", "differences", "classes")),
+        *(f"{table}.csv" for table in ("runs", "summary", "differences", "claim", "classes")),
         *(f"plots/{plot}.csv" for plot in ("class_counts", "class_accuracy", "search", "retrain")),
     ],
 }

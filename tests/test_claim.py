@@ -1,10 +1,13 @@
 """The claim's verdict: who stands for what, and words that say no more than the numbers."""
 
+import csv
+import io
+
 import pytest
 from test_report import PLAIN, make_job
 
 from hlrs.config import Params
-from hlrs.report.claim import claims, headline, higher, judge, lower, roles, whole
+from hlrs.report.claim import claims, headline, higher, judge, lower, roles, table, whole
 from hlrs.report.results import Difference, compare
 from hlrs.stages.report import gather
 
@@ -200,3 +203,11 @@ def test_hlrs_is_compared_with_the_bbn_of_its_mixing():
 def test_verdicts_of_several_data_sets_in_a_sentence():
     found = judged(FULL, datasets=("d", "e"))
     assert headline(found) == "supported on every data set"
+
+
+def test_the_table_has_a_row_a_part():
+    found = list(csv.reader(io.StringIO(table(judged(FULL)))))
+    assert found[0] == ["dataset", "part", "verdict", "reasons"]
+    assert found[1] == ["d", "re-sampling lies below darts", "supported", "below: balanced −10.0"]
+    assert [row[2] for row in found[1:]] == ["supported"] * 5
+    assert table(judged({"darts": BASE, "bbn": BASE}, reference="bbn")) == "dataset,part,verdict,reasons\n"

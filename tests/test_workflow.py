@@ -368,7 +368,7 @@ def test_snakemakes_own_report_of_a_finished_workflow_carries_captions(finished)
     with zipfile.ZipFile(finished / "snakemake.zip") as file:
         page = file.read("snakemake/report.html").decode()
         held = Counter(Path(name).name for name in file.namelist())
-    tables = ("runs.csv", "summary.csv", "differences.csv", "classes.csv")
+    tables = ("runs.csv", "summary.csv", "differences.csv", "claim.csv", "classes.csv")
     shown = {"normal.svg": 2, "reduce.svg": 2, "metrics.json": 2, "index.html": 1, **dict.fromkeys(tables, 1)}
     assert held == {**shown, "report.html": 1}
     captions = re.findall(r'"caption": "((?:[^"\\]|\\.)*)"', page)

@@ -12,6 +12,7 @@ from hlrs.report.results import (
     Difference,
     Results,
     Run,
+    comma_separated,
     corrected,
     counted,
     difference,
@@ -229,3 +230,13 @@ def headline(found: list[Claim]) -> str:
         verdict = next(iter(by_verdict))
         return f"{verdict} on {'every data set' if len(found) > 1 else found[0].dataset}"
     return "; ".join(f"{verdict} on {', '.join(names)}" for verdict, names in by_verdict.items())
+
+
+def table(found: list[Claim] | None) -> str:
+    """A row a data set × part as CSV, the whole of the claim last; nothing but a header without a claim."""
+    rows = [
+        [claim.dataset, part.statement, part.verdict, part.reasons]
+        for claim in found or []
+        for part in (*claim.parts, Part("all of it", claim.verdict, ""))
+    ]
+    return comma_separated(["dataset", "part", "verdict", "reasons"], rows)

@@ -6,9 +6,10 @@ from typing import Any
 
 from hlrs.artifacts import PROVENANCE, Job, read_json, read_table, repeat, replacing, write_text
 from hlrs.errors import UserError
+from hlrs.report.claim import claims, table
 from hlrs.report.figures import archive
 from hlrs.report.page import page
-from hlrs.report.results import REPEATED, Columns, Results, Run, files
+from hlrs.report.results import REPEATED, Columns, Results, Run, compare, files
 
 WITHOUT_SEARCH = {"fixed": ["extract"], "resnet": []}  # searcher -> the stages before its retrainings
 
@@ -16,7 +17,9 @@ WITHOUT_SEARCH = {"fixed": ["extract"], "resnet": []}  # searcher -> the stages 
 def run(job: Job) -> dict[str, Any]:
     """Read what the jobs of every run left behind, write the report."""
     results = gather(job)
-    for name, text in (files(results) | {"index.html": page(results)}).items():
+    found = claims(results, compare(results))
+    texts = files(results) | {"claim.csv": table(found), "index.html": page(results)}
+    for name, text in texts.items():
         write_text(job.output(name), text)
     with replacing(job.output("figures.zip")) as temporary:
         archive(results, temporary)

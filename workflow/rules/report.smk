@@ -17,7 +17,7 @@ rule report:
                 category="Tables",
                 labels={"table": table},
             )
-            for table in ("runs", "summary", "differences", "classes")
+            for table in ("runs", "summary", "differences", "claim", "classes")
         ],
         plots=expand(
             "results/report/all/{{key}}/plots/{plot}.csv",
