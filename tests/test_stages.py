@@ -220,6 +220,7 @@ def test_retraining_learns_what_can_be_learned(workspace):
 
 SHORT = {
     "datasets": {"digits": TINY["datasets"]["digits"] | {"max_per_class": 20, "groups": {}}},
+    "search": TINY["search"] | {"epochs": 2, "channels": 4},
     "retrain": TINY["retrain"] | {"epochs": 3, "auxiliary_weight": 0.0, "drop_path": 0.0, "cutout": 0},
 }
 PLAIN = {"searcher": {"kind": "darts"}}
