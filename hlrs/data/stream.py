@@ -99,7 +99,8 @@ class Loader:
 
     def __init__(self, reader: Reader, index: NDArray[np.int64], workers: int, pin_memory: bool) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])  # torch is imported once, not once a worker
+        # what takes seconds is imported once, not once a worker
+        context.set_forkserver_preload([__name__, "torchvision.transforms"])
         alive, own_end = context.Pipe(duplex=False)
         # at exit multiprocessing ends its workers by a signal that these do not get, and waits for them
         Finalize(None, own_end.close, exitpriority=0)
