@@ -36,6 +36,7 @@ from hlrs.nas.primitives import (
     conv,
     conv_backward,
     from_phases,
+    halved,
     has_phases,
     shifted,
     to_phases,
@@ -101,7 +102,7 @@ class OutEdges(nn.Module):
         if stride == 2:
             halves = sources * channels, groups * channels // 2
             self.skip_even, self.skip_odd = (
-                nn.Conv2d(*halves, 1, stride=2, groups=sources, bias=False) for _ in range(2)
+                nn.Conv2d(*halves, 1, groups=sources, bias=False) for _ in range(2)
             )
         self.register_buffer("over_edges", torch.eye(channels).repeat(sources, edges)[..., None, None], False)
 
@@ -161,7 +162,7 @@ class OutEdges(nn.Module):
 
     def _skip(self, rectified: Tensor, scale: Tensor) -> Tensor:
         """The factorized reductions."""
-        halves = [self.skip_even(rectified), self.skip_odd(shifted(rectified))]
+        halves = [self.skip_even(halved(rectified)), self.skip_odd(halved(shifted(rectified)))]
         groups = self.sources * self.edges
         joined = torch.cat([half.unflatten(1, (groups, -1)) for half in halves], 2).flatten(1, 2)
         return batch_norm(joined.contiguous(memory_format=torch.channels_last), scale)[0]
