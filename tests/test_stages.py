@@ -291,6 +291,8 @@ def test_every_kind_of_a_method_goes_from_the_plan_to_its_metrics(workspace, mon
     assert metrics["test_images"] == 50
     assert 0 <= metrics["top1"] <= 1
     assert ("search" in made) == (name not in ("searcher fixed", "searcher resnet"))
+    if name.startswith("searcher") and "search" in made:
+        del made["retrain"]  # two searchers may find the same genotype
     for stage, files in made.items():
         assert (files == plain["darts"][stage]) == (name in DEFAULTS), stage
 
