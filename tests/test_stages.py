@@ -253,9 +253,9 @@ def trained(folder, monkeypatch, method, **changes):
             if name in by_stage
         }
         for name in made:
-            history = read_table(by_stage[name].output("history.parquet"), f"{name}_history").to_pandas()
-            losses = history.filter(like="loss").dropna(axis="columns", how="all")
-            assert np.isfinite(losses.to_numpy(dtype=float)).all(), history
+            history = read_table(by_stage[name].output("history.parquet"), f"{name}_history")
+            for column in (c for c in history.column_names if "loss" in c):  # null where alphas rest
+                assert np.isfinite(history[column].drop_null().to_numpy()).all(), column
         return made, read_json(by_stage["evaluate"].output("metrics.json"))
 
 
@@ -291,6 +291,8 @@ def test_every_kind_of_a_method_goes_from_the_plan_to_its_metrics(workspace, mon
     assert metrics["test_images"] == 50
     assert 0 <= metrics["top1"] <= 1
     assert ("search" in made) == (name not in ("searcher fixed", "searcher resnet"))
+    if name.startswith("searcher") and "search" in made:
+        del made["retrain"]  # two searchers may find the same genotype
     for stage, files in made.items():
         assert (files == plain["darts"][stage]) == (name in DEFAULTS), stage
 
