@@ -11,6 +11,8 @@ from hlrs.report.claim import claims, headline, higher, judge, lower, roles, tab
 from hlrs.report.results import Difference, compare
 from hlrs.stages.report import gather
 
+pytestmark = pytest.mark.usefixtures("workspace")  # a report's inputs lie below the current folder
+
 
 def plain(**objective) -> dict:
     return PLAIN | {"objective": {"kind": "plain"} | objective}
