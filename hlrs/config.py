@@ -821,8 +821,6 @@ class Retrain(Spec):
                 f"objective dual_head has class-specific weights for the tail: leave out classifier "
                 f"{self.classifier.kind}"
             )
-        if self.objective.loss.kind == "ldam" and self.auxiliary_weight:
-            raise ValueError("loss ldam takes cosines, no auxiliary head's logits: set auxiliary_weight to 0")
         if self.objective.loss.kind == "ldam" and self.classifier is not None:
             raise ValueError(
                 f"loss ldam has a classifier of norm 1: leave out classifier {self.classifier.kind}"

@@ -271,7 +271,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("objective", ["plain", "bilateral"])
 def test_a_run_that_is_killed_each_epoch_gives_the_same_bytes(workspace, objective, monkeypatch):
-    searcher = {"kind": "pc_darts", "portion": 2, "warm_up": 0.2}
+    searcher = {"kind": "pc_darts", "portion": 2, "warm_up": 0.1}
     by_stage = make(searcher=searcher, objective=objective, epochs=6, collapse=RISING)
     split.run(by_stage["split"])
     job = by_stage["search"]

@@ -378,11 +378,6 @@ IMPOSSIBLE = {  # name: (replacements, the whole message)
         [("auxiliary_weight: 0", "auxiliary_weight: 0.4, objective: {kind: dual_head}")],
         "retrain: objective dual_head has no auxiliary head: set auxiliary_weight to 0",
     ),
-    "an auxiliary head under LDAM": (
-        retrained("auxiliary_weight: 0.4, objective: {kind: plain, loss: {kind: ldam}}"),
-        "methods.random.retrain: loss ldam takes cosines, no auxiliary head's logits: set auxiliary_weight "
-        "to 0",
-    ),
     "mixed images in two branches": (
         retrained("objective: {kind: bilateral}, mix: {kind: cutmix}"),
         "methods.random.retrain: objective bilateral mixes batches itself: leave out mix cutmix",

@@ -81,7 +81,6 @@ def plainly(tmp_path_factory):
         {"classifier": {"kind": "tau_normalized"}},
         {"classifier": {"kind": "retrained", "epochs": 1}},
         {"weights": {"schedule": {"kind": "multistep", "at": [0.5]}}},
-        {"weights": {"warm_up": 2}},
         {"weights": {"clip": 0.01}},
         {"drop_path": 0.5},
         {"cutout": 4},
@@ -94,14 +93,18 @@ def test_every_option_acts(workspace, plainly, option):
     assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
 
 
+def test_a_warm_up_acts(workspace):
+    assert not same(retrained(epochs=3, weights={"warm_up": 2})[0], retrained(epochs=3)[0])
+
+
 def test_no_clip_is_a_clip_that_no_gradient_reaches(workspace):
     assert same(retrained(weights={"clip": None})[0], retrained(weights={"clip": 1e9})[0])
 
 
 def test_the_history_follows_the_schedule(workspace):
-    sgd = {"lr": 0.1, "warm_up": 2, "schedule": {"kind": "multistep", "at": [0.5, 0.8], "factor": 0.1}}
+    sgd = {"lr": 0.1, "warm_up": 2, "schedule": {"kind": "multistep", "at": [0.5, 0.75], "factor": 0.1}}
     history = retrained(epochs=4, weights=sgd)[1]
-    assert history["weights_lr"] == pytest.approx([0.05, 0.1, 0.01, 0.01])  # t = 0, 1/4, 1/2, 3/4
+    assert history["weights_lr"] == pytest.approx([0.05, 0.1, 0.01, 0.001])  # t = 0, 1/4, 1/2, 3/4
     assert history["phase"] == ["network"] * 4
 
 

@@ -119,7 +119,8 @@ def test_logits_and_both_gradients_agree_with_the_plain_cells(nodes):
 
 
 def test_agreement_survives_twenty_optimizer_steps_in_float32():
-    networks = [small_supernet(2, torch.float32) for _ in range(2)]
+    # with seed 0, a map is so near 0 before a ReLU that rounding decides on its gradient
+    networks = [small_supernet(2, torch.float32, seed=1) for _ in range(2)]
     forwards = [networks[0], lambda images: plain_forward(networks[1], images)]
     optimizers = [torch.optim.SGD(n.parameters(), 0.02, momentum=0.9) for n in networks]
     draw = torch.Generator().manual_seed(2)
