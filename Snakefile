@@ -44,10 +44,11 @@ def minutes(needed):
 def stage(name):
     """The shell command of a stage; the end of its log is shown where it fails, even with --quiet.
 
-    SLURM's signals reach the shell as well: it stays until its stage has saved.
+    SLURM's signals reach the shell as well: it stays until its stage has saved. The warning is ignored until
+    the stage listens to it, and comes again then (hlrs/slurm.py).
     """
     command = f"{HLRS} {name} .hlrs/specs/{{wildcards.key}}.json > {{log}} 2>&1"
-    return f"trap : TERM USR1; {command} || (status=$?; tail -n 20 {{log}} >&2 || true; exit $status)"
+    return f"trap : TERM; trap '' USR1; {command} || (status=$?; tail -n 20 {{log}} >&2 || true; exit $status)"
 
 
 rule all:

@@ -9,6 +9,7 @@ import atexit
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -28,6 +29,7 @@ from hlrs.artifacts import Job, write_text
 COMMANDS = Path(".hlrs/bin")  # squeue, sacct and sbatch that wait for an absent controller (hlrs/patience.py)
 REQUESTS = Path(".hlrs/requeue")  # a file a job that wants to go on in another allocation
 WARNING = signal.SIGUSR1  # what `sbatch --signal` is told to send before the time limit
+AGAIN_SECONDS = 1.0  # until the warning is passed on once more
 POLL_SECONDS = 10.0
 ASK_SECONDS = 60.0  # until a command counts as unanswered
 
@@ -178,27 +180,37 @@ def serve_job() -> None:
     if job is None:
         return
     (REQUESTS / job).unlink(missing_ok=True)
-    atexit.register(_requeue, job)
+    sending = threading.Lock()
+    atexit.register(_requeue, job, sending)
     signal.signal(WARNING, _outlive)
     if "SLURM_STEP_ID" not in os.environ:  # the batch script's snakemake, which only waits for the step's
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)  # also of SIGTERM, for which Snakemake sets its own handler later
-    threading.Thread(target=_pass_on, args=(reading,), daemon=True).start()
+    threading.Thread(target=_pass_on, args=(reading, sending), daemon=True).start()
 
 
 def _outlive(number: int, frame: FrameType | None) -> None:
     """A handler, and not SIG_IGN, which children would inherit."""
 
 
-def _pass_on(reading: int) -> None:
-    """Send each warning and SIGTERM on to the other processes of this one's group; twice does no harm."""
-    while numbers := os.read(reading, 64):
-        for number in set(numbers) & {WARNING, signal.SIGTERM}:
-            for pid in _group():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
+def _pass_on(reading: int, sending: threading.Lock) -> None:
+    """Send each warning and SIGTERM on to the other processes of this one's group.
+
+    The warning again and again, since a stage that only starts ignores it (Snakefile); twice does no harm.
+    """
+    warned = False
+    while True:
+        again = AGAIN_SECONDS if warned else None
+        came = select.select([reading], [], [], again)[0]
+        numbers = set(os.read(reading, 64)) if came else {WARNING}
+        warned = warned or WARNING in numbers
+        with sending:
+            for number in numbers & {WARNING, signal.SIGTERM}:
+                for pid in _group():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, number)
 
 
 def _group() -> list[int]:
@@ -212,7 +224,8 @@ def _group() -> list[int]:
     return found
 
 
-def _requeue(job: str) -> None:
+def _requeue(job: str, sending: threading.Lock) -> None:
+    sending.acquire()  # for good: scontrol belongs to the group, too
     request = REQUESTS / job
     if not request.exists():
         return

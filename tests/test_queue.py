@@ -257,7 +257,12 @@ def job(program, expected=0, **variables):
     script = f"from hlrs import slurm\nimport os, signal, subprocess, sys\nslurm.serve_job()\n{program}"
     environment = {**os.environ, "SLURM_JOB_ID": "41"} | variables
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,  # a job's processes are a group of their own
     )
     assert done.returncode == expected, done.stderr
     return done.stderr
@@ -313,6 +318,26 @@ def test_the_warning_ends_neither_the_job_nor_is_it_ignored_by_its_children(comm
         "'import os, signal; os.kill(os.getpid(), signal.SIGUSR1); signal.pause()'])\n"
         "sys.exit(0 if child.returncode == -signal.SIGUSR1 else f'child: {child.returncode}')"
     )
+
+
+def test_a_stage_that_only_starts_gets_the_warning_when_it_listens(commands):
+    commands.write("scontrol", "true")
+    listen = "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7)); print(flush=True); signal.pause()"
+    starting = f"import signal, sys\ninput()\n{listen}"
+    program = (
+        "def child(code):\n"
+        "    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)\n"
+        "    return subprocess.Popen([sys.executable, '-c', code], **pipes)\n"
+        "handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"  # as the rule's shell has it
+        f"stage, witness = child({starting!r}), child({'import signal, sys;' + listen!r})\n"
+        "signal.signal(signal.SIGUSR1, handler)\n"
+        "witness.stdout.readline()\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "assert witness.wait() == 7\n"  # the first warning was sent
+        "stage.communicate('\\n')\n"
+        "sys.exit(0 if stage.returncode == 7 else f'stage: {stage.returncode}')"
+    )
+    job(program, SLURM_STEP_ID="0")
 
 
 def test_the_warning_is_that_which_a_stage_saves_at():
