@@ -94,7 +94,8 @@ class Cluster:
         lost = [*self.shepherds(jobs), *self.processes(node)]
         for number in (signal.SIGSTOP, signal.SIGKILL):  # else a shepherd tells how its processes ended
             for pid in lost:
-                os.kill(pid, number)
+                with contextlib.suppress(ProcessLookupError):  # one that ended by itself meanwhile
+                    os.kill(pid, number)
 
     def processes(self, node: str = "") -> list[int]:
         """The processes of this cluster's jobs; of one node if it is named."""
