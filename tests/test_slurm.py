@@ -4,13 +4,12 @@ The cluster has no accounting, forgets a job ten seconds after its end, and its 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
-import tempfile
+import sys
 import time
 from pathlib import Path
 
@@ -52,25 +51,32 @@ CPU = {"HLRS_DEVICE": "cpu"}  # the device files are no GPUs
 
 @contextlib.contextmanager
 def running(kind, folder, **settings):
-    """A cluster of a kind, slurm or accounting; where it cannot be had, CI fails and others are told.
-
-    One at a time, whoever tests on this machine: /etc/slurm leads to it.
-    """
-    with Path(tempfile.gettempdir(), "hlrs-test-slurm.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield from _running(kind, folder, settings)
-
-
-def _running(kind, folder, settings):
+    """A cluster of a kind, slurm or accounting; where it cannot be had, CI fails and others are told."""
     reason = kind.missing()
     if reason:
         untested("ON A REAL SLURM", reason, "HLRS_TEST_SLURM")
     one = kind.Cluster(folder)
-    try:
-        one.start(MinJobAge=10, **settings)
-        yield one
-    finally:
-        one.stop()
+    with slurm.alone():
+        try:
+            one.start(MinJobAge=10, **settings)
+            yield one
+        finally:
+            one.stop()
+
+
+def test_a_cluster_whose_test_was_killed_is_cleared_away(tmp_path):
+    if reason := slurm.missing():
+        untested("ON A REAL SLURM", reason, "HLRS_TEST_SLURM")
+    left = slurm.Cluster(tmp_path / "left")
+    command = [sys.executable, slurm.__file__, str(left.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()  # its nodes are up
+        process.kill()
+    assert len(left.marked()) == 4  # munged, slurmctld and two slurmd
+    assert slurm.missing() == ""  # what is left in /etc/slurm is not taken for the machine's own
+    with slurm.alone():
+        left.wait(lambda: not left.marked(), "its daemons live on")
+        assert not any(os.path.lexists(slurm.ETC / name) for name in slurm.FILES)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ its configuration is linked into /etc/slurm, because Snakemake's job steps drop 
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -15,8 +16,9 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 NAME = "hlrstest"
@@ -38,8 +40,26 @@ def missing() -> str:
         return f"no {', '.join(absent)} here: apt-get install slurm-wlm munge"
     if os.geteuid():
         return "slurmd needs root to start jobs"
-    own = next((path for path in map(ETC.joinpath, FILES) if path.exists()), None)
+    own = next((path for path in map(ETC.joinpath, FILES) if path.exists() and not _ours(path)), None)
     return f"{own} is there: this machine has a SLURM of its own" if own else ""
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait for whoever else runs a cluster on this machine, and clear away what one left that was killed."""
+    with Path(tempfile.gettempdir(), "hlrs-test-slurm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for folder in {path.readlink().parent for path in map(ETC.joinpath, FILES) if _ours(path)}:
+            Cluster(folder).stop()
+        yield
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file of /etc/slurm is a link of this module's, be its folder still there or not."""
+    if not path.is_symlink():
+        return False
+    configuration = path.readlink().parent / "slurm.conf"
+    return not configuration.exists() or configuration.read_text().startswith(f"ClusterName={NAME}\n")
 
 
 class Cluster:
@@ -60,10 +80,10 @@ class Cluster:
         self.wait(lambda: all(self.node_state(node) == "idle" for node in NODES), "nodes are not idle")
 
     def stop(self) -> None:
-        """Kill every daemon, and every process that a job of this cluster left."""
+        """Kill every daemon, be it of an earlier process, and all that works with this cluster."""
         for name in list(self.daemons):
             self.kill(name)
-        for pid in [*self.shepherds(), *self.processes()]:
+        for pid in [*self.shepherds(), *self.marked()]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for path in map(ETC.joinpath, FILES):
@@ -97,12 +117,15 @@ class Cluster:
                 with contextlib.suppress(ProcessLookupError):  # one that ended by itself meanwhile
                     os.kill(pid, number)
 
+    def marked(self) -> list[int]:
+        """Every process that works with this cluster: its daemons, its jobs, and whoever submits them."""
+        mark = f"{MARK}={self.folder}\0".encode()
+        return [pid for pid in _pids() if mark in _read(pid, "environ")]
+
     def processes(self, node: str = "") -> list[int]:
         """The processes of this cluster's jobs; of one node if it is named."""
-        mark, place = f"{MARK}={self.folder}\0".encode(), f"SLURMD_NODENAME={node}".encode()
-        own = [*(daemon.pid for daemon in self.daemons.values()), os.getpid()]
-        found = {pid: _read(pid, "environ") for pid in _pids() if pid not in own}
-        return [pid for pid, environment in found.items() if mark in environment and place in environment]
+        place = f"SLURMD_NODENAME={node}".encode()
+        return [pid for pid in self.marked() if place in _read(pid, "environ")]
 
     @staticmethod
     def shepherds(jobs: Iterable[str] = ("",)) -> list[int]:
@@ -278,13 +301,14 @@ def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     folder.mkdir(parents=True)
     cluster = Cluster(folder)
-    try:
-        cluster.start()
-        print(cluster.ask("sinfo"), flush=True)
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
-        signal.pause()
-    finally:
-        cluster.stop()
+    with alone():
+        try:
+            cluster.start()
+            print(cluster.ask("sinfo"), flush=True)
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
+            signal.pause()
+        finally:
+            cluster.stop()
 
 
 if __name__ == "__main__":
