@@ -35,9 +35,9 @@ def exact_hypergradient(model, alphas, weights, train, validation, step, lr):
     return torch.autograd.grad(loss, alphas)
 
 
-def supernet_problem():
+def supernet_problem(**options):
     draw = torch.Generator().manual_seed(5)
-    model = Supernet(nodes=2, in_channels=1, classes=3, channels=2, cells=3).to(torch.float64)
+    model = Supernet(nodes=2, in_channels=1, classes=3, channels=2, cells=3, **options).to(torch.float64)
     initialize(model, draw)
     initialize_alphas(model, draw, scale=0.5)
     batches = [
@@ -52,14 +52,17 @@ def supernet_problem():
     return model, alphas, weights, batches, step
 
 
-def test_unrolled_gradient_is_the_exact_bilevel_gradient_of_a_supernet():
-    model, alphas, weights, (train, validation), step = supernet_problem()
+@pytest.mark.parametrize("options", [{}, {"portion": 2}])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_unrolled_gradient_is_the_exact_bilevel_gradient_of_a_supernet(options, recompute):
     lr = 0.05
 
     def loss(batch):
         return F.cross_entropy(model(batch[0]), batch[1])
 
+    model, alphas, weights, (train, validation), step = supernet_problem(**options)
     exact = exact_hypergradient(model, alphas, weights, lambda: loss(train), validation, step, lr)
+    model, alphas, weights, (train, validation), step = supernet_problem(**options, recompute=recompute)
     found = second_order(alphas, weights, lambda: loss(train), lambda: loss(validation), step, lr)
     first = first_order(alphas, weights, lambda: loss(validation))
     for e, f, g in zip(exact, found, first, strict=True):

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
+from hlrs.nas.bilevel import frozen
 from hlrs.nas.primitives import (
     Depthwise,
     DepthwiseConv,
@@ -17,7 +18,8 @@ from hlrs.nas.primitives import (
     from_phases,
     to_phases,
 )
-from hlrs.nas.supernet import Mix, Repeat, Separable
+from hlrs.nas.separable import Separable, batch_norm
+from hlrs.nas.supernet import Mix, Repeat
 
 
 def drawn(*shape: int, seed: int = 0, wanted: bool = True) -> Tensor:
@@ -128,7 +130,8 @@ def test_derivatives_of_the_depthwise_convolution(kernel, stride):
 
     inputs = drawn(1, 2, 4, 3), drawn(2, 1, kernel, kernel, seed=1)
     assert gradcheck(apply, inputs)
-    assert gradgradcheck(apply, inputs, fast_mode=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(apply(*inputs).sum(), inputs, create_graph=True)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +148,28 @@ def test_derivatives_of_separable_convolutions(convolutions, kernel, stride, dil
     inputs = drawn(2, 4, 3, 3, seed=7), drawn(4, seed=8), *weights
     assert gradcheck(apply, inputs)
     assert gradgradcheck(apply, inputs, fast_mode=True)
+
+
+def test_separable_with_weights_frozen_after_the_forward_pass():
+    weights = [drawn(4, 1, 3, 3), drawn(4, 2, 1, 1, seed=1)]
+    x, scale = drawn(2, 4, 3, 3, seed=7), drawn(4, seed=8)
+    expected = torch.autograd.grad(Separable.apply(x, scale, 1, 1, *weights).square().sum(), (x, scale))
+    loss = Separable.apply(x, scale, 1, 1, *weights).square().sum()
+    with frozen(weights):
+        loss.backward()
+    assert all(weight.grad is None for weight in weights)
+    assert torch.equal(x.grad, expected[0])
+    assert torch.equal(scale.grad, expected[1])
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_batch_norm_and_its_derivatives(scaled):
+    x, scale = drawn(3, 2, 3, 2), drawn(2, seed=1) if scaled else None
+    expected = F.batch_norm(x, None, None, scale, training=True)
+    assert relative(batch_norm(x, scale), expected) < 1e-12
+    inputs = (x, scale) if scaled else (x,)
+    assert gradcheck(batch_norm, inputs)
+    assert gradgradcheck(batch_norm, inputs)
 
 
 def test_separable_without_gradients_by_its_weights():

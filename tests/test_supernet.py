@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -274,30 +275,50 @@ def test_frozen_weights_keep_less_and_get_no_gradients(recompute):
         assert relative(a.grad, b) < 1e-5
 
 
+class Count(TorchDispatchMode):
+    """Counts what is dispatched inside the block, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operators[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
 def test_operators_of_a_search_step():
     supernet = Supernet(nodes=4, in_channels=3, classes=10, channels=16, cells=8)
     alphas, weights = list(supernet.alphas.values()), supernet.weights()
     adam = torch.optim.Adam(alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=True)
     sgd = torch.optim.SGD(weights, 0.025, 0.9, weight_decay=3e-4, fused=True)
     images, labels = torch.randn(2, 3, 16, 16), torch.tensor([1, 2])
-    operators = []
 
-    class Count(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            operators.append(function)
-            return function(*args, **(kwargs or {}))
+    def loss() -> Tensor:
+        return F.cross_entropy(supernet(images), labels)
 
-    def step() -> None:
-        gradients = bilevel.first_order(alphas, weights, lambda: F.cross_entropy(supernet(images), labels))
-        for a, gradient in zip(alphas, gradients, strict=True):
+    def gradients(order: int) -> list[Tensor]:
+        if order == 1:
+            return bilevel.first_order(alphas, weights, loss)
+        still = [torch.zeros_like(weight) for weight in weights]
+        return bilevel.second_order(alphas, weights, loss, loss, still, 0.025)
+
+    def step(order: int) -> None:
+        for a, gradient in zip(alphas, gradients(order), strict=True):
             a.grad = gradient
         adam.step()
         with bilevel.frozen(alphas):
-            descend(F.cross_entropy(supernet(images), labels), weights, sgd, 5.0)
+            descend(loss(), weights, sgd, 5.0)
 
-    step()  # the optimizers' buffers are made in the first one
-    with Count():
-        step()
+    step(1)  # the optimizers' buffers are made in the first one
+    counts = []
+    for order in (1, 2):
+        with Count() as counting:
+            step(order)
+        counts.append(counting.operators)
     # the reference, DARTS's cnn/model_search.py and train_search.py, dispatches 41,108 (docs/benchmarks.md)
-    count = len(operators)  # of its own, so that a failure does not list them all
-    assert 1000 < count <= 41_108 // 5
+    total = counts[0].total()  # of its own, so that a failure does not list them all
+    assert 1000 < total <= 41_108 // 5
+    # unrolled: 13 convolutions or gradients of one where the plain step has 5, and what is computed anew
+    convolutions = [count["convolution"] + count["convolution_backward"] for count in counts]
+    assert 2.5 * convolutions[0] < convolutions[1] < 2.8 * convolutions[0]

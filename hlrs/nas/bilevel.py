@@ -44,7 +44,8 @@ def second_order(
         gradients = torch.autograd.grad(validation(), [*alphas, *weights], materialize_grads=True)
     outer, v = gradients[: len(alphas)], gradients[len(alphas) :]
     along_v = torch.stack([(g * d).sum() for g, d in zip(gradient, v, strict=True)]).sum()
-    implicit = torch.autograd.grad(along_v, alphas)
+    with frozen(weights):
+        implicit = torch.autograd.grad(along_v, alphas)
     return [o - lr * i for o, i in zip(outer, implicit, strict=True)]
 
 

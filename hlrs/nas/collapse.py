@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from hlrs.nas.bilevel import frozen
+
 
 class Watch:
     """Estimates the sharpness each epoch, and decides when the alphas are to rest (`config.Collapse`).
@@ -26,12 +28,16 @@ class Watch:
         self.eigenvalues: list[float] = []  # of the epochs in which the alphas moved
         self.stopped = False
 
-    def estimate(self, loss: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> float | None:
-        """The dominant eigenvalue of ∇² loss by the parameters; None if it is not asked for or not finite."""
+    def estimate(
+        self, loss: Callable[[], Tensor], alphas: Sequence[nn.Parameter], weights: Sequence[nn.Parameter]
+    ) -> float | None:
+        """The dominant eigenvalue of ∇² loss by the alphas; None if it is not asked for or not finite."""
         if not self.power_iterations:
             return None
-        value, self.vector = dominant_eigenvalue(loss(), parameters, self.vector, self.power_iterations)
-        return value if math.isfinite(value) else None
+        value = loss()
+        with frozen(weights):  # no gradients by them, but second derivatives need what they would need
+            eigenvalue, self.vector = dominant_eigenvalue(value, alphas, self.vector, self.power_iterations)
+        return eigenvalue if math.isfinite(eigenvalue) else None
 
     def judge(self, eigenvalue: float | None, skips: int) -> int:
         """Take note of an epoch with steps of the alphas: eigenvalue, and the normal cell's skip connections.
@@ -69,7 +75,8 @@ def dominant_eigenvalue(
 
     v ← Hv/‖Hv‖, `iterations` (1 or more) times, from `start` [number of parameters] of any length but 0;
     λ = vᵀHv at the last v but one, so that each iteration takes one product Hv, which is exact (Pearlmutter
-    1994). The weights must want gradients, for the supernet to keep what a second derivative needs.
+    1994). The weights must want gradients when the loss is computed, for the supernet to keep what a second
+    derivative needs.
     """
     gradient = _flat(torch.autograd.grad(loss, parameters, create_graph=True))
     vector, eigenvalue = start / start.norm(), torch.zeros(())

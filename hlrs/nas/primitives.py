@@ -108,6 +108,8 @@ class DepthwiseConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("a derived network has no second derivatives")
         x, weight = ctx.saved_tensors
         return *conv_backward(gradient, x, weight, ctx.stride, wanted=ctx.needs_input_grad[:2]), None
 
@@ -121,16 +123,12 @@ def conv_backward(
     *,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `conv` by x and by weight, each where it is wanted; differentiable.
+    """Gradients of `conv` by x and by weight, each where it is wanted.
 
     On a CPU, oneDNN has a fast kernel for the gradient by depthwise weights up to three columns wide, and is
     ten times slower beyond. A column's gradient only needs x moved by that column's offset, so 5×5 is taken
     as 5×3 and 5×2.
     """
-    if torch.is_grad_enabled():
-        geometry = stride, dilation
-        for_x = _GradientByInput.apply(gradient, x, weight, geometry) if wanted[0] else None
-        return for_x, _GradientByWeight.apply(gradient, x, weight, geometry) if wanted[1] else None
     kernel = weight.shape[3]
     padding = dilation * (kernel // 2)
     narrow = x.device.type == "cpu" and weight.shape[1] == 1 and dilation == 1
@@ -167,50 +165,6 @@ def _conv_backward(
         (*wanted, False),
     )
     return for_x, for_weight
-
-
-# PyTorch differentiates the gradients of a grouped convolution group by group. They are convolutions
-# themselves, so that the gradients' gradients are the same three operations again.
-
-
-class _GradientByInput(torch.autograd.Function):
-    """Linear in the gradient and in the weight; of x only the shape matters."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, geometry: tuple[int, int]) -> Any:
-        ctx.save_for_backward(gradient, weight)
-        ctx.geometry = geometry
-        return conv_backward(gradient, x, weight, *geometry, wanted=(True, False))[0]
-
-    @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, weight = ctx.saved_tensors
-        for_gradient = conv(outer, weight, *ctx.geometry)
-        for_weight = None
-        if ctx.needs_input_grad[2]:
-            for_weight = conv_backward(gradient, outer, weight, *ctx.geometry, wanted=(False, True))[1]
-        return for_gradient, None, for_weight, None
-
-
-class _GradientByWeight(torch.autograd.Function):
-    """Linear in the gradient and in x; of the weight only the shape matters."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, geometry: tuple[int, int]) -> Any:
-        ctx.save_for_backward(gradient, x)
-        ctx.geometry = geometry
-        return conv_backward(gradient, x, weight, *geometry, wanted=(False, True))[1]
-
-    @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, x = ctx.saved_tensors
-        for_gradient = conv(x, outer, *ctx.geometry)
-        return (
-            for_gradient,
-            conv_backward(gradient, x, outer, *ctx.geometry, wanted=(True, False))[0],
-            None,
-            None,
-        )
 
 
 # --- phases ---------------------------------------------------------------------------------------------

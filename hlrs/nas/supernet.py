@@ -30,17 +30,16 @@ from torch.utils.checkpoint import checkpoint
 from hlrs.nas.genotype import PRIMITIVES, edges
 from hlrs.nas.network import Cell, CellNetwork
 from hlrs.nas.primitives import (
-    EPSILON,
     Join,
     channels_last,
     conv,
-    conv_backward,
     from_phases,
     halved,
     has_phases,
     shifted,
     to_phases,
 )
+from hlrs.nas.separable import Separable, batch_norm
 
 # columns of the alphas: 0 is `none`, which adds nothing, then max pool, avg pool, skip, and four convolutions
 LINEAR, SKIP, CONVOLUTIONS = slice(1, 4), 3, slice(4, 8)
@@ -53,7 +52,7 @@ class BatchNorm(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        return batch_norm(x)[0]
+        return batch_norm(x)
 
 
 class CellWeights(NamedTuple):
@@ -154,8 +153,8 @@ class OutEdges(nn.Module):
     def _linear(self, x: Tensor, weights: Tensor) -> Tensor:
         """The primitives without weights of their own give the same maps for all edges."""
         maps = [
-            batch_norm(F.max_pool2d(x, 3, self.stride, 1))[0],
-            batch_norm(F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False))[0],
+            batch_norm(F.max_pool2d(x, 3, self.stride, 1)),
+            batch_norm(F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)),
             *([x] if self.stride == 1 else []),
         ]
         return Mix.apply(weights, *maps)  # type: ignore[no-any-return]
@@ -165,7 +164,7 @@ class OutEdges(nn.Module):
         halves = [self.skip_even(halved(rectified)), self.skip_odd(halved(shifted(rectified)))]
         groups = self.sources * self.edges
         joined = torch.cat([half.unflatten(1, (groups, -1)) for half in halves], 2).flatten(1, 2)
-        return batch_norm(joined.contiguous(memory_format=torch.channels_last), scale)[0]
+        return batch_norm(joined.contiguous(memory_format=torch.channels_last), scale)
 
     def _repeat(self, x: Tensor) -> Tensor:
         return Repeat.apply(x, self.edges, self.over_edges)  # type: ignore[no-any-return]
@@ -189,89 +188,6 @@ class Repeat(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (over_edges,) = ctx.saved_tensors
         return conv(gradient, over_edges), None, None
-
-
-class Separable(torch.autograd.Function):
-    """One or two separable convolutions, batch norm and ReLU between them, batch norm times `scale` behind.
-
-    x [n, c, h, w], scale [c]; of each convolution the depthwise weights [c, 1, k, k] and the 1×1 weights
-    [c, channels of a group, 1, 1]. Stride and dilation are the first one's.
-
-    Kept for the backward pass is what each depthwise convolution reads and what each 1×1 convolution
-    returns. What the latter reads is computed anew, for the gradient by its weights alone; and where no
-    weights want gradients, in the alphas' step, x is not kept either.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, stride: int, dilation: int, *weights: Tensor) -> Tensor:
-        ctx.geometry = [(stride, dilation), *[(1, 1)] * (len(weights) // 2 - 1)]
-        y, kept = _separable(x, scale, weights, ctx.geometry)
-        ctx.keeps_x = any(ctx.needs_input_grad[4:]) or stride > 1
-        if not ctx.keeps_x:
-            kept[0] = kept[1]  # the gradient by x only reads x's shape, which is that of its convolution
-        ctx.save_for_backward(scale, *weights, *kept)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Any) -> tuple[Tensor | None, ...]:
-        count = len(ctx.geometry)
-        scale, *saved = ctx.saved_tensors
-        weights, kept = saved[: 2 * count], saved[2 * count :]
-        if torch.is_grad_enabled():  # to be differentiated again: then all is a function of x and the weights
-            if not ctx.keeps_x:
-                raise RuntimeError("second derivatives of a supernet need weights that require gradients")
-            _, kept = _separable(kept[0], scale, weights, ctx.geometry)
-        needs_x, _, _, _, *needs = ctx.needs_input_grad
-        for_scale: Tensor | None = None
-        for_weights: list[Tensor | None] = []
-        for i in reversed(range(count)):
-            x, convolved, *statistics = kept[4 * i : 4 * i + 4]
-            kernels, pointwise = weights[2 * i : 2 * i + 2]
-            needs_kernels, needs_pointwise = needs[2 * i : 2 * i + 2]
-            if i + 1 < count:
-                gradient = torch.ops.aten.threshold_backward(gradient, kept[4 * i + 4], 0)
-                gradient, _ = batch_norm_backward(gradient, convolved, None, *statistics)
-            else:
-                gradient, for_scale = batch_norm_backward(gradient, convolved, scale, *statistics)
-            middle = conv(x, kernels, *ctx.geometry[i]) if needs_pointwise else convolved
-            for_middle: Any  # a tensor, as it is wanted
-            for_middle, for_pointwise = conv_backward(
-                gradient, middle, pointwise, wanted=(True, needs_pointwise)
-            )
-            wanted = needs_x or i > 0, needs_kernels
-            gradient, for_kernels = conv_backward(for_middle, x, kernels, *ctx.geometry[i], wanted=wanted)
-            for_weights = [for_kernels, for_pointwise, *for_weights]
-        return gradient, for_scale, None, None, *for_weights
-
-
-def _separable(
-    x: Tensor, scale: Tensor, weights: Sequence[Tensor], geometry: list[tuple[int, int]]
-) -> tuple[Tensor, list[Tensor]]:
-    """The result, and for each convolution its input, its output, that one's mean and inverse deviation."""
-    kept: list[Tensor] = []
-    for i, (stride, dilation) in enumerate(geometry):
-        if kept:
-            x.relu_()
-        convolved = conv(conv(x, weights[2 * i], stride, dilation), weights[2 * i + 1])
-        y, *statistics = batch_norm(convolved, scale if i + 1 == len(geometry) else None)
-        kept += [x, convolved, *statistics]
-        x = y
-    return x, kept
-
-
-def batch_norm(x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch norm over the batch's statistics, times `scale` [channels]; those statistics."""
-    return torch.native_batch_norm(x, scale, None, None, None, True, 0.0, EPSILON)
-
-
-def batch_norm_backward(
-    gradient: Tensor, x: Tensor, scale: Tensor | None, mean: Tensor, deviation: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Gradients of `batch_norm` by x and by `scale`."""
-    for_x, for_scale, _ = torch.ops.aten.native_batch_norm_backward(
-        gradient, x, scale, None, None, mean, deviation, True, EPSILON, (True, scale is not None, False)
-    )
-    return for_x, for_scale
 
 
 class Mix(torch.autograd.Function):

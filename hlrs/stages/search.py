@@ -191,7 +191,7 @@ class SearchTask:
     def end(self, means: list[float]) -> dict[str, Any]:
         """The epoch's row of history.parquet, after the watch had a look."""
         stepped = self.alphas_lr > 0
-        eigenvalue = self.watch.estimate(self._first_alphas_loss, self.alphas)
+        eigenvalue = self.watch.estimate(self._first_alphas_loss, self.alphas, self.weights)
         self.trajectory.append(self._architecture())
         if stepped:
             skips = genotype.derive(*_weighed(self.trajectory[-1])).skips("normal")
