@@ -63,11 +63,11 @@ def test_forward_pass_of_one_node_by_hand():
 
     stem = bn(network.stem.layers[0](x))
     normal, reduce1, reduce2 = network.shared
-    inputs = [bn(c.input0[1](F.relu(stem))) if i < 2 else None for i, c in enumerate(network.shared)]
-    cell0 = F.max_pool2d(inputs[0], 3, 1, 1) + bn(normal.input1[1](F.relu(stem)))
-    cell1 = F.avg_pool2d(bn(reduce1.input1[1](F.relu(cell0))), 3, 2, 1, count_include_pad=False)
+    inputs = [bn(c.input0[0](F.relu(stem))) if i < 2 else None for i, c in enumerate(network.shared)]
+    cell0 = F.max_pool2d(inputs[0], 3, 1, 1) + bn(normal.input1[0](F.relu(stem)))
+    cell1 = F.avg_pool2d(bn(reduce1.input1[0](F.relu(cell0))), 3, 2, 1, count_include_pad=False)
     assert half(cell0, reduce2.input0).shape == (5, 16, 4, 4)
-    cell2 = F.avg_pool2d(bn(reduce2.input1[1](F.relu(cell1))), 3, 2, 1, count_include_pad=False)
+    cell2 = F.avg_pool2d(bn(reduce2.input1[0](F.relu(cell1))), 3, 2, 1, count_include_pad=False)
     expected = network.classifier(cell2.mean((2, 3)))
     assert torch.allclose(network(x), expected, atol=1e-5)
 

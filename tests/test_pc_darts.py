@@ -78,7 +78,8 @@ def plain_forward(supernet: Supernet, images: Tensor) -> Tensor:
     states = supernet.stem(images)
     for cell in supernet.shared:
         betas = supernet.betas[cell.kind] if supernet.betas else None
-        cells = plain_cell(cell, *states, supernet.alphas[cell.kind], betas, supernet.portion)
+        rectified = [F.relu(state) for state in states]
+        cells = plain_cell(cell, *rectified, supernet.alphas[cell.kind], betas, supernet.portion)
         states = states[1], cells
     return supernet.classifier(states[1].mean((2, 3)))
 
@@ -112,7 +113,7 @@ def test_a_cell_and_its_gradients_agree_with_the_plain_one(kind, portion):
     cell = next(cell for cell in supernet.shared if cell.kind == kind)
     draw = torch.Generator().manual_seed(4)
     inputs = [
-        torch.randn(5, entry[1].in_channels, 6, 6, generator=draw, dtype=torch.float64).requires_grad_()
+        torch.randn(5, entry[0].in_channels, 6, 6, generator=draw, dtype=torch.float64).requires_grad_()
         for entry in (cell.input0, cell.input1)
     ]
     fast = cell(*inputs, supernet.context())

@@ -39,7 +39,7 @@ def test_weight_gradient_of_a_reduction_on_a_large_map():
         outer = drawn(16, 8, 32, 32, seed=1, wanted=False).float()
         outer = outer.contiguous(memory_format=torch.channels_last)
         found = torch.autograd.grad(reduction(x), [reduction.even.weight, reduction.odd.weight], outer)
-    maps = x.clamp(min=0)[:, :, ::2, ::2], x.clamp(min=0)[:, :, 1::2, 1::2]
+    maps = x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]
     for gradient, part, of in zip(found, outer.split(4, 1), maps, strict=True):
         expected = torch.einsum("nohw,nihw->oi", part.double(), of.double())
         assert relative(gradient[:, :, 0, 0].double(), expected) < 1e-5

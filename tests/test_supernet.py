@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hlrs.nas import bilevel
 from hlrs.nas.genotype import PRIMITIVES, edges
 from hlrs.nas.network import count_weights, initialize
-from hlrs.nas.primitives import make_primitive
+from hlrs.nas.primitives import make_primitive, reads_rectified
 from hlrs.nas.supernet import BatchNorm, OutEdges, SearchCell, SeparableConv, Supernet, initialize_alphas
 from hlrs.training import descend
 
@@ -97,7 +97,7 @@ def plain_forward(supernet: Supernet, images: Tensor) -> Tensor:
     states = supernet.stem(images)
     for cell in supernet.shared:
         weights = torch.softmax(supernet.alphas[cell.kind], -1)
-        states = states[1], plain_cell(cell, *states, weights)
+        states = states[1], plain_cell(cell, *(F.relu(state) for state in states), weights)
     return supernet.classifier(states[1].mean((2, 3)))
 
 
@@ -201,7 +201,8 @@ def mixture_of_primitives(out: OutEdges, group: int, x: Tensor, weights: Tensor)
             convolutions = [out.skip_even, out.skip_odd]
         own = [convolution.weight.chunk(out.sources * out.edges)[group] for convolution in convolutions]
         names = [name for name, _ in primitive.named_parameters()]
-        y = torch.func.functional_call(primitive, dict(zip(names, own, strict=True)), (x,))
+        state = F.relu(x) if reads_rectified(name, out.stride) else x
+        y = torch.func.functional_call(primitive, dict(zip(names, own, strict=True)), (state,))
         mixed = mixed + weight * (bn(y) if "pool" in name else y)
     return mixed
 
@@ -216,7 +217,7 @@ def test_a_cell_agrees_with_the_derived_networks_primitives(nodes, kind, size, d
     cell = next(cell for cell in supernet.shared if cell.kind == kind)
     draw = torch.Generator().manual_seed(4)
     inputs = [
-        torch.randn(5, entry[1].in_channels, *size, generator=draw, dtype=dtype).requires_grad_()
+        torch.randn(5, entry[0].in_channels, *size, generator=draw, dtype=dtype).requires_grad_()
         for entry in (cell.input0, cell.input1)
     ]
     fast = cell(*inputs, supernet.context())

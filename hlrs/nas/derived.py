@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hlrs.nas.genotype import Genotype, Node
-from hlrs.nas.network import Cell, CellNetwork, make_classifier
-from hlrs.nas.primitives import Join, make_primitive
+from hlrs.nas.network import Cell, CellNetwork, chain, make_classifier
+from hlrs.nas.primitives import Join, make_primitive, reads_rectified
 
 
 class DropPath:
@@ -40,21 +40,23 @@ class DerivedCell(Cell):
         super().__init__(before, previous, channels, after_reduction, nn.BatchNorm2d)
         nodes: list[Node] = genotype.reduce if reduction else genotype.normal
         self.concat = genotype.reduce_concat if reduction else genotype.normal_concat
-        self.states = [[state for _, state in node] for node in nodes]
-        self.nodes = nn.ModuleList(
-            nn.ModuleList(
-                make_primitive(primitive, channels, 2 if reduction and state < 2 else 1, nn.BatchNorm2d)
-                for primitive, state in node
-            )
-            for node in nodes
-        )
+        self.nodes = nn.ModuleList()
+        self.reads: list[list[tuple[int, bool]]] = []  # of a node's edges: state, rectified or not
+        for node in nodes:
+            edges = [(name, state, 2 if reduction and state < 2 else 1) for name, state in node]
+            primitives = [make_primitive(name, channels, stride, nn.BatchNorm2d) for name, _, stride in edges]
+            self.nodes.append(nn.ModuleList(primitives))
+            self.reads.append([(state, reads_rectified(name, stride)) for name, state, stride in edges])
 
     def forward(self, before: Tensor, previous: Tensor, drop_path: DropPath | None) -> Tensor:
         maps = [self.input0(before), self.input1(previous)]
-        for node, states in zip(self.nodes, self.states, strict=True):
+        rectified: dict[int, Tensor] = {}
+        for node, reads in zip(self.nodes, self.reads, strict=True):
             terms = []
-            for primitive, state in zip(node, states, strict=True):  # type: ignore[call-overload]
-                term = primitive(maps[state])
+            for primitive, (state, rectifies) in zip(node, reads, strict=True):  # type: ignore[call-overload]
+                if rectifies and state not in rectified:
+                    rectified[state] = F.relu(maps[state])
+                term = primitive(rectified[state] if rectifies else maps[state])
                 if drop_path is not None and not isinstance(primitive, nn.Identity):
                     term = drop_path(term)
                 terms.append(term)
@@ -113,9 +115,7 @@ class DerivedNetwork(CellNetwork):
             return self(images), None
         context = self.context()
         states = self.stem(images.contiguous(memory_format=torch.channels_last))
-        tapped = states[1]
-        for index, cell in enumerate(self.shared):
-            states = states[1], cell(*states, context)
-            if index == self.tap:
-                tapped = states[1]
-        return self.classify(states[1].mean((2, 3))), self.auxiliary(tapped)
+        cells = list(self.shared)
+        tapped = chain(cells[: self.tap + 1], states, context)
+        last = chain(cells[self.tap + 1 :], tapped, context)
+        return self.classify(last[1].mean((2, 3))), self.auxiliary(tapped[1])

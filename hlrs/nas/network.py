@@ -1,26 +1,29 @@
 """What the supernet and the derived network have in common: stem, a chain of cells, branches, classifier."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hlrs.nas.primitives import FactorizedReduce, Norm, relu_conv_bn
+from hlrs.nas.primitives import FactorizedReduce, Norm, conv_bn
 
 STEM_MULTIPLIER = 3
-States = tuple[Tensor, Tensor]  # outputs of the two cells before
+States = tuple[Tensor, Tensor]  # outputs of the two cells before, the first of them rectified
 
 
 class Cell(nn.Module):
-    """A cell's two inputs, brought to its size: the outputs of the two cells before it (DARTS, §2.1)."""
+    """A cell's two inputs, brought to its size: the outputs of the two cells before it (DARTS, §2.1).
+
+    Both are read rectified only, and by two cells each, so `chain` rectifies them once.
+    """
 
     def __init__(self, before: int, previous: int, channels: int, after_reduction: bool, norm: Norm) -> None:
         super().__init__()
-        halve = FactorizedReduce if after_reduction else relu_conv_bn
+        halve = FactorizedReduce if after_reduction else conv_bn
         self.input0 = halve(before, channels, norm)
-        self.input1 = relu_conv_bn(previous, channels, norm)
+        self.input1 = conv_bn(previous, channels, norm)
 
 
 # (channels of the cell before the previous one, of the previous one, own, reduction, previous is a reduction)
@@ -142,11 +145,11 @@ class CellNetwork(BranchedNetwork):
         """The outputs of the last two shared cells, and the cells' context."""
         context = self.context()
         states = self.stem(images.contiguous(memory_format=torch.channels_last))
-        return _chain(self.shared, states, context), context
+        return chain(self.shared.children(), states, context), context
 
     def tail(self, shared: tuple[States, Any], branch: int) -> Tensor:
         """Pooled features of one branch: [batch, features]."""
-        return _chain(self.branches[branch], *shared)[1].mean((2, 3))
+        return chain(self.branches[branch].children(), *shared)[1].mean((2, 3))
 
 
 class CifarStem(nn.Module):
@@ -160,7 +163,7 @@ class CifarStem(nn.Module):
 
     def forward(self, images: Tensor) -> States:
         stem = self.layers(images)
-        return stem, stem
+        return F.relu(stem), stem
 
 
 class ImageNetStem(nn.Module):
@@ -177,10 +180,10 @@ class ImageNetStem(nn.Module):
 
         half = channels // 2
         self.first = nn.Sequential(*halve(in_channels, half), nn.ReLU(), *halve(half, channels))
-        self.second = nn.Sequential(nn.ReLU(), *halve(channels, channels))
+        self.second = nn.Sequential(*halve(channels, channels))
 
     def forward(self, images: Tensor) -> States:
-        before = self.first(images)
+        before = F.relu(self.first(images))
         return before, self.second(before)
 
 
@@ -198,10 +201,13 @@ def _cell_plan(
     return plan
 
 
-def _chain(cells: nn.Module, states: States, context: Any) -> States:
-    for cell in cells.children():
-        states = states[1], cell(*states, context)
-    return states
+def chain(cells: Iterable[nn.Module], states: States, context: Any) -> States:
+    """The states behind some cells, one after the other."""
+    before, previous = states
+    for cell in cells:
+        rectified = F.relu(previous)
+        before, previous = rectified, cell(before, rectified, context)
+    return before, previous
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:

@@ -16,9 +16,9 @@ Norm = Callable[[int], nn.Module]
 EPSILON = 1e-5  # of every batch norm
 
 
-def relu_conv_bn(channels_in: int, channels: int, norm: Norm) -> nn.Sequential:
-    """ReLU, 1×1 convolution, batch norm."""
-    return nn.Sequential(nn.ReLU(), nn.Conv2d(channels_in, channels, 1, bias=False), norm(channels))
+def conv_bn(channels_in: int, channels: int, norm: Norm) -> nn.Sequential:
+    """1×1 convolution, batch norm."""
+    return nn.Sequential(nn.Conv2d(channels_in, channels, 1, bias=False), norm(channels))
 
 
 def shifted(x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def halved(x: Tensor) -> Tensor:
 
 
 class FactorizedReduce(nn.Module):
-    """Halves the map without losing pixels: two 1×1 convolutions of stride 2, one pixel apart."""
+    """Halves a rectified map without losing pixels: two 1×1 convolutions of stride 2, one pixel apart."""
 
     def __init__(self, channels_in: int, channels: int, norm: Norm) -> None:
         super().__init__()
@@ -46,7 +46,6 @@ class FactorizedReduce(nn.Module):
         self.norm = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(x)
         return self.norm(Join.apply(self.even(halved(x)), self.odd(halved(shifted(x)))))  # type: ignore[no-any-return]
 
 
@@ -219,22 +218,26 @@ def channels_last(x: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     return x.as_strided(shape, (h * w * c, 1, w * c, c))
 
 
-def separable(channels: int, kernel: int, stride: int, norm: Norm, inplace: bool = False) -> list[nn.Module]:
-    """ReLU, depthwise convolution, pointwise convolution, batch norm."""
-    pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-    return [nn.ReLU(inplace), Depthwise(channels, kernel, stride), pointwise, norm(channels)]
+def separable(channels: int, depthwise: Depthwise, norm: Norm) -> list[nn.Module]:
+    """Depthwise convolution, pointwise convolution, batch norm."""
+    return [depthwise, nn.Conv2d(channels, channels, 1, bias=False), norm(channels)]
+
+
+def reads_rectified(name: str, stride: int) -> bool:
+    """Whether a primitive begins with a ReLU, which its module lacks: one serves all edges of a state."""
+    return "conv" in name or (name == "skip_connect" and stride == 2)
 
 
 def make_primitive(name: str, channels: int, stride: int, norm: Norm) -> nn.Module:
-    """The module of a primitive other than `none`; stride 1 or 2."""
+    """The module of a primitive other than `none`, without its first ReLU; stride 1 or 2."""
     kind, kernel = name.rsplit("_", 1)[0], int(name[-1]) if name[-1].isdigit() else 0
     if kind == "sep_conv":
+        first, second = Depthwise(channels, kernel, stride), Depthwise(channels, kernel)
         return nn.Sequential(
-            *separable(channels, kernel, stride, norm), *separable(channels, kernel, 1, norm)
+            *separable(channels, first, norm), nn.ReLU(inplace=True), *separable(channels, second, norm)
         )
     if kind == "dil_conv":
-        pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-        return nn.Sequential(nn.ReLU(), Dilated(channels, kernel, stride), pointwise, norm(channels))
+        return nn.Sequential(*separable(channels, Dilated(channels, kernel, stride), norm))
     if kind == "max_pool":
         return nn.MaxPool2d(kernel, stride, padding=1)
     if kind == "avg_pool":
