@@ -1,5 +1,6 @@
 """What the supernet and the derived network have in common: stem, a chain of cells, branches, classifier."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -30,7 +31,7 @@ class Cell(nn.Module):
 MakeCell = Callable[[int, int, int, bool, bool], Cell]
 
 
-class BranchedNetwork(nn.Module):
+class BranchedNetwork(nn.Module, ABC):
     """A backbone that all branches share, a tail for each, and a linear classifier of their pooled features.
 
     With a `cosine` scale, classifiers give cosines times it (Cao et al. 2019). A `dual` network has
@@ -44,13 +45,13 @@ class BranchedNetwork(nn.Module):
         self.classifier = make_classifier(branches * width, classes, cosine)
         self.class_specific = make_classifier(branches * width, classes, cosine) if dual else None
 
+    @abstractmethod
     def backbone(self, images: Tensor) -> Any:
         """What the branches have in common."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tail(self, shared: Any, branch: int) -> Tensor:
         """Pooled features of one branch: [batch, width]."""
-        raise NotImplementedError
 
     def features(self, images: Tensor, branch: int) -> Tensor:
         """Pooled features of one branch: [batch, width]."""
