@@ -73,6 +73,10 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
 
+onstart:
+    hlrs.rest_between_jobs(workflow)
+
+
 onsuccess:
     PLAN.publish()
 

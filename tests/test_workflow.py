@@ -487,6 +487,14 @@ def test_code_runs_the_stages_that_import_it_and_comments_run_nothing(finished):
     assert snakemake(finished) == runs_of("darts")
 
 
+def test_snakemake_looks_for_work_when_a_job_ends_and_not_all_the_time(finished):
+    remove(finished, "report", "evaluate/digits")
+    with counting(finished) as ran:
+        output = run(finished, "snakemake", "--cores", "1", "--verbose").stderr
+    assert ran == Counter(["evaluate/digits/darts/0", "evaluate/digits/hlrs/0", "report/all"])
+    assert output.count("Resources before job selection") <= ran.total() + 1  # it begins with two
+
+
 # --- what would run -----------------------------------------------------------------------------------
 
 
