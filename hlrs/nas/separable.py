@@ -29,11 +29,11 @@ def batch_norm(x: Tensor, scale: Tensor | None = None) -> Tensor:
 
 
 class Kept(NamedTuple):
-    """What a batch norm keeps: its input, and the input's mean and inverse deviation."""
+    """What a batch norm keeps: its input, and the input's mean and inverse deviation 1/√(variance + ε)."""
 
     x: Tensor
     mean: Tensor
-    deviation: Tensor
+    inverse: Tensor
 
 
 def _normalize(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Kept]:
@@ -44,13 +44,13 @@ def _normalize(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Kept]:
 def _normalize_backward(gradient: Tensor, kept: Kept, scale: Tensor | None, by_x: bool = True) -> Any:
     """J·(scale · gradient) and Σ gradient · n: the gradients by x and, where there is one, by the scale.
 
-    J = (I − 1·1ᵀ/N − n·nᵀ/N)/deviation is the derivative of n, with N values a channel. It is symmetric, so
+    J = inverse · (I − 1·1ᵀ/N − n·nᵀ/N) is the derivative of n, with N values a channel. It is symmetric, so
     this is also how n changes where x changes by the gradient.
     """
-    x, mean, deviation = kept
+    x, mean, inverse = kept
     mask = by_x, scale is not None, False
     return torch.ops.aten.native_batch_norm_backward(
-        gradient, x, scale, None, None, mean, deviation, True, EPSILON, mask
+        gradient, x, scale, None, None, mean, inverse, True, EPSILON, mask
     )[:2]
 
 
@@ -68,25 +68,25 @@ def _normalize_twice(
     a channel's N values,
 
         ∂⟨t, for_x⟩/∂gradient = scale · ṅ        ∂⟨t, for_x⟩/∂scale = Σ gradient · ṅ
-        ∂⟨t, for_x⟩/∂x = −(mean(t·n)·for_x + scale·mean(gradient·n)·ṅ + scale·mean(gradient·ṅ)·n)/deviation
+        ∂⟨t, for_x⟩/∂x = −inverse·(mean(t·n)·for_x + scale·mean(gradient·n)·ṅ + scale·mean(gradient·ṅ)·n)
 
     and for_scale = Σ gradient · n has the derivatives n and J·gradient.
     """
-    (x, mean, deviation), (for_x, for_scale) = kept, found
+    (x, mean, inverse), (for_x, for_scale) = kept, found
     one = torch.ones_like(mean)
     factor = one if scale is None else scale
     changed, along_n = _normalize_backward(along, kept, one)
     # Σ gradient · ṅ in one pass over both: the gradient by the scale of a batch norm that normalizes to ṅ
     by_scale = _normalize_backward(gradient, Kept(changed, torch.zeros_like(mean), one), one, by_x=False)[1]
-    minus = -deviation * mean.numel() / x.numel()
-    by_n = minus * factor * by_scale * deviation
+    minus = -inverse * mean.numel() / x.numel()
+    by_n = minus * factor * by_scale * inverse
     by_x = torch.addcmul(_per_channel(-by_n * mean), x, _per_channel(by_n))
     by_x.addcmul_(for_x, _per_channel(minus * along_n))
     by_x.addcmul_(changed, _per_channel(minus * factor * for_scale))
     by_gradient = changed if scale is None else changed.mul_(_per_channel(scale))
     if along_scale is not None:
         by_x += _normalize_backward(gradient, kept, along_scale)[0]
-        by_gradient += _per_channel(along_scale * deviation) * (x - _per_channel(mean))
+        by_gradient += _per_channel(along_scale * inverse) * (x - _per_channel(mean))
     return by_gradient, by_x, by_scale
 
 
