@@ -128,6 +128,8 @@ def test_verdict_of_the_whole():
     assert whole([no, no, unknown, no]) == no
     assert whole([unknown, yes, no, no]) == half
     assert whole([unknown, half, no, no]) == half
+    assert whole([yes, half, yes, yes]) == half
+    assert whole([unknown, yes, half, yes]) == unknown
     assert whole([unknown] * 4) == unknown
     assert whole([yes, missing, yes, yes]) == missing
 

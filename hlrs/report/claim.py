@@ -127,14 +127,14 @@ def judge(answers: Sequence[bool | None], wanted: bool) -> str:
 
 
 def whole(parts: Sequence[str]) -> str:
-    """The verdict on all parts together; what is missing leaves it open, whatever the others say."""
+    """The verdict on all parts together: open while one is open, unless another is contradicted."""
     if MISSING in parts:
         return MISSING
     if all(verdict == SUPPORTED for verdict in parts):
         return SUPPORTED
-    if SUPPORTED in parts or PARTLY in parts:
-        return PARTLY
-    return CONTRADICTED if CONTRADICTED in parts else OPEN
+    if CONTRADICTED not in parts and OPEN in parts:
+        return OPEN
+    return PARTLY if SUPPORTED in parts or PARTLY in parts else CONTRADICTED
 
 
 def claims(results: Results, differences: list[Difference]) -> list[Claim] | None:
