@@ -476,7 +476,7 @@ def test_a_smaller_matrix_leaves_no_orphan_and_a_larger_one_runs_nothing(finishe
 def test_code_runs_the_stages_that_import_it_and_comments_run_nothing(finished):
     supernet = finished / "hlrs/nas/supernet.py"
     replace(supernet, '"""Weights of one or', '"""The weights of one or')
-    replace(supernet, "def batch_norm(", "# a remark\ndef batch_norm(")
+    replace(supernet, "def initialize_alphas(", "# a remark\ndef initialize_alphas(")
     assert snakemake(finished) == NOTHING
     replace(finished / "hlrs/report/page.html.j2", "<body>", '<body class="changed">')
     assert snakemake(finished) == REPORT
