@@ -12,9 +12,10 @@ quickstart: $(VENV)/installed
 	@echo
 	@echo "The report: $(CURDIR)/report/index.html"
 
-# Two processes of one thread each: with more threads than free cores, PyTorch's wait for one another
+# Three processes of one thread each: those that test a cluster mostly wait for it, and with more threads than free
+# cores PyTorch's wait for one another
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/installed
 	ruff format --check .
