@@ -61,7 +61,7 @@ TINY = {
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest first, the one that waits for its end last: three workers share the files."""
+    """The files that take longest first, the one that waits for its end last."""
     order = {"test_slurm.py": -2, "test_workflow.py": -1, "test_accounting.py": 1}
     items.sort(key=lambda item: order.get(item.path.name, 0))
 
