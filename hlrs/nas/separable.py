@@ -224,8 +224,7 @@ def _backward(
 ) -> list[Gradient]:
     """Gradients by x, by the scale and by each convolution's weights.
 
-    `wanted`: of x, then of each weight. Stage by stage, from the last to the first, `inner` receives the
-    gradients by the batch norm's result, by its scale, its input, and the depthwise convolution's result.
+    `wanted`: of x, then of each weight. `inner` receives what is inside each stage, the last one first.
     """
     for_scale: Gradient = None
     for_weights: list[Gradient] = []
