@@ -19,12 +19,14 @@ from hlrs.provenance import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
 Step = Callable[[], Any]
+# first touches of memory on a CPU, on a GPU compilation in the first step and recording in the second
+WARM_UP = 3
 
 
 def alternate(steps: Sequence[Step], pairs: int, device: torch.device) -> list[list[float]]:
-    """Seconds of each step in each round; in every round each step runs once, after one warm-up each."""
+    """Seconds of each step in each round, in which each step runs once; the first rounds warm up."""
     seconds: list[list[float]] = [[] for _ in steps]
-    for round_ in range(pairs + 1):
+    for round_ in range(WARM_UP + pairs):
         for own, step in zip(seconds, steps, strict=True):
             if device.type == "cuda":
                 torch.cuda.synchronize()
@@ -32,7 +34,7 @@ def alternate(steps: Sequence[Step], pairs: int, device: torch.device) -> list[l
             step()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if round_:
+            if round_ >= WARM_UP:
                 own.append(time.perf_counter() - started)
     return seconds
 

@@ -21,11 +21,12 @@ from measure import alternate, operators, own_process, ratios, spread, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hlrs.data.augment import Augmentation
+from hlrs.data.augment import Augmentation, send
 from hlrs.data.batches import Batch, Batches, ImageSet
+from hlrs.graphs import recorded
 from hlrs.longtail.objective import Bilateral
 from hlrs.nas import bilevel
-from hlrs.nas.derived import DerivedNetwork, DropPath
+from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import initialize
 from hlrs.nas.supernet import Supernet, initialize_alphas
@@ -61,24 +62,31 @@ def make_supernet(device: torch.device, channels: int, cells: int, classes: int,
 
 
 def search_step(
-    supernet: Supernet, data: list[tuple[Tensor, Tensor]], order: int = 1, bilateral: bool = False
-) -> Callable[[], None]:
+    supernet: Supernet,
+    data: list[tuple[Tensor, Tensor]],
+    order: int = 1,
+    bilateral: bool = False,
+    bfloat16: bool = False,
+) -> Callable[[], Tensor]:
     """A whole search step as in hlrs/stages/search.py: alphas on the first batches, weights on the last."""
     alphas, weights = list(supernet.alphas.values()), supernet.weights()
-    adam = torch.optim.Adam(alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=True)
+    device = data[0][0].device
+    cuda = device.type == "cuda"
+    adam = torch.optim.Adam(alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=True, capturable=cuda)
     sgd = torch.optim.SGD(weights, LR, MOMENTUM, weight_decay=DECAY, fused=True)
     objective = Bilateral(lambda logits, labels, t: F.cross_entropy(logits, labels))
 
     def loss(batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-        if bilateral:
-            return objective(supernet, [Batch(*batch) for batch in batches], 0.7, 0.7).loss
-        [(images, labels)] = batches
-        return F.cross_entropy(supernet(images), labels)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            if bilateral:
+                return objective(supernet, [Batch(*batch) for batch in batches], 0.7, 0.7).loss
+            [(images, labels)] = batches
+            return F.cross_entropy(supernet(images), labels)
 
     half = len(data) // 2
     validation, training = (functools.partial(loss, part) for part in (data[:half], data[half:]))
 
-    def step() -> None:
+    def step() -> Tensor:
         if order == 1:
             gradients = bilevel.first_order(alphas, weights, validation)
         else:
@@ -88,9 +96,11 @@ def search_step(
             parameter.grad = gradient
         adam.step()
         with bilevel.frozen(alphas):
-            descend(training(), weights, sgd, CLIP)
+            found = training()
+            descend(found, weights, sgd, CLIP)
+        return found.detach()
 
-    return step
+    return recorded(step, device)
 
 
 def reference_search(modules: dict[str, Any], device: torch.device) -> nn.Module:
@@ -160,23 +170,30 @@ def copy_edge(primitives: Any, out: Any, group: int) -> None:
 
 def retrain_steps(
     modules: dict[str, Any], device: torch.device, batch: int
-) -> tuple[Callable[[], None], Callable[[], None]]:
+) -> tuple[Callable[[], Any], Callable[[], None]]:
     """DARTS_V2 with 20 cells of 36 channels, auxiliary head and drop path: ours, the reference's."""
     [(images, labels)] = batches(1, batch, 32, 10, device)
     ours = DerivedNetwork(
         PUBLISHED["DARTS_V2"], auxiliary=True, in_channels=3, classes=10, channels=36, cells=20
     ).to(device)
-    ours.drop_path = DropPath(0.2, torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
     theirs = modules["model"].NetworkCIFAR(36, 10, 20, True, modules["genotypes"].DARTS_V2).to(device)
     theirs.drop_path_prob = 0.2
     own_weights = list(ours.parameters())
     sgd = torch.optim.SGD(own_weights, LR, MOMENTUM, weight_decay=DECAY, fused=True)
     other = torch.optim.SGD(theirs.parameters(), LR, MOMENTUM, weight_decay=DECAY)
 
-    def step() -> None:
+    def compute(factors: Tensor) -> Tensor:
+        ours.drop_path = DropPath(factors)
         logits, auxiliary = ours.heads(images)
         loss = F.cross_entropy(logits, labels) + 0.4 * F.cross_entropy(auxiliary, labels)
         descend(loss, own_weights, sgd, CLIP)
+        return loss.detach()
+
+    computed = recorded(compute, device)
+
+    def step() -> Tensor:
+        return computed(send(draw_factors(ours.dropped_maps, batch, 0.2, draw), device))
 
     def reference_step() -> None:
         other.zero_grad()

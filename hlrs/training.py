@@ -143,7 +143,8 @@ def descend(
 def figures(*values: Tensor | float) -> Tensor:
     """A step's figures as one float64 tensor on the first one's device, without waiting for it."""
     device = values[0].device if isinstance(values[0], Tensor) else None
-    return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device).detach() for v in values])
+    scalars = [v if isinstance(v, Tensor) else torch.full((), v, device=device) for v in values]
+    return torch.stack([scalar.detach().double() for scalar in scalars])
 
 
 # --- checkpoints --------------------------------------------------------------------------------------
@@ -239,6 +240,8 @@ def prepare(threads: int) -> torch.device:
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # with NaN: a debugging aid that costs a pass over every map
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     return torch.device("cuda")
 

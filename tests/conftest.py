@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+# before anything imports Triton; TRITON_INTERPRET=0 has its kernels run on a GPU
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 REPOSITORY = Path(__file__).parents[1]
 
 TINY = {

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from hlrs.describe import describe
 from hlrs.errors import UserError
-from hlrs.nas.derived import AuxiliaryHead, DerivedNetwork, DropPath
+from hlrs.nas.derived import AuxiliaryHead, DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.genotype import PUBLISHED, Genotype
 from hlrs.nas.network import initialize
 
@@ -74,11 +74,14 @@ def test_forward_pass_of_one_node_by_hand():
 
 def test_drop_path_drops_whole_images_and_keeps_the_mean():
     x = torch.ones(20_000, 2, 1, 1)
-    y = DropPath(0.3, torch.Generator().manual_seed(0))(x)
+    factors = draw_factors(2, len(x), 0.3, torch.Generator().manual_seed(0))
+    drop = DropPath(factors)
+    y = drop(x)
     kept = y[:, 0, 0, 0] > 0
     assert torch.equal(y[:, 0], y[:, 1])  # both channels of an image alike
     assert torch.allclose(y[kept], torch.tensor(1 / 0.7))
     assert abs(float(kept.float().mean()) - 0.7) < 4 * (0.7 * 0.3 / 20_000) ** 0.5
+    assert torch.equal(drop(x)[:, 0, 0, 0], factors[1])  # the next map's own
 
 
 def test_drop_path_acts_in_training_only_and_spares_identities():
@@ -88,8 +91,9 @@ def test_drop_path_acts_in_training_only_and_spares_identities():
     pooled = DerivedNetwork(Genotype(pool, [2], pool, [2]), auxiliary=False, **SMALL)
     cell = identity.shared[0]
     x = torch.randn(64, 12, 8, 8, generator=torch.Generator().manual_seed(0))
-    drop = DropPath(0.9, torch.Generator().manual_seed(0))
+    drop = DropPath(draw_factors(1, 64, 0.9, torch.Generator().manual_seed(0)))
     assert torch.equal(cell(x, x, drop), cell(x, x, None))
+    assert (identity.dropped_maps, pooled.dropped_maps) == (2, 3)  # of the reductions' skips, all pools
     cell = pooled.shared[0]
     assert float((cell(x, x, drop).flatten(1).abs().sum(1) == 0).float().mean()) > 0.7
     pooled.drop_path = drop

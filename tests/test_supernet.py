@@ -154,8 +154,9 @@ def test_number_of_weights_is_that_of_the_authors_code():
 
 def test_rows_of_the_alphas_are_shared_out_to_the_states_they_leave():
     supernet = small_supernet(3, torch.float32)
-    assert supernet.rows == [[0, 2, 5, 1, 3, 6], [4, 7], [8]]
-    assert [edges(3)[row] for row in supernet.rows[1]] == [(1, 2), (2, 2)]
+    rows = [own.tolist() for own in supernet.order.split(supernet.counts)]
+    assert rows == [[0, 2, 5, 1, 3, 6], [4, 7], [8]]
+    assert [edges(3)[row] for row in rows[1]] == [(1, 2), (2, 2)]
 
 
 def test_branches_have_their_own_last_cells_and_share_the_rest():

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hlrs.data.augment import Augmentation, Batch, cutout, distort
+from hlrs.data.augment import Augmentation, Batch, cutout, distort, send
 
 
 def generator(*purpose: object) -> torch.Generator:
@@ -110,7 +110,7 @@ class LabelledImages(ABC):
         if request.augmentation.cutout:
             draw = generator(*request.purpose, "cutout")
             images = cutout(images, request.augmentation.cutout, draw)
-        return Batch(images, self.labels[request.positions.to(self.labels.device)])
+        return Batch(images, self.labels[send(request.positions, self.labels.device)])
 
     def normalize(self, images: Tensor) -> Tensor:
         """(x/255 − mean)/std by channel: float32."""
@@ -131,7 +131,7 @@ class ImageSet(LabelledImages):
         """Cropped, flipped, recoloured images of a request: uint8 [n, channels, height, width]."""
         if request.augmentation.resized_crop is not None:
             raise ValueError("resized_crop cuts a part out of the file's image: only a streamed set has it")
-        images = self.images[request.positions.to(self.images.device)]
+        images = self.images[send(request.positions, self.images.device)]
         return distort(images, request.augmentation, generator(*request.purpose, "distort"))
 
 
@@ -208,6 +208,12 @@ class Batches:
     def __call__(self, step: int) -> list[Batch]:
         """One batch from each sampler, for a step of the epoch that was begun."""
         return [self.images.batch(request) for request in self.requests[step]]
+
+
+def batches_of(fields: Sequence[Any]) -> list[Batch]:
+    """Batches, one after the other, of their fields."""
+    width = len(Batch._fields)
+    return [Batch(*fields[i : i + width]) for i in range(0, len(fields), width)]
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

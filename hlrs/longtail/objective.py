@@ -44,6 +44,9 @@ class Network(Protocol):
         """Logits and those of the auxiliary head."""
 
 
+Mixing = Tensor | float | None  # a tensor where steps are recorded (graphs.py)
+
+
 class Outcome(NamedTuple):
     """A loss to descend and the accuracy that went with it, both scalars."""
 
@@ -54,7 +57,7 @@ class Outcome(NamedTuple):
 class Objective(Protocol):
     """A loss over one batch from each sampler, at progress t; `mixing` is m(t), None without branches."""
 
-    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: float | None) -> Outcome:
+    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
         """Loss and accuracy of a network."""
 
 
@@ -64,7 +67,7 @@ class Plain:
     def __init__(self, loss: Loss, auxiliary_weight: float = 0.0) -> None:
         self.loss, self.auxiliary_weight = loss, auxiliary_weight
 
-    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: float | None) -> Outcome:
+    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
         [batch] = batches
         logits, auxiliary = network.heads(batch.images)
         loss = loss_of(self.loss, logits, batch, t)
@@ -84,7 +87,7 @@ class Bilateral:
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
 
-    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: float | None) -> Outcome:
+    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
         conventional, rebalancing = batches
         assert mixing is not None
         m = mixing
@@ -109,7 +112,7 @@ class DualHead:
     def __init__(self, loss: Loss, for_alphas: bool) -> None:
         self.loss, self.for_alphas = loss, for_alphas
 
-    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: float | None) -> Outcome:
+    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
         [batch] = batches
         features = network.features(batch.images, 0)
         shared = network.classify(features)

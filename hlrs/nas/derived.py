@@ -13,16 +13,22 @@ from hlrs.nas.primitives import Join, make_primitive, reads_rectified
 
 
 class DropPath:
-    """Zeroes an edge's map of an image with probability p, else scales by 1/(1 − p) (Larsson et al. 2017)."""
+    """Zeroes an edge's map of an image with probability p, else scales by 1/(1 − p) (Larsson et al. 2017).
 
-    def __init__(self, probability: float, generator: torch.Generator) -> None:
-        self.probability, self.generator = probability, generator
+    `factors` float [maps, batch]: of each map, in the order in which they come in a step.
+    """
+
+    def __init__(self, factors: Tensor) -> None:
+        self.factors = iter(factors.unbind())
 
     def __call__(self, x: Tensor) -> Tensor:
-        keep = 1 - self.probability
-        # drawn on the CPU: the same on every device
-        mask = torch.rand(len(x), generator=self.generator) < keep
-        return x * (mask.to(x) / keep).view(-1, 1, 1, 1)
+        return x * next(self.factors).to(x.dtype).view(-1, 1, 1, 1)
+
+
+def draw_factors(maps: int, batch: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Drop path's factors of a step: float32 [maps, batch], on the CPU: the same for every device."""
+    keep = 1 - probability
+    return (torch.rand(maps, batch, generator=generator) < keep).float() / keep
 
 
 class DerivedCell(Cell):
@@ -41,12 +47,14 @@ class DerivedCell(Cell):
         nodes: list[Node] = genotype.reduce if reduction else genotype.normal
         self.concat = genotype.reduce_concat if reduction else genotype.normal_concat
         self.nodes = nn.ModuleList()
+        self.dropped_maps = 0
         self.reads: list[list[tuple[int, bool]]] = []  # of a node's edges: state, rectified or not
         for node in nodes:
             edges = [(name, state, 2 if reduction and state < 2 else 1) for name, state in node]
             primitives = [make_primitive(name, channels, stride, nn.BatchNorm2d) for name, _, stride in edges]
             self.nodes.append(nn.ModuleList(primitives))
             self.reads.append([(state, reads_rectified(name, stride)) for name, state, stride in edges])
+            self.dropped_maps += sum(not isinstance(primitive, nn.Identity) for primitive in primitives)
 
     def forward(self, before: Tensor, previous: Tensor, drop_path: DropPath | None) -> Tensor:
         maps = [self.input0(before), self.input1(previous)]
@@ -104,6 +112,13 @@ class DerivedNetwork(CellNetwork):
             self.auxiliary = AuxiliaryHead(
                 self.classifier.in_features, layout["classes"], layout.get("cosine")
             )
+
+    @property
+    def dropped_maps(self) -> int:
+        """How many maps drop path acts on in a step: what the branches share, once for each of them."""
+        branches = [module for own in self.branches.children() for module in own.children()]
+        passes = [*self.branch_count * list(self.shared), *branches]
+        return sum(cell.dropped_maps for cell in passes if isinstance(cell, DerivedCell))
 
     def context(self) -> DropPath | None:
         """Drop path, while training."""

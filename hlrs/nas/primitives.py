@@ -4,8 +4,9 @@
 running statistics. All maps are float [batch, channels, height, width].
 """
 
+import importlib.util
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 Norm = Callable[[int], nn.Module]
 EPSILON = 1e-5  # of every batch norm
+KERNEL_DEVICE = "cuda"  # whose maps kernels of our own convolve
 
 
 def conv_bn(channels_in: int, channels: int, norm: Norm) -> nn.Sequential:
@@ -93,7 +95,9 @@ class Dilated(Depthwise):
 def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
     """Convolution of x [n, c, h, w] by weight [d, c / groups, k, k], k odd, padded by half the kernel."""
     groups = x.shape[1] // weight.shape[1]
-    return F.conv2d(x, weight, None, stride, dilation * (weight.shape[-1] // 2), dilation, groups)
+    if _has_kernel(x, weight):
+        return kernels().pointwise(x, weight)  # type: ignore[no-any-return]
+    return F.conv2d(x, weight.to(x.dtype), None, stride, dilation * (weight.shape[-1] // 2), dilation, groups)
 
 
 class DepthwiseConv(torch.autograd.Function):
@@ -128,6 +132,8 @@ def conv_backward(
     ten times slower beyond. A column's gradient only needs x moved by that column's offset, so 5×5 is taken
     as 5×3 and 5×2.
     """
+    if _has_kernel(x, weight):
+        return kernels().pointwise_backward(gradient, x, weight, wanted)  # type: ignore[no-any-return]
     kernel = weight.shape[3]
     padding = dilation * (kernel // 2)
     narrow = x.device.type == "cpu" and weight.shape[1] == 1 and dilation == 1
@@ -145,6 +151,23 @@ def conv_backward(
     return for_x, torch.cat(parts, 3)  # type: ignore[arg-type]
 
 
+def _has_kernel(x: Tensor, weight: Tensor) -> bool:
+    """Whether a kernel of our own convolves x: on a GPU, by 1×1 weights in groups of several channels.
+
+    Only where derivatives are written out: automatic ones know nothing of it.
+    """
+    grouped = weight.shape[-1] == 1 < weight.shape[1] < x.shape[1]
+    if not grouped or x.device.type != KERNEL_DEVICE or torch.is_grad_enabled() or kernels() is None:
+        return False
+    return x.dtype in kernels().TYPES
+
+
+@cache
+def kernels() -> Any:
+    """The kernels for a GPU, imported where they are needed; None without Triton, which they need."""
+    return importlib.import_module("hlrs.nas.kernels") if importlib.util.find_spec("triton") else None
+
+
 def _conv_backward(
     gradient: Tensor,
     x: Tensor,
@@ -159,7 +182,7 @@ def _conv_backward(
     if not any(wanted):
         return None, None
     for_x, for_weight, _ = torch.ops.aten.convolution_backward(
-        *(gradient, x, weight, None, [stride] * 2, padding, [dilation] * 2, False, [0, 0]),
+        *(gradient, x, weight.to(x.dtype), None, [stride] * 2, padding, [dilation] * 2, False, [0, 0]),
         x.shape[1] // weight.shape[1],
         (*wanted, False),
     )

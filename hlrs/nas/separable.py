@@ -49,9 +49,10 @@ def _normalize_backward(gradient: Tensor, kept: Kept, scale: Tensor | None, by_x
     """
     x, mean, inverse = kept
     mask = by_x, scale is not None, False
-    return torch.ops.aten.native_batch_norm_backward(
+    for_x, for_scale, _ = torch.ops.aten.native_batch_norm_backward(
         gradient, x, scale, None, None, mean, inverse, True, EPSILON, mask
-    )[:2]
+    )
+    return for_x, None if scale is None else for_scale  # on a GPU there is one, wanted or not
 
 
 def _normalize_twice(

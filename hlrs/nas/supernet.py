@@ -173,8 +173,8 @@ class OutEdges(nn.Module):
 class Repeat(torch.autograd.Function):
     """Every source's channels once for each edge: [n, s · c, h, w] to [n, s · e · c, h, w].
 
-    The gradient is a sum over the edges, which a 1×1 convolution by `over_edges` [s · c, e · c, 1, 1], ones
-    where the channels agree, does faster than a reduction.
+    The gradient is a sum over the edges, which on a CPU a 1×1 convolution by `over_edges`
+    [s · c, e · c, 1, 1], ones where the channels agree, does faster than a reduction.
     """
 
     @staticmethod
@@ -187,6 +187,9 @@ class Repeat(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (over_edges,) = ctx.saved_tensors
+        if gradient.is_cuda:  # a reduction is fast enough there, and does not round to tf32 first
+            by_edge = _by_pixel(gradient).unflatten(3, (ctx.sources, -1, len(over_edges) // ctx.sources))
+            return _as_map(by_edge.sum(4)), None, None
         return conv(gradient, over_edges), None, None
 
 
@@ -202,7 +205,7 @@ class Mix(torch.autograd.Function):
         ctx.save_for_backward(weights, *(maps if ctx.needs_input_grad[0] else ()))
         n, channels, h, w = ctx.shape
         edges, own = len(weights), channels * len(maps) // weights.shape[1]
-        mixed = weights @ _rows(maps, weights.shape[1])
+        mixed = weights.to(maps[0].dtype) @ _rows(maps, weights.shape[1])
         interleaved = mixed.as_strided((n * h * w, edges, own), (own, n * h * w * own, 1)).contiguous()
         return channels_last(interleaved, (n, edges * own, h, w))
 
@@ -214,7 +217,7 @@ class Mix(torch.autograd.Function):
         edges, own = len(weights), gradient.shape[1] // len(weights)
         by_edge = gradient.as_strided((edges, n * h * w, own), (own, edges * own, 1)).reshape(edges, -1)
         for_weights = by_edge @ _rows(maps, weights.shape[1]).T if ctx.needs_input_grad[0] else None
-        for_rows = weights.T @ by_edge
+        for_rows = weights.T.to(by_edge.dtype) @ by_edge
         sources = weights.shape[1] // ctx.count
         if sources > 1:
             for_rows = for_rows.view(ctx.count, sources, n * h * w, -1).transpose(1, 2)
@@ -347,6 +350,8 @@ class Supernet(CellNetwork):
     inner maps are not kept for the backward pass but computed again there.
     """
 
+    order: Tensor
+
     def __init__(
         self,
         *,
@@ -363,12 +368,14 @@ class Supernet(CellNetwork):
         self.alphas = nn.ParameterDict({kind: nn.Parameter(torch.zeros(shape)) for kind in kinds})
         normalized = kinds if edge_normalization else ()
         self.betas = nn.ParameterDict({kind: nn.Parameter(torch.zeros(shape[0])) for kind in normalized})
-        # rows of the alphas that belong to each of a cell's out-edges: source by source, edge by edge
+        # rows of the alphas in the order of a cell's out-edges: source by source, edge by edge
         sources = [(0, 1), *((state,) for state in range(2, nodes + 1))]
-        self.rows = [
+        rows = [
             [row for state in states for row, (_, read) in enumerate(connections) if read == state]
             for states in sources
         ]
+        self.counts = [len(own) for own in rows]
+        self.register_buffer("order", torch.tensor(list(itertools.chain(*rows))), persistent=False)
 
     def context(self) -> dict[str, CellWeights]:
         """Weights of both kinds of cell."""
@@ -385,9 +392,7 @@ class Supernet(CellNetwork):
         by_edge = self.edge_weights(kind)
         if by_edge is not None:
             weights = weights * by_edge[:, None]
-        counts = [len(rows) for rows in self.rows]
-        order = list(itertools.chain(*self.rows))
-        weights = weights[order]
+        weights, counts = weights[self.order], self.counts
         linear = []
         for i, own in enumerate(weights[:, LINEAR].split(counts)):
             own = own[:, :-1] if i == 0 and kind == "reduce" else own
@@ -396,7 +401,7 @@ class Supernet(CellNetwork):
         skip = weights[: counts[0], SKIP] if kind == "reduce" else None
         passing: list[Tensor | None] = [None] * len(counts)
         if self.portion > 1:
-            by_edge = weights.new_ones(len(order)) if by_edge is None else by_edge[order]
+            by_edge = weights.new_ones(len(self.order)) if by_edge is None else by_edge[self.order]
             inputs, *others = by_edge.split(counts)
             passing = [inputs.unflatten(0, (2, -1)).T, *(own[:, None] for own in others)]
         return CellWeights(linear, weights[:, CONVOLUTIONS].T, skip, passing)

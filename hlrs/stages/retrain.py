@@ -1,6 +1,7 @@
 """Retrain: the genotype's network, or a ResNet, from scratch, on the whole long-tailed training set."""
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hlrs import config
 from hlrs.artifacts import SCHEMAS, Job, write_table, write_tensors
-from hlrs.data.augment import Batch, mix
-from hlrs.data.batches import Batches, generator, steps_per_epoch
-from hlrs.longtail.objective import Outcome, accuracy
-from hlrs.nas.derived import DerivedNetwork, DropPath
+from hlrs.data.augment import Batch, mix, send
+from hlrs.data.batches import Batches, batches_of, generator, steps_per_epoch
+from hlrs.graphs import recorded
+from hlrs.longtail.objective import Mixing, Outcome, accuracy
+from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.network import BranchedNetwork, initialize, normalize_classifier
 from hlrs.nas.resnet import ResNet, initialize_resnet
 from hlrs.pace import Pace, measure
@@ -82,7 +84,7 @@ class RetrainTask:
     def __init__(
         self, params: config.RetrainJob, images: SplitImages, genotype: str | None, device: torch.device
     ) -> None:
-        self.recipe = params.retrain
+        self.recipe, self.device = params.retrain, device
         self.purpose = f"{params.seed}/retrain/{params.retrain_seed}"
         counts = images.counts("weights", "alphas")
         self.objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
@@ -144,28 +146,40 @@ class RetrainTask:
             self.network.train()
         else:
             self.result.eval()  # the running statistics stay as they are, too
+        self.compute = recorded(self._compute, self.device)
 
     def step(self, step: int) -> Tensor:
         """One step of SGD, and of the moving average."""
-        batches, mixing = self.phase.batches(step), None
+        batches, mixing, factors = self.phase.batches(step), None, None
         if self.phase.name == "network":
             mixing = mixing_at(self.recipe.objective, self.t, f"{self.purpose}/mixing/{self.epoch}/{step}")
-            outcome = self._of_network(batches, step, mixing)
+            if self.recipe.mix is not None:
+                draw = generator(self.purpose, "mix", self.epoch, step)
+                batches = [mix(batch, draw, **self.recipe.mix.model_dump()) for batch in batches]
+            factors = self._drop_path_factors(step)
+        return self.compute(mixing, factors, *itertools.chain(*batches))
+
+    def _drop_path_factors(self, step: int) -> Tensor | None:
+        """What drop path multiplies the step's maps by; None without it."""
+        if self.drop_path == 0 or not isinstance(self.network, DerivedNetwork):
+            return None
+        draw = generator(self.purpose, "drop path", self.epoch, step)
+        maps, batch = self.network.dropped_maps, self.phase.batches.batch_size
+        return send(draw_factors(maps, batch, self.drop_path, draw), self.device)
+
+    def _compute(self, mixing: Mixing, factors: Tensor | None, *fields: Any) -> Tensor:
+        """A step on the batches with these fields."""
+        batches = batches_of(fields)
+        if self.phase.name == "network":
+            if isinstance(self.network, DerivedNetwork):
+                self.network.drop_path = None if factors is None else DropPath(factors)
+            outcome = self.objective(self.network, batches, self.t, mixing)
         else:
             outcome = self._of_classifier(*batches)
         descend(outcome.loss, self.phase.weights, self.phase.optimizer, self.phase.sgd.clip)
         if self.phase.name == "network" and self.recipe.ema is not None:
             average(self.result, self.network, self.recipe.ema)
-        return figures(*outcome, mixing or 0.0)
-
-    def _of_network(self, batches: list[Batch], step: int, mixing: float | None) -> Outcome:
-        if self.recipe.mix is not None:
-            draw = generator(self.purpose, "mix", self.epoch, step)
-            batches = [mix(batch, draw, **self.recipe.mix.model_dump()) for batch in batches]
-        if isinstance(self.network, DerivedNetwork):
-            draw = generator(self.purpose, "drop path", self.epoch, step)
-            self.network.drop_path = DropPath(self.drop_path, draw) if self.drop_path > 0 else None
-        return self.objective(self.network, batches, self.t, mixing)
+        return figures(*outcome, 0.0 if mixing is None else mixing)
 
     def _of_classifier(self, batch: Batch) -> Outcome:
         """Cross-entropy of the classifier on features that stay as they are."""

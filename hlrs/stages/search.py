@@ -1,6 +1,7 @@
 """Search: the supernet's weights and alphas, trained in turn on the two halves of the training images."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from hlrs import config
 from hlrs.artifacts import SCHEMAS, Job, write_table
-from hlrs.data.batches import Batches, generator, steps_per_epoch
-from hlrs.longtail.objective import Outcome
+from hlrs.data.batches import Batches, batches_of, generator, steps_per_epoch
+from hlrs.graphs import recorded
+from hlrs.longtail.objective import Mixing, Outcome
 from hlrs.nas import arch_lr, bilevel, collapse, genotype
 from hlrs.nas.network import initialize
 from hlrs.nas.supernet import Supernet, initialize_alphas
@@ -87,8 +89,14 @@ class SearchTask:
         self.weights_optimizer = make_sgd(self.weights, params.search.weights)
         set_row_rates(self.weights_optimizer, self.supernet, params.objective, images.counts("weights"))
         self.alphas_optimizer = torch.optim.Adam(
-            self.alphas, adam.lr, (adam.betas[0], adam.betas[1]), weight_decay=adam.weight_decay, fused=True
+            self.alphas,
+            adam.lr,
+            (adam.betas[0], adam.betas[1]),
+            weight_decay=adam.weight_decay,
+            fused=True,
+            capturable=device.type == "cuda",
         )
+        self.device = device
         self._feed(images)
         self.trajectory = [self._architecture()]
         start = torch.randn(
@@ -126,6 +134,7 @@ class SearchTask:
         self.images_per_step = sum(batches.batch_size for batches in fed) * len(self.samplers)
         for batches in fed:
             batches.begin(epoch, self.t)
+        self.compute = recorded(self._compute, self.device)
 
     def _alphas_lr(self) -> float:
         """By the schedule; 0, and there are no alphas' steps, before the warm-up's end or after a stop."""
@@ -141,25 +150,32 @@ class SearchTask:
 
     def step(self, step: int) -> Tensor:
         """The alphas' step on their batch, then the weights' step on theirs."""
-        mixing = self._mixing(step)
-        batches = self.training(step)
+        batches = [*self.training(step), *(self.validation(step) if self.alphas_lr > 0 else [])]
+        return self.compute(self._mixing(step), *itertools.chain(*batches))
+
+    def _compute(self, mixing: Mixing, *fields: Any) -> Tensor:
+        """A step on the batches with these fields: of the weights' images, then of the alphas' images."""
+        batches = batches_of(fields)
+        on_weights, on_alphas = batches[: len(self.samplers)], batches[len(self.samplers) :]
 
         def training() -> Outcome:
-            return self.on_weights(self.supernet, batches, self.t, mixing)
+            return self.on_weights(self.supernet, on_weights, self.t, mixing)
 
-        on_alphas = self._step_alphas(step, mixing, training) if self.alphas_lr > 0 else None
+        def validation() -> Outcome:
+            return self.on_alphas(self.supernet, on_alphas, self.t, mixing)
+
+        seen = self._step_alphas(training, validation) if on_alphas else (0.0, 0.0)
         with bilevel.frozen(self.alphas):
-            on_weights = training()
-            descend(on_weights.loss, self.weights, self.weights_optimizer, self.params.search.weights.clip)
-        return figures(*on_weights, *(on_alphas or (0.0, 0.0)), mixing or 0.0)
+            outcome = training()
+            descend(outcome.loss, self.weights, self.weights_optimizer, self.params.search.weights.clip)
+        return figures(*outcome, *seen, 0.0 if mixing is None else mixing)
 
-    def _step_alphas(self, step: int, mixing: float | None, training: Any) -> Outcome:
+    def _step_alphas(self, training: Callable[[], Outcome], on_alphas: Callable[[], Outcome]) -> Outcome:
         """One Adam step; returns loss and accuracy on the alphas' batch, at w or at the unrolled w′."""
-        batches = self.validation(step)
         seen: list[Outcome] = []
 
         def validation() -> Tensor:
-            seen.append(self.on_alphas(self.supernet, batches, self.t, mixing))
+            seen.append(on_alphas())
             return seen[-1].loss
 
         if self.params.searcher.order == 1:
