@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hlrs.nas import bilevel, kernels, primitives
-from hlrs.nas.network import initialize
-from hlrs.nas.supernet import Supernet, initialize_alphas
+from hlrs.nas import bilevel, fused, pointwise, primitives
+from hlrs.nas.supernet import OutEdges
 
 SHAPES = {
     "as the supernet's": (2, 8, 16, 16, 12),
@@ -39,40 +38,124 @@ def differ(found, right):
 def test_pointwise_and_its_gradients(monkeypatch, shape):
     x, weight, gradient = operands(*shape)
     y, by_x, by_weight = expected(x, weight, gradient)
-    found = kernels.pointwise(x, weight)
+    found = pointwise.pointwise(x, weight)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert differ(found, y) < 1e-6
-    for programs in (kernels.PROGRAMS, 3):
-        monkeypatch.setattr(kernels, "PROGRAMS", programs)
-        gradients = kernels.pointwise_backward(gradient, x, weight, (True, True))
+    for programs in (pointwise.PROGRAMS, 3):
+        monkeypatch.setattr(pointwise, "PROGRAMS", programs)
+        gradients = pointwise.pointwise_backward(gradient, x, weight, (True, True))
         assert gradients[1].shape == weight.shape
         assert max(map(differ, gradients, (by_x, by_weight))) < 1e-6
-    assert kernels.pointwise_backward(gradient, x, weight, (False, False)) == (None, None)
+    assert pointwise.pointwise_backward(gradient, x, weight, (False, False)) == (None, None)
 
 
-def test_a_step_through_the_kernels_is_that_without(monkeypatch):
-    """First and second derivatives of a supernet that takes the kernels' way, as one on a GPU does."""
+def normalize(y, scale):
+    mean, variance = y.mean((0, 2, 3), keepdim=True), y.var((0, 2, 3), keepdim=True, unbiased=False)
+    return scale[:, None, None] * (y - mean) / (variance + 1e-5).sqrt()
 
-    def gradients():
-        draw = torch.Generator().manual_seed(0)
-        supernet = Supernet(nodes=2, in_channels=3, classes=4, channels=4, cells=3)
-        initialize(supernet, draw)
-        initialize_alphas(supernet, draw)
-        images, labels = torch.randn(2, 4, 3, 8, 8, generator=draw), torch.tensor([0, 1, 2, 3])
-        validation, training = (lambda half=half: F.cross_entropy(supernet(half), labels) for half in images)
-        alphas, weights = list(supernet.alphas.values()), supernet.weights()
-        still = [torch.zeros_like(weight) for weight in weights]
-        return [
-            *bilevel.first_order(alphas, weights, validation),
-            *torch.autograd.grad(training(), weights),
-            *bilevel.second_order(alphas, weights, training, validation, still, 0.1),
-        ]
 
-    plain = gradients()
-    taken = []
+def mixture(x, scales, weights, edges, stride):
+    """`fused.Mixture` an operation at a time."""
+    n, _, h, w = x.shape
+    width, c = weights[0].shape[0], weights[1].shape[1]
+    repeated = x.view(n, -1, 1, c, h, w).expand(-1, -1, edges, -1, -1, -1).reshape(n, width, h, w)
+    total, rest = 0, iter(weights)
+    for scale, stages, dilated in zip(scales, (2, 2, 1, 1), (1, 1, 2, 2), strict=True):
+        y, geometry = repeated, (stride, dilated)
+        for stage in range(stages):
+            depthwise, one = next(rest), next(rest)
+            padding = geometry[1] * (depthwise.shape[-1] // 2)
+            y = F.conv2d(y, depthwise, None, geometry[0], padding, geometry[1], width)
+            y = F.conv2d(y, one, groups=width // c)
+            last = stage == stages - 1
+            y = normalize(y, scale if last else torch.ones_like(scale))
+            y, geometry = y if last else y.relu(), (1, 1)
+        total = total + y
+    return total.view(n, -1, edges * c, *total.shape[2:]).sum(1)
+
+
+MIXTURES = {  # batch, sources, edges, channels, height, width, stride
+    "odd maps": (2, 2, 2, 3, 5, 6, 1),
+    "halved": (2, 2, 2, 4, 8, 6, 2),
+    "odd maps, halved": (2, 1, 1, 4, 7, 9, 2),
+    "wider than a block": (1, 1, 1, 70, 3, 4, 1),
+    "many blocks": (3, 1, 1, 2, 13, 11, 1),
+}
+
+
+def of_mixture(n, sources, edges, c, h, w):
+    draw = torch.Generator().manual_seed(0)
+    width = sources * edges * c
+    shapes = [((width, 1, k, k), (width, c, 1, 1)) for k in (3, 3, 5, 5, 3, 5)]
+    weights = [0.3 * torch.randn(shape, generator=draw) for pair in shapes for shape in pair]
+    x = torch.randn(n, sources * c, h, w, generator=draw).relu()
+    return x, torch.rand(4, width, generator=draw), weights
+
+
+@pytest.mark.parametrize("shape", MIXTURES.values(), ids=MIXTURES)
+def test_the_mixture_and_its_gradients(shape):
+    *sizes, stride = shape
+    x, scales, weights = of_mixture(*sizes)
+    exact = [t.double().requires_grad_() for t in (x, scales, *weights)]
+    right = mixture(exact[0], exact[1], exact[2:], sizes[2], stride)
+    gradient = torch.randn(right.shape, generator=torch.Generator().manual_seed(1))
+    inputs = [t.requires_grad_() for t in (x, scales, *weights)]
+    found = fused.Mixture.apply(None, *inputs[:2], sizes[1], stride, *inputs[2:])
+    assert differ(found.detach(), right.detach()) < 1e-6
+    gradients = torch.autograd.grad(found, inputs, gradient)
+    for a, b in zip(gradients, torch.autograd.grad(right, exact, gradient.double()), strict=True):
+        assert a.shape == b.shape
+        assert differ(a, b) < 2e-6
+
+
+def test_a_mixture_gives_what_is_wanted_and_no_more(monkeypatch):
+    x, scales, weights = of_mixture(2, 1, 1, 4, 5, 5)
+    monkeypatch.setattr(fused, "by_kernels", None)  # nothing that is not wanted is computed
+    monkeypatch.setattr(fused, "by_pointwise", None)
+    fused.Mixture.apply(None, x.requires_grad_(), scales.requires_grad_(), 1, 1, *weights).sum().backward()
+    assert x.grad is not None
+    assert scales.grad is not None
+    frozen = [weight.requires_grad_() for weight in weights]
+    result = fused.Mixture.apply(None, x, scales, 1, 1, *frozen)
+    with bilevel.frozen(frozen):
+        torch.autograd.grad(result.sum(), [x, scales])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("asleep", [False, True], ids=["", "weights frozen meanwhile"])
+def test_derivatives_of_out_edges_through_the_kernels_are_those_without(monkeypatch, stride, asleep):
+    """First and second, of all edges from a cell's inputs, as on a GPU."""
+    out = OutEdges(2, 2, 2, stride)
+    draw = torch.Generator().manual_seed(0)
+    for parameter in out.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=draw)
+    x = torch.randn(2, 4, 5, 6, generator=draw).contiguous(memory_format=torch.channels_last)
+    linear = torch.rand(2, 2 * (3 if stride == 1 else 2), generator=draw)
+    _, scales = torch.rand(4, 3 + 8, generator=draw).split(
+        [3, 8], 1
+    )  # a part of all edges', as a cell has it
+    skip = torch.rand(8, generator=draw) if stride == 2 else None
+    inputs = [x.requires_grad_(), linear.requires_grad_(), scales.detach().requires_grad_()]
+    weights = list(out.parameters())
+
+    def derivatives():
+        y = out(x, linear, inputs[2], skip)
+        asked = inputs if asleep else [*inputs, *weights]
+        with bilevel.frozen(weights if asleep else []):
+            first = torch.autograd.grad((y**3).sum(), asked, create_graph=True)
+            along = sum((g * torch.randn(g.shape, generator=seeded())).sum() for g in first)
+            return [y, *first, *torch.autograd.grad(along, inputs)]
+
+    plain = derivatives()
     monkeypatch.setattr(primitives, "KERNEL_DEVICE", "cpu")
-    monkeypatch.setattr(primitives, "kernels", lambda: taken.append(1) or kernels)
-    found = gradients()
-    assert len(taken) > 100
+    applied = []
+    apply = fused.Mixture.apply
+    monkeypatch.setattr(fused.Mixture, "apply", lambda *given: applied.append(1) or apply(*given))
+    found = derivatives()
+    assert len(applied) == 1
     for a, b in zip(found, plain, strict=True):
-        assert float((a - b).norm()) <= 1e-4 * float(b.norm())
+        assert differ(a.detach(), b.detach().double()) < 2e-5
+
+
+def seeded():
+    return torch.Generator().manual_seed(2)

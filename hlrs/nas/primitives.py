@@ -16,6 +16,7 @@ from torch.nn import functional as F
 Norm = Callable[[int], nn.Module]
 EPSILON = 1e-5  # of every batch norm
 KERNEL_DEVICE = "cuda"  # whose maps kernels of our own convolve
+KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def conv_bn(channels_in: int, channels: int, norm: Norm) -> nn.Sequential:
@@ -96,7 +97,9 @@ def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tenso
     """Convolution of x [n, c, h, w] by weight [d, c / groups, k, k], k odd, padded by half the kernel."""
     groups = x.shape[1] // weight.shape[1]
     if _has_kernel(x, weight):
-        return kernels().pointwise(x, weight)  # type: ignore[no-any-return]
+        from hlrs.nas.pointwise import pointwise  # Triton takes its time to import
+
+        return pointwise(x, weight)
     return F.conv2d(x, weight.to(x.dtype), None, stride, dilation * (weight.shape[-1] // 2), dilation, groups)
 
 
@@ -133,7 +136,9 @@ def conv_backward(
     as 5×3 and 5×2.
     """
     if _has_kernel(x, weight):
-        return kernels().pointwise_backward(gradient, x, weight, wanted)  # type: ignore[no-any-return]
+        from hlrs.nas.pointwise import pointwise_backward
+
+        return pointwise_backward(gradient, x, weight, wanted)
     kernel = weight.shape[3]
     padding = dilation * (kernel // 2)
     narrow = x.device.type == "cpu" and weight.shape[1] == 1 and dilation == 1
@@ -152,20 +157,23 @@ def conv_backward(
 
 
 def _has_kernel(x: Tensor, weight: Tensor) -> bool:
-    """Whether a kernel of our own convolves x: on a GPU, by 1×1 weights in groups of several channels.
+    """Whether a kernel of our own convolves x: by 1×1 weights in groups of several channels.
 
     Only where derivatives are written out: automatic ones know nothing of it.
     """
     grouped = weight.shape[-1] == 1 < weight.shape[1] < x.shape[1]
-    if not grouped or x.device.type != KERNEL_DEVICE or torch.is_grad_enabled() or kernels() is None:
-        return False
-    return x.dtype in kernels().TYPES
+    return grouped and not torch.is_grad_enabled() and takes_kernels(x)
+
+
+def takes_kernels(x: Tensor) -> bool:
+    """Whether kernels of our own read the map: on a GPU, with Triton, which they are written in."""
+    return x.device.type == KERNEL_DEVICE and x.dtype in KERNEL_TYPES and has_triton()
 
 
 @cache
-def kernels() -> Any:
-    """The kernels for a GPU, imported where they are needed; None without Triton, which they need."""
-    return importlib.import_module("hlrs.nas.kernels") if importlib.util.find_spec("triton") else None
+def has_triton() -> bool:
+    """Whether Triton is installed, as it is with PyTorch for a GPU."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def _conv_backward(

@@ -37,6 +37,7 @@ from hlrs.nas.primitives import (
     halved,
     has_phases,
     shifted,
+    takes_kernels,
     to_phases,
 )
 from hlrs.nas.separable import Separable, batch_norm
@@ -75,10 +76,13 @@ class SeparableConv(nn.Module):
         )
         self.pointwise = nn.ModuleList(nn.Conv2d(wide, wide, 1, groups=groups, bias=False) for _ in strides)
 
+    def weights(self) -> list[Tensor]:
+        """Depthwise and 1×1 weights, one stage after the other."""
+        pairs = zip(self.depthwise.parameters(), self.pointwise.parameters(), strict=True)
+        return list(itertools.chain(*pairs))
+
     def forward(self, x: Tensor, scale: Tensor, dilation: int = 1) -> Tensor:
-        convolutions = itertools.chain(*zip(self.depthwise, self.pointwise, strict=True))
-        weights = [convolution.weight for convolution in convolutions]
-        return Separable.apply(x, scale, self.stride, dilation, *weights)  # type: ignore[no-any-return]
+        return Separable.apply(x, scale, self.stride, dilation, *self.weights())  # type: ignore[no-any-return]
 
 
 class OutEdges(nn.Module):
@@ -130,17 +134,34 @@ class OutEdges(nn.Module):
     def _search(self, x: Tensor, linear: Tensor, scales: Tensor, skip: Tensor | None) -> Tensor:
         """The mixtures of all primitives."""
         rectified = F.threshold(x, 0, 0)  # a ReLU that keeps its input for the backward pass, as the pools do
+        mixed = self._convolutions(rectified, scales)
+        if skip is not None:
+            mixed += self._over_sources(self._skip(rectified, skip))
+        mixed += self._linear(x, linear)
+        return mixed
+
+    def _convolutions(self, rectified: Tensor, scales: Tensor) -> Tensor:
+        """The four convolutions, batch norms times scales, summed over the sources."""
+        if not takes_kernels(rectified):
+            return self._plain_convolutions(rectified, scales)
+        from hlrs.nas.fused import Mixture  # Triton takes its time to import
+
+        convolutions = (self.sep3, self.sep5, self.dil3, self.dil5)
+        weights = [weight for convolution in convolutions for weight in convolution.weights()]
+        geometry = self.sources, self.stride
+        return Mixture.apply(self._plain_convolutions, rectified, scales, *geometry, *weights)  # type: ignore[no-any-return]
+
+    def _plain_convolutions(self, rectified: Tensor, scales: Tensor) -> Tensor:
+        """One primitive after the other."""
         repeated = self._repeat(rectified)
         sep3, sep5, dil3, dil5 = scales.unbind()
         mixed = self.sep3(repeated, sep3)
         mixed += self.sep5(repeated, sep5)
         mixed += self._dilated(rectified, dil3, dil5)
-        if skip is not None:
-            mixed += self._skip(rectified, skip)
-        if self.sources > 1:
-            mixed = torch.add(*mixed.chunk(self.sources, 1))
-        mixed += self._linear(x, linear)
-        return mixed  # type: ignore[no-any-return]
+        return self._over_sources(mixed)
+
+    def _over_sources(self, maps: Tensor) -> Tensor:
+        return torch.add(*maps.chunk(self.sources, 1)) if self.sources > 1 else maps
 
     def _dilated(self, rectified: Tensor, scale3: Tensor, scale5: Tensor) -> Tensor:
         phased = self.stride == 1 and has_phases(rectified)

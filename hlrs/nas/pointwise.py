@@ -13,7 +13,6 @@ import triton.language as tl
 from torch import Tensor
 
 PROGRAMS = 2048  # that a sum over pixels is shared among: a few for each multiprocessor
-TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
