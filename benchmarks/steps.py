@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from hlrs.data.augment import Augmentation, send
 from hlrs.data.batches import Batch, Batches, ImageSet
-from hlrs.graphs import recorded
+from hlrs.graphs import Recordings
 from hlrs.longtail.objective import Bilateral
 from hlrs.nas import bilevel
 from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
@@ -100,7 +100,7 @@ def search_step(
             descend(found, weights, sgd, CLIP)
         return found.detach()
 
-    return recorded(step, device)
+    return Recordings(device)(step)
 
 
 def reference_search(modules: dict[str, Any], device: torch.device) -> nn.Module:
@@ -190,7 +190,7 @@ def retrain_steps(
         descend(loss, own_weights, sgd, CLIP)
         return loss.detach()
 
-    computed = recorded(compute, device)
+    computed = Recordings(device)(compute)
 
     def step() -> Tensor:
         return computed(send(draw_factors(ours.dropped_maps, batch, 0.2, draw), device))

@@ -7,19 +7,22 @@ import torch
 from torch import Tensor
 
 Input = Tensor | float | None
+Compute = Callable[..., Tensor]
 
 
 class Recorded:
     """A computation that is recorded on a GPU and replayed with other inputs of the same shapes.
 
     Everything else that it reads must stay as it is, or change in place: make a new one where a number
-    changes, such as a learning rate. The first call computes as ever, and so makes what cannot be made
-    while recording: compiled kernels, an optimizer's buffers. The second records. What comes back is
-    overwritten by the next call.
+    changes (`Recordings`). The first call computes as ever, and so makes what cannot be made while
+    recording: compiled kernels, an optimizer's buffers. The second records, in the memory that `pool` names
+    then. What comes back is overwritten by the next call of this one, or of another in the same memory.
     """
 
-    def __init__(self, compute: Callable[..., Tensor], device: torch.device) -> None:
-        self.compute, self.device = compute, device
+    def __init__(
+        self, compute: Compute, device: torch.device, pool: Callable[[], Any] = lambda: None
+    ) -> None:
+        self.compute, self.device, self.pool = compute, device, pool
         self.inputs: list[Any] | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -32,13 +35,19 @@ class Recorded:
                 own.copy_(value)
             elif value is not None:
                 own.fill_(value)
+            else:
+                assert own is None  # else what is recorded would go on with an old value
         if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            # other threads may pin memory meanwhile: those that read images ahead
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                self.output = self.compute(*self.inputs)
+            self.graph = self._record()
         self.graph.replay()
         return self.output
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        # other threads may pin memory meanwhile: those that read images ahead
+        with torch.cuda.graph(graph, pool=self.pool(), capture_error_mode="thread_local"):
+            self.output = self.compute(*self.inputs or ())
+        return graph
 
     def _own(self, value: Input) -> Tensor | None:
         """Memory of the input's own, that its later values are copied to; numbers become scalars."""
@@ -47,6 +56,32 @@ class Recorded:
         return None if value is None else value.clone()
 
 
-def recorded(compute: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    """The computation, on a GPU recorded."""
-    return Recorded(compute, device) if device.type == "cuda" else compute
+class Recordings:
+    """A task's computations, each recorded for as long as the same numbers are baked into it.
+
+    They share memory, since they run one after the other. On a CPU nothing is recorded.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.records = device, device.type == "cuda"
+        self.made: dict[Compute, tuple[Any, Recorded]] = {}
+
+    def __call__(self, compute: Compute, baked: Any = None) -> Compute:
+        """The computation, or its recording: a new one in the old one's place when `baked` has changed."""
+        if not self.records:
+            return compute
+        if compute not in self.made or self.made[compute][0] != baked:
+            self.made[compute] = baked, Recorded(compute, self.device, self._pool)
+        return self.made[compute][1]
+
+    def forget(self) -> None:
+        """Let go of all recordings: something that they read is no longer where it was."""
+        self.made.clear()
+
+    def _pool(self) -> Any:
+        """The memory of a living graph, for one more; None, for memory of its own, where there is none.
+
+        No handle is kept: once the last graph in a pool is gone, PyTorch refuses to record there again.
+        """
+        graphs = (recording.graph for _, recording in self.made.values())
+        return next((graph.pool() for graph in graphs if graph is not None), None)

@@ -1,97 +1,59 @@
 """What only a GPU can show: TRITON_INTERPRET=0 python -m pytest tests/test_gpu.py; skipped without one."""
 
-import copy
 from pathlib import Path
 
 import pytest
+import test_graphs
 import torch
-from conftest import TINY
+from test_graphs import METHODS, RECIPES, assert_same, by_stage, trained, unrecorded
 
 from hlrs import config, training
 from hlrs.artifacts import read_tensors, write_tensors
 from hlrs.graphs import Recorded
-from hlrs.plan import plan
-from hlrs.stages import extract, parts, retrain, search, split
+from hlrs.stages import parts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
-BILATERAL = {"kind": "bilateral", "branch_cells": 1}
-RANDOM_MIXING = BILATERAL | {"mixing": {"kind": "beta", "a": 0.2}}
-METHODS = {
-    "plain": {},
-    "bilateral": {"objective": BILATERAL},
-    "mixed at random": {"objective": RANDOM_MIXING},
-    "dual head": {"objective": {"kind": "dual_head"}},
-    "unrolled": {"searcher": {"kind": "darts", "order": 2}},
-    "PC-DARTS": {"searcher": {"kind": "pc_darts", "portion": 2, "warm_up": 0.0}},
-}
-RECIPES = {
-    "plain": {},
-    "two branches": {"objective": BILATERAL, "auxiliary_weight": 0.0},
-    "mixed images": {"mix": {"kind": "cutmix", "alpha": 1.0}},
-    "moving average": {"ema": 0.9},
-}
 
 
 def device():
     return training.prepare(1)
 
 
-def by_stage(method, **recipe):
-    """The jobs of one method; those of split and random search done."""
-    params = copy.deepcopy(TINY)
-    params["matrix"]["methods"], params["report"] = ["m"], {}
-    params["methods"] = {"m": {"searcher": {"kind": "darts", "order": 1}} | method}
-    params["search"] |= {"channels": 4}
-    params["retrain"] |= recipe
-    jobs = {job.stage: job for job in plan(config.Params.model_validate(params))}
-    split.run(jobs["split"])
-    if method.get("searcher") == {"kind": "random"}:
-        search.run(jobs["search"])
-        extract.run(jobs["extract"])
-    return jobs
-
-
 def search_task(job):
-    params = config.SearchJob.model_validate(job.params)
-    images = parts.SplitImages(job, params.images, search.HALVES, device())
-    return search.SearchTask(params, images, device())
+    return test_graphs.search_task(job, device())
 
 
 def retrain_task(job):
-    params = config.RetrainJob.model_validate(job.params)
-    images = parts.SplitImages(job, params.images, ("weights", "alphas", "holdout"), device())
-    return retrain.RetrainTask(params, images, job.inputs["genotype"], device())
+    return test_graphs.retrain_task(job, device())
 
 
-def trained(task, recorded=True, steps=4, epochs=(0, 1)):
-    """Figures of each step, and the state behind them."""
-    figures = []
-    for epoch in epochs:
-        task.begin(epoch)
-        assert isinstance(task.compute, Recorded)
-        if not recorded:  # its first call computes as ever
-            task.compute = lambda *inputs: Recorded(task._compute, device())(*inputs)
-        figures += [task.step(step % task.steps).tolist() for step in range(steps)]
-    return figures, {name: tensor.clone() for name, tensor in task.state().items()}
-
-
-def assert_same(a, b):
-    assert a[0] == b[0]
-    assert a[1].keys() == b[1].keys()
-    assert [name for name in a[1] if not torch.equal(a[1][name], b[1][name])] == []
+def recordings(task):
+    """All that a task has recorded by now."""
+    return [recording for _, recording in task.recorded.made.values()]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_recorded_steps_of_a_search_are_those_that_are_not(workspace, method):
-    job = by_stage(method)["search"]
-    assert_same(trained(search_task(job)), trained(search_task(job), recorded=False))
+    """The watch's look, too, which is in each epoch's row."""
+    job = by_stage(method, epochs=4)["search"]
+    task = search_task(job)
+    assert_same(trained(task), trained(unrecorded(search_task(job), device())))
+    assert [recording.graph is not None for recording in recordings(task)] == [True, True]
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_recorded_steps_of_a_retraining_are_those_that_are_not(workspace, recipe):
     job = by_stage({"searcher": {"kind": "random"}}, **recipe)["retrain"]
-    assert_same(trained(retrain_task(job)), trained(retrain_task(job), recorded=False))
+    task = retrain_task(job)
+    assert_same(trained(task), trained(unrecorded(retrain_task(job), device())))
+    assert [recording.graph is not None for recording in recordings(task)] == [True]
+
+
+def test_recordings_of_a_task_share_their_memory(workspace):
+    task = search_task(by_stage({})["search"])
+    trained(task)
+    pools = {recording.graph.pool() for recording in recordings(task)}
+    assert (len(recordings(task)), len(pools)) == (2, 1)
 
 
 def test_a_search_goes_on_from_its_state_as_if_nothing_had_happened(workspace):
@@ -104,11 +66,38 @@ def test_a_search_goes_on_from_its_state_as_if_nothing_had_happened(workspace):
     assert_same(trained(on, epochs=(1,)), trained(resumed, epochs=(1,)))
 
 
+def test_a_state_can_be_loaded_where_steps_have_been_recorded(workspace):
+    job = by_stage({})["search"]
+    task = search_task(job)
+    trained(task, epochs=(0,))
+    state = {name: tensor.clone() for name, tensor in task.state().items()}
+    first = trained(task, epochs=(1,))
+    task.load(state)
+    assert_same(first, trained(task, epochs=(1,)))
+
+
+def test_a_recorded_step_follows_the_learning_rate(workspace):
+    weight = torch.nn.Parameter(torch.zeros(2, device=device()))
+    optimizer = parts.make_sgd([weight], config.Sgd(lr=0.5, momentum=0.0, weight_decay=0.0))
+
+    def compute(gradient):
+        weight.grad = gradient.clone()
+        optimizer.step()
+        return weight.detach().sum()
+
+    step, gradient = Recorded(compute, device()), torch.ones(2, device=device())
+    for lr, expected in ((1.0, -1.0), (2.0, -3.0), (4.0, -7.0)):  # as ever, recorded, replayed
+        parts.set_lr(optimizer, lr)
+        step(gradient)
+        assert weight.tolist() == [expected] * 2
+    training.unpack(optimizer, training.pack(optimizer))
+    assert optimizer.param_groups[0]["lr"].device.type == "cuda"
+
+
 def test_a_search_on_a_gpu_begins_like_one_on_a_cpu(workspace):
     job = by_stage({})["search"]
-    figures = trained(search_task(job), steps=1, epochs=(0,))[0]
-    params = config.SearchJob.model_validate(job.params)
-    images = parts.SplitImages(job, params.images, search.HALVES, torch.device("cpu"))
-    task = search.SearchTask(params, images, torch.device("cpu"))
-    task.begin(0)
-    assert figures[0] == pytest.approx(task.step(0).tolist(), rel=1e-2)
+    tasks = [search_task(job), test_graphs.search_task(job)]
+    for task in tasks:
+        task.begin(0)
+    on_gpu, on_cpu = (task.step(0).tolist() for task in tasks)
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-2)

@@ -33,10 +33,14 @@ class Loss:
         losses = self.of_images(logits, labels)
         if share is not None:
             losses = share * losses
-        if self.weights is None or t < self.at:
+        if self.weights is None or not self.weighs(t):
             return losses.mean()
         weights = self.weights.to(logits)[labels]
         return (weights * losses).sum() / weights.sum()
+
+    def weighs(self, t: float) -> bool:
+        """Whether class weights act at progress t: all that t changes, so that a recorded step goes on."""
+        return self.weights is not None and t >= self.at
 
 
 def cross_entropy(counts: Tensor, smoothing: float) -> Loss:

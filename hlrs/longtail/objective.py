@@ -55,7 +55,12 @@ class Outcome(NamedTuple):
 
 
 class Objective(Protocol):
-    """A loss over one batch from each sampler, at progress t; `mixing` is m(t), None without branches."""
+    """A loss over one batch from each sampler, at progress t; `mixing` is m(t), None without branches.
+
+    t must act through `loss` alone: what `loss.weighs(t)` says tells when a recorded step is out of date.
+    """
+
+    loss: Loss
 
     def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
         """Loss and accuracy of a network."""

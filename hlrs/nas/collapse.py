@@ -28,16 +28,23 @@ class Watch:
         self.eigenvalues: list[float] = []  # of the epochs in which the alphas moved
         self.stopped = False
 
-    def estimate(
-        self, loss: Callable[[], Tensor], alphas: Sequence[nn.Parameter], weights: Sequence[nn.Parameter]
-    ) -> float | None:
-        """The dominant eigenvalue of ∇² loss by the alphas; None if it is not asked for or not finite."""
+    def estimate(self, look: Callable[[Tensor], Tensor]) -> float | None:
+        """The dominant eigenvalue; None if it is not asked for or not finite.
+
+        look: from a vector to what `sharpness` found from it.
+        """
         if not self.power_iterations:
             return None
-        value = loss()
-        with frozen(weights):  # no gradients by them, but second derivatives need what they would need
-            eigenvalue, self.vector = dominant_eigenvalue(value, alphas, self.vector, self.power_iterations)
+        found = look(self.vector)
+        eigenvalue, self.vector = float(found[0]), found[1:].clone()  # a recorded look writes there again
         return eigenvalue if math.isfinite(eigenvalue) else None
+
+    def sharpness(
+        self, loss: Tensor, alphas: Sequence[nn.Parameter], weights: Sequence[nn.Parameter], start: Tensor
+    ) -> Tensor:
+        """The dominant eigenvalue of ∇² loss by the alphas, then its eigenvector, not waited for."""
+        with frozen(weights):  # no gradients by them, but second derivatives need what they would need
+            return dominant_eigenvalue(loss, alphas, start, self.power_iterations)
 
     def judge(self, eigenvalue: float | None, skips: int) -> int:
         """Take note of an epoch with steps of the alphas: eigenvalue, and the normal cell's skip connections.
@@ -70,23 +77,24 @@ class Watch:
 
 def dominant_eigenvalue(
     loss: Tensor, parameters: Sequence[nn.Parameter], start: Tensor, iterations: int
-) -> tuple[float, Tensor]:
+) -> Tensor:
     """Estimate of the eigenvalue λ of ∇² loss of the largest |λ|, and of its eigenvector, by power iteration.
 
+    λ and then v as one tensor [1 + number of parameters]:
     v ← Hv/‖Hv‖, `iterations` (1 or more) times, from `start` [number of parameters] of any length but 0;
     λ = vᵀHv at the last v but one, so that each iteration takes one product Hv, which is exact (Pearlmutter
     1994). The weights must want gradients when the loss is computed, for the supernet to keep what a second
     derivative needs.
     """
     gradient = _flat(torch.autograd.grad(loss, parameters, create_graph=True))
-    vector, eigenvalue = start / start.norm(), torch.zeros(())
+    vector, eigenvalue = start / start.norm(), start.new_zeros(())
     for _ in range(iterations):
         product = _flat(torch.autograd.grad(gradient, parameters, vector, retain_graph=True))
         eigenvalue = vector @ product
         length = product.norm()
         usable = (length > 0) & length.isfinite()  # a flat loss has no direction to turn to
         vector = torch.where(usable, product / length, vector)
-    return float(eigenvalue), vector
+    return torch.cat([eigenvalue[None], vector])
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

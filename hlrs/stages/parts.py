@@ -140,8 +140,23 @@ def augmentation_of(
 
 
 def make_sgd(parameters: list[torch.nn.Parameter], sgd: config.Sgd) -> torch.optim.SGD:
-    """SGD as its spec says; the loop sets the learning rate each epoch, by `sgd_lr`."""
-    return torch.optim.SGD(parameters, sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay, fused=True)
+    """SGD as its spec says; the loop sets the learning rate each epoch: that of `sgd_lr`, by `set_lr`."""
+    lr = settable(sgd.lr, parameters[0].device)
+    return torch.optim.SGD(parameters, lr, sgd.momentum, weight_decay=sgd.weight_decay, fused=True)
+
+
+def settable(lr: float, device: torch.device) -> torch.Tensor | float:
+    """A learning rate for `set_lr`: on a GPU in its memory, where recorded steps (graphs.py) read it."""
+    return torch.tensor(lr, dtype=torch.float32, device=device) if device.type == "cuda" else lr
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """From now on the optimizer, of one group, learns at this rate; so do its recorded steps."""
+    [group] = optimizer.param_groups
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr
 
 
 def set_row_rates(

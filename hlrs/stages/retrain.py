@@ -15,7 +15,7 @@ from hlrs import config
 from hlrs.artifacts import SCHEMAS, Job, write_table, write_tensors
 from hlrs.data.augment import Batch, mix, send
 from hlrs.data.batches import Batches, batches_of, generator, steps_per_epoch
-from hlrs.graphs import recorded
+from hlrs.graphs import Recordings
 from hlrs.longtail.objective import Mixing, Outcome, accuracy
 from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.network import BranchedNetwork, initialize, normalize_classifier
@@ -30,6 +30,7 @@ from hlrs.stages.parts import (
     mixing_at,
     predict,
     samplers_of,
+    set_lr,
     set_row_rates,
     sgd_lr,
 )
@@ -84,7 +85,7 @@ class RetrainTask:
     def __init__(
         self, params: config.RetrainJob, images: SplitImages, genotype: str | None, device: torch.device
     ) -> None:
-        self.recipe, self.device = params.retrain, device
+        self.recipe, self.device, self.recorded = params.retrain, device, Recordings(device)
         self.purpose = f"{params.seed}/retrain/{params.retrain_seed}"
         counts = images.counts("weights", "alphas")
         self.objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
@@ -138,7 +139,7 @@ class RetrainTask:
         own = epoch - self.phase.first
         self.t = own / self.phase.epochs
         self.lr = sgd_lr(self.phase.sgd, own, self.phase.epochs)
-        self.phase.optimizer.param_groups[0]["lr"] = self.lr
+        set_lr(self.phase.optimizer, self.lr)
         self.drop_path = self.recipe.drop_path * self.t if self.phase.name == "network" else 0.0
         self.images_per_step = self.phase.batches.batch_size * len(self.phase.batches.samplers)
         self.phase.batches.begin(epoch, self.t)
@@ -146,7 +147,13 @@ class RetrainTask:
             self.network.train()
         else:
             self.result.eval()  # the running statistics stay as they are, too
-        self.compute = recorded(self._compute, self.device)
+        self.compute = self.recorded(self._compute, self.baked())
+
+    def baked(self) -> tuple[Any, ...]:
+        """The epoch's facts that a recorded step holds, others than its inputs and what lies on the GPU."""
+        if self.phase.name != "network":
+            return (self.phase.name,)
+        return self.phase.name, self.drop_path > 0, self.objective.loss.weighs(self.t)
 
     def step(self, step: int) -> Tensor:
         """One step of SGD, and of the moving average."""
@@ -228,6 +235,7 @@ class RetrainTask:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over a state."""
+        self.recorded.forget()  # the optimizers' states move to other memory
         self.network.load_state_dict(unprefixed("net", state))
         if self.result is not self.network:
             self.result.load_state_dict(unprefixed("average", state))

@@ -12,7 +12,7 @@ from torch import Tensor
 from hlrs import config
 from hlrs.artifacts import SCHEMAS, Job, write_table
 from hlrs.data.batches import Batches, batches_of, generator, steps_per_epoch
-from hlrs.graphs import recorded
+from hlrs.graphs import Recordings
 from hlrs.longtail.objective import Mixing, Outcome
 from hlrs.nas import arch_lr, bilevel, collapse, genotype
 from hlrs.nas.network import initialize
@@ -26,7 +26,9 @@ from hlrs.stages.parts import (
     make_sgd,
     mixing_at,
     samplers_of,
+    set_lr,
     set_row_rates,
+    settable,
     sgd_lr,
 )
 from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
@@ -90,13 +92,13 @@ class SearchTask:
         set_row_rates(self.weights_optimizer, self.supernet, params.objective, images.counts("weights"))
         self.alphas_optimizer = torch.optim.Adam(
             self.alphas,
-            adam.lr,
+            settable(adam.lr, device),
             (adam.betas[0], adam.betas[1]),
             weight_decay=adam.weight_decay,
             fused=True,
             capturable=device.type == "cuda",
         )
-        self.device = device
+        self.recorded = Recordings(device)
         self._feed(images)
         self.trajectory = [self._architecture()]
         start = torch.randn(
@@ -128,13 +130,19 @@ class SearchTask:
         self.epoch, self.t = epoch, epoch / self.epochs
         self.weights_lr = sgd_lr(self.params.search.weights, epoch, self.epochs)
         self.alphas_lr = self._alphas_lr()
-        self.weights_optimizer.param_groups[0]["lr"] = self.weights_lr
-        self.alphas_optimizer.param_groups[0]["lr"] = self.alphas_lr
+        set_lr(self.weights_optimizer, self.weights_lr)
+        set_lr(self.alphas_optimizer, self.alphas_lr)
         fed = [self.training, self.validation] if self.alphas_lr > 0 else [self.training]
         self.images_per_step = sum(batches.batch_size for batches in fed) * len(self.samplers)
         for batches in fed:
             batches.begin(epoch, self.t)
-        self.compute = recorded(self._compute, self.device)
+        self.compute = self.recorded(self._compute, self.baked())
+
+    def baked(self) -> tuple[Any, ...]:
+        """The epoch's numbers that a recorded step holds, others than its inputs and what lies on the GPU."""
+        stepped = self.alphas_lr > 0
+        unrolled_at = self.weights_lr if stepped and self.params.searcher.order == 2 else None
+        return stepped, self.on_weights.loss.weighs(self.t), self.on_alphas.loss.weighs(self.t), unrolled_at
 
     def _alphas_lr(self) -> float:
         """By the schedule; 0, and there are no alphas' steps, before the warm-up's end or after a stop."""
@@ -207,7 +215,7 @@ class SearchTask:
     def end(self, means: list[float]) -> dict[str, Any]:
         """The epoch's row of history.parquet, after the watch had a look."""
         stepped = self.alphas_lr > 0
-        eigenvalue = self.watch.estimate(self._first_alphas_loss, self.alphas, self.weights)
+        eigenvalue = self.watch.estimate(self._look)
         self.trajectory.append(self._architecture())
         if stepped:
             skips = genotype.derive(*_weighed(self.trajectory[-1])).skips("normal")
@@ -230,10 +238,10 @@ class SearchTask:
             "stopped": int(self.watch.stopped),
         }
 
-    def _first_alphas_loss(self) -> Tensor:
-        """The loss on a quarter of the epoch's first batch of the alphas' images.
+    def _look(self, vector: Tensor) -> Tensor:
+        """What the watch finds on a quarter of the epoch's first batch of the alphas' images.
 
-        On these, its second derivatives need about the memory of a training step on the whole batch.
+        On these, second derivatives need about the memory of a training step on the whole batch.
         """
         if self.alphas_lr == 0:
             self.validation.begin(self.epoch, self.t)
@@ -242,7 +250,13 @@ class SearchTask:
             batch._replace(images=batch.images[:few], labels=batch.labels[:few])
             for batch in self.validation(0)
         ]
-        return self.on_alphas(self.supernet, batches, self.t, self._mixing(0)).loss
+        sharpness = self.recorded(self._sharpness, self.on_alphas.loss.weighs(self.t))
+        return sharpness(vector, self._mixing(0), *itertools.chain(*batches))
+
+    def _sharpness(self, vector: Tensor, mixing: Mixing, *fields: Any) -> Tensor:
+        """The loss's sharpness on the batches with these fields, sought from a vector."""
+        loss = self.on_alphas(self.supernet, batches_of(fields), self.t, mixing).loss
+        return self.watch.sharpness(loss, self.alphas, self.weights, vector)
 
     def _architecture(self) -> Architecture:
         named = self.supernet.architecture().items()
@@ -271,6 +285,7 @@ class SearchTask:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over a state."""
+        self.recorded.forget()  # the optimizers' states move to other memory
         self.supernet.load_state_dict(unprefixed("net", state))
         unpack(self.weights_optimizer, unprefixed("sgd", state))
         unpack(self.alphas_optimizer, unprefixed("adam", state))
