@@ -82,6 +82,14 @@ def peak_memory() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second, read and written, of a large copy on a GPU."""
+    x = torch.ones(2**29, device=device)
+    y = torch.empty_like(x)
+    [seconds] = alternate([lambda: y.copy_(x)], 5, device)
+    return 2 * x.numel() * x.element_size() / statistics.median(seconds)
+
+
 def host(device: torch.device, threads: int) -> dict[str, Any]:
     """What was measured on, and when."""
     return {

@@ -3,8 +3,10 @@
 None of it is committed here. For a CPU its modules are compiled with their calls of CUDA taken out.
 """
 
+import functools
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,3 +32,18 @@ def load(clone: Path, device: torch.device) -> dict[str, types.ModuleType]:
         exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102
         loaded[name] = module
     return loaded
+
+
+def as_it_runs(step: Callable[[], None]) -> Callable[[], None]:
+    """The reference's step under its scripts' settings: cuDNN's fastest algorithms, deterministic or not."""
+
+    @functools.wraps(step)
+    def run() -> None:
+        ours = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = True
+        step()
+        torch.use_deterministic_algorithms(ours[0], warn_only=True)
+        torch.backends.cudnn.benchmark = ours[1]
+
+    return run
