@@ -22,9 +22,22 @@ from hlrs.nas.primitives import EPSILON
 DILATIONS = (1, 1, 2, 2)  # of the four convolutions: sep3, sep5, dil3, dil5
 STAGES = (2, 2, 1, 1)
 SIZES = (  # arguments whose values make no other kernel
-    *("pixels", "share", "blocks", "block", "groups", "shared", "scaled", "sources", "repeat", "normalized"),
-    *("added", "h_in", "w_in", "h", "w", "stride", "dilation"),
+    *(
+        "pixels",
+        "share",
+        "blocks",
+        "block",
+        "groups",
+        "shared",
+        "scaled",
+        "sources",
+        "repeat",
+        "added",
+        "keep",
+    ),
+    *("h_in", "w_in", "h", "w", "dilation"),
 )
+TILE = 2048  # pixels times channels that a program takes at a time
 PARTS = 1024  # that a sum over pixels is taken in, at most
 
 
@@ -69,8 +82,13 @@ def _precision() -> str:
     return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
 
 
+def _statistics(read: Map) -> Tensor:
+    """A kernel's argument: something must be there, if only to be left alone."""
+    return read.x if read.statistics is None else read.statistics
+
+
 def _given(tensor: Tensor | None, otherwise: Tensor | None) -> tuple[Tensor, int]:
-    """A kernel's argument that may be missing, and whether it is there; something must be in its place."""
+    """A kernel's argument that may be missing, with something in its place, and whether it is there."""
     return (otherwise, 0) if tensor is None else (tensor, 1)  # type: ignore[return-value]
 
 
@@ -95,20 +113,26 @@ class Mixture(torch.autograd.Function):
     ) -> Tensor:
         ctx.plain, ctx.sources, ctx.stride = plain, sources, stride
         edges = scales.shape[1] // x.shape[1]
-        written = []  # by each stage
+        keep = any(ctx.needs_input_grad[5:])
+        written, between = [], []  # by each stage
         for dilation, own in zip(DILATIONS, _stages(weights), strict=True):
             read, geometry = _rectified(x), Geometry(stride, dilation, edges)
             for kernels, pointwise in own:
-                read, geometry = convolve(read, kernels, pointwise, geometry), Geometry(1, 1, 1)
+                (read, middle), geometry = (
+                    convolve(read, kernels, pointwise, geometry, keep),
+                    Geometry(1, 1, 1),
+                )
                 written.append(read)
-        ctx.save_for_backward(x, scales, *weights, *(tensor for result in written for tensor in result))
+                between.append(middle)
+        maps = [tensor for result in written for tensor in result]
+        ctx.save_for_backward(x, scales, *weights, *maps, *between)
         return mix(_last(written), scales, sources)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scales, *saved = ctx.saved_tensors
         count = 2 * sum(STAGES)
-        weights, maps = saved[:count], saved[count:]
+        weights, maps, between = saved[:count], saved[count : 2 * count], iter(saved[2 * count :])
         wanted = [
             need and weight.requires_grad  # not if frozen since the forward pass (separable.py)
             for need, weight in zip(ctx.needs_input_grad[5:], weights, strict=True)
@@ -126,7 +150,8 @@ class Mixture(torch.autograd.Function):
             read, geometry, stages = _rectified(x), Geometry(ctx.stride, DILATIONS[i], edges), []
             for kernels, pointwise in own:
                 result = next(results)
-                stages.append(Stage(read, geometry, kernels, pointwise, result, (next(needs), next(needs))))
+                stage = Stage(read, geometry, kernels, next(between), pointwise, result)
+                stages.append((stage, next(needs), next(needs)))
                 read, geometry = result, Geometry(1, 1, 1)
             for_x, found = _back(stages, Upstream(gradient, total, over_n[i], scales[i]), for_x)
             for_weights += found
@@ -170,36 +195,33 @@ def _stages(weights: Sequence[Tensor]) -> list[list[tuple[Tensor, Tensor]]]:
 
 
 class Stage(NamedTuple):
-    """A stage of a convolution: what it reads and writes, its weights, and which of these want gradients."""
+    """A stage of a convolution: what its two convolutions read, their weights, and what it wrote."""
 
     read: Map
     geometry: Geometry
     kernels: Tensor
+    middle: Tensor | None  # kept where weights want gradients
     pointwise: Tensor
     written: Map
-    wanted: tuple[bool, bool]
 
 
 def _back(
-    stages: Sequence[Stage], upstream: Upstream, into: Tensor | None
+    stages: Sequence[tuple[Stage, bool, bool]], upstream: Upstream, into: Tensor | None
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Gradients by x, added to `into`, and by each stage's weights."""
+    """Gradients by x, added to `into`, and by each stage's weights, where these want them."""
     for_weights: list[Tensor | None] = []
-    for_x = into
-    for read, geometry, kernels, pointwise, written, (by_depthwise, by_1x1) in reversed(stages):
+    for (read, geometry, kernels, middle, pointwise, written), by_depthwise, by_1x1 in reversed(stages):
         c = pointwise.shape[1]
-        middle = by_middle(upstream, written, pointwise)
+        gradient = by_middle(upstream, written, pointwise)
         for_weights = [
-            by_kernels(middle, read, kernels, c, geometry) if by_depthwise else None,
-            by_pointwise(upstream, written, read, kernels, pointwise, geometry) if by_1x1 else None,
+            by_kernels(gradient, read, kernels, c, geometry) if by_depthwise else None,
+            by_pointwise(upstream, written, middle, pointwise) if by_1x1 and middle is not None else None,
             *for_weights,
         ]
         if read.statistics is None:
-            for_x = by_x(middle, kernels, c, read, geometry, into)
-        else:
-            upstream = by_inner(middle, kernels, c, read)
-    assert for_x is not None
-    return for_x, for_weights
+            return by_x(gradient, kernels, c, read, geometry, into), for_weights
+        upstream = by_inner(gradient, kernels, c, read)
+    raise AssertionError("the first stage reads what is rectified")
 
 
 def _last(written: Sequence[Map]) -> list[Map]:
@@ -211,8 +233,10 @@ def _last(written: Sequence[Map]) -> list[Map]:
 # --- forward --------------------------------------------------------------------------------------------
 
 
-def convolve(read: Map, kernels: Tensor, pointwise: Tensor, geometry: Geometry) -> Map:
-    """Depthwise, then 1×1 convolution in groups; with the result's statistics.
+def convolve(
+    read: Map, kernels: Tensor, pointwise: Tensor, geometry: Geometry, keep: bool
+) -> tuple[Map, Tensor | None]:
+    """Depthwise, then 1×1 convolution in groups, with the result's statistics; what is between, to `keep`.
 
     read [n, groups / repeat · c, h, w], kernels [groups · c, 1, k, k], pointwise [groups · c, c, 1, 1].
     """
@@ -220,16 +244,17 @@ def convolve(read: Map, kernels: Tensor, pointwise: Tensor, geometry: Geometry) 
     width, c = pointwise.shape[:2]
     h, w = -(-h_in // geometry.stride), -(-w_in // geometry.stride)
     pixels, a = n * h * w, _block(c, 32)
-    block = 2048 // a
+    block = TILE // a
     blocks = triton.cdiv(pixels, block)
     y = _empty(read.x, (n, width, h, w))
+    middle = _empty(read.x, y.shape) if keep else None
     partial = torch.empty((blocks, 2, width), dtype=torch.float32, device=y.device)
-    statistics, normalized = _given(read.statistics, read.x)
     _convolve_kernel[(blocks, width // c, triton.cdiv(c, _block(c, 64)))](
-        *(read.x, statistics, kernels, pointwise, y, partial),
-        *(pixels, width // c, c, geometry.repeat, normalized),
-        *(h_in, w_in, h, w, geometry.stride, geometry.dilation),
+        *(read.x, _statistics(read), kernels, pointwise, y, y if middle is None else middle, partial),
+        *(pixels, width // c, c, geometry.repeat, h_in, w_in, h, w, geometry.dilation, int(keep)),
         SIZE=kernels.shape[-1],
+        STRIDE=geometry.stride,
+        NORMALIZED=read.statistics is not None,
         PIXELS=block,
         A=a,
         B=_block(c, 64),
@@ -240,7 +265,16 @@ def convolve(read: Map, kernels: Tensor, pointwise: Tensor, geometry: Geometry) 
     _statistics_kernel[(triton.cdiv(width, 32),)](
         partial, found, pixels, width, blocks, block, EPSILON, ROWS=64, CHANNELS=32
     )
-    return Map(y, found)
+    return Map(y, found), middle
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _rectify(value, mean, inverse, inside, NORMALIZED: tl.constexpr):
+    """ReLU of the normalized values, where there are some; outside of the map 0."""
+    value = value.to(tl.float32)
+    if NORMALIZED:
+        value = tl.where(inside, tl.maximum((value - mean) * inverse, 0.0), 0.0)
+    return value
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -255,14 +289,14 @@ def _depthwise(
     c,
     groups,
     repeat,
-    normalized,
     h_in,
     w_in,
     h,
     w,
-    stride,
     dilation,
     SIZE: tl.constexpr,
+    STRIDE: tl.constexpr,
+    NORMALIZED: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -270,20 +304,22 @@ def _depthwise(
     known = read < c
     there = (pixel < pixels) & known
     own, x_width = group // repeat * c + read, groups // repeat * c  # channels of x
-    mean = tl.load(statistics + own, read < c * normalized, 0.0).to(tl.float32)
-    inverse = tl.load(statistics + x_width + own, read < c * normalized, 1.0).to(tl.float32)
-    image, row, column = pixel // (h * w), pixel // w % h, pixel % w
+    mean, inverse = own, own
+    if NORMALIZED:
+        mean = tl.load(statistics + own, known, 0.0)
+        inverse = tl.load(statistics + x_width + own, known, 0.0)
+    row, column = pixel // w % h * STRIDE, pixel % w * STRIDE
+    at = x + ((pixel // (h * w) * h_in + row) * w_in + column) * x_width + own
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for i in range(SIZE):
-        down = row * stride + (i - SIZE // 2) * dilation
-        in_rows = there & (down >= 0) & (down < h_in)
-        line = (image.to(tl.int64) * h_in + down) * w_in
+        down = (i - SIZE // 2) * dilation
+        in_rows = there & (row + down >= 0) & (row + down < h_in)
         for j in tl.static_range(SIZE):
-            across = column * stride + (j - SIZE // 2) * dilation
-            inside = in_rows & (across >= 0) & (across < w_in)
-            value = tl.load(x + (line + across) * x_width + own, inside, 0.0).to(tl.float32)
-            value = tl.where(inside, tl.maximum((value - mean) * inverse, 0.0), 0.0)
-            total += value * tl.load(kernels + (group * c + read) * SIZE * SIZE + i * SIZE + j, known, 0.0)
+            across = (j - SIZE // 2) * dilation
+            inside = in_rows & (column + across >= 0) & (column + across < w_in)
+            value = tl.load(at + (down * w_in + across) * x_width, inside, 0.0)
+            weight = tl.load(kernels + (group * c + read) * SIZE * SIZE + i * SIZE + j, known, 0.0)
+            total += _rectify(value, mean, inverse, inside, NORMALIZED) * weight
     return total
 
 
@@ -294,19 +330,21 @@ def _convolve_kernel(
     kernels,
     pointwise,
     y,
+    between,
     partial,
     pixels,
     groups,
     c,
     repeat,
-    normalized,
     h_in,
     w_in,
     h,
     w,
-    stride,
     dilation,
+    keep,
     SIZE: tl.constexpr,
+    STRIDE: tl.constexpr,
+    NORMALIZED: tl.constexpr,
     PIXELS: tl.constexpr,
     A: tl.constexpr,
     B: tl.constexpr,
@@ -331,23 +369,26 @@ def _convolve_kernel(
             c,
             groups,
             repeat,
-            normalized,
             h_in,
             w_in,
             h,
             w,
-            stride,
             dilation,
             SIZE,
+            STRIDE,
+            NORMALIZED,
             PIXELS,
             A,
         )
+        if (keep > 0) & (tl.program_id(2) == 0):
+            at = between + pixel * width + group * c + read[None, :]
+            tl.store(at, middle, (pixel < pixels) & (read[None, :] < c))
         at = pointwise + (group * c + written) * c + read[:, None]
         weight = tl.load(at, (written < c) & (read[:, None] < c), 0.0).to(x.dtype.element_ty)
         total = tl.dot(middle.to(x.dtype.element_ty), weight, total, input_precision=PRECISION)
     total = total.to(x.dtype.element_ty)
     there = (pixel < pixels) & (written < c)
-    tl.store(y + pixel.to(tl.int64) * width + group * c + written, total, there)
+    tl.store(y + pixel * width + group * c + written, total, there)
     total = tl.where(there, total.to(tl.float32), 0.0)
     count = tl.minimum(pixels - first, PIXELS)
     mean = tl.sum(total, 0)[None, :] / count
@@ -397,11 +438,11 @@ def mix(maps: Sequence[Map], scales: Tensor, sources: int) -> Tensor:
     own = width // sources
     mixed = _empty(maps[0].x, (n, own, h, w))
     block = _block(own, 64)
-    _mix_kernel[(triton.cdiv(n * h * w, 2048 // block), triton.cdiv(own, block))](
+    _mix_kernel[(triton.cdiv(n * h * w, TILE // block), triton.cdiv(own, block))](
         *(x for x, _ in maps),
         *(statistics for _, statistics in maps),
         *(scales.contiguous(), mixed, n * h * w, own, sources),
-        PIXELS=2048 // block,
+        PIXELS=TILE // block,
         CHANNELS=block,
     )
     return mixed
@@ -440,12 +481,12 @@ def _mix_kernel(
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for source in range(sources):
         place = source * own + channel
-        at = pixel.to(tl.int64) * width + place
+        at = pixel * width + place
         total += _scaled(x0, s0, scales, at, place, there, known, width)
         total += _scaled(x1, s1, scales + width, at, place, there, known, width)
         total += _scaled(x2, s2, scales + 2 * width, at, place, there, known, width)
         total += _scaled(x3, s3, scales + 3 * width, at, place, there, known, width)
-    tl.store(mixed + pixel.to(tl.int64) * own + channel, total, there)
+    tl.store(mixed + pixel * own + channel, total, there)
 
 
 # --- backward -------------------------------------------------------------------------------------------
@@ -503,7 +544,7 @@ def _sums_kernel(
     t3 = tl.zeros((PIXELS, CHANNELS), tl.float32)
     t4 = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for begin in range(tl.program_id(0) * share, last, PIXELS):
-        pixel = (begin + tl.arange(0, PIXELS))[:, None].to(tl.int64)
+        pixel = (begin + tl.arange(0, PIXELS))[:, None]
         there = (pixel < last) & (channel < own)
         g = tl.load(gradient + pixel * own + channel, there, 0.0).to(tl.float32)
         at = pixel * width + place
@@ -529,10 +570,11 @@ def by_middle(upstream: Upstream, written: Map, pointwise: Tensor) -> Tensor:
     a, b = _block(c, 64), _block(c, 32)
     result = _empty(x, x.shape)
     scale, scaled = _given(upstream.scale, statistics)
-    _by_middle_kernel[(triton.cdiv(n * h * w, 64), width // c, triton.cdiv(c, a))](
+    block = TILE // max(a, b)
+    _by_middle_kernel[(triton.cdiv(n * h * w, block), width // c, triton.cdiv(c, a))](
         *(upstream.gradient, x, statistics, scale, upstream.total, upstream.over_n, pointwise, result),
         *(n * h * w, width // c, c, upstream.gradient.shape[1] // c, scaled),
-        PIXELS=64,
+        PIXELS=block,
         A=a,
         B=b,
         PRECISION=_precision(),
@@ -563,8 +605,8 @@ def _through_norm(
     place, known = group * c + channel, channel < c
     mean, inverse = tl.load(statistics + place, known, 0.0), tl.load(statistics + width + place, known, 0.0)
     factor = inverse * tl.load(scale + place, channel < c * scaled, 1.0)
-    g = tl.load(gradient + pixel.to(tl.int64) * shared * c + group % shared * c + channel, there, 0.0)
-    n = (tl.load(x + pixel.to(tl.int64) * width + place, there, 0.0).to(tl.float32) - mean) * inverse
+    g = tl.load(gradient + pixel * shared * c + group % shared * c + channel, there, 0.0)
+    n = (tl.load(x + pixel * width + place, there, 0.0).to(tl.float32) - mean) * inverse
     g = g.to(tl.float32) - tl.load(total + place, known, 0.0) / pixels
     return tl.where(there, factor * (g - n * (tl.load(over_n + place, known, 0.0) / pixels)), 0.0)
 
@@ -617,30 +659,24 @@ def _by_middle_kernel(
         at = pointwise + (group * c + written[:, None]) * c + read
         weight = tl.load(at, (written[:, None] < c) & (read < c), 0.0).to(x.dtype.element_ty)
         found = tl.dot(by_result.to(x.dtype.element_ty), weight, found, input_precision=PRECISION)
-    at = result + pixel.to(tl.int64) * width + group * c + read
+    at = result + pixel * width + group * c + read
     tl.store(at, found, (pixel < pixels) & (read < c))
 
 
-def by_pointwise(
-    upstream: Upstream, written: Map, read: Map, kernels: Tensor, pointwise: Tensor, geometry: Geometry
-) -> Tensor:
-    """Gradient by the 1×1 weights [width, c, 1, 1]; what they read is computed anew."""
+def by_pointwise(upstream: Upstream, written: Map, middle: Tensor, pointwise: Tensor) -> Tensor:
+    """Gradient by the 1×1 weights [width, c, 1, 1], which read `middle`."""
     x, statistics = written
     n, width, h, w = x.shape
     c = pointwise.shape[1]
     a, b = _block(c, 32), _block(c, 64)
     blocks = triton.cdiv(c, a), triton.cdiv(c, b)
-    pixels, block = n * h * w, 2048 // a
+    pixels, block = n * h * w, TILE // b
     parts = min(triton.cdiv(pixels, block), triton.cdiv(PARTS, width // c * blocks[0] * blocks[1]))
     partial = torch.empty((parts, *pointwise.shape), dtype=torch.float32, device=x.device)
     scale, scaled = _given(upstream.scale, statistics)
-    read_statistics, normalized = _given(read.statistics, read.x)
     _by_pointwise_kernel[(parts, width // c, blocks[0] * blocks[1])](
-        *(upstream.gradient, x, statistics, scale, upstream.total, upstream.over_n),
-        *(read.x, read_statistics, kernels, partial),
+        *(upstream.gradient, x, statistics, scale, upstream.total, upstream.over_n, middle, partial),
         *(pixels, triton.cdiv(pixels, parts), width // c, c, upstream.gradient.shape[1] // c, scaled),
-        *(geometry.repeat, normalized, *read.x.shape[2:], h, w, geometry.stride, geometry.dilation),
-        SIZE=kernels.shape[-1],
         PIXELS=block,
         A=a,
         B=b,
@@ -658,9 +694,7 @@ def _by_pointwise_kernel(
     scale,
     total,
     over_n,
-    read_x,
-    read_statistics,
-    kernels,
+    middle,
     partial,
     pixels,
     share,
@@ -668,15 +702,6 @@ def _by_pointwise_kernel(
     c,
     shared,
     scaled,
-    repeat,
-    normalized,
-    h_in,
-    w_in,
-    h,
-    w,
-    stride,
-    dilation,
-    SIZE: tl.constexpr,
     PIXELS: tl.constexpr,
     A: tl.constexpr,
     B: tl.constexpr,
@@ -692,28 +717,7 @@ def _by_pointwise_kernel(
     found = tl.zeros((B, A), tl.float32)
     for begin in range(tl.program_id(0) * share, last, PIXELS):
         pixel = (begin + tl.arange(0, PIXELS))[:, None]
-        middle = _depthwise(
-            read_x,
-            read_statistics,
-            kernels,
-            pixel,
-            group,
-            read,
-            last,
-            c,
-            groups,
-            repeat,
-            normalized,
-            h_in,
-            w_in,
-            h,
-            w,
-            stride,
-            dilation,
-            SIZE,
-            PIXELS,
-            A,
-        )
+        met = tl.load(middle + pixel * width + group * c + read, (pixel < last) & (read < c), 0.0)
         by_result = _through_norm(
             gradient,
             x,
@@ -731,8 +735,7 @@ def _by_pointwise_kernel(
             shared,
             scaled,
         )
-        dtype = x.dtype.element_ty
-        found = tl.dot(tl.trans(by_result.to(dtype)), middle.to(dtype), found, input_precision=PRECISION)
+        found = tl.dot(tl.trans(by_result.to(met.dtype)), met, found, input_precision=PRECISION)
     at = partial + ((tl.program_id(0) * width) + group * c + written[:, None]) * c + read
     tl.store(at, found, (written[:, None] < c) & (read < c))
 
@@ -740,20 +743,21 @@ def _by_pointwise_kernel(
 def by_kernels(middle: Tensor, read: Map, kernels: Tensor, c: int, geometry: Geometry) -> Tensor:
     """Gradient by the depthwise weights [width, 1, k, k], of that by their convolution's result."""
     n, width, h, w = middle.shape
-    size = kernels.shape[-1]
-    block = _block(c, 32)
-    blocks = triton.cdiv(n * h * w, 2048 // block)
-    partial = torch.empty((blocks, size * size, width), dtype=torch.float32, device=middle.device)
-    statistics, normalized = _given(read.statistics, read.x)
-    _by_kernels_kernel[(blocks, width // c, triton.cdiv(c, block))](
-        *(middle, read.x, statistics, partial, n * h * w, width // c, c, geometry.repeat, normalized),
-        *(*read.x.shape[2:], h, w, geometry.stride, geometry.dilation),
+    size, pixels, block = kernels.shape[-1], n * h * w, _block(c, 32)
+    columns = width // c * triton.cdiv(c, block) * size
+    parts = min(triton.cdiv(pixels, TILE // block), triton.cdiv(PARTS, columns))
+    partial = torch.empty((parts, *kernels.shape), dtype=torch.float32, device=middle.device)
+    _by_kernels_kernel[(parts, width // c * triton.cdiv(c, block), size)](
+        *(middle, read.x, _statistics(read), partial, pixels, triton.cdiv(pixels, parts)),
+        *(width // c, c, geometry.repeat, *read.x.shape[2:], h, w, geometry.dilation),
         SIZE=size,
-        PIXELS=2048 // block,
+        STRIDE=geometry.stride,
+        NORMALIZED=read.statistics is not None,
+        PIXELS=TILE // block,
         CHANNELS=block,
         num_stages=1,
     )
-    return partial.sum(0).T.reshape(kernels.shape).contiguous()
+    return partial.sum(0)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -763,42 +767,71 @@ def _by_kernels_kernel(
     statistics,
     partial,
     pixels,
+    share,
     groups,
     c,
     repeat,
-    normalized,
     h_in,
     w_in,
     h,
     w,
-    stride,
     dilation,
     SIZE: tl.constexpr,
+    STRIDE: tl.constexpr,
+    NORMALIZED: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Sums over some pixels: for every place of the kernel, the gradient times what that place met of x."""
-    width = groups * c
-    pixel = (tl.program_id(0) * PIXELS + tl.arange(0, PIXELS))[:, None]
-    group, read = tl.program_id(1), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    """Σ over `share` pixels, for a row of the kernel: the gradient times what each place in it met of x."""
+    blocks = (c + CHANNELS - 1) // CHANNELS
+    group, read = (
+        tl.program_id(1) // blocks,
+        tl.program_id(1) % blocks * CHANNELS + tl.arange(0, CHANNELS)[None, :],
+    )
     known = read < c
-    there = (pixel < pixels) & known
     own, x_width, channel = group // repeat * c + read, groups // repeat * c, group * c + read
-    mean = tl.load(statistics + own, read < c * normalized, 0.0).to(tl.float32)
-    inverse = tl.load(statistics + x_width + own, read < c * normalized, 1.0).to(tl.float32)
-    gradient = tl.load(middle + pixel.to(tl.int64) * width + channel, there, 0.0).to(tl.float32)
-    image, row, column = pixel // (h * w), pixel // w % h, pixel % w
-    for i in range(SIZE):
-        down = row * stride + (i - SIZE // 2) * dilation
-        in_rows = there & (down >= 0) & (down < h_in)
-        line = (image.to(tl.int64) * h_in + down) * w_in
+    mean, inverse = own, own
+    if NORMALIZED:
+        mean = tl.load(statistics + own, known, 0.0)
+        inverse = tl.load(statistics + x_width + own, known, 0.0)
+    i = tl.program_id(2)
+    down = (i - SIZE // 2) * dilation
+    last = tl.minimum((tl.program_id(0) + 1) * share, pixels)
+    # a sum for each place, at most five: Triton has no lists of what a loop changes
+    t0 = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    t1 = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    t2 = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    t3 = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    t4 = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    for begin in range(tl.program_id(0) * share, last, PIXELS):
+        pixel = (begin + tl.arange(0, PIXELS))[:, None]
+        there = (pixel < last) & known
+        gradient = tl.load(middle + pixel * (groups * c) + channel, there, 0.0).to(tl.float32)
+        row, column = pixel // w % h * STRIDE + down, pixel % w * STRIDE
+        at = x + ((pixel // (h * w) * h_in + row) * w_in + column) * x_width + own
+        there = there & (row >= 0) & (row < h_in)
         for j in tl.static_range(SIZE):
-            across = column * stride + (j - SIZE // 2) * dilation
-            inside = in_rows & (across >= 0) & (across < w_in)
-            value = tl.load(x + (line + across) * x_width + own, inside, 0.0).to(tl.float32)
-            value = tl.where(inside, tl.maximum((value - mean) * inverse, 0.0), 0.0)
-            at = partial + ((tl.program_id(0) * SIZE + i) * SIZE + j) * width + channel
-            tl.store(at, tl.sum(value * gradient, 0)[None, :], known)
+            across = (j - SIZE // 2) * dilation
+            inside = there & (column + across >= 0) & (column + across < w_in)
+            value = tl.load(at + across * x_width, inside, 0.0)
+            product = _rectify(value, mean, inverse, inside, NORMALIZED) * gradient
+            if j == 0:
+                t0 += product
+            if j == 1:
+                t1 += product
+            if j == 2:
+                t2 += product
+            if j == 3:
+                t3 += product
+            if j == 4:
+                t4 += product
+    at = partial + ((tl.program_id(0) * groups * c + channel) * SIZE + i) * SIZE
+    tl.store(at, tl.sum(t0, 0)[None, :], known)
+    tl.store(at + 1, tl.sum(t1, 0)[None, :], known)
+    tl.store(at + 2, tl.sum(t2, 0)[None, :], known)
+    if SIZE == 5:
+        tl.store(at + 3, tl.sum(t3, 0)[None, :], known)
+        tl.store(at + 4, tl.sum(t4, 0)[None, :], known)
 
 
 def by_x(
@@ -820,16 +853,17 @@ def _by_x(
 ) -> tuple[Tensor, Tensor]:
     n, width, h_in, w_in = read.x.shape
     block = _block(c, 32)
-    blocks = triton.cdiv(n * h_in * w_in, 2048 // block)
+    blocks = triton.cdiv(n * h_in * w_in, TILE // block)
     result = _empty(read.x, read.x.shape) if into is None else into
-    statistics, normalized = _given(read.statistics, read.x)
     partial = torch.empty((blocks, 2, width), dtype=torch.float32, device=middle.device)
     _by_x_kernel[(blocks, width // c, triton.cdiv(c, block))](
-        *(middle, kernels, read.x, statistics, result, partial),
-        *(n * h_in * w_in, width // c, c, geometry.repeat, normalized, int(into is not None)),
-        *(h_in, w_in, *middle.shape[2:], geometry.stride, geometry.dilation),
+        *(middle, kernels, read.x, _statistics(read), result, partial),
+        *(n * h_in * w_in, width // c, c, geometry.repeat, int(into is not None)),
+        *(h_in, w_in, *middle.shape[2:], geometry.dilation),
         SIZE=kernels.shape[-1],
-        PIXELS=2048 // block,
+        STRIDE=geometry.stride,
+        NORMALIZED=read.statistics is not None,
+        PIXELS=TILE // block,
         CHANNELS=block,
         num_stages=1,
     )
@@ -848,15 +882,15 @@ def _by_x_kernel(
     groups,
     c,
     repeat,
-    normalized,
     added,
     h_in,
     w_in,
     h,
     w,
-    stride,
     dilation,
     SIZE: tl.constexpr,
+    STRIDE: tl.constexpr,
+    NORMALIZED: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -871,21 +905,21 @@ def _by_x_kernel(
     there = (pixel < pixels) & known
     channel = tl.program_id(1) * c + read
     image, row, column = pixel // (h_in * w_in), pixel // w_in % h_in, pixel % w_in
-    at = pixel.to(tl.int64) * width + channel
+    at = pixel * width + channel
     total = tl.load(result + at, there & (pixel < pixels * added), 0.0).to(tl.float32)
     for edge in range(repeat):
         place = (tl.program_id(1) * repeat + edge) * c + read
         for i in range(SIZE):
             down = row - (i - SIZE // 2) * dilation
-            in_rows = there & (down >= 0) & (down % stride == 0) & (down // stride < h)
-            line = (image.to(tl.int64) * h + down // stride) * w
+            in_rows = there & (down >= 0) & (down % STRIDE == 0) & (down // STRIDE < h)
+            line = (image * h + down // STRIDE) * w
             for j in tl.static_range(SIZE):
                 across = column - (j - SIZE // 2) * dilation
-                inside = in_rows & (across >= 0) & (across % stride == 0) & (across // stride < w)
-                value = tl.load(middle + (line + across // stride) * (width * repeat) + place, inside, 0.0)
+                inside = in_rows & (across >= 0) & (across % STRIDE == 0) & (across // STRIDE < w)
+                value = tl.load(middle + (line + across // STRIDE) * (width * repeat) + place, inside, 0.0)
                 weight = tl.load(kernels + place * SIZE * SIZE + i * SIZE + j, known, 0.0)
                 total += value.to(tl.float32) * weight
-    if normalized > 0:
+    if NORMALIZED:
         mean = tl.load(statistics + channel, known, 0.0)
         inverse = tl.load(statistics + width + channel, known, 0.0)
         n = (tl.load(x + at, there, 0.0).to(tl.float32) - mean) * inverse

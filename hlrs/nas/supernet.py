@@ -142,7 +142,8 @@ class OutEdges(nn.Module):
 
     def _convolutions(self, rectified: Tensor, scales: Tensor) -> Tensor:
         """The four convolutions, batch norms times scales, summed over the sources."""
-        if not takes_kernels(rectified):
+        # the kernels count in 32 bits
+        if not takes_kernels(rectified) or self.edges * rectified.numel() >= 2**31:
             return self._plain_convolutions(rectified, scales)
         from hlrs.nas.fused import Mixture  # Triton takes its time to import
 
