@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hlrs.nas import bilevel, fused, pointwise, primitives
+from hlrs.nas import bilevel, fused, pointwise, pools, primitives
 from hlrs.nas.supernet import OutEdges
 
 SHAPES = {
@@ -47,6 +47,20 @@ def test_pointwise_and_its_gradients(monkeypatch, shape):
         assert gradients[1].shape == weight.shape
         assert max(map(differ, gradients, (by_x, by_weight))) < 1e-6
     assert pointwise.pointwise_backward(gradient, x, weight, (False, False)) == (None, None)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+def test_depthwise_and_its_gradients(size, stride, dilation):
+    draw = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, 6, 7, 8, generator=draw), torch.randn(6, 1, size, size, generator=draw)
+    exact = [t.double().requires_grad_() for t in (x, weight)]
+    y = F.conv2d(*exact, None, stride, dilation * (size // 2), dilation, 6)
+    gradient = torch.randn(y.shape, generator=draw)
+    assert differ(fused.depthwise(x, weight, stride, dilation), y.detach()) < 1e-6
+    found = fused.depthwise_backward(gradient, x, weight, stride, dilation, (True, True))
+    assert max(map(differ, found, torch.autograd.grad(y, exact, gradient.double()))) < 1e-6
+    assert fused.depthwise_backward(gradient, x, weight, stride, dilation, (False, False)) == (None, None)
 
 
 def normalize(y, scale):
@@ -119,6 +133,41 @@ def test_a_mixture_gives_what_is_wanted_and_no_more(monkeypatch):
     result = fused.Mixture.apply(None, x, scales, 1, 1, *frozen)
     with bilevel.frozen(frozen):
         torch.autograd.grad(result.sum(), [x, scales])
+
+
+POOLS = {  # batch, sources, edges, channels, height, width, stride
+    "odd maps": (2, 2, 3, 3, 5, 6, 1),
+    "halved": (2, 2, 2, 4, 8, 6, 2),
+    "odd maps, halved": (2, 1, 1, 4, 7, 9, 2),
+    "wider than a block": (1, 1, 2, 70, 4, 4, 1),
+    "many blocks": (3, 1, 1, 2, 15, 11, 1),
+    "one pixel": (2, 1, 2, 2, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("shape", POOLS.values(), ids=POOLS)
+def test_pools_and_their_gradients(shape):
+    n, sources, edges, c, h, w, stride = shape
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(n, sources * c, h, w, generator=draw)
+    weights = torch.rand(edges, (3 if stride == 1 else 2) * sources, generator=draw)
+    exact = [t.double().requires_grad_() for t in (x, weights)]
+    one = torch.ones(sources * c, dtype=torch.float64)
+    maps = [
+        normalize(F.max_pool2d(exact[0], 3, stride, 1), one),
+        normalize(F.avg_pool2d(exact[0], 3, stride, 1, count_include_pad=False), one),
+        *([exact[0]] if stride == 1 else []),
+    ]
+    by_source = torch.stack([y.unflatten(1, (sources, c)) for y in maps])  # [primitive, n, source, c, ...]
+    shares = exact[1].view(edges, len(maps), sources)
+    right = torch.einsum("eks,knschw->nechw", shares, by_source).flatten(1, 2)
+    inputs = [t.requires_grad_() for t in (x, weights)]
+    found = pools.Pooled.apply(None, *inputs, sources, stride)
+    assert differ(found.detach(), right.detach()) < 1e-6
+    gradient = torch.randn(right.shape, generator=draw)
+    gradients = torch.autograd.grad(found, inputs, gradient)
+    for a, b in zip(gradients, torch.autograd.grad(right, exact, gradient.double()), strict=True):
+        assert float((a.double() - b).norm()) <= 2e-6 * float(b.norm()) + 1e-6
 
 
 @pytest.mark.parametrize("stride", [1, 2])

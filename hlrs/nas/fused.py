@@ -68,11 +68,12 @@ class Upstream(NamedTuple):
     scale: Tensor | None = None  # [width]; None is 1
 
 
-def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
+def allocate(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """A channels-last map of a shape, its type and device as another's."""
     return torch.empty(tuple(shape), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
-def _block(channels: int, most: int) -> int:
+def block_of(channels: int, most: int) -> int:
     """Channels that a program takes at a time: a power of two, 16 at least."""
     return min(most, max(16, 1 << (channels - 1).bit_length()))
 
@@ -177,14 +178,21 @@ class Mixture(torch.autograd.Function):
         result = ctx.plain(x, scales)
         for weight in asleep:
             weight.requires_grad_(False)
-        inputs = [x, scales, *(weight for weight, want in zip(weights, wanted, strict=True) if want)]
-        for_x, for_scales, *others = torch.autograd.grad(result, inputs, gradient, create_graph=True)
+        asked = [weight for weight, want in zip(weights, wanted, strict=True) if want]
+        for_x, for_scales, *others = differentiable(result, [x, scales, *asked], gradient)
         rest = iter(others)
         return None, for_x, for_scales, None, None, *(next(rest) if want else None for want in wanted)
 
 
+def differentiable(result: Tensor, inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
+    """Gradients of a result as functions of the inputs and of the gradient; None by those that want none."""
+    asked = [x for x in inputs if x.requires_grad]
+    found = iter(torch.autograd.grad(result, asked, gradient, create_graph=True))
+    return [next(found) if x.requires_grad else None for x in inputs]
+
+
 def _rectified(x: Tensor) -> Map:
-    """A map that needs no batch norm and no ReLU."""
+    """A map that is read as it is."""
     return Map(x.contiguous(memory_format=torch.channels_last))
 
 
@@ -243,13 +251,13 @@ def convolve(
     n, _, h_in, w_in = read.x.shape
     width, c = pointwise.shape[:2]
     h, w = -(-h_in // geometry.stride), -(-w_in // geometry.stride)
-    pixels, a = n * h * w, _block(c, 32)
+    pixels, a = n * h * w, block_of(c, 32)
     block = TILE // a
     blocks = triton.cdiv(pixels, block)
-    y = _empty(read.x, (n, width, h, w))
-    middle = _empty(read.x, y.shape) if keep else None
+    y = allocate(read.x, (n, width, h, w))
+    middle = allocate(read.x, y.shape) if keep else None
     partial = torch.empty((blocks, 2, width), dtype=torch.float32, device=y.device)
-    _convolve_kernel[(blocks, width // c, triton.cdiv(c, _block(c, 64)))](
+    _convolve_kernel[(blocks, width // c, triton.cdiv(c, block_of(c, 64)))](
         *(read.x, _statistics(read), kernels, pointwise, y, y if middle is None else middle, partial),
         *(pixels, width // c, c, geometry.repeat, h_in, w_in, h, w, geometry.dilation, int(keep)),
         SIZE=kernels.shape[-1],
@@ -257,15 +265,24 @@ def convolve(
         NORMALIZED=read.statistics is not None,
         PIXELS=block,
         A=a,
-        B=_block(c, 64),
+        B=block_of(c, 64),
         PRECISION=_precision(),
         num_stages=1,
     )
-    found = torch.empty((2, width), dtype=torch.float32, device=y.device)
+    return Map(y, statistics_of(partial, pixels, block)), middle
+
+
+def statistics_of(partial: Tensor, pixels: int, block: int) -> Tensor:
+    """Mean and 1/√(variance + ε) [2, channels], of [blocks, 2, channels]: those of blocks of so many pixels.
+
+    Of a block there are its mean and the sum of squares around that (Chan et al. 1979).
+    """
+    blocks, _, width = partial.shape
+    found = torch.empty((2, width), dtype=torch.float32, device=partial.device)
     _statistics_kernel[(triton.cdiv(width, 32),)](
         partial, found, pixels, width, blocks, block, EPSILON, ROWS=64, CHANNELS=32
     )
-    return Map(y, found), middle
+    return found
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -321,6 +338,79 @@ def _depthwise(
             weight = tl.load(kernels + (group * c + read) * SIZE * SIZE + i * SIZE + j, known, 0.0)
             total += _rectify(value, mean, inverse, inside, NORMALIZED) * weight
     return total
+
+
+def depthwise(x: Tensor, kernels: Tensor, stride: int, dilation: int) -> Tensor:
+    """Depthwise convolution of x [n, c, h, w] by itself; kernels [c, 1, k, k]."""
+    x, kernels = x.contiguous(memory_format=torch.channels_last), kernels.contiguous()
+    n, c, h_in, w_in = x.shape
+    h, w = -(-h_in // stride), -(-w_in // stride)
+    y, block = allocate(x, (n, c, h, w)), block_of(c, 32)
+    _depthwise_kernel[(triton.cdiv(n * h * w, TILE // block), triton.cdiv(c, block))](
+        *(x, kernels, y, n * h * w, c, h_in, w_in, h, w, dilation),
+        SIZE=kernels.shape[-1],
+        STRIDE=stride,
+        PIXELS=TILE // block,
+        CHANNELS=block,
+        num_stages=1,
+    )
+    return y
+
+
+def depthwise_backward(
+    gradient: Tensor, x: Tensor, kernels: Tensor, stride: int, dilation: int, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of `depthwise` by x and by the kernels, each where it is wanted."""
+    gradient, kernels = gradient.contiguous(memory_format=torch.channels_last), kernels.contiguous()
+    read, geometry, c = _rectified(x), Geometry(stride, dilation, 1), x.shape[1]
+    return (
+        by_x(gradient, kernels, c, read, geometry, None) if wanted[0] else None,
+        by_kernels(gradient, read, kernels, c, geometry) if wanted[1] else None,
+    )
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _depthwise_kernel(
+    x,
+    kernels,
+    y,
+    pixels,
+    c,
+    h_in,
+    w_in,
+    h,
+    w,
+    dilation,
+    SIZE: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    pixel = (tl.program_id(0) * PIXELS + tl.arange(0, PIXELS))[:, None]
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    total = _depthwise(
+        x,
+        x,
+        kernels,
+        pixel,
+        0,
+        channel,
+        pixels,
+        c,
+        1,
+        1,
+        h_in,
+        w_in,
+        h,
+        w,
+        dilation,
+        SIZE,
+        STRIDE,
+        False,
+        PIXELS,
+        CHANNELS,
+    )
+    tl.store(y + pixel * c + channel, total, (pixel < pixels) & (channel < c))
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -410,7 +500,6 @@ def _statistics_kernel(
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Mean and 1/√(variance + ε) of channels, of those of blocks of pixels (Chan et al. 1979)."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     mean = tl.zeros((ROWS, CHANNELS), tl.float32)
     for begin in range(0, blocks, ROWS):
@@ -436,8 +525,8 @@ def mix(maps: Sequence[Map], scales: Tensor, sources: int) -> Tensor:
     """Σ over four maps and their sources of scale · n(map): [n, width / sources, h, w]; scales [4, width]."""
     n, width, h, w = maps[0].x.shape
     own = width // sources
-    mixed = _empty(maps[0].x, (n, own, h, w))
-    block = _block(own, 64)
+    mixed = allocate(maps[0].x, (n, own, h, w))
+    block = block_of(own, 64)
     _mix_kernel[(triton.cdiv(n * h * w, TILE // block), triton.cdiv(own, block))](
         *(x for x, _ in maps),
         *(statistics for _, statistics in maps),
@@ -567,8 +656,8 @@ def by_middle(upstream: Upstream, written: Map, pointwise: Tensor) -> Tensor:
     x, statistics = written
     n, width, h, w = x.shape
     c = pointwise.shape[1]
-    a, b = _block(c, 64), _block(c, 32)
-    result = _empty(x, x.shape)
+    a, b = block_of(c, 64), block_of(c, 32)
+    result = allocate(x, x.shape)
     scale, scaled = _given(upstream.scale, statistics)
     block = TILE // max(a, b)
     _by_middle_kernel[(triton.cdiv(n * h * w, block), width // c, triton.cdiv(c, a))](
@@ -668,7 +757,7 @@ def by_pointwise(upstream: Upstream, written: Map, middle: Tensor, pointwise: Te
     x, statistics = written
     n, width, h, w = x.shape
     c = pointwise.shape[1]
-    a, b = _block(c, 32), _block(c, 64)
+    a, b = block_of(c, 32), block_of(c, 64)
     blocks = triton.cdiv(c, a), triton.cdiv(c, b)
     pixels, block = n * h * w, TILE // b
     parts = min(triton.cdiv(pixels, block), triton.cdiv(PARTS, width // c * blocks[0] * blocks[1]))
@@ -743,7 +832,7 @@ def _by_pointwise_kernel(
 def by_kernels(middle: Tensor, read: Map, kernels: Tensor, c: int, geometry: Geometry) -> Tensor:
     """Gradient by the depthwise weights [width, 1, k, k], of that by their convolution's result."""
     n, width, h, w = middle.shape
-    size, pixels, block = kernels.shape[-1], n * h * w, _block(c, 32)
+    size, pixels, block = kernels.shape[-1], n * h * w, block_of(c, 32)
     columns = width // c * triton.cdiv(c, block) * size
     parts = min(triton.cdiv(pixels, TILE // block), triton.cdiv(PARTS, columns))
     partial = torch.empty((parts, *kernels.shape), dtype=torch.float32, device=middle.device)
@@ -852,9 +941,9 @@ def _by_x(
     middle: Tensor, kernels: Tensor, c: int, read: Map, geometry: Geometry, into: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     n, width, h_in, w_in = read.x.shape
-    block = _block(c, 32)
+    block = block_of(c, 32)
     blocks = triton.cdiv(n * h_in * w_in, TILE // block)
-    result = _empty(read.x, read.x.shape) if into is None else into
+    result = allocate(read.x, read.x.shape) if into is None else into
     partial = torch.empty((blocks, 2, width), dtype=torch.float32, device=middle.device)
     _by_x_kernel[(blocks, width // c, triton.cdiv(c, block))](
         *(middle, kernels, read.x, _statistics(read), result, partial),

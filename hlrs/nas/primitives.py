@@ -96,10 +96,6 @@ class Dilated(Depthwise):
 def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
     """Convolution of x [n, c, h, w] by weight [d, c / groups, k, k], k odd, padded by half the kernel."""
     groups = x.shape[1] // weight.shape[1]
-    if _has_kernel(x, weight):
-        from hlrs.nas.pointwise import pointwise  # Triton takes its time to import
-
-        return pointwise(x, weight)
     return F.conv2d(x, weight.to(x.dtype), None, stride, dilation * (weight.shape[-1] // 2), dilation, groups)
 
 
@@ -135,10 +131,6 @@ def conv_backward(
     ten times slower beyond. A column's gradient only needs x moved by that column's offset, so 5×5 is taken
     as 5×3 and 5×2.
     """
-    if _has_kernel(x, weight):
-        from hlrs.nas.pointwise import pointwise_backward
-
-        return pointwise_backward(gradient, x, weight, wanted)
     kernel = weight.shape[3]
     padding = dilation * (kernel // 2)
     narrow = x.device.type == "cpu" and weight.shape[1] == 1 and dilation == 1
@@ -154,15 +146,6 @@ def conv_backward(
         window = F.pad(x, (left, reach - left - x.shape[3]))
         parts.append(backward(window, columns, padding=(padding, 0), wanted=(False, True))[1])
     return for_x, torch.cat(parts, 3)  # type: ignore[arg-type]
-
-
-def _has_kernel(x: Tensor, weight: Tensor) -> bool:
-    """Whether a kernel of our own convolves x: by 1×1 weights in groups of several channels.
-
-    Only where derivatives are written out: automatic ones know nothing of it.
-    """
-    grouped = weight.shape[-1] == 1 < weight.shape[1] < x.shape[1]
-    return grouped and not torch.is_grad_enabled() and takes_kernels(x)
 
 
 def takes_kernels(x: Tensor) -> bool:

@@ -14,10 +14,45 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hlrs.nas.primitives import EPSILON, conv, conv_backward
+from hlrs.nas import primitives
+from hlrs.nas.primitives import EPSILON, takes_kernels
 
 Geometry = tuple[int, int]  # stride and dilation
 Gradient = Tensor | None  # None: not wanted, or of what does not matter
+
+
+# --- convolution, depthwise or 1×1 in groups --------------------------------------------------------------
+# On a GPU by kernels of our own: cuDNN is slow in groups, and for each new shape it takes its time to choose.
+
+
+def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
+    """`primitives.conv`, without derivatives."""
+    if not takes_kernels(x):
+        return primitives.conv(x, weight, stride, dilation)
+    from hlrs.nas import fused, pointwise  # Triton takes its time to import
+
+    if weight.shape[1] > 1:
+        return pointwise.pointwise(x, weight)
+    return fused.depthwise(x, weight, stride, dilation)
+
+
+def conv_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: int = 1,
+    dilation: int = 1,
+    *,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """`primitives.conv_backward`."""
+    if not takes_kernels(x):
+        return primitives.conv_backward(gradient, x, weight, stride, dilation, wanted=wanted)
+    from hlrs.nas import fused, pointwise
+
+    if weight.shape[1] > 1:
+        return pointwise.pointwise_backward(gradient, x, weight, wanted)
+    return fused.depthwise_backward(gradient, x, weight, stride, dilation, wanted)
 
 
 # --- batch norm -----------------------------------------------------------------------------------------

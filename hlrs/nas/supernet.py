@@ -165,7 +165,7 @@ class OutEdges(nn.Module):
         return torch.add(*maps.chunk(self.sources, 1)) if self.sources > 1 else maps
 
     def _dilated(self, rectified: Tensor, scale3: Tensor, scale5: Tensor) -> Tensor:
-        phased = self.stride == 1 and has_phases(rectified)
+        phased = self.stride == 1 and has_phases(rectified) and not takes_kernels(rectified)
         x = self._repeat(to_phases(rectified) if phased else rectified[:, :, :: self.stride, :: self.stride])
         dilation = 1 if phased or self.stride == 2 else 2
         mixed = self.dil3(x, scale3, dilation)
@@ -174,6 +174,14 @@ class OutEdges(nn.Module):
 
     def _linear(self, x: Tensor, weights: Tensor) -> Tensor:
         """The primitives without weights of their own give the same maps for all edges."""
+        if not takes_kernels(x):
+            return self._plain_linear(x, weights)
+        from hlrs.nas.pools import Pooled  # Triton takes its time to import
+
+        return Pooled.apply(self._plain_linear, x, weights, self.sources, self.stride)  # type: ignore[no-any-return]
+
+    def _plain_linear(self, x: Tensor, weights: Tensor) -> Tensor:
+        """One primitive after the other."""
         maps = [
             batch_norm(F.max_pool2d(x, 3, self.stride, 1)),
             batch_norm(F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)),
