@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from hlrs import __version__
 from hlrs.code import PACKAGE
 from hlrs.container import digest_of_this, gpu_given, inside
+from hlrs.nas import kernels
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,10 @@ def _devices() -> Iterator[Check]:
     yield Check("CPU", BROKEN if expected is None else OK, f"{os.cpu_count()} cores; {note}")
     for i in range(torch.cuda.device_count()):
         yield _gpu(i, expected)
+    if torch.cuda.device_count():
+        missing = kernels.missing()
+        text = f"{missing}; without them a search is slower" if missing else "Triton can compile them"
+        yield Check("GPU kernels", UNUSED if missing else OK, text)
 
 
 def _gpu(index: int, expected: float | None) -> Check:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from hlrs.artifacts import Job, read_tensors, write_tensors
 from hlrs.devices import choose
 from hlrs.errors import Failure, Interrupted
+from hlrs.nas import kernels
 from hlrs.startup import ready
 
 CHECKPOINT_SECONDS = 300.0  # within an epoch; at the end of an epoch there always is one
@@ -239,6 +240,12 @@ def prepare(threads: int) -> torch.device:
     if choose(os.environ) == "cpu":
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault(
+        "TRITON_DEFAULT_FP_FUSION", "1"
+    )  # as it was, and Triton 3.9 warns that it will change
+    if kernels.missing():
+        reason = f"{kernels.missing()} (hlrs doctor)"
+        print(f"hlrs: a search on this GPU goes without its own kernels, slower: {reason}", file=sys.stderr)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # with NaN: a debugging aid that costs a pass over every map
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

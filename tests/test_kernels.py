@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hlrs.nas import bilevel, fused, pointwise, pools, primitives
+from hlrs.nas import bilevel, fused, kernels, pointwise, pools, primitives
 from hlrs.nas.supernet import OutEdges
 
 SHAPES = {
@@ -28,6 +28,29 @@ def expected(x, weight, gradient):
     x, weight, gradient = (t.double().requires_grad_() for t in (x, weight, gradient))
     y = F.conv2d(x, weight, groups=x.shape[1] // weight.shape[1])
     return y.detach(), *torch.autograd.grad(y, (x, weight), gradient)
+
+
+def test_without_a_compiler_or_headers_kernels_are_missing_and_maps_go_another_way(monkeypatch, tmp_path):
+    monkeypatch.setattr(primitives, "KERNEL_DEVICE", "cpu")
+    monkeypatch.delenv("CC", raising=False)
+    x = torch.zeros(1, 1, 2, 2)
+    try:
+        for break_it, reason in (
+            (lambda: None, ""),
+            (
+                lambda: monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)}),
+                "Python.h",
+            ),
+            (lambda: monkeypatch.setattr("shutil.which", lambda name: None), "install gcc"),
+            (lambda: monkeypatch.setattr("importlib.util.find_spec", lambda name: None), "Triton"),
+        ):
+            break_it()
+            kernels.missing.cache_clear()
+            assert reason in kernels.missing()
+            assert primitives.takes_kernels(x) == (reason == "")
+        assert not primitives.takes_kernels(x.double())
+    finally:
+        kernels.missing.cache_clear()
 
 
 def differ(found, right):

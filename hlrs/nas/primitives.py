@@ -4,14 +4,15 @@
 running statistics. All maps are float [batch, channels, height, width].
 """
 
-import importlib.util
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from hlrs.nas import kernels
 
 Norm = Callable[[int], nn.Module]
 EPSILON = 1e-5  # of every batch norm
@@ -149,14 +150,8 @@ def conv_backward(
 
 
 def takes_kernels(x: Tensor) -> bool:
-    """Whether kernels of our own read the map: on a GPU, with Triton, which they are written in."""
-    return x.device.type == KERNEL_DEVICE and x.dtype in KERNEL_TYPES and has_triton()
-
-
-@cache
-def has_triton() -> bool:
-    """Whether Triton is installed, as it is with PyTorch for a GPU."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether kernels of our own read the map: on a GPU, where they can be compiled."""
+    return x.device.type == KERNEL_DEVICE and x.dtype in KERNEL_TYPES and not kernels.missing()
 
 
 def _conv_backward(
