@@ -144,8 +144,14 @@ def descend(
 def figures(*values: Tensor | float) -> Tensor:
     """A step's figures as one float64 tensor on the first one's device, without waiting for it."""
     device = values[0].device if isinstance(values[0], Tensor) else None
-    scalars = [v if isinstance(v, Tensor) else torch.full((), v, device=device) for v in values]
-    return torch.stack([scalar.detach().double() for scalar in scalars])
+    return torch.stack(
+        [
+            v.detach().double()
+            if isinstance(v, Tensor)
+            else torch.full((), v, dtype=torch.float64, device=device)
+            for v in values
+        ]
+    )
 
 
 # --- checkpoints --------------------------------------------------------------------------------------
@@ -240,9 +246,7 @@ def prepare(threads: int) -> torch.device:
     if choose(os.environ) == "cpu":
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault(
-        "TRITON_DEFAULT_FP_FUSION", "1"
-    )  # as it was, and Triton 3.9 warns that it will change
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # its default so far: Triton 3.9 warns of another
     if kernels.missing():
         reason = f"{kernels.missing()} (hlrs doctor)"
         print(f"hlrs: a search on this GPU goes without its own kernels, slower: {reason}", file=sys.stderr)

@@ -8,7 +8,7 @@ import torch
 
 from hlrs.artifacts import Job
 from hlrs.errors import Interrupted
-from hlrs.training import descend, fit
+from hlrs.training import descend, figures, fit
 
 JOB = Job("search", "d/m/0", {}, "", {}, "0123456789ab")
 
@@ -76,3 +76,9 @@ def test_a_step_changes_each_weight_by_its_own_gradient_however_the_maps_lie():
         weight = weight - 0.5 * momentum
         descend(convolution(x).square().mean(), list(convolution.parameters()), optimizer, None)
         assert torch.allclose(convolution.weight, weight, atol=1e-5)
+
+
+def test_figures_keep_the_digits_of_numbers():
+    found = figures(torch.tensor(0.5, requires_grad=True), 0.7, torch.tensor(3))
+    assert found.tolist() == [0.5, 0.7, 3.0]
+    assert not found.requires_grad

@@ -22,20 +22,8 @@ from hlrs.nas.primitives import EPSILON
 DILATIONS = (1, 1, 2, 2)  # of the four convolutions: sep3, sep5, dil3, dil5
 STAGES = (2, 2, 1, 1)
 SIZES = (  # arguments whose values make no other kernel
-    *(
-        "pixels",
-        "share",
-        "blocks",
-        "block",
-        "groups",
-        "shared",
-        "scaled",
-        "sources",
-        "repeat",
-        "added",
-        "keep",
-    ),
-    *("h_in", "w_in", "h", "w", "dilation"),
+    *("pixels", "share", "blocks", "block", "groups", "shared", "sources", "repeat"),
+    *("scaled", "added", "keep", "h_in", "w_in", "h", "w", "dilation"),
 )
 TILE = 2048  # pixels times channels that a program takes at a time
 PARTS = 1024  # that a sum over pixels is taken in, at most
@@ -84,7 +72,7 @@ def _precision() -> str:
 
 
 def _statistics(read: Map) -> Tensor:
-    """A kernel's argument: something must be there, if only to be left alone."""
+    """A kernel's argument: something must be there, even if it is left alone."""
     return read.x if read.statistics is None else read.statistics
 
 
@@ -119,10 +107,8 @@ class Mixture(torch.autograd.Function):
         for dilation, own in zip(DILATIONS, _stages(weights), strict=True):
             read, geometry = _rectified(x), Geometry(stride, dilation, edges)
             for kernels, pointwise in own:
-                (read, middle), geometry = (
-                    convolve(read, kernels, pointwise, geometry, keep),
-                    Geometry(1, 1, 1),
-                )
+                read, middle = convolve(read, kernels, pointwise, geometry, keep)
+                geometry = Geometry(1, 1, 1)
                 written.append(read)
                 between.append(middle)
         maps = [tensor for result in written for tensor in result]
