@@ -78,8 +78,8 @@ class SeparableConv(nn.Module):
 
     def weights(self) -> list[Tensor]:
         """Depthwise and 1×1 weights, one stage after the other."""
-        pairs = zip(self.depthwise.parameters(), self.pointwise.parameters(), strict=True)
-        return list(itertools.chain(*pairs))
+        convolutions = itertools.chain(*zip(self.depthwise, self.pointwise, strict=True))
+        return [convolution.weight for convolution in convolutions]  # type: ignore[misc]
 
     def forward(self, x: Tensor, scale: Tensor, dilation: int = 1) -> Tensor:
         return Separable.apply(x, scale, self.stride, dilation, *self.weights())  # type: ignore[no-any-return]
