@@ -47,7 +47,8 @@ def test_without_a_compiler_or_headers_kernels_are_missing_and_maps_go_another_w
             break_it()
             kernels.missing.cache_clear()
             assert reason in kernels.missing()
-            assert primitives.takes_kernels(x) == (reason == "")
+            assert primitives.takes_kernels(x, 2**29 - 1) == (reason == "")
+            assert not primitives.takes_kernels(x, 2**29)  # times four values: more than 31 bits
         assert not primitives.takes_kernels(x.double())
     finally:
         kernels.missing.cache_clear()
@@ -81,9 +82,12 @@ def test_depthwise_and_its_gradients(size, stride, dilation):
     y = F.conv2d(*exact, None, stride, dilation * (size // 2), dilation, 6)
     gradient = torch.randn(y.shape, generator=draw)
     assert differ(fused.depthwise(x, weight, stride, dilation), y.detach()) < 1e-6
-    found = fused.depthwise_backward(gradient, x, weight, stride, dilation, (True, True))
+    found = fused.depthwise_backward(gradient, x, weight, stride, dilation, wanted=(True, True))
     assert max(map(differ, found, torch.autograd.grad(y, exact, gradient.double()))) < 1e-6
-    assert fused.depthwise_backward(gradient, x, weight, stride, dilation, (False, False)) == (None, None)
+    assert fused.depthwise_backward(gradient, x, weight, stride, dilation, wanted=(False, False)) == (
+        None,
+        None,
+    )
 
 
 def normalize(y, scale):

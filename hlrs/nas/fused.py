@@ -66,8 +66,8 @@ def block_of(channels: int, most: int) -> int:
     return min(most, max(16, 1 << (channels - 1).bit_length()))
 
 
-def _precision() -> str:
-    """float32 as PyTorch's convolutions have it."""
+def precision() -> str:
+    """What matrix products of float32 are done in: as PyTorch's convolutions have it."""
     return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
 
 
@@ -252,7 +252,7 @@ def convolve(
         PIXELS=block,
         A=a,
         B=block_of(c, 64),
-        PRECISION=_precision(),
+        PRECISION=precision(),
         num_stages=1,
     )
     return Map(y, statistics_of(partial, pixels, block)), middle
@@ -344,7 +344,7 @@ def depthwise(x: Tensor, kernels: Tensor, stride: int, dilation: int) -> Tensor:
 
 
 def depthwise_backward(
-    gradient: Tensor, x: Tensor, kernels: Tensor, stride: int, dilation: int, wanted: tuple[bool, bool]
+    gradient: Tensor, x: Tensor, kernels: Tensor, stride: int, dilation: int, *, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of `depthwise` by x and by the kernels, each where it is wanted."""
     gradient, kernels = gradient.contiguous(memory_format=torch.channels_last), kernels.contiguous()
@@ -652,7 +652,7 @@ def by_middle(upstream: Upstream, written: Map, pointwise: Tensor) -> Tensor:
         PIXELS=block,
         A=a,
         B=b,
-        PRECISION=_precision(),
+        PRECISION=precision(),
         num_stages=1,
     )
     return result
@@ -755,7 +755,7 @@ def by_pointwise(upstream: Upstream, written: Map, middle: Tensor, pointwise: Te
         PIXELS=block,
         A=a,
         B=b,
-        PRECISION=_precision(),
+        PRECISION=precision(),
         num_stages=1,
     )
     return partial.sum(0)

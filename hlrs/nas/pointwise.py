@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hlrs.nas.fused import allocate, block_of, precision
+
 PROGRAMS = 2048  # that a sum over pixels is shared among: a few for each multiprocessor
 
 
@@ -38,27 +40,17 @@ def pointwise_backward(
 def _pointwise(x: Tensor, weight: Tensor, groups: int, a: int, b: int, transposed: bool) -> Tensor:
     x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
     n, _, h, w = x.shape
-    y = torch.empty((n, groups * b, h, w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    grid = triton.cdiv(n * h * w, 128), groups, triton.cdiv(b, _block(b))
+    y = allocate(x, (n, groups * b, h, w))
+    grid = triton.cdiv(n * h * w, 128), groups, triton.cdiv(b, block_of(b, 64))
     _pointwise_kernel[grid](
         *(x, weight, y, n * h * w, groups, a, b),
         TRANSPOSED=transposed,
         PIXELS=128,
-        A=_block(a),
-        B=_block(b),
-        PRECISION=_precision(),
+        A=block_of(a, 64),
+        B=block_of(b, 64),
+        PRECISION=precision(),
     )
     return y
-
-
-def _block(channels: int) -> int:
-    """Channels that a matrix unit takes at a time: a power of two, 16 at least."""
-    return min(64, max(16, 1 << (channels - 1).bit_length()))
-
-
-def _precision() -> str:
-    """float32 as PyTorch's convolutions have it."""
-    return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -99,15 +91,15 @@ def _by_weight(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     a = weight.shape[1]
     groups = channels // a
     b = len(weight) // groups
-    blocks = triton.cdiv(a, _block(a)), triton.cdiv(b, _block(b))
+    blocks = triton.cdiv(a, block_of(a, 64)), triton.cdiv(b, block_of(b, 64))
     parts = min(triton.cdiv(n * h * w, 256), triton.cdiv(PROGRAMS, groups * blocks[0] * blocks[1]))
     found = torch.empty((parts, *weight.shape), dtype=torch.float32, device=x.device)
     _by_weight_kernel[(parts, groups, blocks[0] * blocks[1])](
         *(gradient, x, found, n * h * w, triton.cdiv(n * h * w, parts), groups, a, b),
         PIXELS=64,
-        A=_block(a),
-        B=_block(b),
-        PRECISION=_precision(),
+        A=block_of(a, 64),
+        B=block_of(b, 64),
+        PRECISION=precision(),
     )
     return found.sum(0).to(weight.dtype)
 

@@ -34,9 +34,10 @@ class Pooled(torch.autograd.Function):
         stride: int,
     ) -> Tensor:
         ctx.plain, ctx.sources, ctx.stride = plain, sources, stride
-        pooled, places = pool(x.contiguous(memory_format=torch.channels_last), stride)
+        read = x.contiguous(memory_format=torch.channels_last)
+        pooled, places = pool(read, stride)
         ctx.save_for_backward(x, weights, *pooled, places)
-        return mix(x.contiguous(memory_format=torch.channels_last), pooled, weights, sources, stride)
+        return mix(read, pooled, weights, sources, stride)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -149,9 +149,14 @@ def conv_backward(
     return for_x, torch.cat(parts, 3)  # type: ignore[arg-type]
 
 
-def takes_kernels(x: Tensor) -> bool:
-    """Whether kernels of our own read the map: on a GPU, where they can be compiled."""
-    return x.device.type == KERNEL_DEVICE and x.dtype in KERNEL_TYPES and not kernels.missing()
+def takes_kernels(x: Tensor, times: int = 1) -> bool:
+    """Whether kernels of our own read the map and write maps so many times as large: on a GPU.
+
+    Where they can be compiled, and count in 32 bits.
+    """
+    if x.device.type != KERNEL_DEVICE or x.dtype not in KERNEL_TYPES or kernels.missing():
+        return False
+    return times * x.numel() < 2**31
 
 
 def _conv_backward(

@@ -25,34 +25,28 @@ Gradient = Tensor | None  # None: not wanted, or of what does not matter
 # On a GPU by kernels of our own: cuDNN is slow in groups, and for each new shape it takes its time to choose.
 
 
-def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
+def conv(x: Tensor, weight: Tensor, *geometry: int) -> Tensor:
     """`primitives.conv`, without derivatives."""
     if not takes_kernels(x):
-        return primitives.conv(x, weight, stride, dilation)
+        return primitives.conv(x, weight, *geometry)
     from hlrs.nas import fused, pointwise  # Triton takes its time to import
 
     if weight.shape[1] > 1:
         return pointwise.pointwise(x, weight)
-    return fused.depthwise(x, weight, stride, dilation)
+    return fused.depthwise(x, weight, *geometry)
 
 
 def conv_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: int = 1,
-    dilation: int = 1,
-    *,
-    wanted: tuple[bool, bool],
+    gradient: Tensor, x: Tensor, weight: Tensor, *geometry: int, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """`primitives.conv_backward`."""
     if not takes_kernels(x):
-        return primitives.conv_backward(gradient, x, weight, stride, dilation, wanted=wanted)
+        return primitives.conv_backward(gradient, x, weight, *geometry, wanted=wanted)
     from hlrs.nas import fused, pointwise
 
     if weight.shape[1] > 1:
         return pointwise.pointwise_backward(gradient, x, weight, wanted)
-    return fused.depthwise_backward(gradient, x, weight, stride, dilation, wanted)
+    return fused.depthwise_backward(gradient, x, weight, *geometry, wanted=wanted)
 
 
 # --- batch norm -----------------------------------------------------------------------------------------

@@ -142,8 +142,7 @@ class OutEdges(nn.Module):
 
     def _convolutions(self, rectified: Tensor, scales: Tensor) -> Tensor:
         """The four convolutions, batch norms times scales, summed over the sources."""
-        # the kernels count in 32 bits
-        if not takes_kernels(rectified) or self.edges * rectified.numel() >= 2**31:
+        if not takes_kernels(rectified, self.edges):
             return self._plain_convolutions(rectified, scales)
         from hlrs.nas.fused import Mixture  # Triton takes its time to import
 
@@ -165,7 +164,7 @@ class OutEdges(nn.Module):
         return torch.add(*maps.chunk(self.sources, 1)) if self.sources > 1 else maps
 
     def _dilated(self, rectified: Tensor, scale3: Tensor, scale5: Tensor) -> Tensor:
-        phased = self.stride == 1 and has_phases(rectified) and not takes_kernels(rectified)
+        phased = self.stride == 1 and has_phases(rectified) and not takes_kernels(rectified, self.edges)
         x = self._repeat(to_phases(rectified) if phased else rectified[:, :, :: self.stride, :: self.stride])
         dilation = 1 if phased or self.stride == 2 else 2
         mixed = self.dil3(x, scale3, dilation)
@@ -174,7 +173,7 @@ class OutEdges(nn.Module):
 
     def _linear(self, x: Tensor, weights: Tensor) -> Tensor:
         """The primitives without weights of their own give the same maps for all edges."""
-        if not takes_kernels(x):
+        if not takes_kernels(x, max(2, self.edges)):  # both pools' maps are one
             return self._plain_linear(x, weights)
         from hlrs.nas.pools import Pooled  # Triton takes its time to import
 
