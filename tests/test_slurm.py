@@ -129,11 +129,6 @@ class Site:
         path = Path(f"{self.folder}.config/snakemake/slurm/config.yaml")
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
 
-    def set_site(self, **facts):
-        """Lay other facts over the site's."""
-        path = Path(f"{self.folder}.config/snakemake/slurm/site.yaml")
-        path.write_text(yaml.safe_dump((yaml.safe_load(path.read_text()) or {}) | facts))
-
     def start(self, *arguments, **variables):
         """`snakemake --profile slurm` in the background."""
         with self.output.open("a") as output:
@@ -321,15 +316,16 @@ def test_rules_run_in_a_container_on_slurm(site, image):
 
 def test_a_search_goes_on_past_its_time_limit_a_preemption_and_the_loss_of_its_node(long_search):
     site, *reference = long_search
-    site.set_site(time_limit=1)  # minute, of which SLURM warns at its start or within 20 s
-    site.lay_over(**{"set-resources": {"search": {"slurm_extra": "'--signal=USR1@40 --open-mode=append'"}}})
     site.start("search_all")
     job, node = site.job()
     safe = site.progressed()
+    # SLURM looks at limits each 30 s; the search is not to end before. SLURM sends SIGCONT with its warning.
+    os.kill(site.stage_process(), signal.SIGSTOP)
+    site.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=3")  # it warns 2 minutes before that
     site.wait(lambda: "SIGUSR1 came; saved" in site.log or site.resumed(), "SLURM does not warn")
+    site.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # no warning among what follows
     site.goes_on(safe)
     assert site.job()[0] == job
-    site.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # no warning among what follows
 
     safe = site.progressed()
     os.kill(site.step_process(), signal.SIGUSR1)  # alone, as SLURM signals with proctrack/cgroup
