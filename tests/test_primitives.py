@@ -15,6 +15,7 @@ from hlrs.nas.primitives import (
     Join,
     conv,
     conv_backward,
+    every_second,
     from_phases,
     to_phases,
 )
@@ -107,6 +108,20 @@ def test_from_phases_undoes_to_phases_with_its_gradient():
     assert torch.equal(to_phases(joined), x)
     [for_x] = torch.autograd.grad(joined, x, gradient)
     assert torch.equal(for_x, to_phases(gradient))
+
+
+@pytest.mark.parametrize("size", [(6, 6), (5, 7), (6, 5), (1, 1)])
+@pytest.mark.parametrize("start", [0, 1])
+def test_every_second_pixel_and_its_derivatives(size, start):
+    x = drawn(2, 3, *size)
+    whole = F.pad(x[:, :, start:, start:], (0, start * size[1] % 2, 0, start * size[0] % 2))
+    y, expected = every_second(x, start), whole[:, :, ::2, ::2]
+    gradient = drawn(*expected.shape, seed=1, wanted=False)
+    assert torch.equal(y, expected)
+    found, for_x = (torch.autograd.grad(z, x, gradient)[0] for z in (y, expected))
+    assert torch.equal(found, for_x)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert gradgradcheck(lambda x: every_second(x, start), x)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hlrs.nas.genotype import Genotype, Node
-from hlrs.nas.network import Cell, CellNetwork, chain, make_classifier
-from hlrs.nas.primitives import Join, make_primitive, reads_rectified
+from hlrs.nas.network import Cell, CellNetwork, States, chain, make_classifier
+from hlrs.nas.packed import BatchNorm, fitting, pack
+from hlrs.nas.primitives import join, make_primitive, reads_rectified
 
 
 class DropPath:
@@ -21,8 +22,13 @@ class DropPath:
     def __init__(self, factors: Tensor) -> None:
         self.factors = iter(factors.unbind())
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return x * next(self.factors).to(x.dtype).view(-1, 1, 1, 1)
+    def __call__(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """The map with its factors, onto what is in its node before it."""
+        factors = next(self.factors).to(x.dtype)
+        if len(factors) > len(x):  # several images to a pixel
+            factors = factors.repeat_interleave(x.shape[1] * len(x) // len(factors))
+        factors = factors.view(len(x), -1, 1, 1)
+        return x * factors if before is None else torch.addcmul(before, x, factors)
 
 
 def draw_factors(maps: int, batch: int, probability: float, generator: torch.Generator) -> Tensor:
@@ -43,7 +49,8 @@ class DerivedCell(Cell):
         reduction: bool,
         after_reduction: bool,
     ) -> None:
-        super().__init__(before, previous, channels, after_reduction, nn.BatchNorm2d)
+        super().__init__(before, previous, channels, after_reduction, BatchNorm)
+        self.channels = channels
         nodes: list[Node] = genotype.reduce if reduction else genotype.normal
         self.concat = genotype.reduce_concat if reduction else genotype.normal_concat
         self.nodes = nn.ModuleList()
@@ -51,25 +58,26 @@ class DerivedCell(Cell):
         self.reads: list[list[tuple[int, bool]]] = []  # of a node's edges: state, rectified or not
         for node in nodes:
             edges = [(name, state, 2 if reduction and state < 2 else 1) for name, state in node]
-            primitives = [make_primitive(name, channels, stride, nn.BatchNorm2d) for name, _, stride in edges]
+            primitives = [make_primitive(name, channels, stride, BatchNorm) for name, _, stride in edges]
             self.nodes.append(nn.ModuleList(primitives))
             self.reads.append([(state, reads_rectified(name, stride)) for name, state, stride in edges])
             self.dropped_maps += sum(not isinstance(primitive, nn.Identity) for primitive in primitives)
 
     def forward(self, before: Tensor, previous: Tensor, drop_path: DropPath | None) -> Tensor:
-        maps = [self.input0(before), self.input1(previous)]
+        maps: list[Tensor] = [self.input0(before), self.input1(previous)]
         rectified: dict[int, Tensor] = {}
         for node, reads in zip(self.nodes, self.reads, strict=True):
-            terms = []
+            total: Any = None  # until there is an edge
             for primitive, (state, rectifies) in zip(node, reads, strict=True):  # type: ignore[call-overload]
                 if rectifies and state not in rectified:
                     rectified[state] = F.relu(maps[state])
-                term = primitive(rectified[state] if rectifies else maps[state])
+                x = primitive(rectified[state] if rectifies else maps[state])
                 if drop_path is not None and not isinstance(primitive, nn.Identity):
-                    term = drop_path(term)
-                terms.append(term)
-            maps.append(terms[0] if len(terms) == 1 else terms[0] + terms[1])
-        return Join.apply(*(maps[state] for state in self.concat))  # type: ignore[no-any-return]
+                    total = drop_path(x, total)
+                else:
+                    total = x if total is None else total + x
+            maps.append(total)
+        return join(maps[0].shape[1] // self.channels, *(maps[state] for state in self.concat))
 
 
 class AuxiliaryHead(nn.Module):
@@ -81,6 +89,7 @@ class AuxiliaryHead(nn.Module):
 
     def __init__(self, channels: int, classes: int, cosine: float | None = None) -> None:
         super().__init__()
+        self.channels = channels
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 1, bias=False),
             nn.BatchNorm2d(128),
@@ -96,6 +105,7 @@ class AuxiliaryHead(nn.Module):
         x = F.relu(x)
         window = max(5, size - 3)
         x = F.avg_pool2d(x, window, size - window) if size >= 7 else F.adaptive_avg_pool2d(x, 2)
+        x = x.reshape(-1, self.channels, *x.shape[2:])
         return self.classifier(self.features(x).flatten(1))  # type: ignore[no-any-return]
 
 
@@ -104,7 +114,8 @@ class DerivedNetwork(CellNetwork):
 
     def __init__(self, genotype: Genotype, *, auxiliary: bool, **layout: Any) -> None:
         outputs = len(genotype.normal_concat)
-        super().__init__(partial(DerivedCell, genotype), nn.BatchNorm2d, outputs, **layout)
+        super().__init__(partial(DerivedCell, genotype), BatchNorm, outputs, **layout)
+        self.channels = layout["channels"]
         self.drop_path: DropPath | None = None
         self.tap = 2 * layout["cells"] // 3  # the auxiliary head reads this cell's output
         if auxiliary:
@@ -124,13 +135,18 @@ class DerivedNetwork(CellNetwork):
         """Drop path, while training."""
         return self.drop_path if self.training else None
 
+    def states(self, images: Tensor) -> States:
+        """What the first cell reads: several images to a pixel where that is faster."""
+        before, previous = super().states(images)
+        count = fitting(images, self.channels)
+        return pack(before, count), pack(previous, count)
+
     def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits and, with an auxiliary head, its logits; [batch, classes] both."""
         if not hasattr(self, "auxiliary"):
             return self(images), None
         context = self.context()
-        states = self.stem(images.contiguous(memory_format=torch.channels_last))
         cells = list(self.shared)
-        tapped = chain(cells[: self.tap + 1], states, context)
+        tapped = chain(cells[: self.tap + 1], self.states(images), context)
         last = chain(cells[self.tap + 1 :], tapped, context)
-        return self.classify(last[1].mean((2, 3))), self.auxiliary(tapped[1])
+        return self.classify(self.pool(last[1])), self.auxiliary(tapped[1])

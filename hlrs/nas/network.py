@@ -41,7 +41,7 @@ class BranchedNetwork(nn.Module, ABC):
 
     def __init__(self, width: int, classes: int, branches: int, cosine: float | None, dual: bool) -> None:
         super().__init__()
-        self.branch_count = branches
+        self.branch_count, self.width = branches, width
         self.classifier = make_classifier(branches * width, classes, cosine)
         self.class_specific = make_classifier(branches * width, classes, cosine) if dual else None
 
@@ -145,12 +145,19 @@ class CellNetwork(BranchedNetwork):
     def backbone(self, images: Tensor) -> tuple[States, Any]:
         """The outputs of the last two shared cells, and the cells' context."""
         context = self.context()
-        states = self.stem(images.contiguous(memory_format=torch.channels_last))
-        return chain(self.shared.children(), states, context), context
+        return chain(self.shared.children(), self.states(images), context), context
+
+    def states(self, images: Tensor) -> States:
+        """What the first cell reads, channels-last."""
+        return self.stem(images.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
 
     def tail(self, shared: tuple[States, Any], branch: int) -> Tensor:
         """Pooled features of one branch: [batch, features]."""
-        return chain(self.branches[branch].children(), *shared)[1].mean((2, 3))
+        return self.pool(chain(self.branches[branch].children(), *shared)[1])
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Global average pooling of the last cell's output: [batch, features]."""
+        return x.mean((2, 3)).reshape(-1, self.width)
 
 
 class CifarStem(nn.Module):

@@ -4,7 +4,7 @@
 running statistics. All maps are float [batch, channels, height, width].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hlrs.nas import kernels
+from hlrs.nas.packed import Pointwise, packed, single
 
 Norm = Callable[[int], nn.Module]
 EPSILON = 1e-5  # of every batch norm
@@ -22,22 +23,44 @@ KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def conv_bn(channels_in: int, channels: int, norm: Norm) -> nn.Sequential:
     """1×1 convolution, batch norm."""
-    return nn.Sequential(nn.Conv2d(channels_in, channels, 1, bias=False), norm(channels))
+    return nn.Sequential(Pointwise(channels_in, channels), norm(channels))
 
 
-def shifted(x: Tensor) -> Tensor:
-    """x without its first row and column; padded by zeros where an odd size would lose an output."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (-1, width % 2, -1, height % 2))
+def every_second(x: Tensor, start: int = 0) -> Tensor:
+    """Every second row and column, the first of index `start`, channels-last as its gradient is.
 
-
-def halved(x: Tensor) -> Tensor:
-    """Every second row and column, channels-last: a 1×1 convolution of these is one of stride 2.
-
-    oneDNN's weight gradient of the latter writes beyond its memory on a CPU (torch 2.15; maps of 56×56 and
-    more, four output channels and fewer): the process dies, or goes on with other numbers.
+    x [n, c, h, w] to [n, c, ⌈h/2⌉, ⌈w/2⌉], with zeros where an odd size has one less from 1 on. A 1×1
+    convolution of these is one of stride 2. oneDNN's weight gradient of the latter writes beyond its memory
+    on a CPU (torch 2.15; maps of 56×56 and more, four output channels and fewer): the process dies, or goes
+    on with other numbers.
     """
-    return x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
+    found: Tensor = _EverySecond.apply(x, start)
+    lacking = [start * size % 2 for size in x.shape[:1:-1]]
+    return F.pad(found, (0, lacking[0], 0, lacking[1])) if any(lacking) else found
+
+
+class _EverySecond(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, start: int) -> Tensor:
+        ctx.shape, ctx.start = x.shape, start
+        return x[:, :, start::2, start::2].contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _AmongZeros.apply(gradient, ctx.shape, ctx.start), None
+
+
+class _AmongZeros(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shape: torch.Size, start: int) -> Tensor:
+        ctx.start = start
+        y = channels_last(x.new_zeros(shape.numel()), shape)
+        y[:, :, start::2, start::2] = x
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _EverySecond.apply(gradient, ctx.start), None, None
 
 
 class FactorizedReduce(nn.Module):
@@ -45,12 +68,20 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, norm: Norm) -> None:
         super().__init__()
-        self.even = nn.Conv2d(channels_in, channels // 2, 1, bias=False)
-        self.odd = nn.Conv2d(channels_in, channels // 2, 1, bias=False)
+        self.even = Pointwise(channels_in, channels // 2)
+        self.odd = Pointwise(channels_in, channels // 2)
         self.norm = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(Join.apply(self.even(halved(x)), self.odd(halved(shifted(x)))))  # type: ignore[no-any-return]
+        joined = join(
+            x.shape[1] // self.even.in_channels, self.even(every_second(x)), self.odd(every_second(x, 1))
+        )
+        return self.norm(joined)  # type: ignore[no-any-return]
+
+
+def join(count: int, *maps: Tensor) -> Tensor:
+    """Concatenation along the channels of maps with so many images to a pixel."""
+    return packed(Join.apply(*(single(x, x.shape[1] // count) for x in maps)), count)
 
 
 class Join(torch.autograd.Function):
@@ -74,13 +105,21 @@ class Join(torch.autograd.Function):
 
 
 class Depthwise(nn.Conv2d):
-    """Depthwise convolution without bias that keeps the size at stride 1."""
+    """Depthwise convolution without bias that keeps the size at stride 1, of one image or more to a pixel."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return DepthwiseConv.apply(x, self.weight, self.stride[0])  # type: ignore[no-any-return]
+        return DepthwiseConv.apply(x, self.kernels(x), self.stride[0])  # type: ignore[no-any-return]
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The weights, repeated for each image to a pixel."""
+        return (
+            self.weight.repeat(x.shape[1] // self.in_channels, 1, 1, 1)
+            if x.shape[1] > self.in_channels
+            else self.weight
+        )
 
 
 class Dilated(Depthwise):
@@ -88,10 +127,10 @@ class Dilated(Depthwise):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride[0] == 2:  # what is read are the even rows and columns
-            return DepthwiseConv.apply(x[:, :, ::2, ::2], self.weight, 1)  # type: ignore[no-any-return]
+            return DepthwiseConv.apply(every_second(x), self.kernels(x), 1)  # type: ignore[no-any-return]
         if has_phases(x):
-            return from_phases(DepthwiseConv.apply(to_phases(x), self.weight, 1))
-        return conv(x, self.weight, dilation=2)
+            return from_phases(DepthwiseConv.apply(to_phases(x), self.kernels(x), 1))
+        return conv(x, self.kernels(x), dilation=2)
 
 
 def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
@@ -226,7 +265,7 @@ class _FromPhases(torch.autograd.Function):
         return to_phases(gradient)
 
 
-def channels_last(x: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+def channels_last(x: Tensor, shape: Sequence[int]) -> Tensor:
     """Contiguous x, its last dimension the channels, seen as a map [n, c, h, w]."""
     _, c, h, w = shape
     return x.as_strided(shape, (h * w * c, 1, w * c, c))
@@ -234,7 +273,7 @@ def channels_last(x: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
 
 def separable(channels: int, depthwise: Depthwise, norm: Norm) -> list[nn.Module]:
     """Depthwise convolution, pointwise convolution, batch norm."""
-    return [depthwise, nn.Conv2d(channels, channels, 1, bias=False), norm(channels)]
+    return [depthwise, Pointwise(channels, channels), norm(channels)]
 
 
 def reads_rectified(name: str, stride: int) -> bool:

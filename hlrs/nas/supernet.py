@@ -33,10 +33,9 @@ from hlrs.nas.primitives import (
     Join,
     channels_last,
     conv,
+    every_second,
     from_phases,
-    halved,
     has_phases,
-    shifted,
     takes_kernels,
     to_phases,
 )
@@ -165,7 +164,8 @@ class OutEdges(nn.Module):
 
     def _dilated(self, rectified: Tensor, scale3: Tensor, scale5: Tensor) -> Tensor:
         phased = self.stride == 1 and has_phases(rectified) and not takes_kernels(rectified, self.edges)
-        x = self._repeat(to_phases(rectified) if phased else rectified[:, :, :: self.stride, :: self.stride])
+        read = to_phases(rectified) if phased else every_second(rectified) if self.stride == 2 else rectified
+        x = self._repeat(read)
         dilation = 1 if phased or self.stride == 2 else 2
         mixed = self.dil3(x, scale3, dilation)
         mixed += self.dil5(x, scale5, dilation)
@@ -190,7 +190,7 @@ class OutEdges(nn.Module):
 
     def _skip(self, rectified: Tensor, scale: Tensor) -> Tensor:
         """The factorized reductions."""
-        halves = [self.skip_even(halved(rectified)), self.skip_odd(halved(shifted(rectified)))]
+        halves = [self.skip_even(every_second(rectified)), self.skip_odd(every_second(rectified, 1))]
         groups = self.sources * self.edges
         joined = torch.cat([half.unflatten(1, (groups, -1)) for half in halves], 2).flatten(1, 2)
         return batch_norm(joined.contiguous(memory_format=torch.channels_last), scale)

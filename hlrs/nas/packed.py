@@ -1,0 +1,124 @@
+"""Maps of several images side by side, and the layers that tell by a map's channels that it holds them.
+
+A CPU's vectors hold 16 numbers, and depthwise convolutions and batch norms, which take channels-last maps 16
+channels at a time, are two to five times slower where the channels are not a multiple of that, as DARTS's 36
+are not. So there the maps of a derived network hold k images at each pixel, one after the other: float
+[n, k·channels, height, width] in place of [n·k, channels, height, width]. Convolutions, batch norms and their
+gradients are those of the single images.
+"""
+
+from math import gcd
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+VECTOR = 16  # float32 numbers (AVX-512)
+
+
+def fitting(images: Tensor, channels: int) -> int:
+    """How many images to a pixel make a multiple of 16 channels; 1 on a GPU, and where they leave a rest."""
+    count = VECTOR // gcd(VECTOR, channels)
+    return 1 if images.device.type != "cpu" or images.shape[0] % count else count
+
+
+def pack(x: Tensor, count: int) -> Tensor:
+    """[n·count, c, h, w] to channels-last [n, count·c, h, w]."""
+    if count == 1:
+        return x
+    images: Tensor = x.permute(0, 2, 3, 1).unflatten(0, (-1, count))
+    return images.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
+
+
+def single(x: Tensor, channels: int) -> Tensor:
+    """[n, k·channels, h, w] to [n, channels, h, k·w], the images side by side in the width: no copy.
+
+    A 1×1 convolution or a join along the channels does not mind where a pixel lies.
+    """
+    if x.shape[1] == channels:
+        return x
+    images: Tensor = x.permute(0, 2, 3, 1).unflatten(3, (-1, channels))
+    return images.flatten(2, 3).permute(0, 3, 1, 2)
+
+
+def packed(x: Tensor, count: int) -> Tensor:
+    """Inverse of `single`."""
+    if count == 1:
+        return x
+    images: Tensor = x.permute(0, 2, 3, 1).unflatten(2, (-1, count))
+    return images.flatten(3).permute(0, 3, 1, 2)
+
+
+class Pointwise(nn.Conv2d):
+    """1×1 convolution without bias."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__(channels_in, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return packed(super().forward(single(x, self.in_channels)), x.shape[1] // self.in_channels)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm over all images of the batch, with PyTorch's running statistics."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[1] // self.num_features
+        if count == 1:
+            return super().forward(x)
+        if not self.training:
+            mean, variance = torch.stack([self.running_mean, self.running_var]).repeat(1, count)
+            weight, bias = torch.stack([self.weight, self.bias]).repeat(1, count)
+            return F.batch_norm(x, mean, variance, weight, bias, eps=self.eps)
+        y, mean, variance = _Normalize.apply(x, self.weight, self.bias, self.eps)
+        values = x.numel() // self.num_features
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (values / (values - 1)), self.momentum)
+        return y  # type: ignore[no-any-return]
+
+
+class _Normalize(torch.autograd.Function):
+    """n(x) · weight + bias over the statistics of all images, and the mean and the variance that were taken.
+
+    PyTorch gives statistics, and in the backward pass sums, of each of the k · c channels; those of a channel
+    are theirs put together. With n = (x − mean)/√(variance + ε), the gradient g and N values a channel,
+
+        ∂/∂x = weight/√(variance + ε) · (g − Σg/N − n · Σ(g·n)/N)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Any:
+        count = x.shape[1] // len(weight)
+        each = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
+        means, variances = (values.view(count, -1) for values in each)
+        mean = means.mean(0)
+        variance = variances.mean(0) + means.var(0, correction=0)
+        own = torch.stack([mean, variance, weight, bias]).repeat(1, count)
+        ctx.save_for_backward(x, weight, mean, (variance + epsilon).rsqrt())
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(x, own[0], own[1], own[2], own[3], eps=epsilon), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:
+        x, weight, mean, inverse = ctx.saved_tensors
+        count = x.shape[1] // len(weight)
+        own = torch.stack([weight, mean, inverse]).repeat(1, count)
+        mask = False, True, True
+        _, *each = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, own[0], None, None, own[1], own[2], True, 0.0, mask
+        )
+        by_weight, by_bias = (values.view(count, -1).sum(0) for values in each)
+        slope = inverse * weight
+        of_x = -slope * inverse * by_weight * len(weight) / x.numel()
+        rest = -slope * by_bias * len(weight) / x.numel() - of_x * mean
+        terms = torch.stack([rest, of_x, slope]).repeat(1, count)[:, :, None, None]
+        return torch.addcmul(terms[0], x, terms[1]).addcmul_(gradient, terms[2]), by_weight, by_bias, None
