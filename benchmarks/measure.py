@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hlrs.provenance import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}  # of processes started here
 Step = Callable[[], Any]
 # first touches of memory on a CPU, on a GPU compilation in the first step and recording in the second
 WARM_UP = 3
@@ -37,6 +38,45 @@ def alternate(steps: Sequence[Step], pairs: int, device: torch.device) -> list[l
             if round_ >= WARM_UP:
                 own.append(time.perf_counter() - started)
     return seconds
+
+
+class Worker:
+    """This script called anew with other arguments, to take a step whenever it is asked (see `work`)."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, sys.argv[0], *arguments],
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def step(self) -> float:
+        """Seconds that a step took."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def end(self) -> None:
+        """Ask no more."""
+        self.process.communicate()
+
+
+def work(step: Step) -> None:
+    """Take a step for each line that comes in, and answer with its seconds."""
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        step()
+        print(time.perf_counter() - started, flush=True)
+
+
+def take_turns(workers: Sequence[Worker], pairs: int) -> list[list[float]]:
+    """As `alternate`, of steps in processes of their own."""
+    rounds = [[worker.step() for worker in workers] for _ in range(WARM_UP + pairs)]
+    for worker in workers:
+        worker.end()
+    return [list(seconds) for seconds in zip(*rounds[WARM_UP:], strict=True)]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -70,9 +110,8 @@ def operators(step: Step) -> int:
 
 def own_process(*arguments: str) -> Any:
     """What this script prints as JSON when called anew with other arguments."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     command = [sys.executable, sys.argv[0], *arguments]
-    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+    return json.loads(subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True).stdout)
 
 
 def peak_memory() -> int:

@@ -2,10 +2,12 @@
 
     python benchmarks/steps.py --reference CLONE [--threads 2] [--pairs 5] [--device cpu]
 
-Prints tables and writes benchmarks/results/steps-DEVICE.json. Ratios are of alternating pairs in one process.
+Prints tables and writes benchmarks/results/steps-DEVICE.json. Ratios are of alternating pairs, in one process
+where nothing else is said.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import sys
@@ -169,43 +171,51 @@ def copy_edge(primitives: Any, out: Any, group: int) -> None:
         out.skip_odd.weight[half].copy_(primitives[3].conv_2.weight)
 
 
-def retrain_steps(
-    modules: dict[str, Any], device: torch.device, batch: int
-) -> tuple[Callable[[], Any], Callable[[], None]]:
-    """DARTS_V2 with 20 cells of 36 channels, auxiliary head and drop path: ours, the reference's."""
-    [(images, labels)] = batches(1, batch, 32, 10, device)
-    ours = DerivedNetwork(
+RETRAIN_BATCH, AUXILIARY_WEIGHT, DROP = 96, 0.4, 0.2
+
+
+def retrain_step(device: torch.device) -> Callable[[], Any]:
+    """DARTS_V2 with 20 cells of 36 channels, auxiliary head and drop path."""
+    [(images, labels)] = batches(1, RETRAIN_BATCH, 32, 10, device)
+    network = DerivedNetwork(
         PUBLISHED["DARTS_V2"], auxiliary=True, in_channels=3, classes=10, channels=36, cells=20
     ).to(device)
     draw = torch.Generator().manual_seed(0)
-    theirs = modules["model"].NetworkCIFAR(36, 10, 20, True, modules["genotypes"].DARTS_V2).to(device)
-    theirs.drop_path_prob = 0.2
-    own_weights = list(ours.parameters())
-    sgd = torch.optim.SGD(own_weights, LR, MOMENTUM, weight_decay=DECAY, fused=True)
-    other = torch.optim.SGD(theirs.parameters(), LR, MOMENTUM, weight_decay=DECAY)
+    weights = list(network.parameters())
+    sgd = torch.optim.SGD(weights, LR, MOMENTUM, weight_decay=DECAY, fused=True)
 
     def compute(factors: Tensor) -> Tensor:
-        ours.drop_path = DropPath(factors)
-        logits, auxiliary = ours.heads(images)
-        loss = F.cross_entropy(logits, labels) + 0.4 * F.cross_entropy(auxiliary, labels)
-        descend(loss, own_weights, sgd, CLIP)
+        network.drop_path = DropPath(factors)
+        logits, auxiliary = network.heads(images)
+        loss = F.cross_entropy(logits, labels) + AUXILIARY_WEIGHT * F.cross_entropy(auxiliary, labels)
+        descend(loss, weights, sgd, CLIP)
         return loss.detach()
 
     computed = Recordings(device)(compute)
 
     def step() -> Tensor:
-        return computed(send(draw_factors(ours.dropped_maps, batch, 0.2, draw), device))
+        return computed(send(draw_factors(network.dropped_maps, RETRAIN_BATCH, DROP, draw), device))
+
+    return step
+
+
+def reference_retrain_step(modules: dict[str, Any], device: torch.device) -> Callable[[], None]:
+    """The reference's of the same network, as in its train.py."""
+    [(images, labels)] = batches(1, RETRAIN_BATCH, 32, 10, device)
+    network = modules["model"].NetworkCIFAR(36, 10, 20, True, modules["genotypes"].DARTS_V2).to(device)
+    network.drop_path_prob = DROP
+    sgd = torch.optim.SGD(network.parameters(), LR, MOMENTUM, weight_decay=DECAY)
 
     @reference.as_it_runs
-    def reference_step() -> None:
-        other.zero_grad()
-        logits, auxiliary = theirs(images)
-        loss = F.cross_entropy(logits, labels) + 0.4 * F.cross_entropy(auxiliary, labels)
+    def step() -> None:
+        sgd.zero_grad()
+        logits, auxiliary = network(images)
+        loss = F.cross_entropy(logits, labels) + AUXILIARY_WEIGHT * F.cross_entropy(auxiliary, labels)
         loss.backward()
-        nn.utils.clip_grad_norm_(theirs.parameters(), CLIP)
-        other.step()
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        sgd.step()
 
-    return step, reference_step
+    return step
 
 
 # --- what is measured -----------------------------------------------------------------------------------
@@ -276,6 +286,19 @@ def floor_bytes(batch: int, channels: int, cells: int, size: int, classes: int) 
 def measure_pair(steps: Any, pairs: int, device: torch.device) -> dict[str, Any]:
     """One step beside another."""
     seconds = alternate(steps, pairs, device)
+    return {"seconds": spread(seconds[0]), "other_seconds": spread(seconds[1]), "ratio": ratios(*seconds)}
+
+
+def measure_retraining(modules: dict[str, Any], device: torch.device, pairs: int) -> dict[str, Any]:
+    """Our retraining step beside the reference's, in one process."""
+    return measure_pair((retrain_step(device), reference_retrain_step(modules, device)), pairs, device)
+
+
+def measure_retraining_apart(clone: Path, threads: int, pairs: int) -> dict[str, Any]:
+    """The same on a CPU, each in a process of its own: with its own memory, as its user runs it."""
+    options = "--reference", str(clone), "--threads", str(threads)
+    workers = [measure.Worker("--retrain", which, *options) for which in ("ours", "reference")]
+    seconds = measure.take_turns(workers, pairs)
     return {"seconds": spread(seconds[0]), "other_seconds": spread(seconds[1]), "ratio": ratios(*seconds)}
 
 
@@ -402,6 +425,8 @@ def report(results: dict[str, Any]) -> str:
         share = found["floor_seconds"] / results["search"][batch]["seconds"]["median"]
         rows.append([f"memory-traffic floor / search step, batch {batch}", f"{share:.3f}", "", ""])
     rows.append(row("retraining step / reference", results["retrain"]["ratio"], "≤ 1/3" if cuda else "≤ 1/2"))
+    if not cuda:
+        rows.append(row("the same, each in its own process", results["retrain_apart"]["ratio"], "≤ 1/2"))
     asked = {"two branches (BBN)": "≤ 2.1", "unrolled (order 2)": "≤ 3"}
     for name, found in results["variants"].items():
         rows.append(row(f"{name} / plain step", found["ratio"], asked.get(name, "")))
@@ -423,15 +448,23 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--no-curve", dest="curve", action="store_false", help="leave the curve of costs out")
+    parser.add_argument("--retrain", choices=("ours", "reference"), help=argparse.SUPPRESS)
     parser.add_argument("--peak", choices=("ours", "recompute", "reference"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
         peak_memory(arguments.peak, arguments.reference, arguments.batch[0], arguments.threads)
         return
     device, pairs = torch.device(arguments.device), arguments.pairs
-    torch.set_num_threads(arguments.threads)
-    if device.type == "cuda":
-        prepare(arguments.threads)  # ours as in a job; the reference's script asks for cuDNN's fastest
+    if arguments.retrain == "reference":
+        torch.set_num_threads(arguments.threads)
+        with contextlib.redirect_stdout(sys.stderr):  # it prints its sizes
+            step = reference_retrain_step(reference.load(arguments.reference, device), device)
+        measure.work(step)
+        return
+    prepare(arguments.threads)  # ours as in a job; the reference's script asks for cuDNN's fastest
+    if arguments.retrain == "ours":
+        measure.work(retrain_step(device))
+        return
     modules = reference.load(arguments.reference, device)
 
     def say(what: str) -> None:
@@ -451,7 +484,10 @@ def main() -> None:
     results["variants"] = measure_variants(device, arguments.batch[0], pairs)
     results["input"] = measure_input(device, arguments.batch[0], pairs)
     say("retraining step")
-    results["retrain"] = measure_pair(retrain_steps(modules, device, 96), pairs, device)
+    results["retrain"] = measure_retraining(modules, device, pairs)
+    if device.type == "cpu":
+        say("retraining step, in processes of their own")
+        results["retrain_apart"] = measure_retraining_apart(arguments.reference, arguments.threads, pairs)
     say("curve")
     results["curve"] = measure_curve(device, 2) if arguments.curve else []
     measure.record(f"steps-{device.type}", results)

@@ -1,4 +1,4 @@
-"""Several images to a pixel: where they lie, and that a network computes the same for them as for single ones."""
+"""Several images to a pixel: where they lie, and that a network computes what it does for single ones."""
 
 import pytest
 import torch

@@ -43,7 +43,7 @@ class Count:
 
 
 def page_faults(before):
-    """In a process of its own, after these lines: faults while memory of 64 MiB is taken and freed 5 times."""
+    """Of a process of its own, after this line: faults while memory of 64 MiB is taken and freed 5 times."""
     lines = [
         "import resource, torch",
         before,
@@ -53,7 +53,9 @@ def page_faults(before):
         "for _ in range(5): torch.ones(2**24)",
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - started)",
     ]
-    found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
     return int(found.stdout)
 
 
