@@ -472,6 +472,9 @@ def main() -> None:
 
     results: dict[str, Any] = {"host": measure.host(device, arguments.threads)}
     results |= {"search": {}, "memory": {}, "gpu": {}}
+    if device.type == "cpu":  # first, while this process is small: these need 8 GB each
+        say("retraining step, in processes of their own")
+        results["retrain_apart"] = measure_retraining_apart(arguments.reference, arguments.threads, pairs)
     for batch in arguments.batch:
         say(f"search step, batch {batch}")
         results["search"][batch] = measure_search(modules, device, batch, pairs)
@@ -485,9 +488,6 @@ def main() -> None:
     results["input"] = measure_input(device, arguments.batch[0], pairs)
     say("retraining step")
     results["retrain"] = measure_retraining(modules, device, pairs)
-    if device.type == "cpu":
-        say("retraining step, in processes of their own")
-        results["retrain_apart"] = measure_retraining_apart(arguments.reference, arguments.threads, pairs)
     say("curve")
     results["curve"] = measure_curve(device, 2) if arguments.curve else []
     measure.record(f"steps-{device.type}", results)

@@ -9,12 +9,13 @@ def environment(record: dict[str, Any]) -> dict[str, str]:
     """Commit, lock file, container image, host, device and versions of a job, UNKNOWN where not recorded."""
     gpu = record.get("gpu")
     device = gpu.get("name") if isinstance(gpu, dict) else gpu
+    plain = ", without kernels of our own" * (record.get("gpu_kernels") is False)
     versions = record.get("versions") or {}
     return {
         "commit": str(record.get("commit") or UNKNOWN) + " + uncommitted changes" * bool(record.get("dirty")),
         "lock": str(record.get("lock") or UNKNOWN),
         "image": str(record.get("image") or "none"),
         "host": str(record.get("host") or UNKNOWN),
-        "device": str(device or record.get("cpu") or record.get("device") or UNKNOWN),
+        "device": str(device or record.get("cpu") or record.get("device") or UNKNOWN) + plain,
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) or UNKNOWN,
     }

@@ -274,6 +274,9 @@ def test_a_mixture_of_machines_is_told(folder):
     [told] = [f.what for f in audit()[1]]
     assert told.startswith("runs that are compared differ in device: ")
     assert "Another CPU (1)" in told
+    rewrite(path, gpu={"name": "A GPU"}, gpu_kernels=False)
+    [told] = [f.what for f in audit()[1]]
+    assert "A GPU, without kernels of our own (1)" in told
 
 
 def test_data_files_are_compared_when_asked_for(folder):

@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from hlrs.nas import bilevel, fused, kernels, pointwise, pools, primitives
-from hlrs.nas.supernet import OutEdges
+from hlrs.nas.collapse import Watch
+from hlrs.nas.network import initialize
+from hlrs.nas.supernet import OutEdges, Supernet, initialize_alphas
 
 SHAPES = {
     "as the supernet's": (2, 8, 16, 16, 12),
@@ -231,6 +233,32 @@ def test_derivatives_of_out_edges_through_the_kernels_are_those_without(monkeypa
     assert len(applied) == 1
     for a, b in zip(found, plain, strict=True):
         assert differ(a.detach(), b.detach().double()) < 2e-5
+
+
+def test_the_sharpness_of_a_supernet_through_the_kernels_is_that_without(monkeypatch):
+    """Cells of a kind share their weights, and a state's edges read what others wrote."""
+    supernet = Supernet(nodes=1, in_channels=1, classes=3, channels=2, cells=3)
+    initialize(supernet, torch.Generator().manual_seed(0))
+    initialize_alphas(supernet, torch.Generator().manual_seed(1))
+    alphas, weights = list(supernet.alphas.values()), supernet.weights()
+    for parameter in alphas:
+        parameter.data *= 1000  # of deviation 1
+    start = torch.randn(sum(parameter.numel() for parameter in alphas), generator=seeded())
+    watch = Watch(start, 1, "never", 2, 5, 0.75)
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+
+    def look():
+        calls.clear()
+        loss = F.cross_entropy(supernet(images), torch.tensor([0, 1, 2, 0]))
+        return watch.sharpness(loss, alphas, weights, start)
+
+    calls = []
+    plain = OutEdges._plain_convolutions
+    monkeypatch.setattr(OutEdges, "_plain_convolutions", lambda *given: calls.append(1) or plain(*given))
+    expected, out_edges = look(), len(calls)
+    monkeypatch.setattr(primitives, "KERNEL_DEVICE", "cpu")
+    assert differ(look(), expected.double()) < 1e-5
+    assert len(calls) == out_edges  # each once
 
 
 def seeded():

@@ -20,11 +20,22 @@ GENOTYPE = Genotype(NODES, [2, 3, 4, 5], NODES, [2, 3, 4, 5])
 
 
 @pytest.mark.parametrize(
-    ("batch", "channels", "count"),
-    [(96, 36, 4), (96, 16, 1), (96, 48, 1), (6, 8, 2), (4, 20, 4), (6, 36, 1), (16, 5, 16), (1, 36, 1)],
+    ("batch", "channels", "size", "count"),
+    [
+        *[
+            (96, 36, 32, 4),
+            (96, 16, 32, 1),
+            (96, 48, 32, 1),
+            (64, 24, 32, 2),
+            (64, 20, 64, 4),
+            (96, 5, 64, 16),
+        ],
+        *[(94, 36, 32, 1), (1, 36, 256, 1)],  # a rest of the batch
+        *[(32, 36, 32, 4), (28, 36, 32, 1), (96, 36, 16, 1)],  # 2²⁰ numbers are 29 maps of 36 channels, 32×32
+    ],
 )
-def test_images_to_a_pixel_make_a_multiple_of_16_channels_and_divide_the_batch(batch, channels, count):
-    assert packed.fitting(torch.empty(batch, 3, 4, 4), channels) == count
+def test_images_to_a_pixel_make_a_multiple_of_16_channels_of_large_maps(batch, channels, size, count):
+    assert packed.fitting(torch.empty(batch, 3, size, size), channels) == count
 
 
 def test_where_each_images_channels_lie():
@@ -78,8 +89,8 @@ def test_batch_norm_is_that_of_the_single_images(training):
 def test_network_computes_what_it_does_for_single_images(monkeypatch, training, stem, auxiliary, branches):
     layout = {"in_channels": 3, "classes": 5, "channels": 4, "cells": 4, "stem": stem}
     found = []
-    for count in (packed.fitting, lambda images, channels: 1):
-        monkeypatch.setattr(derived, "fitting", count)
+    for count in (4, 1):
+        monkeypatch.setattr(derived, "fitting", lambda *_, count=count: count)
         network = DerivedNetwork(
             GENOTYPE, auxiliary=auxiliary, branches=branches, branch_cells=1, **layout
         ).double()

@@ -159,22 +159,35 @@ class Mixture(torch.autograd.Function):
             for weight, need in zip(weights, ctx.needs_input_grad[5:], strict=True)
             if need and not weight.requires_grad
         ]
-        for weight in asleep:  # for what second derivatives need to be kept
-            weight.requires_grad_(True)
-        result = ctx.plain(x, scales)
-        for weight in asleep:
-            weight.requires_grad_(False)
+
+        def plain(x: Tensor, scales: Tensor) -> Tensor:
+            for weight in asleep:  # for what second derivatives need to be kept
+                weight.requires_grad_(True)
+            result: Tensor = ctx.plain(x, scales)
+            for weight in asleep:
+                weight.requires_grad_(False)
+            return result
+
         asked = [weight for weight, want in zip(weights, wanted, strict=True) if want]
-        for_x, for_scales, *others = differentiable(result, [x, scales, *asked], gradient)
+        (for_x, for_scales), others = differentiable(plain, (x, scales), asked, gradient)
         rest = iter(others)
         return None, for_x, for_scales, None, None, *(next(rest) if want else None for want in wanted)
 
 
-def differentiable(result: Tensor, inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
-    """Gradients of a result as functions of the inputs and of the gradient; None by those that want none."""
-    asked = [x for x in inputs if x.requires_grad]
-    found = iter(torch.autograd.grad(result, asked, gradient, create_graph=True))
-    return [next(found) if x.requires_grad else None for x in inputs]
+def differentiable(
+    plain: Callable[..., Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor], gradient: Tensor
+) -> tuple[list[Tensor | None], list[Tensor]]:
+    """Gradients of plain(*inputs) as functions of everything: by inputs, None where not wanted, by weights.
+
+    Of the inputs as this call reads them: one may depend on another, or on what depends on it, and what goes
+    that way is for the caller's graph to add. Autograd would walk all of that graph again, for every call in
+    it: in a time that doubles with each.
+    """
+    own = [x.view_as(x) for x in inputs]
+    asked = [x for x in own if x.requires_grad]
+    found = torch.autograd.grad(plain(*own), [*asked, *weights], gradient, create_graph=True)
+    by_inputs = iter(found)
+    return [next(by_inputs) if x.requires_grad else None for x in own], list(found[len(asked) :])
 
 
 def _rectified(x: Tensor) -> Map:

@@ -16,12 +16,18 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 VECTOR = 16  # float32 numbers (AVX-512)
+LARGE = 2**20  # numbers; networks of smaller maps lose more by the additional operators than they gain
 
 
 def fitting(images: Tensor, channels: int) -> int:
-    """How many images to a pixel make a multiple of 16 channels; 1 on a GPU, and where they leave a rest."""
+    """How many images to a pixel make a multiple of 16 channels.
+
+    1 on a GPU, for small maps, and where they would leave a rest of the batch. images [batch, any, h, w].
+    """
     count = VECTOR // gcd(VECTOR, channels)
-    return 1 if images.device.type != "cpu" or images.shape[0] % count else count
+    batch, _, height, width = images.shape
+    fits = images.device.type == "cpu" and batch % count == 0 and batch * channels * height * width >= LARGE
+    return count if fits else 1
 
 
 def pack(x: Tensor, count: int) -> Tensor:

@@ -43,7 +43,7 @@ class Pooled(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, *pooled, places = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return None, *differentiable(ctx.plain(x, weights), [x, weights], gradient), None, None
+            return None, *differentiable(ctx.plain, (x, weights), (), gradient)[0], None, None
         read, found = x.contiguous(memory_format=torch.channels_last), Map(*pooled)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         edges, c = len(weights), x.shape[1] // ctx.sources

@@ -14,7 +14,7 @@ from hlrs.artifacts import SCHEMAS, Job, write_table
 from hlrs.data.batches import Batches, batches_of, generator, steps_per_epoch
 from hlrs.graphs import Recordings
 from hlrs.longtail.objective import Mixing, Outcome
-from hlrs.nas import arch_lr, bilevel, collapse, genotype
+from hlrs.nas import arch_lr, bilevel, collapse, genotype, kernels
 from hlrs.nas.network import initialize
 from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.pace import Pace, measure
@@ -49,7 +49,8 @@ def run(job: Job) -> dict[str, Any]:
     task = SearchTask(params, images, device)
     position = fit(task, job, device)
     _write(job, params.search.nodes, task.trajectory, position.rows)
-    return {"device": device.type, **position.facts}
+    own = {"gpu_kernels": not kernels.missing()} if device.type == "cuda" else {}
+    return {"device": device.type, **own, **position.facts}
 
 
 def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Pace]:
