@@ -262,8 +262,8 @@ def prepare(threads: int) -> torch.device:
 def _keep_memory() -> None:
     """Let glibc keep what a step frees for the next one.
 
-    It gives large maps back to the kernel, which clears their pages anew when the next step asks for them: a
-    sixth of a retraining step on a CPU (docs/benchmarks.md). Where the C library is another, nothing changes.
+    It gives large maps back to the kernel, which clears their pages anew when the next step asks for them:
+    a seventh of a retraining step on a CPU (docs/benchmarks.md). Other C libraries are left as they are.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
