@@ -285,21 +285,19 @@ def floor_bytes(batch: int, channels: int, cells: int, size: int, classes: int) 
 
 def measure_pair(steps: Any, pairs: int, device: torch.device) -> dict[str, Any]:
     """One step beside another."""
-    seconds = alternate(steps, pairs, device)
-    return {"seconds": spread(seconds[0]), "other_seconds": spread(seconds[1]), "ratio": ratios(*seconds)}
+    return compared(*alternate(steps, pairs, device))
 
 
-def measure_retraining(modules: dict[str, Any], device: torch.device, pairs: int) -> dict[str, Any]:
-    """Our retraining step beside the reference's, in one process."""
-    return measure_pair((retrain_step(device), reference_retrain_step(modules, device)), pairs, device)
+def compared(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Spreads of both, and of their ratio."""
+    return {"seconds": spread(ours), "other_seconds": spread(theirs), "ratio": ratios(ours, theirs)}
 
 
 def measure_retraining_apart(clone: Path, threads: int, pairs: int) -> dict[str, Any]:
-    """The same on a CPU, each in a process of its own: with its own memory, as its user runs it."""
+    """On a CPU: our retraining step and the reference's, each in its own process, as its user runs it."""
     options = "--reference", str(clone), "--threads", str(threads)
     workers = [measure.Worker("--retrain", which, *options) for which in ("ours", "reference")]
-    seconds = measure.take_turns(workers, pairs)
-    return {"seconds": spread(seconds[0]), "other_seconds": spread(seconds[1]), "ratio": ratios(*seconds)}
+    return compared(*measure.take_turns(workers, pairs))
 
 
 def measure_variants(device: torch.device, batch: int, pairs: int) -> dict[str, Any]:
@@ -487,7 +485,8 @@ def main() -> None:
     results["variants"] = measure_variants(device, arguments.batch[0], pairs)
     results["input"] = measure_input(device, arguments.batch[0], pairs)
     say("retraining step")
-    results["retrain"] = measure_retraining(modules, device, pairs)
+    retraining = retrain_step(device), reference_retrain_step(modules, device)
+    results["retrain"] = measure_pair(retraining, pairs, device)
     say("curve")
     results["curve"] = measure_curve(device, 2) if arguments.curve else []
     measure.record(f"steps-{device.type}", results)

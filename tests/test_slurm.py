@@ -129,6 +129,11 @@ class Site:
         path = Path(f"{self.folder}.config/snakemake/slurm/config.yaml")
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
 
+    def set_site(self, **facts):
+        """Lay other facts over the site's."""
+        path = Path(f"{self.folder}.config/snakemake/slurm/site.yaml")
+        path.write_text(yaml.safe_dump((yaml.safe_load(path.read_text()) or {}) | facts))
+
     def start(self, *arguments, **variables):
         """`snakemake --profile slurm` in the background."""
         with self.output.open("a") as output:
@@ -316,8 +321,10 @@ def test_rules_run_in_a_container_on_slurm(site, image):
 
 def test_a_search_goes_on_past_its_time_limit_a_preemption_and_the_loss_of_its_node(long_search):
     site, *reference = long_search
+    site.set_site(time_limit=30)
     site.start("search_all")
     job, node = site.job()
+    assert site.cluster.ask("squeue", "--noheader", "-o", "%l", f"--jobs={job}") == "30:00"
     safe = site.progressed()
     # SLURM looks at limits each 30 s; the search is not to end before. SLURM sends SIGCONT with its warning.
     os.kill(site.stage_process(), signal.SIGSTOP)

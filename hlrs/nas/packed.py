@@ -38,7 +38,7 @@ def pack(x: Tensor, count: int) -> Tensor:
     return images.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
 
 
-def single(x: Tensor, channels: int) -> Tensor:
+def to_width(x: Tensor, channels: int) -> Tensor:
     """[n, k·channels, h, w] to [n, channels, h, k·w], the images side by side in the width: no copy.
 
     A 1×1 convolution or a join along the channels does not mind where a pixel lies.
@@ -49,8 +49,8 @@ def single(x: Tensor, channels: int) -> Tensor:
     return images.flatten(2, 3).permute(0, 3, 1, 2)
 
 
-def packed(x: Tensor, count: int) -> Tensor:
-    """Inverse of `single`."""
+def from_width(x: Tensor, count: int) -> Tensor:
+    """Inverse of `to_width`, for so many images to a pixel."""
     if count == 1:
         return x
     images: Tensor = x.permute(0, 2, 3, 1).unflatten(2, (-1, count))
@@ -64,7 +64,8 @@ class Pointwise(nn.Conv2d):
         super().__init__(channels_in, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return packed(super().forward(single(x, self.in_channels)), x.shape[1] // self.in_channels)
+        y = super().forward(to_width(x, self.in_channels))
+        return from_width(y, x.shape[1] // self.in_channels)
 
 
 class BatchNorm(nn.BatchNorm2d):

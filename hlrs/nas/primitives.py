@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hlrs.nas import kernels
-from hlrs.nas.packed import Pointwise, packed, single
+from hlrs.nas.packed import Pointwise, from_width, to_width
 
 Norm = Callable[[int], nn.Module]
 EPSILON = 1e-5  # of every batch norm
@@ -73,15 +73,13 @@ class FactorizedReduce(nn.Module):
         self.norm = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        joined = join(
-            x.shape[1] // self.even.in_channels, self.even(every_second(x)), self.odd(every_second(x, 1))
-        )
-        return self.norm(joined)  # type: ignore[no-any-return]
+        count = x.shape[1] // self.even.in_channels
+        return self.norm(join(count, self.even(every_second(x)), self.odd(every_second(x, 1))))  # type: ignore[no-any-return]
 
 
 def join(count: int, *maps: Tensor) -> Tensor:
     """Concatenation along the channels of maps with so many images to a pixel."""
-    return packed(Join.apply(*(single(x, x.shape[1] // count) for x in maps)), count)
+    return from_width(Join.apply(*(to_width(x, x.shape[1] // count) for x in maps)), count)
 
 
 class Join(torch.autograd.Function):
@@ -115,11 +113,8 @@ class Depthwise(nn.Conv2d):
 
     def kernels(self, x: Tensor) -> Tensor:
         """The weights, repeated for each image to a pixel."""
-        return (
-            self.weight.repeat(x.shape[1] // self.in_channels, 1, 1, 1)
-            if x.shape[1] > self.in_channels
-            else self.weight
-        )
+        count = x.shape[1] // self.in_channels
+        return self.weight if count == 1 else self.weight.repeat(count, 1, 1, 1)
 
 
 class Dilated(Depthwise):
