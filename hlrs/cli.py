@@ -137,7 +137,7 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     """Show which jobs would run, why, and what they would cost; runs none of them.
 
     Why: which parameter, code, data or input differs from the nearest earlier result. The cost comes from the
-    records of past runs, scaled where sizes differ; without any, from a few seconds of training on this
+    records of past runs with the same parameters; without any, from a few seconds of training on this
     machine's device, which are remembered in .hlrs/calibration.json.
     """
     from hlrs import config

@@ -16,7 +16,6 @@ from hlrs.reasons import STAGES, Past, Reason, abbreviate, fold, reasons
 WIDEST = 110  # columns
 MOST = 6  # reasons in a line
 
-ROUGH = "Scaled to another size of network or batch is rough: small networks wait more than they compute."
 ALONE = "Measured is the training alone, without imports and the reading of images."
 GUESSED = "Before its search, a retraining is measured with a random genotype."
 ELSEWHERE = (
@@ -134,10 +133,8 @@ def _head(name: str, jobs: int) -> str:
 
 
 def _remarks(known: list[Estimate]) -> Iterator[str]:
-    """What to know of scaled and measured figures."""
+    """What to know of measured figures."""
     remarks = []
-    if not all(estimate.near for estimate in known):
-        remarks.append(ROUGH)
     measured = [estimate for estimate in known if estimate.how in ("measured", "remembered")]
     if measured:
         remarks.append(ALONE)
@@ -160,11 +157,8 @@ def _alike(estimates: list[Estimate]) -> dict[tuple[str, str], list[Estimate]]:
 
 def _basis(alike: list[Estimate]) -> str:
     first, sources = alike[0], {source for estimate in alike for source in estimate.sources}
-    records = f"{len(sources)} record{'s' * (len(sources) > 1)} on {first.device}"
     if first.how == "records":
-        return f"from {records}"
-    if first.how == "scaled":
-        return f"scaled from {records}, by images and multiply-adds"
+        return f"from {len(sources)} record{'s' * (len(sources) > 1)} on {first.device}"
     steps = sum({estimate.sources: estimate.steps for estimate in alike}.values())
     when = "now" if first.how == "measured" else first.date
     here = "this machine's " if first.how == "measured" else ""

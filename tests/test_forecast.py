@@ -17,12 +17,9 @@ from hlrs.calibration import MEMORY, Calibration, Measurement
 from hlrs.errors import UserError
 from hlrs.forecast import Forecast
 from hlrs.nas.genotype import PUBLISHED
-from hlrs.nas.network import count_multiply_adds
-from hlrs.nas.supernet import Supernet
 from hlrs.outlook import Outlook
 from hlrs.pace import Pace, measure
 from hlrs.reasons import Past
-from hlrs.stages import split
 from hlrs.stages.parts import read_genotype
 
 A100 = {"name": "NVIDIA A100"}
@@ -162,66 +159,23 @@ def test_a_random_search_is_not_taken_for_a_training(workspace):
     assert estimate("search/digits/random/1", **{"matrix.seeds": [1]}).seconds == 2.0
 
 
-# --- scaled -------------------------------------------------------------------------------------------
-
-STEPS = sum(WEIGHTS) // 16  # of an epoch of a search
-
-
-def images(batches):
-    """Images of an epoch of a search whose steps take so many batches of 16."""
-    return STEPS * 16 * batches
+# --- only the same parameters -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("changes", "training"),
+    "changes",
     [
-        ({"search.epochs": 9}, 90),
-        ({"methods.darts.objective": {"kind": "bilateral", "branch_cells": 2}}, 60),
-        ({"methods.darts.arch_lr": {"kind": "freeze", "at": 0.5}}, 25),  # 2 + 2 + 1 batches, not 6
-        ({"search.batch_size": 40}, 30),  # 2 steps of 40 images a half, not 5 of 16
-        ({"datasets.digits.max_per_class": 80}, 60),  # of 162 images for the weights 10 steps
+        {"search.epochs": 9},
+        {"search.batch_size": 8},
+        {"search.channels": 8},
+        {"search.recompute": True},
+        {"datasets.digits.max_per_class": 80},
+        {"methods.darts.searcher": {"kind": "darts", "order": 2}},
     ],
 )
-def test_another_size_is_scaled_by_its_images(workspace, changes, training):
-    trained(jobs()["search/digits/darts/0"], [10, 10, 10], images(2))
-    found = estimate("search/digits/darts/0", **changes)
-    assert found.how == "scaled"
-    assert (found.overhead, found.training) == (pytest.approx(4), pytest.approx(training))
-
-
-def test_another_network_is_scaled_by_its_multiply_adds(workspace):
-    trained(jobs()["search/digits/darts/0"], [10, 10, 10], images(2))
-    layout = {"in_channels": 1, "classes": 10, "cells": 3, "nodes": 1}
-    with torch.device("meta"):
-        small, large = (
-            count_multiply_adds(Supernet(channels=channels, **layout).eval(), 1, 8) for channels in (2, 8)
-        )
-    assert large > 4 * small
-    found = estimate("search/digits/darts/0", **{"search.channels": 8})
-    assert found.training == pytest.approx(30 * large / small)
-
-
-def test_a_retraining_is_scaled_by_a_network_of_a_genotype(workspace):
-    trained(jobs()["retrain/digits/darts/0"], [10, 10, 10], sum(COUNTS) // 16 * 16)
-    assert estimate("retrain/digits/darts/0", **{"retrain.epochs": 6}).training == pytest.approx(60)
-    wide = estimate("retrain/digits/darts/0", **{"retrain.channels": 4})
-    assert wide.how == "scaled"
-    assert 2 * 60 < wide.training < 4 * 60  # between linear and quadratic in the channels
-
-
-def test_the_nearest_record_is_scaled(workspace):
-    trained(jobs()["search/digits/darts/0"], [10, 10, 10], images(2))
-    edit(workspace / "params.yaml", **{"search.epochs": 2, "search.weights": {"lr": 0.1}})
-    trained(jobs()["search/digits/darts/0"], [70, 70], images(2))
-    found = estimate("search/digits/darts/0", **{"search.epochs": 1, "search.weights": {"lr": 0.1}})
-    assert found.training == pytest.approx(70)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"methods.darts.searcher": {"kind": "darts", "order": 2}}, {"search.recompute": True}]
-)
-def test_another_kind_of_step_is_not_scaled_but_measured(workspace, changes):
-    trained(jobs()["search/digits/darts/0"], [10, 10, 10], images(2))
+def test_a_record_of_other_parameters_is_not_used_but_the_training_measured(workspace, changes):
+    trained(jobs()["search/digits/darts/0"], [10, 10, 10])
+    assert estimate("search/digits/darts/0").how == "records"
     assert estimate("search/digits/darts/0", **changes).why == "it would be measured"
 
 
@@ -230,26 +184,6 @@ def test_another_kind_of_step_is_not_scaled_but_measured(workspace, changes):
 RESNET = {"methods.darts": {"searcher": {"kind": "resnet", "depth": 20}}}
 FIXED = {"methods.darts": {"searcher": {"kind": "fixed", "genotype": "PC_DARTS"}}}
 RETRAINED = sum(COUNTS) // 16 * 16  # images of an epoch of a retraining
-
-
-def convolutions(blocks, size):
-    """Multiply-adds of the CIFAR ResNet's 3×3 convolutions and its classifier for grey images of digits.
-
-    He et al. 2016, §4.2: three stages of 16, 32 and 64 channels on maps of size, size/2 and size/4.
-    """
-    found, before = 9 * 16 * size**2, 16
-    for channels, pixels in ((16, size**2), (32, (size // 2) ** 2), (64, (size // 4) ** 2)):
-        found += 9 * channels * pixels * (before + (2 * blocks - 1) * channels)
-        before = channels
-    return found + 64 * 10
-
-
-def test_a_deeper_resnet_is_scaled_by_its_multiply_adds(workspace):
-    edit(workspace / "params.yaml", **RESNET)
-    trained(jobs()["retrain/digits/darts/0"], [10, 10, 10], RETRAINED)
-    found = estimate("retrain/digits/darts/0", **{"methods.darts.searcher.depth": 32})
-    assert (found.how, found.overhead) == ("scaled", pytest.approx(4))
-    assert found.training == pytest.approx(30 * convolutions(5, 8) / convolutions(3, 8))
 
 
 def test_a_resnet_tells_nothing_of_networks_of_cells(workspace):
@@ -266,33 +200,27 @@ def test_further_retrainings_take_as_long_as_the_first(workspace):
 
 
 def test_a_classifiers_own_epochs_are_reckoned_as_a_batch_a_step(workspace):
-    """Bilateral epochs take two batches: 3 · 2 + 2 · 1 of the batches that cost 5 s each."""
     bilateral = {"objective": {"kind": "bilateral"}, "auxiliary_weight": 0.0}
-    edit(workspace / "params.yaml", **{"methods.darts.retrain": bilateral})
-    trained(jobs()["retrain/digits/darts/0"], [10, 10, 10], 2 * RETRAINED)
     own = bilateral | {"classifier": {"kind": "retrained", "epochs": 2}}
-    assert estimate("retrain/digits/darts/0", **{"methods.darts.retrain": own}).training == pytest.approx(40)
+    edit(workspace / "params.yaml", **{"methods.darts.retrain": own})
+    assert calibration.batches(jobs()["retrain/digits/darts/0"]) == [2, 2, 2, 1, 1]
 
 
 def test_alphas_that_warm_up_take_a_batch_a_step(workspace):
-    """Of four epochs PC-DARTS's alphas rest in two, at progress 0 and 0.25: 1 + 1 + 2 + 2 batches."""
+    """Of four epochs PC-DARTS's alphas rest in two, at progress 0 and 0.25; of eight in four."""
     pc_darts = {"methods.darts.searcher": {"kind": "pc_darts", "portion": 2, "warm_up": 0.4}}
     edit(workspace / "params.yaml", **pc_darts, **{"search.epochs": 4})
-    rate = images(1) / 5
-    epochs = [
-        {"epoch": epoch, "seconds": seconds, "images_per_second": rate}
-        for epoch, seconds in enumerate([5.0, 5.0, 10.0, 10.0])
-    ]
-    trained(jobs()["search/digits/darts/0"], [5, 5, 10, 10], throughput=epochs)
-    assert estimate("search/digits/darts/0").training == pytest.approx(30)
-    found = estimate("search/digits/darts/0", **{"search.epochs": 8})  # four rest, four do not
-    assert (found.how, found.training) == ("scaled", pytest.approx(4 * 5 + 4 * 10))
+    assert calibration.batches(jobs()["search/digits/darts/0"]) == [1, 1, 2, 2]
+    edit(workspace / "params.yaml", **{"search.epochs": 8})
+    assert calibration.batches(jobs()["search/digits/darts/0"]) == [1] * 4 + [2] * 4
 
 
-def test_a_dual_head_takes_one_sampler(workspace):
-    trained(jobs()["search/digits/darts/0"], [10, 10, 10], images(2))
-    found = estimate("search/digits/darts/0", **{"methods.darts.objective": {"kind": "dual_head"}})
-    assert found.training == pytest.approx(30)
+@pytest.mark.parametrize(
+    ("objective", "batches"), [({"kind": "dual_head"}, [2] * 3), ({"kind": "bilateral"}, [4] * 3)]
+)
+def test_two_samplers_take_twice_the_batches_and_a_dual_head_takes_one(workspace, objective, batches):
+    edit(workspace / "params.yaml", **{"methods.darts.objective": objective})
+    assert calibration.batches(jobs()["search/digits/darts/0"]) == batches
 
 
 def test_the_published_genotype_itself_is_measured(workspace, tmp_path):
@@ -413,24 +341,6 @@ def test_what_was_measured_on_a_gpu_is_preferred(hurried):
     assert forecast.of(job).hours == pytest.approx(5 * 3 * 0.01 / 3600)
 
 
-@pytest.mark.parametrize(
-    ("changes", "gpu", "how"),
-    [
-        ({"search.epochs": 9}, None, "scaled"),
-        ({"search.channels": 4}, None, "measured"),
-        ({"search.batch_size": 8}, None, "measured"),
-        ({"search.channels": 4}, A100, "scaled"),  # for want of a GPU here
-    ],
-)
-def test_another_network_or_batch_is_measured_if_the_device_is_at_hand(hurried, changes, gpu, how):
-    trained(jobs()["search/digits/darts/0"], [10, 10, 10], images(2), gpu=gpu)
-    edit(hurried / "params.yaml", **changes)
-    forecast, known = measured([])
-    found = forecast.of(known["search/digits/darts/0"])
-    assert found.how == how
-    assert found.near == ("search.epochs" in changes or how == "measured")
-
-
 def test_data_that_are_not_there_are_not_downloaded(hurried):
     params = copy.deepcopy(TINY)
     params["datasets"]["digits"]["source"] = {
@@ -482,22 +392,30 @@ def test_a_hundred_runs_stay_readable(hurried, monkeypatch, width):
 
 
 def test_the_json_holds_what_the_text_says(hurried):
+    """A search of 3 · 36 + 4 s is due for a second seed, and all that follows it."""
     edit(hurried / "params.yaml", **{"matrix.methods": ["darts"]})
-    split.run(jobs()["split/digits"])
     for name, job in jobs().items():
         if name.startswith(("search", "retrain")):
-            trained(job, [36, 36, 36], STEPS * 32)
+            trained(job, [36, 36, 36])
         else:
             finish([job], seconds=3.6, gpu=None)
-    edit(hurried / "params.yaml", **{"search.epochs": 6})
+    edit(hurried / "params.yaml", **{"matrix.seeds": [1]})
     facts = json.loads(json.dumps(shown().facts()))
     assert [job["stage"] for job in facts["due"]] == ["search", "extract", "retrain", "evaluate", "report"]
-    search, extract, *_ = facts["due"]
+    search = facts["due"][0]
+    assert (search["run"], search["estimate"]["basis"]) == ("digits/darts/1", "records")
+    assert search["estimate"]["hours"] == pytest.approx(112 / 3600)
+    assert facts["gpu_hours"] == pytest.approx(2 * 112 / 3600)  # search and retraining
+    assert facts["cpu_hours"] == pytest.approx(0.003)  # extract, evaluate, report
+
+
+def test_the_json_names_the_parameters_that_differ(hurried):
+    edit(hurried / "params.yaml", **{"matrix.methods": ["darts"]})
+    finish(jobs().values())
+    edit(hurried / "params.yaml", **{"search.epochs": 6})
+    search, extract, *_ = json.loads(json.dumps(shown().facts()))["due"]
     assert search["differs"]["changes"] == [{"field": "search.epochs", "old": 3, "new": 6}]
     assert extract["differs"]["inputs"] == ["alphas"]
-    assert search["estimate"]["hours"] == pytest.approx((4 + 6 * 36) / 3600)
-    assert facts["gpu_hours"] == pytest.approx((220 + 112) / 3600)  # a longer search, the same retraining
-    assert facts["cpu_hours"] == pytest.approx(0.003)  # extract, evaluate, report
 
 
 def test_the_text_tells_units_sources_and_what_checkpoints_save(hurried, monkeypatch):
