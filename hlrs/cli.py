@@ -163,8 +163,7 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
 @click.argument("path")
 @params_option
 @click.option("--json", "form", flag_value="json", help="Print JSON: every record whole, every data file.")
-@click.option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz.")
-@click.option("--svg", "form", flag_value="svg", help="Print a drawing.")
+@click.option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz: `| dot -Tsvg`.")
 @click.option("--since", metavar="REV", help="Tell what differs from what DVC recorded at a Git revision.")
 def lineage(path: str, params: Path, form: str | None, since: str | None) -> None:
     """Show where a result comes from, back to the data files.
@@ -183,13 +182,13 @@ def lineage(path: str, params: Path, form: str | None, since: str | None) -> Non
         if form == "json":
             click.echo(json.dumps([asdict(change) for change in changes], indent=1))
         elif form:
-            raise UserError(f"--{form}: does not go with --since; --json does")
+            raise UserError("--dot: does not go with --since; --json does")
         else:
             click.echo("\n".join(pedigree.since(changes, since, _width())))
     elif form == "json":
         click.echo(json.dumps(facts(found), indent=1))
     elif form:
-        click.echo(getattr(pedigree, form)(found))
+        click.echo(pedigree.dot(found))
     else:
         click.echo("\n".join(pedigree.tree(found, _width())))
 

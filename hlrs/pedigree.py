@@ -1,11 +1,9 @@
-"""How a lineage is shown: a tree for the terminal, a graph as DOT and as SVG, differences in words."""
+"""How a lineage is shown: a tree for the terminal, a graph in DOT, differences in words."""
 
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from html import escape
-from statistics import fmean
+from collections.abc import Iterator
 from typing import Any
 
 from hlrs.artifacts import search_of
@@ -23,13 +21,6 @@ from hlrs.reasons import STAGES, Record, abbreviate
 
 LISTED = 8  # data files in the tree, definitions in a line; JSON has all of them
 SHORT = 12  # digits of a digest where its full length would be noise
-LINE, WIDTH, HEIGHT, SPACE = 15, 236, 112, 30  # of the SVG, in pixels
-STYLE = (
-    "svg{color:#1c2430;background:#fff;font:11px ui-monospace,Menlo,Consolas,monospace}"
-    "@media (prefers-color-scheme:dark){svg{color:#e4e8ee;background:#14181e}}"
-    "text{fill:currentColor}rect+text{font-weight:bold}path{fill:none;stroke:currentColor;stroke-opacity:.45}"
-    "rect{fill:currentColor;fill-opacity:.05;stroke:currentColor;stroke-opacity:.6}"
-)
 
 # --- a tree for the terminal --------------------------------------------------------------------------
 
@@ -245,7 +236,7 @@ def _shortened(name: str, value: str) -> str:
     return value[:SHORT] if name in ("commit", "lock") and "+" not in value else value
 
 
-# --- graphs -------------------------------------------------------------------------------------------
+# --- a graph ------------------------------------------------------------------------------------------
 
 
 def dot(lineage: Lineage) -> str:
@@ -280,72 +271,3 @@ def _data_label(directory: str, record: Record) -> list[str]:
     files = data(directory, record)
     shown = [f"{file['name'][-18:]} {file['sha256'][:SHORT]}" for file in files[:3]]
     return [f"data of {record['run']}", f"{sum(f['bytes'] for f in files):,} bytes", *shown]
-
-
-def svg(lineage: Lineage) -> str:
-    """The lineage as a stand-alone SVG: a column a stage from the data on, a row a run."""
-    rows = _rows(lineage)
-    places = {
-        directory: (_corner(1 + STAGES.index(record["stage"]), rows[record["run"]]))
-        for directory, record in lineage.records.items()
-    }
-    bottom = max(y for _, y in places.values())
-    links = [(f, d) for d in lineage.records for f in lineage.sources(d) if f in places]
-    edges = [_edge(places[source], places[reader], bottom) for source, reader in links]
-    boxes = [_box(places[directory], _label(record)) for directory, record in lineage.records.items()]
-    for directory, record in splits(lineage):
-        corner = _corner(0, rows[record["run"]])
-        edges.append(_edge(corner, places[directory], bottom))
-        boxes.append(_box(corner, _data_label(directory, record)))
-    width = max(x for x, _ in places.values()) + WIDTH + SPACE
-    height = bottom + HEIGHT + 2 * SPACE
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width:.0f} {height:.0f}"'
-        f' width="{width:.0f}" height="{height:.0f}">'
-    )
-    title = f"<title>Lineage of {escape(', '.join(lineage.targets[:3]))}</title>"
-    return "\n".join([head, title, f"<style>{STYLE}</style>", *edges, *boxes, "</svg>"])
-
-
-def _rows(lineage: Lineage) -> dict[str, float]:
-    """The row of every run; a data set's is amid its runs, the report's amid all."""
-    names = {record["run"] for record in lineage.records.values()}
-    rows = {run: float(i) for i, run in enumerate(sorted(run for run in names if "/" in run))}
-    middle = {
-        name: [row for run, row in rows.items() if name == "all" or run.startswith(f"{name}/")]
-        for name in names - rows.keys()
-    }
-    return rows | {name: fmean(of or [0.0]) for name, of in middle.items()}
-
-
-def _corner(column: int, row: float) -> tuple[float, float]:
-    """The upper left corner of a box."""
-    return SPACE + column * (WIDTH + SPACE), SPACE + row * (HEIGHT + 2 * SPACE)
-
-
-def _box(corner: tuple[float, float], lines: Iterable[str]) -> str:
-    x, y = corner
-    texts = [
-        f'<text x="{x + 10:.0f}" y="{y + 20 + i * LINE:.0f}">{escape(t)}</text>' for i, t in enumerate(lines)
-    ]
-    return f'<g><rect x="{x:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="6"/>{"".join(texts)}</g>'
-
-
-def _edge(start: tuple[float, float], end: tuple[float, float], bottom: float) -> str:
-    """To the next column straight across; over others in a lane below the row of the run that it concerns.
-
-    `bottom`: the upper edge of the last row, below which an edge runs that concerns none.
-    """
-    (x, y), (to_x, to_y) = (start[0] + WIDTH, start[1] + HEIGHT / 2), (end[0], end[1] + HEIGHT / 2)
-    columns = round((to_x - x + WIDTH) / (WIDTH + SPACE))
-    if columns == 1:
-        bend = f"{(x + to_x) / 2:.0f}"
-        return f'<path d="M{x:.0f} {y:.0f}C{bend} {y:.0f} {bend} {to_y:.0f} {to_x:.0f} {to_y:.0f}"/>'
-    column = round(start[0] / (WIDTH + SPACE))
-    row = bottom if column == 1 and columns == 5 else end[1] if column == 1 else start[1]
-    low, side = row + HEIGHT + 9 * columns, 10 * columns
-    leave = f"M{x - side:.0f} {row + HEIGHT:.0f}" if row == start[1] else f"M{x:.0f} {y:.0f}h{SPACE / 2:.0f}"
-    arrive = f"H{to_x + side:.0f}V{row + HEIGHT:.0f}"
-    if row != end[1]:
-        arrive = f"H{to_x - SPACE / 2:.0f}V{to_y:.0f}h{SPACE / 2:.0f}"
-    return f'<path d="{leave}V{low:.0f}{arrive}"/>'

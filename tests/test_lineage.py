@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 from conftest import at_work_in, edit
@@ -173,7 +172,7 @@ def test_many_runs_are_a_line_each(folder):
         assert line.split()[1:] == keys
 
 
-def test_the_graphs_hold_every_job_and_link(folder):
+def test_the_graph_holds_every_job_and_link(folder):
     found = lineage("report")
     links = {(s, d) for d in found.records for s in found.sources(d)}
     assert len(found.records) == 10
@@ -181,10 +180,6 @@ def test_the_graphs_hold_every_job_and_link(folder):
     dot = pedigree.dot(found)
     drawn = re.findall(r'^  "([^"]+)" -> "([^"]+)" \[label=', dot, re.MULTILINE)
     assert set(drawn) == links
-    svg = ElementTree.fromstring(pedigree.svg(found))
-    names = {kind: svg.iter(f"{{http://www.w3.org/2000/svg}}{kind}") for kind in ("rect", "path")}
-    assert sum(1 for _ in names["rect"]) == 10 + 1  # and the data
-    assert sum(1 for _ in names["path"]) == len(links) + 1
 
 
 # --- methods without a search, several retrainings ----------------------------------------------------
@@ -239,12 +234,9 @@ def test_a_line_a_retraining_has_its_genotypes_key(retrained):
 
 
 @pytest.mark.parametrize("asked", ["report", "digits/fixed/0-3", "digits/resnet/0"])
-def test_the_graphs_hold_what_there_is_without_a_search(retrained, asked):
+def test_the_graph_holds_what_there_is_without_a_search(retrained, asked):
     found = lineage(asked)
-    svg = ElementTree.fromstring(pedigree.svg(found))
-    assert sum(1 for _ in svg.iter("{http://www.w3.org/2000/svg}rect")) == len(found.records) + 1
     links = {(s, d) for d in found.records for s in found.sources(d)}
-    assert sum(1 for _ in svg.iter("{http://www.w3.org/2000/svg}path")) == len(links) + 1
     assert pedigree.dot(found).count(" [label=") == len(found.records) + len(links)
 
 
