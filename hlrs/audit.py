@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from hlrs.artifacts import OUTPUTS, PROVENANCE, RESULTS, Job
@@ -205,7 +205,7 @@ class Audit:
         """Every file that dvc.lock tells of, against the file that is here."""
         if not LOCK.is_file():
             return
-        stages = (yaml.safe_load(LOCK.read_text()) or {}).get("stages", {})
+        stages = (YAML(typ="safe", pure=True).load(LOCK) or {}).get("stages", {})
         recorded = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
         for stage in STAGES:
             root = str(RESULTS / stage)

@@ -5,14 +5,14 @@ out (`hlrs.fingerprint`): what was said is in a job's key, every default written
 """
 
 import difflib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from hlrs.errors import UserError
 
@@ -1025,41 +1025,14 @@ class ReportJob(Spec):
 # --- reading ------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 3e-4 as a number and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"{key!r} is not a name", problem_mark=key_node.start_mark)
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key!r} is given twice", problem_mark=key_node.start_mark
-                )
-            seen.append(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def load(path: Path) -> Params:
     """`params.yaml`, validated; UserError with one line that names file, field and what is allowed."""
     try:
-        raw = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a SafeLoader
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; run in the folder that holds it") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}{where}: not valid YAML: {problem}") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}{_syntax(error)}") from None
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -1067,6 +1040,15 @@ def load(path: Path) -> Params:
         details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
         more = f"  (and {len(details) - 1} more)" if len(details) > 1 else ""
         raise UserError(f"{path}: {_describe(details[0], raw, Params)}{more}") from None
+
+
+def _syntax(error: Exception) -> str:
+    """Line and problem of a YAML error."""
+    a_key = getattr(error, "context", None) == "while scanning a simple key"  # that lacks its colon
+    mark = getattr(error, "context_mark" if a_key else "problem_mark", None)
+    where = f":{mark.line + 1}" if mark else ""
+    problem = (getattr(error, "problem", None) or str(error)).splitlines()[0].partition(" with value")[0]
+    return f"{where}: not valid YAML: {problem}"
 
 
 def _describe(detail: ErrorDetails, raw: Any, model: type[Spec]) -> str:

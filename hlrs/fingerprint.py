@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 from hlrs.config import Digits, ImageFolder, ListFile, Npz, Parquet, Source, Torchvision
 from hlrs.data.sources import IMAGE_SUFFIXES, digits_file, listed_images, parquet_files, torchvision_files
@@ -111,7 +111,7 @@ def _pointers(source: FileSource) -> dict[str, str]:
     """The hashes that DVC has of the files and folders that the params name."""
     pointers = {path: Path(f"{path}.dvc") for _, path in named_files(source)}
     return {
-        path: str(yaml.safe_load(pointer.read_text())["outs"][0]["md5"])
+        path: str(YAML(typ="safe", pure=True).load(pointer)["outs"][0]["md5"])
         for path, pointer in pointers.items()
         if pointer.is_file()
     }

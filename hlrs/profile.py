@@ -4,6 +4,7 @@ It holds what is the site's (partitions, account, time limits, how to ask for a 
 needs stands in the rule (workflow/rules/).
 """
 
+import io
 import re
 import shutil
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from getpass import getuser
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 from hlrs.artifacts import write_text
 from hlrs.errors import UserError
@@ -239,19 +240,27 @@ def write(cluster: Cluster, choice: Choice, folder: Path, force: bool) -> str:
     if there and not force:
         raise UserError(f"{there[0]}: exists; --force replaces it")
     title = f"# {cluster.name}, SLURM {cluster.version}; written by `hlrs profile slurm` on {date.today()}\n"
-    lines = yaml.safe_dump(entries, sort_keys=False, width=1000).splitlines()
+    facts = site(cluster, choice)
     texts = {
-        "config.yaml": title + "\n".join(map(_commented, lines)) + "\n",
-        "site.yaml": title + (yaml.safe_dump(site(cluster, choice)) if site(cluster, choice) else "{}\n"),
+        "config.yaml": title + "".join(map(_commented, _dumped(entries).splitlines())),
+        "site.yaml": title + (_dumped(facts) if facts else "{}\n"),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
     return "\n".join(f"{folder / name}:\n{_indented(text)}" for name, text in texts.items())
 
 
+def _dumped(entries: dict[str, Any]) -> str:
+    """YAML 1.1, which Snakemake reads: a partition called `on` is quoted."""
+    yaml, text = YAML(), io.StringIO()
+    yaml.version, yaml.width = (1, 1), 1000
+    yaml.dump(entries, text)
+    return text.getvalue().removeprefix("%YAML 1.1\n---\n")
+
+
 def _commented(line: str) -> str:
     comment = COMMENTS.get(line.split(":")[0])
-    return f"{line}  # {comment}" if comment else line
+    return f"{line}  # {comment}\n" if comment else f"{line}\n"
 
 
 def _indented(text: str) -> str:

@@ -251,6 +251,12 @@ def test_an_image_is_run_by_apptainer_and_named_whole(monkeypatch, tmp_path):
     assert yaml.safe_load(Path("slurm/site.yaml").read_text())["container"] == str(tmp_path / "hlrs.sif")
 
 
+def test_names_that_yaml_would_take_for_something_else_stay_text():
+    """Snakemake reads a profile as YAML 1.1."""
+    entries = {"on": "no", "partition": "010", "time": "12:30"}
+    assert yaml.safe_load(profiles._dumped(entries)) == entries
+
+
 # --- by the command line ------------------------------------------------------------------------------
 
 CONFIG = """
