@@ -375,20 +375,24 @@ def _digests(path: Path, with_md5: bool, bar: "tqdm[Any]") -> Digests:
 
 
 def _tree_digest(files: dict[str, str]) -> str:
-    """DVC's digest of a folder: the MD5 of its listing (dvc_data.hashfile.tree.Tree)."""
-    listing = [{"md5": files[name], "relpath": name} for name in sorted(files)]
-    return (
-        hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-    )
+    """DVC's digest of a folder, given the MD5 of every file."""
+    from dvc_data.hashfile.tree import Tree
+
+    tree = Tree.from_list([{"md5": digest, "relpath": name} for name, digest in files.items()])
+    tree.digest()
+    return str(tree.oid)
 
 
 def _listing(digest: str) -> dict[str, str] | None:
     """File -> MD5 of a folder that DVC's cache knows; None if it does not."""
     from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+    from dvc_objects.errors import ObjectFormatError
 
     with Repo() as repo:
-        path = Path(repo.cache.local.oid_to_path(digest))
-    try:
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_text())}
-    except (OSError, ValueError):
-        return None
+        try:
+            tree = Tree.load(repo.cache.local, HashInfo("md5", digest))
+        except (OSError, ObjectFormatError):
+            return None
+    return {"/".join(parts): str(found.value) for parts, _, found in tree}
