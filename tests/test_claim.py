@@ -8,7 +8,7 @@ from test_report import PLAIN, make_job
 
 from hlrs.config import Params
 from hlrs.report.claim import claims, headline, higher, judge, lower, roles, table, whole
-from hlrs.report.results import Difference, compare
+from hlrs.report.comparisons import Difference, compare
 from hlrs.stages.report import gather
 
 pytestmark = pytest.mark.usefixtures("workspace")  # a report's inputs lie below the current folder

@@ -13,8 +13,8 @@ import pytest
 
 from hlrs.artifacts import SCHEMAS
 from hlrs.nas.genotype import PRIMITIVES, edges
-from hlrs.report import charts, figures, heatmaps, outcomes, trajectories
-from hlrs.report.results import Results, Run
+from hlrs.report import charts, figures, figures_results, figures_training, heatmaps
+from hlrs.report.runs import Results, Run
 
 NAMES = ["tail", "head", "middle"]  # by size: head, middle, tail
 COUNTS = {"weights": [1, 80, 25], "alphas": [1, 79, 25], "holdout": [0, 0, 0], "test": [10, 10, 0]}
@@ -272,7 +272,7 @@ def test_calibration_of_all_seeds_together():
     assert first == ["darts", 0.4, 0.6, 5, 0.4, 0.5]
     assert second[3:] == pytest.approx([20, 0.7, 0.925])  # (15 · 0.8 + 5 · 0.4)/20, (15 · 0.9 + 5 · 1)/20
     assert "error 15.0 %" in figure.charts[0]
-    assert outcomes.pool([BINS]) == BINS
+    assert figures_results.pool([BINS]) == BINS
 
 
 # --- curves -------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def test_collapse_is_the_first_epoch_with_two_skip_connections():
     runs = {
         name: make_run("darts", i, search={"skips_normal": s}) for i, (name, s) in enumerate(skips.items())
     }
-    assert {name: trajectories.collapse(run) for name, run in runs.items()} == {
+    assert {name: figures_training.collapse(run) for name, run in runs.items()} == {
         "never": None, "back": 1, "late": 2,
     }  # fmt: skip
     figure = drawn(make_results([*runs.values()]), "search_skips")
@@ -310,7 +310,7 @@ def test_the_eigenvalue_is_drawn_where_it_was_estimated():
 
 def test_where_the_watch_stopped_the_alphas():
     runs = [make_run("darts", 0), make_run("hlrs", 3, search={"stopped": [0, 1, 1]})]
-    assert [trajectories.stopped(run) for run in runs] == [None, 1]
+    assert [figures_training.stopped(run) for run in runs] == [None, 1]
     assert (
         "The watch on it stopped the alphas of hlrs (seed 3 after epoch 1)."
         in drawn(make_results(runs), "search_skips").note
@@ -329,8 +329,8 @@ def test_retrainings_have_a_line_each_and_share_the_search():
 
 def test_of_many_runs_few_lines_are_drawn():
     methods = {f"m{i}": [make_run(f"m{i}", s) for s in range(4)] for i in range(26)}
-    assert trajectories.single_lines(methods) == 3
-    assert trajectories.single_lines({"m0": methods["m0"]}) == 10
+    assert figures_training.single_lines(methods) == 3
+    assert figures_training.single_lines({"m0": methods["m0"]}) == 10
 
 
 def test_cells_are_drawn_up_to_their_budget(monkeypatch):
@@ -355,16 +355,16 @@ def test_coupled_rates_and_equal_lines_are_drawn_once_and_named():
 
 def test_of_many_seeds_the_median_and_the_range_are_drawn():
     runs = [make_run("darts", i, search={"weights_loss": [float(i), 2.0, None]}) for i in range(11)]
-    lines, areas = trajectories.curves(trajectories.SEARCH_PANELS[1], "search", runs)
+    lines, areas = figures_training.curves(figures_training.SEARCH_PANELS[1], "search", runs)
     assert [line.ys for line in lines] == [[5.0, 2.0, None]]
     assert (areas[0].lows, areas[0].highs) == ([0.0, 2.0, None], [10.0, 2.0, None])
-    few, _ = trajectories.curves(trajectories.SEARCH_PANELS[1], "search", runs[:10])
+    few, _ = figures_training.curves(figures_training.SEARCH_PANELS[1], "search", runs[:10])
     assert len(few) == 10
     again = [
         *runs,
         *(replace(runs[0], seed=11 + i) for i in range(4)),
     ]  # equal lines count as often as they are
-    lines, _ = trajectories.curves(trajectories.SEARCH_PANELS[1], "search", again)
+    lines, _ = figures_training.curves(figures_training.SEARCH_PANELS[1], "search", again)
     assert lines[0].ys[0] == 3.0
 
 
@@ -395,11 +395,11 @@ def test_long_lines_are_thinned_and_keep_their_end():
 
 def test_maps_show_the_weights():
     run = make_run("darts", 0)
-    found = trajectories.edges(run)["reduce"]
+    found = figures_training.edges(run)["reduce"]
     assert [edge.label for edge in found] == ["0←k-2", "0←k-1"]
     assert [edge.chosen for edge in found] == ["skip_connect", "sep_conv_3x3"]
     assert found[1].rows["skip_connect"] == pytest.approx([1 / 3, 1 / 3 + 0.02, 1 / 3 + 0.04])
-    svg = trajectories.maps([run]).chart(run, hover=True)
+    svg = figures_training.maps([run]).chart(run, hover=True)
     # from 1/3 to 1/3 + 0.04 in steps of 0.005: eight above the lowest, not drawn one; row 1: skip_connect;
     # a map is 3 columns wide and 1 from the next, the reduction cell begins at column 9
     assert {place: opacity for place, (_, opacity) in cells_of(svg).items()} == {
@@ -413,11 +413,11 @@ def test_maps_show_the_weights():
 
 def test_many_epochs_are_taken_together():
     run = replace(make_run("darts", 0), alphas=weights(51))
-    rows = trajectories.edges(run)["normal"][0].rows["skip_connect"]
+    rows = figures_training.edges(run)["normal"][0].rows["skip_connect"]
     assert len(rows) == 25
     assert rows[0] == pytest.approx(1 / 3 + 0.005)  # epochs 0 and 1
     assert rows[-1] == pytest.approx(1 / 3 + 0.49)  # epochs 48, 49 and 50
-    figure = trajectories.maps([run]).figure("maps", "t", {}, [run])
+    figure = figures_training.maps([run]).figure("maps", "t", {}, [run])
     assert (figure.data[0][6], figure.data[0][-1]) == ("epoch_0_to_1", "epoch_48_to_50")
     assert figure.data[1][1][:6] == [0, "normal", 0, 0, "skip_connect", 1]
 
@@ -436,7 +436,7 @@ def searches(seeds: int) -> Results:
 
 def test_a_page_has_maps_up_to_its_budget_and_the_archive_has_all(monkeypatch):
     results = searches(4)
-    one = len(trajectories.maps(results.runs[:1]).chart(results.runs[0], hover=False).encode())
+    one = len(figures_training.maps(results.runs[:1]).chart(results.runs[0], hover=False).encode())
     assert one < 10_000
     monkeypatch.setattr(figures, "MAPS_BYTES", 6 * one)
     first, more = (s for s in figures.sections(results, "d") if s.title.startswith("Architecture weights"))

@@ -23,7 +23,7 @@ from hlrs.nas.drawing import draw_cell
 from hlrs.nas.genotype import PRIMITIVES
 from hlrs.report import heatmaps
 from hlrs.report.page import page
-from hlrs.report.results import Results, Run
+from hlrs.report.runs import Results, Run
 from hlrs.stages.report import gather, run
 
 DATASETS, METHODS, SEEDS, EPOCHS, CLASSES = ("cifar10_lt", "cifar100_lt"), 10, 10, 50, 100

@@ -19,10 +19,11 @@ from hlrs.errors import UserError
 from hlrs.nas.drawing import draw_cell
 from hlrs.plan import REPORTED
 from hlrs.report import charts
+from hlrs.report.comparisons import compare
 from hlrs.report.costs import cost
-from hlrs.report.origins import blocks, facts
-from hlrs.report.results import answer, compare, points
+from hlrs.report.lineage import blocks, facts
 from hlrs.report.tables import duration, hours_table, memory, operations_table, stages_table
+from hlrs.report.wording import answer, points
 from hlrs.stages.report import gather, run
 
 HOSTILE = "<script>alert(1)</script>"

@@ -8,17 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hlrs.config import Bilateral, CrossEntropy, Darts, DualHead, Method, Params, Plain
-from hlrs.report.results import (
-    Difference,
-    Results,
-    Run,
-    comma_separated,
-    corrected,
-    counted,
-    difference,
-    points,
-)
+from hlrs.report.comparisons import Difference, corrected, difference
+from hlrs.report.exports import comma_separated
+from hlrs.report.runs import Results, Run
 from hlrs.report.statistics import NO_SPREAD, seeds_needed
+from hlrs.report.wording import counted, points
 
 METRIC = "balanced_accuracy"
 REWEIGHTING = ("class_balanced", "focal", "ldam", "balanced_softmax", "logit_adjustment", "seesaw")

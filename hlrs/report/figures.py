@@ -4,11 +4,12 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from hlrs.report import charts, outcomes
+from hlrs.report import charts, figures_results
 from hlrs.report.charts import Figure
+from hlrs.report.exports import comma_separated
+from hlrs.report.figures_training import RETRAIN_PANELS, curves_figure, maps, search_panels, single_lines
 from hlrs.report.heatmaps import MOST_COLUMNS
-from hlrs.report.results import Results, Run, comma_separated, once
-from hlrs.report.trajectories import RETRAIN_PANELS, curves_figure, maps, search_panels, single_lines
+from hlrs.report.runs import Results, Run, once
 
 Methods = dict[str, list[Run]]
 
@@ -32,15 +33,15 @@ def sections(results: Results, dataset: str, *, complete: bool = False) -> list[
     methods = results.methods(dataset)
     searches = {name: found for name, runs in methods.items() if (found := _searched(runs))}
     reference = results.report["reference"]
-    classes = [outcomes.accuracy_figure(results, methods)]
+    classes = [figures_results.accuracy_figure(results, methods)]
     if reference in methods and len(methods) > 1:
-        classes.append(outcomes.differences_figure(results, dataset, methods))
+        classes.append(figures_results.differences_figure(results, dataset, methods))
     return [
-        Section("Images a class", [outcomes.counts_figure(results, dataset)]),
-        Section("Accuracy of the methods", [outcomes.methods_figure(results, methods)]),
+        Section("Images a class", [figures_results.counts_figure(results, dataset)]),
+        Section("Accuracy of the methods", [figures_results.methods_figure(results, methods)]),
         Section("Accuracy of a class against its training images", classes),
-        Section("Confusions", outcomes.confusion_figures(results, dataset, methods)),
-        Section("Calibration", [outcomes.calibration_figure(methods)]),
+        Section("Confusions", figures_results.confusion_figures(results, dataset, methods)),
+        Section("Calibration", [figures_results.calibration_figure(methods)]),
         *_search_sections(methods, searches),
         *(_every_map(searches) if complete else _maps_sections(searches, MAPS_BYTES // len(results.classes))),
         Section(

@@ -16,22 +16,11 @@ from markupsafe import Markup
 from hlrs.artifacts import OUTPUTS
 from hlrs.report import charts, figures, tables
 from hlrs.report.claim import claims, headline
+from hlrs.report.comparisons import Difference, Summary, compare, summarize
 from hlrs.report.costs import cost
-from hlrs.report.origins import blocks, facts
-from hlrs.report.results import (
-    MOST_SENTENCES,
-    STAGES,
-    Difference,
-    Results,
-    Summary,
-    answer,
-    compare,
-    counted,
-    jobs,
-    points,
-    several,
-    summarize,
-)
+from hlrs.report.lineage import blocks, facts
+from hlrs.report.runs import STAGES, Results, jobs, several
+from hlrs.report.wording import MOST_SENTENCES, answer, counted, points
 
 MANY = 4  # methods of a data set; with more, what is long is folded
 

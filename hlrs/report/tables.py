@@ -6,25 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hlrs.environment import UNKNOWN
+from hlrs.report.comparisons import COMPARED, METRICS, Difference, Summary
 from hlrs.report.costs import Cost, cost
-from hlrs.report.results import (
-    COMPARED,
-    METRICS,
-    NOTHING,
-    STAGES,
-    Difference,
-    Results,
-    Run,
-    Summary,
-    chance,
-    class_means,
-    counted,
-    jobs,
-    once,
-    percent,
-    points,
-    several,
-)
+from hlrs.report.runs import STAGES, Results, Run, class_means, jobs, once, several
+from hlrs.report.wording import NOTHING, chance, counted, percent, points
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from typing import Any
 from hlrs.artifacts import PROVENANCE, Job, read_json, read_table, repeat, replacing, write_text
 from hlrs.errors import UserError
 from hlrs.report.claim import claims, table
+from hlrs.report.comparisons import compare
+from hlrs.report.exports import files
 from hlrs.report.figures import archive
 from hlrs.report.page import page
-from hlrs.report.results import REPEATED, Columns, Results, Run, compare, files
+from hlrs.report.runs import REPEATED, Columns, Results, Run
 
 WITHOUT_SEARCH = {"fixed": ["extract"], "resnet": []}  # searcher -> the stages before its retrainings
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from hlrs.artifacts import RESULTS
 from hlrs.environment import UNKNOWN, environment
-from hlrs.report.results import STAGES, Results, Run, counted, jobs
+from hlrs.report.runs import STAGES, Results, Run, jobs
 from hlrs.report.tables import duration
+from hlrs.report.wording import counted
 
 Record = dict[str, Any]
 SHOWN = 12  # different values of a fact, at most

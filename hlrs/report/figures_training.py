@@ -7,7 +7,7 @@ from typing import Any
 
 from hlrs.report import charts, heatmaps
 from hlrs.report.charts import Figure
-from hlrs.report.results import PLACE, REPEATED, Columns, Run, finite
+from hlrs.report.runs import PLACE, REPEATED, Columns, Run, finite
 
 Methods = dict[str, list[Run]]
 SINGLE_LINES = 10  # seeds: up to here each has its line, beyond it their median and range are drawn

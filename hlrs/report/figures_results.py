@@ -9,18 +9,10 @@ from typing import Any
 from hlrs.artifacts import SUBSETS
 from hlrs.report import charts, heatmaps
 from hlrs.report.charts import Figure
-from hlrs.report.results import (
-    METRICS,
-    NOTHING,
-    Results,
-    Run,
-    class_means,
-    finite,
-    percent,
-    points,
-    seed_means,
-)
+from hlrs.report.comparisons import METRICS
+from hlrs.report.runs import Results, Run, class_means, finite, seed_means
 from hlrs.report.statistics import interval
+from hlrs.report.wording import NOTHING, percent, points
 
 Methods = dict[str, list[Run]]
 GROUPS = ("many", "medium", "few")  # as the evaluation names them; its code is no part of a report's key
