@@ -52,7 +52,6 @@ LIGHT = [  # loads without torch: the Snakefile, a login node, `hlrs --help`
     "hlrs.doctor",
     "hlrs.report.charts",
     "hlrs.crate",
-    "hlrs.report.costs",
     "hlrs.report.tables",
     "hlrs.report.lineage",
     "hlrs.report.page",

@@ -1,4 +1,4 @@
-"""Summaries over seeds, and paired differences to the reference method."""
+"""Summaries over seeds, and paired differences from the reference method."""
 
 import statistics
 from collections.abc import Iterable
@@ -16,14 +16,15 @@ METRICS = {
     "ece": "Calibration error",
 }
 COMPARED = {"balanced_accuracy": "balanced accuracy", "top1": "top-1 accuracy"}
+NONE: tuple[None, None] = (None, None)
 
 
 @dataclass(frozen=True)
 class Summary:
     """A metric over the seeds, each the mean of its retrainings.
 
-    `std`, a sample's (n − 1), and the bootstrap interval are None with one seed; `retrain_std` is that of the
-    retrainings of one genotype, pooled, None with one retraining.
+    `std` (of a sample, n − 1) and the bootstrap interval are None with one seed. `retrain_std`: the pooled
+    standard deviation of the retrainings of one genotype, None with one retraining.
     """
 
     dataset: str
@@ -40,11 +41,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of method − reference over common seeds; no interval and no p with one seed or without a spread.
+    """Mean of method − reference over their common seeds; intervals and p-values are None without a spread.
 
-    `low`, `high`: Student's interval, `p`: of the same t-test, both of this comparison by itself;
-    `corrected`: p corrected by Holm for the `compared` methods of the data set that have one. `left_out`:
-    seeds that only one side has.
+    `low`, `high`: Student's t interval, `p`: the p-value of the same t-test, both of this comparison alone;
+    `corrected`: the p-value corrected (Holm) for the `compared` methods of the data set. `left_out`: how many
+    seeds only one side has.
     """
 
     dataset: str
@@ -66,18 +67,16 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What can be said: the corrected p decides, so the interval alone may leave out 0 without it."""
+        """The conclusion from the corrected p-value; the interval alone may exclude 0 without it."""
         if self.corrected is None:
-            if self.seeds < 2:
-                return "needs 2 seeds"
-            return "same in every seed, so nothing to estimate chance from"
+            return "needs 2 seeds" if self.seeds < 2 else "same in every seed, so chance cannot be estimated"
         if self.corrected >= 1 - self.confidence:
-            return "no difference is shown"
+            return "not significant"
         return "higher" if self.mean > 0 else "lower"
 
 
 def summarize(results: Results) -> list[Summary]:
-    """Every metric of every data set × method that at least one seed has."""
+    """Every metric of every data set × method that has it in at least one seed."""
     confidence, resamples = results.report["confidence"], results.report["resamples"]
     found = []
     for dataset in results.classes:
@@ -85,75 +84,77 @@ def summarize(results: Results) -> list[Summary]:
             for metric in METRICS:
                 groups = by_seed(runs, metric)
                 values = [statistics.fmean(group) for group in groups.values()]
-                if values:
-                    low, high = bootstrap(values, confidence, resamples) or (None, None)
-                    found.append(
-                        Summary(
-                            dataset,
-                            method,
-                            metric,
-                            statistics.fmean(values),
-                            spread(values),
-                            len(values),
-                            low,
-                            high,
-                            confidence,
-                            within(groups),
-                        )
+                if not values:
+                    continue
+                low, high = bootstrap(values, confidence, resamples) or NONE
+                found.append(
+                    Summary(
+                        dataset,
+                        method,
+                        metric,
+                        mean=statistics.fmean(values),
+                        std=spread(values),
+                        seeds=len(values),
+                        bootstrap_low=low,
+                        bootstrap_high=high,
+                        confidence=confidence,
+                        retrain_std=within(groups),
                     )
+                )
     return found
 
 
 def compare(results: Results) -> list[Difference]:
-    """Paired differences of every other method to the reference; none without a reference."""
+    """Paired differences of every other method from the reference; empty without a reference."""
     reference = results.report["reference"]
-    found = []
+    found: list[Difference] = []
     for dataset in results.classes:
         methods = results.methods(dataset)
-        others = [(name, runs) for name, runs in methods.items() if name != reference]
-        for metric in COMPARED if reference in methods else ():
-            pairs = [difference(results, runs, methods[reference], metric) for _, runs in others]
-            found += corrected(pair for pair in pairs if pair is not None)
-    order = {(dataset, method): i for i, (dataset, method) in enumerate(_rows(results))}
-    return sorted(found, key=lambda d: order[d.dataset, d.method])
-
-
-def _rows(results: Results) -> list[tuple[str, str]]:
-    return [(dataset, method) for dataset in results.classes for method in results.methods(dataset)]
+        if reference not in methods:
+            continue
+        families = []
+        for metric in COMPARED:
+            pairs = [
+                difference(results, runs, methods[reference], metric)
+                for name, runs in methods.items()
+                if name != reference
+            ]
+            families += corrected(pair for pair in pairs if pair is not None)
+        found += sorted(families, key=lambda d: [*methods].index(d.method))
+    return found
 
 
 def difference(results: Results, runs: list[Run], others: list[Run], metric: str) -> Difference | None:
-    """A method against another, seed by seed, not corrected yet; None without a common seed."""
+    """A method against another, seed by seed, not yet corrected; None without a common seed."""
     mine, base = seed_means(runs, metric), seed_means(others, metric)
     values = [mine[seed] - base[seed] for seed in mine if seed in base]
     if not values:
         return None
     confidence = results.report["confidence"]
-    no: tuple[None, None] = (None, None)
-    low, high = interval(values, confidence) or no
-    bootstrap_low, bootstrap_high = bootstrap(values, confidence, results.report["resamples"]) or no
+    low, high = interval(values, confidence) or NONE
+    bootstrap_low, bootstrap_high = bootstrap(values, confidence, results.report["resamples"]) or NONE
     return Difference(
         runs[0].dataset,
         runs[0].method,
         others[0].method,
         metric,
-        statistics.fmean(values),
-        spread(values),
-        low,
-        high,
-        bootstrap_low,
-        bootstrap_high,
-        confidence,
-        p_value(values),
-        None,
-        0,
-        len(values),
-        len({run.seed for run in (*runs, *others)}) - len(values),
+        mean=statistics.fmean(values),
+        std=spread(values),
+        low=low,
+        high=high,
+        bootstrap_low=bootstrap_low,
+        bootstrap_high=bootstrap_high,
+        confidence=confidence,
+        p=p_value(values),
+        corrected=None,
+        compared=0,
+        seeds=len(values),
+        left_out=len({run.seed for run in (*runs, *others)}) - len(values),
     )
 
 
 def corrected(family: Iterable[Difference]) -> list[Difference]:
-    """The differences of a family of comparisons, their p-values corrected for those of the others."""
+    """A family of comparisons with their p-values corrected for one another."""
     family = [*family]
     ps = [d.p for d in family if d.p is not None]
     found = iter(holm(ps))

@@ -18,7 +18,7 @@ def _place(run: Run) -> list[Any]:
 
 
 def files(results: Results) -> dict[str, str]:
-    """The report's tables, name -> text; the same results give the same bytes, no times or hosts in them."""
+    """The report's tables by file name. The same results give the same bytes: they hold no times or hosts."""
     summary = summarize(results)
     fields, compared = ([field.name for field in dataclasses.fields(kind)] for kind in (Summary, Difference))
     return {
@@ -37,7 +37,7 @@ def files(results: Results) -> dict[str, str]:
 
 
 def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 10) -> str:
-    """CSV; so many digits a float, nothing where there is no number."""
+    """CSV, floats rounded to so many significant digits, empty where there is no number."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, float):
@@ -96,7 +96,7 @@ def _class_accuracy_csv(results: Results) -> str:
 
 
 def _history_csv(results: Results, stage: str) -> str:
-    """A row an epoch; of the searches each once, with the seed of no retraining."""
+    """One row per epoch; each search once, without a retraining seed."""
     columns, repeated = [*SCHEMAS[f"{stage}_history"]], stage in REPEATED
     rows = (
         [*(_place(run) if repeated else _place(run)[:3]), run.name_of(stage), *values]

@@ -1,16 +1,20 @@
 """The report in words: numbers as readers see them, and the answer.
 
-The answer claims no more than its tests: paired differences to the reference (same data set, same seed),
+The answer claims no more than its tests: paired differences from the reference (same data set, same seed),
 Student's t for the unknown spread, corrected for the methods compared.
 """
 
 import math
 
+from hlrs.environment import UNKNOWN
 from hlrs.report.comparisons import Difference
 from hlrs.report.runs import Results
 
 NOTHING = "–"
 MOST_SENTENCES = 12  # of the answer; more comparisons are summarized, one sentence per data set
+
+
+# --- numbers ------------------------------------------------------------------------------------------
 
 
 def percent(value: float | None) -> str:
@@ -26,39 +30,81 @@ def points(value: float) -> str:
     return f"{scaled:+.{max(1, math.ceil(-math.log10(abs(scaled))))}f}".replace("-", "−")
 
 
-def counted(number: int, noun: str) -> str:
-    """'1 seed', '3 seeds'."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: float, noun: str) -> str:
+    """A number with its noun: '1 seed', '3 seeds', '0.5 points'."""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def chance(p: float) -> str:
+    """A p-value with two digits."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
+
+
+def grouped(number: float) -> str:
+    """A whole number, its thousands set apart."""
+    return f"{number:,.0f}".replace(",", "\u202f")
+
+
+def hours(number: float) -> str:
+    """Hours with two digits, or whole hours from 10 on."""
+    if number >= 10:
+        return grouped(number)
+    return "< 0.001" if number < 0.001 else f"{number:.1f}" if number >= 1 else f"{number:.2g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, minutes or hours, as a reader would say it."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{seconds / 60:.1f} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def memory(size: float | None) -> str:
+    """Bytes in MiB or GiB."""
+    if size is None:
+        return UNKNOWN
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+# --- the answer ---------------------------------------------------------------------------------------
 
 
 def answer(results: Results, differences: list[Difference]) -> list[str]:
-    """Did it help, by how much, how sure: the headline, then a sentence a comparison of balanced accuracy."""
+    """Did it help, by how much, how certain is it: a headline, then sentences on balanced accuracy."""
     reference = results.report["reference"]
     if reference is None:
-        return [
-            "No reference method is set (report.reference), so the methods stand side by side, uncompared."
-        ]
+        return ["No reference method is set (report.reference), so methods are shown without a comparison."]
     main = [d for d in differences if d.metric == "balanced_accuracy"]
     if not main:
-        return [f"Only {reference} was run: there is nothing to compare it with."]
+        return [f"Only {reference} was run, so there is nothing to compare it with."]
     few = len(main) <= MOST_SENTENCES
     sentences = [_sentence(d) for d in main] if few else _sentences(results, main)
     if max(d.seeds for d in main) < 2:
-        return ["One seed a method: no difference can be told from chance yet.", *sentences]
+        return ["One seed per method: differences cannot be told from chance yet.", *sentences]
     if len(main) == 1:
         return sentences
-    shown = {verdict: [d.mean for d in main if d.verdict == verdict] for verdict in ("higher", "lower")}
-    left = len(main) - sum(map(len, shown.values()))
-    if left == len(main):
-        return [f"No difference to {reference} in balanced accuracy is shown in any comparison.", *sentences]
+    return [_headline(reference, main), *sentences]
+
+
+def _headline(reference: str, differences: list[Difference]) -> str:
+    """How many comparisons differ significantly, and by how much."""
+    shown = {
+        verdict: [d.mean for d in differences if d.verdict == verdict] for verdict in ("higher", "lower")
+    }
+    left = len(differences) - sum(map(len, shown.values()))
+    if left == len(differences):
+        return f"No method differs significantly from {reference} in balanced accuracy."
     parts = [f"{verdict} in {len(means)} ({_range(means)})" for verdict, means in shown.items() if means]
-    rest = f"; the other {'one' if left == 1 else left} cannot be told from chance" if left else ""
-    found = f"{' and '.join(parts)} of {len(main)} comparisons{rest}"
-    return [f"Against {reference}, balanced accuracy is {found}.", *sentences]
+    rest = f"; the other {'one is' if left == 1 else f'{left} are'} not significant" if left else ""
+    found = f"{' and '.join(parts)} of {len(differences)} comparisons{rest}"
+    return f"Compared with {reference}, balanced accuracy is {found}."
 
 
 def _sentences(results: Results, differences: list[Difference]) -> list[str]:
-    """Many comparisons in words, a sentence a data set: the methods that differ, and how many do not."""
+    """Many comparisons, one sentence per data set: the methods that differ, and how many do not."""
     found = []
     for dataset in results.classes:
         own: dict[str, list[Difference]] = {"higher": [], "lower": []}
@@ -68,7 +114,7 @@ def _sentences(results: Results, differences: list[Difference]) -> list[str]:
         parts = [
             f"{verdict}: {', '.join(f'{d.method} {points(d.mean)}' for d in named)}"
             if verdict in ("higher", "lower")
-            else f"{verdict} for {counted(len(named), 'method')}"
+            else f"{verdict}: {counted(len(named), 'method')}"
             for verdict, named in own.items()
             if named
         ]
@@ -83,17 +129,12 @@ def _range(means: list[float]) -> str:
 
 
 def _sentence(d: Difference) -> str:
-    change = f"{points(d.mean)} percentage points"
-    start = f"{d.method} on {d.dataset}: balanced accuracy {change} against {d.reference}"
+    change = f"{points(d.mean)} percentage points compared with {d.reference}"
+    start = f"{d.method} on {d.dataset}: balanced accuracy {change}"
     if d.low is None or d.high is None or d.corrected is None:
-        why = "nothing can be said about chance" if d.seeds < 2 else d.verdict
+        why = "chance cannot be judged" if d.seeds < 2 else d.verdict
         return f"{start} ({counted(d.seeds, 'seed')}; {why})."
     span = f"{points(d.low)} to {points(d.high)}"
-    for_all = f", corrected for {d.compared} methods" if d.compared > 1 else ""
-    said = f"{100 * d.confidence:g} % interval {span}, p {chance(d.corrected)}{for_all}"
+    family = f", corrected for {d.compared} methods" if d.compared > 1 else ""
+    said = f"{100 * d.confidence:g} % interval {span}, p {chance(d.corrected)}{family}"
     return f"{start} ({said}, {counted(d.seeds, 'seed')}): {d.verdict}."
-
-
-def chance(p: float) -> str:
-    """A p-value: two digits, and no more zeros than help."""
-    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
