@@ -187,7 +187,7 @@ def test_contrast_of_the_numbers_in_a_matrix():
 
 @pytest.fixture(scope="module")
 def browser():
-    """One Chromium for all; where there is none, CI fails and others are told."""
+    """One Chromium for all; without it, CI fails and other runs skip."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     try:
         from playwright.sync_api import sync_playwright
@@ -321,12 +321,12 @@ def test_a_digest_is_copied_whole(visit, small):
 
 
 def test_without_javascript_nothing_but_sorting_is_missing(visit, small):
-    def told(**options):
+    def text_of(**options):
         tab = visit(small, **options)
         unfold(tab)
         return tab, tab.locator("body").inner_text()
 
-    (bare, text), (_, scripted) = told(java_script_enabled=False), told()
+    (bare, text), (_, scripted) = text_of(java_script_enabled=False), text_of()
     assert text == scripted
     assert HOSTILE in text
     assert bare.locator("button").count() == 0

@@ -173,8 +173,8 @@ def make_job(
             "report": report,
         }
     )
-    told = ReportJob(report=params.report, params=params.model_dump(exclude={"report"})).model_dump()
-    return Job("report", "all", told, "0" * 64, inputs, "abcdefabcdef")
+    given = ReportJob(report=params.report, params=params.model_dump(exclude={"report"})).model_dump()
+    return Job("report", "all", given, "0" * 64, inputs, "abcdefabcdef")
 
 
 @pytest.fixture(autouse=True)

@@ -138,14 +138,14 @@ class Point:
 
 
 def extent(values: Iterable[float | None], *, zero: bool = False) -> tuple[float, float]:
-    """Smallest and largest of the finite values, and of 0 if `zero`; (0, 1) if there are none."""
+    """Return the smallest and largest of the finite values, and of 0 if `zero`; (0, 1) if there are none."""
     finite = [v for v in values if v is not None and math.isfinite(v)] + ([0.0] if zero else [])
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     return (low, high) if high > low else (low - (0 if zero else 0.5), high + (1 if zero else 0.5))
 
 
 def nice_ticks(low: float, high: float, count: int = 5, smallest: float = 0.0) -> list[float]:
-    """About `count` round numbers enclosing [low, high], 1, 2 or 5 × 10^k and at least `smallest` apart."""
+    """Return about `count` round numbers around [low, high], 1, 2 or 5 × 10^k apart, at least `smallest`."""
     raw = max((high - low) / count, smallest)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * f for f in (1, 2, 5, 10) if power * f >= raw * (1 - 1e-9))
@@ -154,7 +154,7 @@ def nice_ticks(low: float, high: float, count: int = 5, smallest: float = 0.0) -
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten in [low, high]; if fewer than three, also their multiples."""
+    """Return powers of ten in [low, high]; if fewer than three, also their multiples."""
     decades = [10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
     for factors in ((1,), (1, 2, 5), range(1, 10)):
         ticks = [d * f for d in decades for f in factors if low * 0.999 <= d * f <= high * 1.001]
@@ -164,14 +164,14 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def rank_ticks(count: int) -> list[int]:
-    """1 and about five round numbers up to `count`."""
+    """Return 1 and about five round numbers up to `count`."""
     ticks = [round(tick) for tick in nice_ticks(1, max(count, 2), smallest=1.0)]
     first = 1 + (ticks[1] - ticks[0]) / 2  # skip ticks too close to 1
     return [1, *(tick for tick in ticks if first < tick <= count)]
 
 
 def number(value: float) -> str:
-    """A tick's label: no needless digits, a real minus sign, thousands set apart."""
+    """Format a tick's label: no needless digits, a real minus sign, thousands set apart."""
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return text.replace(",", "\u202f").replace("-", "−")
 
@@ -208,7 +208,7 @@ class _Frame:
         return [tick for tick in ticks if low <= tick <= high]
 
     def draw(self, body: list[str]) -> str:
-        """The whole chart as SVG, `body` between the grid and the labels."""
+        """Draw the whole chart as SVG, `body` between the grid and the labels."""
         axes, parts = self.axes, []
         for tick, text in zip(self.ys, self.y_texts, strict=True):
             y = self.y(tick)
@@ -229,7 +229,7 @@ class _Frame:
 
 
 def svg(width: float, height: float, said: str, parts: Iterable[str]) -> str:
-    """A chart's element around its parts; `said`: its text for screen readers."""
+    """Build a chart's element around its parts; `said`: its text for screen readers."""
     return (
         f'<svg class="chart" role="img" viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
         f' height="{height:g}" aria-label="{escape(said)}">{"".join(parts)}</svg>'
@@ -237,12 +237,12 @@ def svg(width: float, height: float, said: str, parts: Iterable[str]) -> str:
 
 
 def written(x: float, y: float, words: str, anchor: str = "middle", kind: str = "label") -> str:
-    """A text element; `anchor`: start, middle or end."""
+    """Write a text element; `anchor`: start, middle or end."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def thinned(count: int) -> list[int]:
-    """Indices of at most MOST_POINTS of `count` points, evenly spaced and including the last."""
+    """Return indices of at most MOST_POINTS of `count` points, evenly spaced and including the last."""
     step = -(-count // MOST_POINTS)
     return [i for i in range(count) if (count - 1 - i) % step == 0]
 
@@ -254,7 +254,7 @@ def line_chart(
     guides: Sequence[tuple[float, str]] = (),
     points: Sequence[Point] = (),
 ) -> str:
-    """Lines over a common x axis; a point between two gaps is drawn as a dot.
+    """Draw lines over a common x axis; a point between two gaps is drawn as a dot.
 
     `ranges` are drawn below the lines, `guides` are horizontal levels (y, label), `points` are marked.
     """
@@ -280,7 +280,7 @@ def line_chart(
 
 
 def _path(frame: _Frame, line: Line) -> tuple[str, float | None]:
-    """A line's path, in relative steps of tenths of a pixel, and the height where it ends."""
+    """Return a line's path, in relative steps of tenths of a pixel, and the height where it ends."""
     path: list[str] = []
     pen: tuple[int, int] | None = None
     last = None
@@ -302,7 +302,7 @@ def _tenths(value: int) -> str:
 
 
 def _range(frame: _Frame, area: Range) -> str:
-    """The area as one path, forth along the highs and back along the lows; gaps are bridged."""
+    """Draw the area as one path, forth along the highs and back along the lows; gaps are bridged."""
     places = [i for i in thinned(len(area.xs)) if area.lows[i] is not None and area.highs[i] is not None]
     there = [(frame.x(area.xs[i]), frame.y(area.highs[i])) for i in places]  # type: ignore[arg-type]
     back = [(frame.x(area.xs[i]), frame.y(area.lows[i])) for i in reversed(places)]  # type: ignore[arg-type]
@@ -314,7 +314,7 @@ def _range(frame: _Frame, area: Range) -> str:
 
 
 def _end_labels(frame: _Frame, ends: Sequence[tuple[float, str]]) -> list[str]:
-    """Labels right of the lines, moved up where two would overlap."""
+    """Draw labels right of the lines, moved up where two would overlap."""
     body, above = [], math.inf
     for y, label in sorted(set(ends), reverse=True):
         above = min(y + 3.8, above - 12)
@@ -328,9 +328,9 @@ def bar_chart(
     axes: Axes,
     bands: Sequence[Band],
 ) -> str:
-    """One stacked bar per name, `stacks` from the bottom up; `bands` are drawn above the bars.
+    """Draw one stacked bar per name, `stacks` from the bottom up; `bands` are drawn above the bars.
 
-    Bars too narrow to be told apart are drawn as the steps of one outline.
+    Bars too narrow to be distinguished become the steps of one outline.
     """
     frame = _Frame(axes, top=48, x_ticks=False)
     pitch = (frame.right - frame.left) / max(len(names), 1)
@@ -356,7 +356,7 @@ def _bars(frame: _Frame, pitch: float, base: Sequence[float], tops: Sequence[flo
 
 
 def _steps(frame: _Frame, pitch: float, base: Sequence[float], tops: Sequence[float]) -> str:
-    """The outline of neighbouring bars, along the tops and back along the base; equal bars share a step."""
+    """Draw the outline of neighbouring bars, forth along the tops and back along the base."""
 
     def along(heights: list[str], order: Iterable[int], far: int) -> str:
         return "".join(
@@ -370,7 +370,7 @@ def _steps(frame: _Frame, pitch: float, base: Sequence[float], tops: Sequence[fl
 
 
 def _bands(frame: _Frame, pitch: float, bands: Sequence[Band], y: float) -> list[str]:
-    """Brackets above the bars, with their labels as far as they fit."""
+    """Draw brackets above the bars, with their labels as far as they fit."""
     body = []
     for label, first, last in bands:
         x, end = frame.left + first * pitch + 1, frame.left + (last + 1) * pitch - 1
@@ -383,7 +383,7 @@ def _bands(frame: _Frame, pitch: float, bands: Sequence[Band], y: float) -> list
 def _bar_names(
     frame: _Frame, pitch: float, names: Sequence[str], stacks: Mapping[str, Sequence[float]]
 ) -> list[str]:
-    """Hover texts of the bars, and their labels below."""
+    """Draw hover texts of the bars, and their labels below."""
     body = _bar_labels(frame, pitch, names)
     for i, name in enumerate(names if len(names) <= HOVERABLE else ()):
         counts = ", ".join(f"{label} {number(values[i])}" for label, values in stacks.items())
@@ -392,14 +392,14 @@ def _bar_names(
 
 
 def _bar_labels(frame: _Frame, pitch: float, names: Sequence[str]) -> list[str]:
-    """The names if they fit, else some ranks."""
+    """Draw the names if they fit, else some ranks."""
     if pitch < CHARACTER * (1 + max((len(name) for name in names), default=0)):
         return _rank_labels(frame, len(names))
     return [written(frame.left + (i + 0.5) * pitch, frame.bottom + 15, name) for i, name in enumerate(names)]
 
 
 def _rank_labels(frame: _Frame, count: int) -> list[str]:
-    """Some of the ranks 1 to `count` along the x axis."""
+    """Draw some of the ranks 1 to `count` along the x axis."""
     body, room = [], (frame.right - frame.left) / count > CHARACTER * (1 + len(str(count)))
     for rank in range(1, count + 1) if room else rank_ticks(count):
         half = CHARACTER * len(str(rank)) / 2
@@ -409,14 +409,14 @@ def _rank_labels(frame: _Frame, count: int) -> list[str]:
 
 
 def _bar_title(frame: _Frame, pitch: float, place: int, words: str) -> str:
-    """The hover text of a bar."""
+    """Draw the hover text of a bar."""
     x, height = frame.left + place * pitch, frame.bottom - frame.top
     area = f'x="{x:.1f}" y="{frame.top:.0f}" width="{pitch:.1f}" height="{height:.1f}"'
     return f'<rect class="hover" {area}><title>{escape(words)}</title></rect>'
 
 
 def difference_chart(bars: Sequence[Bar], ranks: int, axes: Axes, bands: Sequence[Band]) -> str:
-    """Bars up and down from 0, with whiskers, for ranks 1 to `ranks`; `bands` are drawn above the bars.
+    """Draw bars up and down from 0, with whiskers, for ranks 1 to `ranks`; `bands` are drawn above the bars.
 
     Few bars have hover texts.
     """
@@ -445,7 +445,7 @@ def difference_chart(bars: Sequence[Bar], ranks: int, axes: Axes, bands: Sequenc
 
 
 def interval_chart(rows: Sequence[Spread], axes: Axes) -> str:
-    """One row per spread: dots for single values, an upright bar for their mean, a line for its interval."""
+    """Draw one row per spread: dots for values, an upright bar for their mean, a line for its interval."""
     frame = _Frame(axes)
     body = []
     for i, row in enumerate(rows):
@@ -464,7 +464,7 @@ def interval_chart(rows: Sequence[Spread], axes: Axes) -> str:
 
 
 def reliability_chart(bins: Sequence[Mapping[str, float]], axes: Axes) -> str:
-    """Accuracy of each bin as a bar, a line from there to its mean confidence, and the diagonal.
+    """Draw the accuracy of each bin as a bar, a line from there to its mean confidence, and the diagonal.
 
     Bins are as in metrics.json, axes go from 0 to 1; above the bars, the share of the images in each bin.
     """
@@ -494,7 +494,7 @@ def reliability_chart(bins: Sequence[Mapping[str, float]], axes: Axes) -> str:
 
 
 def scatter_chart(points: Sequence[Point], axes: Axes, *, hover: bool = True) -> str:
-    """Points, one colour per series; few points have hover texts."""
+    """Draw points, one colour per series; few points have hover texts."""
     frame = _Frame(axes)
     body = []
     for series in sorted({point.series for point in points}):
@@ -509,12 +509,12 @@ def scatter_chart(points: Sequence[Point], axes: Axes, *, hover: bool = True) ->
 
 
 def marks(labels: Sequence[str], kind: Literal["line", "fill", "dots"]) -> list[Mark]:
-    """Legend entries of series 0, 1, ...."""
+    """Return legend entries of series 0, 1, ...."""
     return [Mark(label, f"{kind} s{i}", SAMPLES[kind]) for i, label in enumerate(labels)]
 
 
 def legend(entries: Sequence[Mark]) -> str:
-    """A legend as HTML."""
+    """Draw a legend as HTML."""
     items = "".join(
         f'<li><svg width="26" height="10" aria-hidden="true">{mark.sample}</svg>{escape(mark.label)}</li>'
         for mark in entries
@@ -523,7 +523,7 @@ def legend(entries: Sequence[Mark]) -> str:
 
 
 def document(chart: str, entries: Sequence[Mark]) -> str:
-    """A chart as a file of its own, with colours for light and dark and its legend below.
+    """Turn a chart into a file of its own, with colours for light and dark and its legend below.
 
     Colours are plain style rules, which Inkscape, LaTeX converters and browsers understand.
     """

@@ -29,7 +29,7 @@ from hlrs.report.wording import counted, points
 METRIC = "balanced_accuracy"
 ROLES = {
     "re-sampling": "DARTS with a sampler other than uniform",
-    "re-weighting": "DARTS with a loss that favours rare classes or hard images, as class_balanced or focal",
+    "re-weighting": "DARTS with a loss for rare classes or hard images, such as class_balanced or focal",
     "BBN": "DARTS with objective bilateral and a constant arch_lr",
     "HLRS": "DARTS with objective bilateral and another arch_lr, or with objective dual_head",
 }
@@ -55,11 +55,11 @@ class Claim:
     parts: list[Part]
 
 
-# --- who stands for what ------------------------------------------------------------------------------
+# --- roles ---------------------------------------------------------------------------------------------
 
 
 def roles(params: Params) -> dict[str, list[str]] | None:
-    """The methods in each of ROLES; None unless the reference is plain DARTS.
+    """Return the methods in each of ROLES; None unless the reference is plain DARTS.
 
     A method counts if it has the reference's searcher and retraining recipe; otherwise a difference might not
     come from the search.
@@ -77,7 +77,7 @@ def roles(params: Params) -> dict[str, list[str]] | None:
 
 
 def _role(method: Method) -> str | None:
-    """The role of a method, retraining aside; None if the claim does not mention it."""
+    """Return the role of a method, retraining aside; None if the claim does not mention it."""
     objective = method.objective or Plain(kind="plain")
     constant = method.arch_lr is None or method.arch_lr.kind == "constant"
     unweighted = objective.loss == CrossEntropy(kind="cross_entropy")
@@ -148,7 +148,7 @@ def whole(parts: Sequence[str]) -> str:
 
 
 def claims(results: Results, differences: list[Difference]) -> list[Claim] | None:
-    """The claim on every data set; None where the reference is not plain DARTS."""
+    """Judge the claim on every data set; None where the reference is not plain DARTS."""
     params = Params.model_validate({**results.params, "report": results.report})
     by_role = roles(params)
     return None if by_role is None else [_claim(results, differences, by_role, d) for d in results.classes]
@@ -175,7 +175,7 @@ def _claim(
 
 
 def _to_bbn(results: Results, by_role: dict[str, list[str]], dataset: str) -> list[Difference]:
-    """HLRS − BBN, corrected for one another; the BBN with the same objective, else the first one."""
+    """Return HLRS − BBN, corrected for one another; the BBN with the same objective, else the first one."""
     if not by_role["BBN"]:
         return []
     methods, specs = results.methods(dataset), results.params["methods"]
@@ -211,7 +211,7 @@ def _part(
 
 
 def _more_seeds(left: list[Difference], margin: float) -> list[str]:
-    """How many seeds would decide, given the largest spread among the undecided differences."""
+    """Estimate how many seeds would decide, given the largest spread among the undecided differences."""
     known = [d for d in left if d.std is not None and d.std >= NO_SPREAD]
     if not known:
         return ["at least 2 seeds needed to estimate the spread"] if left else []
@@ -230,7 +230,7 @@ def _size(margin: float) -> str:
 
 
 def headline(found: list[Claim]) -> str:
-    """The verdicts on all data sets in one sentence."""
+    """State the verdicts on all data sets in one sentence."""
     by_verdict: dict[str, list[str]] = {}
     for claim in found:
         by_verdict.setdefault(claim.verdict, []).append(claim.dataset)
@@ -241,7 +241,7 @@ def headline(found: list[Claim]) -> str:
 
 
 def table(found: list[Claim] | None) -> str:
-    """The verdicts as CSV, one row per data set × part, the whole last; a header only without a claim."""
+    """Write the verdicts as CSV, one row per data set × part, the whole last; only a header for None."""
     rows = [
         [claim.dataset, part.statement, part.verdict, part.reasons]
         for claim in found or []

@@ -76,7 +76,7 @@ class Difference:
 
 
 def summarize(results: Results) -> list[Summary]:
-    """Every metric of every data set × method that has it in at least one seed."""
+    """Summarize every metric of every data set × method that has it in at least one seed."""
     confidence, resamples = results.report["confidence"], results.report["resamples"]
     found = []
     for dataset in results.classes:
@@ -105,7 +105,7 @@ def summarize(results: Results) -> list[Summary]:
 
 
 def compare(results: Results) -> list[Difference]:
-    """Paired differences of every other method from the reference; empty without a reference."""
+    """Return the paired differences of every other method from the reference; empty without a reference."""
     reference = results.report["reference"]
     found: list[Difference] = []
     for dataset in results.classes:
@@ -125,7 +125,7 @@ def compare(results: Results) -> list[Difference]:
 
 
 def difference(results: Results, runs: list[Run], others: list[Run], metric: str) -> Difference | None:
-    """A method against another, seed by seed, not yet corrected; None without a common seed."""
+    """Compare a method against another, seed by seed, not yet corrected; None without a common seed."""
     mine, base = seed_means(runs, metric), seed_means(others, metric)
     values = [mine[seed] - base[seed] for seed in mine if seed in base]
     if not values:
@@ -154,7 +154,7 @@ def difference(results: Results, runs: list[Run], others: list[Run], metric: str
 
 
 def corrected(family: Iterable[Difference]) -> list[Difference]:
-    """A family of comparisons with their p-values corrected for one another."""
+    """Return a family of comparisons with their p-values corrected for one another."""
     family = [*family]
     ps = [d.p for d in family if d.p is not None]
     found = iter(holm(ps))

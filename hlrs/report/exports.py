@@ -18,7 +18,7 @@ def _place(run: Run) -> list[Any]:
 
 
 def files(results: Results) -> dict[str, str]:
-    """The report's tables by file name. The same results give the same bytes: they hold no times or hosts."""
+    """Return the report's tables by file name; without times and hosts, so equal results give equal bytes."""
     summary = summarize(results)
     fields, compared = ([field.name for field in dataclasses.fields(kind)] for kind in (Summary, Difference))
     return {
@@ -37,7 +37,7 @@ def files(results: Results) -> dict[str, str]:
 
 
 def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 10) -> str:
-    """CSV, floats rounded to so many significant digits, empty where there is no number."""
+    """Write CSV, floats rounded to so many significant digits, empty for None and NaN."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, float):
@@ -96,7 +96,7 @@ def _class_accuracy_csv(results: Results) -> str:
 
 
 def _history_csv(results: Results, stage: str) -> str:
-    """One row per epoch; each search once, without a retraining seed."""
+    """Write one row per epoch; each search once, without a retraining seed."""
     columns, repeated = [*SCHEMAS[f"{stage}_history"]], stage in REPEATED
     rows = (
         [*(_place(run) if repeated else _place(run)[:3]), run.name_of(stage), *values]

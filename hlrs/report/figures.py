@@ -22,7 +22,7 @@ class Section:
 
 
 def sections(results: Results, dataset: str) -> list[Section]:
-    """All figures of a data set, in the order of the page."""
+    """Draw all figures of a data set, in the order of the page."""
     methods = results.methods(dataset)
     searches = {name: found for name, runs in methods.items() if (found := _searched(runs))}
     reference = results.report["reference"]
@@ -43,12 +43,12 @@ def sections(results: Results, dataset: str) -> list[Section]:
 
 
 def _searched(runs: list[Run]) -> list[Run]:
-    """One run per search; empty for a method that does not search."""
+    """Return one run per search; empty for a method that does not search."""
     return [run for run in once(runs) if "search" in run.histories]
 
 
 def _search_section(methods: Methods, searches: Methods) -> Section:
-    """The curves of the searches."""
+    """Draw the curves of the searches."""
     untrained = [
         name for name, runs in searches.items() if not any(r.histories["search"]["epoch"] for r in runs)
     ]
@@ -66,7 +66,7 @@ def _search_section(methods: Methods, searches: Methods) -> Section:
 
 
 def _maps_section(searches: Methods) -> Section:
-    """The architecture weights of every search, one figure per method, all on the same scale."""
+    """Draw the architecture weights of every search, one figure per method, all on the same scale."""
     drawn = maps(run for runs in searches.values() for run in runs)
     note = (
         "Softmax weight of each operation on each edge. Across: the epochs from the start of the search, "
@@ -79,7 +79,7 @@ def _maps_section(searches: Methods) -> Section:
 
 
 def cells(results: Results, dataset: str) -> list[Run]:
-    """The runs whose cells the page draws: the first seed of each method that has cells."""
+    """Return the runs whose cells the page draws: the first seed of each method that has cells."""
     return [runs[0] for runs in results.methods(dataset).values() if runs[0].cells]
 
 

@@ -39,16 +39,16 @@ class Ranks:
     groups: list[str]  # by class
 
     def bins(self, most: int) -> list[list[int]]:
-        """Classes of neighbouring ranks in at most `most` bins."""
+        """Return classes of neighbouring ranks in at most `most` bins."""
         return [[self.order[i] for i in places] for places in heatmaps.bins(len(self.order), most)]
 
     def labels(self, most: int) -> list[str]:
-        """One label per bin: the class's name, or the ranks of several classes."""
+        """Return one label per bin: the class's name, or the ranks of several classes."""
         places = heatmaps.bins(len(self.order), most)
         return [self.names[self.order[p[0]]] if len(p) == 1 else f"{p[0] + 1}–{p[-1] + 1}" for p in places]
 
     def bands(self, most: int) -> list[charts.Band]:
-        """The extent of each group among the bins, by each bin's first class."""
+        """Return the extent of each group among the bins, by each bin's first class."""
         bands, start = [], 0
         for group, members in groupby(self.bins(most), key=lambda found: self.groups[found[0]]):
             end = start + len(list(members))
@@ -66,13 +66,13 @@ def _ranks(results: Results, dataset: str) -> Ranks:
 
 
 def _together(ranks: Ranks, most: int) -> str:
-    """A note on how many classes share a bin; empty if none do."""
+    """Write a note on how many classes share a bin; empty if none do."""
     together = max(map(len, ranks.bins(most)))
     return f" Up to {together} classes of similar size share a bin." if together > 1 else ""
 
 
 def counts_figure(results: Results, dataset: str) -> Figure:
-    """Images per class, largest class first, with the groups of the evaluation."""
+    """Draw images per class, largest class first, with the groups of the evaluation."""
     classes, ranks = results.classes[dataset], _ranks(results, dataset)
     counts = {subset: classes["counts"][subset] for subset in TRAINED if any(classes["counts"][subset])}
     stacks = {TRAINED[subset]: [values[c] for c in ranks.order] for subset, values in counts.items()}
@@ -110,7 +110,7 @@ def counts_figure(results: Results, dataset: str) -> Figure:
 
 
 def accuracy_figure(results: Results, methods: Methods) -> Figure:
-    """Accuracy of every class against its training images, one chart per method."""
+    """Draw the accuracy of every class against its training images, one chart per method."""
     means = {method: class_means(results, runs) for method, runs in methods.items()}
     sizes = [row[3] for found in means.values() for row in found if row[3] > 0]
     x_range = (0.8 * min(sizes, default=1), 1.25 * max(sizes, default=1))
@@ -138,7 +138,7 @@ def accuracy_figure(results: Results, methods: Methods) -> Figure:
 
 
 def differences_figure(results: Results, dataset: str, methods: Methods) -> Figure:
-    """Accuracy of every class compared with the reference, by size, one chart per method."""
+    """Draw the accuracy of every class compared with the reference, by size, one chart per method."""
     reference, ranks = results.report["reference"], _ranks(results, dataset)
     bars = {
         method: _difference_bars(ranks, runs, methods[reference])
@@ -175,7 +175,7 @@ def differences_figure(results: Results, dataset: str, methods: Methods) -> Figu
 
 
 def _difference_bars(ranks: Ranks, runs: list[Run], others: list[Run]) -> list[charts.Bar]:
-    """Percentage points of runs − others with the same seed, one bar per bin of classes."""
+    """Return percentage points of runs − others with the same seed, one bar per bin of classes."""
     seeds = {run.seed for run in runs} & {run.seed for run in others}
     pairs = [[_accuracies(own, seed) for own in (runs, others)] for seed in sorted(seeds)]
     bars = []
@@ -195,7 +195,7 @@ def _difference_bars(ranks: Ranks, runs: list[Run], others: list[Run]) -> list[c
 
 
 def _accuracies(runs: list[Run], seed: int) -> list[float | None]:
-    """Accuracy per class, mean over the retrainings of a seed."""
+    """Return the accuracy per class, mean over the retrainings of a seed."""
     columns = zip(*(run.metrics["per_class"] for run in runs if run.seed == seed), strict=True)
     return [statistics.fmean(known) if (known := finite(column)) else None for column in columns]
 
@@ -204,7 +204,7 @@ def _accuracies(runs: list[Run], seed: int) -> list[float | None]:
 
 
 def methods_figure(results: Results, methods: Methods) -> Figure:
-    """Accuracies as dots and intervals, one chart per metric, one row per method."""
+    """Draw accuracies as dots and intervals, one chart per metric, one row per method."""
     confidence, drawn, rows = results.report["confidence"], {}, []
     for metric in ("balanced_accuracy", "top1", *GROUPS):
         spreads = []
@@ -241,7 +241,7 @@ def methods_figure(results: Results, methods: Methods) -> Figure:
 
 
 def _spread_chart(title: str, names: list[str], spreads: list[charts.Spread]) -> str:
-    """A chart of intervals, scaled to the seeds with half that range to either side for the intervals."""
+    """Draw intervals on the scale of the seeds, with half their range to either side for the intervals."""
     low, high = charts.extent(v for spread in spreads for v in spread.values)
     ends = [v for spread in spreads for v in spread.interval or ()]
     room = 0.5 * (high - low)
@@ -262,7 +262,7 @@ def _spread_chart(title: str, names: list[str], spreads: list[charts.Spread]) ->
 
 
 def confusion_figures(results: Results, dataset: str, methods: Methods) -> list[Figure]:
-    """The reference's matrix and the differences from it; every method's matrix without a reference."""
+    """Draw the reference's matrix and the differences from it; every method's matrix without a reference."""
     ranks, reference = _ranks(results, dataset), results.report["reference"]
     most = MOST_CELLS if len(methods) <= MOST_MATRICES else FEW_CELLS
     matrices = {method: _confusion(ranks, runs, most) for method, runs in methods.items()}
@@ -293,7 +293,7 @@ def confusion_figures(results: Results, dataset: str, methods: Methods) -> list[
 
 
 def _change(matrix: Matrix, base: Matrix) -> Matrix:
-    """matrix − base, cell by cell; None where either has none."""
+    """Return matrix − base, cell by cell; None where either has none."""
     return [
         [None if a is None or b is None else a - b for a, b in zip(mine, other, strict=True)]
         for mine, other in zip(matrix, base, strict=True)
@@ -301,7 +301,7 @@ def _change(matrix: Matrix, base: Matrix) -> Matrix:
 
 
 def _confusion(ranks: Ranks, runs: list[Run], most: int) -> Matrix:
-    """Percentages of the true class, [true][predicted], mean over the classes of a bin and the runs."""
+    """Return percentages of the true class, [true][predicted], means over the classes of a bin and runs."""
     places = ranks.bins(most)
     rows: Matrix = []
     for truth in places:
@@ -346,7 +346,7 @@ def _matrix_figure(
 
 
 def calibration_figure(methods: Methods) -> Figure:
-    """Accuracy against confidence, one chart per method, the images of all its seeds pooled."""
+    """Draw accuracy against confidence, one chart per method, the images of all its seeds pooled."""
     drawn, rows = {}, []
     for method, runs in methods.items():
         pooled = pool(run.metrics["calibration"] for run in runs)

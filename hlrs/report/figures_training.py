@@ -16,7 +16,7 @@ COLLAPSED = 2  # skip connections in the normal cell: criterion 1 of DARTS+ (Lia
 
 @dataclass(frozen=True)
 class Threshold:
-    """A level to watch: a line across the chart, and the points where runs first reach it."""
+    """A horizontal line across the chart, and the points where runs first reach it."""
 
     value: float
     label: str
@@ -50,7 +50,7 @@ class Panel:
     measured: bool = False
 
     def values(self, stage: str, run: Run) -> Columns:
-        """The columns of a run, `epoch` among them."""
+        """Return the columns of a run, `epoch` among them."""
         if not self.measured:
             return run.histories[stage]
         throughput = run.records[stage].throughput
@@ -61,7 +61,7 @@ class Panel:
 
 
 def collapse(run: Run) -> int | None:
-    """The first epoch with two or more skip connections in the normal cell's genotype; None without one.
+    """Return the first epoch with two or more skip connections in the normal cell's genotype, or None.
 
     Criterion 1 of DARTS+ (Liang et al. 2019, arXiv 1909.06035), which stops a search there.
     """
@@ -71,7 +71,7 @@ def collapse(run: Run) -> int | None:
 
 
 def _collapse_points(runs: list[Run]) -> list[charts.Point]:
-    """The first collapsed epoch of each search that collapses."""
+    """Return the first collapsed epoch of each search that collapses."""
     found = []
     for run in runs:
         epoch, history = collapse(run), run.histories["search"]
@@ -105,14 +105,14 @@ def _collapse_note(methods: Methods) -> str:
 
 
 def stopped(run: Run) -> int | None:
-    """The epoch after which early stopping froze the alphas; None if it did not."""
+    """Return the epoch after which early stopping froze the alphas; None if it did not."""
     history = run.histories["search"]
     rested = zip(history["epoch"], history.get("stopped", []), strict=False)
     return next((epoch for epoch, rests in rested if rests), None)
 
 
 def _stop_notes(methods: Methods) -> list[str]:
-    """The searches whose alphas early stopping froze, and when."""
+    """List the searches whose alphas early stopping froze, and when."""
     when = {method: [stopped(run) for run in runs] for method, runs in methods.items()}
     said = [
         f"{method} ({', '.join(f'seed {run.seed} after epoch {epoch}' for run, epoch in own)})"
@@ -126,7 +126,7 @@ def _stop_notes(methods: Methods) -> list[str]:
 
 
 def _rates_note(methods: Methods) -> str:
-    """The largest rates, to which the curves are relative, and the methods that have them."""
+    """Describe the largest rates, to which the curves are relative, and the methods that have them."""
     having: dict[str, list[str]] = {}
     for name, runs in methods.items():
         columns = [run.histories["search"] for run in runs]
@@ -182,7 +182,7 @@ EIGENVALUE = Panel(
     "of the loss on the architecture images",
     {"eigenvalue": "estimate per epoch"},
     zero=True,
-    note="By power iteration. Where it grows steeply, the genotype tends to do worse than the supernet"
+    note="By power iteration. Where it grows steeply, discretising the architecture tends to cost accuracy"
     " (Zela et al. 2020).",
     optional=True,
 )
@@ -223,7 +223,7 @@ RETRAIN_PANELS = (
 
 
 def search_panels(methods: Methods) -> list[Panel]:
-    """The panels to draw of these searches."""
+    """Return the panels to draw of these searches."""
     runs = [run for own in methods.values() for run in own]
     return [panel for panel in SEARCH_PANELS if not panel.optional or _known(panel, "search", runs)]
 
@@ -233,7 +233,7 @@ def _known(panel: Panel, stage: str, runs: list[Run]) -> bool:
 
 
 def curves_figure(panel: Panel, stage: str, methods: Methods) -> Figure:
-    """The charts of a panel on common axes; a method without such data has none."""
+    """Draw the charts of a panel on common axes; a method without such data has none."""
     most, threshold = single_lines(methods), panel.threshold
     drawn = {name: curves(panel, stage, runs, most) for name, runs in methods.items()}
     drawn = {name: found for name, found in drawn.items() if found[0]}
@@ -270,7 +270,7 @@ def curves_figure(panel: Panel, stage: str, methods: Methods) -> Figure:
 
 
 def _last(panel: Panel, stage: str, runs: list[Run]) -> str:
-    """The last values, in words."""
+    """Describe the last values, in words."""
     said = []
     for series, (column, label) in enumerate(panel.columns.items()):
         ends = [finite(line.ys)[-1] for line in _lines(panel, series, column, label, stage, runs)]
@@ -290,7 +290,7 @@ def _curve_marks(panel: Panel, used: set[int]) -> list[charts.Mark]:
 
 
 def _curves_table(panel: Panel, stage: str, methods: Methods) -> charts.Table:
-    """The values of the lines at the epochs that are drawn."""
+    """Return the values of the lines at the epochs that are drawn."""
     rows: list[Sequence[Any]] = []
     place = PLACE[1:] if stage in REPEATED else PLACE[1:3]
     for runs in methods.values():
@@ -304,14 +304,14 @@ def _curves_table(panel: Panel, stage: str, methods: Methods) -> charts.Table:
 
 
 def single_lines(methods: Methods) -> int:
-    """Up to how many seeds have a line each."""
+    """Return the most seeds per method that have a line each."""
     return SINGLE_LINES if sum(map(len, methods.values())) <= MOST_RUNS else FEW_LINES
 
 
 def curves(
     panel: Panel, stage: str, runs: list[Run], most: int = SINGLE_LINES
 ) -> tuple[list[charts.Line], list[charts.Range]]:
-    """The lines of a method, broad ones first, and ranges; more than `most` lines become median and range."""
+    """Return the lines of a method, broad ones first; more than `most` become a median and a range."""
     lines: list[charts.Line] = []
     areas: list[charts.Range] = []
     for series, (column, label) in enumerate(panel.columns.items()):
@@ -329,7 +329,7 @@ def curves(
 def _lines(
     panel: Panel, series: int, column: str, label: str, stage: str, runs: list[Run]
 ) -> list[charts.Line]:
-    """One line per run that has a number in this column."""
+    """Return one line per run that has a number in this column."""
     lines = []
     for run in runs:
         columns = panel.values(stage, run)
@@ -346,7 +346,7 @@ def _lines(
 
 
 def _distinct(lines: list[charts.Line]) -> list[charts.Line]:
-    """The different lines, each named after the first of its equals."""
+    """Return the different lines, each named after the first of its equals."""
     seen: dict[str, list[charts.Line]] = {}
     for line in lines:
         seen.setdefault(repr((line.xs, line.ys)), []).append(line)
@@ -374,7 +374,7 @@ def _coincide(one: charts.Line, other: charts.Line) -> bool:
 
 
 def _median(lines: list[charts.Line], label: str, series: int) -> tuple[charts.Line, charts.Range]:
-    """The median over the seeds at each epoch, and the range from smallest to largest."""
+    """Return the median over the seeds at each epoch, and the range from smallest to largest."""
     values: dict[float, list[float]] = {}
     for line in lines:
         for x, y in zip(line.xs, line.ys, strict=True):
@@ -393,7 +393,7 @@ def _median(lines: list[charts.Line], label: str, series: int) -> tuple[charts.L
 
 
 def edges(run: Run) -> dict[str, list[heatmaps.Edge]]:
-    """The edges of both cells, their weights averaged over at most MOST_COLUMNS groups of epochs."""
+    """Return the edges of both cells, their weights averaged over at most MOST_COLUMNS groups of epochs."""
     genotype = run.genotype
     assert genotype is not None, run.name  # every search is followed by its extraction
     series: dict[str, dict[tuple[int, int], dict[str, list[float]]]] = {}
@@ -428,7 +428,7 @@ class Maps:
     shades: heatmaps.Shades
 
     def chart(self, run: Run) -> str:
-        """The maps of one run."""
+        """Draw the maps of one run."""
         chosen = [
             f"{cell} {edge.label} {edge.chosen}"
             for cell, own in self.cells[run.name].items()
@@ -441,7 +441,7 @@ class Maps:
         return heatmaps.edges_chart(self.cells[run.name], self.shades, title, epochs, said)
 
     def figure(self, name: str, title: str, runs: list[Run]) -> Figure:
-        """One chart per seed of a method; as data, one row per edge and operation, one column per shade."""
+        """Draw one chart per seed; as data, one row per edge and operation, one column per epoch group."""
         epochs = sorted(set(runs[0].alphas["epoch"]))
         columns = heatmaps.bins(len(epochs), heatmaps.MOST_COLUMNS)
         spans = [f"epoch_{epochs[p[0]]}" + (f"_to_{epochs[p[-1]]}" if len(p) > 1 else "") for p in columns]
@@ -459,7 +459,7 @@ class Maps:
 
 
 def maps(runs: Iterable[Run]) -> Maps:
-    """The maps of these runs; one shade means equal weights, as at the start of a search."""
+    """Prepare the maps of these runs; one shade means equal weights, as at the start of a search."""
     cells = {run.name: edges(run) for run in runs}
     every = [edge for own in cells.values() for found in own.values() for edge in found]
     low, high = charts.extent(weight for edge in every for row in edge.rows.values() for weight in row)

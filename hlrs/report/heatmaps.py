@@ -37,21 +37,21 @@ class Shades:
     diverging: bool = False
 
     def level(self, value: float) -> int:
-        """The index of a value's shade: 0 is not drawn, negative ones are below a diverging 0."""
+        """Return the index of a value's shade: 0 is not drawn, negative ones are below a diverging 0."""
         if self.diverging and value < 0:
             return -self.level(-value)
         return bisect_right(self.bounds, round(value, 9))
 
     def classes(self, level: int) -> str:
-        """The CSS classes of a level's cells."""
+        """Return the CSS classes of a level's cells."""
         return "heat s1" if self.diverging and level > 0 else "heat s0"
 
     def opacity(self, level: int) -> str:
-        """The opacity of a level's cells."""
+        """Return the opacity of a level's cells."""
         return f"{abs(level) / len(self.bounds):.2g}"
 
     def ink(self, level: int) -> str:
-        """The CSS class of a number on this level, for a contrast of at least 4.5 in light and dark."""
+        """Return the CSS class of a number on this level: a contrast of at least 4.5 in light and dark."""
         opacity = float(self.opacity(level))
         if opacity <= 0.55:
             return ""
@@ -72,7 +72,7 @@ class Shades:
 
 
 def linear(low: float, high: float, through: float) -> Shades:
-    """At most thirteen evenly spaced shades that cover [low, high], one of them centred on `through`."""
+    """Return at most thirteen evenly spaced shades covering [low, high], one of them centred on `through`."""
     power = 10.0 ** math.floor(math.log10((high - low) / 12))
     step = next(power * f for f in (1, 2, 2.5, 5, 10) if (high - low) / (power * f) <= 12)
     first, last = (round((end - through) / step) for end in (low, high))
@@ -81,24 +81,24 @@ def linear(low: float, high: float, through: float) -> Shades:
 
 
 def shares() -> Shades:
-    """The scale of percentages; a shade begins at its number."""
+    """Return the scale of percentages; a shade begins at its number."""
     return Shades(SHARES, ("0", *map(str, SHARES)))
 
 
 def changes() -> Shades:
-    """The scale of differences of percentages; a shade begins at its number."""
+    """Return the scale of differences of percentages; a shade begins at its number."""
     below = (number(-bound) for bound in reversed(SHARES))
     return Shades(SHARES, (*below, "0", *(f"+{bound}" for bound in SHARES)), diverging=True)
 
 
 def bins(count: int, most: int) -> list[range]:
-    """`count` indices as at most `most` groups of neighbours, as even as possible."""
+    """Group `count` indices as at most `most` groups of neighbours, as even as possible."""
     parts = min(count, most)
     return [range(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
 
 
 def _tiles(grid: Mapping[tuple[int, int], Sequence[int | None]], shades: Shades) -> list[str]:
-    """The paths of all cells; `grid`: (column, row) of a row's first cell -> the levels of its cells.
+    """Build the paths of all cells; `grid`: (column, row) of a row's first cell -> the levels of its cells.
 
     A cell is 1 × 1, and the middle of its row a whole number.
     """
@@ -134,7 +134,7 @@ def matrix_chart(
     *,
     hover: bool,
 ) -> str:
-    """A square of percentages, row = true class, column = predicted class; a row of None is not drawn.
+    """Draw a square of percentages, row = true class, column = predicted class, except rows of None.
 
     Rows and columns have names, or ranks from 1 to `ranks` if there are many; a small matrix shows numbers.
     """
@@ -163,7 +163,7 @@ def matrix_chart(
 
 
 def _struck_through(levels: Sequence[Sequence[int | None]], left: float, top: float) -> str:
-    """Strokes through the cells below a diverging 0."""
+    """Draw strokes through the cells below a diverging 0."""
     side = SIDE / len(levels)
     strokes = "".join(
         f"M{left + (j + 0.2) * side:.1f} {top + (i + 0.5) * side:.1f}h{0.6 * side:.1f}"
@@ -175,7 +175,7 @@ def _struck_through(levels: Sequence[Sequence[int | None]], left: float, top: fl
 
 
 def _names(names: Sequence[str], left: float, top: float) -> list[str]:
-    """One name per row and, turned, per column."""
+    """Draw one name per row and, turned, per column."""
     side, body = SIDE / len(names), []
     for i, name in enumerate(names):
         middle = (i + 0.5) * side
@@ -186,7 +186,7 @@ def _names(names: Sequence[str], left: float, top: float) -> list[str]:
 
 
 def _ranks(count: int, left: float, top: float) -> list[str]:
-    """Some ranks along the rows and columns."""
+    """Draw some ranks along the rows and columns."""
     body = []
     for rank in rank_ticks(count):
         place = (rank - 0.5) / count * SIDE
@@ -198,7 +198,7 @@ def _ranks(count: int, left: float, top: float) -> list[str]:
 def _numbers(
     cells: Sequence[Values], levels: Sequence[Sequence[int | None]], shades: Shades, left: float, top: float
 ) -> list[str]:
-    """Whole percentages in the cells, except where they round to 0."""
+    """Write whole percentages in the cells, except where they round to 0."""
     side = SIDE / len(cells)
     body = []
     for i, row in enumerate(cells):
@@ -260,11 +260,11 @@ class _Plan:
         self.bottom = self.top + self.nodes * (self.height + 3 * ROW) - 3 * ROW
 
     def place(self, cell: int, node: int, state: int) -> tuple[int, int]:
-        """Column and row of an edge's first cell."""
+        """Return the column and row of an edge's first cell."""
         return cell * self.breadth + state * self.pitch, node * (len(self.primitives) + 3)
 
     def pixels(self, column: int, row: int) -> tuple[float, float]:
-        """The upper left corner of a cell."""
+        """Return the upper left corner of a cell."""
         return self.left + column * self.column, float(self.top + row * ROW)
 
 
@@ -275,7 +275,7 @@ def edges_chart(
     epochs: tuple[int, int],
     summary: str,
 ) -> str:
-    """One small map per edge, one row of maps per node; across: the epochs (first, last), down: operations.
+    """Draw one map per edge, one row of maps per node; across: the epochs (first, last), down: operations.
 
     The edges of the genotype are framed, and their operation is marked.
     """
@@ -308,7 +308,7 @@ def edges_chart(
 
 
 def _row_names(plan: _Plan) -> str:
-    """The operations, once per row of maps."""
+    """Draw the operations, once per row of maps."""
     names = "".join(
         f'<text x="{plan.left - 4}" y="{plan.pixels(*plan.place(0, node, 0))[1] + (r + 0.8) * ROW:.0f}">'
         f"{escape(primitive)}</text>"

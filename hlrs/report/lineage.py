@@ -25,7 +25,7 @@ class Fact:
 
 
 def facts(results: Results) -> list[Fact]:
-    """Code, environment and place of all jobs; values on which they agree appear once."""
+    """Collect the code, environment and place of all jobs; shared values appear once."""
     records = [*results.splits.values(), *jobs(results.runs, *STAGES)]
 
     def common(names: dict[str, str]) -> list[Fact]:
@@ -44,7 +44,7 @@ def _fact(label: str, values: Iterable[str]) -> Fact:
 
 
 def lineage_table(results: Results) -> Table:
-    """One row per run: the key of each of its jobs, linked to the job's record."""
+    """Build one row per run: the key of each of its jobs, linked to the job's record."""
     columns = [Column("Run", text=True), *(Column(stage, text=True) for stage in ("split", *STAGES))]
     groups = []
     for dataset in results.classes:

@@ -25,7 +25,7 @@ MANY = 4  # methods; the long sections of a data set with more are folded
 
 
 def page(results: Results) -> str:
-    """The HTML page."""
+    """Render the HTML page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -59,7 +59,7 @@ def page(results: Results) -> str:
 
 
 def _yaml(params: dict[str, Any]) -> str:
-    """The parameters as YAML, in the order of params.yaml."""
+    """Write the parameters as YAML, in the order of params.yaml."""
     yaml, text = YAML(typ="safe", pure=True), io.StringIO()
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel infers None
@@ -68,7 +68,7 @@ def _yaml(params: dict[str, Any]) -> str:
 
 
 def _extent(results: Results, records: list[JobRecord]) -> str:
-    """What was run, when, and at what cost, in one line."""
+    """Describe what was run, when, and at what cost, in one line."""
     matrix, whole = results.params["matrix"], tables.cost(records)
     nouns = {"datasets": "data set", "methods": "method", "seeds": "seed"}
     if several(results):
@@ -89,7 +89,7 @@ def _extent(results: Results, records: list[JobRecord]) -> str:
 
 
 def _glance(results: Results, differences: list[Difference]) -> dict[str, Any] | None:
-    """The differences in balanced accuracy, on one axis around 0; None without any."""
+    """Lay out the differences in balanced accuracy, on one axis around 0; None without any."""
     if not differences:
         return None
     ends = [100 * v for d in differences for v in (d.mean, d.low, d.high) if v is not None]
@@ -97,7 +97,7 @@ def _glance(results: Results, differences: list[Difference]) -> dict[str, Any] |
     ticks = [tick for tick in charts.nice_ticks(-farthest, farthest, 4) if abs(tick) <= 1.02 * farthest]
 
     def place(value: float) -> str:
-        """A position in per cent of the width, which leaves room for half a label at both ends."""
+        """Return a position in per cent of the width, which leaves room for half a label at both ends."""
         return f"{50 + 45 * value / farthest:.2f}%"
 
     groups = []

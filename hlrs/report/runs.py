@@ -42,7 +42,7 @@ class JobRecord:
 
     @classmethod
     def read(cls, stage: str, path: str, record: dict[str, Any]) -> "JobRecord":
-        """The record of a job of this stage, as found at `path`."""
+        """Read the record of a job of this stage, as found at `path`."""
         gpu, startup = record.get("gpu") or {}, record.get("startup")
         parameters = (record.get("params") or {}).get(stage) or {}
         return cls(
@@ -67,7 +67,7 @@ class JobRecord:
 
 
 def _worked(record: dict[str, Any]) -> float | None:
-    """Seconds that a job spent on its result.
+    """Return the seconds that a job spent on its result.
 
     After a resume, the recorded duration is the last process's, so the epochs' own times replace its training
     time. The part of an interrupted epoch before the last resume is in neither.
@@ -110,7 +110,7 @@ class Run:
         return repeat(self.search, self.retrain_seed)
 
     def name_of(self, stage: str) -> str:
-        """The job of a stage as it appears in paths."""
+        """Return the job of a stage as it appears in paths."""
         return self.name if stage in REPEATED else self.search
 
 
@@ -131,7 +131,7 @@ class Results:
     runs: list[Run]
 
     def methods(self, dataset: str) -> Methods:
-        """The runs of a data set by method, seeds in order."""
+        """Return the runs of a data set by method, seeds in order."""
         found: Methods = {}
         for run in self.runs:
             if run.dataset == dataset:
@@ -140,7 +140,7 @@ class Results:
 
 
 def once(runs: Iterable[Run]) -> list[Run]:
-    """One run per search: the first of its retrainings."""
+    """Return one run per search: the first of its retrainings."""
     found: dict[str, Run] = {}
     for run in runs:
         found.setdefault(run.search, run)
@@ -148,7 +148,7 @@ def once(runs: Iterable[Run]) -> list[Run]:
 
 
 def jobs(runs: Iterable[Run], *stages: str) -> list[JobRecord]:
-    """The records of the jobs of these stages, each job once."""
+    """Return the records of the jobs of these stages, each job once."""
     runs = [*runs]
     found = {
         (stage, run.name_of(stage)): run.records[stage]
@@ -168,12 +168,12 @@ def several(results: Results) -> bool:
 
 
 def finite(values: Iterable[float | None]) -> list[float]:
-    """The values without None, infinities and NaN."""
+    """Return the values without None, infinities and NaN."""
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
 def by_seed(runs: Iterable[Run], metric: str) -> dict[int, list[float]]:
-    """The values of a metric by seed, one per retraining; seeds without a value are left out."""
+    """Return the values of a metric by seed, one per retraining; seeds without a value are left out."""
     found: dict[int, list[float]] = {}
     for run in runs:
         for value in finite([run.metrics[metric]]):
@@ -182,19 +182,19 @@ def by_seed(runs: Iterable[Run], metric: str) -> dict[int, list[float]]:
 
 
 def seed_means(runs: Iterable[Run], metric: str) -> dict[int, float]:
-    """A metric by seed, each the mean of its retrainings."""
+    """Return a metric by seed, each the mean of its retrainings."""
     return {seed: statistics.fmean(values) for seed, values in by_seed(runs, metric).items()}
 
 
 def class_rows(results: Results, run: Run) -> Iterator[tuple[int, str, str, int, float | None]]:
-    """One (class, name, group, training images, accuracy) per class."""
+    """Return one (class, name, group, training images, accuracy) per class."""
     names, metrics = results.classes[run.dataset]["names"], run.metrics
     columns = (names, metrics["groups"], metrics["train_counts"], metrics["per_class"])
     return ((i, *row) for i, row in enumerate(zip(*columns, strict=True)))
 
 
 def class_means(results: Results, runs: list[Run]) -> list[tuple[int, str, str, int, float | None]]:
-    """One (class, name, group, training images, mean accuracy of the runs that have it) per class."""
+    """Return one (class, name, group, training images, mean accuracy of the runs that have it) per class."""
     found = []
     for rows in zip(*(class_rows(results, run) for run in runs), strict=True):
         values = finite(row[-1] for row in rows)

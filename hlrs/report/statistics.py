@@ -18,12 +18,12 @@ MOST_SEEDS = 1000  # `seeds_needed` gives up beyond
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Sample standard deviation (n − 1); None with fewer than two values."""
+    """Return the sample standard deviation (n − 1); None with fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def within(groups: Mapping[int, Sequence[float]]) -> float | None:
-    """Pooled standard deviation within groups, √(Σ_g Σ_i (x_gi − x̄_g)² / Σ_g (n_g − 1)).
+    """Return the pooled standard deviation within groups, √(Σ_g Σ_i (x_gi − x̄_g)² / Σ_g (n_g − 1)).
 
     A group is the retrainings of one genotype; None where no group has two.
     """
@@ -34,7 +34,7 @@ def within(groups: Mapping[int, Sequence[float]]) -> float | None:
 
 
 def interval(values: Sequence[float], confidence: float) -> Interval | None:
-    """Student's t interval of the mean, x̄ ± t_{(1+c)/2, n−1} · s/√n; None without a spread."""
+    """Return Student's t interval of the mean, x̄ ± t_{(1+c)/2, n−1} · s/√n; None without a spread."""
     if not _spreads(values):
         return None
     found = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
@@ -42,9 +42,9 @@ def interval(values: Sequence[float], confidence: float) -> Interval | None:
 
 
 def p_value(differences: Sequence[float]) -> float | None:
-    """Two-sided p of the paired t-test, t = d̄ √n / s_d with n − 1 degrees of freedom; None without a spread.
+    """Return the two-sided p of the paired t-test, t = d̄ √n / s_d, n − 1 degrees of freedom.
 
-    It is below 1 − c exactly where `interval` at confidence c excludes 0.
+    None without a spread. It is below 1 − c exactly where `interval` at confidence c excludes 0.
     """
     return float(stats.ttest_1samp(differences, 0.0).pvalue) if _spreads(differences) else None
 
@@ -55,7 +55,7 @@ def _spreads(values: Sequence[float]) -> bool:
 
 
 def bootstrap(values: Sequence[float], confidence: float, resamples: int) -> Interval | None:
-    """Percentile bootstrap interval of the mean (Efron 1979); None without a spread.
+    """Return the percentile bootstrap interval of the mean (Efron 1979); None without a spread.
 
     Not BCa: its correction would be estimated from the same few values.
     """
@@ -73,7 +73,7 @@ def bootstrap(values: Sequence[float], confidence: float, resamples: int) -> Int
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for multiple comparisons (Holm 1979), in the order given.
+    """Correct p-values for multiple comparisons (Holm 1979), in the order given.
 
     p̃_(i) = max over j ≤ i of min(1, (m − j + 1) p_(j)), smallest first. This keeps the chance of rejecting
     any of m true null hypotheses below the level, however the tests depend on each other.
@@ -87,7 +87,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(deviation: float, effect: float, alpha: float, power: float = 0.8) -> int | None:
-    """The fewest pairs with which a two-sided paired t-test at level `alpha` detects `effect` with `power`.
+    """Return how many pairs a two-sided paired t-test at level `alpha` needs to detect `effect` with `power`.
 
     The power is P(|T| > t_{1−α/2, n−1}) for T noncentral t, δ = √n · effect/deviation (Cohen 1988, ch. 2).
     None if it takes more than MOST_SEEDS.

@@ -59,7 +59,7 @@ class Table:
 def methods_table(
     results: Results, dataset: str, summary: list[Summary], differences: list[Difference]
 ) -> Table:
-    """One row per method: mean ± standard deviation of every metric, and differences from the reference."""
+    """Build one row per method: mean ± standard deviation of the metrics, differences from the reference."""
     reference = results.report["reference"]
     found = {(s.method, s.metric): s for s in summary if s.dataset == dataset}
     compared = {(d.method, d.metric): d for d in differences if d.dataset == dataset}
@@ -82,19 +82,19 @@ def methods_table(
 
 
 def tested(results: Results, dataset: str) -> str:
-    """The number of test images behind the metrics."""
+    """Return the number of test images behind the metrics."""
     return " or ".join(
         f"{n}" for n in sorted({r.metrics["test_images"] for r in results.runs if r.dataset == dataset})
     )
 
 
 def seeds_of(dataset: str, method: str) -> str:
-    """The link to the seeds of a method."""
+    """Return the link to the seeds of a method."""
     return f"#seeds/{dataset}/{method}"
 
 
 def lineage_of(run: Run) -> str:
-    """The link to the records of a run."""
+    """Return the link to the records of a run."""
     return f"#lineage/{run.name}"
 
 
@@ -102,8 +102,8 @@ def _mean_and_spread(summary: Summary | None) -> Cell:
     if summary is None:
         return Cell(NOTHING)
     said = percent(summary.mean) + (f" ± {percent(summary.std)}" if summary.std is not None else "")
-    again = summary.retrain_std
-    return Cell(said, detail="" if again is None else f"within a genotype ± {percent(again)}")
+    within = summary.retrain_std
+    return Cell(said, detail="" if within is None else f"within a genotype ± {percent(within)}")
 
 
 def _difference(d: Difference | None) -> Cell:
@@ -113,7 +113,7 @@ def _difference(d: Difference | None) -> Cell:
 
 
 def comparisons_table(results: Results, dataset: str, differences: list[Difference]) -> Table:
-    """One row per compared method, by metric: intervals, p-value alone and corrected, conclusion."""
+    """Build one row per compared method, by metric: intervals, p-value alone and corrected, conclusion."""
     labels = ("Difference", "Student’s t interval", "Bootstrap interval", "p", "p, corrected", "Seeds")
     columns = [Column("Method", text=True), *map(Column, labels), Column("Conclusion", text=True)]
     own = [d for d in differences if d.dataset == dataset]
@@ -138,7 +138,7 @@ def _comparison(d: Difference) -> list[Cell]:
 
 
 def span(d: Difference) -> str:
-    """The interval in percentage points; empty without one."""
+    """Return the interval in percentage points; empty without one."""
     return _range(d.low, d.high)
 
 
@@ -147,20 +147,20 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def direction(d: Difference) -> str:
-    """'higher' or 'lower' if significant, else empty."""
+    """Return 'higher' or 'lower' if significant, else empty."""
     return d.verdict if d.verdict in ("higher", "lower") else ""
 
 
 def seeds_table(results: Results, dataset: str) -> Table:
-    """One row per run, linked to its records, with its retraining seed if there are several."""
-    again = [Column("Retraining")] if several(results) else []
-    columns = [Column("Run", text=True), *again, *(Column(label) for label in METRICS.values())]
+    """Build one row per run, linked to its records, with its retraining seed if there are several."""
+    extra = [Column("Retraining")] if several(results) else []
+    columns = [Column("Run", text=True), *extra, *(Column(label) for label in METRICS.values())]
     groups = [
         Group(
             [
                 [
                     Cell(f"{method}, seed {run.seed}", lineage_of(run)),
-                    *(Cell(f"{run.retrain_seed}") for _ in again),
+                    *(Cell(f"{run.retrain_seed}") for _ in extra),
                     *(Cell(percent(run.metrics[m])) for m in METRICS),
                 ]
                 for run in runs
@@ -174,7 +174,7 @@ def seeds_table(results: Results, dataset: str) -> Table:
 
 
 def classes_table(results: Results, dataset: str) -> Table:
-    """One row per class, largest first: its images and each method's accuracy."""
+    """Build one row per class, largest first: its images and each method's accuracy."""
     methods = results.methods(dataset)
     means = {method: class_means(results, runs) for method, runs in methods.items()}
     test = results.classes[dataset]["counts"]["test"]
@@ -199,7 +199,7 @@ def classes_table(results: Results, dataset: str) -> Table:
 
 
 def operations_table(results: Results, dataset: str) -> Table | None:
-    """How often genotypes contain each operation, both cells together, mean over the seeds.
+    """Count each operation in the genotypes, both cells together, mean over the seeds.
 
     One row per method with genotypes; None without any.
     """
@@ -245,7 +245,7 @@ class Cost:
 
 
 def cost(records: list[JobRecord]) -> Cost:
-    """The cost of these jobs."""
+    """Add up the cost of these jobs."""
     known = [(record.seconds, record) for record in records if record.seconds is not None]
     speeds = [speed for record in records for speed in record.throughput.values()]
     startups = [record.startup for record in records if record.startup is not None]
@@ -268,7 +268,7 @@ def _largest(sizes: Iterable[int | None]) -> int | None:
 
 
 def hours_table(results: Results) -> Table:
-    """One row per data set × method: the hours of each stage, and their sums."""
+    """Build one row per data set × method: the hours of each stage, and their sums."""
     every = {stage: cost(jobs(results.runs, stage)) for stage in STAGES}
     shown = [(stage, kind) for stage in STAGES for kind in HOURS if getattr(every[stage], kind)]
     kinds = [kind for kind in HOURS if any(kind == k for _, k in shown)]
@@ -308,7 +308,7 @@ def _hours(part: Cost, kind: str, seeds: int = 1) -> Cell:
 
 
 def stages_table(results: Results) -> Table:
-    """One row per data set × method × stage: throughput, memory, interruptions, start-up."""
+    """Build one row per data set × method × stage: throughput, memory, interruptions, start-up."""
     columns = [Column("Method", text=True), Column("Stage", text=True), Column("Jobs"), Column("Hours")]
     labels = ("Images/s", "Memory, host", "Memory, GPU", "Resumes", "Start-up")
     columns += map(Column, labels)

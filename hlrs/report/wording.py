@@ -18,12 +18,12 @@ MOST_SENTENCES = 12  # of the answer; more comparisons are summarized, one sente
 
 
 def percent(value: float | None) -> str:
-    """A fraction in per cent, one decimal."""
+    """Format a fraction in per cent, one decimal."""
     return NOTHING if value is None else f"{round(100 * value, 6):.1f}"  # equal means print alike
 
 
 def points(value: float) -> str:
-    """A difference of fractions in signed percentage points: one decimal, more where it would round to 0."""
+    """Format a difference in signed percentage points: one decimal, more where it would round to 0."""
     scaled = 100 * value
     if abs(scaled) < 1e-9:
         return "0.0"
@@ -31,29 +31,29 @@ def points(value: float) -> str:
 
 
 def counted(number: float, noun: str) -> str:
-    """A number with its noun: '1 seed', '3 seeds', '0.5 points'."""
+    """Format a number with its noun: '1 seed', '3 seeds', '0.5 points'."""
     return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def chance(p: float) -> str:
-    """A p-value with two digits."""
+    """Format a p-value with two digits."""
     return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
 def grouped(number: float) -> str:
-    """A whole number, its thousands set apart."""
+    """Format a whole number, its thousands set apart."""
     return f"{number:,.0f}".replace(",", "\u202f")
 
 
 def hours(number: float) -> str:
-    """Hours with two digits, or whole hours from 10 on."""
+    """Format hours with two digits, or whole hours from 10 on."""
     if number >= 10:
         return grouped(number)
     return "< 0.001" if number < 0.001 else f"{number:.1f}" if number >= 1 else f"{number:.2g}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, minutes or hours, as a reader would say it."""
+    """Format seconds, minutes or hours, as a reader would say it."""
     if seconds is None:
         return UNKNOWN
     if seconds < 60:
@@ -63,7 +63,7 @@ def duration(seconds: float | None) -> str:
 
 
 def memory(size: float | None) -> str:
-    """Bytes in MiB or GiB."""
+    """Format bytes in MiB or GiB."""
     if size is None:
         return UNKNOWN
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
@@ -73,7 +73,7 @@ def memory(size: float | None) -> str:
 
 
 def answer(results: Results, differences: list[Difference]) -> list[str]:
-    """Did it help, by how much, how certain is it: a headline, then sentences on balanced accuracy."""
+    """Say whether it helped, by how much, and how certain that is: a headline, then one sentence each."""
     reference = results.report["reference"]
     if reference is None:
         return ["No reference method is set (report.reference), so methods are shown without a comparison."]
@@ -83,14 +83,14 @@ def answer(results: Results, differences: list[Difference]) -> list[str]:
     few = len(main) <= MOST_SENTENCES
     sentences = [_sentence(d) for d in main] if few else _sentences(results, main)
     if max(d.seeds for d in main) < 2:
-        return ["One seed per method: differences cannot be told from chance yet.", *sentences]
+        return ["One seed per method: too few to tell differences from chance.", *sentences]
     if len(main) == 1:
         return sentences
     return [_headline(reference, main), *sentences]
 
 
 def _headline(reference: str, differences: list[Difference]) -> str:
-    """How many comparisons differ significantly, and by how much."""
+    """Summarize how many comparisons differ significantly, and by how much."""
     shown = {
         verdict: [d.mean for d in differences if d.verdict == verdict] for verdict in ("higher", "lower")
     }
@@ -104,7 +104,7 @@ def _headline(reference: str, differences: list[Difference]) -> str:
 
 
 def _sentences(results: Results, differences: list[Difference]) -> list[str]:
-    """Many comparisons, one sentence per data set: the methods that differ, and how many do not."""
+    """Summarize many comparisons, one sentence per data set: the methods that differ, and how many do not."""
     found = []
     for dataset in results.classes:
         own: dict[str, list[Difference]] = {"higher": [], "lower": []}
@@ -123,7 +123,7 @@ def _sentences(results: Results, differences: list[Difference]) -> list[str]:
 
 
 def _range(means: list[float]) -> str:
-    """From the smallest change to the largest."""
+    """Write the smallest and the largest change."""
     first, last = (points(abs(end(means, key=abs))).lstrip("+") for end in (min, max))
     return f"by {first} points" if first == last else f"by {first} to {last} points"
 

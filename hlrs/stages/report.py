@@ -46,9 +46,7 @@ def gather(job: Job) -> Results:
 
 def _input(job: Job, name: str) -> Path:
     if name not in job.inputs:
-        raise UserError(
-            f"{job.spec}: no input {name}, though the report's matrix needs it; plan the workflow again"
-        )
+        raise UserError(f"{job.spec}: no input {name}, though the report's matrix needs it; rerun snakemake")
     return Path(job.inputs[name])
 
 
