@@ -379,8 +379,8 @@ Loss = Annotated[
 ]
 
 
-def _corrects(loss: Any) -> str:
-    """What a loss does about the classes' frequencies, so that a sampler must not do it as well; or ""."""
+def corrects(loss: Any) -> str:
+    """How a loss corrects class frequencies, which a sampler must then leave alone; empty if it does not."""
     if loss.kind in ("balanced_softmax", "logit_adjustment"):
         return "shifts the logits by the classes' frequencies in the images"
     if loss.kind == "seesaw":
@@ -391,7 +391,7 @@ def _corrects(loss: Any) -> str:
 
 def _check_balance(loss: Any, *samplers: Any) -> None:
     """Refuse a loss that corrects frequencies which a sampler has changed already."""
-    why = _corrects(loss)
+    why = corrects(loss)
     changed = [sampler.kind for sampler in samplers if sampler.kind != "uniform"]
     if why and changed:
         remedy = "use one of the two" + (", or at: null" if loss.kind == "ldam" else "")

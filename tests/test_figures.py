@@ -12,9 +12,10 @@ from xml.etree import ElementTree
 import pytest
 
 from hlrs.artifacts import SCHEMAS
+from hlrs.nas.drawing import draw_cell
 from hlrs.nas.genotype import PRIMITIVES, edges
-from hlrs.report import charts, figures, heatmaps, outcomes, trajectories
-from hlrs.report.results import Results, Run
+from hlrs.report import charts, figures, figures_results, figures_training, heatmaps
+from hlrs.report.runs import JobRecord, Results, Run
 
 NAMES = ["tail", "head", "middle"]  # by size: head, middle, tail
 COUNTS = {"weights": [1, 80, 25], "alphas": [1, 79, 25], "holdout": [0, 0, 0], "test": [10, 10, 0]}
@@ -71,6 +72,7 @@ def make_run(method: str, seed: int, **changes) -> Run:
         skips_normal=[0, 1, 1],
     )
     record = {"throughput": [{"epoch": e, "images_per_second": 100.0} for e in range(3)], "host": "node07"}
+    stages = ("search", "extract", "retrain", "evaluate")
     run = Run(
         "d", method, seed, 0,
         metrics=metrics | changes.pop("metrics", {}),
@@ -80,7 +82,7 @@ def make_run(method: str, seed: int, **changes) -> Run:
             "retrain": history("retrain", loss=[1.0, 0.5]),
         },
         alphas=weights(3),
-        records=dict.fromkeys(("search", "extract", "retrain", "evaluate"), record),
+        records={stage: JobRecord.read(stage, "", record) for stage in stages},
         cells={"normal": "", "reduce": ""},
     )  # fmt: skip
     return replace(run, **changes)
@@ -88,12 +90,14 @@ def make_run(method: str, seed: int, **changes) -> Run:
 
 def make_results(runs: list[Run], names=NAMES, counts=COUNTS, reference: str | None = "darts") -> Results:
     report = {"title": "T", "reference": reference, "confidence": 0.95}
-    return Results(report, {}, {"d": {"names": names, "counts": counts}}, {"d": {}}, runs)
+    return Results(
+        report, {}, {"d": {"names": names, "counts": counts}}, {"d": JobRecord.read("split", "", {})}, runs
+    )
 
 
-def drawn(results: Results, name: str, **options) -> charts.Figure:
+def drawn(results: Results, name: str) -> charts.Figure:
     """The figure of that name."""
-    every = [f for section in figures.sections(results, "d", **options) for f in section.figures]
+    every = [f for section in figures.sections(results, "d") for f in section.figures]
     return next(figure for figure in every if figure.name == name)
 
 
@@ -205,7 +209,7 @@ def test_of_many_classes_neighbours_are_taken_together():
     assert found["1–20", "1–20"] == pytest.approx(-25)  # 5 of 20 ranks leave their bin of 20
     assert found["1–20", "21–40"] == pytest.approx(25)
     assert "981–1000" not in {true for true, _ in found}
-    assert "Up to 20 classes" in drawn(results, "confusion").note
+    assert "20 classes" in drawn(results, "confusion").note
     assert len(figure.charts[0]) < 8_000
     bars = drawn(results, "class_differences")
     assert [row[5] for row in bars.data[1]] == pytest.approx([10.0] * 100)
@@ -272,7 +276,7 @@ def test_calibration_of_all_seeds_together():
     assert first == ["darts", 0.4, 0.6, 5, 0.4, 0.5]
     assert second[3:] == pytest.approx([20, 0.7, 0.925])  # (15 · 0.8 + 5 · 0.4)/20, (15 · 0.9 + 5 · 1)/20
     assert "error 15.0 %" in figure.charts[0]
-    assert outcomes.pool([BINS]) == BINS
+    assert figures_results.pool([BINS]) == BINS
 
 
 # --- curves -------------------------------------------------------------------------------------------
@@ -283,7 +287,7 @@ def test_collapse_is_the_first_epoch_with_two_skip_connections():
     runs = {
         name: make_run("darts", i, search={"skips_normal": s}) for i, (name, s) in enumerate(skips.items())
     }
-    assert {name: trajectories.collapse(run) for name, run in runs.items()} == {
+    assert {name: figures_training.collapse(run) for name, run in runs.items()} == {
         "never": None, "back": 1, "late": 2,
     }  # fmt: skip
     figure = drawn(make_results([*runs.values()]), "search_skips")
@@ -310,11 +314,8 @@ def test_the_eigenvalue_is_drawn_where_it_was_estimated():
 
 def test_where_the_watch_stopped_the_alphas():
     runs = [make_run("darts", 0), make_run("hlrs", 3, search={"stopped": [0, 1, 1]})]
-    assert [trajectories.stopped(run) for run in runs] == [None, 1]
-    assert (
-        "The watch on it stopped the alphas of hlrs (seed 3 after epoch 1)."
-        in drawn(make_results(runs), "search_skips").note
-    )
+    assert [figures_training.stopped(run) for run in runs] == [None, 1]
+    assert "hlrs (seed 3 after epoch 1)" in drawn(make_results(runs), "search_skips").note
 
 
 def test_retrainings_have_a_line_each_and_share_the_search():
@@ -329,16 +330,8 @@ def test_retrainings_have_a_line_each_and_share_the_search():
 
 def test_of_many_runs_few_lines_are_drawn():
     methods = {f"m{i}": [make_run(f"m{i}", s) for s in range(4)] for i in range(26)}
-    assert trajectories.single_lines(methods) == 3
-    assert trajectories.single_lines({"m0": methods["m0"]}) == 10
-
-
-def test_cells_are_drawn_up_to_their_budget(monkeypatch):
-    runs = [replace(make_run(m, s), cells={"normal": 50 * "x"}) for m in ("a", "b") for s in range(3)]
-    monkeypatch.setattr(figures, "CELLS_BYTES", 160)
-    shown, left_out = figures.cells(make_results(runs, reference=None), "d")
-    assert {m: [run.seed for run in own] for m, own in shown.items()} == {"a": [0, 1], "b": [0]}
-    assert left_out == 3
+    assert figures_training.single_lines(methods) == 3
+    assert figures_training.single_lines({"m0": methods["m0"]}) == 10
 
 
 def test_coupled_rates_and_equal_lines_are_drawn_once_and_named():
@@ -349,22 +342,22 @@ def test_coupled_rates_and_equal_lines_are_drawn_once_and_named():
     assert re.findall(r'text-anchor="start">([^<]+)</text>', hlrs) == ["hlrs", "w", "α = m"]
     assert re.findall(r'text-anchor="start">([^<]+)</text>', darts) == ["darts", "w", "α"]
     assert len(re.findall(r'<path class="line', hlrs)) == 3
-    assert "(largest 0.02), and 1 more alike" in hlrs
+    assert "(largest 0.02), and 1 equal" in hlrs
     assert "w 0.02, α 0.02 (hlrs); w 0.02, α 0.003 (darts)" in figure.note
 
 
 def test_of_many_seeds_the_median_and_the_range_are_drawn():
     runs = [make_run("darts", i, search={"weights_loss": [float(i), 2.0, None]}) for i in range(11)]
-    lines, areas = trajectories.curves(trajectories.SEARCH_PANELS[1], "search", runs)
+    lines, areas = figures_training.curves(figures_training.SEARCH_PANELS[1], "search", runs)
     assert [line.ys for line in lines] == [[5.0, 2.0, None]]
     assert (areas[0].lows, areas[0].highs) == ([0.0, 2.0, None], [10.0, 2.0, None])
-    few, _ = trajectories.curves(trajectories.SEARCH_PANELS[1], "search", runs[:10])
+    few, _ = figures_training.curves(figures_training.SEARCH_PANELS[1], "search", runs[:10])
     assert len(few) == 10
     again = [
         *runs,
         *(replace(runs[0], seed=11 + i) for i in range(4)),
     ]  # equal lines count as often as they are
-    lines, _ = trajectories.curves(trajectories.SEARCH_PANELS[1], "search", again)
+    lines, _ = figures_training.curves(figures_training.SEARCH_PANELS[1], "search", again)
     assert lines[0].ys[0] == 3.0
 
 
@@ -395,11 +388,11 @@ def test_long_lines_are_thinned_and_keep_their_end():
 
 def test_maps_show_the_weights():
     run = make_run("darts", 0)
-    found = trajectories.edges(run)["reduce"]
+    found = figures_training.edges(run)["reduce"]
     assert [edge.label for edge in found] == ["0←k-2", "0←k-1"]
     assert [edge.chosen for edge in found] == ["skip_connect", "sep_conv_3x3"]
     assert found[1].rows["skip_connect"] == pytest.approx([1 / 3, 1 / 3 + 0.02, 1 / 3 + 0.04])
-    svg = trajectories.maps([run]).chart(run, hover=True)
+    svg = figures_training.maps([run]).chart(run)
     # from 1/3 to 1/3 + 0.04 in steps of 0.005: eight above the lowest, not drawn one; row 1: skip_connect;
     # a map is 3 columns wide and 1 from the next, the reduction cell begins at column 9
     assert {place: opacity for place, (_, opacity) in cells_of(svg).items()} == {
@@ -413,11 +406,11 @@ def test_maps_show_the_weights():
 
 def test_many_epochs_are_taken_together():
     run = replace(make_run("darts", 0), alphas=weights(51))
-    rows = trajectories.edges(run)["normal"][0].rows["skip_connect"]
+    rows = figures_training.edges(run)["normal"][0].rows["skip_connect"]
     assert len(rows) == 25
     assert rows[0] == pytest.approx(1 / 3 + 0.005)  # epochs 0 and 1
     assert rows[-1] == pytest.approx(1 / 3 + 0.49)  # epochs 48, 49 and 50
-    figure = trajectories.maps([run]).figure("maps", "t", {}, [run])
+    figure = figures_training.maps([run]).figure("maps", "t", [run])
     assert (figure.data[0][6], figure.data[0][-1]) == ("epoch_0_to_1", "epoch_48_to_50")
     assert figure.data[1][1][:6] == [0, "normal", 0, 0, "skip_connect", 1]
 
@@ -434,21 +427,17 @@ def searches(seeds: int) -> Results:
     return make_results(runs)
 
 
-def test_a_page_has_maps_up_to_its_budget_and_the_archive_has_all(monkeypatch):
-    results = searches(4)
-    one = len(trajectories.maps(results.runs[:1]).chart(results.runs[0], hover=False).encode())
-    assert one < 10_000
-    monkeypatch.setattr(figures, "MAPS_BYTES", 6 * one)
-    first, more = (s for s in figures.sections(results, "d") if s.title.startswith("Architecture weights"))
-    assert [f.name for f in first.figures] == ["maps_darts", "maps_hlrs"]
-    assert more.folded
-    charts_of = [chart for section in (first, more) for figure in section.figures for chart in figure.charts]
-    assert sum(len(chart.encode()) for chart in charts_of) <= 6 * one
-    assert len(charts_of) < 8
-    left_out = 8 - len(charts_of)
-    assert f"{left_out} are left out to keep the page small; figures.zip has them all." in more.note
-    assert next(iter(more.figures[0].parts)) == "seed_1"
-    assert [*drawn(results, "maps_hlrs", complete=True).parts] == [f"seed_{s}" for s in range(4)]
+def test_the_page_draws_the_first_seed_and_the_archive_has_all():
+    results = searches(3)
+    assert len(figures_training.maps(results.runs[:1]).chart(results.runs[0]).encode()) < 12_000
+    figure = drawn(results, "maps_hlrs")
+    assert [*figure.parts] == ["seed_0", "seed_1", "seed_2"]
+    assert figure.charts == [figure.parts["seed_0"]]
+    assert {row[0] for row in figure.data[1]} == {0, 1, 2}
+    shown = figures.cells(
+        replace(results, runs=[replace(run, cells={"normal": "x"}) for run in results.runs]), "d"
+    )
+    assert [run.name for run in shown] == ["d/darts/0", "d/hlrs/0"]
 
 
 # --- files --------------------------------------------------------------------------------------------
@@ -460,23 +449,31 @@ def unpacked(path: Path) -> dict[str, str]:
 
 
 def test_archive_holds_every_figure_as_svg_and_csv_and_depends_on_results_alone(tmp_path):
-    runs = [make_run("darts", 0), make_run("hlrs", 0)]
+    cells = {cell: draw_cell([NODE], cell, [2]) for cell in ("normal", "reduce")}
+    runs = [replace(make_run(method, seed), cells=cells) for method in ("darts", "hlrs") for seed in (0, 1)]
     figures.archive(make_results(runs), tmp_path / "a.zip")
-    elsewhere = [replace(r, records={s: {"host": "other"} for s in r.records}) for r in runs]
+    other_host = {stage: JobRecord.read(stage, "", {"host": "other"}) for stage in runs[0].records}
+    elsewhere = [replace(run, records=other_host) for run in runs]
     figures.archive(make_results(elsewhere), tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     found = unpacked(tmp_path / "a.zip")
-    assert {"d/confusion_differences/hlrs.svg", "d/maps_darts/seed_0.svg", "d/calibration.csv"} <= {*found}
+    assert {
+        "d/confusion_differences/hlrs.svg",
+        "d/maps_darts/seed_1.svg",
+        "d/calibration.csv",
+        "d/cells_hlrs/seed_1_normal.svg",
+    } <= {*found}
     assert not [name for name in found if "speed" in name]
     for name, text in found.items():
         if name.endswith(".svg"):
             root = ElementTree.fromstring(text)
             assert root.tag == "{http://www.w3.org/2000/svg}svg"
             assert "var(" not in text
-            assert f"{Path(name).parent}.csv" in found
+            assert f"{Path(name).parent}.csv" in found or "/cells_" in name
     rows = list(csv.DictReader(io.StringIO(found["d/calibration.csv"])))
     assert rows[0] == {
-        "method": "darts", "low": "0.4", "high": "0.6", "images": "5", "accuracy": "0.4", "confidence": "0.5",
+        "method": "darts", "low": "0.4", "high": "0.6", "images": "10",
+        "accuracy": "0.4", "confidence": "0.5",
     }  # fmt: skip
     other = [make_run("darts", 0), make_run("hlrs", 0, metrics={"ece": 0.2})]
     figures.archive(make_results(other), tmp_path / "c.zip")

@@ -1,8 +1,8 @@
 """Charts as inline SVG: lines, stacked bars, points, intervals, differences, reliability.
 
 Colours are classes (`s0`, `s1`, ...; `label`, `grid`, ...) that the page's style sheet defines, so that a
-chart suits light and dark; `document` makes a chart a file of its own, style sheet and legend included. What
-a mouse pointer brings up stands in `<title>` elements.
+chart suits light and dark; `document` turns a chart into a file of its own, with style sheet and legend.
+Hover texts are `<title>` elements.
 """
 
 import math
@@ -15,16 +15,16 @@ from typing import Any, Literal
 
 Values = Sequence[float | None]
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # header, rows
-FEW = 30  # classes: up to here each has its name or its hover text
-HOVERABLE = 300  # beyond that many classes, a hover text each would make the page heavy
-CHARACTER = 6.2  # width of a character at 11 px, about
-MOST_POINTS = 100  # of a line; more would not be seen at the size of a chart
+FEW = 30  # up to so many bars, each has its hover text
+HOVERABLE = 300  # up to so many classes or points, each has its hover text
+CHARACTER = 6.2  # approximate width of a character at 11 px
+MOST_POINTS = 100  # of a line; more are invisible at the size of a chart
 SAMPLES = {"line": "M1 5H25", "fill": "M6 0h12v10h-12z", "dots": "M12 5h0", "broad": "M1 5H25"}
 LIGHT = {"text": "#1b2330", "soft": "#566172", "rule": "#d5dae2", "page": "#fff", "s0": "#0072b2",
          "s1": "#c85a00", "s2": "#00805c"}  # fmt: skip
 DARK = {"text": "#e3e7ee", "soft": "#a2acbb", "rule": "#353d4a", "page": "#14181e", "s0": "#56b4e9",
         "s1": "#f0a04b", "s2": "#35c79a"}  # fmt: skip
-COLOURS = Template(  # of a chart that is a file of its own; on the page, page.html.j2 says the same
+COLOURS = Template(  # of a chart in a file of its own; page.html.j2 repeats them for the page
     "svg{background:$page}.label{fill:$soft}.heading,.value,.mark{fill:$text}.inverse{fill:$page}"
     ".black{fill:#000}"
     ".grid,.frame{stroke:$rule}.axis,.tick,.band,.guide,.seed{stroke:$soft}.chosen,.minus{stroke:$text}"
@@ -45,7 +45,7 @@ SHAPES = (
 
 @dataclass(frozen=True)
 class Mark:
-    """An entry of a legend: `classes` and `path` of a sample in a box of 26 × 10 pixels."""
+    """A legend entry: `classes` and `path` of a sample in a box of 26 × 10 pixels."""
 
     label: str
     classes: str
@@ -60,7 +60,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Axes:
-    """What surrounds a chart. `whole`, `whole_y`: an axis counts; no tick stands between two numbers."""
+    """The surroundings of a chart. `whole`, `whole_y`: the axis counts, so ticks are whole numbers."""
 
     title: str
     x_label: str
@@ -73,15 +73,15 @@ class Axes:
     width: int = 320
     height: int = 210
     y_names: Sequence[str] = ()  # rows from the top down, in place of numbers on the y axis
-    summary: str = ""  # what the chart says, for those who do not see it
+    summary: str = ""  # what the chart shows, for screen readers
     room: float = 0.0  # to the right of the axes, for labels
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: points with gaps where y is None; `series` picks the colour and the dash.
+    """One line, with gaps where y is None; `series` selects its colour and dash.
 
-    `kind`: "line" or "line broad"; `end`: a short label where the line ends.
+    `kind`: "line" or "line broad"; `end`: a short label at its end.
     """
 
     label: str
@@ -105,7 +105,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Spread:
-    """A row of a chart of intervals: single values, their mean and, if there is one, its interval."""
+    """A row of an interval chart: single values, their mean and, optionally, its interval."""
 
     label: str
     values: Sequence[float]
@@ -115,7 +115,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from 0 to `value`, with a whisker from `low` to `high` over it; no value: no bar."""
+    """A bar from 0 to `value` under a whisker from `low` to `high`; not drawn without a value."""
 
     label: str
     series: int
@@ -124,7 +124,7 @@ class Bar:
     high: float
 
 
-Band = tuple[str, int, int]  # what stands above bars: label, first and last bar
+Band = tuple[str, int, int]  # bracket above bars: label, first and last bar
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,14 @@ class Point:
 
 
 def extent(values: Iterable[float | None], *, zero: bool = False) -> tuple[float, float]:
-    """Smallest and largest of the finite values, 0 included if asked for; (0, 1) if there are none."""
+    """Return the smallest and largest of the finite values, and of 0 if `zero`; (0, 1) if there are none."""
     finite = [v for v in values if v is not None and math.isfinite(v)] + ([0.0] if zero else [])
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     return (low, high) if high > low else (low - (0 if zero else 0.5), high + (1 if zero else 0.5))
 
 
 def nice_ticks(low: float, high: float, count: int = 5, smallest: float = 0.0) -> list[float]:
-    """About `count` round numbers that enclose [low, high], 1, 2 or 5 × 10^k apart, at least `smallest`."""
+    """Return about `count` round numbers around [low, high], 1, 2 or 5 × 10^k apart, at least `smallest`."""
     raw = max((high - low) / count, smallest)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * f for f in (1, 2, 5, 10) if power * f >= raw * (1 - 1e-9))
@@ -154,7 +154,7 @@ def nice_ticks(low: float, high: float, count: int = 5, smallest: float = 0.0) -
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten in [low, high]; with 2 and 5 times them where that leaves fewer than three."""
+    """Return powers of ten in [low, high]; if fewer than three, also their multiples."""
     decades = [10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
     for factors in ((1,), (1, 2, 5), range(1, 10)):
         ticks = [d * f for d in decades for f in factors if low * 0.999 <= d * f <= high * 1.001]
@@ -164,20 +164,20 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def rank_ticks(count: int) -> list[int]:
-    """1 and about five round numbers up to `count`."""
+    """Return 1 and about five round numbers up to `count`."""
     ticks = [round(tick) for tick in nice_ticks(1, max(count, 2), smallest=1.0)]
-    first = 1 + (ticks[1] - ticks[0]) / 2  # nothing so close to 1
+    first = 1 + (ticks[1] - ticks[0]) / 2  # skip ticks too close to 1
     return [1, *(tick for tick in ticks if first < tick <= count)]
 
 
 def number(value: float) -> str:
-    """A tick's text: no needless digits, a real minus sign, thousands apart."""
+    """Format a tick's label: no needless digits, a real minus sign, thousands set apart."""
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return text.replace(",", "\u202f").replace("-", "−")
 
 
 class _Frame:
-    """Scales from data to pixels, and the drawing of the axes."""
+    """The scales from data to pixels, and the axes."""
 
     def __init__(self, axes: Axes, top: int = 26, x_ticks: bool = True) -> None:
         self.axes, self.x_ticks = axes, x_ticks
@@ -208,7 +208,7 @@ class _Frame:
         return [tick for tick in ticks if low <= tick <= high]
 
     def draw(self, body: list[str]) -> str:
-        """The whole chart as SVG, `body` between the grid and the labels."""
+        """Draw the whole chart as SVG, `body` between the grid and the labels."""
         axes, parts = self.axes, []
         for tick, text in zip(self.ys, self.y_texts, strict=True):
             y = self.y(tick)
@@ -229,7 +229,7 @@ class _Frame:
 
 
 def svg(width: float, height: float, said: str, parts: Iterable[str]) -> str:
-    """A chart's element around its parts; `said`: what a screen reader says."""
+    """Build a chart's element around its parts; `said`: its text for screen readers."""
     return (
         f'<svg class="chart" role="img" viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
         f' height="{height:g}" aria-label="{escape(said)}">{"".join(parts)}</svg>'
@@ -237,12 +237,12 @@ def svg(width: float, height: float, said: str, parts: Iterable[str]) -> str:
 
 
 def written(x: float, y: float, words: str, anchor: str = "middle", kind: str = "label") -> str:
-    """A text element; `anchor`: start, middle or end."""
+    """Write a text element; `anchor`: start, middle or end."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def thinned(count: int) -> list[int]:
-    """Positions of at most MOST_POINTS of `count` points, evenly spaced; the last one is among them."""
+    """Return indices of at most MOST_POINTS of `count` points, evenly spaced and including the last."""
     step = -(-count // MOST_POINTS)
     return [i for i in range(count) if (count - 1 - i) % step == 0]
 
@@ -254,9 +254,9 @@ def line_chart(
     guides: Sequence[tuple[float, str]] = (),
     points: Sequence[Point] = (),
 ) -> str:
-    """Lines over a common x axis; a point between two gaps is drawn as a dot.
+    """Draw lines over a common x axis; a point between two gaps is drawn as a dot.
 
-    `ranges` lie below the lines, `guides` are levels (y, label) to compare with, `points` stand out.
+    `ranges` are drawn below the lines, `guides` are horizontal levels (y, label), `points` are marked.
     """
     frame = _Frame(axes)
     body = [_range(frame, area) for area in ranges]
@@ -280,7 +280,7 @@ def line_chart(
 
 
 def _path(frame: _Frame, line: Line) -> tuple[str, float | None]:
-    """A line's path, in tenths of a pixel from point to point, and the height where it ends."""
+    """Return a line's path, in relative steps of tenths of a pixel, and the height where it ends."""
     path: list[str] = []
     pen: tuple[int, int] | None = None
     last = None
@@ -302,7 +302,7 @@ def _tenths(value: int) -> str:
 
 
 def _range(frame: _Frame, area: Range) -> str:
-    """The area as one path, there along the highs and back along the lows; gaps are bridged."""
+    """Draw the area as one path, forth along the highs and back along the lows; gaps are bridged."""
     places = [i for i in thinned(len(area.xs)) if area.lows[i] is not None and area.highs[i] is not None]
     there = [(frame.x(area.xs[i]), frame.y(area.highs[i])) for i in places]  # type: ignore[arg-type]
     back = [(frame.x(area.xs[i]), frame.y(area.lows[i])) for i in reversed(places)]  # type: ignore[arg-type]
@@ -314,7 +314,7 @@ def _range(frame: _Frame, area: Range) -> str:
 
 
 def _end_labels(frame: _Frame, ends: Sequence[tuple[float, str]]) -> list[str]:
-    """Labels to the right of the lines, moved up where two would overlap."""
+    """Draw labels right of the lines, moved up where two would overlap."""
     body, above = [], math.inf
     for y, label in sorted(set(ends), reverse=True):
         above = min(y + 3.8, above - 12)
@@ -328,9 +328,9 @@ def bar_chart(
     axes: Axes,
     bands: Sequence[Band],
 ) -> str:
-    """A stacked bar a name, `stacks` from below up; `bands` stand above the bars.
+    """Draw one stacked bar per name, `stacks` from the bottom up; `bands` are drawn above the bars.
 
-    Bars too narrow to stand apart are drawn as the steps of one outline.
+    Bars too narrow to be distinguished become the steps of one outline.
     """
     frame = _Frame(axes, top=48, x_ticks=False)
     pitch = (frame.right - frame.left) / max(len(names), 1)
@@ -356,7 +356,7 @@ def _bars(frame: _Frame, pitch: float, base: Sequence[float], tops: Sequence[flo
 
 
 def _steps(frame: _Frame, pitch: float, base: Sequence[float], tops: Sequence[float]) -> str:
-    """The outline around neighbouring bars, equal ones as one step: along the tops, back along the base."""
+    """Draw the outline of neighbouring bars, forth along the tops and back along the base."""
 
     def along(heights: list[str], order: Iterable[int], far: int) -> str:
         return "".join(
@@ -370,7 +370,7 @@ def _steps(frame: _Frame, pitch: float, base: Sequence[float], tops: Sequence[fl
 
 
 def _bands(frame: _Frame, pitch: float, bands: Sequence[Band], y: float) -> list[str]:
-    """Brackets above the bars, with as much of their labels as there is room for."""
+    """Draw brackets above the bars, with their labels as far as they fit."""
     body = []
     for label, first, last in bands:
         x, end = frame.left + first * pitch + 1, frame.left + (last + 1) * pitch - 1
@@ -383,7 +383,7 @@ def _bands(frame: _Frame, pitch: float, bands: Sequence[Band], y: float) -> list
 def _bar_names(
     frame: _Frame, pitch: float, names: Sequence[str], stacks: Mapping[str, Sequence[float]]
 ) -> list[str]:
-    """Hover texts for every bar, and the names below where there is room, else every so many ranks."""
+    """Draw hover texts of the bars, and their labels below."""
     body = _bar_labels(frame, pitch, names)
     for i, name in enumerate(names if len(names) <= HOVERABLE else ()):
         counts = ", ".join(f"{label} {number(values[i])}" for label, values in stacks.items())
@@ -392,14 +392,14 @@ def _bar_names(
 
 
 def _bar_labels(frame: _Frame, pitch: float, names: Sequence[str]) -> list[str]:
-    """The names where there is room for them, else some ranks."""
+    """Draw the names if they fit, else some ranks."""
     if pitch < CHARACTER * (1 + max((len(name) for name in names), default=0)):
         return _rank_labels(frame, len(names))
     return [written(frame.left + (i + 0.5) * pitch, frame.bottom + 15, name) for i, name in enumerate(names)]
 
 
 def _rank_labels(frame: _Frame, count: int) -> list[str]:
-    """Some of the ranks 1 to `count` along the x axis."""
+    """Draw some of the ranks 1 to `count` along the x axis."""
     body, room = [], (frame.right - frame.left) / count > CHARACTER * (1 + len(str(count)))
     for rank in range(1, count + 1) if room else rank_ticks(count):
         half = CHARACTER * len(str(rank)) / 2
@@ -409,16 +409,16 @@ def _rank_labels(frame: _Frame, count: int) -> list[str]:
 
 
 def _bar_title(frame: _Frame, pitch: float, place: int, words: str) -> str:
-    """What the pointer brings up over a bar."""
+    """Draw the hover text of a bar."""
     x, height = frame.left + place * pitch, frame.bottom - frame.top
     area = f'x="{x:.1f}" y="{frame.top:.0f}" width="{pitch:.1f}" height="{height:.1f}"'
     return f'<rect class="hover" {area}><title>{escape(words)}</title></rect>'
 
 
 def difference_chart(bars: Sequence[Bar], ranks: int, axes: Axes, bands: Sequence[Band]) -> str:
-    """Bars up and down from 0, with whiskers, for `ranks` 1 to so many; `bands` stand above the bars.
+    """Draw bars up and down from 0, with whiskers, for ranks 1 to `ranks`; `bands` are drawn above the bars.
 
-    What the pointer brings up: if there are few bars.
+    Few bars have hover texts.
     """
     frame = _Frame(axes, top=56, x_ticks=False)
     pitch, zero = (frame.right - frame.left) / max(len(bars), 1), frame.y(0)
@@ -445,7 +445,7 @@ def difference_chart(bars: Sequence[Bar], ranks: int, axes: Axes, bands: Sequenc
 
 
 def interval_chart(rows: Sequence[Spread], axes: Axes) -> str:
-    """A row a spread: dots for single values, an upright bar for their mean, a line for its interval."""
+    """Draw one row per spread: dots for values, an upright bar for their mean, a line for its interval."""
     frame = _Frame(axes)
     body = []
     for i, row in enumerate(rows):
@@ -464,9 +464,9 @@ def interval_chart(rows: Sequence[Spread], axes: Axes) -> str:
 
 
 def reliability_chart(bins: Sequence[Mapping[str, float]], axes: Axes) -> str:
-    """Accuracy of each bin as a bar, a line from there to its mean confidence, the diagonal of calibration.
+    """Draw the accuracy of each bin as a bar, a line from there to its mean confidence, and the diagonal.
 
-    Bins as in metrics.json, axes from 0 to 1; above, the share of the images in each bin.
+    Bins are as in metrics.json, axes go from 0 to 1; above the bars, the share of the images in each bin.
     """
     frame = _Frame(axes, top=66)
     total, most = sum(b["images"] for b in bins), max((b["images"] for b in bins), default=1)
@@ -494,7 +494,7 @@ def reliability_chart(bins: Sequence[Mapping[str, float]], axes: Axes) -> str:
 
 
 def scatter_chart(points: Sequence[Point], axes: Axes, *, hover: bool = True) -> str:
-    """Points, a colour a series; with hover texts as long as there are not too many."""
+    """Draw points, one colour per series; few points have hover texts."""
     frame = _Frame(axes)
     body = []
     for series in sorted({point.series for point in points}):
@@ -509,12 +509,12 @@ def scatter_chart(points: Sequence[Point], axes: Axes, *, hover: bool = True) ->
 
 
 def marks(labels: Sequence[str], kind: Literal["line", "fill", "dots"]) -> list[Mark]:
-    """The labels of series 0, 1, ..., each with a sample of its mark."""
+    """Return legend entries of series 0, 1, ...."""
     return [Mark(label, f"{kind} s{i}", SAMPLES[kind]) for i, label in enumerate(labels)]
 
 
 def legend(entries: Sequence[Mark]) -> str:
-    """A legend as HTML."""
+    """Draw a legend as HTML."""
     items = "".join(
         f'<li><svg width="26" height="10" aria-hidden="true">{mark.sample}</svg>{escape(mark.label)}</li>'
         for mark in entries
@@ -523,9 +523,9 @@ def legend(entries: Sequence[Mark]) -> str:
 
 
 def document(chart: str, entries: Sequence[Mark]) -> str:
-    """A chart as a file of its own: with colours for light and dark, and its legend below.
+    """Turn a chart into a file of its own, with colours for light and dark and its legend below.
 
-    Colours stand in plain style rules, which Inkscape, LaTeX's converters and browsers read.
+    Colours are plain style rules, which Inkscape, LaTeX converters and browsers understand.
     """
     head, body = chart.removesuffix("</svg>").split(">", 1)
     width, height = (float(head.split(f'{name}="')[1].split('"')[0]) for name in (" width", " height"))
@@ -550,10 +550,10 @@ def document(chart: str, entries: Sequence[Mark]) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts on common axes under one title; `name`: unique within the data set, fit for a file's name.
+    """Charts under one title; `name`: unique within the data set, and valid as a file name.
 
-    `parts`: SVG by a name fit for a file's; `data`: the numbers drawn, None where they are a machine's
-    (times, speeds).
+    `parts`: SVG by a name that is valid as a file name; `data`: the numbers drawn, None for times and speeds,
+    which do not depend on the results alone.
     """
 
     name: str
@@ -561,15 +561,16 @@ class Figure:
     marks: Sequence[Mark]
     parts: dict[str, str]
     note: str = ""
-    wide: bool = False  # charts as wide as they are, in place of small multiples
+    wide: bool = False  # charts keep their width instead of being small multiples
+    first_only: bool = False  # the page shows the first part only
     data: Table | None = None
 
     @property
     def legend(self) -> str:
-        """HTML."""
+        """The legend as HTML."""
         return legend(self.marks)
 
     @property
     def charts(self) -> list[str]:
-        """SVG, to be inlined."""
-        return list(self.parts.values())
+        """The charts that the page inlines, as SVG."""
+        return list(self.parts.values())[: 1 if self.first_only else None]

@@ -1,40 +1,45 @@
-"""The claim under test, in words: re-sampling and re-weighting hurt DARTS in the search; HLRS brings it back.
+"""The claim under test: re-sampling and re-weighting hurt DARTS in the search; HLRS brings it back.
 
-Tang 2024 (arXiv 2406.07028). Which method stands for what is read from the params; how a verdict follows from
-the numbers is our own reading. Balanced accuracy decides; differences of up to `report.margin` count as none.
+Tang 2024 (arXiv 2406.07028). The params say which role each method plays; how a verdict follows from the
+numbers is our own reading. Balanced accuracy decides; differences of up to `report.margin` are negligible.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hlrs.config import Bilateral, CrossEntropy, Darts, DualHead, Method, Params, Plain
-from hlrs.report.results import (
-    Difference,
-    Results,
-    Run,
-    comma_separated,
-    corrected,
-    counted,
-    difference,
-    points,
+from hlrs.config import (
+    Bilateral,
+    CrossEntropy,
+    Darts,
+    DualHead,
+    Focal,
+    Ldam,
+    Loss,
+    Method,
+    Params,
+    Plain,
+    corrects,
 )
-from hlrs.report.statistics import NO_SPREAD, seeds_needed
+from hlrs.report.comparisons import Difference, corrected, difference
+from hlrs.report.exports import comma_separated
+from hlrs.report.runs import Results, Run
+from hlrs.report.statistics import MOST_SEEDS, NO_SPREAD, seeds_needed
+from hlrs.report.wording import counted, points
 
 METRIC = "balanced_accuracy"
-REWEIGHTING = ("class_balanced", "focal", "ldam", "balanced_softmax", "logit_adjustment", "seesaw")
 ROLES = {
     "re-sampling": "DARTS with a sampler other than uniform",
-    "re-weighting": f"DARTS with one of the losses {', '.join(REWEIGHTING)}",
+    "re-weighting": "DARTS with a loss for rare classes or hard images, such as class_balanced or focal",
     "BBN": "DARTS with objective bilateral and a constant arch_lr",
     "HLRS": "DARTS with objective bilateral and another arch_lr, or with objective dual_head",
 }
-SUPPORTED, CONTRADICTED, PARTLY = "supported", "contradicted", "partly"
-OPEN, MISSING = "not enough seeds", "not in the matrix"
+SUPPORTED, CONTRADICTED, PARTLY = "supported", "contradicted", "partly supported"
+OPEN, MISSING = "not enough seeds", "not tested"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the claim on a data set: its verdict, and what it rests on."""
+    """A part of the claim on a data set: its verdict, and the reasons."""
 
     statement: str
     verdict: str
@@ -43,21 +48,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
-    """The verdict on a data set, and those of its parts."""
+    """The verdict on a data set and on each part."""
 
     dataset: str
     verdict: str
     parts: list[Part]
 
 
-# --- who stands for what ------------------------------------------------------------------------------
+# --- roles ---------------------------------------------------------------------------------------------
 
 
 def roles(params: Params) -> dict[str, list[str]] | None:
-    """The methods that stand for each of ROLES; None unless the reference is plain DARTS.
+    """Return the methods in each of ROLES; None unless the reference is plain DARTS.
 
-    A method counts if it searches as the reference does and its genotypes are retrained by the same recipe:
-    else a difference would not be the search's.
+    A method counts if it has the reference's searcher and retraining recipe; otherwise a difference might not
+    come from the search.
     """
     reference = params.report.reference
     if reference is None or _role(params.methods[reference]) != "DARTS":
@@ -72,7 +77,7 @@ def roles(params: Params) -> dict[str, list[str]] | None:
 
 
 def _role(method: Method) -> str | None:
-    """What a method stands for, retraining aside; None: nothing that the claim speaks of."""
+    """Return the role of a method, retraining aside; None if the claim does not mention it."""
     objective = method.objective or Plain(kind="plain")
     constant = method.arch_lr is None or method.arch_lr.kind == "constant"
     unweighted = objective.loss == CrossEntropy(kind="cross_entropy")
@@ -87,17 +92,22 @@ def _role(method: Method) -> str | None:
         return None
     if unweighted:
         return "DARTS" if uniform else "re-sampling"
-    return "re-weighting" if uniform and objective.loss.kind in REWEIGHTING else None
+    return "re-weighting" if uniform and _reweights(objective.loss) else None
+
+
+def _reweights(loss: Loss) -> bool:
+    """Whether a loss re-weights: it corrects class frequencies, sets margins, or favours hard images."""
+    return bool(corrects(loss)) or isinstance(loss, Focal | Ldam)
 
 
 # --- what the numbers say -----------------------------------------------------------------------------
 
 
 def lower(d: Difference, margin: float) -> bool | None:
-    """Whether a method lies below by more than the margin; None: not told.
+    """Whether a method is below by more than the margin; None if undecided.
 
-    True: shown to be lower, and the interval goes beyond −margin. False: the interval leaves out a loss of
-    the margin or more (non-inferiority: not shown to differ is not enough).
+    True: significantly lower, and the interval reaches beyond −margin. False: the interval excludes a loss of
+    the margin or more (non-inferiority; lack of significance is not enough).
     """
     if d.low is None:
         return None
@@ -107,7 +117,7 @@ def lower(d: Difference, margin: float) -> bool | None:
 
 
 def higher(d: Difference, margin: float) -> bool | None:
-    """Whether a method lies above by more than the margin; None: not told."""
+    """Whether a method is above by more than the margin; None if undecided."""
     if d.high is None:
         return None
     if d.high < margin:
@@ -116,18 +126,18 @@ def higher(d: Difference, margin: float) -> bool | None:
 
 
 def judge(answers: Sequence[bool | None], wanted: bool) -> str:
-    """The verdict on "each of these methods ...", from what is told of each."""
+    """Combine the answers per method into one verdict."""
     if not answers:
         return MISSING
-    if all(told is wanted for told in answers):
+    if all(answer is wanted for answer in answers):
         return SUPPORTED
-    if all(told is (not wanted) for told in answers):
+    if all(answer is (not wanted) for answer in answers):
         return CONTRADICTED
     return PARTLY if wanted in answers else OPEN
 
 
 def whole(parts: Sequence[str]) -> str:
-    """The verdict on all parts together: open while one is open, unless another is contradicted."""
+    """Combine the verdicts of the parts: open while one is open, unless another is contradicted."""
     if MISSING in parts:
         return MISSING
     if all(verdict == SUPPORTED for verdict in parts):
@@ -138,7 +148,7 @@ def whole(parts: Sequence[str]) -> str:
 
 
 def claims(results: Results, differences: list[Difference]) -> list[Claim] | None:
-    """The claim on every data set; None where the reference is not plain DARTS."""
+    """Judge the claim on every data set; None where the reference is not plain DARTS."""
     params = Params.model_validate({**results.params, "report": results.report})
     by_role = roles(params)
     return None if by_role is None else [_claim(results, differences, by_role, d) for d in results.classes]
@@ -154,18 +164,18 @@ def _claim(
         return [to_darts[name] for name in by_role[role] if name in to_darts]
 
     parts = [
-        _part(f"{role} lies below {reference}", role, against(role), margin, lower, wanted=True)
+        _part(f"{role} is below {reference}", role, against(role), margin, lower, wanted=True)
         for role in ("re-sampling", "re-weighting")
     ]
-    as_good = f"HLRS does not lie below {reference}"
+    as_good = f"HLRS is not below {reference}"
     parts.append(_part(as_good, "HLRS", against("HLRS"), margin, lower, wanted=False))
     to_bbn, lacking = _to_bbn(results, by_role, dataset), "HLRS" if by_role["BBN"] else "BBN"
-    parts.append(_part("HLRS lies above BBN", lacking, to_bbn, margin, higher, wanted=True))
+    parts.append(_part("HLRS is above BBN", lacking, to_bbn, margin, higher, wanted=True))
     return Claim(dataset, whole([part.verdict for part in parts]), parts)
 
 
 def _to_bbn(results: Results, by_role: dict[str, list[str]], dataset: str) -> list[Difference]:
-    """HLRS − BBN, corrected for one another; the BBN with the same objective, else the first of them."""
+    """Return HLRS − BBN, corrected for one another; the BBN with the same objective, else the first one."""
     if not by_role["BBN"]:
         return []
     methods, specs = results.methods(dataset), results.params["methods"]
@@ -189,40 +199,38 @@ def _part(
     answers = [question(d, margin) for d in found]
     verdict = judge(answers, wanted)
     if verdict == MISSING:
-        return Part(statement, verdict, f"there is no {role}: {ROLES[role]}")
+        return Part(statement, verdict, f"add {role} to matrix.methods: {ROLES[role]}")
     side = "below" if question is lower else "above"
-    words = {True: side, False: f"not {side} by {_size(margin)} or more", None: "cannot be told"}
+    words = {True: side, False: f"not {side} by {_size(margin)} or more", None: "undecided"}
     groups = []
-    for told in (True, False, None):
-        named = [
-            f"{d.method} {points(d.mean)}" for d, known in zip(found, answers, strict=True) if known is told
-        ]
-        groups += [f"{words[told]}: {', '.join(named)}"] if named else []
-    left = [d for d, told in zip(found, answers, strict=True) if told is None]
+    for answer, word in words.items():
+        named = [f"{d.method} {points(d.mean)}" for d, a in zip(found, answers, strict=True) if a is answer]
+        groups += [f"{word}: {', '.join(named)}"] if named else []
+    left = [d for d, answer in zip(found, answers, strict=True) if answer is None]
     return Part(statement, verdict, "; ".join([*groups, *_more_seeds(left, margin)]))
 
 
 def _more_seeds(left: list[Difference], margin: float) -> list[str]:
-    """How many seeds would tell, at the largest spread observed among what is left open."""
+    """Estimate how many seeds would decide, given the largest spread among the undecided differences."""
     known = [d for d in left if d.std is not None and d.std >= NO_SPREAD]
     if not known:
-        return ["2 seeds are needed to know a spread"] if left else []
+        return ["at least 2 seeds needed to estimate the spread"] if left else []
     widest = max(known, key=lambda d: d.std or 0.0)
     alpha = (1 - widest.confidence) / max(widest.compared, 1)
     needed = seeds_needed(widest.std or 0.0, margin, alpha)
-    size = "more than 1000 seeds" if needed is None else counted(needed, "seed")
-    return [f"{size} would show {_size(margin)} with a power of 0.8 at the spread of {widest.method}"]
+    size = f"more than {MOST_SEEDS} seeds" if needed is None else f"about {counted(needed, 'seed')}"
+    return [f"{size} needed to detect {_size(margin)} with power 0.8, given the spread of {widest.method}"]
 
 
 def _size(margin: float) -> str:
-    return f"{100 * margin:.3g} point{'' if margin == 0.01 else 's'}"
+    return counted(100 * margin, "point")
 
 
 # --- words --------------------------------------------------------------------------------------------
 
 
 def headline(found: list[Claim]) -> str:
-    """The verdict of every data set in a sentence."""
+    """State the verdicts on all data sets in one sentence."""
     by_verdict: dict[str, list[str]] = {}
     for claim in found:
         by_verdict.setdefault(claim.verdict, []).append(claim.dataset)
@@ -233,10 +241,10 @@ def headline(found: list[Claim]) -> str:
 
 
 def table(found: list[Claim] | None) -> str:
-    """A row a data set × part as CSV, the whole of the claim last; nothing but a header without a claim."""
+    """Write the verdicts as CSV, one row per data set × part, the whole last; only a header for None."""
     rows = [
         [claim.dataset, part.statement, part.verdict, part.reasons]
         for claim in found or []
-        for part in (*claim.parts, Part("all of it", claim.verdict, ""))
+        for part in (*claim.parts, Part("all parts", claim.verdict, ""))
     ]
     return comma_separated(["dataset", "part", "verdict", "reasons"], rows)

@@ -1,7 +1,7 @@
-"""Heat maps as inline SVG: matrices of shares, and each edge's weights over the epochs.
+"""Heat maps as inline SVG: matrices of percentages, and the weights of each edge over the epochs.
 
-A shade is the colour of a series at an opacity, so that it suits light and dark. All cells of a shade are one
-path, neighbours in a row one stroke of it, in whole numbers: a page of them stays small.
+A shade is the colour of a series at some opacity, so that it suits light and dark. All cells of a shade are
+one path, and neighbours in a row one stroke of it in whole numbers, which keeps pages small.
 """
 
 import math
@@ -13,24 +13,23 @@ from itertools import groupby
 
 from hlrs.report.charts import CHARACTER, Mark, Values, number, rank_ticks, svg, written
 
-NUMBERED = 12  # rows: up to here a matrix has its numbers written in its cells
-NAMED = 30  # rows: up to here each has its name
+NUMBERED = 12  # up to so many rows, the cells of a matrix contain their numbers
+NAMED = 30  # up to so many rows, each has its name
 SIDE = 240  # pixels of a matrix
 COLUMN, ROW = 3, 10  # pixels of a cell of an edge's map
-APART = 11  # pixels between maps, about
+APART = 11  # approximate pixels between maps
 MOST_COLUMNS = 25  # of an edge's map
-TINY = 5  # pixels of a character at 8 px, about
-
+TINY = 5  # approximate width of a character at 8 px
 
 SHARES = (1, 2, 5, 10, 20, 50)  # per cent, where the shades of a matrix begin
 
 
 @dataclass(frozen=True)
 class Shades:
-    """A scale: `bounds`, where its shades begin but for the lowest, which is not drawn; `labels` of all.
+    """A scale: `bounds` are where its shades begin, except the lowest, which is not drawn; `labels` name all.
 
-    If `diverging`, the same to either side of 0: what is lower than -bounds is of series 0 and, for black and
-    white, struck through; what is higher than bounds, of series 1.
+    A `diverging` scale is symmetric about 0: values below -bounds have the colour of series 0 and, for black
+    and white, are struck through; values above bounds have the colour of series 1.
     """
 
     bounds: tuple[float, ...]
@@ -38,21 +37,21 @@ class Shades:
     diverging: bool = False
 
     def level(self, value: float) -> int:
-        """The number of a value's shade, 0 for the one that is not drawn, negative below a diverging 0."""
+        """Return the index of a value's shade: 0 is not drawn, negative ones are below a diverging 0."""
         if self.diverging and value < 0:
             return -self.level(-value)
         return bisect_right(self.bounds, round(value, 9))
 
     def classes(self, level: int) -> str:
-        """The classes of a level's cells."""
+        """Return the CSS classes of a level's cells."""
         return "heat s1" if self.diverging and level > 0 else "heat s0"
 
     def opacity(self, level: int) -> str:
-        """Of a level's cells."""
+        """Return the opacity of a level's cells."""
         return f"{abs(level) / len(self.bounds):.2g}"
 
     def ink(self, level: int) -> str:
-        """The class of a number on it, so that it has a contrast of 4.5 in light and in dark."""
+        """Return the CSS class of a number on this level: a contrast of at least 4.5 in light and dark."""
         opacity = float(self.opacity(level))
         if opacity <= 0.55:
             return ""
@@ -60,7 +59,7 @@ class Shades:
 
     @property
     def marks(self) -> list[Mark]:
-        """The legend: a sample and its label a shade."""
+        """The legend: one sample and label per shade."""
         found = []
         for i, label in enumerate(self.labels):
             level = i - (len(self.bounds) if self.diverging else 0)
@@ -73,7 +72,7 @@ class Shades:
 
 
 def linear(low: float, high: float, through: float) -> Shades:
-    """At most thirteen evenly spaced shades that cover [low, high]; one of them stands for `through`."""
+    """Return at most thirteen evenly spaced shades covering [low, high], one of them centred on `through`."""
     power = 10.0 ** math.floor(math.log10((high - low) / 12))
     step = next(power * f for f in (1, 2, 2.5, 5, 10) if (high - low) / (power * f) <= 12)
     first, last = (round((end - through) / step) for end in (low, high))
@@ -82,26 +81,26 @@ def linear(low: float, high: float, through: float) -> Shades:
 
 
 def shares() -> Shades:
-    """Of percentages; a shade begins at its number."""
+    """Return the scale of percentages; a shade begins at its number."""
     return Shades(SHARES, ("0", *map(str, SHARES)))
 
 
 def changes() -> Shades:
-    """Of differences of percentages; a shade begins at its number."""
+    """Return the scale of differences of percentages; a shade begins at its number."""
     below = (number(-bound) for bound in reversed(SHARES))
     return Shades(SHARES, (*below, "0", *(f"+{bound}" for bound in SHARES)), diverging=True)
 
 
 def bins(count: int, most: int) -> list[range]:
-    """`count` places in at most `most` runs of neighbours, as even as can be."""
+    """Group `count` indices as at most `most` groups of neighbours, as even as possible."""
     parts = min(count, most)
     return [range(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
 
 
 def _tiles(grid: Mapping[tuple[int, int], Sequence[int | None]], shades: Shades) -> list[str]:
-    """The paths of all cells; `grid`: (column, row) of a run's first cell -> the levels from there on.
+    """Build the paths of all cells; `grid`: (column, row) of a row's first cell -> the levels of its cells.
 
-    A cell is 1 × 1, its row's middle a whole number.
+    A cell is 1 × 1, and the middle of its row a whole number.
     """
     strokes: dict[int, list[str]] = {}
     ends: dict[int, tuple[int, int]] = {}
@@ -135,48 +134,48 @@ def matrix_chart(
     *,
     hover: bool,
 ) -> str:
-    """A square of percentages, row = true class, column = predicted; a row of None is left out.
+    """Draw a square of percentages, row = true class, column = predicted class, except rows of None.
 
-    At the borders names, where there are many ranks, 1 to `ranks`; numbers in the cells of a small one.
+    Rows and columns have names, or ranks from 1 to `ranks` if there are many; a small matrix shows numbers.
     """
     count = len(cells)
-    side = SIDE / count
-    named = count <= NAMED
+    side, named, numbered = SIDE / count, count <= NAMED, count <= NUMBERED
     short = [name if len(name) <= 12 else name[:11] + "…" for name in names]
     left = 26 + CHARACTER * max(map(len, short if named else ["1000"]))
     top, below = 24.0, CHARACTER * max(map(len, short)) + 4 if named else 16.0
     levels = [[None if v is None else shades.level(v) for v in row] for row in cells]
-    paths = _tiles({(0, i): row for i, row in enumerate(levels)}, shades)
-    if shades.diverging:
-        minus = "".join(
-            f"M{left + (j + 0.2) * side:.1f} {top + (i + 0.5) * side:.1f}h{0.6 * side:.1f}"
-            for i, row in enumerate(levels)
-            for j, level in enumerate(row)
-            if level is not None and level < 0
-        )
-        paths += [f'<path class="minus" d="{minus}"/>'] if minus and count > NUMBERED else []
+    tiles = "".join(_tiles({(0, i): row for i, row in enumerate(levels)}, shades))
     scaled = f'transform="translate({left:.1f} {top + side / 2:.2f}) scale({side:.4g})" stroke-width=".94"'
-    tiles = [path for path in paths if "minus" not in path]
+    bottom = top + SIDE + below + 14
+    turned = f'transform="translate(10 {top + SIDE / 2:.1f}) rotate(-90)"'
     body = [
-        f"<g {scaled}>{''.join(tiles)}</g>",
-        *paths[len(tiles) :],
+        f"<g {scaled}>{tiles}</g>",
+        "" if numbered else _struck_through(levels, left, top),
         f'<path class="frame" d="M{left:.1f} {top:.0f}h{SIDE}v{SIDE}h-{SIDE}z"/>',
         written(left, 13, title, "start", "heading"),
+        *(_names(short, left, top) if named else _ranks(ranks, left, top)),
+        *(_numbers(cells, levels, shades, left, top) if numbered else []),
+        *(_cell_titles(cells, names, left, top) if hover else []),
+        written(left + SIDE / 2, bottom, "predicted class"),
+        f'<text class="label" text-anchor="middle" {turned}>true class</text>',
     ]
-    body += _names(short, left, top) if named else _ranks(ranks, left, top)
-    if count <= NUMBERED:
-        body += _numbers(cells, levels, shades, left, top)
-    if hover:
-        body += _cell_titles(cells, names, left, top)
-    y = top + SIDE + below + 14
-    body.append(written(left + SIDE / 2, y, "predicted class"))
-    turned = f'transform="translate(10 {top + SIDE / 2:.1f}) rotate(-90)"'
-    body.append(f'<text class="label" text-anchor="middle" {turned}>true class</text>')
-    return svg(round(left + SIDE + 16), round(y + 6), f"{title}: confusion matrix. {summary}", body)
+    return svg(round(left + SIDE + 16), round(bottom + 6), f"{title}: confusion matrix. {summary}", body)
+
+
+def _struck_through(levels: Sequence[Sequence[int | None]], left: float, top: float) -> str:
+    """Draw strokes through the cells below a diverging 0."""
+    side = SIDE / len(levels)
+    strokes = "".join(
+        f"M{left + (j + 0.2) * side:.1f} {top + (i + 0.5) * side:.1f}h{0.6 * side:.1f}"
+        for i, row in enumerate(levels)
+        for j, level in enumerate(row)
+        if level is not None and level < 0
+    )
+    return f'<path class="minus" d="{strokes}"/>' if strokes else ""
 
 
 def _names(names: Sequence[str], left: float, top: float) -> list[str]:
-    """A name a row and, upright, a column."""
+    """Draw one name per row and, turned, per column."""
     side, body = SIDE / len(names), []
     for i, name in enumerate(names):
         middle = (i + 0.5) * side
@@ -187,7 +186,7 @@ def _names(names: Sequence[str], left: float, top: float) -> list[str]:
 
 
 def _ranks(count: int, left: float, top: float) -> list[str]:
-    """Some ranks at the rows and columns."""
+    """Draw some ranks along the rows and columns."""
     body = []
     for rank in rank_ticks(count):
         place = (rank - 0.5) / count * SIDE
@@ -199,7 +198,7 @@ def _ranks(count: int, left: float, top: float) -> list[str]:
 def _numbers(
     cells: Sequence[Values], levels: Sequence[Sequence[int | None]], shades: Shades, left: float, top: float
 ) -> list[str]:
-    """Whole percentages in the cells that do not round to 0."""
+    """Write whole percentages in the cells, except where they round to 0."""
     side = SIDE / len(cells)
     body = []
     for i, row in enumerate(cells):
@@ -230,7 +229,7 @@ def _cell_titles(cells: Sequence[Values], names: Sequence[str], left: float, top
 
 @dataclass(frozen=True)
 class Edge:
-    """An edge: per primitive its weights over time; `chosen`: what the genotype has there, if anything."""
+    """An edge: the weights of each operation over time; `chosen`: the genotype's operation there, if any."""
 
     node: int
     state: int
@@ -239,13 +238,13 @@ class Edge:
 
     @property
     def label(self) -> str:
-        """The state it reads as in the drawings of cells: c_{k-2}, c_{k-1}, nodes from 0."""
+        """Node and input, named as in the drawings of cells: k-2, k-1, then nodes from 0."""
         source = ("k-2", "k-1")[self.state] if self.state < 2 else str(self.state - 2)
         return f"{self.node}←{source}"
 
 
 class _Plan:
-    """Where the maps of a run lie: in whole cells from (`left`, `top`) on, a cell `column` × ROW pixels."""
+    """The layout of a run's maps, in whole cells of `column` × ROW pixels from (`left`, `top`)."""
 
     def __init__(self, cells: Mapping[str, Sequence[Edge]]) -> None:
         every = [edge for edges in cells.values() for edge in edges]
@@ -261,11 +260,11 @@ class _Plan:
         self.bottom = self.top + self.nodes * (self.height + 3 * ROW) - 3 * ROW
 
     def place(self, cell: int, node: int, state: int) -> tuple[int, int]:
-        """Column and row, in cells, of an edge's first cell."""
+        """Return the column and row of an edge's first cell."""
         return cell * self.breadth + state * self.pitch, node * (len(self.primitives) + 3)
 
     def pixels(self, column: int, row: int) -> tuple[float, float]:
-        """The upper left corner of a cell."""
+        """Return the upper left corner of a cell."""
         return self.left + column * self.column, float(self.top + row * ROW)
 
 
@@ -275,12 +274,10 @@ def edges_chart(
     title: str,
     epochs: tuple[int, int],
     summary: str,
-    *,
-    hover: bool,
 ) -> str:
-    """A small map an edge: across, the epochs (first, last); down, the primitives; a row of maps a node.
+    """Draw one map per edge, one row of maps per node; across: the epochs (first, last), down: operations.
 
-    The edges of the genotype are framed, their primitive has a mark.
+    The edges of the genotype are framed, and their operation is marked.
     """
     plan = _Plan(cells)
     grid: dict[tuple[int, int], Sequence[int | None]] = {}
@@ -301,8 +298,7 @@ def edges_chart(
                 outlines["mark"].append(f"M{x + plan.width + 1:.0f} {middle:.1f}l6-3.5v7z")
             body.append(written(x, y - 4, edge.label, "start"))
             box = f'x="{x:.0f}" y="{y:.0f}" width="{plan.width}" height="{plan.height}"'
-            title_of = f"<title>{escape(_said(edge))}</title>"
-            body += [f'<rect class="hover" {box}>{title_of}</rect>'] if hover else []
+            body.append(f'<rect class="hover" {box}><title>{escape(_said(edge))}</title></rect>')
     span = f"epoch {epochs[0]} to {epochs[1]}" if plan.columns > 1 else "at the end of the search"
     body.append(written(plan.left, plan.bottom + 14, span, "start"))
     scaled = f'transform="translate({plan.left} {plan.top + ROW / 2}) scale({plan.column:.4g} {ROW})"'
@@ -312,7 +308,7 @@ def edges_chart(
 
 
 def _row_names(plan: _Plan) -> str:
-    """The primitives, once a row of maps."""
+    """Draw the operations, once per row of maps."""
     names = "".join(
         f'<text x="{plan.left - 4}" y="{plan.pixels(*plan.place(0, node, 0))[1] + (r + 0.8) * ROW:.0f}">'
         f"{escape(primitive)}</text>"

@@ -1,43 +1,31 @@
-"""The report's page: one HTML file for people (template: page.html.j2, its script: page.js.j2).
+"""The report's page: one HTML file for people (template page.html.j2, script page.js.j2).
 
-What it draws: figures.py; its tables: tables.py. It fetches nothing; without JavaScript its tables are not
-sorted, and nothing else is missing.
+It fetches nothing. Without JavaScript, tables cannot be sorted; everything else works.
 """
 
 import base64
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
+from ruamel.yaml import YAML
 
 from hlrs.artifacts import OUTPUTS
 from hlrs.report import charts, figures, tables
 from hlrs.report.claim import claims, headline
-from hlrs.report.costs import cost
-from hlrs.report.origins import blocks, facts
-from hlrs.report.results import (
-    MOST_SENTENCES,
-    STAGES,
-    Difference,
-    Results,
-    Summary,
-    answer,
-    compare,
-    counted,
-    jobs,
-    points,
-    several,
-    summarize,
-)
+from hlrs.report.comparisons import Difference, Summary, compare, summarize
+from hlrs.report.lineage import facts, lineage_table
+from hlrs.report.runs import STAGES, JobRecord, Results, jobs, several
+from hlrs.report.wording import MOST_SENTENCES, answer, counted, hours, points
 
-MANY = 4  # methods of a data set; with more, what is long is folded
+MANY = 4  # methods; the long sections of a data set with more are folded
 
 
 def page(results: Results) -> str:
-    """The HTML page."""
+    """Render the HTML page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -45,7 +33,7 @@ def page(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    records = [record for stage in STAGES for record in jobs(results.runs, stage)]
+    records = jobs(results.runs, *STAGES)
     script = environment.get_template("page.js.j2").render()
     differences, summary = compare(results), summarize(results)
     claim = claims(results, differences)
@@ -54,7 +42,7 @@ def page(results: Results) -> str:
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         report=results.report,
         extent=_extent(results, records),
-        uncommitted=sum(bool(record.get("dirty")) for record in records),
+        uncommitted=sum(record.uncommitted for record in records),
         answer=answer(results, differences),
         glance=_glance(results, [d for d in differences if d.metric == "balanced_accuracy"]),
         claim={"headline": headline(claim), "datasets": claim} if claim else None,
@@ -63,27 +51,35 @@ def page(results: Results) -> str:
         hours=tables.hours_table(results),
         stages=tables.stages_table(results),
         facts=facts(results),
-        lineage=blocks(results),
+        lineage=lineage_table(results),
         files=[name for name in OUTPUTS["report"] if name not in ("index.html", "figures.zip")],
-        params=yaml.safe_dump(
-            {**results.params, "report": results.report}, sort_keys=False, allow_unicode=True
-        ),
+        params=_yaml({**results.params, "report": results.report}),
+        counted=counted,
     )
 
 
-def _extent(results: Results, records: list[dict[str, Any]]) -> str:
-    """What was run, when, and what it cost, in a line."""
-    matrix, whole = results.params["matrix"], cost(records)
+def _yaml(params: dict[str, Any]) -> str:
+    """Write the parameters as YAML, in the order of params.yaml."""
+    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel infers None
+    yaml.dump(params, text)
+    return text.getvalue()
+
+
+def _extent(results: Results, records: list[JobRecord]) -> str:
+    """Describe what was run, when, and at what cost, in one line."""
+    matrix, whole = results.params["matrix"], tables.cost(records)
     nouns = {"datasets": "data set", "methods": "method", "seeds": "seed"}
     if several(results):
         nouns["retrain_seeds"] = "retraining"
     sizes = [counted(len(matrix[name]), noun) for name, noun in nouns.items()]
     parts = [f"{' × '.join(sizes)} = {counted(len(results.runs), 'run')}"]
-    days = sorted({record["started"][:10] for record in records if record.get("started")})
+    days = sorted({record.started[:10] for record in records if record.started})
     if days:
         parts.append(" to ".join(dict.fromkeys((days[0], days[-1]))))
-    hours = {name: getattr(whole, kind) for kind, name in tables.HOURS.items()}
-    spent = [f"{tables.two_digits(number)} {name}" for name, number in hours.items() if number]
+    costs = {name: getattr(whole, kind) for kind, name in tables.HOURS.items()}
+    spent = [f"{hours(number)} {name}" for name, number in costs.items() if number]
     if spent and not whole.unknown:
         parts.append(" and ".join(spent))
     return ", ".join(parts)
@@ -93,7 +89,7 @@ def _extent(results: Results, records: list[dict[str, Any]]) -> str:
 
 
 def _glance(results: Results, differences: list[Difference]) -> dict[str, Any] | None:
-    """The differences in balanced accuracy on one axis around 0; None without any."""
+    """Lay out the differences in balanced accuracy, on one axis around 0; None without any."""
     if not differences:
         return None
     ends = [100 * v for d in differences for v in (d.mean, d.low, d.high) if v is not None]
@@ -101,7 +97,7 @@ def _glance(results: Results, differences: list[Difference]) -> dict[str, Any] |
     ticks = [tick for tick in charts.nice_ticks(-farthest, farthest, 4) if abs(tick) <= 1.02 * farthest]
 
     def place(value: float) -> str:
-        """In per cent of the width, with room for half a tick's label at both ends."""
+        """Return a position in per cent of the width, which leaves room for half a label at both ends."""
         return f"{50 + 45 * value / farthest:.2f}%"
 
     groups = []
@@ -133,8 +129,6 @@ def _glance_row(d: Difference, place: Any) -> dict[str, Any]:
 def _dataset(
     results: Results, name: str, summary: list[Summary], differences: list[Difference]
 ) -> dict[str, Any]:
-    methods = results.methods(name)
-    cells, left_out = figures.cells(results, name)
     return {
         "name": name,
         "test_images": tables.tested(results, name),
@@ -144,7 +138,6 @@ def _dataset(
         "classes": tables.classes_table(results, name),
         "operations": tables.operations_table(results, name),
         "sections": figures.sections(results, name),
-        "cells": cells,
-        "cells_left_out": left_out,
-        "many": len(methods) > MANY,
+        "cells": figures.cells(results, name),
+        "many": len(results.methods(name)) > MANY,
     }

@@ -1,7 +1,7 @@
 """Inference from a few seeds: spread, intervals, p-values and their correction, the number of seeds needed.
 
-Pure functions of numbers. The unit of inference is the search seed: the retrainings of one genotype have it
-in common, so they are averaged first (nested means), and their own spread is told beside it.
+Pure functions of numbers. The unit of inference is the search seed: the retrainings of one genotype share it,
+so they are averaged first (nested means), and their own spread is reported separately.
 """
 
 import math
@@ -12,20 +12,20 @@ import numpy as np
 from scipy import stats
 
 Interval = tuple[float, float]
-NO_SPREAD = 1e-12  # standard deviations below it are rounding
-BOOTSTRAP_SEED = 0  # the same values give the same interval
-MOST_SEEDS = 1000  # that `seeds_needed` looks for
+NO_SPREAD = 1e-12  # smaller standard deviations are rounding errors
+BOOTSTRAP_SEED = 0  # fixed, so that the same values give the same interval
+MOST_SEEDS = 1000  # `seeds_needed` gives up beyond
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Sample standard deviation (n − 1); None with fewer than two values."""
+    """Return the sample standard deviation (n − 1); None with fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def within(groups: Mapping[int, Sequence[float]]) -> float | None:
-    """Pooled standard deviation within groups, √(Σ_g Σ_i (x_gi − x̄_g)² / Σ_g (n_g − 1)).
+    """Return the pooled standard deviation within groups, √(Σ_g Σ_i (x_gi − x̄_g)² / Σ_g (n_g − 1)).
 
-    Of the retrainings of one genotype, a group a search seed; None where no group has two.
+    A group is the retrainings of one genotype; None where no group has two.
     """
     several = [values for values in groups.values() if len(values) > 1]
     freedom = sum(len(values) - 1 for values in several)
@@ -34,22 +34,32 @@ def within(groups: Mapping[int, Sequence[float]]) -> float | None:
 
 
 def interval(values: Sequence[float], confidence: float) -> Interval | None:
-    """Student's t interval of the mean: x̄ ± t_{(1+c)/2, n−1} · s/√n; None without a spread."""
-    deviation = spread(values)
-    if deviation is None or deviation < NO_SPREAD:
+    """Return Student's t interval of the mean, x̄ ± t_{(1+c)/2, n−1} · s/√n; None without a spread."""
+    if not _spreads(values):
         return None
-    quantile = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
-    mean, half = statistics.fmean(values), quantile * deviation / math.sqrt(len(values))
-    return mean - half, mean + half
+    found = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    return float(found.low), float(found.high)
+
+
+def p_value(differences: Sequence[float]) -> float | None:
+    """Return the two-sided p of the paired t-test, t = d̄ √n / s_d, n − 1 degrees of freedom.
+
+    None without a spread. It is below 1 − c exactly where `interval` at confidence c excludes 0.
+    """
+    return float(stats.ttest_1samp(differences, 0.0).pvalue) if _spreads(differences) else None
+
+
+def _spreads(values: Sequence[float]) -> bool:
+    """Whether the values differ by more than rounding."""
+    return (spread(values) or 0.0) >= NO_SPREAD
 
 
 def bootstrap(values: Sequence[float], confidence: float, resamples: int) -> Interval | None:
-    """Percentile bootstrap interval of the mean (Efron 1979); None without a spread.
+    """Return the percentile bootstrap interval of the mean (Efron 1979); None without a spread.
 
-    Not BCa, whose correction is itself estimated, from as few values, and is not defined without a spread.
+    Not BCa: its correction would be estimated from the same few values.
     """
-    deviation = spread(values)
-    if deviation is None or deviation < NO_SPREAD:
+    if not _spreads(values):
         return None
     found = stats.bootstrap(
         (np.asarray(values),),
@@ -62,23 +72,11 @@ def bootstrap(values: Sequence[float], confidence: float, resamples: int) -> Int
     return float(found.low), float(found.high)
 
 
-def p_value(differences: Sequence[float]) -> float | None:
-    """Two-sided p of the paired t-test: t = d̄ √n / s_d with n − 1 degrees of freedom; None without a spread.
-
-    It is below 1 − c just where `interval` at confidence c leaves out 0.
-    """
-    deviation = spread(differences)
-    if deviation is None or deviation < NO_SPREAD:
-        return None
-    t = statistics.fmean(differences) * math.sqrt(len(differences)) / deviation
-    return float(2 * stats.t.sf(abs(t), len(differences) - 1))
-
-
 def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979), in the order given.
+    """Correct p-values for multiple comparisons (Holm 1979), in the order given.
 
-    p̃_(i) = max over j ≤ i of min(1, (m − j + 1) p_(j)), smallest first: the chance that any of m true null
-    hypotheses is rejected stays below the level, whatever the dependence between the tests.
+    p̃_(i) = max over j ≤ i of min(1, (m − j + 1) p_(j)), smallest first. This keeps the chance of rejecting
+    any of m true null hypotheses below the level, however the tests depend on each other.
     """
     order = sorted(range(len(ps)), key=lambda i: ps[i])
     corrected, largest = [1.0] * len(ps), 0.0
@@ -89,23 +87,23 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(deviation: float, effect: float, alpha: float, power: float = 0.8) -> int | None:
-    """The fewest pairs at which a two-sided paired t-test at level `alpha` sees `effect` with `power`.
+    """Return how many pairs a two-sided paired t-test at level `alpha` needs to detect `effect` with `power`.
 
-    P(|T| > t_{1−α/2, n−1}) for T noncentral t, δ = √n · effect/deviation (Cohen 1988, ch. 2); None where it
-    would take more than MOST_SEEDS.
+    The power is P(|T| > t_{1−α/2, n−1}) for T noncentral t, δ = √n · effect/deviation (Cohen 1988, ch. 2).
+    None if it takes more than MOST_SEEDS.
     """
 
-    def seen(count: int) -> bool:
+    def detected(count: int) -> bool:
         critical, shift = stats.t.ppf(1 - alpha / 2, count - 1), math.sqrt(count) * effect / deviation
         found = stats.nct.sf(critical, count - 1, shift) + stats.nct.cdf(-critical, count - 1, shift)
-        return not found < power  # nan: so large a shift that SciPy gives up, which is seen
+        return not found < power  # NaN: the shift is too large for SciPy, so it is detected
 
-    low, high = 1, 2  # not seen with `low` (a spread takes two), seen with `high`
-    while not seen(high):
+    low, high = 1, 2  # `low` pairs never suffice (a spread takes two), `high` pairs do
+    while not detected(high):
         low, high = high, 2 * high
         if low >= MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if seen(middle) else (middle, high)
+        low, high = (low, middle) if detected(middle) else (middle, high)
     return high

@@ -1,55 +1,42 @@
-"""The report's tables: what stands in each cell, and what it is sorted by."""
+"""The report's tables: the text of each cell and its sort key; and the cost of jobs."""
 
+import math
+import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from hlrs.environment import UNKNOWN
-from hlrs.report.costs import Cost, cost
-from hlrs.report.results import (
-    COMPARED,
-    METRICS,
-    NOTHING,
-    STAGES,
-    Difference,
-    Results,
-    Run,
-    Summary,
-    chance,
-    class_means,
-    counted,
-    jobs,
-    once,
-    percent,
-    points,
-    several,
-)
+from hlrs.report.comparisons import COMPARED, METRICS, Difference, Summary
+from hlrs.report.runs import STAGES, JobRecord, Results, Run, class_means, jobs, once, several
+from hlrs.report.wording import NOTHING, chance, counted, duration, grouped, hours, memory, percent, points
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Text, with what may stand below it in small; `value`: what sorts it where its text does not."""
+    """Text, with `detail` in small print; `value`: the sort key where the text is none."""
 
     text: str
     href: str = ""
     detail: str = ""
     value: float | None = None
-    kind: str = ""  # class of the style sheet
+    kind: str = ""  # CSS class
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading; text is set to the left and sorted by letters, numbers to the right."""
+    """A column's heading; text is aligned left and sorted alphabetically, numbers are aligned right."""
 
     label: str
     text: bool = False
-    detail: str = ""  # in small, above the label
+    detail: str = ""  # in small print, above the label
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are sorted among themselves, the first cell of each its heading; `total`: the last row."""
+    """Rows that are sorted among themselves, each headed by its first cell; `total`: a fixed last row."""
 
     rows: list[list[Cell]]
     name: str = ""
@@ -59,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """One table; `label` names it to those who do not see it."""
+    """One table; `label`: its name for screen readers."""
 
     label: str
     columns: list[Column]
@@ -72,7 +59,7 @@ class Table:
 def methods_table(
     results: Results, dataset: str, summary: list[Summary], differences: list[Difference]
 ) -> Table:
-    """A row a method: every metric's mean ± deviation, and the compared ones' differences."""
+    """Build one row per method: mean ± standard deviation of the metrics, differences from the reference."""
     reference = results.report["reference"]
     found = {(s.method, s.metric): s for s in summary if s.dataset == dataset}
     compared = {(d.method, d.metric): d for d in differences if d.dataset == dataset}
@@ -81,7 +68,7 @@ def methods_table(
     for metric in metrics:
         columns.append(Column(METRICS[metric]))
         if reference and metric in COMPARED:
-            columns.append(Column(f"against {reference}"))
+            columns.append(Column(f"vs. {reference}"))
     rows = []
     for method, runs in results.methods(dataset).items():
         row = [Cell(method, seeds_of(dataset, method)), Cell(str(len(once(runs))))]
@@ -95,19 +82,19 @@ def methods_table(
 
 
 def tested(results: Results, dataset: str) -> str:
-    """How many test images the metrics are of."""
+    """Return the number of test images behind the metrics."""
     return " or ".join(
         f"{n}" for n in sorted({r.metrics["test_images"] for r in results.runs if r.dataset == dataset})
     )
 
 
 def seeds_of(dataset: str, method: str) -> str:
-    """Where the seeds of a method stand."""
+    """Return the link to the seeds of a method."""
     return f"#seeds/{dataset}/{method}"
 
 
 def lineage_of(run: Run) -> str:
-    """Where the lineage of a run stands."""
+    """Return the link to the records of a run."""
     return f"#lineage/{run.name}"
 
 
@@ -115,8 +102,8 @@ def _mean_and_spread(summary: Summary | None) -> Cell:
     if summary is None:
         return Cell(NOTHING)
     said = percent(summary.mean) + (f" ± {percent(summary.std)}" if summary.std is not None else "")
-    again = summary.retrain_std
-    return Cell(said, detail="" if again is None else f"within a genotype ± {percent(again)}")
+    within = summary.retrain_std
+    return Cell(said, detail="" if within is None else f"within a genotype ± {percent(within)}")
 
 
 def _difference(d: Difference | None) -> Cell:
@@ -126,9 +113,9 @@ def _difference(d: Difference | None) -> Cell:
 
 
 def comparisons_table(results: Results, dataset: str, differences: list[Difference]) -> Table:
-    """A row a compared method, by metric: both intervals, p by itself and corrected, what can be said."""
+    """Build one row per compared method, by metric: intervals, p-value alone and corrected, conclusion."""
     labels = ("Difference", "Student’s t interval", "Bootstrap interval", "p", "p, corrected", "Seeds")
-    columns = [Column("Method", text=True), *map(Column, labels), Column("What can be said", text=True)]
+    columns = [Column("Method", text=True), *map(Column, labels), Column("Conclusion", text=True)]
     own = [d for d in differences if d.dataset == dataset]
     groups = [
         Group([_comparison(d) for d in own if d.metric == metric], METRICS[metric])
@@ -151,7 +138,7 @@ def _comparison(d: Difference) -> list[Cell]:
 
 
 def span(d: Difference) -> str:
-    """The interval in percentage points; empty where there is none."""
+    """Return the interval in percentage points; empty without one."""
     return _range(d.low, d.high)
 
 
@@ -160,20 +147,20 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def direction(d: Difference) -> str:
-    """'higher', 'lower', or empty where neither is shown."""
+    """Return 'higher' or 'lower' if significant, else empty."""
     return d.verdict if d.verdict in ("higher", "lower") else ""
 
 
 def seeds_table(results: Results, dataset: str) -> Table:
-    """A row a run, each leading to its lineage; which retraining it is, where there are several."""
-    again = [Column("Retraining")] if several(results) else []
-    columns = [Column("Run", text=True), *again, *(Column(label) for label in METRICS.values())]
+    """Build one row per run, linked to its records, with its retraining seed if there are several."""
+    extra = [Column("Retraining")] if several(results) else []
+    columns = [Column("Run", text=True), *extra, *(Column(label) for label in METRICS.values())]
     groups = [
         Group(
             [
                 [
                     Cell(f"{method}, seed {run.seed}", lineage_of(run)),
-                    *(Cell(f"{run.retrain_seed}") for _ in again),
+                    *(Cell(f"{run.retrain_seed}") for _ in extra),
                     *(Cell(percent(run.metrics[m])) for m in METRICS),
                 ]
                 for run in runs
@@ -187,7 +174,7 @@ def seeds_table(results: Results, dataset: str) -> Table:
 
 
 def classes_table(results: Results, dataset: str) -> Table:
-    """A row a class, largest first: its images and each method's accuracy."""
+    """Build one row per class, largest first: its images and each method's accuracy."""
     methods = results.methods(dataset)
     means = {method: class_means(results, runs) for method, runs in methods.items()}
     test = results.classes[dataset]["counts"]["test"]
@@ -212,9 +199,9 @@ def classes_table(results: Results, dataset: str) -> Table:
 
 
 def operations_table(results: Results, dataset: str) -> Table | None:
-    """How often the genotypes hold each primitive, both cells together, as mean over the seeds.
+    """Count each operation in the genotypes, both cells together, mean over the seeds.
 
-    A row a method with genotypes; None without any.
+    One row per method with genotypes; None without any.
     """
     found = {method: _genotypes(runs) for method, runs in results.methods(dataset).items()}
     counts = {method: Counter(_operations(every)) for method, every in found.items() if every}
@@ -242,8 +229,46 @@ def _operations(genotypes: list[dict[str, Any]]) -> Iterator[str]:
 HOURS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
 
 
+@dataclass(frozen=True)
+class Cost:
+    """The cost of some jobs; None where nothing is recorded. `unknown`: jobs whose time is not recorded."""
+
+    jobs: int
+    unknown: int
+    gpu_hours: float  # of jobs on a GPU
+    cpu_hours: float  # of other jobs: hours × threads
+    images_per_second: float | None  # median over all epochs
+    host_memory: int | None  # bytes, the largest job
+    gpu_memory: int | None
+    resumes: int | None
+    startup: float | None  # seconds from the start of the process to its first step or image, median
+
+
+def cost(records: list[JobRecord]) -> Cost:
+    """Add up the cost of these jobs."""
+    known = [(record.seconds, record) for record in records if record.seconds is not None]
+    speeds = [speed for record in records for speed in record.throughput.values()]
+    startups = [record.startup for record in records if record.startup is not None]
+    resumes = [record.resumes for record in records if record.resumes is not None]
+    return Cost(
+        jobs=len(records),
+        unknown=len(records) - len(known),
+        gpu_hours=math.fsum(seconds for seconds, record in known if record.on_gpu) / 3600,
+        cpu_hours=math.fsum(s * record.threads for s, record in known if not record.on_gpu) / 3600,
+        images_per_second=statistics.median(speeds) if speeds else None,
+        host_memory=_largest(record.host_memory for record in records),
+        gpu_memory=_largest(record.gpu_memory for record in records),
+        resumes=sum(resumes) if resumes else None,
+        startup=statistics.median(startups) if startups else None,
+    )
+
+
+def _largest(sizes: Iterable[int | None]) -> int | None:
+    return max((size for size in sizes if size is not None), default=None)
+
+
 def hours_table(results: Results) -> Table:
-    """A row a data set × method: the hours of each stage, and their sums."""
+    """Build one row per data set × method: the hours of each stage, and their sums."""
     every = {stage: cost(jobs(results.runs, stage)) for stage in STAGES}
     shown = [(stage, kind) for stage in STAGES for kind in HOURS if getattr(every[stage], kind)]
     kinds = [kind for kind in HOURS if any(kind == k for _, k in shown)]
@@ -251,12 +276,12 @@ def hours_table(results: Results) -> Table:
         Column("Method", text=True),
         Column("Jobs"),
         *(Column(stage, detail=HOURS[kind]) for stage, kind in shown),
-        *(Column(label, detail=HOURS[kind]) for label in ("all", "a seed") for kind in kinds),
+        *(Column(label, detail=HOURS[kind]) for label in ("all", "per seed") for kind in kinds),
     ]
 
     def row(name: str, runs: list[Run]) -> list[Cell]:
         costs = {stage: cost(jobs(runs, stage)) for stage in STAGES}
-        whole = cost(record for stage in STAGES for record in jobs(runs, stage))
+        whole = cost(jobs(runs, *STAGES))
         return [
             Cell(name),
             Cell(f"{whole.jobs}"),
@@ -276,20 +301,14 @@ def hours_table(results: Results) -> Table:
 
 
 def _hours(part: Cost, kind: str, seeds: int = 1) -> Cell:
-    hours = getattr(part, kind) / seeds
-    if not hours:
+    number = getattr(part, kind) / seeds
+    if not number:
         return Cell(UNKNOWN if part.unknown else NOTHING)
-    return Cell(f"{'≥ ' if part.unknown else ''}{two_digits(hours)}", value=hours)
-
-
-def two_digits(hours: float) -> str:
-    """Hours with two digits, or whole ones."""
-    number = f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
-    return "< 0.001" if hours < 0.001 else number.replace(",", "\u202f")
+    return Cell(f"{'≥ ' if part.unknown else ''}{hours(number)}", value=number)
 
 
 def stages_table(results: Results) -> Table:
-    """A row a data set × method × stage: how fast, how much memory, how often interrupted."""
+    """Build one row per data set × method × stage: throughput, memory, interruptions, start-up."""
     columns = [Column("Method", text=True), Column("Stage", text=True), Column("Jobs"), Column("Hours")]
     labels = ("Images/s", "Memory, host", "Memory, GPU", "Resumes", "Start-up")
     columns += map(Column, labels)
@@ -305,34 +324,17 @@ def stages_table(results: Results) -> Table:
 
 def _stage_row(method: str, stage: str, part: Cost) -> list[Cell]:
     kind = "gpu_hours" if part.gpu_hours else "cpu_hours"
-    hours = _hours(part, kind)
-    unit = f" {HOURS[kind][:3]}" if hours.value else ""
+    spent = _hours(part, kind)
+    unit = f" {HOURS[kind][:3]}" if spent.value else ""
     speed = part.images_per_second
     return [
         Cell(method),
         Cell(stage),
         Cell(f"{part.jobs}"),
-        Cell(hours.text + unit, value=hours.value),
-        Cell(f"{speed:,.0f}".replace(",", "\u202f") if speed else NOTHING, value=speed),
+        Cell(spent.text + unit, value=spent.value),
+        Cell(grouped(speed) if speed else NOTHING, value=speed),
         Cell(memory(part.host_memory), value=part.host_memory),
         Cell(NOTHING if part.gpu_memory is None else memory(part.gpu_memory), value=part.gpu_memory),
         Cell(NOTHING if part.resumes is None else f"{part.resumes}"),
         Cell(NOTHING if part.startup is None else duration(part.startup), value=part.startup),
     ]
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds, minutes or hours, as a reader would say it."""
-    if seconds is None:
-        return UNKNOWN
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{seconds / 60:.1f} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def memory(size: float | None) -> str:
-    """Bytes in MiB or GiB."""
-    if size is None:
-        return UNKNOWN
-    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"

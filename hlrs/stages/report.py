@@ -1,4 +1,4 @@
-"""The report stage: all runs side by side, as a page for people, figures and tables for other programs."""
+"""The report stage: compare all runs on a page for people, with figures and tables for other programs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,15 +7,17 @@ from typing import Any
 from hlrs.artifacts import PROVENANCE, Job, read_json, read_table, repeat, replacing, write_text
 from hlrs.errors import UserError
 from hlrs.report.claim import claims, table
+from hlrs.report.comparisons import compare
+from hlrs.report.exports import files
 from hlrs.report.figures import archive
 from hlrs.report.page import page
-from hlrs.report.results import REPEATED, Columns, Results, Run, compare, files
+from hlrs.report.runs import REPEATED, Columns, JobRecord, Results, Run
 
-WITHOUT_SEARCH = {"fixed": ["extract"], "resnet": []}  # searcher -> the stages before its retrainings
+BEFORE_RETRAINING = {"fixed": ["extract"], "resnet": []}  # stages by searcher; all others: search and extract
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Read what the jobs of every run left behind, write the report."""
+    """Read the results of every run and write the report."""
     results = gather(job)
     found = claims(results, compare(results))
     texts = files(results) | {"claim.csv": table(found), "index.html": page(results)}
@@ -27,11 +29,11 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def gather(job: Job) -> Results:
-    """The inputs of a report job, by data set × method × seed × retraining seed of its matrix."""
+    """Read the inputs of a report job for every data set × method × seed × retraining seed of its matrix."""
     params = job.params["params"]
     matrix = params["matrix"]
     classes = {name: read_json(_input(job, f"split/{name}/classes.json")) for name in matrix["datasets"]}
-    splits = {name: read_json(_input(job, f"split/{name}/{PROVENANCE}")) for name in matrix["datasets"]}
+    splits = {name: _record(job, "split", name) for name in matrix["datasets"]}
     runs = [
         run
         for dataset in matrix["datasets"]
@@ -44,12 +46,17 @@ def gather(job: Job) -> Results:
 
 def _input(job: Job, name: str) -> Path:
     if name not in job.inputs:
-        raise UserError(f"{job.spec}: the report has no input {name}, though its matrix asks for it")
+        raise UserError(f"{job.spec}: no input {name}, though the report's matrix needs it; rerun snakemake")
     return Path(job.inputs[name])
 
 
+def _record(job: Job, stage: str, name: str) -> JobRecord:
+    path = _input(job, f"{stage}/{name}/{PROVENANCE}")
+    return JobRecord.read(stage, path.as_posix(), read_json(path))
+
+
 def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run]:
-    """The retrainings of a genotype, which share all that comes before; what the method lacks is left out."""
+    """The retrainings of one genotype, which share everything before them."""
     params = job.params["params"]
     searcher = params["methods"][method]["searcher"]["kind"]
     name = f"{dataset}/{method}/{seed}"
@@ -57,8 +64,8 @@ def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run
     histories: dict[str, Columns] = {}
     alphas: Columns = {}
     cells: dict[str, str] = {}
-    stages = WITHOUT_SEARCH.get(searcher, ["search", "extract"])
-    records = {stage: read_json(_input(job, f"{stage}/{name}/{PROVENANCE}")) for stage in stages}
+    stages = BEFORE_RETRAINING.get(searcher, ["search", "extract"])
+    records = {stage: _record(job, stage, name) for stage in stages}
     if "search" in records:
         histories["search"] = _history(job, "search", name)
         alphas = read_table(_input(job, f"search/{name}/alphas.parquet"), "alphas").to_pydict()
@@ -66,18 +73,17 @@ def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run
         genotype = read_json(_input(job, f"extract/{name}/genotype.json"))
         cells = {cell: _drawing(_input(job, f"extract/{name}/{cell}.svg")) for cell in ("normal", "reduce")}
     for retrain_seed in sorted(params["matrix"]["retrain_seeds"]):
-        again = repeat(name, retrain_seed)
+        retraining = repeat(name, retrain_seed)
         yield Run(
             dataset,
             method,
             seed,
             retrain_seed,
-            metrics=read_json(_input(job, f"evaluate/{again}/metrics.json")),
+            metrics=read_json(_input(job, f"evaluate/{retraining}/metrics.json")),
             genotype=genotype,
-            histories=histories | {"retrain": _history(job, "retrain", again)},
+            histories=histories | {"retrain": _history(job, "retrain", retraining)},
             alphas=alphas,
-            records=records
-            | {stage: read_json(_input(job, f"{stage}/{again}/{PROVENANCE}")) for stage in REPEATED},
+            records=records | {stage: _record(job, stage, retraining) for stage in REPEATED},
             cells=cells,
         )
 
@@ -89,7 +95,7 @@ def _history(job: Job, stage: str, name: str) -> Columns:
 
 
 def _drawing(path: Path) -> str:
-    """An SVG to be inlined: from its root element on."""
+    """An SVG from its root element on, ready to be inlined."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

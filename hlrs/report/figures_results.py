@@ -1,4 +1,4 @@
-"""Figures of what the evaluations found: classes, methods, confusions, calibration."""
+"""Figures of the evaluations: classes, methods, confusions, calibration."""
 
 import statistics
 from collections.abc import Iterable
@@ -9,30 +9,21 @@ from typing import Any
 from hlrs.artifacts import SUBSETS
 from hlrs.report import charts, heatmaps
 from hlrs.report.charts import Figure
-from hlrs.report.results import (
-    METRICS,
-    NOTHING,
-    Results,
-    Run,
-    class_means,
-    finite,
-    percent,
-    points,
-    seed_means,
-)
+from hlrs.report.comparisons import METRICS
+from hlrs.report.runs import Methods, Results, Run, class_means, finite, seed_means
 from hlrs.report.statistics import interval
+from hlrs.report.wording import NOTHING, percent, points
 
-Methods = dict[str, list[Run]]
-GROUPS = ("many", "medium", "few")  # as the evaluation names them; its code is no part of a report's key
+GROUPS = ("many", "medium", "few")  # as in metrics.json
 Matrix = list[list[float | None]]
-TRAINED = {  # all but the test images, in words
+TRAINED = {  # legend of all subsets except the test images
     "weights": "train the weights",
-    "alphas": "train the architecture (in the search)",
-    "holdout": "held out, to look at",
+    "alphas": "train the architecture (search only)",
+    "holdout": "held out for monitoring",
 }
-MOST_BARS, MOST_CELLS = 100, 50  # classes, or runs of neighbouring ones, of a chart and of a matrix's side
-MOST_MATRICES, FEW_CELLS = 10, 25  # of more methods the matrices are coarser
-MOST_TITLES = 1500  # hover texts of a data set's matrices, and of its scatter charts
+MOST_BARS, MOST_CELLS = 100, 50  # of a chart and of a matrix's side; more classes are binned
+MOST_MATRICES, FEW_CELLS = 10, 25  # the matrices of more methods are coarser
+MOST_TITLES = 1500  # hover texts of all matrices, and of all scatter charts, of a data set
 
 
 # --- classes ------------------------------------------------------------------------------------------
@@ -40,7 +31,7 @@ MOST_TITLES = 1500  # hover texts of a data set's matrices, and of its scatter c
 
 @dataclass(frozen=True)
 class Ranks:
-    """The classes of a data set, largest first, as the evaluation grouped them."""
+    """The classes of a data set, largest first, in the groups of the evaluation."""
 
     order: list[int]
     names: list[str]
@@ -48,16 +39,16 @@ class Ranks:
     groups: list[str]  # by class
 
     def bins(self, most: int) -> list[list[int]]:
-        """Classes of neighbouring rank together, in at most `most` bins."""
+        """Return classes of neighbouring ranks in at most `most` bins."""
         return [[self.order[i] for i in places] for places in heatmaps.bins(len(self.order), most)]
 
     def labels(self, most: int) -> list[str]:
-        """Of each bin: its class's name, or its ranks."""
+        """Return one label per bin: the class's name, or the ranks of several classes."""
         places = heatmaps.bins(len(self.order), most)
         return [self.names[self.order[p[0]]] if len(p) == 1 else f"{p[0] + 1}–{p[-1] + 1}" for p in places]
 
     def bands(self, most: int) -> list[charts.Band]:
-        """Where the groups lie among the bins, by each bin's first class."""
+        """Return the extent of each group among the bins, by each bin's first class."""
         bands, start = [], 0
         for group, members in groupby(self.bins(most), key=lambda found: self.groups[found[0]]):
             end = start + len(list(members))
@@ -75,19 +66,19 @@ def _ranks(results: Results, dataset: str) -> Ranks:
 
 
 def _together(ranks: Ranks, most: int) -> str:
-    """What a note says where classes are drawn together."""
+    """Write a note on how many classes share a bin; empty if none do."""
     together = max(map(len, ranks.bins(most)))
-    return f" Up to {together} classes of neighbouring size are drawn together." if together > 1 else ""
+    return f" Up to {together} classes of similar size share a bin." if together > 1 else ""
 
 
 def counts_figure(results: Results, dataset: str) -> Figure:
-    """Images a class, largest class first, with the groups that the evaluation used."""
+    """Draw images per class, largest class first, with the groups of the evaluation."""
     classes, ranks = results.classes[dataset], _ranks(results, dataset)
     counts = {subset: classes["counts"][subset] for subset in TRAINED if any(classes["counts"][subset])}
     stacks = {TRAINED[subset]: [values[c] for c in ranks.order] for subset, values in counts.items()}
     tallest = max(sum(column) for column in zip(*counts.values(), strict=True))
     names = [ranks.names[c] for c in ranks.order]
-    pitch = max(34, round(charts.CHARACTER * (2 + max(map(len, names)))))  # room for names, if it is there
+    pitch = max(34, round(charts.CHARACTER * (2 + max(map(len, names)))))  # room for the names, if possible
     largest, smallest = max(ranks.sizes), min(ranks.sizes)
     axes = charts.Axes(
         "",
@@ -97,7 +88,7 @@ def counts_figure(results: Results, dataset: str) -> Figure:
         (0, tallest),
         width=min(1120, max(420, 80 + pitch * len(names))),
         height=280,
-        summary=f"{len(names)} classes; {largest} images of the largest, {smallest} of the smallest.",
+        summary=f"{len(names)} classes; {largest} images in the largest, {smallest} in the smallest.",
     )
     low, high = min(classes["counts"]["test"]), max(classes["counts"]["test"])
     test = f"{low}" if low == high else f"{low} to {high}"
@@ -111,15 +102,15 @@ def counts_figure(results: Results, dataset: str) -> Figure:
         "Training images",
         charts.marks([*stacks], "fill"),
         {"counts": charts.bar_chart(stacks, names, axes, ranks.bands(len(names)))},
-        "Imbalance of the images that train weights or architecture, largest class to smallest: "
-        f"{factor}. Retraining takes both kinds. Test images a class, for the evaluation alone: {test}.",
+        f"Imbalance factor (largest to smallest class, weight and architecture images together): {factor}."
+        f" Retraining uses both kinds. Test images per class, used for evaluation only: {test}.",
         wide=True,
         data=(["rank", "class", "name", "group", *SUBSETS], rows),
     )
 
 
 def accuracy_figure(results: Results, methods: Methods) -> Figure:
-    """Accuracy of every class against its training images, a chart a method."""
+    """Draw the accuracy of every class against its training images, one chart per method."""
     means = {method: class_means(results, runs) for method, runs in methods.items()}
     sizes = [row[3] for found in means.values() for row in found if row[3] > 0]
     x_range = (0.8 * min(sizes, default=1), 1.25 * max(sizes, default=1))
@@ -136,7 +127,7 @@ def accuracy_figure(results: Results, methods: Methods) -> Figure:
         drawn[method] = charts.scatter_chart(marks, axes, hover=hover)
     return Figure(
         "class_accuracy",
-        "One point a class, mean over the seeds",
+        "One point per class, mean over the seeds",
         charts.marks([f"{group}-shot" for group in GROUPS], "dots"),
         drawn,
         data=(
@@ -147,7 +138,7 @@ def accuracy_figure(results: Results, methods: Methods) -> Figure:
 
 
 def differences_figure(results: Results, dataset: str, methods: Methods) -> Figure:
-    """Accuracy of every class against the reference method's, by size, a chart a method."""
+    """Draw the accuracy of every class compared with the reference, by size, one chart per method."""
     reference, ranks = results.report["reference"], _ranks(results, dataset)
     bars = {
         method: _difference_bars(ranks, runs, methods[reference])
@@ -159,7 +150,7 @@ def differences_figure(results: Results, dataset: str, methods: Methods) -> Figu
     for method, found in bars.items():
         lower = sum(bar.value is not None and bar.value < 0 for bar in found)
         higher = sum(bar.value is not None and bar.value > 0 for bar in found)
-        said = f"Higher in {higher} places, lower in {lower}."
+        said = f"Higher in {higher} bars, lower in {lower}."
         axes = charts.Axes(
             f"{method} − {reference}", "class, by size", "percentage points", (0, 1), y_range, summary=said
         )
@@ -167,11 +158,11 @@ def differences_figure(results: Results, dataset: str, methods: Methods) -> Figu
     labels = ranks.labels(MOST_BARS)
     return Figure(
         "class_differences",
-        f"Difference to {reference}, class by class",
+        f"Difference from {reference}, class by class",
         charts.marks([f"{group}-shot" for group in GROUPS], "fill"),
         drawn,
-        "Bars: mean over the seeds that both have; lines: from the smallest to the largest of these seeds, "
-        "no interval of confidence." + _together(ranks, MOST_BARS),
+        "Bars: mean over the common seeds; lines: from the smallest to the largest of these seeds, "
+        "not a confidence interval." + _together(ranks, MOST_BARS),
         data=(
             ["method", "reference", "rank", "classes", "group", "mean", "smallest", "largest"],
             [
@@ -184,7 +175,7 @@ def differences_figure(results: Results, dataset: str, methods: Methods) -> Figu
 
 
 def _difference_bars(ranks: Ranks, runs: list[Run], others: list[Run]) -> list[charts.Bar]:
-    """Percentage points of runs − others of the same seed, a bar a bin of classes."""
+    """Return percentage points of runs − others with the same seed, one bar per bin of classes."""
     seeds = {run.seed for run in runs} & {run.seed for run in others}
     pairs = [[_accuracies(own, seed) for own in (runs, others)] for seed in sorted(seeds)]
     bars = []
@@ -204,7 +195,7 @@ def _difference_bars(ranks: Ranks, runs: list[Run], others: list[Run]) -> list[c
 
 
 def _accuracies(runs: list[Run], seed: int) -> list[float | None]:
-    """Of every class, the mean over the retrainings of a seed."""
+    """Return the accuracy per class, mean over the retrainings of a seed."""
     columns = zip(*(run.metrics["per_class"] for run in runs if run.seed == seed), strict=True)
     return [statistics.fmean(known) if (known := finite(column)) else None for column in columns]
 
@@ -213,7 +204,7 @@ def _accuracies(runs: list[Run], seed: int) -> list[float | None]:
 
 
 def methods_figure(results: Results, methods: Methods) -> Figure:
-    """Accuracies as dots and intervals, a chart a metric, a row a method."""
+    """Draw accuracies as dots and intervals, one chart per metric, one row per method."""
     confidence, drawn, rows = results.report["confidence"], {}, []
     for metric in ("balanced_accuracy", "top1", *GROUPS):
         spreads = []
@@ -238,19 +229,19 @@ def methods_figure(results: Results, methods: Methods) -> Figure:
         "methods",
         "Mean, single seeds and interval",
         [charts.Mark("mean over the seeds", "mark", "M11.5 0h3v10h-3z"),
-         charts.Mark("a seed", "seed", "M12 5h0"),
+         charts.Mark("one seed", "seed", "M12 5h0"),
          *([charts.Mark(f"{100 * confidence:g} % interval of the mean", "axis", "M2 1v8M2 5H24m0-4v8")]
            if several else [])],
         drawn,
-        "Each chart has a scale of its own. Student’s t interval, of each method by itself: methods share"
-        " their seeds, so whether two differ is told by the paired differences, not by overlap. An interval"
-        " without an end goes on beyond the chart.",
+        "Each chart has its own scale. Student’s t interval of each method alone: methods share their seeds,"
+        " so judge whether two differ by their paired differences, not by overlap. An interval without an end"
+        " cap continues beyond the chart.",
         data=(["metric", "method", "seed", "value", "mean", "low", "high"], rows),
     )  # fmt: skip
 
 
 def _spread_chart(title: str, names: list[str], spreads: list[charts.Spread]) -> str:
-    """The scale is that of the seeds, with half as much again for intervals."""
+    """Draw intervals on the scale of the seeds, with half their range to either side for the intervals."""
     low, high = charts.extent(v for spread in spreads for v in spread.values)
     ends = [v for spread in spreads for v in spread.interval or ()]
     room = 0.5 * (high - low)
@@ -271,57 +262,46 @@ def _spread_chart(title: str, names: list[str], spreads: list[charts.Spread]) ->
 
 
 def confusion_figures(results: Results, dataset: str, methods: Methods) -> list[Figure]:
-    """The reference's matrix and the differences to it; every method's matrix if there is no reference."""
+    """Draw the reference's matrix and the differences from it; every method's matrix without a reference."""
     ranks, reference = _ranks(results, dataset), results.report["reference"]
     most = MOST_CELLS if len(methods) <= MOST_MATRICES else FEW_CELLS
     matrices = {method: _confusion(ranks, runs, most) for method, runs in methods.items()}
-    base = matrices.pop(reference, None)
-    names = ranks.labels(most)
-    hover = len(names) ** 2 * len(methods) <= MOST_TITLES and len(names) <= heatmaps.NUMBERED
+    base = matrices.get(reference)
     shown = matrices if base is None else {reference: base}
+    count = len(ranks.bins(most))
+    hover = count**2 * len(methods) <= MOST_TITLES and count <= heatmaps.NUMBERED
     note = (
-        "Of each true class (row), which percentage of its test images is taken for which class (column),"
-        " mean over the seeds; classes by training images, most first. A shade begins at its number."
-        + _together(ranks, most)
+        "Percentage of each true class (row) predicted as each class (column), mean over the seeds;"
+        " classes by training images, most first. A shade begins at its number." + _together(ranks, most)
     )
     if any(row[0] is None for row in next(iter(shown.values()))):
         note += " Rows without shades: no test images."
-    figures = [
-        _matrix_figure(
-            "confusion", "Confusion matrix", shown, heatmaps.shares(), names, len(ranks.order), hover, note
+    scale = heatmaps.shares()
+    figures = [_matrix_figure("confusion", "Confusion matrix", shown, scale, ranks, most, hover, note)]
+    changes = {m: _change(own, base) for m, own in matrices.items() if base is not None and m != reference}
+    if changes:
+        title = f"Confusion matrix, difference from {reference}"
+        note = (
+            "In percentage points: on the diagonal more is better, elsewhere less. A shade begins at its"
+            " number." + (" Decreases are struck through." if count > heatmaps.NUMBERED else "")
         )
-    ]
-    if base is not None and matrices:
-        changes = {
-            method: [
-                [None if a is None or b is None else a - b for a, b in zip(mine, other, strict=True)]
-                for mine, other in zip(matrix, base, strict=True)
-            ]
-            for method, matrix in matrices.items()
-        }
-        title = f"Confusion matrix − that of {reference}"
-        said = (
-            "In percentage points: on the diagonal more is better, elsewhere less."
-            " A shade begins at its number."
-            + (" Cells with less are struck through." if len(names) > heatmaps.NUMBERED else "")
-        )
+        scale = heatmaps.changes()
         figures.append(
-            _matrix_figure(
-                "confusion_differences",
-                title,
-                changes,
-                heatmaps.changes(),
-                names,
-                len(ranks.order),
-                hover,
-                said,
-            )
+            _matrix_figure("confusion_differences", title, changes, scale, ranks, most, hover, note)
         )
     return figures
 
 
+def _change(matrix: Matrix, base: Matrix) -> Matrix:
+    """Return matrix − base, cell by cell; None where either has none."""
+    return [
+        [None if a is None or b is None else a - b for a, b in zip(mine, other, strict=True)]
+        for mine, other in zip(matrix, base, strict=True)
+    ]
+
+
 def _confusion(ranks: Ranks, runs: list[Run], most: int) -> Matrix:
-    """Per cent of a true class's images, [true][predicted], mean over the classes of a bin and the seeds."""
+    """Return percentages of the true class, [true][predicted], means over the classes of a bin and runs."""
     places = ranks.bins(most)
     rows: Matrix = []
     for truth in places:
@@ -341,17 +321,19 @@ def _matrix_figure(
     title: str,
     matrices: dict[str, Matrix],
     shades: heatmaps.Shades,
-    names: list[str],
-    classes: int,
+    ranks: Ranks,
+    most: int,
     hover: bool,
     note: str,
 ) -> Figure:
-    drawn = {}
+    names, drawn = ranks.labels(most), {}
     for method, cells in matrices.items():
         diagonal = finite(row[i] for i, row in enumerate(cells))
         mean = statistics.fmean(diagonal) if diagonal else 0.0
         said = f"Mean of the diagonal {charts.number(round(mean, 1))}."
-        drawn[method] = heatmaps.matrix_chart(cells, shades, names, classes, method, said, hover=hover)
+        drawn[method] = heatmaps.matrix_chart(
+            cells, shades, names, len(ranks.order), method, said, hover=hover
+        )
     rows = [
         [method, names[i], names[j], value]
         for method, cells in matrices.items()
@@ -359,13 +341,12 @@ def _matrix_figure(
         for j, value in enumerate(row)
         if value is not None
     ]
-    return Figure(
-        name, title, shades.marks, drawn, note, data=(["method", "true", "predicted", "percent"], rows)
-    )
+    header = ["method", "true", "predicted", "percent"]
+    return Figure(name, title, shades.marks, drawn, note, data=(header, rows))
 
 
 def calibration_figure(methods: Methods) -> Figure:
-    """Accuracy against confidence, a chart a method, all its seeds' images together."""
+    """Draw accuracy against confidence, one chart per method, the images of all its seeds pooled."""
     drawn, rows = {}, []
     for method, runs in methods.items():
         pooled = pool(run.metrics["calibration"] for run in runs)
@@ -379,18 +360,18 @@ def calibration_figure(methods: Methods) -> Figure:
         "calibration",
         "Accuracy against confidence",
         [charts.Mark("accuracy in a bin", "fill s0", charts.SAMPLES["fill"], ' fill-opacity=".6"'),
-         charts.Mark("from there to the mean confidence", "chosen", "M12 0v10"),
+         charts.Mark("gap to the mean confidence", "chosen", "M12 0v10"),
          charts.Mark("calibrated", "guide", "M1 9L25 1"),
-         charts.Mark("above: share of the images", "fill s2", charts.SAMPLES["fill"], ' fill-opacity=".6"')],
+         charts.Mark("top: share of the images", "fill s2", charts.SAMPLES["fill"], ' fill-opacity=".6"')],
         drawn,
-        "In the bins of the evaluation, the images of all seeds together. The error (expected calibration"
-        " error, Guo et al. 2017) is the mean of the seeds’ own.",
+        "Images of all seeds pooled, in the bins of the evaluation. The error (expected calibration error,"
+        " Guo et al. 2017) is the mean of the seeds’ errors.",
         data=(["method", "low", "high", "images", "accuracy", "confidence"], rows),
     )  # fmt: skip
 
 
 def pool(diagrams: Iterable[list[dict[str, Any]]]) -> list[dict[str, float]]:
-    """Reliability diagrams as one: images of a bin added up, accuracy and confidence their images' means."""
+    """Pool reliability diagrams: images add up, accuracy and confidence are means over the images."""
     bins = sorted((b for diagram in diagrams for b in diagram), key=lambda b: b["low"])
     pooled = []
     for low, group in groupby(bins, key=lambda b: b["low"]):

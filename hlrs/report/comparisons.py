@@ -1,0 +1,161 @@
+"""Summaries over seeds, and paired differences from the reference method."""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from hlrs.report.runs import Results, Run, by_seed, seed_means
+from hlrs.report.statistics import bootstrap, holm, interval, p_value, spread, within
+
+METRICS = {
+    "top1": "Top-1",
+    "balanced_accuracy": "Balanced",
+    "many": "Many-shot",
+    "medium": "Medium-shot",
+    "few": "Few-shot",
+    "ece": "Calibration error",
+}
+COMPARED = {"balanced_accuracy": "balanced accuracy", "top1": "top-1 accuracy"}
+NONE: tuple[None, None] = (None, None)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric over the seeds, each the mean of its retrainings.
+
+    `std` (of a sample, n − 1) and the bootstrap interval are None with one seed. `retrain_std`: the pooled
+    standard deviation of the retrainings of one genotype, None with one retraining.
+    """
+
+    dataset: str
+    method: str
+    metric: str
+    mean: float
+    std: float | None
+    seeds: int
+    bootstrap_low: float | None
+    bootstrap_high: float | None
+    confidence: float
+    retrain_std: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of method − reference over their common seeds; intervals and p-values are None without a spread.
+
+    `low`, `high`: Student's t interval, `p`: the p-value of the same t-test, both of this comparison alone;
+    `corrected`: the p-value corrected (Holm) for the `compared` methods of the data set. `left_out`: how many
+    seeds only one side has.
+    """
+
+    dataset: str
+    method: str
+    reference: str
+    metric: str
+    mean: float
+    std: float | None
+    low: float | None
+    high: float | None
+    bootstrap_low: float | None
+    bootstrap_high: float | None
+    confidence: float
+    p: float | None
+    corrected: float | None
+    compared: int
+    seeds: int
+    left_out: int
+
+    @property
+    def verdict(self) -> str:
+        """The conclusion from the corrected p-value; the interval alone may exclude 0 without it."""
+        if self.corrected is None:
+            return "needs 2 seeds" if self.seeds < 2 else "same in every seed, so chance cannot be estimated"
+        if self.corrected >= 1 - self.confidence:
+            return "not significant"
+        return "higher" if self.mean > 0 else "lower"
+
+
+def summarize(results: Results) -> list[Summary]:
+    """Summarize every metric of every data set × method that has it in at least one seed."""
+    confidence, resamples = results.report["confidence"], results.report["resamples"]
+    found = []
+    for dataset in results.classes:
+        for method, runs in results.methods(dataset).items():
+            for metric in METRICS:
+                groups = by_seed(runs, metric)
+                values = [statistics.fmean(group) for group in groups.values()]
+                if not values:
+                    continue
+                low, high = bootstrap(values, confidence, resamples) or NONE
+                found.append(
+                    Summary(
+                        dataset,
+                        method,
+                        metric,
+                        mean=statistics.fmean(values),
+                        std=spread(values),
+                        seeds=len(values),
+                        bootstrap_low=low,
+                        bootstrap_high=high,
+                        confidence=confidence,
+                        retrain_std=within(groups),
+                    )
+                )
+    return found
+
+
+def compare(results: Results) -> list[Difference]:
+    """Return the paired differences of every other method from the reference; empty without a reference."""
+    reference = results.report["reference"]
+    found: list[Difference] = []
+    for dataset in results.classes:
+        methods = results.methods(dataset)
+        if reference not in methods:
+            continue
+        families = []
+        for metric in COMPARED:
+            pairs = [
+                difference(results, runs, methods[reference], metric)
+                for name, runs in methods.items()
+                if name != reference
+            ]
+            families += corrected(pair for pair in pairs if pair is not None)
+        found += sorted(families, key=lambda d: [*methods].index(d.method))
+    return found
+
+
+def difference(results: Results, runs: list[Run], others: list[Run], metric: str) -> Difference | None:
+    """Compare a method against another, seed by seed, not yet corrected; None without a common seed."""
+    mine, base = seed_means(runs, metric), seed_means(others, metric)
+    values = [mine[seed] - base[seed] for seed in mine if seed in base]
+    if not values:
+        return None
+    confidence = results.report["confidence"]
+    low, high = interval(values, confidence) or NONE
+    bootstrap_low, bootstrap_high = bootstrap(values, confidence, results.report["resamples"]) or NONE
+    return Difference(
+        runs[0].dataset,
+        runs[0].method,
+        others[0].method,
+        metric,
+        mean=statistics.fmean(values),
+        std=spread(values),
+        low=low,
+        high=high,
+        bootstrap_low=bootstrap_low,
+        bootstrap_high=bootstrap_high,
+        confidence=confidence,
+        p=p_value(values),
+        corrected=None,
+        compared=0,
+        seeds=len(values),
+        left_out=len({run.seed for run in (*runs, *others)}) - len(values),
+    )
+
+
+def corrected(family: Iterable[Difference]) -> list[Difference]:
+    """Return a family of comparisons with their p-values corrected for one another."""
+    family = [*family]
+    ps = [d.p for d in family if d.p is not None]
+    found = iter(holm(ps))
+    return [replace(d, compared=len(ps), corrected=None if d.p is None else next(found)) for d in family]

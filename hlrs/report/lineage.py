@@ -1,0 +1,64 @@
+"""Where the report's numbers come from: the code and environment of its jobs, and a link to each record."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hlrs.report.runs import STAGES, JobRecord, Results, Run, jobs
+from hlrs.report.tables import Cell, Column, Group, Table, lineage_of
+from hlrs.report.wording import NOTHING
+
+SHOWN = 12  # values of a fact, at most
+COMMON = {"commit": "Commit", "lock": "Lock file", "image": "Container image", "versions": "Versions"}
+PLACES = {"device": "Device", "host": "Host"}
+FROM_PUBLISHED = "../"  # the workflow's folder as seen from report/, where people open the page
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A property of jobs: pairs (value, number of jobs), most frequent first; `more`: values not shown."""
+
+    label: str
+    jobs: int
+    values: list[tuple[str, int]]
+    more: int
+
+
+def facts(results: Results) -> list[Fact]:
+    """Collect the code, environment and place of all jobs; shared values appear once."""
+    records = [*results.splits.values(), *jobs(results.runs, *STAGES)]
+
+    def common(names: dict[str, str]) -> list[Fact]:
+        return [_fact(label, [r.environment[name] for r in records]) for name, label in names.items()]
+
+    codes = [
+        _fact(f"Code of {stage}", [record.code for record in records if record.stage == stage])
+        for stage in ("split", *STAGES)
+    ]
+    return [*common(COMMON), *(fact for fact in codes if fact.jobs), *common(PLACES)]
+
+
+def _fact(label: str, values: Iterable[str]) -> Fact:
+    found = Counter(values)
+    return Fact(label, found.total(), found.most_common(SHOWN), max(0, len(found) - SHOWN))
+
+
+def lineage_table(results: Results) -> Table:
+    """Build one row per run: the key of each of its jobs, linked to the job's record."""
+    columns = [Column("Run", text=True), *(Column(stage, text=True) for stage in ("split", *STAGES))]
+    groups = []
+    for dataset in results.classes:
+        rows = [_row(run, results.splits[dataset]) for run in results.runs if run.dataset == dataset]
+        groups.append(Group(rows, dataset, anchor=f"runs/{dataset}"))
+    return Table("Records", columns, groups)
+
+
+def _row(run: Run, split: JobRecord) -> list[Cell]:
+    records = {"split": split, **run.records}
+    keys = [
+        Cell(records[stage].key, FROM_PUBLISHED + records[stage].path, kind="record")
+        if stage in records
+        else Cell(NOTHING)
+        for stage in ("split", *STAGES)
+    ]
+    return [Cell(run.name, anchor=lineage_of(run)[1:]), *keys]

@@ -1,0 +1,202 @@
+"""What the report shows: the runs of its matrix with their metrics, histories, genotypes and job records."""
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hlrs.artifacts import repeat
+from hlrs.environment import UNKNOWN, environment
+
+Columns = dict[str, list[Any]]
+STAGES = ("search", "extract", "retrain", "evaluate")  # of a run
+REPEATED = STAGES[2:]  # once per retraining; the others once per search
+PLACE = ("dataset", "method", "seed", "retrain_seed")
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What the report shows of a job's provenance record; None where something is not recorded.
+
+    `path`: the record, relative to the workflow's folder; `environment`: as in `hlrs.environment`; `seconds`:
+    the time spent on the result; `throughput`: images per second by epoch; `startup`: seconds from the start
+    of the process to its first step or image; memory: peak bytes.
+    """
+
+    stage: str
+    path: str
+    key: str
+    code: str
+    environment: dict[str, str]
+    uncommitted: bool
+    started: str | None
+    seconds: float | None
+    on_gpu: bool
+    threads: int
+    throughput: dict[int, float]
+    host_memory: int | None
+    gpu_memory: int | None
+    resumes: int | None
+    startup: float | None
+
+    @classmethod
+    def read(cls, stage: str, path: str, record: dict[str, Any]) -> "JobRecord":
+        """Read the record of a job of this stage, as found at `path`."""
+        gpu, startup = record.get("gpu") or {}, record.get("startup")
+        parameters = (record.get("params") or {}).get(stage) or {}
+        return cls(
+            stage=stage,
+            path=path,
+            key=str(record.get("key") or UNKNOWN),
+            code=str(record.get("code") or UNKNOWN),
+            environment=environment(record),
+            uncommitted=bool(record.get("dirty")),
+            started=record.get("started"),
+            seconds=_worked(record),
+            on_gpu=bool(gpu),
+            threads=int(parameters.get("threads", 1)),
+            throughput={row["epoch"]: row["images_per_second"] for row in record.get("throughput") or []},
+            host_memory=record.get("peak_memory_bytes"),
+            gpu_memory=gpu.get("peak_memory_bytes"),
+            resumes=record.get("resumes"),
+            startup=sum(float(startup.get(f"{part}_seconds") or 0.0) for part in ("imports", "setup"))
+            if startup
+            else None,
+        )
+
+
+def _worked(record: dict[str, Any]) -> float | None:
+    """Return the seconds that a job spent on its result.
+
+    After a resume, the recorded duration is the last process's, so the epochs' own times replace its training
+    time. The part of an interrupted epoch before the last resume is in neither.
+    """
+    if record.get("seconds") is None:
+        return None
+    seconds = float(record["seconds"])
+    if not record.get("resumes") or record.get("training_seconds") is None:
+        return seconds
+    epochs = math.fsum(row["seconds"] for row in record.get("throughput") or [])
+    return max(0.0, seconds - float(record["training_seconds"])) + epochs
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of one data set × method × seed × retraining.
+
+    A published genotype has no search, and a ResNet no genotype either: these fields are None or empty.
+    """
+
+    dataset: str
+    method: str
+    seed: int
+    retrain_seed: int
+    metrics: dict[str, Any]
+    genotype: dict[str, Any] | None
+    histories: dict[str, Columns]  # "search", "retrain": columns as in SCHEMAS
+    alphas: Columns  # as in SCHEMAS
+    records: dict[str, JobRecord]  # by stage
+    cells: dict[str, str]  # "normal", "reduce": SVG
+
+    @property
+    def search(self) -> str:
+        """The search as it appears in paths; its retrainings share it."""
+        return f"{self.dataset}/{self.method}/{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """The run as it appears in paths."""
+        return repeat(self.search, self.retrain_seed)
+
+    def name_of(self, stage: str) -> str:
+        """Return the job of a stage as it appears in paths."""
+        return self.name if stage in REPEATED else self.search
+
+
+Methods = dict[str, list[Run]]  # the runs of a data set by method, seeds in order
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything the report shows.
+
+    `report`: its own parameters; by data set, `classes`: its classes.json, `splits`: the record of its split.
+    """
+
+    report: dict[str, Any]
+    params: dict[str, Any]
+    classes: dict[str, dict[str, Any]]
+    splits: dict[str, JobRecord]
+    runs: list[Run]
+
+    def methods(self, dataset: str) -> Methods:
+        """Return the runs of a data set by method, seeds in order."""
+        found: Methods = {}
+        for run in self.runs:
+            if run.dataset == dataset:
+                found.setdefault(run.method, []).append(run)
+        return found
+
+
+def once(runs: Iterable[Run]) -> list[Run]:
+    """Return one run per search: the first of its retrainings."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        found.setdefault(run.search, run)
+    return [*found.values()]
+
+
+def jobs(runs: Iterable[Run], *stages: str) -> list[JobRecord]:
+    """Return the records of the jobs of these stages, each job once."""
+    runs = [*runs]
+    found = {
+        (stage, run.name_of(stage)): run.records[stage]
+        for stage in stages
+        for run in runs
+        if stage in run.records
+    }
+    return [*found.values()]
+
+
+def several(results: Results) -> bool:
+    """Whether genotypes are retrained more than once."""
+    return len({run.retrain_seed for run in results.runs}) > 1
+
+
+# --- metrics ------------------------------------------------------------------------------------------
+
+
+def finite(values: Iterable[float | None]) -> list[float]:
+    """Return the values without None, infinities and NaN."""
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def by_seed(runs: Iterable[Run], metric: str) -> dict[int, list[float]]:
+    """Return the values of a metric by seed, one per retraining; seeds without a value are left out."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        for value in finite([run.metrics[metric]]):
+            found.setdefault(run.seed, []).append(value)
+    return found
+
+
+def seed_means(runs: Iterable[Run], metric: str) -> dict[int, float]:
+    """Return a metric by seed, each the mean of its retrainings."""
+    return {seed: statistics.fmean(values) for seed, values in by_seed(runs, metric).items()}
+
+
+def class_rows(results: Results, run: Run) -> Iterator[tuple[int, str, str, int, float | None]]:
+    """Return one (class, name, group, training images, accuracy) per class."""
+    names, metrics = results.classes[run.dataset]["names"], run.metrics
+    columns = (names, metrics["groups"], metrics["train_counts"], metrics["per_class"])
+    return ((i, *row) for i, row in enumerate(zip(*columns, strict=True)))
+
+
+def class_means(results: Results, runs: list[Run]) -> list[tuple[int, str, str, int, float | None]]:
+    """Return one (class, name, group, training images, mean accuracy of the runs that have it) per class."""
+    found = []
+    for rows in zip(*(class_rows(results, run) for run in runs), strict=True):
+        values = finite(row[-1] for row in rows)
+        found.append((*rows[0][:-1], statistics.fmean(values) if values else None))
+    return found

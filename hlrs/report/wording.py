@@ -1,0 +1,140 @@
+"""The report in words: numbers as readers see them, and the answer.
+
+The answer claims no more than its tests: paired differences from the reference (same data set, same seed),
+Student's t for the unknown spread, corrected for the methods compared.
+"""
+
+import math
+
+from hlrs.environment import UNKNOWN
+from hlrs.report.comparisons import Difference
+from hlrs.report.runs import Results
+
+NOTHING = "–"
+MOST_SENTENCES = 12  # of the answer; more comparisons are summarized, one sentence per data set
+
+
+# --- numbers ------------------------------------------------------------------------------------------
+
+
+def percent(value: float | None) -> str:
+    """Format a fraction in per cent, one decimal."""
+    return NOTHING if value is None else f"{round(100 * value, 6):.1f}"  # equal means print alike
+
+
+def points(value: float) -> str:
+    """Format a difference in signed percentage points: one decimal, more where it would round to 0."""
+    scaled = 100 * value
+    if abs(scaled) < 1e-9:
+        return "0.0"
+    return f"{scaled:+.{max(1, math.ceil(-math.log10(abs(scaled))))}f}".replace("-", "−")
+
+
+def counted(number: float, noun: str) -> str:
+    """Format a number with its noun: '1 seed', '3 seeds', '0.5 points'."""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def chance(p: float) -> str:
+    """Format a p-value with two digits."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
+
+
+def grouped(number: float) -> str:
+    """Format a whole number, its thousands set apart."""
+    return f"{number:,.0f}".replace(",", "\u202f")
+
+
+def hours(number: float) -> str:
+    """Format hours with two digits, or whole hours from 10 on."""
+    if number >= 10:
+        return grouped(number)
+    return "< 0.001" if number < 0.001 else f"{number:.1f}" if number >= 1 else f"{number:.2g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Format seconds, minutes or hours, as a reader would say it."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{seconds / 60:.1f} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def memory(size: float | None) -> str:
+    """Format bytes in MiB or GiB."""
+    if size is None:
+        return UNKNOWN
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+# --- the answer ---------------------------------------------------------------------------------------
+
+
+def answer(results: Results, differences: list[Difference]) -> list[str]:
+    """Say whether it helped, by how much, and how certain that is: a headline, then one sentence each."""
+    reference = results.report["reference"]
+    if reference is None:
+        return ["No reference method is set (report.reference), so methods are shown without a comparison."]
+    main = [d for d in differences if d.metric == "balanced_accuracy"]
+    if not main:
+        return [f"Only {reference} was run, so there is nothing to compare it with."]
+    few = len(main) <= MOST_SENTENCES
+    sentences = [_sentence(d) for d in main] if few else _sentences(results, main)
+    if max(d.seeds for d in main) < 2:
+        return ["One seed per method: too few to tell differences from chance.", *sentences]
+    if len(main) == 1:
+        return sentences
+    return [_headline(reference, main), *sentences]
+
+
+def _headline(reference: str, differences: list[Difference]) -> str:
+    """Summarize how many comparisons differ significantly, and by how much."""
+    shown = {
+        verdict: [d.mean for d in differences if d.verdict == verdict] for verdict in ("higher", "lower")
+    }
+    left = len(differences) - sum(map(len, shown.values()))
+    if left == len(differences):
+        return f"No method differs significantly from {reference} in balanced accuracy."
+    parts = [f"{verdict} in {len(means)} ({_range(means)})" for verdict, means in shown.items() if means]
+    rest = f"; the other {'one is' if left == 1 else f'{left} are'} not significant" if left else ""
+    found = f"{' and '.join(parts)} of {len(differences)} comparisons{rest}"
+    return f"Compared with {reference}, balanced accuracy is {found}."
+
+
+def _sentences(results: Results, differences: list[Difference]) -> list[str]:
+    """Summarize many comparisons, one sentence per data set: the methods that differ, and how many do not."""
+    found = []
+    for dataset in results.classes:
+        own: dict[str, list[Difference]] = {"higher": [], "lower": []}
+        for d in differences:
+            if d.dataset == dataset:
+                own.setdefault(d.verdict, []).append(d)
+        parts = [
+            f"{verdict}: {', '.join(f'{d.method} {points(d.mean)}' for d in named)}"
+            if verdict in ("higher", "lower")
+            else f"{verdict}: {counted(len(named), 'method')}"
+            for verdict, named in own.items()
+            if named
+        ]
+        found += [f"{dataset}: {'; '.join(parts)}."] if parts else []
+    return found
+
+
+def _range(means: list[float]) -> str:
+    """Write the smallest and the largest change."""
+    first, last = (points(abs(end(means, key=abs))).lstrip("+") for end in (min, max))
+    return f"by {first} points" if first == last else f"by {first} to {last} points"
+
+
+def _sentence(d: Difference) -> str:
+    change = f"{points(d.mean)} percentage points compared with {d.reference}"
+    start = f"{d.method} on {d.dataset}: balanced accuracy {change}"
+    if d.low is None or d.high is None or d.corrected is None:
+        why = "chance cannot be judged" if d.seeds < 2 else d.verdict
+        return f"{start} ({counted(d.seeds, 'seed')}; {why})."
+    span = f"{points(d.low)} to {points(d.high)}"
+    family = f", corrected for {d.compared} methods" if d.compared > 1 else ""
+    said = f"{100 * d.confidence:g} % interval {span}, p {chance(d.corrected)}{family}"
+    return f"{start} ({said}, {counted(d.seeds, 'seed')}): {d.verdict}."
