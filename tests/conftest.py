@@ -63,6 +63,15 @@ TINY = {
 }
 
 
+STARTERS = {"repository", "cluster", "image", "browser"}  # fixtures for what only end-to-end tests start
+
+
+def pytest_itemcollected(item):
+    """Mark a test that uses one of them, directly or not, as end to end."""
+    if STARTERS.intersection(item.fixturenames):
+        item.add_marker("e2e")
+
+
 def pytest_collection_modifyitems(items):
     """The files that take longest first, the one that waits for its end last."""
     order = {"test_slurm.py": -2, "test_workflow.py": -1, "test_accounting.py": 1}

@@ -17,7 +17,7 @@ from test_slurm import (  # noqa: F401 - fixtures among them
     running,
     same_as_undisturbed,
     site,
-    source,
+    repository,
 )
 
 AWAY_SECONDS = 30.0

@@ -16,7 +16,7 @@ from test_workflow import (  # noqa: F401
     recorded,
     run,
     sha256,
-    source,
+    repository,
     unsearched,
 )
 

@@ -24,7 +24,7 @@ from test_workflow import (  # noqa: F401 - fixtures
     results,
     run,
     runs_of,
-    source,
+    repository,
     tree,
 )
 

@@ -234,17 +234,17 @@ def once(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def source(once):
+def repository(once):
     """A Git repository, not to be changed, of this working tree with tiny params."""
     return once(checkout)[0]
 
 
 @pytest.fixture(scope="session")
-def first(once, source):
+def first(once, repository):
     """A folder, not to be changed, in which all was run once; what ran."""
 
     def first_run(folder):
-        return snakemake(duplicate(source, folder))
+        return snakemake(duplicate(repository, folder))
 
     return once(first_run)
 
@@ -296,14 +296,14 @@ UNSEARCHED = Counter(
 
 
 @pytest.fixture(scope="session")
-def unsearched(once, source):
+def unsearched(once, repository):
     """A folder, not to be changed: a published genotype and a ResNet, each retrained twice, and recorded.
 
     What Snakemake ran for them.
     """
 
     def unsearched_run(folder):
-        duplicate(source, folder)
+        duplicate(repository, folder)
         params = tiny()
         params["methods"] = {
             "fixed": {"searcher": {"kind": "fixed", "genotype": "PC_DARTS"}},
@@ -439,8 +439,8 @@ def calls(folder, runs):
     return profile.total_calls, ours
 
 
-def test_what_snakemake_plans_grows_linearly_with_the_matrix(source, tmp_path):
-    folder = duplicate(source, tmp_path / "large")
+def test_what_snakemake_plans_grows_linearly_with_the_matrix(repository, tmp_path):
+    folder = duplicate(repository, tmp_path / "large")
     for few, some, many in zip(*(calls(folder, runs) for runs in (20, 40, 80)), strict=True):
         assert many - some < 2.2 * (some - few)
 
@@ -560,8 +560,8 @@ def test_the_command_tells_from_real_records_what_would_run_and_what_it_costs(fi
     assert facts["gpu_hours"] + facts["cpu_hours"] == pytest.approx((took - split) / 3600, rel=0.5)
 
 
-def test_an_estimate_without_records_is_within_reach_of_what_then_runs(source, tmp_path):
-    folder = duplicate(source, tmp_path / "folder")
+def test_an_estimate_without_records_is_within_reach_of_what_then_runs(repository, tmp_path):
+    folder = duplicate(repository, tmp_path / "folder")
     edit(folder / "params.yaml", **DARTS_ALONE)
     facts = json.loads(run(folder, "hlrs", "plan", "--json").stdout)
     estimates = {job["stage"]: job["estimate"] for job in facts["due"]}
@@ -600,11 +600,11 @@ def in_the_first_search(folder, *command, status=0):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(once, source):
+def undisturbed(once, repository):
     """Another folder in which all was run, params.yaml being edited meanwhile; what ran."""
 
     def edited_while_it_ran(folder):
-        duplicate(source, folder)
+        duplicate(repository, folder)
         with counting(folder) as ran, in_the_first_search(folder, "snakemake", "--cores", "1"):
             assert len(list((folder / "logs/search").rglob("*.log"))) == 1
             edit(folder / "params.yaml", **{"search.epochs": 3})
@@ -708,8 +708,8 @@ NO_FILE = {"kind": "parquet", "train": ["data/none.parquet"]}
     ],
     ids=["value", "data file", "--config"],
 )
-def test_a_mistake_is_one_line_and_runs_nothing(source, tmp_path, params, arguments, named):
-    folder = duplicate(source, tmp_path / "folder")
+def test_a_mistake_is_one_line_and_runs_nothing(repository, tmp_path, params, arguments, named):
+    folder = duplicate(repository, tmp_path / "folder")
     edit(folder / "params.yaml", **params)
     done = run(folder, "snakemake", "--cores", "2", *arguments, status=2)
     [line] = [line for line in done.stderr.splitlines() if "hlrs" in line]
