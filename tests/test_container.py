@@ -21,9 +21,9 @@ from test_workflow import (  # noqa: F401 - fixtures among them
     duplicate,
     environment,
     once,
+    repository,
     run,
     sha256,
-    repository,
 )
 
 from hlrs import container

@@ -16,9 +16,9 @@ from test_workflow import (  # noqa: F401
     first,
     once,
     recorded,
+    repository,
     run,
     sha256,
-    repository,
     unsearched,
 )
 

@@ -29,9 +29,9 @@ from test_workflow import (  # noqa: F401 - fixtures among them
     environment,
     first,
     once,
+    repository,
     results,
     sha256,
-    repository,
 )
 
 from hlrs.artifacts import CHECKPOINTS, read_tensors
