@@ -162,17 +162,17 @@ def _make_all(folder: str) -> None:
         own = at_work_in(Path(folder), patch) if Path(folder, "hlrs").is_dir() else contextlib.chdir(folder)
         with own:
             from hlrs.config import load
-            from hlrs.plan import plan, publish
+            from hlrs.plan import due, plan, publish
             from hlrs.provenance import execute
 
             jobs = plan(load(Path("params.yaml")))
-            for job in jobs:
+            for job in due(jobs):
                 execute(job)
             publish(jobs)
 
 
 def make_all(folder: Path) -> None:
-    """Run every job of the params in one process, sooner than Snakemake; a checkout by its own code."""
+    """Run every job that is due in one process, sooner than Snakemake; a checkout by its own code."""
     process = FORK.Process(target=_make_all, args=(str(folder),))
     process.start()
     process.join()
