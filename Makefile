@@ -1,10 +1,10 @@
-# Two commands: `make quickstart` and `make test`. Each does only what is left to do.
+# `make quickstart`, `make test` and `make test-all`. Each does only what is left to do.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart test check bench lock image test-image
+.PHONY: quickstart test test-all check bench lock image test-image
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(VENV)/installed
@@ -12,10 +12,16 @@ quickstart: $(VENV)/installed
 	@echo
 	@echo "The report: $(CURDIR)/report/index.html"
 
-# Three processes of one thread each: those that test a cluster mostly wait for it, and with more threads than free
-# cores PyTorch's wait for one another
+# Three processes of one thread each: with more threads than free cores PyTorch's wait for one another
+PYTEST := pytest -n 3 --dist loadfile --no-loadscope-reorder
+test test-all: export OMP_NUM_THREADS ?= 1
+
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not e2e"
+
+# Those that start Snakemake, DVC, SLURM, containers or a browser
+test-all: test
+	$(PYTEST) -m e2e
 
 check: $(VENV)/installed
 	ruff format --check .

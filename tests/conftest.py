@@ -63,6 +63,15 @@ TINY = {
 }
 
 
+STARTERS = {"repository", "cluster", "image", "browser"}  # fixtures for what only end-to-end tests start
+
+
+def pytest_itemcollected(item):
+    """Mark a test that uses one of them, directly or not, as end to end."""
+    if STARTERS.intersection(item.fixturenames):
+        item.add_marker("e2e")
+
+
 def pytest_collection_modifyitems(items):
     """The files that take longest first, the one that waits for its end last."""
     order = {"test_slurm.py": -2, "test_workflow.py": -1, "test_accounting.py": 1}
@@ -146,6 +155,28 @@ def hlrs(folder: Path, *arguments: str) -> tuple[int, str]:
     output = (folder / "output").read_text()
     (folder / "output").unlink()
     return process.exitcode, output
+
+
+def _make_all(folder: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        own = at_work_in(Path(folder), patch) if Path(folder, "hlrs").is_dir() else contextlib.chdir(folder)
+        with own:
+            from hlrs.config import load
+            from hlrs.plan import due, plan, publish
+            from hlrs.provenance import execute
+
+            jobs = plan(load(Path("params.yaml")))
+            for job in due(jobs):
+                execute(job)
+            publish(jobs)
+
+
+def make_all(folder: Path) -> None:
+    """Run every job that is due in one process, sooner than Snakemake; a checkout by its own code."""
+    process = FORK.Process(target=_make_all, args=(str(folder),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def outputs(folder: Path, stage: str) -> dict[str, str]:

@@ -14,10 +14,10 @@ from test_slurm import (  # noqa: F401 - fixtures among them
     RUN,
     long_search,
     once,
+    repository,
     running,
     same_as_undisturbed,
     site,
-    source,
 )
 
 AWAY_SECONDS = 30.0

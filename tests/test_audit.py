@@ -14,9 +14,9 @@ from test_workflow import (  # noqa: F401
     first,
     once,
     recorded,
+    repository,
     run,
     sha256,
-    source,
     unsearched,
 )
 
@@ -26,9 +26,27 @@ from hlrs.audit import Audit, check_data, digests
 from hlrs.provenance import seal
 
 
+@pytest.fixture(scope="module")
+def whole(recorded, tmp_path_factory):  # noqa: F811
+    """A copy of what was recorded, the current folder; the package's code is the one in it, read once."""
+    copy = duplicate(recorded[0], tmp_path_factory.mktemp("audited"))
+    with pytest.MonkeyPatch.context() as patch, at_work_in(copy, patch):
+        yield copy
+
+
 @pytest.fixture
-def folder(recorded, tmp_path, monkeypatch):  # noqa: F811
-    """A copy of what was recorded, the current folder; the package's code is the one in it."""
+def folder(whole, recorded):  # noqa: F811
+    """The same, whole again after the test."""
+    yield whole
+    for name in ("results", "report"):
+        shutil.rmtree(whole / name, ignore_errors=True)
+        duplicate(recorded[0] / name, whole / name)
+    shutil.copy2(recorded[0] / "params.yaml", whole)
+
+
+@pytest.fixture
+def own(recorded, tmp_path, monkeypatch):  # noqa: F811
+    """A copy for one test, whose code or commits it changes."""
     copy = duplicate(recorded[0], tmp_path / "audited")
     with at_work_in(copy, monkeypatch):
         yield copy
@@ -215,7 +233,7 @@ def test_files_without_a_record(folder):
     assert {f.path for f in audit()[0]} == {str(path) for path in stray}
 
 
-def test_bytes_and_record_agree_but_dvc_recorded_others(folder):
+def test_bytes_and_record_agree_but_dvc_recorded_others(own):
     target = directory("report", "all")
     page = target / "index.html"
     page.write_text(page.read_text() + " ")
@@ -226,8 +244,8 @@ def test_bytes_and_record_agree_but_dvc_recorded_others(folder):
     assert {(f.path, f.what) for f in broken} == {
         (str(path), "is not the version in dvc.lock") for path in (page, target / PROVENANCE)
     }
-    run(folder, "hlrs", "publish")
-    run(folder, "dvc", "commit", "--force", "--quiet", "report")
+    run(own, "hlrs", "publish")
+    run(own, "dvc", "commit", "--force", "--quiet", "report")
     assert audit()[0] == []
 
 
@@ -247,7 +265,7 @@ def test_other_parameters_leave_remarks_and_break_nothing(folder):
     }
 
 
-def test_code_that_was_not_committed_is_told(folder):
+def test_code_that_was_not_committed_is_told(own):
     path = Path("hlrs/nas/bilevel.py")
     path.write_text(path.read_text() + "\nMORE = 1\n")
     code.here.cache_clear()
@@ -260,11 +278,11 @@ def test_code_that_was_not_committed_is_told(folder):
     rewrite(job.output(PROVENANCE), key=job.key, code=job.code)
     _, remarks = audit()
     [told] = [f.what for f in remarks if "uncommitted" in f.what]
-    head = run(folder, "git", "rev-parse", "HEAD~1").stdout[:12]
+    head = run(own, "git", "rev-parse", "HEAD~1").stdout[:12]
     assert told == f"made by uncommitted code, on top of commit {head}: digits/hlrs/0"
-    run(folder, "git", "add", "hlrs")
-    commit(folder, "More")
-    rewrite(job.output(PROVENANCE), commit=run(folder, "git", "rev-parse", "HEAD").stdout.strip())
+    run(own, "git", "add", "hlrs")
+    commit(own, "More")
+    rewrite(job.output(PROVENANCE), commit=run(own, "git", "rev-parse", "HEAD").stdout.strip())
     assert not [f for f in audit()[1] if "uncommitted" in f.what]
 
 

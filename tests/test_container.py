@@ -21,9 +21,9 @@ from test_workflow import (  # noqa: F401 - fixtures among them
     duplicate,
     environment,
     once,
+    repository,
     run,
     sha256,
-    source,
 )
 
 from hlrs import container
@@ -71,11 +71,11 @@ def below(pid):
 
 
 @pytest.fixture(scope="session")
-def stopped(once, source, image):  # noqa: F811
+def stopped(once, repository, image):  # noqa: F811
     """A folder in which all processes of the search got a signal, as SLURM may do it; what Snakemake said."""
 
     def stopped_run(folder):
-        duplicate(source, folder)
+        duplicate(repository, folder)
         edit(folder / "params.yaml", **DARTS_ALONE, **EPOCHS)
         process = subprocess.Popen(**snakemake(folder, image))
         deadline = time.monotonic() + DEADLINE
@@ -115,9 +115,9 @@ def test_a_signal_to_every_process_saves_a_checkpoint_and_keeps_the_exit_status(
     assert not list((folder / "results/search").rglob("*.parquet"))
 
 
-def test_the_next_run_goes_on_and_ends_in_the_bytes_of_an_undisturbed_one(finished, source, tmp_path):  # noqa: F811
+def test_the_next_run_goes_on_and_ends_in_the_bytes_of_an_undisturbed_one(finished, repository, tmp_path):  # noqa: F811
     assert record(finished, "search", SEARCH)["resumes"] == 1
-    undisturbed = duplicate(source, tmp_path / "undisturbed")  # and outside of any container
+    undisturbed = duplicate(repository, tmp_path / "undisturbed")  # and outside of any container
     edit(undisturbed / "params.yaml", **DARTS_ALONE, **EPOCHS)
     for stage, job in (("split", "digits"), ("search", SEARCH)):
         assert hlrs(undisturbed, stage, job)[0] == 0
@@ -154,8 +154,8 @@ def test_the_digest_is_remembered_until_the_file_changes(finished, image, tmp_pa
     ],
     ids=["no file", "no image", "no --sdm", "no SIF"],
 )
-def test_a_mistake_is_one_line_and_runs_nothing(source, tmp_path, arguments, named):  # noqa: F811
-    folder = duplicate(source, tmp_path / "folder")
+def test_a_mistake_is_one_line_and_runs_nothing(repository, tmp_path, arguments, named):  # noqa: F811
+    folder = duplicate(repository, tmp_path / "folder")
     done = run(folder, "snakemake", "--cores", "2", *arguments, status=2)
     [line] = [line for line in done.stderr.splitlines() if "hlrs" in line]
     assert line.startswith("hlrs: ")

@@ -14,7 +14,7 @@ import requests
 import requests_cache
 import yaml
 from click.testing import CliRunner
-from conftest import FORK, REPOSITORY, TINY, record
+from conftest import REPOSITORY, TINY, make_all, record
 from rocrate.rocrate import ROCrate
 from rocrate_validator import models, services
 
@@ -37,17 +37,6 @@ RECOMMENDED = {  # what is recommended and not there, with the number of places
 # --- a run and its crates -----------------------------------------------------------------------------
 
 
-def _make(folder: str) -> None:
-    """Run every job of the params in one process."""
-    os.chdir(folder)
-    from hlrs.config import load
-    from hlrs.plan import plan
-    from hlrs.provenance import execute
-
-    for job in plan(load(Path("params.yaml"))):
-        execute(job)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder, not to be changed, in which all that tiny params ask for was made."""
@@ -58,10 +47,7 @@ def finished(tmp_path_factory):
     params["report"]["title"] = "Ten digits"
     params["search"]["epochs"] = params["retrain"]["epochs"] = 1
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    process = FORK.Process(target=_make, args=(str(folder),))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    make_all(folder)
     return folder
 
 
@@ -332,10 +318,7 @@ def unsearched(tmp_path_factory):
     params["report"] = {}
     params["retrain"]["epochs"] = 1
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    process = FORK.Process(target=_make, args=(str(folder),))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    make_all(folder)
     assert export(folder, folder / "crate")[0] == 0
     return folder / "crate"
 

@@ -18,25 +18,20 @@ from test_workflow import (  # noqa: F401 - fixtures
     dvc_status,
     edited,
     first,
+    jobs_of,
     once,
     recorded,
     replace,
+    repository,
     results,
     run,
     runs_of,
-    source,
     tree,
 )
 
 from hlrs import experiments
 from hlrs.artifacts import PROVENANCE, Job
 from hlrs.plan import ASIDE
-
-
-def new(folder, before):
-    """How often each job left a record that was not there before."""
-    ran = [json.loads(text) for _, text in _records(folder) - before]
-    return Counter(f"{record['stage']}/{record['run']}" for record in ran)
 
 
 def test_a_queued_experiment_runs_what_its_values_touch_and_is_applied_with_nothing_left_to_run(
@@ -60,7 +55,7 @@ def test_a_queued_experiment_runs_what_its_values_touch_and_is_applied_with_noth
     run(folder, "dvc", "exp", "run", "--run-all")
     run(folder, "git", "checkout", "--quiet", "hlrs")
     run(folder, "dvc", "exp", "apply", "bins")
-    assert new(folder, before) == Counter(["evaluate/digits/hlrs/0", "report/all"])
+    assert jobs_of(_records(folder) - before) == Counter(["evaluate/digits/hlrs/0", "report/all"])
     assert results(folder) == EVERYTHING - runs_of("darts") + REPORT  # nothing stale is versioned
     assert dvc_status(folder) == CLEAN
     assert IDLE in run(folder, "snakemake", "-n").stdout

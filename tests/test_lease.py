@@ -13,6 +13,7 @@ import pytest
 from conftest import FORK, REPOSITORY, edit, hlrs, outputs, record, start
 
 from hlrs import lease as leases
+from hlrs import running
 from hlrs.artifacts import Job, write_text
 from hlrs.config import load
 from hlrs.errors import INTERRUPTED, Failure
@@ -263,3 +264,17 @@ def test_slurms_warning_while_it_waits_for_the_lease_has_the_job_requeued(worksp
     assert f"hlrs: {job.run}: SIGUSR1 came; run again to go on" in Path("output").read_text()
     assert [request.name for request in Path(".hlrs/requeue").iterdir()] == ["7"]
     assert path.exists()  # the other's
+
+
+def test_a_workflows_claim_from_another_host_is_kept_until_somebody_unlocks(workspace):
+    facts = {"pid": 1, "host": "n7", "machine": "another", "born": "1", "since": "2026-11-24T18:42:03+00:00"}
+    running.RUN.parent.mkdir()
+    running.RUN.write_text(json.dumps({**facts, "command": "snakemake --profile slurm", "token": "another"}))
+    for entered in (running.claim, running.refuse_beside):
+        with pytest.raises(Failure) as refused:
+            entered()
+        for fact in ("snakemake --profile slurm", "process 1 on n7", "2026-11-24 18:42", "--unlock"):
+            assert fact in str(refused.value)
+    running.unlock()
+    assert not running.RUN.exists()
+    running.refuse_beside()

@@ -15,9 +15,9 @@ from test_workflow import (  # noqa: F401
     first,
     once,
     recorded,
+    repository,
     run,
     sha256,
-    source,
     unsearched,
 )
 

@@ -441,6 +441,51 @@ def test_prune_and_restore_know_retrainings_published_genotypes_and_resnets():
     assert {path for job in plan.plan(more) for path in job.outputs} <= files("results")
 
 
+SMALL = {"matrix__datasets": ["small"], "matrix__methods": ["darts", "random"], "matrix__seeds": [0]}
+DARTS = runs(RUN_STAGES, ["small"], ["darts"], [0])
+ALL = {("split", "small")} | runs(RUN_STAGES, ["small"], ["darts", "random"], [0]) | REPORT
+SITUATIONS = {  # changed params, results that are missing, and what has to run then
+    "finished": ({}, set(), set()),
+    "fresh": ({}, ALL, ALL),
+    "a method edited": ({"methods__darts__arch_lr": {"kind": "cosine"}}, set(), DARTS | REPORT),
+    "a smaller matrix": ({"matrix__methods": ["darts"]}, set(), REPORT),
+    "another seed": (
+        {"matrix__seeds": [0, 1]},
+        set(),
+        runs(RUN_STAGES, ["small"], ["darts", "random"], [1]) | REPORT,
+    ),
+    "a result that nobody misses": ({}, {("search", "small/darts/0")}, set()),
+    "a chain": ({}, DARTS | REPORT, DARTS | REPORT),
+    "the report, which reads of every result": (
+        {},
+        {("search", "small/darts/0")} | REPORT,
+        {("search", "small/darts/0"), ("extract", "small/darts/0")} | REPORT,  # the alphas' other reader
+    ),
+    "what others read as well": (  # an extraction reads alphas, which are there
+        {},
+        {("split", "small")} | REPORT,
+        ALL - runs(["extract"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_what_is_due(situation):
+    changes, gone, expected = SITUATIONS[situation]
+    for job in plan.plan(params(**SMALL)):
+        if (job.stage, job.run) not in gone:
+            make(job)
+    assert {(job.stage, job.run) for job in plan.due(plan.plan(params(**SMALL | changes)))} == expected
+
+
+def test_a_file_of_the_report_is_due():
+    jobs = plan.plan(params(**SMALL))
+    for job in jobs:
+        make(job)
+    report_of(jobs).output("runs.csv").unlink()
+    assert [job.stage for job in plan.due(jobs)] == ["report"]
+
+
 def test_what_is_due_of_a_retraining_leaves_its_search_alone():
     few, more = plan.plan(params()), plan.plan(params(**AGAIN))
     for job in few:

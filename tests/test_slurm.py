@@ -29,9 +29,9 @@ from test_workflow import (  # noqa: F401 - fixtures among them
     environment,
     first,
     once,
+    repository,
     results,
     sha256,
-    source,
 )
 
 from hlrs.artifacts import CHECKPOINTS, read_tensors
@@ -64,6 +64,7 @@ def running(kind, folder, **settings):
             one.stop()
 
 
+@pytest.mark.e2e
 def test_a_cluster_whose_test_was_killed_is_cleared_away(tmp_path):
     if reason := slurm.missing():
         untested("ON A REAL SLURM", reason, "HLRS_TEST_SLURM")
@@ -236,10 +237,10 @@ class Site:
 
 
 @pytest.fixture
-def site(cluster, source, tmp_path):
+def site(cluster, repository, tmp_path):
     """A checkout with tiny params on an empty queue, and the profile written."""
     cluster.wait(lambda: not cluster.queue(), "jobs are left in the queue")
-    one = Site(cluster, duplicate(source, tmp_path / "site"))
+    one = Site(cluster, duplicate(repository, tmp_path / "site"))
     one.profile()
     yield one
     if one.process is not None and one.process.poll() is None:
