@@ -12,8 +12,8 @@ quickstart: $(VENV)/installed
 	@echo
 	@echo "The report: $(CURDIR)/report/index.html"
 
-# Three processes of one thread each: cluster tests mostly wait for the cluster, and PyTorch's threads wait for one
-# another if there are more of them than free cores
+# Three processes of one thread each: those that test a cluster mostly wait for it, and with more threads than free
+# cores PyTorch's wait for one another
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
 
