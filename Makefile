@@ -28,7 +28,7 @@ check: $(VENV)/installed
 	ruff check .
 	mypy
 
-# The CPU benchmarks, a quarter of an hour; REFERENCE is a clone of github.com/Tomorrowdawn/darts_torch2.1
+# The CPU benchmarks, about 15 minutes; REFERENCE is a clone of github.com/Tomorrowdawn/darts_torch2.1
 bench: $(VENV)/installed
 	python benchmarks/planning.py
 	python benchmarks/steps.py --reference $(or $(REFERENCE),$(error make bench REFERENCE=CLONE, a clone of Tomorrowdawn/darts_torch2.1))
@@ -36,7 +36,7 @@ bench: $(VENV)/installed
 # The container image: localhost/hlrs for Podman, build/hlrs.sif for Apptainer (docs/containers.md)
 image: build/hlrs.sif
 
-# zstd: two cores pack PyTorch's 1.2 GB in 2 s, gzip takes 45 s for the same size (557 MB)
+# zstd packs PyTorch's 1.2 GB in 2 s on two cores; gzip takes 45 s for the same size (557 MB)
 SQUASH := -comp zstd -Xcompression-level 3
 LOCK = $(shell sha256sum requirements.lock | cut -d ' ' -f 1)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)

@@ -1,9 +1,9 @@
 """Architecture search on long-tailed images: split -> search -> extract -> retrain -> evaluate -> report.
 
-`snakemake --cores all` runs what params.yaml asks for; `snakemake -n` shows it. Another parameter file:
+`snakemake --cores all` makes what params.yaml requests; `snakemake -n` lists it. With another parameter file:
 `--config params=workflow/experiments/cifar10_lt.yaml`; in an image: `--sdm apptainer --config container=FILE.sif`.
-The paths of results carry the key of what they depend on (hlrs/plan.py): what exists is current, whatever its
-time stamp.
+The paths of results carry the key of what they depend on (hlrs/plan.py): a result that exists is current, whatever
+its time stamp.
 """
 
 import sys
@@ -13,7 +13,7 @@ sys.path.insert(0, workflow.basedir)
 from hlrs import workflow as hlrs
 
 PLAN = hlrs.start(config, workflow)
-HLRS = f"{PLAN.python} -m hlrs"  # the code beside this file, in the environment of this process or the image's
+HLRS = f"{PLAN.python} -m hlrs"  # the code beside this file, in the environment of this process or of the image
 
 
 container: PLAN.image
@@ -24,7 +24,7 @@ report: "workflow/report/workflow.rst"
 
 wildcard_constraints:
     key="[0-9a-f]{12}",
-    seed="[0-9]+(-[0-9]+)?",  # of the search, and of its retrainings but the first
+    seed="[0-9]+(-[0-9]+)?",  # the search's, followed by the retraining's unless that is 0
 
 
 def inputs(wildcards):
@@ -36,16 +36,16 @@ def threads_of(wildcards):
 
 
 def minutes(needed):
-    """Run time, more with each attempt; within the site's limit, where a job goes on in another allocation."""
+    """Run time in minutes, growing with each attempt up to the site's limit, at which a job is requeued and resumes."""
     limit = config.get("time_limit", float("inf"))
     return lambda wildcards, attempt: min(needed * attempt, limit)
 
 
 def stage(name):
-    """The shell command of a stage; the end of its log is shown where it fails, even with --quiet.
+    """Return the shell command of a stage; if it fails, the end of its log is shown, even with --quiet.
 
-    SLURM's signals reach the shell as well: it stays until its stage has saved. The warning is ignored until
-    the stage listens to it, and comes again then (hlrs/slurm.py).
+    SLURM's signals also reach the shell, which waits until its stage has saved. The warning is ignored until the
+    stage handles it, and is repeated (hlrs/slurm.py).
     """
     command = f"{HLRS} {name} .hlrs/specs/{{wildcards.key}}.json > {{log}} 2>&1"
     return f"trap : TERM; trap '' USR1; {command} || (status=$?; tail -n 20 {{log}} >&2 || true; exit $status)"

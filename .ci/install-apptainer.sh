@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs Apptainer on Debian 12, which does not carry it: the package of Debian's unstable suite, with the C
-# library that it was built for kept apart under /opt/apptainer. Run as root; does nothing where there is one.
+# Install Apptainer on Debian 12, which does not package it: take the package from Debian's unstable suite and keep
+# the C library that it was built for separate, under /opt/apptainer. Run as root; does nothing if already installed.
 set -eu
 if command -v apptainer >/dev/null; then exec apptainer --version; fi
 
@@ -29,6 +29,6 @@ cp "$work/tree/usr/bin/apptainer" /usr/bin/
 for binary in /usr/bin/apptainer "$system/apptainer/bin/starter"; do
   patchelf --force-rpath --set-interpreter "$lib/ld-linux-x86-64.so.2" --set-rpath "$lib" "$binary"
 done
-# root in a small virtual machine can lack capabilities that Apptainer would otherwise ask for
+# in a small virtual machine, root can lack capabilities that Apptainer requests by default
 sed -i 's/^root default capabilities = .*/root default capabilities = no/' /etc/apptainer/apptainer.conf
 exec apptainer --version

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs Chromium and a font for the tests of the report's page. Run as root; does nothing where there is one.
+# Install Chromium and a font for the tests of the report's page. Run as root; does nothing if already installed.
 set -eu
 if command -v chromium >/dev/null; then exec chromium --version; fi
 apt-get update -qq

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs Podman, set for a small virtual machine (runc, the host's network, modest limits), and makes the base of
-# containers/Containerfile with debootstrap, since no image registry can be reached. Run as root, as often as you like.
+# Install Podman, configured for a small virtual machine (runc, the host's network, modest limits), and build the base
+# image of containers/Containerfile with debootstrap, so that no image registry is needed. Run as root; repeatable.
 set -eu
 if ! command -v podman >/dev/null || ! command -v debootstrap >/dev/null; then
   apt-get update -qq

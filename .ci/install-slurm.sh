@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs SLURM's daemons and commands, munge, and the database of its accounting, without starting or
-# configuring any. Run as root.
+# Install SLURM's daemons and commands, munge, and its accounting database, without starting or configuring them.
+# Run as root; does nothing if already installed.
 set -eu
 if command -v slurmdbd >/dev/null && command -v mariadbd >/dev/null; then exit 0; fi
 policy=/usr/sbin/policy-rc.d

@@ -402,7 +402,7 @@ def row(name: str, value: dict[str, float], target: str) -> list[str]:
 def report(results: dict[str, Any]) -> str:
     """The tables."""
     cuda = results["host"]["gpu"] is not None
-    rows = [["measured", "median", "range", "asked for"]]
+    rows = [["measured", "median", "range", "goal"]]
     for batch, found in results["search"].items():
         rows.append(
             row(f"search step / reference, batch {batch}", found["ratio"], "≤ 1/10" if cuda else "≤ 1/3")
@@ -429,7 +429,7 @@ def report(results: dict[str, Any]) -> str:
     for name, found in results["variants"].items():
         rows.append(row(f"{name} / plain step", found["ratio"], asked.get(name, "")))
     rows.append(row("input / step", results["input"], "< 0.03"))
-    curve = [["changed", "to", "seconds a step", "images/s"]]
+    curve = [["changed", "to", "seconds per step", "images/s"]]
     for point in results["curve"]:
         seconds = point["seconds"]["median"]
         value = str(point[point["changed"]])

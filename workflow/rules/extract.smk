@@ -1,5 +1,5 @@
-# A second of one core, and no PyTorch: the machine that runs snakemake does it. In the queue a hundred of these
-# would wait longer than they run, and grouped, one failed search would hold back the others of its group.
+# One second of one core, without PyTorch: runs on the machine that runs snakemake. In the queue, a hundred of these
+# would wait longer than they run; grouped, one failed search would hold back the others of its group.
 localrules:
     extract,
 
