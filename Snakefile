@@ -2,7 +2,7 @@
 
 `snakemake --cores all` makes what params.yaml requests; `snakemake -n` lists it. With another parameter file:
 `--config params=workflow/experiments/cifar10_lt.yaml`; in an image: `--sdm apptainer --config container=FILE.sif`.
-The paths of results carry the key of what they depend on (hlrs/plan.py): a result that exists is current, whatever
+The paths of results carry the key of what they depend on (hlrs/pipeline/plan.py): a result that exists is current, whatever
 its time stamp.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from hlrs import workflow as hlrs
+from hlrs.pipeline import snakemake as hlrs
 
 PLAN = hlrs.start(config, workflow)
 HLRS = f"{PLAN.python} -m hlrs"  # the code beside this file, in the environment of this process or of the image
@@ -45,7 +45,7 @@ def stage(name):
     """Return the shell command of a stage; if it fails, the end of its log is shown, even with --quiet.
 
     SLURM's signals also reach the shell, which waits until its stage has saved. The warning is ignored until the
-    stage handles it, and is repeated (hlrs/slurm.py).
+    stage handles it, and is repeated (hlrs/pipeline/slurm.py).
     """
     command = f"{HLRS} {name} .hlrs/specs/{{wildcards.key}}.json > {{log}} 2>&1"
     return f"trap : TERM; trap '' USR1; {command} || (status=$?; tail -n 20 {{log}} >&2 || true; exit $status)"

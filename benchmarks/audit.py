@@ -7,11 +7,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from hlrs.artifacts import OUTPUTS, PROVENANCE
-from hlrs.audit import LOCK, Audit
-from hlrs.fingerprint import sha256
-from hlrs.plan import key_of
-from hlrs.provenance import seal
+from hlrs.artifacts.data_digest import sha256
+from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, key_of
+from hlrs.artifacts.records import seal
+from hlrs.provenance.audit import LOCK, Audit
 
 LARGE = 512 << 20  # bytes of a file of weights
 

@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from hlrs.data.augment import Augmentation
 from hlrs.data.batches import Batches
-from hlrs.data.sources import ImageSource, open_source
-from hlrs.data.stream import Loader, Reader, StreamedSet
+from hlrs.data.loader import Loader, Reader, StreamedSet
+from hlrs.data.sources.base import ImageSource
+from hlrs.data.sources.open import open_source
 from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import PUBLISHED
 

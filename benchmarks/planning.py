@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from hlrs.provenance import cpu_model, versions
+from hlrs.pipeline.environment import cpu_model, versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks/results/planning.json"

@@ -23,16 +23,18 @@ from measure import alternate, operators, own_process, ratios, spread, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hlrs.data.augment import Augmentation, send
-from hlrs.data.batches import Batch, Batches, ImageSet
-from hlrs.graphs import Recordings
-from hlrs.longtail.objective import Bilateral
+from hlrs.data.augment import Augmentation, Batch, send
+from hlrs.data.batches import Batches
+from hlrs.data.images import ImageSet
+from hlrs.longtail.objectives import Bilateral
 from hlrs.nas import bilevel
 from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import initialize
 from hlrs.nas.supernet import Supernet, initialize_alphas
-from hlrs.training import descend, prepare
+from hlrs.training.cuda_graphs import GraphCache
+from hlrs.training.device import prepare
+from hlrs.training.optim import optimizer_step
 
 LAYOUT = {"channels": 16, "cells": 8, "classes": 10, "size": 32}
 LR, MOMENTUM, DECAY, CLIP = 0.025, 0.9, 3e-4, 5.0
@@ -99,10 +101,10 @@ def search_step(
         adam.step()
         with bilevel.frozen(alphas):
             found = training()
-            descend(found, weights, sgd, CLIP)
+            optimizer_step(found, weights, sgd, CLIP)
         return found.detach()
 
-    return Recordings(device)(step)
+    return GraphCache(device)(step)
 
 
 def reference_search(modules: dict[str, Any], device: torch.device) -> nn.Module:
@@ -188,10 +190,10 @@ def retrain_step(device: torch.device) -> Callable[[], Any]:
         network.drop_path = DropPath(factors)
         logits, auxiliary = network.heads(images)
         loss = F.cross_entropy(logits, labels) + AUXILIARY_WEIGHT * F.cross_entropy(auxiliary, labels)
-        descend(loss, weights, sgd, CLIP)
+        optimizer_step(loss, weights, sgd, CLIP)
         return loss.detach()
 
-    computed = Recordings(device)(compute)
+    computed = GraphCache(device)(compute)
 
     def step() -> Tensor:
         return computed(send(draw_factors(network.dropped_maps, RETRAIN_BATCH, DROP, draw), device))

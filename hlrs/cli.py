@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import hlrs.startup  # noqa: F401 - loaded first: its clock stands in where the system does not tell the start
+import hlrs.training.startup  # noqa: F401 - loaded first: its clock stands in where the system does not tell the start
 from hlrs import __version__
 from hlrs.errors import HlrsError, UserError
 
 if TYPE_CHECKING:
-    from hlrs.artifacts import Job
+    from hlrs.artifacts.jobs import Job
 
 STAGE_HELP = {
     "split": "Cut a long-tailed split: weights, alphas, holdout and test images of a data set.",
@@ -75,7 +75,7 @@ def _stage_command(stage: str) -> click.Command:
     @click.option("--force", is_flag=True, help="Run even though the result is there.")
     @params_option
     def command(run: str, force: bool, params: Path) -> None:
-        from hlrs.provenance import current, execute
+        from hlrs.pipeline.execute import current, execute
 
         job = _find(stage, run, params)
         if run.endswith(".json") or force or not current(job):
@@ -95,7 +95,7 @@ for _stage in STAGE_HELP:
 
 def _find(stage: str, run: str, params: Path) -> "Job":
     """The job of a frozen spec, or of a run of the params' matrix."""
-    from hlrs.artifacts import load_spec
+    from hlrs.artifacts.jobs import load_spec
 
     if run.endswith(".json"):
         job = load_spec(Path(run))
@@ -111,9 +111,10 @@ def _find(stage: str, run: str, params: Path) -> "Job":
 
 
 def _jobs(params: Path) -> "list[Job]":
-    from hlrs import config, plan
+    from hlrs.config.params import load
+    from hlrs.pipeline import plan
 
-    jobs = plan.plan(config.load(params))
+    jobs = plan.plan(load(params))
     plan.freeze(jobs)
     plan.restore(jobs)
     return jobs
@@ -140,18 +141,18 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     records of past runs with the same parameters; without any, from a few seconds of training on this
     machine's device, which are remembered in .hlrs/calibration.json.
     """
-    from hlrs import config
-    from hlrs.outlook import Outlook
+    from hlrs.config.params import load
+    from hlrs.pipeline.plan_view import Outlook
 
     if run is not None and as_json:
         raise UserError("--json: does not go with --why; without it, --json has every job's differences")
     jobs = _jobs(params)
     if run is not None:
-        from hlrs.why import why
+        from hlrs.pipeline.plan_view import why
 
-        click.echo("\n".join(why(run.strip("/"), jobs, config.load(params), _width())))
+        click.echo("\n".join(why(run.strip("/"), jobs, load(params), _width())))
         return
-    outlook = Outlook(jobs, config.load(params), lambda text: click.echo(f"{text} ...", err=True))
+    outlook = Outlook(jobs, load(params), lambda text: click.echo(f"{text} ...", err=True))
     if as_json:
         click.echo(json.dumps(outlook.facts(), indent=1))
     else:
@@ -173,24 +174,25 @@ def lineage(path: str, params: Path, form: str | None, since: str | None) -> Non
     lock file, image, host, device, SLURM job, duration and resumes; files that are not what was recorded
     stand out.
     """
-    from hlrs import config, pedigree
-    from hlrs.lineage import differences, earlier, facts, find, read_here, trace
+    from hlrs.config.params import load
+    from hlrs.provenance import lineage_view
+    from hlrs.provenance.lineage import differences, earlier, facts, find, read_here, trace
 
     found = trace(find(path, _jobs(params)), read_here)
     if since:
-        changes = differences(earlier(found, since), found, config.load(params))
+        changes = differences(earlier(found, since), found, load(params))
         if form == "json":
             click.echo(json.dumps([asdict(change) for change in changes], indent=1))
         elif form:
             raise UserError("--dot: does not go with --since; --json does")
         else:
-            click.echo("\n".join(pedigree.since(changes, since, _width())))
+            click.echo("\n".join(lineage_view.since(changes, since, _width())))
     elif form == "json":
         click.echo(json.dumps(facts(found), indent=1))
     elif form:
-        click.echo(pedigree.dot(found))
+        click.echo(lineage_view.dot(found))
     else:
-        click.echo("\n".join(pedigree.tree(found, _width())))
+        click.echo("\n".join(lineage_view.tree(found, _width())))
 
 
 @main.command()
@@ -206,7 +208,7 @@ def audit(params: Path, with_data: bool, strict: bool, as_json: bool) -> None:
     trusted for it; remarks are what a reader of the results should know. Exit status 1 if something is
     broken.
     """
-    from hlrs.audit import Audit, check_data, report
+    from hlrs.provenance.audit import Audit, check_data, report
 
     audited = Audit(_jobs(params))
     findings = [*audited.findings(), *(check_data(audited) if with_data else ())]
@@ -227,10 +229,10 @@ def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
     results/ then holds what DVC should version. They come back by themselves when params.yaml asks for them
     again; to free the space, delete .hlrs/aside.
     """
-    from hlrs import plan, running
-    from hlrs.artifacts import RESULTS
+    from hlrs.artifacts.jobs import RESULTS
+    from hlrs.pipeline import locks, plan
 
-    running.refuse_beside()
+    locks.refuse_beside()
     jobs = _jobs(params)
     stages = stages or tuple(STAGE_HELP)
     missing = [job for job in jobs if job.stage in stages and not job.complete]
@@ -250,11 +252,12 @@ def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
 @params_option
 def publish(params: Path) -> None:
     """Copy the report of the current params to report/, where people and DVC open it by name."""
-    from hlrs import plan
+    from hlrs.artifacts.jobs import PUBLISHED
+    from hlrs.pipeline import plan
 
     if not plan.publish(_jobs(params)):
         raise UserError("the report of these params is not there yet; `snakemake --cores all` makes it")
-    click.echo(plan.PUBLISHED / "index.html")
+    click.echo(PUBLISHED / "index.html")
 
 
 @main.command()
@@ -279,9 +282,9 @@ def export(folder: Path, weights: bool, params: Path) -> None:
     A Provenance Run Crate (https://w3id.org/ro/wfrun/provenance/0.5), for a data repository or a colleague.
     The data set's images are described, not copied. Open ro-crate-preview.html in it.
     """
-    from hlrs import crate
+    from hlrs.provenance import ro_crate
 
-    found = crate.export(_jobs(params), params, folder, weights)
+    found = ro_crate.export(_jobs(params), params, folder, weights)
     size = f"{found['bytes'] / 1e6:,.1f} MB"
     click.echo(f"{folder}: {found['jobs']} jobs, {found['files']} files, {size}")
 
@@ -314,7 +317,7 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
     Asks SLURM for partitions, GPUs, time limits and whether accounting answers, and shows what it wrote. From
     then on, `snakemake --profile slurm` runs the workflow there.
     """
-    from hlrs import profile as profiles
+    from hlrs.pipeline import slurm_profile as profiles
 
     cluster = profiles.survey()
     wanted = profiles.Choice(**choice)
@@ -357,7 +360,7 @@ def describe(network: str, as_json: bool, **layout: Any) -> None:
     `supernet`, or a ResNet for CIFAR (resnet20, resnet32, resnet44, resnet56, resnet110). Multiply-adds are
     those of convolutions and matrix products for one image.
     """
-    from hlrs.describe import describe as count
+    from hlrs.pipeline.model_size import describe as count
 
     facts = count(network, **layout)
     if as_json:
@@ -376,7 +379,7 @@ def doctor(as_json: bool) -> None:
 
     Trains a tiny supernet for some steps on the CPU and on every GPU. Exit status 1 if something is broken.
     """
-    from hlrs.doctor import BROKEN, examine, table
+    from hlrs.pipeline.doctor import BROKEN, examine, table
 
     checks = list(examine())
     click.echo(json.dumps([vars(check) for check in checks], indent=1) if as_json else table(checks))

@@ -98,11 +98,11 @@ def workspace(tmp_path, monkeypatch):
 @contextlib.contextmanager
 def at_work_in(folder: Path, monkeypatch):
     """In the body, a checkout is the current folder, and the package's code is the one in it."""
-    from hlrs import code
+    from hlrs.artifacts import code_digest
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(code, "PACKAGE", folder / "hlrs")
-    caches = (code.here, code.committed)
+    monkeypatch.setattr(code_digest, "PACKAGE", folder / "hlrs")
+    caches = (code_digest.here, code_digest.committed)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -132,10 +132,10 @@ FORK.set_forkserver_preload(
 def _command(folder: str, arguments: list[str], log: str, checkpoint_seconds: float) -> None:
     os.chdir(folder)
     sys.stderr = sys.stdout = Path(log).open("a", buffering=1)  # noqa: SIM115 - as long as the process
-    import hlrs.training
+    import hlrs.training.loop
     from hlrs.cli import main
 
-    hlrs.training.CHECKPOINT_SECONDS = checkpoint_seconds
+    hlrs.training.loop.CHECKPOINT_SECONDS = checkpoint_seconds
     main(arguments)
 
 
@@ -161,9 +161,9 @@ def _make_all(folder: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         own = at_work_in(Path(folder), patch) if Path(folder, "hlrs").is_dir() else contextlib.chdir(folder)
         with own:
-            from hlrs.config import load
-            from hlrs.plan import due, plan, publish
-            from hlrs.provenance import execute
+            from hlrs.config.params import load
+            from hlrs.pipeline.execute import execute
+            from hlrs.pipeline.plan import due, plan, publish
 
             jobs = plan(load(Path("params.yaml")))
             for job in due(jobs):

@@ -12,12 +12,20 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, edit
-from test_workflow import DARTS_ALONE, PROVENANCE, checkout, duplicate, environment, once, sha256  # noqa: F401
 
 import hlrs
-from hlrs.artifacts import OUTPUTS
-from hlrs.code import code_digest
+from hlrs.artifacts.code_digest import code_digest
+from hlrs.artifacts.jobs import OUTPUTS
+from tests.conftest import REPOSITORY, edit
+from tests.pipeline.test_workflow import (  # noqa: F401
+    DARTS_ALONE,
+    PROVENANCE,
+    checkout,
+    duplicate,
+    environment,
+    once,
+    sha256,
+)
 
 NAME = "localhost/hlrs"
 SIF = REPOSITORY / "build/hlrs.sif"
@@ -112,7 +120,9 @@ def test_it_starts_and_everything_works(inside):
 
 
 def test_it_holds_this_code_and_not_a_link_to_it(inside):
-    script = "import hlrs.code as f, json, sys; print(json.dumps([f.code_digest(s) for s in sys.argv[1:]]))"
+    script = (
+        "from hlrs.artifacts.code_digest import here; import json; print(json.dumps(sorted(here().files)))"
+    )
     digests = json.loads(
         inside("sh", "-c", f'cd / && exec python3 -c {shlex.quote(script)} "$@"', "sh", *OUTPUTS)
     )

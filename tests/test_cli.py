@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import TINY, edit, hlrs
 from PIL import Image
 
-from hlrs.artifacts import OUTPUTS
+from hlrs.artifacts.jobs import OUTPUTS
 from hlrs.cli import STAGE_HELP, main
 from hlrs.nas.genotype import PUBLISHED
+from tests.conftest import TINY, edit, hlrs
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

@@ -6,13 +6,16 @@ normalisation, cutout. Nothing here draws from the global generator, or leaves i
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from hlrs.config.base import Kinds
+from hlrs.config.recipes import AutoAugment, Cutmix, Mixup, RandAugment
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +27,7 @@ SEEDS = 2**63 - 1
 class Augmentation:
     """What is done to an image of a training batch; sizes in pixels, the others as in `config.Augment`.
 
-    `cutout` (DeVries & Taylor 2017) is the side of the hole; `policy` is `config.Retrain.policy`, dumped.
+    `cutout` (DeVries & Taylor 2017) is the side of the hole.
     """
 
     crop_padding: int = 0
@@ -32,7 +35,7 @@ class Augmentation:
     cutout: int = 0
     resized_crop: float | None = None
     color_jitter: float = 0.0
-    policy: Mapping[str, Any] | None = None
+    policy: AutoAugment | RandAugment | None = None
 
 
 class Batch(NamedTuple):
@@ -94,18 +97,30 @@ def _colours(augmentation: Augmentation) -> Callable[["Image"], "Image"] | None:
     from torchvision import transforms
 
     steps: list[Any] = []
-    match augmentation.policy:
-        case {"kind": "autoaugment", "policy": name}:
-            steps.append(transforms.AutoAugment(transforms.AutoAugmentPolicy(name)))
-        case {"kind": "randaugment", "operations": operations, "magnitude": magnitude}:
-            steps.append(transforms.RandAugment(operations, magnitude))
-        case dict():
-            raise ValueError(f"{augmentation.policy}: not a policy")
+    if augmentation.policy is not None:
+        steps.append(POLICIES[type(augmentation.policy)](augmentation.policy))
     if augmentation.color_jitter:
         jitter = augmentation.color_jitter
         steps.append(transforms.ColorJitter(jitter, jitter, jitter, jitter / 2))
     chain: Callable[[Image], Image] = transforms.Compose(steps)
     return chain
+
+
+def auto_augment(spec: AutoAugment) -> Any:
+    """AutoAugment's policy (Cubuk et al. 2019)."""
+    from torchvision import transforms
+
+    return transforms.AutoAugment(transforms.AutoAugmentPolicy(spec.policy))
+
+
+def rand_augment(spec: RandAugment) -> Any:
+    """Random operations (Cubuk et al. 2020)."""
+    from torchvision import transforms
+
+    return transforms.RandAugment(spec.operations, spec.magnitude)
+
+
+POLICIES: Kinds[Callable[..., Any]] = {AutoAugment: auto_augment, RandAugment: rand_augment}
 
 
 def _seeded(change: Callable[["Image"], "Image"], images: list[tuple[int, "Image"]]) -> list["Image"]:
@@ -157,27 +172,35 @@ def cutout(images: Tensor, length: int, draw: torch.Generator) -> Tensor:
     return images.masked_fill(send(hole, images.device), 0.0)
 
 
-def mix(batch: Batch, draw: torch.Generator, kind: str, alpha: float) -> Batch:
-    """The batch mixed with a permutation of itself, by one λ ~ Beta(alpha, alpha), as in the authors' code.
-
-    mixup (Zhang et al. 2018): λx_i + (1 − λ)x_j. cutmix (Yun et al. 2019): a box of sides √(1 − λ) of the
-    image's around a random centre, clipped at the border, is x_j's; λ becomes the share left to x_i.
-    """
+def mix(batch: Batch, draw: torch.Generator, spec: Mixup | Cutmix) -> Batch:
+    """The batch mixed with a permutation of itself by one λ ~ Beta(alpha, alpha), as in the authors' code."""
     seed = int(torch.randint(SEEDS, (), generator=draw))
-    share = random.Random(seed).betavariate(alpha, alpha)  # noqa: S311 - a seeded draw, no secret
+    share = random.Random(seed).betavariate(spec.alpha, spec.alpha)  # noqa: S311 - a seeded draw, no secret
     order = send(torch.randperm(len(batch.labels), generator=draw), batch.labels.device)
-    others = batch.images[order]
-    if kind == "mixup":
-        images = share * batch.images + (1 - share) * others
-    else:
-        height, width = batch.images.shape[2:]
-        top, bottom = _side(height, share, draw)
-        left, right = _side(width, share, draw)
-        images = batch.images.clone()
-        images[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
-        share = 1 - (bottom - top) * (right - left) / (height * width)
+    images, share = MIXES[type(spec)](batch.images, batch.images[order], share, draw)
     shares = torch.full(batch.labels.shape, share, dtype=torch.float32, device=batch.labels.device)
     return Batch(images, batch.labels, batch.labels[order], shares)
+
+
+def mixup(images: Tensor, others: Tensor, share: float, draw: torch.Generator) -> tuple[Tensor, float]:
+    """λx_i + (1 − λ)x_j  (Zhang et al. 2018), and λ."""
+    return share * images + (1 - share) * others, share
+
+
+def cutmix(images: Tensor, others: Tensor, share: float, draw: torch.Generator) -> tuple[Tensor, float]:
+    """x_i but for a box of x_j, and the share left to x_i  (Yun et al. 2019).
+
+    The box has sides √(1 − λ) of the image's around a random centre and is clipped at the border.
+    """
+    height, width = images.shape[2:]
+    top, bottom = _side(height, share, draw)
+    left, right = _side(width, share, draw)
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+MIXES: Kinds[Callable[..., tuple[Tensor, float]]] = {Mixup: mixup, Cutmix: cutmix}
 
 
 def _side(size: int, share: float, draw: torch.Generator) -> tuple[int, int]:

@@ -1,46 +1,78 @@
 """Long-tailed splits: which images are drawn, and which of them train weights or alphas, or are held out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hlrs.config.base import Kinds
+from hlrs.config.data import Exponential, Imbalance, Natural, Pareto, Step
+from hlrs.config.jobs import SplitJob
 from hlrs.errors import UserError
 
 TEST, TRAIN, ASSIGN = range(3)  # purposes of randomness; the numbers are part of every result
 
 
-def class_counts(imbalance: Mapping[str, Any], n_max: float, classes: int) -> list[int]:
-    """Training images a class, head first; for `natural` the most that a class may have.
+def exponential(spec: Exponential, n_max: float, classes: int) -> list[int]:
+    """⌊n_max · f^(−c/(C−1))⌋  (Cui et al. 2019).
 
-    exponential: ⌊n_max · f^(−c/(C−1))⌋ (Cui et al. 2019); step: ⌊n_max/f⌋ in the last `minority` share of the
-    classes, rounded half up, at least one class on either side (Buda et al. 2018). The order of operations is
-    LDAM-DRW's (Cao et al. 2019), multiplying by 1/f, so that the floor falls as it does there.
-    pareto: ⌊n_min + (n_max − n_min)(q_c − q_(C−1))/(q_0 − q_(C−1))⌋ with n_min = n_max/f and
-    q_c = (c + 1)^(−1/power), a Pareto distribution's quantile at the expected rank of the (c + 1)-th largest
-    of C draws, up to a factor that cancels (our own reading of Liu et al. 2019).
+    The order of operations is LDAM-DRW's (Cao et al. 2019), multiplying by 1/f, so that the floor falls as it
+    does there.
     """
-    share = 1 / imbalance.get("factor", 1)
-    if imbalance["kind"] == "pareto" and classes > 1:
-        quantiles = [(c + 1) ** (-1 / imbalance["power"]) for c in range(classes)]
-        last, span, n_min = quantiles[-1], quantiles[0] - quantiles[-1], n_max / imbalance["factor"]
-        return [int(n_min + (n_max - n_min) * ((q - last) / span)) for q in quantiles]
-    if imbalance["kind"] == "step":
-        minority = min(max(_round(classes * imbalance["minority"]), 1), classes - 1)
-        return [int(n_max)] * (classes - minority) + [int(n_max * share)] * minority
+    share = 1 / spec.factor
     return [int(n_max * share ** (c / max(classes - 1, 1))) for c in range(classes)]
+
+
+def step(spec: Step, n_max: float, classes: int) -> list[int]:
+    """⌊n_max/f⌋ in the last `minority` share of the classes  (Buda et al. 2018).
+
+    The share is rounded half up, with at least one class on either side.
+    """
+    minority = min(max(_round(classes * spec.minority), 1), classes - 1)
+    return [int(n_max)] * (classes - minority) + [int(n_max * (1 / spec.factor))] * minority
+
+
+def pareto(spec: Pareto, n_max: float, classes: int) -> list[int]:
+    """⌊n_min + (n_max − n_min)(q_c − q_(C−1))/(q_0 − q_(C−1))⌋ with n_min = n_max/f.
+
+    q_c = (c + 1)^(−1/power) is a Pareto distribution's quantile at the expected rank of the (c + 1)-th
+    largest of C draws, up to a factor that cancels (our own reading of Liu et al. 2019).
+    """
+    if classes == 1:
+        return [int(n_max)]
+    quantiles = [(c + 1) ** (-1 / spec.power) for c in range(classes)]
+    last, span, n_min = quantiles[-1], quantiles[0] - quantiles[-1], n_max / spec.factor
+    return [int(n_min + (n_max - n_min) * ((q - last) / span)) for q in quantiles]
+
+
+def natural(spec: Natural, n_max: float, classes: int) -> list[int]:
+    """The most that a class may have."""
+    return [int(n_max)] * classes
+
+
+IMBALANCES: Kinds[Callable[..., list[int]]] = {
+    Exponential: exponential,
+    Step: step,
+    Pareto: pareto,
+    Natural: natural,
+}
+
+
+def class_counts(spec: Imbalance, n_max: float, classes: int) -> list[int]:
+    """Training images per class, head first; for `natural` the most that a class may have."""
+    return IMBALANCES[type(spec)](spec, n_max, classes)
 
 
 def draw(
     train_labels: NDArray[np.int64],
     test_labels: NDArray[np.int64],
-    params: Mapping[str, Any],
+    params: SplitJob,
     classes: Sequence[str],
 ) -> dict[str, NDArray[Any]]:
     """Columns of a split: index int64, label int32, subset str; training images by class, then the test's.
 
-    params: `config.SplitJob`, dumped. Without official test images (`test_labels` empty) the test set is
+    Without official test images (`test_labels` empty) the test set is
     taken out of the training images first. UserError where a class has too few images.
     """
     _check_present(train_labels, classes)
@@ -49,11 +81,11 @@ def draw(
     test = _test_set(labels, pool, test, params, classes)
     pool = np.setdiff1d(pool, test)
     available = np.bincount(labels[pool], minlength=len(classes))
-    counts = class_counts(params["imbalance"], _n_max(params, available), len(classes))
-    if params["imbalance"]["kind"] == "natural":
+    counts = class_counts(params.imbalance, _n_max(params, available), len(classes))
+    if isinstance(params.imbalance, Natural):
         counts = np.minimum(counts, available).tolist()
-    ldam = params["protocol"] == "ldam"
-    shuffler = np.random.RandomState(0) if ldam else _generator(params["seed"], TRAIN)
+    ldam = params.protocol == "ldam"
+    shuffler = np.random.RandomState(0) if ldam else _generator(params.seed, TRAIN)
     train = _draw_each(labels, pool, counts, shuffler, classes, "max_per_class or test_per_class")
     subsets = _subsets(labels[train], params, classes)
     index = np.concatenate([train, test])
@@ -80,27 +112,27 @@ def _test_set(
     labels: NDArray[np.int64],
     pool: NDArray[np.int64],
     official: NDArray[np.int64],
-    params: Mapping[str, Any],
+    params: SplitJob,
     classes: Sequence[str],
 ) -> NDArray[np.int64]:
     """The official test images, or `test_per_class` of each class out of them, or out of the pool; sorted."""
-    if params["test_per_class"] is not None:
+    if params.test_per_class is not None:
         origin = official if len(official) else pool
-        counts = [params["test_per_class"]] * len(classes)
-        generator = _generator(params["seed"], TEST)
+        counts = [params.test_per_class] * len(classes)
+        generator = _generator(params.seed, TEST)
         return np.sort(_draw_each(labels, origin, counts, generator, classes, "test_per_class"))
     if not len(official):
         raise UserError("the source has no test images; set test_per_class to take some of the others")
     return official
 
 
-def _n_max(params: Mapping[str, Any], available: NDArray[np.int64]) -> float:
+def _n_max(params: SplitJob, available: NDArray[np.int64]) -> float:
     """Images of the largest class; LDAM-DRW's is the mean over the classes, not rounded yet."""
-    if params["max_per_class"] is not None:
-        return float(params["max_per_class"])
-    if params["imbalance"]["kind"] == "natural":
+    if params.max_per_class is not None:
+        return float(params.max_per_class)
+    if isinstance(params.imbalance, Natural):
         return float(available.max())
-    return float(available.mean()) if params["protocol"] == "ldam" else float(available[0])
+    return float(available.mean()) if params.protocol == "ldam" else float(available[0])
 
 
 def _draw_each(
@@ -131,24 +163,22 @@ def _by_class(labels: NDArray[np.int64], classes: int) -> list[NDArray[np.int64]
     return np.split(order, np.searchsorted(labels[order], np.arange(1, classes)))
 
 
-def _subsets(
-    labels: NDArray[np.int64], params: Mapping[str, Any], classes: Sequence[str]
-) -> NDArray[np.str_]:
+def _subsets(labels: NDArray[np.int64], params: SplitJob, classes: Sequence[str]) -> NDArray[np.str_]:
     """`holdout`, `weights` or `alphas` for each image, stratified by class.
 
     Every class has an image in both halves; UserError that names the classes with too few for that.
     """
-    generator = _generator(params["seed"], ASSIGN)
+    generator = _generator(params.seed, ASSIGN)
     subsets = np.full(len(labels), "holdout")
     short = []
     for c, members in enumerate(_by_class(labels, len(classes))):
         rows = generator.permutation(members)
-        held = _round(len(rows) * params["holdout_fraction"])
+        held = _round(len(rows) * params.holdout_fraction)
         rest = len(rows) - held
         if rest < 2:
             short.append((c, len(rows), rest))
             continue
-        weights = min(max(_round(rest * params["weights_fraction"]), 1), rest - 1)
+        weights = min(max(_round(rest * params.weights_fraction), 1), rest - 1)
         subsets[rows[held : held + weights]] = "weights"
         subsets[rows[held + weights :]] = "alphas"
     if short:
@@ -156,15 +186,17 @@ def _subsets(
     return subsets
 
 
-def _too_few(short: Sequence[tuple[int, int, int]], params: Mapping[str, Any], classes: Sequence[str]) -> str:
+def _too_few(short: Sequence[tuple[int, int, int]], params: SplitJob, classes: Sequence[str]) -> str:
     """What is wrong with classes given as (class, images, images that are not held out)."""
     c, images, rest = short[0]
     others = [c for c, _, _ in short[1:]]
     found = f"class {classes[c]}: {rest} of {images} images left to train on, 2 needed (weights and alphas)"
     if others:
         found += f"; too few as well in {len(others)} of {len(classes)} classes: {_named(others, classes)}"
-    if params["imbalance"]["kind"] == "natural":
-        held = "".join(f"lower {name}, " for name in ("holdout_fraction", "test_per_class") if params[name])
+    if isinstance(params.imbalance, Natural):
+        held = "".join(
+            f"lower {name}, " for name in ("holdout_fraction", "test_per_class") if getattr(params, name)
+        )
         return f"{found}; {held}add images or take such classes out of the data set"
     return f"{found}; lower imbalance.factor or holdout_fraction, or raise max_per_class"
 

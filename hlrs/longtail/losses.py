@@ -6,11 +6,22 @@ A class without images, which no batch can hold, counts as one with a single ima
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from hlrs.config.base import Kinds
+from hlrs.config.methods import (
+    BalancedSoftmax,
+    ClassBalanced,
+    CrossEntropy,
+    Focal,
+    Ldam,
+    LogitAdjustment,
+    Seesaw,
+)
+from hlrs.config.methods import Loss as LossSpec
 
 OfImages = Callable[[Tensor, Tensor], Tensor]  # logits, labels -> each image's loss [n]
 
@@ -43,57 +54,59 @@ class Loss:
         return self.weights is not None and t >= self.at
 
 
-def cross_entropy(counts: Tensor, smoothing: float) -> Loss:
+def cross_entropy(spec: CrossEntropy, counts: Tensor) -> Loss:
     """−log p_y, the target smoothed to (1 − s) y + s/C  (label smoothing; Szegedy et al. 2016, §7)."""
-    return Loss(lambda z, y: F.cross_entropy(z, y, reduction="none", label_smoothing=smoothing))
+    return Loss(lambda z, y: F.cross_entropy(z, y, reduction="none", label_smoothing=spec.smoothing))
 
 
-def class_balanced(counts: Tensor, beta: float, at: float) -> Loss:
+def class_balanced(spec: ClassBalanced, counts: Tensor) -> Loss:
     """−log p_y under the weights of the effective numbers, from `at` on  (Cui et al. 2019, §4)."""
-    return Loss(_negative_log_p, effective_number_weights(counts, beta), at)
+    return Loss(_negative_log_p, effective_number_weights(counts, spec.beta), spec.at)
 
 
-def focal(counts: Tensor, gamma: float) -> Loss:
+def focal(spec: Focal, counts: Tensor) -> Loss:
     """−(1 − p_y)^γ log p_y with p = softmax(z)  (Lin et al. 2017, eq. 4)."""
 
     def of_images(logits: Tensor, labels: Tensor) -> Tensor:
         log_p = -_negative_log_p(logits, labels)
         # never 0, where a power γ < 1 has no slope
         rest = (-torch.expm1(log_p)).clamp(min=torch.finfo(logits.dtype).tiny)
-        return -(rest**gamma) * log_p
+        return -(rest**spec.gamma) * log_p
 
     return Loss(of_images)
 
 
-def ldam(counts: Tensor, max_margin: float, scale: float, beta: float, at: float | None) -> Loss:
+def ldam(spec: Ldam, counts: Tensor) -> Loss:
     """−log p_y of s (cos θ_c − Δ_y [c = y]), margins Δ_c ∝ n_c^(−1/4)  (Cao et al. 2019, §3.2).
 
     The logits are s cos θ_c already, s = `scale`: the classifier's (nas/network.py), so that inference has
     them, too. Weights of the effective numbers act from `at` on (deferred re-weighting, §3.3); None: never.
     """
     margins = counts**-0.25
-    shift = scale * max_margin * margins / margins.max()
+    shift = spec.scale * spec.max_margin * margins / margins.max()
 
     def of_images(logits: Tensor, labels: Tensor) -> Tensor:
         column = labels[:, None]
         return _negative_log_p(logits.scatter_add(1, column, -shift.to(logits)[column]), labels)
 
-    return Loss(of_images) if at is None else Loss(of_images, effective_number_weights(counts, beta), at)
+    if spec.at is None:
+        return Loss(of_images)
+    return Loss(of_images, effective_number_weights(counts, spec.beta), spec.at)
 
 
-def balanced_softmax(counts: Tensor) -> Loss:
+def balanced_softmax(spec: BalancedSoftmax, counts: Tensor) -> Loss:
     """−log p_y of z + log n_c  (Ren et al. 2020, eq. 4)."""
     shift = counts.log()
     return Loss(lambda z, y: _negative_log_p(z + shift.to(z), y))
 
 
-def logit_adjustment(counts: Tensor, tau: float) -> Loss:
+def logit_adjustment(spec: LogitAdjustment, counts: Tensor) -> Loss:
     """−log p_y of z + τ log(n_c/n)  (Menon et al. 2021, eq. 10)."""
-    shift = tau * (counts / counts.sum()).log()
+    shift = spec.tau * (counts / counts.sum()).log()
     return Loss(lambda z, y: _negative_log_p(z + shift.to(z), y))
 
 
-def seesaw(counts: Tensor, p: float, q: float) -> Loss:
+def seesaw(spec: Seesaw, counts: Tensor) -> Loss:
     """−log p_y of z_c + log(M_yc C_yc)  (Wang et al. 2021, §3.2).
 
     Mitigation M_yc = min(1, n_c/n_y)^p, compensation C_yc = max(1, σ_c/σ_y)^q with σ = softmax(z), which
@@ -104,23 +117,28 @@ def seesaw(counts: Tensor, p: float, q: float) -> Loss:
 
     def of_images(logits: Tensor, labels: Tensor) -> Tensor:
         log_sigma, column, log_counts = logits.detach().log_softmax(1), labels[:, None], log_n.to(logits)
-        mitigation = p * (log_counts - log_counts[column]).clamp(max=0)
+        mitigation = spec.p * (log_counts - log_counts[column]).clamp(max=0)
         of_label = log_sigma.gather(1, column).clamp(min=math.log(SEESAW_FLOOR))
-        compensation = q * (log_sigma - of_label).clamp(min=0)
+        compensation = spec.q * (log_sigma - of_label).clamp(min=0)
         return _negative_log_p(logits + mitigation + compensation, labels)  # both are 0 for the label
 
     return Loss(of_images)
 
 
-LOSSES: dict[str, Callable[..., Loss]] = {
-    loss.__name__: loss
-    for loss in (cross_entropy, class_balanced, focal, ldam, balanced_softmax, logit_adjustment, seesaw)
+LOSSES: Kinds[Callable[..., Loss]] = {
+    CrossEntropy: cross_entropy,
+    ClassBalanced: class_balanced,
+    Focal: focal,
+    Ldam: ldam,
+    BalancedSoftmax: balanced_softmax,
+    LogitAdjustment: logit_adjustment,
+    Seesaw: seesaw,
 }
 
 
-def make_loss(counts: Tensor, kind: str, **options: Any) -> Loss:
-    """The loss of a spec (`config.Loss`, dumped); counts: training images of each class, int64 [classes]."""
-    return LOSSES[kind](counts.double().clamp(min=1), **options)
+def make_loss(spec: LossSpec, counts: Tensor) -> Loss:
+    """The loss of a spec; counts: training images per class, int64 [classes]."""
+    return LOSSES[type(spec)](spec, counts.double().clamp(min=1))
 
 
 def effective_number_weights(counts: Tensor, beta: float) -> Tensor:

@@ -1,40 +1,57 @@
 """The mixing coefficient m(t): how much the conventional branch weighs at progress t in [0, 1].
 
 Zhou et al. 2020 (BBN), §4.3 and the ablation of adaptor strategies, for all but `symmetric`, which is our
-own reading of HLRS.
+own reading of HLRS. `draw` names the draw of a random coefficient: the same name gives the same value.
 """
 
 import math
 import random
 from collections.abc import Callable
 
+from hlrs.config.base import Kinds
+from hlrs.config.methods import (
+    Beta,
+    CosineDecay,
+    Equal,
+    LinearDecay,
+    Mixing,
+    ParabolicDecay,
+    ParabolicIncrement,
+    Symmetric,
+)
 
-def parabolic_decay(t: float) -> float:
+
+def parabolic_decay(spec: ParabolicDecay, t: float, draw: str) -> float:
     """m = 1 − t²  (BBN, §4.3)."""
     return 1 - t**2
 
 
-def linear_decay(t: float) -> float:
+def linear_decay(spec: LinearDecay, t: float, draw: str) -> float:
     """m = 1 − t  (BBN, ablation of adaptor strategies)."""
     return 1 - t
 
 
-def cosine_decay(t: float) -> float:
+def cosine_decay(spec: CosineDecay, t: float, draw: str) -> float:
     """m = cos(πt/2)  (BBN, ablation of adaptor strategies)."""
     return math.cos(math.pi * t / 2)
 
 
-def equal(t: float) -> float:
+def equal(spec: Equal, t: float, draw: str) -> float:
     """m = 1/2 at every t  (BBN, ablation of adaptor strategies)."""
     return 0.5
 
 
-def parabolic_increment(t: float) -> float:
+def parabolic_increment(spec: ParabolicIncrement, t: float, draw: str) -> float:
     """m = t²  (BBN, ablation of adaptor strategies)."""
     return t**2
 
 
-def symmetric(t: float) -> float:
+def beta(spec: Beta, t: float, draw: str) -> float:
+    """m ~ Beta(a, a)  (BBN, ablation of adaptor strategies)."""
+    return random.Random(draw).betavariate(spec.a, spec.a)  # noqa: S311 - a seeded draw, no secret
+
+
+def symmetric(spec: Symmetric, t: float, draw: str) -> float:
     """m = 1 − 2t² up to t = 1/2, then 2(1 − t)².
 
     m(t) + m(1 − t) = 1, so both heads carry the same total weight (our own reading).
@@ -42,14 +59,17 @@ def symmetric(t: float) -> float:
     return 1 - 2 * t**2 if t <= 0.5 else 2 * (1 - t) ** 2
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    schedule.__name__: schedule
-    for schedule in (parabolic_decay, linear_decay, cosine_decay, equal, parabolic_increment, symmetric)
+COEFFICIENTS: Kinds[Callable[..., float]] = {
+    ParabolicDecay: parabolic_decay,
+    LinearDecay: linear_decay,
+    CosineDecay: cosine_decay,
+    Equal: equal,
+    ParabolicIncrement: parabolic_increment,
+    Beta: beta,
+    Symmetric: symmetric,
 }
 
 
-def coefficient(kind: str, t: float, a: float, draw: str) -> float:
-    """m at progress t. Kind `beta` draws m ~ Beta(a, a) (BBN, ablation), the same for the same `draw`."""
-    if kind == "beta":
-        return random.Random(draw).betavariate(a, a)  # noqa: S311 - a seeded draw, no secret
-    return SCHEDULES[kind](t)
+def coefficient(spec: Mixing, t: float, draw: str) -> float:
+    """m at progress t."""
+    return COEFFICIENTS[type(spec)](spec, t, draw)

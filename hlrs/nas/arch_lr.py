@@ -1,52 +1,72 @@
-"""Schedules of learning rates: pure functions of progress t in [0, 1].
+"""Schedules of the architecture's learning rate: a factor at progress t in [0, 1].
 
-The family for the architecture parameters is our own reading of HLRS (docs/methods.md); `cosine` is also
-what the weights follow (DARTS, §3.1; Loshchilov & Hutter 2017 without restarts).
+Our own reading of HLRS (docs/methods.md). `mixing` is the mixing coefficient m(t), None without
+branches.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+
+from hlrs.config.base import Kinds
+from hlrs.config.methods import (
+    ArchLR,
+    ConstantLR,
+    CosineLR,
+    CoupledLR,
+    ExponentialLR,
+    FreezeLR,
+    LinearLR,
+    StepLR,
+)
 
 
-def constant(t: float) -> float:
+def constant(spec: ConstantLR, t: float, mixing: float | None) -> float:
     """1."""
     return 1.0
 
 
-def cosine(t: float, final: float) -> float:
+def cosine(spec: CosineLR, t: float, mixing: float | None) -> float:
     """final + (1 − final)(1 + cos πt)/2."""
-    return final + (1 - final) * (1 + math.cos(math.pi * t)) / 2
+    return spec.final + (1 - spec.final) * (1 + math.cos(math.pi * t)) / 2
 
 
-def linear(t: float, final: float) -> float:
+def linear(spec: LinearLR, t: float, mixing: float | None) -> float:
     """1 − (1 − final)t."""
-    return 1 - (1 - final) * t
+    return 1 - (1 - spec.final) * t
 
 
-def step(t: float, at: float, factor: float) -> float:
+def step(spec: StepLR, t: float, mixing: float | None) -> float:
     """1 before `at`, `factor` from there on."""
-    return 1.0 if t < at else factor
+    return 1.0 if t < spec.at else spec.factor
 
 
-def freeze(t: float, at: float) -> float:
+def freeze(spec: FreezeLR, t: float, mixing: float | None) -> float:
     """1 before `at`, 0 from there on."""
-    return 1.0 if t < at else 0.0
+    return 1.0 if t < spec.at else 0.0
 
 
-def exponential(t: float, final: float) -> float:
+def exponential(spec: ExponentialLR, t: float, mixing: float | None) -> float:
     """final^t."""
-    return math.pow(final, t)
+    return math.pow(spec.final, t)
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {
-    schedule.__name__: schedule for schedule in (constant, cosine, linear, step, freeze, exponential)
+def coupled(spec: CoupledLR, t: float, mixing: float | None) -> float:
+    """m(t)."""
+    assert mixing is not None  # config.methods.Method refuses it
+    return mixing
+
+
+SCHEDULES: Kinds[Callable[..., float]] = {
+    ConstantLR: constant,
+    CosineLR: cosine,
+    LinearLR: linear,
+    StepLR: step,
+    FreezeLR: freeze,
+    ExponentialLR: exponential,
+    CoupledLR: coupled,
 }
 
 
-def factor(t: float, mixing: float | None, kind: str, **options: Any) -> float:
-    """Factor on the alphas' learning rate at progress t; `coupled` follows the mixing coefficient."""
-    if kind == "coupled":
-        assert mixing is not None  # config.Method refuses it
-        return mixing
-    return SCHEDULES[kind](t, **options)
+def factor(spec: ArchLR, t: float, mixing: float | None) -> float:
+    """Factor on the alphas' learning rate at progress t."""
+    return SCHEDULES[type(spec)](spec, t, mixing)

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from hlrs.nas.genotype import Genotype, Node
 from hlrs.nas.network import Cell, CellNetwork, States, chain, make_classifier
-from hlrs.nas.packed import BatchNorm, fitting, pack
-from hlrs.nas.primitives import join, make_primitive, reads_rectified
+from hlrs.nas.operations import make_operation, reads_rectified
+from hlrs.nas.ops.layouts import join
+from hlrs.nas.ops.packed import BatchNorm, fitting, pack
 
 
 class DropPath:
@@ -58,7 +59,7 @@ class DerivedCell(Cell):
         self.reads: list[list[tuple[int, bool]]] = []  # of a node's edges: state, rectified or not
         for node in nodes:
             edges = [(name, state, 2 if reduction and state < 2 else 1) for name, state in node]
-            primitives = [make_primitive(name, channels, stride, BatchNorm) for name, _, stride in edges]
+            primitives = [make_operation(name, channels, stride, BatchNorm) for name, _, stride in edges]
             self.nodes.append(nn.ModuleList(primitives))
             self.reads.append([(state, reads_rectified(name, stride)) for name, state, stride in edges])
             self.dropped_maps += sum(not isinstance(primitive, nn.Identity) for primitive in primitives)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hlrs.nas.primitives import FactorizedReduce, Norm, conv_bn
+from hlrs.nas.operations import FactorizedReduce, Norm, conv_bn
 
 STEM_MULTIPLIER = 3
 States = tuple[Tensor, Tensor]  # outputs of the two cells before, the first of them rectified

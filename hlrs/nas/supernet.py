@@ -29,17 +29,10 @@ from torch.utils.checkpoint import checkpoint
 
 from hlrs.nas.genotype import PRIMITIVES, edges
 from hlrs.nas.network import Cell, CellNetwork
-from hlrs.nas.primitives import (
-    Join,
-    channels_last,
-    conv,
-    every_second,
-    from_phases,
-    has_phases,
-    takes_kernels,
-    to_phases,
-)
-from hlrs.nas.separable import Separable, batch_norm
+from hlrs.nas.ops.depthwise import conv
+from hlrs.nas.ops.layouts import Join, channels_last, every_second, from_phases, has_phases, to_phases
+from hlrs.nas.ops.separable import Separable, batch_norm
+from hlrs.nas.ops.triton_available import takes_kernels
 
 # columns of the alphas: 0 is `none`, which adds nothing, then max pool, avg pool, skip, and four convolutions
 LINEAR, SKIP, CONVOLUTIONS = slice(1, 4), 3, slice(4, 8)
@@ -143,7 +136,7 @@ class OutEdges(nn.Module):
         """The four convolutions, batch norms times scales, summed over the sources."""
         if not takes_kernels(rectified, self.edges):
             return self._plain_convolutions(rectified, scales)
-        from hlrs.nas.fused import Mixture  # Triton takes its time to import
+        from hlrs.nas.ops.triton_separable import Mixture  # Triton takes its time to import
 
         convolutions = (self.sep3, self.sep5, self.dil3, self.dil5)
         weights = [weight for convolution in convolutions for weight in convolution.weights()]
@@ -175,7 +168,7 @@ class OutEdges(nn.Module):
         """The primitives without weights of their own give the same maps for all edges."""
         if not takes_kernels(x, max(2, self.edges)):  # both pools' maps are one
             return self._plain_linear(x, weights)
-        from hlrs.nas.pools import Pooled  # Triton takes its time to import
+        from hlrs.nas.ops.triton_pooling import Pooled  # Triton takes its time to import
 
         return Pooled.apply(self._plain_linear, x, weights, self.sources, self.stride)  # type: ignore[no-any-return]
 

@@ -7,19 +7,15 @@ numbers is our own reading. Balanced accuracy decides; differences of up to `rep
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hlrs.config import (
+from hlrs.config.methods import (
     Bilateral,
     CrossEntropy,
     Darts,
     DualHead,
-    Focal,
-    Ldam,
-    Loss,
     Method,
-    Params,
     Plain,
-    corrects,
 )
+from hlrs.config.params import Params
 from hlrs.report.comparisons import Difference, corrected, difference
 from hlrs.report.exports import comma_separated
 from hlrs.report.runs import Results, Run
@@ -92,12 +88,7 @@ def _role(method: Method) -> str | None:
         return None
     if unweighted:
         return "DARTS" if uniform else "re-sampling"
-    return "re-weighting" if uniform and _reweights(objective.loss) else None
-
-
-def _reweights(loss: Loss) -> bool:
-    """Whether a loss re-weights: it corrects class frequencies, sets margins, or favours hard images."""
-    return bool(corrects(loss)) or isinstance(loss, Focal | Ldam)
+    return "re-weighting" if uniform and objective.loss.reweights else None
 
 
 # --- what the numbers say -----------------------------------------------------------------------------

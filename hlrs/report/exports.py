@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hlrs.artifacts import SCHEMAS, SUBSETS
+from hlrs.artifacts.tables import SCHEMAS, SUBSETS
 from hlrs.report.comparisons import METRICS, Difference, Summary, compare, summarize
 from hlrs.report.runs import PLACE, REPEATED, Results, Run, class_means, class_rows, once
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from hlrs.artifacts import SUBSETS
+from hlrs.artifacts.tables import SUBSETS
 from hlrs.report import charts, heatmaps
 from hlrs.report.charts import Figure
 from hlrs.report.comparisons import METRICS

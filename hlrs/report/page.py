@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from hlrs.artifacts import OUTPUTS
+from hlrs.artifacts.jobs import OUTPUTS
 from hlrs.report import charts, figures, tables
 from hlrs.report.claim import claims, headline
 from hlrs.report.comparisons import Difference, Summary, compare, summarize

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hlrs.artifacts import repeat
-from hlrs.environment import UNKNOWN, environment
+from hlrs.artifacts.jobs import repeat
+from hlrs.artifacts.records import UNKNOWN, environment
 
 Columns = dict[str, list[Any]]
 STAGES = ("search", "extract", "retrain", "evaluate")  # of a run

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hlrs.environment import UNKNOWN
+from hlrs.artifacts.records import UNKNOWN
 from hlrs.report.comparisons import COMPARED, METRICS, Difference, Summary
 from hlrs.report.runs import STAGES, JobRecord, Results, Run, class_means, jobs, once, several
 from hlrs.report.wording import NOTHING, chance, counted, duration, grouped, hours, memory, percent, points

@@ -6,7 +6,7 @@ Student's t for the unknown spread, corrected for the methods compared.
 
 import math
 
-from hlrs.environment import UNKNOWN
+from hlrs.artifacts.records import UNKNOWN
 from hlrs.report.comparisons import Difference
 from hlrs.report.runs import Results
 

@@ -5,18 +5,22 @@ from typing import Any
 
 import numpy as np
 
-from hlrs import config
-from hlrs.artifacts import Job, read_json, read_tensors, write_json, write_table
+from hlrs.artifacts.files import read_json, write_json
+from hlrs.artifacts.jobs import Job
+from hlrs.artifacts.tables import write_table
+from hlrs.artifacts.tensors import read_tensors
+from hlrs.config.jobs import EvaluateJob
 from hlrs.errors import Failure
 from hlrs.longtail.metrics import evaluate
-from hlrs.stages.parts import SplitImages, derived_network, predict
-from hlrs.startup import ready
-from hlrs.training import prepare
+from hlrs.stages.images import SplitImages, predict
+from hlrs.stages.networks import derived_network
+from hlrs.training.device import prepare
+from hlrs.training.startup import ready
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write metrics.json and predictions.parquet (a row a test image)."""
-    params = config.EvaluateJob.model_validate(job.params)
+    params = EvaluateJob.model_validate(job.params)
     device = prepare(params.evaluate.threads)
     weights, facts = read_tensors(Path(job.inputs["weights"]))
     images = SplitImages(job, params.images, ("test",), device, (facts["mean"], facts["std"]))

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from hlrs import config
-from hlrs.artifacts import Job, read_table, write_json, write_text
+from hlrs.artifacts.files import write_json, write_text
+from hlrs.artifacts.jobs import Job
+from hlrs.artifacts.tables import read_table
+from hlrs.config.jobs import ExtractJob
 from hlrs.errors import Failure
 from hlrs.nas.drawing import draw_cell
 from hlrs.nas.genotype import PRIMITIVES, PUBLISHED, Alphas, EdgeWeights, derive, edges
@@ -14,7 +16,7 @@ from hlrs.nas.genotype import PRIMITIVES, PUBLISHED, Alphas, EdgeWeights, derive
 
 def run(job: Job) -> dict[str, Any]:
     """Write genotype.json, normal.svg and reduce.svg."""
-    params = config.ExtractJob.model_validate(job.params)
+    params = ExtractJob.model_validate(job.params)
     genotype = (
         PUBLISHED[params.genotype]
         if params.genotype

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hlrs.artifacts import PROVENANCE, Job, read_json, read_table, repeat, replacing, write_text
+from hlrs.artifacts.files import read_json, replacing, write_text
+from hlrs.artifacts.jobs import PROVENANCE, Job, repeat
+from hlrs.artifacts.tables import read_table
 from hlrs.errors import UserError
 from hlrs.report.claim import claims, table
 from hlrs.report.comparisons import compare

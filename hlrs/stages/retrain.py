@@ -11,35 +11,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from hlrs import config
-from hlrs.artifacts import SCHEMAS, Job, write_table, write_tensors
+from hlrs.artifacts.jobs import Job
+from hlrs.artifacts.tables import SCHEMAS, write_table
+from hlrs.artifacts.tensors import write_tensors
+from hlrs.config.data import Augment
+from hlrs.config.jobs import RetrainJob
+from hlrs.config.methods import ClassBalancedSampler, Sampler
+from hlrs.config.recipes import NormalizedClassifier, RetrainedClassifier, Sgd
 from hlrs.data.augment import Batch, mix, send
-from hlrs.data.batches import Batches, batches_of, generator, steps_per_epoch
-from hlrs.graphs import Recordings
-from hlrs.longtail.objective import Mixing, Outcome, accuracy
+from hlrs.data.batches import Batches, batches_of, steps_per_epoch
+from hlrs.data.images import generator
+from hlrs.longtail.objectives import Mixing, Outcome, accuracy, demands_of, make_objective, mixing_at
 from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.network import BranchedNetwork, initialize, normalize_classifier
 from hlrs.nas.resnet import ResNet, initialize_resnet
-from hlrs.pace import Pace, measure
-from hlrs.stages.parts import (
-    SplitImages,
-    augmentation_of,
-    derived_network,
-    make_objective,
-    make_sgd,
-    mixing_at,
-    predict,
-    samplers_of,
-    set_lr,
-    set_row_rates,
-    sgd_lr,
-)
-from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
+from hlrs.stages.images import SplitImages, augmentation_of, predict
+from hlrs.stages.networks import derived_network
+from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer, unprefixed
+from hlrs.training.cuda_graphs import GraphCache
+from hlrs.training.device import prepare
+from hlrs.training.loop import fit
+from hlrs.training.optim import make_sgd, optimizer_step, set_lr, sgd_lr
+from hlrs.training.task import step_metrics
+from hlrs.training.throughput import Throughput, measure
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write weights.safetensors (of the last epoch: nothing is selected) and history.parquet."""
-    params = config.RetrainJob.model_validate(job.params)
+    params = RetrainJob.model_validate(job.params)
     device = prepare(params.retrain.threads)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
     task = RetrainTask(params, images, job.inputs.get("genotype"), device)
@@ -51,9 +50,9 @@ def run(job: Job) -> dict[str, Any]:
     return {"device": device.type, **position.facts}
 
 
-def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Pace]:
+def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
     """The pace of a retraining in each of some epochs, measured over so many seconds each."""
-    params = config.RetrainJob.model_validate(job.params)
+    params = RetrainJob.model_validate(job.params)
     device = prepare(params.retrain.threads)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
     task = RetrainTask(params, images, job.inputs.get("genotype"), device)
@@ -68,7 +67,7 @@ class Phase:
     first: int  # epoch
     epochs: int
     weights: list[nn.Parameter]
-    sgd: config.Sgd
+    sgd: Sgd
     optimizer: torch.optim.SGD
     batches: Batches
 
@@ -83,11 +82,12 @@ class RetrainTask:
     sums = 3  # loss, accuracy, mixing coefficient
 
     def __init__(
-        self, params: config.RetrainJob, images: SplitImages, genotype: str | None, device: torch.device
+        self, params: RetrainJob, images: SplitImages, genotype: str | None, device: torch.device
     ) -> None:
-        self.recipe, self.device, self.recorded = params.retrain, device, Recordings(device)
+        self.recipe, self.device, self.recorded = params.retrain, device, GraphCache(device)
         self.purpose = f"{params.seed}/retrain/{params.retrain_seed}"
         counts = images.counts("weights", "alphas")
+        self.demands = demands_of(self.recipe.objective)
         self.objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
         self.network = derived_network(
             genotype, params.resnet, self.recipe, images.stem, images.channels, len(images.classes)
@@ -103,25 +103,23 @@ class RetrainTask:
         self.positions = images.positions("weights", "alphas")
         self.steps = steps_per_epoch(len(self.positions), self.recipe.batch_size)
         self.phases = self._phases(params.images.augment)
-        set_row_rates(self.phases[0].optimizer, self.network, self.recipe.objective, counts)
+        self.objective.attach(self.network, self.phases[0].optimizer)
         self.epochs = sum(phase.epochs for phase in self.phases)
 
-    def _phases(self, augment: config.Augment) -> list[Phase]:
+    def _phases(self, augment: Augment) -> list[Phase]:
         recipe, classifier = self.recipe, self.recipe.classifier
         weights, sgd = list(self.network.parameters()), recipe.weights
-        batches = self._batches(samplers_of(recipe.objective), augment, self.purpose)
+        batches = self._batches(self.demands.samplers, augment, self.purpose)
         phases = [Phase("network", 0, recipe.epochs, weights, sgd, make_sgd(weights, sgd), batches)]
-        if isinstance(classifier, config.RetrainedClassifier):
+        if isinstance(classifier, RetrainedClassifier):
             weights = list(self.result.classifier.parameters())
-            sgd = config.Sgd(
-                lr=classifier.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay, clip=sgd.clip
-            )
-            batches = self._batches([{"kind": "class_balanced"}], augment, f"{self.purpose}/classifier")
+            sgd = Sgd(lr=classifier.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay, clip=sgd.clip)
+            batches = self._batches([ClassBalancedSampler()], augment, f"{self.purpose}/classifier")
             first, epochs, optimizer = recipe.epochs, classifier.epochs, make_sgd(weights, sgd)
             phases.append(Phase("classifier", first, epochs, weights, sgd, optimizer, batches))
         return phases
 
-    def _batches(self, samplers: list[dict[str, Any]], augment: config.Augment, purpose: str) -> Batches:
+    def _batches(self, samplers: Sequence[Sampler], augment: Augment, purpose: str) -> Batches:
         return Batches(
             self.images,
             self.positions,
@@ -162,7 +160,7 @@ class RetrainTask:
             mixing = mixing_at(self.recipe.objective, self.t, f"{self.purpose}/mixing/{self.epoch}/{step}")
             if self.recipe.mix is not None:
                 draw = generator(self.purpose, "mix", self.epoch, step)
-                batches = [mix(batch, draw, **self.recipe.mix.model_dump()) for batch in batches]
+                batches = [mix(batch, draw, self.recipe.mix) for batch in batches]
             factors = self._drop_path_factors(step)
         return self.compute(mixing, factors, *itertools.chain(*batches))
 
@@ -183,10 +181,10 @@ class RetrainTask:
             outcome = self.objective(self.network, batches, self.t, mixing)
         else:
             outcome = self._of_classifier(*batches)
-        descend(outcome.loss, self.phase.weights, self.phase.optimizer, self.phase.sgd.clip)
+        optimizer_step(outcome.loss, self.phase.weights, self.phase.optimizer, self.phase.sgd.clip)
         if self.phase.name == "network" and self.recipe.ema is not None:
             average(self.result, self.network, self.recipe.ema)
-        return figures(*outcome, 0.0 if mixing is None else mixing)
+        return step_metrics(*outcome, 0.0 if mixing is None else mixing)
 
     def _of_classifier(self, batch: Batch) -> Outcome:
         """Cross-entropy of the classifier on features that stay as they are."""
@@ -197,9 +195,9 @@ class RetrainTask:
 
     def end(self, means: list[float]) -> dict[str, Any]:
         """The epoch's row of history.parquet; the network's last epoch decides on its classifier."""
-        bilateral = isinstance(self.recipe.objective, config.Bilateral)
+        mixes = self.demands.mixing is not None
         trained, classifier = self.epoch + 1 == self.recipe.epochs, self.recipe.classifier
-        if trained and isinstance(classifier, config.NormalizedClassifier):
+        if trained and isinstance(classifier, NormalizedClassifier):
             assert isinstance(self.result.classifier, nn.Linear)  # config.Retrain refuses it for cosines
             normalize_classifier(self.result.classifier, classifier.tau)
         row = {
@@ -209,11 +207,11 @@ class RetrainTask:
             "loss": means[0],
             "accuracy": means[1],
             "weights_lr": self.lr,
-            "mixing": means[2] if bilateral and self.phase.name == "network" else None,
+            "mixing": means[2] if mixes and self.phase.name == "network" else None,
             "drop_path": self.drop_path,
             "holdout_accuracy": self._holdout_accuracy(),
         }
-        if trained and isinstance(classifier, config.RetrainedClassifier):
+        if trained and isinstance(classifier, RetrainedClassifier):
             # here, not when the phase begins: a run that is resumed in that phase has its classifier already
             initialize(self.result.classifier, generator(self.purpose, "classifier", "weights"))
         return row
@@ -230,7 +228,7 @@ class RetrainTask:
         if self.result is not self.network:
             state |= prefixed("average", self.result.state_dict())
         for phase in self.phases:
-            state |= prefixed(f"sgd.{phase.name}", pack(phase.optimizer))
+            state |= prefixed(f"sgd.{phase.name}", pack_optimizer(phase.optimizer))
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -240,7 +238,7 @@ class RetrainTask:
         if self.result is not self.network:
             self.result.load_state_dict(unprefixed("average", state))
         for phase in self.phases:
-            unpack(phase.optimizer, unprefixed(f"sgd.{phase.name}", state))
+            unpack_optimizer(phase.optimizer, unprefixed(f"sgd.{phase.name}", state))
 
 
 def average(averaged: BranchedNetwork, network: BranchedNetwork, decay: float) -> None:

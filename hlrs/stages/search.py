@@ -9,29 +9,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hlrs import config
-from hlrs.artifacts import SCHEMAS, Job, write_table
-from hlrs.data.batches import Batches, batches_of, generator, steps_per_epoch
-from hlrs.graphs import Recordings
-from hlrs.longtail.objective import Mixing, Outcome
-from hlrs.nas import arch_lr, bilevel, collapse, genotype, kernels
+from hlrs.artifacts.jobs import Job
+from hlrs.artifacts.tables import SCHEMAS, write_table
+from hlrs.config.jobs import RandomSearchJob, SearchJob
+from hlrs.config.methods import PcDarts
+from hlrs.data.batches import Batches, batches_of, steps_per_epoch
+from hlrs.data.images import generator
+from hlrs.longtail.objectives import Mixing, Outcome, demands_of, make_objective, mixing_at
+from hlrs.nas import arch_lr, bilevel, collapse, genotype
 from hlrs.nas.network import initialize
+from hlrs.nas.ops import triton_available
 from hlrs.nas.supernet import Supernet, initialize_alphas
-from hlrs.pace import Pace, measure
-from hlrs.stages.parts import (
-    SplitImages,
-    augmentation_of,
-    layout_of,
-    make_objective,
-    make_sgd,
-    mixing_at,
-    samplers_of,
-    set_lr,
-    set_row_rates,
-    settable,
-    sgd_lr,
-)
-from hlrs.training import descend, figures, fit, pack, prefixed, prepare, unpack, unprefixed
+from hlrs.stages.images import SplitImages, augmentation_of
+from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer, unprefixed
+from hlrs.training.cuda_graphs import GraphCache
+from hlrs.training.device import prepare
+from hlrs.training.loop import fit
+from hlrs.training.optim import make_sgd, optimizer_step, set_lr, settable, sgd_lr
+from hlrs.training.task import step_metrics
+from hlrs.training.throughput import Throughput, measure
 
 CELLS = ("normal", "reduce")
 HALVES = ("weights", "alphas")
@@ -43,19 +39,19 @@ def run(job: Job) -> dict[str, Any]:
     """Write alphas.parquet (all epochs) and history.parquet (an epoch a row)."""
     if job.params["searcher"]["kind"] == "random":
         return _random(job)
-    params = config.SearchJob.model_validate(job.params)
+    params = SearchJob.model_validate(job.params)
     device = prepare(params.search.threads)
     images = SplitImages(job, params.images, HALVES, device)
     task = SearchTask(params, images, device)
     position = fit(task, job, device)
     _write(job, params.search.nodes, task.trajectory, position.rows)
-    own = {"gpu_kernels": not kernels.missing()} if device.type == "cuda" else {}
+    own = {"gpu_kernels": not triton_available.missing()} if device.type == "cuda" else {}
     return {"device": device.type, **own, **position.facts}
 
 
-def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Pace]:
+def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
     """The pace of a search in each of some epochs, measured over so many seconds each; it is not written."""
-    params = config.SearchJob.model_validate(job.params)
+    params = SearchJob.model_validate(job.params)
     device = prepare(params.search.threads)
     images = SplitImages(job, params.images, HALVES, device)
     task = SearchTask(params, images, device)
@@ -64,7 +60,7 @@ def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Pace]:
 
 def _random(job: Job) -> dict[str, Any]:
     """Independent, equally distributed alphas: DARTS's rule makes a uniformly random genotype of them."""
-    params = config.RandomSearchJob.model_validate(job.params)
+    params = RandomSearchJob.model_validate(job.params)
     draw = generator(params.seed, "search", "random")
     shape = (len(genotype.edges(params.nodes)), len(genotype.PRIMITIVES))
     alphas = {f"alphas.{cell}": torch.randn(shape, generator=draw).numpy() for cell in CELLS}
@@ -78,19 +74,20 @@ class SearchTask:
     images_per_step = 0  # set by the epoch: fewer without alpha steps
     sums = 5  # loss and accuracy on the weights' images, on the alphas' images, mixing coefficient
 
-    def __init__(self, params: config.SearchJob, images: SplitImages, device: torch.device) -> None:
+    def __init__(self, params: SearchJob, images: SplitImages, device: torch.device) -> None:
         self.params, self.epochs = params, params.search.epochs
         self.on_weights, self.on_alphas = (
             make_objective(params.objective, images.counts(half), for_alphas=half == "alphas")
             for half in HALVES
         )
-        self.samplers = samplers_of(params.objective)
+        self.demands = demands_of(params.objective)
+        self.samplers = self.demands.samplers
         self.supernet = _make_supernet(params, images).to(device)
         self.alphas = list(self.supernet.architecture().values())  # and betas
         self.weights = self.supernet.weights()
         adam = params.search.alphas
         self.weights_optimizer = make_sgd(self.weights, params.search.weights)
-        set_row_rates(self.weights_optimizer, self.supernet, params.objective, images.counts("weights"))
+        self.on_weights.attach(self.supernet, self.weights_optimizer)
         self.alphas_optimizer = torch.optim.Adam(
             self.alphas,
             settable(adam.lr, device),
@@ -99,14 +96,14 @@ class SearchTask:
             fused=True,
             capturable=device.type == "cuda",
         )
-        self.recorded = Recordings(device)
+        self.recorded = GraphCache(device)
         self._feed(images)
         self.trajectory = [self._architecture()]
         start = torch.randn(
             sum(parameter.numel() for parameter in self.alphas),
             generator=generator(params.seed, "search", "eigenvalue"),
         )
-        self.watch = collapse.Watch(start.to(device), **params.search.collapse.model_dump())
+        self.watch = collapse.Watch(start.to(device), **dict(params.search.collapse))
 
     def _feed(self, images: SplitImages) -> None:
         search, augment = self.params.search, self.params.images.augment
@@ -147,11 +144,11 @@ class SearchTask:
 
     def _alphas_lr(self) -> float:
         """By the schedule; 0, and there are no alphas' steps, before the warm-up's end or after a stop."""
-        searcher, schedule = self.params.searcher, self.params.arch_lr.model_dump()
-        if self.watch.stopped or (isinstance(searcher, config.PcDarts) and self.t < searcher.warm_up):
+        searcher = self.params.searcher
+        if self.watch.stopped or (isinstance(searcher, PcDarts) and self.t < searcher.warm_up):
             return 0.0
-        mixing = mixing_at(self.params.objective, self.t, "") if schedule["kind"] == "coupled" else None
-        return self.params.search.alphas.lr * arch_lr.factor(self.t, mixing, **schedule)
+        mixing = mixing_at(self.params.objective, self.t, "")
+        return self.params.search.alphas.lr * arch_lr.factor(self.params.arch_lr, self.t, mixing)
 
     def _mixing(self, step: int) -> float | None:
         purpose = f"{self.params.seed}/search/mixing/{self.epoch}/{step}"
@@ -176,8 +173,10 @@ class SearchTask:
         seen = self._step_alphas(training, validation) if on_alphas else (0.0, 0.0)
         with bilevel.frozen(self.alphas):
             outcome = training()
-            descend(outcome.loss, self.weights, self.weights_optimizer, self.params.search.weights.clip)
-        return figures(*outcome, *seen, 0.0 if mixing is None else mixing)
+            optimizer_step(
+                outcome.loss, self.weights, self.weights_optimizer, self.params.search.weights.clip
+            )
+        return step_metrics(*outcome, *seen, 0.0 if mixing is None else mixing)
 
     def _step_alphas(self, training: Callable[[], Outcome], on_alphas: Callable[[], Outcome]) -> Outcome:
         """One Adam step; returns loss and accuracy on the alphas' batch, at w or at the unrolled w′."""
@@ -232,7 +231,7 @@ class SearchTask:
             "alphas_accuracy": means[3] if stepped else None,
             "weights_lr": self.weights_lr,
             "alphas_lr": self.alphas_lr,
-            "mixing": means[4] if isinstance(self.params.objective, config.Bilateral) else None,
+            "mixing": means[4] if self.demands.mixing is not None else None,
             **{f"entropy_{cell}": genotype.entropy(alphas[cell]) for cell in CELLS},
             **{f"skips_{cell}": derived.skips(cell) for cell in CELLS},
             "eigenvalue": eigenvalue,
@@ -278,8 +277,8 @@ class SearchTask:
         }
         return {
             **prefixed("net", self.supernet.state_dict()),
-            **prefixed("sgd", pack(self.weights_optimizer)),
-            **prefixed("adam", pack(self.alphas_optimizer)),
+            **prefixed("sgd", pack_optimizer(self.weights_optimizer)),
+            **prefixed("adam", pack_optimizer(self.alphas_optimizer)),
             **prefixed("watch", self.watch.state()),
             **prefixed("trajectory", trajectory),
         }
@@ -288,18 +287,18 @@ class SearchTask:
         """Take over a state."""
         self.recorded.forget()  # the optimizers' states move to other memory
         self.supernet.load_state_dict(unprefixed("net", state))
-        unpack(self.weights_optimizer, unprefixed("sgd", state))
-        unpack(self.alphas_optimizer, unprefixed("adam", state))
+        unpack_optimizer(self.weights_optimizer, unprefixed("sgd", state))
+        unpack_optimizer(self.alphas_optimizer, unprefixed("adam", state))
         self.watch.load(unprefixed("watch", state))
         trajectory = unprefixed("trajectory", state)
         epochs = zip(*(tensor.numpy() for tensor in trajectory.values()), strict=True)
         self.trajectory = [dict(zip(trajectory, values, strict=True)) for values in epochs]
 
 
-def _make_supernet(params: config.SearchJob, images: SplitImages) -> Supernet:
+def _make_supernet(params: SearchJob, images: SplitImages) -> Supernet:
     searcher = params.searcher
     partial: dict[str, Any] = {}
-    if isinstance(searcher, config.PcDarts):
+    if isinstance(searcher, PcDarts):
         partial = {"portion": searcher.portion, "edge_normalization": searcher.edge_normalization}
     supernet = Supernet(
         nodes=params.search.nodes,
@@ -310,7 +309,7 @@ def _make_supernet(params: config.SearchJob, images: SplitImages) -> Supernet:
         cells=params.search.cells,
         recompute=params.search.recompute,
         stem=images.stem,
-        **layout_of(params.objective),
+        **demands_of(params.objective).layout(),
     )
     initialize(supernet, generator(params.seed, "search", "weights"))
     initialize_alphas(supernet, generator(params.seed, "search", "alphas"))

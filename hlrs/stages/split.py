@@ -4,19 +4,21 @@ from typing import Any
 
 import numpy as np
 
-from hlrs.artifacts import SUBSETS, Job, write_json, write_table
-from hlrs.config import Source, SplitJob
-from hlrs.data.sources import open_source
+from hlrs.artifacts.data_digest import data_files, file_digests
+from hlrs.artifacts.files import write_json
+from hlrs.artifacts.jobs import Job
+from hlrs.artifacts.tables import SUBSETS, write_table
+from hlrs.config.data import Source
+from hlrs.config.jobs import SplitJob
+from hlrs.data.sources.open import open_source
 from hlrs.data.split import draw
-from hlrs.fingerprint import data_files, file_digests
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write split.parquet, classes.json and files.parquet, which tells the bytes that they come from."""
     spec = SplitJob.model_validate(job.params)
-    params = spec.model_dump()
-    source = open_source(params["source"])
-    columns = draw(source.train_labels, source.test_labels, params, source.classes)
+    source = open_source(spec.source)
+    columns = draw(source.train_labels, source.test_labels, spec, source.classes)
     write_table(job.output("split.parquet"), "split", columns)
     labels = {subset: columns["label"][columns["subset"] == subset] for subset in SUBSETS}
     counts = {

@@ -6,7 +6,7 @@ Needs Debian's slurmdbd and mariadb-server besides; neither has to be set up, or
 import shutil
 from pathlib import Path
 
-from cluster import slurm
+from tests.cluster import slurm
 
 ACCOUNT = "lab"  # that root may charge, besides the one that every cluster has for it
 

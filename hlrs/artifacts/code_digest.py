@@ -1,0 +1,373 @@
+"""The package's code: which definitions a job's parameters ask for, and a digest of these.
+
+From a stage's `run`, names are followed to functions, classes and constants, wherever they are defined. What
+they are is digested, not where: moving a module, reordering imports or editing a docstring changes nothing.
+Of a table of kinds (`hlrs.config.base.Kinds`) only the entries count whose specs the parameters hold: a new
+kind leaves finished jobs alone. What cannot change a result is left out: `hlrs.config`, whose contents are in
+a job's key as far as they were asked for, errors, and what names, shows and stops a job.
+
+Read from this checkout or from a commit of it, so that a recorded digest can be checked and a change named.
+"""
+
+import ast
+import functools
+import hashlib
+import io
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hlrs.config.base import Spec
+
+PACKAGE = Path(__file__).parents[1]
+SCHEME = "2:"  # before a digest: what is digested, and how; another scheme's digests cannot be compared
+LEFT_OUT = (
+    "hlrs.config",
+    "hlrs.errors",
+    "hlrs.artifacts.jobs",
+    "hlrs.training.progress",
+    "hlrs.training.signals",
+    "hlrs.training.startup",
+)
+TABLE = "Kinds"
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+DEFINITIONS = (*FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign)
+
+Name = tuple[str, str]  # module, name in it; name "" is the module itself
+
+
+@dataclass
+class Module:
+    """A module's top level: definitions by name, imports by name, and statements that are neither."""
+
+    name: str
+    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, str] = field(default_factory=dict)  # local name -> dotted name
+    loose: list[ast.stmt] = field(default_factory=list)
+
+
+class Code:
+    """Modules of `hlrs` and the templates beside them; `files`: path below the package -> content."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.files = files
+        self._modules: dict[str, Module] = {}
+        self._asked: dict[tuple[str, frozenset[str]], list[Name]] = {}
+        self._digests: dict[tuple[Name, frozenset[str]], str] = {}
+
+    def digest(self, stage: str, params: Spec) -> str:
+        """SHA-256 over the definitions that a job of the stage with these parameters asks for.
+
+        Over their syntax trees, so that comments, docstrings and layout do not count, spelled alike by every
+        Python version; before it the scheme.
+        """
+        kinds = kinds_of(params)
+        names = self._closure(stage, kinds)
+        parts = {self._digest(name, kinds) for name in names}
+        parts |= {_sha256(self.files[file]) for file in self._templates(names)}
+        return SCHEME + _sha256("\n".join(sorted(parts)).encode())
+
+    def definitions(self, stage: str, params: Spec) -> dict[str, str]:
+        """Digest of every function, method, constant and template that the digest covers.
+
+        By its name below `hlrs`: nas.bilevel.second_order, nas.supernet.Supernet.forward; a class's name
+        stands for what is in none of its methods.
+        """
+        kinds = kinds_of(params)
+        found: dict[str, str] = {}
+        names = self._closure(stage, kinds)
+        for module, name in names:
+            of = f"{module.removeprefix('hlrs.')}.{name}".rstrip(".")
+            for statement in self._statements((module, name)):
+                if isinstance(statement, ast.ClassDef):
+                    found.update(self._members(of, module, statement))
+                else:
+                    found[of] = self._digest((module, name), kinds)
+        found.update((file, _sha256(self.files[file])) for file in self._templates(names))
+        return found
+
+    # --- following names ------------------------------------------------------------------------------
+
+    def _closure(self, stage: str, kinds: frozenset[str]) -> list[Name]:
+        """Every definition that the stage's `run` needs, itself included."""
+        if (stage, kinds) not in self._asked:
+            found: set[Name] = set()
+            pending: list[Name] = [(f"hlrs.stages.{stage}", "run")]
+            while pending:
+                name = pending.pop()
+                if name not in found:
+                    found.add(name)
+                    pending += self._uses(name, kinds)
+            self._asked[stage, kinds] = sorted(found)
+        return self._asked[stage, kinds]
+
+    def _uses(self, name: Name, kinds: frozenset[str]) -> Iterator[Name]:
+        """The definitions that a definition names; its module's loose statements, which run in any case."""
+        module = self._module(name[0])
+        if name[1] and module.loose:
+            yield (name[0], "")
+        for statement in self._statements(name):
+            imports = module.imports | _imports(ast.walk(statement))
+            for node in self._asked_parts(module, statement, kinds):
+                yield from self._named(module, imports, node)
+
+    def _named(self, module: Module, imports: dict[str, str], node: ast.AST) -> Iterator[Name]:
+        """The definitions that a syntax tree names; all of a module that is not just a name's prefix."""
+        dotted = _dotted(node, imports)
+        target = self._definition(dotted) if dotted else None
+        if target:
+            if target[1]:
+                yield target
+            else:
+                yield from ((target[0], name) for name in self._module(target[0]).definitions)
+            return
+        if isinstance(node, ast.Name) and node.id in module.definitions:
+            yield (module.name, node.id)
+        for child in ast.iter_child_nodes(node):
+            yield from self._named(module, imports, child)
+
+    def _definition(self, dotted: str) -> Name | None:
+        """The definition, or module, of `hlrs` that a dotted name means; None for other names."""
+        if not dotted.startswith("hlrs.") or _is_within(dotted, LEFT_OUT):
+            return None
+        if self._path(dotted):
+            return (dotted, "")
+        module, _, name = dotted.rpartition(".")
+        if not self._path(module):
+            return None
+        known = self._module(module)
+        return (module, name) if name in known.definitions else self._definition(known.imports.get(name, ""))
+
+    def _statements(self, name: Name) -> list[ast.stmt]:
+        module = self._module(name[0])
+        return module.definitions[name[1]] if name[1] else module.loose
+
+    def _asked_parts(self, module: Module, statement: ast.stmt, kinds: frozenset[str]) -> list[ast.AST]:
+        """A statement; of a table of kinds the values of the kinds that are asked for."""
+        if not is_table(statement):
+            return [statement]
+        assert isinstance(statement, ast.AnnAssign)
+        assert isinstance(statement.value, ast.Dict)  # as is_table says
+        entries = [
+            (_dotted(key, module.imports), value)
+            for key, value in zip(statement.value.keys, statement.value.values, strict=True)
+            if key is not None
+        ]
+        return [value for key, value in entries if key.rpartition(".")[2] in kinds]
+
+    # --- digesting ------------------------------------------------------------------------------------
+
+    def _digest(self, name: Name, kinds: frozenset[str]) -> str:
+        """Digest of a definition by what it is; the kinds matter for tables alone."""
+        statements, module = self._statements(name), self._module(name[0])
+        own = kinds if any(map(is_table, statements)) else frozenset[str]()
+        if (name, own) not in self._digests:
+            parts = [part for s in statements for part in self._asked_parts(module, s, kinds)]
+            imports = module.imports | _imports(n for s in statements for n in ast.walk(s))
+            tokens = [name[1], *self._tokens(parts, imports)]
+            self._digests[name, own] = _sha256("\0".join(tokens).encode())
+        return self._digests[name, own]
+
+    def _members(self, of: str, module: str, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+        """(name, digest) of each method of a class, and of what is in none of them."""
+        imports = self._module(module).imports | _imports(ast.walk(node))
+        rest: list[Any] = [*node.bases, *node.keywords, *node.decorator_list]
+        for child in node.body:
+            if isinstance(child, FUNCTIONS):
+                tokens = "\0".join(self._tokens(child, imports))
+                yield f"{of}.{child.name}", _sha256(tokens.encode())
+            elif not _is_docstring(child):
+                rest.append(child)
+        yield of, _sha256("\0".join(self._tokens(rest, imports)).encode())
+
+    def _tokens(self, node: Any, imports: dict[str, str]) -> Iterator[str]:
+        """A syntax tree spelled out, imported names as what they mean, whatever they are called here.
+
+        Without empty fields: Python versions differ in which they have.
+        """
+        if isinstance(node, list):
+            yield "["
+            for item in node:
+                yield from self._tokens(item, imports)
+            yield "]"
+        elif isinstance(node, ast.Name | ast.Attribute) and (meaning := self._meaning(node, imports)):
+            yield meaning
+        elif isinstance(node, ast.AST):
+            yield type(node).__name__
+            for name, value in ast.iter_fields(node):
+                if name == "body" and isinstance(value, list):
+                    value = [s for s in value if not _is_docstring(s) and not isinstance(s, _IMPORTS)]
+                if value not in (None, []) and name not in ("ctx", "kind", "type_comment", "type_ignores"):
+                    yield name
+                    yield from self._tokens(value, imports)
+        else:
+            yield repr(node)
+
+    def _meaning(self, node: ast.expr, imports: dict[str, str]) -> str:
+        """What an imported name means: a definition's own name, or the dotted name of what is not ours."""
+        dotted = _dotted(node, imports)
+        if not dotted.startswith("hlrs."):
+            return f"{dotted} imported" if isinstance(node, ast.Name) and dotted else ""
+        found = self._definition(dotted)
+        name = found[1] if found else dotted.rpartition(".")[2]
+        return f"{name} of hlrs" if name else ""
+
+    # --- files ----------------------------------------------------------------------------------------
+
+    def _path(self, module: str) -> str | None:
+        """The file of a module of `hlrs`, None if there is none (or it is a package's `__init__`)."""
+        path = "/".join(module.split(".")[1:]) + ".py"
+        return path if module.startswith("hlrs.") and path in self.files else None
+
+    def _module(self, name: str) -> Module:
+        if name not in self._modules:
+            self._modules[name] = _read(name, ast.parse(self.files[str(self._path(name))]))
+        return self._modules[name]
+
+    def _templates(self, names: Iterable[Name]) -> list[str]:
+        """The templates beside the modules of these definitions: page.html.j2 beside page.py."""
+        stems = [str(self._path(module)).removesuffix("py") for module in {module for module, _ in names}]
+        return sorted(
+            file
+            for file in self.files
+            if file.endswith(".j2") and any(file.startswith(s) and "/" not in file[len(s) :] for s in stems)
+        )
+
+
+@functools.cache
+def here() -> Code:
+    """The code of this checkout."""
+    paths = [path for pattern in ("*.py", "*.j2") for path in PACKAGE.rglob(pattern)]
+    return Code({path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in paths})
+
+
+def code_digest(stage: str, params: Spec) -> str:
+    """The digest of a job's code in this checkout."""
+    return here().digest(stage, params)
+
+
+@functools.cache
+def committed(commit: str) -> Code | None:
+    """The code at a commit; None where Git does not know it."""
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit):
+        return None
+    command = ["git", "archive", "--format=tar", commit, "."]
+    try:
+        archive = subprocess.run(command, cwd=PACKAGE, capture_output=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        files = [member for member in tar if member.isfile() and member.name.endswith((".py", ".j2"))]
+        return Code({file.name.removeprefix("./"): _content(tar, file) for file in files})
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None, member.name
+    return file.read()
+
+
+def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    """What differs between two sets of definitions: `name`, `name (new)`, `name (gone)`."""
+    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return [
+        name + ("" if name in old and name in new else " (new)" if name in new else " (gone)")
+        for name in names
+    ]
+
+
+def kinds_of(params: Any) -> frozenset[str]:
+    """The names of all spec classes in a job's parameters."""
+    if isinstance(params, Spec):
+        own = frozenset([type(params).__name__])
+        return own.union(*(kinds_of(value) for _, value in params))
+    if isinstance(params, list | tuple):
+        return frozenset[str]().union(*map(kinds_of, params))
+    return frozenset()
+
+
+# --- syntax trees -------------------------------------------------------------------------------------
+
+_IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def is_table(statement: ast.AST) -> bool:
+    """Whether a statement is a table of kinds: TABLE: Kinds[...] = {Spec: definition, ...}."""
+    return (
+        isinstance(statement, ast.AnnAssign)
+        and isinstance(statement.annotation, ast.Subscript)
+        and isinstance(statement.annotation.value, ast.Name)
+        and statement.annotation.value.id == TABLE
+        and isinstance(statement.value, ast.Dict)
+    )
+
+
+def _read(name: str, tree: ast.Module) -> Module:
+    module = Module(name)
+    for statement in tree.body:
+        if isinstance(statement, _IMPORTS):
+            module.imports |= _imports([statement])
+        elif isinstance(statement, DEFINITIONS) and (bound := _bound(statement)):
+            for of in bound:
+                module.definitions.setdefault(of, []).append(statement)
+        elif isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+            module.imports |= _imports(statement.body)
+        elif not _is_docstring(statement):
+            module.imports |= _imports(ast.walk(statement))
+            module.loose.append(statement)
+    return module
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    """The names that a definition binds; none of an assignment to a part of something."""
+    if isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
+        return [statement.name]
+    assert isinstance(statement, ast.Assign | ast.AnnAssign)
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    leaves = [leaf for target in targets for leaf in getattr(target, "elts", [target])]
+    names = [leaf.id for leaf in leaves if isinstance(leaf, ast.Name)]
+    return names if len(names) == len(leaves) else []
+
+
+def _imports(nodes: Iterable[ast.AST]) -> dict[str, str]:
+    """Local name -> dotted name of what import statements bring."""
+    found = {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.split(".")[0]
+                found[alias.asname or first] = alias.name if alias.asname else first
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _dotted(node: ast.AST | None, imports: dict[str, str]) -> str:
+    """The dotted name of an imported name or of an attribute of one; empty for anything else."""
+    if isinstance(node, ast.Name):
+        return imports.get(node.id, "")
+    if isinstance(node, ast.Attribute):
+        before = _dotted(node.value, imports)
+        return f"{before}.{node.attr}" if before else ""
+    return ""
+
+
+def _is_within(dotted: str, packages: Iterable[str]) -> bool:
+    return any(dotted == package or dotted.startswith(f"{package}.") for package in packages)
+
+
+def _is_docstring(statement: ast.AST) -> bool:
+    """A bare string: it acts on nothing, wherever it stands."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

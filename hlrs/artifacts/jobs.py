@@ -1,0 +1,168 @@
+"""Jobs: names of runs, paths of results, keys.
+
+    results/<stage>/<run>/<key>/...     run = dataset, or dataset/method/seed, or all
+
+No other module builds or parses these paths.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hlrs.artifacts.files import read_json
+from hlrs.errors import UserError
+
+SPECS = Path(".hlrs/specs")
+
+
+RESULTS = Path("results")
+
+
+CHECKPOINTS = Path(".hlrs/checkpoints")
+
+
+PROVENANCE = "provenance.json"
+
+
+OUTPUTS = {
+    "split": ["split.parquet", "classes.json", "files.parquet"],
+    "search": ["alphas.parquet", "history.parquet"],
+    "extract": ["genotype.json", "normal.svg", "reduce.svg"],
+    "retrain": ["weights.safetensors", "history.parquet"],
+    "evaluate": ["metrics.json", "predictions.parquet"],
+    "report": [
+        "index.html",
+        "figures.zip",
+        "metrics.json",
+        *(f"{table}.csv" for table in ("runs", "summary", "differences", "claim", "classes")),
+        *(f"plots/{plot}.csv" for plot in ("class_counts", "class_accuracy", "search", "retrain")),
+    ],
+}
+
+
+def repeat(run: str, retrain_seed: int) -> str:
+    """The name of a retraining of a run: the run's for seed 0, else with the seed behind it."""
+    return f"{run}-{retrain_seed}" if retrain_seed else run
+
+
+def seeds_of(run: str) -> tuple[int, int]:
+    """The seeds of the search and of the retraining in a run's name, data set/method/seed[-seed]."""
+    search, _, retrain = run.rsplit("/", 1)[1].partition("-")
+    return int(search), int(retrain or 0)
+
+
+def search_of(run: str) -> str:
+    """The run of the search that a run's retraining builds on; another run's name as it is."""
+    *before, seeds = run.split("/")
+    return "/".join((*before, seeds.partition("-")[0])) if before else run
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution of a stage: everything that it is told, and where its results go."""
+
+    stage: str
+    run: str  # "digits_lt" for a split, "digits_lt/hlrs/0" for most, "all" for the report
+    params: dict[str, Any]
+    code: str
+    inputs: dict[str, str]  # name -> path
+    key: str
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the results, relative to the workflow's folder."""
+        return RESULTS / self.stage / self.run / self.key
+
+    @property
+    def outputs(self) -> list[str]:
+        """The paths of the results, the provenance record last."""
+        return [str(self.directory / name) for name in [*OUTPUTS[self.stage], PROVENANCE]]
+
+    def output(self, name: str) -> Path:
+        """The path of one result by its name."""
+        assert name in [*OUTPUTS[self.stage], PROVENANCE], name
+        return self.directory / name
+
+    @property
+    def complete(self) -> bool:
+        """Whether all results are there."""
+        return all(Path(path).exists() for path in self.outputs)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Outside the declared outputs, which Snakemake deletes before a job; named by the job's key."""
+        return CHECKPOINTS / f"{self.key}.safetensors"
+
+    @property
+    def spec(self) -> Path:
+        """The frozen spec's path."""
+        return SPECS / f"{self.key}.json"
+
+
+def load_spec(path: Path) -> Job:
+    """The frozen spec of a job; UserError if it is missing or not one."""
+    try:
+        return Job(**read_json(path))
+    except TypeError:
+        raise UserError(f"{path}: not the spec of a job") from None
+
+
+PUBLISHED = Path("report")
+
+
+ASIDE = Path(".hlrs/aside")  # may be deleted to free space
+
+
+def key_of(body: dict[str, Any]) -> str:
+    """The key of a job: stage, run, params, code, and the paths of its inputs by name."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
+
+
+STAGES = list(OUTPUTS)  # in the order in which they run
+
+
+def abbreviate(runs: Iterable[str]) -> str:
+    """Runs in a shell's spelling: `digits_lt/{darts,hlrs}/{0..4}`; a data set's name or `all` as it is.
+
+    Retrainings but the first stand behind their searches: `digits_lt/darts/{0..4}-{1,2}`.
+    """
+    plain: list[str] = []
+    seeds: dict[tuple[str, str, int], list[int]] = {}
+    for run in runs:
+        dataset, *rest = run.split("/")
+        if rest:
+            seed, again = seeds_of(run)
+            seeds.setdefault((dataset, rest[0], again), []).append(seed)
+        else:
+            plain.append(dataset)
+    repeats: dict[tuple[str, str, str, bool], list[int]] = {}
+    for (dataset, method, again), numbers in seeds.items():
+        repeats.setdefault((dataset, method, _range(sorted(numbers)), again > 0), []).append(again)
+    methods: dict[tuple[str, str], list[str]] = {}
+    for (dataset, method, numbered, behind), numbers in repeats.items():
+        spelled = f"{numbered}-{_range(sorted(numbers))}" if behind else numbered
+        methods.setdefault((dataset, spelled), []).append(method)
+    datasets: dict[tuple[str, str], list[str]] = {}
+    for (dataset, numbered), names in methods.items():
+        datasets.setdefault((_braces(names), numbered), []).append(dataset)
+    return ", ".join([*plain, *("/".join((_braces(names), *rest)) for rest, names in datasets.items())])
+
+
+def _braces(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{{{','.join(names)}}}"
+
+
+def _range(seeds: list[int]) -> str:
+    """0, {0,1}, {0..9}, {0..3,7}."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    spelled = [f"{part[0]}..{part[-1]}" if len(part) > 2 else ",".join(map(str, part)) for part in parts]
+    text = ",".join(spelled)
+    return text if len(seeds) == 1 else f"{{{text}}}"

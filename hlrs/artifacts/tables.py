@@ -1,0 +1,103 @@
+"""Parquet tables and their columns."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hlrs.artifacts.files import replacing
+from hlrs.errors import Failure, UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUBSETS = ("weights", "alphas", "holdout", "test")
+
+
+# Column -> type, in order. Index: position in the source's training images, official test images after them.
+SCHEMAS: dict[str, dict[str, str]] = {
+    "split": {"index": "int64", "label": "int32", "subset": "string"},
+    # a row a data file, named as in the source
+    "files": {"name": "string", "bytes": "int64", "sha256": "string"},
+    # a row an epoch × cell × edge × primitive; epoch e: after e epochs; weight: softmax of an edge's alphas;
+    # edge_weight: softmax of the betas of a node's edges, 1 without betas
+    "alphas": {
+        "epoch": "int32",
+        "cell": "string",
+        "node": "int32",
+        "input": "int32",
+        "primitive": "string",
+        "alpha": "float32",
+        "weight": "float32",
+        "edge_weight": "float32",
+    },
+    "search_history": {
+        "epoch": "int32",
+        "progress": "float64",
+        "weights_loss": "float64",
+        "weights_accuracy": "float64",
+        "alphas_loss": "float64",  # null in an epoch without alpha steps
+        "alphas_accuracy": "float64",
+        "weights_lr": "float64",
+        "alphas_lr": "float64",
+        "mixing": "float64",  # null without branches; the epoch's mean
+        "entropy_normal": "float64",  # of softmax(alphas), nats, mean over edges
+        "entropy_reduce": "float64",
+        "skips_normal": "int32",  # skip connections in the genotype that would be extracted now
+        "skips_reduce": "int32",
+        "eigenvalue": "float64",  # dominant, of the alphas' loss by the alphas; null: not asked, not finite
+        "stopped": "int32",  # 1 from the epoch on at whose end the watch on the collapse let the alphas rest
+    },
+    "retrain_history": {
+        "epoch": "int32",
+        "phase": "string",  # network; classifier, which is trained anew at the end (cRT)
+        "progress": "float64",  # of the phase
+        "loss": "float64",
+        "accuracy": "float64",
+        "weights_lr": "float64",
+        "mixing": "float64",
+        "drop_path": "float64",
+        "holdout_accuracy": "float64",  # null without a holdout
+    },
+    "predictions": {
+        "index": "int64",
+        "label": "int32",
+        "predicted": "int32",
+        "confidence": "float32",
+        "probabilities": "list<float32>",
+    },
+}
+
+
+def _schema(kind: str) -> "pa.Schema":
+    import pyarrow as pa
+
+    types = {name: getattr(pa, name)() for name in ("int32", "int64", "float32", "float64", "string")}
+    types["list<float32>"] = pa.list_(pa.float32())
+    return pa.schema([(column, types[name]) for column, name in SCHEMAS[kind].items()])
+
+
+def write_table(path: Path, kind: str, columns: dict[str, Any]) -> None:
+    """Write a Parquet table of the given kind of SCHEMAS from a mapping column -> sequence."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({name: columns[name] for name in SCHEMAS[kind]}, schema=_schema(kind))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: Path, kind: str) -> "pa.Table":
+    """A Parquet table of the given kind; UserError if missing, Failure if truncated or of another layout."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise Failure(f"{path}: truncated or not Parquet ({str(error).splitlines()[0]})") from None
+    if table.schema != _schema(kind):
+        raise Failure(
+            f"{path}: columns {table.schema.names} are not those of a {kind} table: {[*SCHEMAS[kind]]}"
+        )
+    return table

@@ -1,0 +1,219 @@
+"""Data sets: source, imbalance, augmentation, groups of classes."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from hlrs.config.base import Spec
+
+# A source says whether it has a test set of its own (`has_test`), and whether its images may differ in size
+# (`any_size`), so that image_size is needed.
+
+
+class Digits(Spec):
+    """scikit-learn's 1,797 handwritten digits, 8×8, grey; comes with the package, no official test set."""
+
+    kind: Literal["digits"] = "digits"
+    has_test: ClassVar[bool] = False
+    any_size: ClassVar[bool] = False
+
+
+class Parquet(Spec):
+    """Hugging Face image layout: a struct column with `bytes`, and an integer label column.
+
+    `train` and `test` name files, or patterns of them such as data/train-*.parquet.
+    """
+
+    kind: Literal["parquet"] = "parquet"
+    any_size: ClassVar[bool] = False
+    train: list[str] = Field(min_length=1)
+    test: list[str] = []
+    image_column: str | None = None  # found by itself when there is just one
+    label_column: str | None = None
+
+    @property
+    def has_test(self) -> bool:
+        """Whether test images are named."""
+        return bool(self.test)
+
+
+class Torchvision(Spec):
+    """A data set that torchvision knows; `download` fetches it into `root` when the split is made."""
+
+    kind: Literal["torchvision"] = "torchvision"
+    has_test: ClassVar[bool] = True
+    any_size: ClassVar[bool] = False
+    name: Literal["cifar10", "cifar100", "fashion_mnist", "mnist", "kmnist"]
+    root: str = "data/torchvision"
+    download: bool = False
+    labels: Literal["fine", "coarse"] = "fine"  # coarse: CIFAR-100's 20 superclasses
+
+    @model_validator(mode="after")
+    def _has_coarse(self) -> "Torchvision":
+        if self.labels == "coarse" and self.name != "cifar100":
+            raise ValueError(
+                f"labels coarse are cifar100's; {self.name} has one kind of labels: leave it out"
+            )
+        return self
+
+
+class ImageFolder(Spec):
+    """A folder a class, images below it; classes are the sorted folder names of `train`."""
+
+    kind: Literal["image_folder"] = "image_folder"
+    any_size: ClassVar[bool] = True
+    train: str
+    test: str | None = None
+
+    @property
+    def has_test(self) -> bool:
+        """Whether test images are named."""
+        return bool(self.test)
+
+
+class ListFile(Spec):
+    """Images below `root`, text files of "path label" lines, as ImageNet-LT and iNaturalist 2018 have them.
+
+    `classes`: a text file with a class name a line; without it classes are called by their number.
+    """
+
+    kind: Literal["list_file"] = "list_file"
+    any_size: ClassVar[bool] = True
+    root: str
+    train: str
+    test: str | None = None
+    classes: str | None = None
+
+    @property
+    def has_test(self) -> bool:
+        """Whether test images are named."""
+        return bool(self.test)
+
+
+class Npz(Spec):
+    """A MedMNIST file: arrays train_images, train_labels, test_images, test_labels; val_* are not read."""
+
+    kind: Literal["npz"] = "npz"
+    has_test: ClassVar[bool] = True
+    any_size: ClassVar[bool] = False
+    file: str
+
+
+Source = Annotated[Digits | Parquet | Torchvision | ImageFolder | ListFile | Npz, Field(discriminator="kind")]
+
+
+class Exponential(Spec):
+    """n_c = n_max · factor^(−c/(C−1))  (Cui et al. 2019, §5.1)."""
+
+    kind: Literal["exponential"] = "exponential"
+    factor: float = Field(ge=1)
+
+
+class Step(Spec):
+    """The last `minority` share of the classes has n_max/factor images  (Buda et al. 2018)."""
+
+    kind: Literal["step"] = "step"
+    factor: float = Field(ge=1)
+    minority: float = Field(0.5, gt=0, lt=1)
+
+
+class Pareto(Spec):
+    """n_max to n_max/factor along the quantiles (c + 1)^(−1/power) of a Pareto distribution.
+
+    Our own reading of Liu et al. 2019, §4, who draw at random, with their power of 6.
+    """
+
+    kind: Literal["pareto"] = "pareto"
+    factor: float = Field(ge=1)
+    power: float = Field(6.0, gt=0)
+
+
+class Natural(Spec):
+    """The classes as they are."""
+
+    kind: Literal["natural"] = "natural"
+
+
+Imbalance = Annotated[Exponential | Step | Pareto | Natural, Field(discriminator="kind")]
+
+
+class Augment(Spec):
+    """What happens to training images: crop, flip, colours.
+
+    `crop_padding`: random crop after zero-padding by so many pixels; `flip`: horizontally, with probability
+    one half; `resized_crop`: a random part of at least this share of the file's image, 3:4 to 4:3, resized to
+    image_size (Szegedy et al. 2015; ImageNet's customary 0.08); `color_jitter`: brightness, contrast and
+    saturation by a factor of up to 1 ± this, hue by half of it (DARTS's train_imagenet.py has 0.4).
+    """
+
+    crop_padding: int = Field(0, ge=0)
+    flip: bool = False
+    resized_crop: float | None = Field(None, gt=0, le=1)
+    color_jitter: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> "Augment":
+        if self.crop_padding and self.resized_crop is not None:
+            raise ValueError("crop_padding and resized_crop are two ways to crop: set one of them")
+        return self
+
+
+class Stream(Spec):
+    """Images that need more than `above_mb` (10⁶ bytes, decoded) are read when needed, by `workers`."""
+
+    above_mb: int = Field(4000, ge=0)
+    workers: int = Field(4, ge=1)
+
+
+class Groups(Spec):
+    """Many-shot: more than `many_above` training images; few-shot: fewer than `few_below`.
+
+    Liu et al. 2019, §4: 100 and 20.
+    """
+
+    many_above: int = Field(100, ge=1)
+    few_below: int = Field(20, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Groups":
+        if self.few_below > self.many_above + 1:
+            raise ValueError(
+                f"few_below ({self.few_below}) must not exceed many_above ({self.many_above}) + 1"
+            )
+        return self
+
+
+class Dataset(Spec):
+    """A long-tailed data set: where the images are, how the tail is cut, how images are augmented."""
+
+    source: Source
+    imbalance: Imbalance
+    protocol: Literal["seeded", "ldam"] = "seeded"
+    seed: int = Field(0, ge=0)
+    max_per_class: int | None = Field(None, ge=1)
+    test_per_class: int | None = Field(None, ge=1)
+    weights_fraction: float = Field(0.5, gt=0, lt=1)
+    holdout_fraction: float = Field(0.0, ge=0, lt=1)
+    image_size: int | None = Field(None, ge=4)
+    stem: Literal["cifar", "imagenet"] = "cifar"  # imagenet: three convolutions of stride 2 before the cells
+    augment: Augment = Augment()
+    stream: Stream = Stream()
+    groups: Groups = Groups()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Dataset":
+        if self.protocol == "ldam" and self.imbalance.kind not in ("exponential", "step"):
+            raise ValueError(
+                f"protocol ldam draws an exponential or step imbalance; it knows no {self.imbalance.kind}"
+            )
+        if self.protocol == "ldam" and isinstance(self.imbalance, Step) and self.imbalance.minority != 0.5:
+            raise ValueError("protocol ldam knows step imbalance with minority 0.5 only")
+        if not self.source.has_test and self.test_per_class is None:
+            raise ValueError("test_per_class is needed, as this source has no test set of its own")
+        if self.source.any_size and self.image_size is None:
+            raise ValueError(
+                f"image_size is needed for source {self.source.kind}, whose images may differ in size"
+            )
+        if self.augment.resized_crop is not None and self.image_size is None:
+            raise ValueError("image_size is needed for augment.resized_crop, which resizes to it")
+        return self

@@ -1,0 +1,464 @@
+"""Methods: searcher, objective (samplers, loss, mixing), schedule of the architecture's learning rate."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from hlrs.config.base import Spec
+
+
+class Darts(Spec):
+    """DARTS (Liu et al. 2019): order 1, or order 2 with the unrolled weight step."""
+
+    kind: Literal["darts"] = "darts"
+    order: Literal[1, 2] = 1
+
+
+class PcDarts(Spec):
+    """PC-DARTS (Xu et al. 2020): one channel in `portion` is searched on, edges are weighed by betas.
+
+    The alphas and betas rest up to progress `warm_up` (15 of 50 epochs there).
+    """
+
+    kind: Literal["pc_darts"] = "pc_darts"
+    order: Literal[1, 2] = 1
+    portion: int = Field(4, ge=2)
+    edge_normalization: bool = True
+    warm_up: float = Field(0.3, ge=0, lt=1)
+
+
+class Random(Spec):
+    """A genotype drawn uniformly from the search space: what every search must beat (Li & Talwalkar 2019)."""
+
+    kind: Literal["random"] = "random"
+
+
+class Fixed(Spec):
+    """A published genotype, retrained like the others: nothing is searched."""
+
+    kind: Literal["fixed"] = "fixed"
+    genotype: Literal["DARTS_V1", "DARTS_V2", "PC_DARTS", "PDARTS"]
+
+
+class ResNet(Spec):
+    """The ResNet for CIFAR (He et al. 2016, §4.2), retrained only: what published long-tail tables use."""
+
+    kind: Literal["resnet"] = "resnet"
+    depth: Literal[20, 32, 44, 56, 110] = 32
+
+
+Searcher = Annotated[Darts | PcDarts | Random | Fixed | ResNet, Field(discriminator="kind")]
+
+
+SEARCHED = ("darts", "pc_darts")  # the searchers that train a supernet
+
+
+OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # of a recipe, what a ResNet has not
+
+
+class UniformSampler(Spec):
+    """Every image equally often: P_c = n_c/n."""
+
+    kind: Literal["uniform"] = "uniform"
+    rebalances: ClassVar[bool] = False
+
+
+class ClassBalancedSampler(Spec):
+    """Every class equally often: P_c = 1/C  (Kang et al. 2020, §3)."""
+
+    kind: Literal["class_balanced"] = "class_balanced"
+    rebalances: ClassVar[bool] = True
+
+
+class ReversedSampler(Spec):
+    """P_c ∝ n_max/n_c  (BBN, §4.2)."""
+
+    kind: Literal["reversed"] = "reversed"
+    rebalances: ClassVar[bool] = True
+
+
+class SquareRootSampler(Spec):
+    """P_c ∝ √n_c  (Kang et al. 2020, §3)."""
+
+    kind: Literal["square_root"] = "square_root"
+    rebalances: ClassVar[bool] = True
+
+
+class ProgressiveSampler(Spec):
+    """P_c = (1 − t) · n_c/n + t/C  (progressively balanced; Kang et al. 2020, §3)."""
+
+    kind: Literal["progressive"] = "progressive"
+    rebalances: ClassVar[bool] = True
+
+
+class DeferredSampler(Spec):
+    """Uniform up to progress `at`, class-balanced from there on (deferred re-sampling; Cao et al. 2019)."""
+
+    kind: Literal["deferred"] = "deferred"
+    rebalances: ClassVar[bool] = True
+    at: float = Field(0.8, gt=0, lt=1)
+
+
+Sampler = Annotated[
+    UniformSampler
+    | ClassBalancedSampler
+    | ReversedSampler
+    | SquareRootSampler
+    | ProgressiveSampler
+    | DeferredSampler,
+    Field(discriminator="kind"),
+]
+
+
+# A loss says what it does about class frequencies, so that no sampler does it as well (`corrects`, "" for
+# nothing), whether its logits are cosines times its `scale`, for a classifier of unit norm (`cosine`), and
+# whether the paper's claim counts it as re-weighting: it favours rare classes or hard images (`reweights`).
+WEIGHTS = "weights the classes by their frequencies in the images"
+
+
+class CrossEntropy(Spec):
+    """−log p_y, the target smoothed to (1 − s) y + s/C  (label smoothing; Szegedy et al. 2016, §7)."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+    corrects: ClassVar[str] = ""
+    cosine: ClassVar[bool] = False
+    reweights: ClassVar[bool] = False
+    smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class ClassBalanced(Spec):
+    """Cross-entropy weighted by (1 − β)/(1 − β^n_c)  (effective number; Cui et al. 2019, §4).
+
+    The weights act from progress `at` on (deferred re-weighting, Cao et al. 2019).
+    """
+
+    kind: Literal["class_balanced"] = "class_balanced"
+    corrects: ClassVar[str] = WEIGHTS
+    cosine: ClassVar[bool] = False
+    reweights: ClassVar[bool] = True
+    beta: float = Field(0.9999, ge=0, lt=1)
+    at: float = Field(0.0, ge=0, lt=1)
+
+
+class Focal(Spec):
+    """−(1 − p_y)^γ log p_y  (Lin et al. 2017, eq. 4)."""
+
+    kind: Literal["focal"] = "focal"
+    corrects: ClassVar[str] = ""
+    cosine: ClassVar[bool] = False
+    reweights: ClassVar[bool] = True
+    gamma: float = Field(2.0, ge=0)
+
+
+class Ldam(Spec):
+    """LDAM (Cao et al. 2019): margins ∝ n_c^(−1/4), the largest `max_margin`, on `scale` times cosines.
+
+    From progress `at` on, classes are weighted by their effective number under `beta` (deferred
+    re-weighting); null: never.
+    """
+
+    kind: Literal["ldam"] = "ldam"
+    cosine: ClassVar[bool] = True
+    reweights: ClassVar[bool] = True
+    max_margin: float = Field(0.5, gt=0)
+    scale: float = Field(30.0, gt=0)
+    beta: float = Field(0.9999, ge=0, lt=1)
+    at: float | None = Field(0.8, ge=0, lt=1)
+
+    @property
+    def corrects(self) -> str:
+        """Like the other losses' class variable; only deferred re-weighting corrects."""
+        return "" if self.at is None else WEIGHTS
+
+
+class BalancedSoftmax(Spec):
+    """Cross-entropy of z + log n_c  (Ren et al. 2020, eq. 4)."""
+
+    kind: Literal["balanced_softmax"] = "balanced_softmax"
+    corrects: ClassVar[str] = "shifts the logits by the classes' frequencies in the images"
+    cosine: ClassVar[bool] = False
+    reweights: ClassVar[bool] = True
+
+
+class LogitAdjustment(Spec):
+    """Cross-entropy of z + τ log(n_c/n)  (Menon et al. 2021, eq. 10)."""
+
+    kind: Literal["logit_adjustment"] = "logit_adjustment"
+    corrects: ClassVar[str] = "shifts the logits by the classes' frequencies in the images"
+    cosine: ClassVar[bool] = False
+    reweights: ClassVar[bool] = True
+    tau: float = Field(1.0, gt=0)
+
+
+class Seesaw(Spec):
+    """Seesaw loss (Wang et al. 2021): mitigation (n_j/n_y)^p, compensation (σ_j/σ_y)^q, both on negatives."""
+
+    kind: Literal["seesaw"] = "seesaw"
+    corrects: ClassVar[str] = "compares the classes' frequencies in the images"
+    cosine: ClassVar[bool] = False
+    reweights: ClassVar[bool] = True
+    p: float = Field(0.8, ge=0)
+    q: float = Field(2.0, ge=0)
+
+
+Loss = Annotated[
+    CrossEntropy | ClassBalanced | Focal | Ldam | BalancedSoftmax | LogitAdjustment | Seesaw,
+    Field(discriminator="kind"),
+]
+
+
+def _check_balance(loss: Any, *samplers: Any) -> None:
+    """Reject a loss that corrects class frequencies beside a sampler that changes them."""
+    changing = [sampler.kind for sampler in samplers if sampler.rebalances]
+    if loss.corrects and changing:
+        remedy = "use one of the two" + (", or at: null" if isinstance(loss, Ldam) else "")
+        raise ValueError(
+            f"loss {loss.kind} {loss.corrects}, sampler {changing[0]} changes these: classes would be "
+            f"corrected twice; {remedy}"
+        )
+
+
+# A mixing coefficient says whether it is drawn at random, or follows from the progress alone (`drawn`).
+
+
+class ParabolicDecay(Spec):
+    """m = 1 − t²  (BBN, §4.3)."""
+
+    kind: Literal["parabolic_decay"] = "parabolic_decay"
+    drawn: ClassVar[bool] = False
+
+
+class LinearDecay(Spec):
+    """m = 1 − t."""
+
+    kind: Literal["linear_decay"] = "linear_decay"
+    drawn: ClassVar[bool] = False
+
+
+class CosineDecay(Spec):
+    """m = cos(πt/2)."""
+
+    kind: Literal["cosine_decay"] = "cosine_decay"
+    drawn: ClassVar[bool] = False
+
+
+class Equal(Spec):
+    """m = 1/2."""
+
+    kind: Literal["equal"] = "equal"
+    drawn: ClassVar[bool] = False
+
+
+class ParabolicIncrement(Spec):
+    """m = t²."""
+
+    kind: Literal["parabolic_increment"] = "parabolic_increment"
+    drawn: ClassVar[bool] = False
+
+
+class Beta(Spec):
+    """m ~ Beta(a, a), drawn each step."""
+
+    kind: Literal["beta"] = "beta"
+    drawn: ClassVar[bool] = True
+    a: float = Field(0.2, gt=0)
+
+
+class Symmetric(Spec):
+    """m = 1 − 2t² up to t = 1/2, then 2(1 − t)²; so m(t) + m(1 − t) = 1."""
+
+    kind: Literal["symmetric"] = "symmetric"
+    drawn: ClassVar[bool] = False
+
+
+Mixing = Annotated[
+    ParabolicDecay | LinearDecay | CosineDecay | Equal | ParabolicIncrement | Beta | Symmetric,
+    Field(discriminator="kind"),
+]
+
+
+# An objective says whether it mixes two samplers' batches by a `mixing` (`mixes`), whether it trains an
+# auxiliary head (`auxiliary`), whether it has a single classifier, which can be replaced after training
+# (`one_classifier`), and how many cells exist once per branch (`branch_cells`).
+
+
+class Plain(Spec):
+    """One network, one sampler, one loss."""
+
+    kind: Literal["plain"] = "plain"
+    mixes: ClassVar[bool] = False
+    auxiliary: ClassVar[bool] = True
+    one_classifier: ClassVar[bool] = True
+    branch_cells: ClassVar[int] = 0
+    sampler: Sampler = UniformSampler(kind="uniform")
+    loss: Loss = CrossEntropy(kind="cross_entropy")
+
+    @model_validator(mode="after")
+    def _balanced_once(self) -> "Plain":
+        _check_balance(self.loss, self.sampler)
+        return self
+
+
+class Bilateral(Spec):
+    """Bilateral-Branch Network (Zhou et al. 2020): two samplers' batches, mixed by m(t).
+
+    The last `branch_cells` cells exist once a branch; the cells before them are shared.
+    """
+
+    kind: Literal["bilateral"] = "bilateral"
+    mixes: ClassVar[bool] = True
+    auxiliary: ClassVar[bool] = False
+    one_classifier: ClassVar[bool] = True
+    mixing: Mixing = ParabolicDecay(kind="parabolic_decay")
+    branch_cells: int = Field(1, ge=0)
+    conventional: Sampler = UniformSampler(kind="uniform")
+    rebalancing: Sampler = ReversedSampler(kind="reversed")
+    loss: Loss = CrossEntropy(kind="cross_entropy")
+
+    @model_validator(mode="after")
+    def _balanced_once(self) -> "Bilateral":
+        _check_balance(self.loss, self.conventional, self.rebalancing)
+        return self
+
+
+class DualHead(Spec):
+    """HLRS after the summary: a shared classifier, and class-specific weights that give the final logits.
+
+    Only the shared classifier's loss drives the alphas. Row c of the class-specific weights learns at a rate
+    ∝ (n_max/n_c)^gamma, whose mean over the images is 1 (our own reading).
+    """
+
+    kind: Literal["dual_head"] = "dual_head"
+    mixes: ClassVar[bool] = False
+    auxiliary: ClassVar[bool] = False
+    one_classifier: ClassVar[bool] = False
+    branch_cells: ClassVar[int] = 0
+    gamma: float = Field(0.5, ge=0)
+    sampler: Sampler = UniformSampler(kind="uniform")
+    loss: Loss = CrossEntropy(kind="cross_entropy")
+
+    @model_validator(mode="after")
+    def _balanced_once(self) -> "DualHead":
+        _check_balance(self.loss, self.sampler)
+        return self
+
+
+Objective = Annotated[Plain | Bilateral | DualHead, Field(discriminator="kind")]
+
+
+class ConstantLR(Spec):
+    """η(t) = η."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class CosineLR(Spec):
+    """η(t) = η · (final + (1 − final)(1 + cos πt)/2)."""
+
+    kind: Literal["cosine"] = "cosine"
+    final: float = Field(0.0, ge=0, le=1)
+
+
+class LinearLR(Spec):
+    """η(t) = η · (1 − (1 − final)t)."""
+
+    kind: Literal["linear"] = "linear"
+    final: float = Field(0.0, ge=0, le=1)
+
+
+class StepLR(Spec):
+    """η(t) = η before `at`, η · factor from there on."""
+
+    kind: Literal["step"] = "step"
+    at: float = Field(0.5, gt=0, lt=1)
+    factor: float = Field(0.1, gt=0, lt=1)
+
+
+class FreezeLR(Spec):
+    """η(t) = η before `at`, 0 from there on: the alphas stay, and their steps are saved."""
+
+    kind: Literal["freeze"] = "freeze"
+    at: float = Field(0.5, gt=0, lt=1)
+
+
+class ExponentialLR(Spec):
+    """η(t) = η · final^t."""
+
+    kind: Literal["exponential"] = "exponential"
+    final: float = Field(0.01, gt=0, le=1)
+
+
+class CoupledLR(Spec):
+    """η(t) = η · m(t): the alphas' learning rate follows the mixing coefficient (HLRS, our own reading)."""
+
+    kind: Literal["coupled"] = "coupled"
+
+
+ArchLR = Annotated[
+    ConstantLR | CosineLR | LinearLR | StepLR | FreezeLR | ExponentialLR | CoupledLR,
+    Field(discriminator="kind"),
+]
+
+
+class Method(Spec):
+    """A method composes independent parts; `retrain` overrides single entries of the common recipe."""
+
+    searcher: Searcher
+    objective: Objective | None = None
+    arch_lr: ArchLR | None = None
+    retrain: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _compatible(self) -> "Method":
+        if self.searcher.kind not in SEARCHED:
+            if self.objective is not None or self.arch_lr is not None:
+                raise ValueError(
+                    f"searcher {self.searcher.kind} trains nothing in the search: "
+                    "leave out objective and arch_lr"
+                )
+            given = [name for name in OF_CELLS if name in self.retrain]
+            if self.searcher.kind == "resnet" and given:
+                raise ValueError(
+                    f"retrain.{given[0]} is of networks of cells, and a resnet has none: leave it out"
+                )
+            return self
+        if self.arch_lr is not None and self.arch_lr.kind == "coupled":
+            if self.objective is None or not self.objective.mixes:
+                raise ValueError(
+                    "arch_lr coupled follows the mixing coefficient: it needs objective bilateral"
+                )
+            mixing = getattr(self.objective, "mixing")  # noqa: B009 - of those that mix
+            if mixing.drawn:
+                raise ValueError(
+                    f"arch_lr coupled needs a mixing that depends on progress alone, not {mixing.kind}"
+                )
+        if isinstance(self.searcher, PcDarts) and isinstance(self.arch_lr, FreezeLR):
+            warm_up, at = self.searcher.warm_up, self.arch_lr.at
+            if at <= warm_up:
+                raise ValueError(
+                    f"searcher pc_darts begins at progress warm_up ({warm_up}), and arch_lr freeze ends at "
+                    f"{at}: the alphas would never learn; freeze later"
+                )
+        return self
+
+
+def check_branches(objective: Any, cells: int, field: str) -> None:
+    if objective is not None and objective.branch_cells > cells:
+        raise ValueError(f"{field} is {cells}, fewer than the branch_cells of {objective.branch_cells}")
+
+
+def check_reached(spec: Spec, epochs: int, field: str = "") -> None:
+    """Refuse what is to act from a progress on that no epoch reaches."""
+    last = (epochs - 1) / epochs
+    for name, value in spec:
+        path = f"{field}.{name}" if field else name
+        if isinstance(value, Spec):
+            check_reached(value, epochs, path)
+        rests = name == "at" or (name == "warm_up" and isinstance(spec, PcDarts))
+        moments = value if isinstance(value, list) else [value]
+        late = [moment for moment in moments if rests and moment is not None and moment > last]
+        if late:
+            raise ValueError(
+                f"{path} {late[0]:g} is never reached: the last of {epochs} epochs has progress {last:.3g}; "
+                "set it lower, or more epochs"
+            )

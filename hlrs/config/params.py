@@ -1,0 +1,125 @@
+"""The whole of params.yaml: the matrix, consistency across sections, reading the file."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from hlrs.config.base import Name, Spec, overlay
+from hlrs.config.data import Dataset
+from hlrs.config.messages import describe_error
+from hlrs.config.methods import Method, PcDarts, ResNet, check_branches, check_reached
+from hlrs.config.recipes import Evaluate, Report, Retrain, Search
+from hlrs.errors import UserError
+
+
+class Matrix(Spec):
+    """What is run: every data set × method × seed, the genotype of each retrained once a retraining seed."""
+
+    datasets: list[Name] = Field(min_length=1)
+    methods: list[Name] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    retrain_seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Matrix":
+        for field in ("datasets", "methods", "seeds", "retrain_seeds"):
+            values = getattr(self, field)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{field} names an entry twice: {values}")
+        return self
+
+
+class Params(Spec):
+    """The whole of `params.yaml`; every section must be there, if empty ({}), for DVC to follow it."""
+
+    matrix: Matrix
+    datasets: dict[Name, Dataset]
+    methods: dict[Name, Method]
+    search: Search
+    retrain: Retrain
+    evaluate: Evaluate
+    report: Report
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        for field, known in (("datasets", self.datasets), ("methods", self.methods)):
+            for name in getattr(self.matrix, field):
+                if name not in known:
+                    raise ValueError(f"matrix.{field}: {name!r} is not defined; allowed: {', '.join(known)}")
+        for name, method in self.methods.items():
+            check_reached(method, self.search.epochs, f"methods.{name}")
+            check_branches(
+                method.objective, self.search.cells, f"methods.{name}.objective.branch_cells: search.cells"
+            )
+            self._check_searcher(name, method.searcher)
+            self.retrain_of(name)
+        resnets = [name for name in self.matrix.methods if isinstance(self.methods[name].searcher, ResNet)]
+        large = [name for name in self.matrix.datasets if self.datasets[name].stem == "imagenet"]
+        if resnets and large:
+            raise ValueError(
+                f"methods.{resnets[0]}: a resnet has CIFAR's stem, datasets.{large[0]}.stem is imagenet: "
+                "leave one of them out of the matrix"
+            )
+        if self.report.reference is not None and self.report.reference not in self.matrix.methods:
+            allowed = ", ".join(self.matrix.methods)
+            raise ValueError(
+                f"report.reference: {self.report.reference!r} is not in the matrix; allowed: {allowed}"
+            )
+        return self
+
+    def _check_searcher(self, method: str, searcher: Any) -> None:
+        channels = self.search.channels
+        if isinstance(searcher, PcDarts) and channels % searcher.portion:
+            raise ValueError(
+                f"methods.{method}.searcher.portion: {searcher.portion} does not divide search.channels, "
+                f"{channels}"
+            )
+
+    def retrain_of(self, method: str) -> Retrain:
+        """The common recipe with the method's own entries laid over it; ValueError if they do not fit.
+
+        A ResNet has no auxiliary head and no drop path; its cells are its residual blocks.
+        """
+        override, searcher = self.methods[method].retrain, self.methods[method].searcher
+        if not override and not isinstance(searcher, ResNet):
+            return self.retrain
+        recipe = self.retrain.model_dump()
+        if isinstance(searcher, ResNet):
+            blocks = (searcher.depth - 2) // 2
+            recipe |= {"channels": 16, "cells": blocks, "auxiliary_weight": 0.0, "drop_path": 0.0}
+        try:
+            return Retrain.model_validate(overlay(recipe, override))
+        except ValidationError as error:
+            detail = error.errors()[0]
+            separator = "." if detail["loc"] else ": "
+            message = describe_error(detail, override, Retrain)
+            raise ValueError(f"methods.{method}.retrain{separator}{message}") from None
+
+
+def load(path: Path) -> Params:
+    """`params.yaml`, validated; UserError with one line that names file, field and what is allowed."""
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run in the folder that holds it") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}{_syntax(error)}") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        # an unknown key first: where a name is mistyped, it is the cause of a missing one
+        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        more = f"  (and {len(details) - 1} more)" if len(details) > 1 else ""
+        raise UserError(f"{path}: {describe_error(details[0], raw, Params)}{more}") from None
+
+
+def _syntax(error: Exception) -> str:
+    """Line and problem of a YAML error."""
+    a_key = getattr(error, "context", None) == "while scanning a simple key"  # that lacks its colon
+    mark = getattr(error, "context_mark" if a_key else "problem_mark", None)
+    where = f":{mark.line + 1}" if mark else ""
+    problem = (getattr(error, "problem", None) or str(error)).splitlines()[0].partition(" with value")[0]
+    return f"{where}: not valid YAML: {problem}"

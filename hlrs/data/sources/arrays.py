@@ -1,0 +1,202 @@
+"""Images that lie in memory: digits, torchvision's data sets, MedMNIST's .npz files."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hlrs.config.data import Digits, Npz, Torchvision
+from hlrs.data.sources.base import PARTS, RENEW, ImageSource, first_line
+from hlrs.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TORCHVISION = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "fashion_mnist": "FashionMNIST",
+    "mnist": "MNIST",
+    "kmnist": "KMNIST",
+}
+
+
+SUPERCLASSES = {  # CIFAR-100's, in the order of its coarse labels
+    "aquatic_mammals": "beaver dolphin otter seal whale",
+    "fish": "aquarium_fish flatfish ray shark trout",
+    "flowers": "orchid poppy rose sunflower tulip",
+    "food_containers": "bottle bowl can cup plate",
+    "fruit_and_vegetables": "apple mushroom orange pear sweet_pepper",
+    "household_electrical_devices": "clock keyboard lamp telephone television",
+    "household_furniture": "bed chair couch table wardrobe",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large_carnivores": "bear leopard lion tiger wolf",
+    "large_man-made_outdoor_things": "bridge castle house road skyscraper",
+    "large_natural_outdoor_scenes": "cloud forest mountain plain sea",
+    "large_omnivores_and_herbivores": "camel cattle chimpanzee elephant kangaroo",
+    "medium_mammals": "fox porcupine possum raccoon skunk",
+    "non-insect_invertebrates": "crab lobster snail spider worm",
+    "people": "baby boy girl man woman",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small_mammals": "hamster mouse rabbit shrew squirrel",
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "vehicles_1": "bicycle bus motorcycle pickup_truck train",
+    "vehicles_2": "lawn_mower rocket streetcar tank tractor",
+}
+
+
+class ResidentSource(ImageSource):
+    """Images that fit in memory: pixels uint8 [n + m, height, width] or [n + m, height, width, 3]."""
+
+    def __init__(self, name: str, classes: list[str], pixels: NDArray[np.uint8], *labels: ArrayLike) -> None:
+        self.name = name
+        self.pixels = pixels
+        train, test = (np.asarray(part, dtype=np.int64) for part in labels)
+        super().__init__(classes, 1 if pixels.ndim == 3 else 3, train, test)
+
+    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        from PIL import Image
+
+        for position, index in enumerate(indices):
+            yield position, Image.fromarray(self.pixels[index])
+
+    def _where(self, index: int) -> str:
+        return f"{self.name}, image {index}"
+
+
+def digits_file() -> Path:
+    """scikit-learn's file of handwritten digits, found without importing it (which takes a second)."""
+    from importlib.util import find_spec
+
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise UserError("source digits is scikit-learn's, which is not installed: pip install scikit-learn")
+    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+
+
+def digits_source(_: Digits) -> ImageSource:
+    rows = np.loadtxt(digits_file(), delimiter=",", dtype=np.uint8)  # 64 pixels of 0 to 16, and the digit
+    pixels = np.rint(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return ResidentSource("digits", [str(digit) for digit in range(10)], pixels, rows[:, -1], [])
+
+
+def torchvision_files(name: str, root: Path) -> list[tuple[str, Path]]:
+    """(name, path) of the files that torchvision's class reads, in a fixed order."""
+    from torchvision import datasets
+
+    kind: Any = getattr(datasets, TORCHVISION[name])
+    if hasattr(kind, "base_folder"):  # the CIFARs
+        lists = [*kind.train_list, *kind.test_list, [kind.meta["filename"]]]
+        return [(entry[0], root / kind.base_folder / entry[0]) for entry in lists]
+    raw = root / kind.__name__ / "raw"
+    return [(file, raw / file) for file in (archive.removesuffix(".gz") for archive, _ in kind.resources)]
+
+
+def torchvision_source(spec: Torchvision) -> ImageSource:
+    from torchvision import datasets
+
+    name, root = spec.name, spec.root
+    read = getattr(datasets, TORCHVISION[name])
+    remedy = (
+        "look at the network and the disk" if spec.download else "set download: true or copy the files there"
+    )
+    try:
+        train, test = (read(root, train=part, download=spec.download) for part in (True, False))
+        pixels = np.concatenate([np.asarray(train.data), np.asarray(test.data)])
+    except Exception as error:  # what torchvision raises on a broken file is undocumented, and varied
+        raise UserError(f"{root}: {name} is missing or broken ({first_line(error)}); {remedy}") from None
+    for part, data in (("training", train), ("test", test)):
+        if len(data.data) != len(data.targets):
+            counts = f"{len(data.data)} {part} images and {len(data.targets)} labels"
+            raise UserError(f"{root}: {name} holds {counts}; {remedy}")
+    classes, labels = list(train.classes), [np.asarray(part.targets) for part in (train, test)]
+    if spec.labels == "coarse":
+        table = superclasses(classes)
+        classes, labels = list(SUPERCLASSES), [table[fine] for fine in labels]
+    return ResidentSource(f"{root} ({name})", classes, pixels, *labels)
+
+
+def superclasses(fine: Sequence[str]) -> NDArray[np.int64]:
+    """The coarse label of each of CIFAR-100's fine classes, given by name: int64 [100]."""
+    coarse = {name: c for c, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
+    return np.array([coarse[name] for name in fine])
+
+
+class NpzSource(ImageSource):
+    """The arrays {train,test}_{images,labels} of an .npz; the pixels are read when first asked for."""
+
+    def __init__(self, spec: Npz) -> None:
+        self.path = Path(spec.file)
+        with self._opened() as arrays:
+            missing = {f"{part}_{what}" for part in PARTS for what in ("images", "labels")} - {*arrays.files}
+            if missing:
+                there = ", ".join(arrays.files) or "none"
+                raise UserError(
+                    f"{self.path}: no array {sorted(missing)[0]} among its arrays ({there}); "
+                    "source npz reads train_ and test_, images and labels, as MedMNIST has them"
+                )
+            shapes = {part: self._shape(arrays, f"{part}_images") for part in PARTS}
+            train, test = (self._labels(arrays[f"{part}_labels"], part, shapes[part][0]) for part in PARTS)
+        if shapes["train"][1:] != shapes["test"][1:]:
+            found = f"training images {list(shapes['train'][1:])}, test images {list(shapes['test'][1:])}"
+            raise UserError(f"{self.path}: {found}; both must be of one shape: {RENEW}")
+        classes = [str(label) for label in range(int(train.max()) + 1)]
+        super().__init__(classes, 1 if len(shapes["train"]) == 3 else 3, train, test)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                yield arrays
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: no such file; it is named in the params as an .npz file") from None
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{self.path}: broken or not an .npz ({first_line(error)}); {RENEW}") from None
+
+    def _shape(self, arrays: Any, name: str) -> tuple[int, ...]:
+        """The shape of an array of images, by its header alone."""
+        with arrays.zip.open(f"{name}.npy") as member:
+            major, _ = np.lib.format.read_magic(member)
+            header = (
+                np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+            )
+            shape, _, kind = header(member)
+        plain = len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)
+        if kind != np.uint8 or not plain or not shape[0]:
+            raise UserError(
+                f"{self.path}: {name} is {kind} {list(shape)}; images must be uint8, "
+                "[n, height, width] or [n, height, width, 3]"
+            )
+        return tuple(shape)
+
+    def _labels(self, labels: NDArray[Any], part: str, images: int) -> NDArray[np.int64]:
+        if labels.ndim == 2 and labels.shape[1] > 1:
+            raise UserError(
+                f"{self.path}: {part}_labels has {labels.shape[1]} labels an image; here an image is of one "
+                "class: use a data set that is not multi-label"
+            )
+        if labels.shape not in ((images,), (images, 1)) or labels.dtype.kind not in "iu":
+            found = f"{part}_labels is {labels.dtype} {list(labels.shape)} for {images} images"
+            raise UserError(f"{self.path}: {found}; labels must be integers, one an image")
+        return labels.reshape(-1).astype(np.int64)
+
+    @cached_property
+    def _pixels(self) -> NDArray[np.uint8]:
+        with self._opened() as arrays:
+            return np.concatenate([arrays[f"{part}_images"] for part in PARTS])
+
+    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        from PIL import Image
+
+        for position, index in enumerate(indices):
+            yield position, Image.fromarray(self._pixels[index])
+
+    def _where(self, index: int) -> str:
+        test = index >= len(self.train_labels)
+        return f"{self.path}, {PARTS[test]} image {index - test * len(self.train_labels)}"

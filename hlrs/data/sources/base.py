@@ -1,0 +1,113 @@
+"""An image source: class names, labels, and the pixels asked for."""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hlrs.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+
+
+PARTS = ("train", "test")
+
+
+RENEW = "copy, write or `dvc pull` it anew"
+
+
+class ImageSource(ABC):
+    """Labelled images. Index: position in the training images, the official test images after them.
+
+    classes: names; channels: 1 or 3; train_labels: int64 [n]; test_labels: int64 [m], 0 without a test set.
+    """
+
+    def __init__(
+        self,
+        classes: list[str],
+        channels: int,
+        train_labels: NDArray[np.int64],
+        test_labels: NDArray[np.int64],
+    ) -> None:
+        self.classes = classes
+        self.channels = channels
+        self.train_labels = train_labels
+        self.test_labels = test_labels
+        labels = np.concatenate([train_labels, test_labels])
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+        if len(wrong):
+            label, where = labels[wrong[0]], self._where(int(wrong[0]))
+            raise UserError(f"{where}: label {label} is none of 0 to {len(classes) - 1}; correct the label")
+
+    def read(
+        self,
+        indices: ArrayLike,
+        size: int | None = None,
+        crop: Callable[[int, "Image"], "Image"] | None = None,
+    ) -> NDArray[np.uint8]:
+        """The images asked for, in that order: uint8 [k, channels, height, width].
+
+        size None: as they are. Else the shorter side is resized to `size` (bilinear, antialiased) and the
+        centre cut out, of what `crop` makes of the image if given (its place in `indices`, the file's image).
+        UserError for an image that cannot be decoded, and if the images differ in size.
+        """
+        asked = np.asarray(indices, dtype=np.int64)
+        total = len(self.train_labels) + len(self.test_labels)
+        if len(asked) and not 0 <= asked.min() <= asked.max() < total:
+            found = f"images {asked.min()} to {asked.max()} are asked of a source with {total}"
+            raise UserError(f"{found}: its files are not those that were split; make the split anew")
+        images = np.empty((0, self.channels, size or 0, size or 0), dtype=np.uint8)
+        for position, image in self._images(asked):
+            pixels = pixels_of(crop(position, image) if crop else image, size)
+            if not len(images):
+                images = np.empty((len(asked), *pixels.shape), dtype=np.uint8)
+            if pixels.shape != images.shape[1:]:
+                found = f"{self._where(int(asked[position]))}: {pixels.shape[2]}×{pixels.shape[1]} pixels"
+                raise UserError(
+                    f"{found}, not {images.shape[3]}×{images.shape[2]} as before it; set image_size"
+                )
+            images[position] = pixels
+        return images
+
+    @abstractmethod
+    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        """(position in `indices`, decoded image), in whatever order is cheapest to read."""
+
+    @abstractmethod
+    def _where(self, index: int) -> str:
+        """Where the user finds an image."""
+
+
+def pixels_of(image: "Image", size: int | None) -> NDArray[np.uint8]:
+    """uint8 [channels, height, width]; arithmetic of torchvision's Resize and CenterCrop."""
+    from PIL.Image import Resampling
+
+    if size is not None:
+        width, height = image.size
+        short = min(width, height)
+        width, height = int(size * width / short), int(size * height / short)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        image = image.resize((width, height), Resampling.BILINEAR).crop((left, top, left + size, top + size))
+    array: NDArray[np.uint8] = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def decode(file: io.BytesIO | Path, where: str) -> "Image":
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
+        raise UserError(f"{where}: not an image that can be decoded ({first_line(error)}); {RENEW}") from None
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

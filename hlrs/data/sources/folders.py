@@ -1,0 +1,71 @@
+"""One folder per class."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlrs.config.data import ImageFolder
+from hlrs.data.sources.base import IMAGE_SUFFIXES, PARTS, ImageSource, decode
+from hlrs.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class FilesSource(ImageSource):
+    """A file an image: `files`, training images first."""
+
+    files: Sequence[str | Path]
+
+    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        for position, index in enumerate(indices):
+            yield position, decode(Path(self.files[index]), str(self.files[index]))
+
+    def _where(self, index: int) -> str:
+        return str(self.files[index])
+
+
+class FolderSource(FilesSource):
+    """A folder a class, its images below it at any depth, in sorted order."""
+
+    def __init__(self, spec: ImageFolder) -> None:
+        roots = [Path(getattr(spec, part)) for part in PARTS if getattr(spec, part)]
+        classes = _folders(roots[0])
+        if not classes:
+            raise UserError(
+                f"{roots[0]}: no folders in it; image_folder takes each class from a folder of its own"
+            )
+        files: list[Path] = []
+        labels = []
+        for root in roots:
+            unknown = sorted(set(_folders(root)) - set(classes))
+            if unknown:
+                raise UserError(
+                    f"{root / unknown[0]}: no such class in {roots[0]}; rename or remove the folder"
+                )
+            folders = [_image_files(root / name) for name in classes]
+            files += [file for folder in folders for file in folder]
+            labels.append(np.repeat(np.arange(len(classes)), [len(folder) for folder in folders]))
+            if not len(labels[-1]):
+                raise UserError(
+                    f"{root}: no images in its folders; put {', '.join(sorted(IMAGE_SUFFIXES))} there"
+                )
+        self.files = files
+        test = labels[1] if len(roots) == 2 else np.empty(0, dtype=np.int64)
+        super().__init__(classes, 3, labels[0], test)
+
+
+def _folders(root: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in root.iterdir() if path.is_dir())
+    except OSError as error:
+        raise UserError(
+            f"{root}: {error.strerror}; it is named in the params as a folder of images"
+        ) from None
+
+
+def _image_files(folder: Path) -> Sequence[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)

@@ -1,0 +1,108 @@
+"""Images that text files list."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlrs.config.data import ListFile
+from hlrs.data.sources.folders import FilesSource
+from hlrs.errors import UserError
+
+
+class ListSource(FilesSource):
+    """Images below a folder, with labels, that text files of "path label" lines name."""
+
+    def __init__(self, spec: ListFile) -> None:
+        names, train = _read_list(Path(spec.train))
+        classes = _known_classes(spec, train)
+        test = np.empty(0, dtype=np.int64)
+        if spec.test:
+            others, test = _read_list(Path(spec.test))
+            beyond = np.flatnonzero(test >= len(classes))
+            if len(beyond):
+                where = _line(Path(spec.test), int(beyond[0]))
+                found = f"{where}: label {test[beyond[0]]} is none of 0 to {len(classes) - 1}"
+                raise UserError(f"{found}, those of {spec.train}; use lists of one data set")
+            both = set(names).intersection(others)
+            if both:
+                found = f"{len(both)} of {len(others)} images are in {spec.train} as well"
+                first = next(name for name in others if name in both)
+                raise UserError(
+                    f"{spec.test}: {found}, the first is {first}; what is trained on cannot test: "
+                    "take them out of one of the lists"
+                )
+            names += others
+        self.names = names
+        self.files = [f"{spec.root}/{name}" for name in names]
+        super().__init__(classes, 3, train, test)
+
+
+def listed_images(spec: ListFile) -> list[str]:
+    """The images that a list names, below its root. UserError as of `open_source`."""
+    return ListSource(spec).names
+
+
+def _known_classes(spec: ListFile, labels: NDArray[np.int64]) -> list[str]:
+    """The names in the file of class names, or numbers; each class must be among the training labels."""
+    found = np.unique(labels)
+    count = int(found[-1]) + 1
+    names: list[str] | None = None
+    if spec.classes:
+        lines = _text(Path(spec.classes), "a file of class names").split("\n")
+        names = [line.strip() for line in lines if line.strip()]
+        if count > len(names):
+            where = _line(Path(spec.train), int(labels.argmax()))
+            raise UserError(
+                f"{where}: label {count - 1}, but {spec.classes} names {len(names)} classes, "
+                f"0 to {len(names) - 1}; correct one of the two"
+            )
+        count = len(names)
+    if len(found) < count:
+        first = next(c for c, label in enumerate([*found, count]) if c != label)
+        gaps = f"no image of {count - len(found):,} of the labels 0 to {count - 1:,}, the first is {first}"
+        raise UserError(f"{spec.train}: {gaps}; number the classes that have images from 0 on")
+    return names or [str(label) for label in range(count)]
+
+
+def _read_list(path: Path) -> tuple[list[str], NDArray[np.int64]]:
+    """The paths and labels of a file of "path label" lines; a path may hold spaces, a line may be blank."""
+    names, labels = [], []
+    for number, line in enumerate(_text(path, "a list of images").split("\n"), 1):
+        parts = line.rsplit(None, 1)
+        if not parts:
+            continue
+        name, label = parts if len(parts) == 2 else (line, "")
+        if not (label.isascii() and label.isdecimal() and len(label) < 10):
+            raise UserError(
+                f'{path}:{number}: {line.strip()[:80]!r} is no line of "path label"; '
+                "a label is a whole number from 0 on"
+            )
+        if name.startswith("/") or "/../" in f"/{name}/":
+            raise UserError(f"{path}:{number}: {name} is not below source.root; name images relative to it")
+        names.append(name)
+        labels.append(int(label))
+    if not names:
+        raise UserError(f'{path}: names no image; write lines of "path label" into it')
+    repeated = len(names) - len(set(names))
+    if repeated:
+        first = {name: i for i, name in reversed([*enumerate(names)])}
+        entry = next(i for i, name in enumerate(names) if first[name] != i)
+        found = f"{names[entry]} is named a second time; {repeated:,} of {len(names):,} lines repeat an image"
+        raise UserError(f"{_line(path, entry)}: {found}: name each once")
+    return names, np.array(labels, dtype=np.int64)
+
+
+def _line(path: Path, entry: int) -> str:
+    """Where in a list an entry stands."""
+    lines = _text(path, "a list of images").split("\n")
+    return f"{path}:{[number for number, line in enumerate(lines, 1) if line.strip()][entry]}"
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; it is named in the params as {what}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text in UTF-8; it is named in the params as {what}") from None

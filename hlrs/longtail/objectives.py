@@ -1,0 +1,273 @@
+"""Objectives: how sampled batches become a loss, given one batch from each sampler.
+
+OBJECTIVES has what computes the loss; DEMANDS has what an objective asks of batches and network, which
+evaluation needs without any loss.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hlrs.config.base import Kinds
+from hlrs.config.methods import Bilateral as BilateralSpec
+from hlrs.config.methods import DualHead as DualHeadSpec
+from hlrs.config.methods import Loss as LossSpec
+from hlrs.config.methods import Mixing as MixingSpec
+from hlrs.config.methods import Objective as ObjectiveSpec
+from hlrs.config.methods import Plain as PlainSpec
+from hlrs.config.methods import Sampler
+from hlrs.longtail.losses import Loss, make_loss
+from hlrs.longtail.mixing import coefficient
+from hlrs.longtail.row_rates import learn_rows_at, row_rates
+
+
+class Batch(Protocol):
+    """Images float [n, channels, height, width] and labels int64 [n].
+
+    Where images are mixed: the labels of those mixed in, int64 [n], and the share of the former, float [n].
+    """
+
+    @property
+    def images(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def partners(self) -> Tensor | None: ...
+
+    @property
+    def share(self) -> Tensor | None: ...
+
+
+class Network(Protocol):
+    """What an objective asks of a network; see nas/network.py."""
+
+    def features(self, images: Tensor, branch: int) -> Tensor:
+        """Pooled features of one branch."""
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits of the branches' features, side by side."""
+
+    def finalize(self, features: Tensor) -> Tensor:
+        """Logits for inference: of the class-specific weights, where there are some."""
+
+    def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits and those of the auxiliary head."""
+
+    @property
+    def class_specific(self) -> nn.Module | None:
+        """The class-specific weights of a dual head."""
+
+
+Mixing = Tensor | float | None  # a tensor where steps are recorded (training/cuda_graphs.py)
+
+
+class Outcome(NamedTuple):
+    """A loss to descend and the accuracy that went with it, both scalars."""
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+class Objective(ABC):
+    """A loss over one batch from each sampler, at progress t; `mixing` is m(t), None without branches.
+
+    t must act through `loss` alone: a captured step is out of date as soon as `loss.weighs(t)` changes.
+    """
+
+    loss: Loss
+
+    @classmethod
+    @abstractmethod
+    def of(cls, spec: Any, counts: Tensor, auxiliary_weight: float, for_alphas: bool) -> "Objective":
+        """The objective of a spec, for weights or alphas; counts: images per class, int64 [classes]."""
+
+    @abstractmethod
+    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
+        """Loss and accuracy of a network."""
+
+    @abstractmethod
+    def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
+        """Register what the objective does to gradients before each step of the optimizer."""
+
+
+class Plain(Objective):
+    """L(f(x), y), plus the auxiliary head's loss times its weight where there is one (DARTS, §A.2)."""
+
+    def __init__(self, loss: Loss, auxiliary_weight: float = 0.0) -> None:
+        self.loss, self.auxiliary_weight = loss, auxiliary_weight
+
+    @classmethod
+    def of(cls, spec: PlainSpec, counts: Tensor, auxiliary_weight: float, for_alphas: bool) -> "Plain":
+        """The same for weights and alphas."""
+        return cls(make_loss(spec.loss, counts), auxiliary_weight)
+
+    def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
+        """Leave gradients as they are."""
+
+    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
+        [batch] = batches
+        logits, auxiliary = network.heads(batch.images)
+        loss = loss_of(self.loss, logits, batch, t)
+        if auxiliary is not None:
+            loss = loss + self.auxiliary_weight * loss_of(self.loss, auxiliary, batch, t)
+        return Outcome(loss, accuracy(logits, batch))
+
+
+class Bilateral(Objective):
+    """m·L(p, y_c) + (1 − m)·L(p, y_r) with p = W · 2[m·f_c, (1 − m)·f_r]  (BBN, §4.1).
+
+    f_c are the conventional branch's features of a uniformly sampled batch, f_r the re-balancing branch's of
+    a batch from the reversed sampler; the factor 2 keeps the features' scale at inference, where m = 1/2
+    (authors' code, lib/core/combiner.py). Accuracy is mixed likewise.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+
+    @classmethod
+    def of(
+        cls, spec: BilateralSpec, counts: Tensor, auxiliary_weight: float, for_alphas: bool
+    ) -> "Bilateral":
+        """The same for weights and alphas."""
+        return cls(make_loss(spec.loss, counts))
+
+    def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
+        """Leave gradients as they are."""
+
+    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
+        conventional, rebalancing = batches
+        assert mixing is not None
+        m = mixing
+        features = [
+            2 * m * network.features(conventional.images, 0),
+            2 * (1 - m) * network.features(rebalancing.images, 1),
+        ]
+        logits = network.classify(torch.cat(features, 1))
+        loss_c, loss_r = (loss_of(self.loss, logits, batch, t) for batch in batches)
+        accuracy_c, accuracy_r = (accuracy(logits, batch) for batch in batches)
+        return Outcome(m * loss_c + (1 - m) * loss_r, m * accuracy_c + (1 - m) * accuracy_r)
+
+
+class DualHead(Objective):
+    """L(z_shared, y) + L(z_final, y), both through the backbone; for the alphas, L(z_shared, y) alone.
+
+    z_shared are the shared classifier's logits, z_final those of the class-specific weights, which inference
+    uses. Accuracy is that of z_final, for the alphas that of z_shared. HLRS after the summary (our own
+    reading).
+    """
+
+    def __init__(self, loss: Loss, rates: Tensor, for_alphas: bool) -> None:
+        self.loss, self.rates, self.for_alphas = loss, rates, for_alphas
+
+    @classmethod
+    def of(cls, spec: DualHeadSpec, counts: Tensor, auxiliary_weight: float, for_alphas: bool) -> "DualHead":
+        """For the weights with both classifiers' losses, for the alphas with the shared one's."""
+        return cls(make_loss(spec.loss, counts), row_rates(counts, spec.gamma), for_alphas)
+
+    def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
+        """Let the class-specific weights learn at their classes' rates."""
+        assert network.class_specific is not None  # as `Demands.dual` asks
+        learn_rows_at(self.rates, network.class_specific.parameters(), optimizer)
+
+    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
+        [batch] = batches
+        features = network.features(batch.images, 0)
+        shared = network.classify(features)
+        loss = loss_of(self.loss, shared, batch, t)
+        if self.for_alphas:
+            return Outcome(loss, accuracy(shared, batch))
+        final = network.finalize(features)
+        return Outcome(loss + loss_of(self.loss, final, batch, t), accuracy(final, batch))
+
+
+OBJECTIVES: Kinds[type[Objective]] = {PlainSpec: Plain, BilateralSpec: Bilateral, DualHeadSpec: DualHead}
+
+
+def make_objective(
+    spec: ObjectiveSpec, counts: Tensor, auxiliary_weight: float = 0.0, for_alphas: bool = False
+) -> Objective:
+    """The objective of a spec, for weights or alphas; counts: images per class, int64 [classes]."""
+    return OBJECTIVES[type(spec)].of(spec, counts, auxiliary_weight, for_alphas)
+
+
+def loss_of(loss: Loss, logits: Tensor, batch: Batch, t: float) -> Tensor:
+    """L(z, y); of mixed images, λL(z, y) + (1 − λ)L(z, y′), y′ the partners' labels, λ each image's share.
+
+    Zhang et al. 2018 (mixup), authors' code; a loss with class weights takes its weighted mean over each of
+    the two sets of labels.
+    """
+    if batch.partners is None or batch.share is None:
+        return loss(logits, batch.labels, t)
+    return loss(logits, batch.labels, t, batch.share) + loss(logits, batch.partners, t, 1 - batch.share)
+
+
+def accuracy(logits: Tensor, batch: Batch) -> Tensor:
+    """Share of images whose largest logit is their label's; mixed ones count by shares: scalar, float32."""
+    best = logits.detach().argmax(1)
+    hits = (best == batch.labels).float()
+    if batch.partners is not None and batch.share is not None:
+        hits = batch.share * hits + (1 - batch.share) * (best == batch.partners).float()
+    return hits.mean()
+
+
+# --- what an objective asks for ---------------------------------------------------------------------------
+
+
+class Demands(NamedTuple):
+    """What an objective asks of batches and network: samplers, mixing coefficient, branches, classifiers."""
+
+    samplers: list[Sampler]  # one batch of each per step
+    mixing: MixingSpec | None
+    loss: LossSpec
+    branches: int
+    branch_cells: int  # cells at the end that exist once per branch
+    dual: bool  # class-specific weights beside the shared classifier
+
+    def layout(self) -> dict[str, Any]:
+        """Arguments of a network's constructor."""
+        scale = getattr(self.loss, "scale") if self.loss.cosine else None  # noqa: B009 - of those on cosines
+        return {
+            "branches": self.branches,
+            "branch_cells": self.branch_cells,
+            "cosine": scale,
+            "dual": self.dual,
+        }
+
+
+def plain(spec: PlainSpec) -> Demands:
+    """One sampler, one branch, one classifier."""
+    return Demands([spec.sampler], None, spec.loss, branches=1, branch_cells=0, dual=False)
+
+
+def bilateral(spec: BilateralSpec) -> Demands:
+    """Two samplers, a branch for each, whose features are mixed."""
+    samplers = [spec.conventional, spec.rebalancing]
+    return Demands(samplers, spec.mixing, spec.loss, branches=2, branch_cells=spec.branch_cells, dual=False)
+
+
+def dual_head(spec: DualHeadSpec) -> Demands:
+    """One sampler, one branch, two classifiers."""
+    return Demands([spec.sampler], None, spec.loss, branches=1, branch_cells=0, dual=True)
+
+
+DEMANDS: Kinds[Callable[..., Demands]] = {
+    PlainSpec: plain,
+    BilateralSpec: bilateral,
+    DualHeadSpec: dual_head,
+}
+
+
+def demands_of(spec: ObjectiveSpec) -> Demands:
+    """What an objective asks for."""
+    return DEMANDS[type(spec)](spec)
+
+
+def mixing_at(spec: ObjectiveSpec, t: float, draw: str) -> float | None:
+    """The mixing coefficient m(t), None where nothing is mixed; `draw` names the draw of a random one."""
+    mixing = demands_of(spec).mixing
+    return None if mixing is None else coefficient(mixing, t, draw)

@@ -1,0 +1,91 @@
+"""The search space's operations (DARTS, cnn/operations.py), some shared by supernet and derived network.
+
+`Norm` makes the batch norm for a number of channels; the caller thereby chooses affine parameters and
+running statistics. All maps are float [batch, channels, height, width].
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from hlrs.nas.ops.depthwise import DepthwiseConv, conv
+from hlrs.nas.ops.layouts import every_second, from_phases, has_phases, join, to_phases
+from hlrs.nas.ops.packed import Pointwise
+
+Norm = Callable[[int], nn.Module]
+
+
+EPSILON = 1e-5  # of every batch norm
+
+
+def conv_bn(channels_in: int, channels: int, norm: Norm) -> nn.Sequential:
+    """1×1 convolution, batch norm."""
+    return nn.Sequential(Pointwise(channels_in, channels), norm(channels))
+
+
+class FactorizedReduce(nn.Module):
+    """Halves a rectified map without losing pixels: two 1×1 convolutions of stride 2, one pixel apart."""
+
+    def __init__(self, channels_in: int, channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.even = Pointwise(channels_in, channels // 2)
+        self.odd = Pointwise(channels_in, channels // 2)
+        self.norm = norm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[1] // self.even.in_channels
+        return self.norm(join(count, self.even(every_second(x)), self.odd(every_second(x, 1))))  # type: ignore[no-any-return]
+
+
+class Depthwise(nn.Conv2d):
+    """Depthwise convolution without bias that keeps the size at stride 1, of one image or more to a pixel."""
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return DepthwiseConv.apply(x, self.kernels(x), self.stride[0])  # type: ignore[no-any-return]
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The weights, repeated for each image to a pixel."""
+        count = x.shape[1] // self.in_channels
+        return self.weight if count == 1 else self.weight.repeat(count, 1, 1, 1)
+
+
+class Dilated(Depthwise):
+    """Depthwise convolution with dilation 2, by phases (see `to_phases`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride[0] == 2:  # what is read are the even rows and columns
+            return DepthwiseConv.apply(every_second(x), self.kernels(x), 1)  # type: ignore[no-any-return]
+        if has_phases(x):
+            return from_phases(DepthwiseConv.apply(to_phases(x), self.kernels(x), 1))
+        return conv(x, self.kernels(x), dilation=2)
+
+
+def separable(channels: int, depthwise: Depthwise, norm: Norm) -> list[nn.Module]:
+    """Depthwise convolution, pointwise convolution, batch norm."""
+    return [depthwise, Pointwise(channels, channels), norm(channels)]
+
+
+def reads_rectified(name: str, stride: int) -> bool:
+    """Whether a primitive begins with a ReLU, which its module lacks: one serves all edges of a state."""
+    return "conv" in name or (name == "skip_connect" and stride == 2)
+
+
+def make_operation(name: str, channels: int, stride: int, norm: Norm) -> nn.Module:
+    """The module of a primitive other than `none`, without its first ReLU; stride 1 or 2."""
+    kind, kernel = name.rsplit("_", 1)[0], int(name[-1]) if name[-1].isdigit() else 0
+    if kind == "sep_conv":
+        first, second = Depthwise(channels, kernel, stride), Depthwise(channels, kernel)
+        return nn.Sequential(
+            *separable(channels, first, norm), nn.ReLU(inplace=True), *separable(channels, second, norm)
+        )
+    if kind == "dil_conv":
+        return nn.Sequential(*separable(channels, Dilated(channels, kernel, stride), norm))
+    if kind == "max_pool":
+        return nn.MaxPool2d(kernel, stride, padding=1)
+    if kind == "avg_pool":
+        return nn.AvgPool2d(kernel, stride, padding=1, count_include_pad=False)
+    assert name == "skip_connect", name
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, norm)

@@ -1,0 +1,1 @@
+"""How operations are made fast; nothing else imports Triton."""

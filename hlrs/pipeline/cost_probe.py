@@ -1,0 +1,280 @@
+"""Short measurements of trainings that no record tells of, remembered in `.hlrs/calibration.json`.
+
+The stage's own task is built on a sample of its split's images, so that a large data set is not read whole.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hlrs.artifacts.files import read_json, write_json
+from hlrs.artifacts.jobs import Job
+from hlrs.artifacts.tables import read_table, write_table
+from hlrs.config.data import Source, Torchvision
+from hlrs.config.jobs import Images, RetrainJob, SearchJob, SplitJob, parse
+from hlrs.config.methods import Bilateral, Objective, PcDarts
+from hlrs.config.recipes import RetrainedClassifier
+from hlrs.errors import Failure, UserError
+from hlrs.longtail.mixing import coefficient
+from hlrs.nas import arch_lr, genotype
+from hlrs.pipeline.environment import cpu_model
+from hlrs.training.device import choose
+from hlrs.training.throughput import Throughput
+
+MEMORY = Path(".hlrs/calibration.json")
+SECONDS = 3.0  # of steps, for each kind of epoch
+SAMPLE = 16  # batches of images, at most, that are read of each subset
+SEEDS = ("seed", "retrain_seed")  # of a job: they do not change what it costs
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The pace of a training on a device."""
+
+    device: str
+    gpu: bool
+    steps: int  # an epoch
+    paces: dict[int, Throughput]  # by the number of batches that a step takes
+    date: str
+    fresh: bool = False  # measured by this process
+
+    def seconds(self, batches: list[int]) -> float:
+        """Of all epochs, given each one's batches a step."""
+        return self.steps * sum(self.paces[number].seconds for number in batches)
+
+
+class Calibration:
+    """Measures trainings among the jobs of a plan; `say` is told what is being measured."""
+
+    def __init__(self, jobs: list[Job], say: Callable[[str], None]) -> None:
+        self.makers = {path: job for job in jobs for path in job.outputs}
+        self.say = say
+        self.splits: dict[str, tuple[dict[str, Any], list[str]]] = {}
+        self.known = _memory()
+
+    def remembered(self, job: Job) -> Measurement | None:
+        """What is known of a training; a CPU's pace only where there is no GPU."""
+        entries = self.known.get(self._name(job), {}).items()
+        known = [_measurement(device, entry) for device, entry in entries]
+        usable = [measurement for measurement in known if measurement.gpu or not gpu_here()]
+        return max(usable, key=lambda measurement: (measurement.gpu, measurement.date), default=None)
+
+    def pace(self, job: Job) -> Measurement:
+        """The pace of a training: what is remembered, or else measured now.
+
+        Raises HlrsError where data are missing or memory does not suffice, ModuleNotFoundError without torch.
+        """
+        known = self.remembered(job)
+        if known:
+            return known
+        steps, (device, gpu) = self.steps(job), _device(job)
+        self.say(f"measuring {job.stage} of {job.run} on {device}")
+        numbers = batches(job)
+        epochs = {number: numbers.index(number) for number in sorted(set(numbers))}
+        paces = self._probe(job, list(epochs.values()), device)
+        measured = Measurement(
+            device, gpu, steps, dict(zip(epochs, paces, strict=True)), _today(), fresh=True
+        )
+        entry = {name: value for name, value in vars(measured).items() if name not in ("device", "fresh")}
+        self.known.setdefault(self._name(job), {})[device] = entry
+        write_json(MEMORY, self.known)
+        return measured
+
+    def _name(self, job: Job) -> str:
+        """What a measurement holds for: everything but the seeds, and which network is retrained."""
+        there = Path(job.inputs["genotype"]).exists() if "genotype" in job.inputs else None
+        facts = [job.stage, signature(job.params), job.code, job.inputs["split"], there]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+    def _probe(self, job: Job, epochs: list[int], device: str) -> list[Throughput]:
+        import torch
+
+        stage = importlib.import_module(f"hlrs.stages.{job.stage}")
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                paces: list[Throughput] = stage.probe(self._on_sample(job, Path(folder)), epochs, SECONDS)
+            except torch.OutOfMemoryError:
+                raise Failure(f"{job.stage} of {job.run} does not fit the memory of {device}") from None
+        return paces
+
+    def _on_sample(self, job: Job, folder: Path) -> Job:
+        """The job with a few images of its split, and a network where there is none yet, as its inputs."""
+        import numpy as np
+
+        columns, names = self._split(job)
+        keep = np.zeros(len(columns["subset"]), dtype=bool)
+        draw = np.random.default_rng(0)
+        for subset in ("weights", "alphas", "holdout"):
+            rows = draw.permutation(np.flatnonzero(columns["subset"] == subset))
+            keep[rows[: SAMPLE * job.params[job.stage]["batch_size"]]] = True
+        write_table(
+            folder / "split.parquet", "split", {name: values[keep] for name, values in columns.items()}
+        )
+        write_json(folder / "classes.json", {"names": names})
+        inputs = job.inputs | {
+            "split": str(folder / "split.parquet"),
+            "classes": str(folder / "classes.json"),
+        }
+        if "genotype" in inputs and not Path(inputs["genotype"]).exists():
+            inputs["genotype"] = str(folder / "genotype.json")
+            write_json(folder / "genotype.json", self._stand_in(job).to_json())
+        source = offline(Images.model_validate(job.params["images"]).source)
+        images = job.params["images"] | {"source": source.model_dump()}
+        return dataclasses.replace(job, inputs=inputs, params=job.params | {"images": images})
+
+    def _stand_in(self, retrain: Job) -> genotype.Genotype:
+        """For a genotype that is not there yet: the published one that it will be, or one of its size."""
+        extract = self.makers[retrain.inputs["genotype"]]
+        if extract.params["genotype"]:
+            return genotype.PUBLISHED[extract.params["genotype"]]
+        search = self.makers[extract.inputs["alphas"]]
+        return random_genotype(search.params.get("search", search.params)["nodes"])
+
+    def guesses(self, job: Job) -> bool:
+        """Whether a training is measured with a random genotype, as its own is still to be found."""
+        genotype = job.inputs.get("genotype")
+        there = genotype is None or Path(genotype).exists()
+        return not there and self.makers[str(genotype)].params["genotype"] is None
+
+    def counts(self, job: Job) -> dict[str, int]:
+        """How many images each subset of a job's split has."""
+        subset = self._split(job)[0]["subset"].tolist()
+        return {name: subset.count(name) for name in ("weights", "alphas")}
+
+    def steps(self, job: Job) -> int:
+        """The steps of an epoch."""
+        from hlrs.data.batches import steps_per_epoch
+
+        counts = self.counts(job)
+        images = counts["weights"] + (counts["alphas"] if job.stage == "retrain" else 0)
+        return steps_per_epoch(images, job.params[job.stage]["batch_size"])
+
+    def _split(self, job: Job) -> tuple[dict[str, Any], list[str]]:
+        """Columns and class names of a job's split, drawn in memory where it is not there yet."""
+        path = job.inputs["split"]
+        if path not in self.splits:
+            there = Path(path).exists() and Path(job.inputs["classes"]).exists()
+            self.splits[path] = _read_split(job) if there else _draw_split(self.makers[path])
+        return self.splits[path]
+
+
+def _memory() -> dict[str, dict[str, Any]]:
+    """What was measured before: an entry's name -> device -> the entry; nothing where the file is broken."""
+    try:
+        known = json.loads(MEMORY.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _read_split(job: Job) -> tuple[dict[str, Any], list[str]]:
+    table = read_table(Path(job.inputs["split"]), "split")
+    names = read_json(Path(job.inputs["classes"]))["names"]
+    return {name: table[name].to_numpy() for name in table.column_names}, names
+
+
+def _draw_split(split: Job) -> tuple[dict[str, Any], list[str]]:
+    from hlrs.data.sources.open import open_source
+    from hlrs.data.split import draw
+
+    params = SplitJob.model_validate(split.params)
+    try:
+        source = open_source(offline(params.source))
+    except UserError:
+        if params.source != offline(params.source):
+            raise UserError(
+                f"{split.run}: its images are not there yet; `hlrs split {split.run}` downloads them"
+            ) from None
+        raise
+    return draw(source.train_labels, source.test_labels, params, source.classes), source.classes
+
+
+def offline(source: Source) -> Source:
+    """A source that downloads nothing: a plan changes nothing."""
+    return source.model_copy(update={"download": False}) if isinstance(source, Torchvision) else source
+
+
+def random_genotype(nodes: int) -> genotype.Genotype:
+    """One drawn uniformly from the search space, always the same: a stand-in for what a search will find."""
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    shape = len(genotype.edges(nodes)), len(genotype.PRIMITIVES)
+    cells = ("normal", "reduce")
+    alphas = {cell: draw.normal(size=shape).astype(np.float32) for cell in cells}
+    return genotype.derive(alphas, dict.fromkeys(cells, np.ones(shape[0], dtype=np.float32)))
+
+
+# --- what a training does -----------------------------------------------------------------------------
+
+
+def signature(params: dict[str, Any]) -> str:
+    """Parameters but for the seeds, spelled out."""
+    return json.dumps({name: value for name, value in params.items() if name not in SEEDS}, sort_keys=True)
+
+
+def batches(job: Job) -> list[int]:
+    """How many batches a step of each epoch takes: one from each sampler, twice that with alpha steps."""
+    return batches_of(parse(job.stage, job.params))
+
+
+def batches_of(params: SearchJob | RetrainJob) -> list[int]:
+    """Likewise, of a training's parameters."""
+    if isinstance(params, RetrainJob):
+        recipe = params.retrain
+        classifier = recipe.classifier.epochs if isinstance(recipe.classifier, RetrainedClassifier) else 0
+        return [_samplers(recipe.objective)] * recipe.epochs + [1] * classifier  # these cost less than that
+    samplers, epochs = _samplers(params.objective), params.search.epochs
+    return [samplers * (2 if _alphas_step(params, epoch / epochs) else 1) for epoch in range(epochs)]
+
+
+def _samplers(objective: Objective) -> int:
+    return 2 if objective.mixes else 1
+
+
+def _alphas_step(params: SearchJob, t: float) -> bool:
+    """Whether the alphas take steps at t unless stopped early: warmed up, at a learning rate above 0."""
+    if isinstance(params.searcher, PcDarts) and t < params.searcher.warm_up:
+        return False
+    mixing = coefficient(params.objective.mixing, t, "") if isinstance(params.objective, Bilateral) else None
+    return arch_lr.factor(params.arch_lr, t, mixing) > 0
+
+
+# --- devices ------------------------------------------------------------------------------------------
+
+
+def gpu_here() -> bool:
+    """Whether a stage would use a GPU here; torch is asked only where the system shows one."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/kfd").exists():
+        return False
+    try:
+        return choose(os.environ) == "cuda"
+    except ModuleNotFoundError:
+        return False
+
+
+def _device(job: Job) -> tuple[str, bool]:
+    """The name of the device that a stage would choose here, and whether it is a GPU."""
+    import torch
+
+    from hlrs.training.device import prepare
+
+    gpu = prepare(job.params[job.stage]["threads"]).type == "cuda"
+    return (torch.cuda.get_device_name() if gpu else f"CPU, {cpu_model() or 'unknown'}"), gpu
+
+
+def _measurement(device: str, entry: dict[str, Any]) -> Measurement:
+    paces = {int(number): Throughput(*pace) for number, pace in entry["paces"].items()}
+    return Measurement(device, entry["gpu"], entry["steps"], paces, entry["date"])
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()

@@ -1,0 +1,257 @@
+"""Whether everything that hlrs needs is there and works: `hlrs doctor`."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hlrs import __version__
+from hlrs.artifacts.code_digest import PACKAGE
+from hlrs.nas.ops import triton_available
+from hlrs.pipeline.container import digest_of_this, gpu_given, inside
+
+if TYPE_CHECKING:
+    import torch
+
+PATIENCE = 10.0  # seconds; `sacct` without accounting never answers
+FREE = 2 * 1024**3  # bytes; the quickstart writes 10 MB, a large run some hundred
+STEPS = 5
+GIB = 1024**3
+
+
+class State(StrEnum):
+    """How it is with what a check looked at."""
+
+    OK = "ok"
+    BROKEN = "broken"
+    UNUSED = "not needed"
+
+
+OK, BROKEN, UNUSED = State
+SIGNS = {OK: "ok", BROKEN: "!!", UNUSED: "--"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; `text` tells what was found, or what to do."""
+
+    name: str
+    state: State
+    text: str
+
+
+def examine() -> Iterator[Check]:
+    """Every check, in the order in which they are shown."""
+    yield Check("hlrs", OK, f"{__version__}, {PACKAGE}")
+    yield Check("Python", OK, f"{platform.python_version()}, {sys.executable}")
+    yield from _devices()
+    yield _package("Snakemake", "snakemake")
+    yield _package("its SLURM part", "snakemake-executor-plugin-slurm")
+    yield _package("DVC", "dvc")
+    yield _program("git", "git", "install git: DVC needs it, and records name the commit by it")
+    yield _apptainer()
+    yield from _slurm()
+    yield _image()
+    yield _disk()
+
+
+def table(checks: list[Check]) -> str:
+    """A line a check, aligned, and a last one that sums up."""
+    lines = [f"{SIGNS[check.state]}  {check.name:16}{check.text}" for check in checks]
+    broken = [check.name for check in checks if check.state == BROKEN]
+    verdict = f"To be mended: {', '.join(broken)}." if broken else "Everything that is needed works."
+    return "\n".join([*lines, "", f"{verdict}  (ok: works   --: not needed here   !!: what to do)"])
+
+
+# --- PyTorch and its devices --------------------------------------------------------------------------
+
+
+def _devices() -> Iterator[Check]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Check("PyTorch", BROKEN, f"{_first_line(error)}; install requirements.lock (`make quickstart`)")
+        return
+    yield Check("PyTorch", OK, f"{torch.__version__}, built for CUDA {torch.version.cuda or '(none)'}")
+    driver = _driver()
+    yield _driver_check(driver, torch.cuda.is_available())
+    expected, note = _step(torch.device("cpu"), None)
+    yield Check("CPU", BROKEN if expected is None else OK, f"{os.cpu_count()} cores; {note}")
+    for i in range(torch.cuda.device_count()):
+        yield _gpu(i, expected)
+    if torch.cuda.device_count():
+        missing = triton_available.missing()
+        text = f"{missing}; without them a search is slower" if missing else "Triton can compile them"
+        yield Check("GPU kernels", UNUSED if missing else OK, text)
+
+
+def _gpu(index: int, expected: float | None) -> Check:
+    import torch
+
+    try:
+        free, total = torch.cuda.mem_get_info(index)
+        facts = f"{torch.cuda.get_device_name(index)}, {total / GIB:.0f} GiB, {free / GIB:.0f} free"
+    except RuntimeError as error:  # in use by a process that has it alone, or defective
+        return Check(f"GPU {index}", BROKEN, f"cannot be used: {_first_line(error)}")
+    loss, note = _step(torch.device("cuda", index), expected)
+    return Check(f"GPU {index}", BROKEN if loss is None else OK, f"{facts}; {note}")
+
+
+def _driver() -> str | None:
+    """The version of the NVIDIA driver, None where none is loaded."""
+    try:
+        words = Path("/proc/driver/nvidia/version").read_text().split()
+    except OSError:
+        return None
+    return next((word for word in words if word[0].isdigit() and "." in word), "of an unknown version")
+
+
+def _driver_check(driver: str | None, usable: bool) -> Check:
+    if usable:
+        return Check("NVIDIA driver", OK, driver or "found by PyTorch")
+    if gpu_given() or (
+        driver and "SLURM_JOB_ID" not in os.environ
+    ):  # a job without GPUs may share their node
+        remedy = (
+            "start the container with its GPUs: --nv (Apptainer), --device nvidia.com/gpu=all (Podman)"
+            if inside()
+            else "PyTorch cannot use it: `nvidia-smi` tells whether it is too old for this CUDA"
+        )
+        return Check("NVIDIA driver", BROKEN, f"{driver or 'not found, though a GPU was given'}; {remedy}")
+    return Check(
+        "NVIDIA driver", UNUSED, "no GPU here: everything runs on the CPU, searches of real size slowly"
+    )
+
+
+def _step(device: "torch.device", expected: float | None) -> tuple[float | None, str]:
+    """The loss of a tiny supernet's first step, None if it failed or is not as expected; what to say."""
+    try:
+        losses, seconds = _search(device)
+    except Exception as error:
+        return None, f"a search step failed: {_first_line(error)}"
+    if expected is not None and abs(losses[0] - expected) > 0.01:
+        return None, f"a search step's loss is {losses[0]:.4f}, on the CPU {expected:.4f}"
+    if not losses[-1] < losses[0]:
+        return None, f"the loss did not fall in {STEPS} search steps: {losses[0]:.4f}, then {losses[-1]:.4f}"
+    return losses[0], f"{STEPS} search steps, the last in {1000 * seconds:.0f} ms"
+
+
+def _search(device: "torch.device") -> tuple[list[float], float]:
+    """Losses of a tiny supernet's search steps on one batch of noise, and the last one's seconds."""
+    import torch
+    from torch.nn import functional as F
+
+    from hlrs.data.images import generator
+    from hlrs.nas import bilevel
+    from hlrs.nas.network import initialize
+    from hlrs.nas.supernet import Supernet, initialize_alphas
+    from hlrs.training.optim import optimizer_step
+
+    draw = generator("doctor")
+    supernet = Supernet(nodes=2, in_channels=3, classes=4, channels=4, cells=3)
+    initialize(supernet, draw)
+    initialize_alphas(supernet, draw)
+    supernet.to(device)
+    images, labels = torch.randn(16, 3, 16, 16, generator=draw).to(device), (torch.arange(16) % 4).to(device)
+    alphas, weights = list(supernet.alphas.values()), supernet.weights()
+    optimizers = torch.optim.Adam(alphas, 3e-3), torch.optim.SGD(weights, 0.05, momentum=0.9)
+
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(supernet(images), labels)
+
+    losses, began = [], 0.0
+    for _ in range(STEPS):
+        began = time.monotonic()
+        for alpha, gradient in zip(alphas, bilevel.first_order(alphas, weights, loss), strict=True):
+            alpha.grad = gradient
+        optimizers[0].step()
+        with bilevel.frozen(alphas):
+            value = loss()
+            optimizer_step(value, weights, optimizers[1], 5.0)
+        losses.append(value.item())  # waits for the device
+    return losses, time.monotonic() - began
+
+
+# --- programs -----------------------------------------------------------------------------------------
+
+
+def _package(name: str, distribution: str) -> Check:
+    try:
+        return Check(name, OK, importlib.metadata.version(distribution))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, BROKEN, f"install {distribution}: it is in requirements.lock (`make quickstart`)")
+
+
+def _answer(*command: str) -> str | None:
+    """What a program prints; None if it fails or gives no answer in time."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _program(name: str, program: str, remedy: str) -> Check:
+    version = _answer(program, "--version")
+    return Check(name, BROKEN, remedy) if version is None else Check(name, OK, version.split()[-1])
+
+
+def _apptainer() -> Check:
+    for program in ("apptainer", "singularity"):
+        if shutil.which(program):
+            remedy = f"`{program} --version` fails; reinstall it, or ask your administrator"
+            return _program("Apptainer", program, remedy)
+    return Check("Apptainer", UNUSED, "not installed: only `snakemake --sdm apptainer` needs it")
+
+
+def _slurm() -> Iterator[Check]:
+    if not shutil.which("sinfo"):
+        yield Check("SLURM", UNUSED, "no `sinfo` here: only `snakemake --profile slurm` needs it")
+        return
+    nodes = _answer("sinfo", "--noheader", "--format=%P %D")
+    if nodes is None:
+        yield Check(
+            "SLURM",
+            BROKEN,
+            "`sinfo` fails or does not answer; `scontrol ping` tells which, ask your administrator",
+        )
+        return
+    partitions = ", ".join(" ".join([*line.split(), "node(s)"]) for line in nodes.splitlines())
+    yield Check("SLURM", OK, partitions or "no partition")
+    if _answer("sacct", "--noheader", "--allocations", "--starttime=now") is None:
+        yield Check(
+            "its accounting", UNUSED, "`sacct` does not answer: jobs are followed with `squeue` instead"
+        )
+    else:
+        yield Check("its accounting", OK, "`sacct` answers")
+
+
+def _image() -> Check:
+    kind, digest = inside(), digest_of_this()
+    if digest:
+        return Check("image", OK, digest)
+    if kind:
+        return Check("image", UNUSED, f"in {kind}, digest not told: records lack it (docs/containers.md)")
+    return Check("image", UNUSED, "this is outside of a container")
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(".").free
+    found = f"{free / GIB:.1f} GiB free in {Path.cwd()}"
+    if not os.access(".", os.W_OK):
+        return Check(
+            "disk", BROKEN, f"{Path.cwd()} cannot be written to; go to your checkout, or mount it writable"
+        )
+    return Check("disk", OK, found) if free >= FREE else Check("disk", BROKEN, f"only {found}; make room")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,91 @@
+"""What a job runs in: code, package versions, image, host, device."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hlrs.artifacts.code_digest import PACKAGE
+from hlrs.pipeline.container import digest_of_this
+from hlrs.training.device import given_gpus
+
+RECORDED = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "scikit-learn", "snakemake", "dvc")
+
+
+def here(device: str) -> dict[str, Any]:
+    return {
+        **_git(),
+        "versions": versions(),
+        "lock": _lock_digest(),
+        "image": digest_of_this(),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "gpu": _gpu() if device == "cuda" else None,
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_gpus": given_gpus(os.environ),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of this package, and of what its results depend on."""
+    known = {"python": platform.python_version()}
+    for name in ("hlrs", *RECORDED):
+        try:
+            known[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return known
+
+
+def _git() -> dict[str, Any]:
+    """Commit of the code, and whether it has changes that are not in it; null outside a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, timeout=30
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    status = git("status", "--porcelain", "--", ".")
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def _lock_digest() -> str | None:
+    lock = PACKAGE.parent / "requirements.lock"
+    return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
+
+
+def cpu_model() -> str | None:
+    """The processor's name, None where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+
+
+def _gpu() -> dict[str, Any]:
+    import torch
+
+    return {
+        "name": torch.cuda.get_device_name(),
+        "count": torch.cuda.device_count(),
+        "cuda": torch.version.cuda,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(),
+    }
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,114 @@
+"""Running a job: check what it was planned with, run its stage, write its record last."""
+
+import importlib.metadata
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from pydantic import ValidationError
+
+from hlrs.artifacts.code_digest import code_digest
+from hlrs.artifacts.data_digest import sha256
+from hlrs.artifacts.files import read_json, write_json
+from hlrs.artifacts.jobs import CHECKPOINTS, OUTPUTS, PROVENANCE, Job
+from hlrs.artifacts.records import seal
+from hlrs.config.jobs import parse
+from hlrs.errors import Interrupted, UserError
+from hlrs.pipeline import slurm
+from hlrs.pipeline.environment import here, peak_memory
+from hlrs.pipeline.locks import lease
+from hlrs.pipeline.preflight import check_data, check_disk
+from hlrs.training.startup import called
+
+
+def execute(job: Job) -> None:
+    """Run a job. UserError if its code, data or inputs are no longer what it was planned with.
+
+    Where another process is at work on the same result, that one's is waited for and taken.
+    """
+    check(job)
+    with _warned(job), lease(job) as waited:
+        if not (waited and current(job)):
+            _run(job)
+
+
+@contextmanager
+def _warned(job: Job) -> Iterator[None]:
+    """Have the body end with Interrupted on SLURM's warning, wherever it is, and its SLURM job requeued."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"{job.run}: {slurm.WARNING.name} came; run again to go on", slurm.WARNING.name)
+
+    before = signal.signal(slurm.WARNING, stop)  # a training sets its own while it lasts
+    try:
+        yield
+    except Interrupted as stopped:
+        signal.signal(slurm.WARNING, signal.SIG_IGN)  # it may come twice (pipeline/slurm.py, serve_job)
+        if stopped.signal == slurm.WARNING.name:
+            slurm.request_requeue()
+        raise
+    finally:
+        signal.signal(slurm.WARNING, before)
+
+
+def _run(job: Job) -> None:
+    """Run a job's stage and write its record."""
+    for stale in job.directory.glob(".*.tmp"):  # of a run that was killed while it wrote
+        stale.unlink()
+    job.output(PROVENANCE).unlink(missing_ok=True)  # a kill must not leave it beside artifacts that are new
+    started, clock = datetime.now(UTC), time.monotonic()
+    inputs = {name: {"path": path, "sha256": sha256(Path(path))} for name, path in job.inputs.items()}
+    stage = importlib.import_module(f"hlrs.stages.{job.stage}")
+    called()
+    facts = stage.run(job)
+    record = {
+        "key": job.key,
+        "stage": job.stage,
+        "run": job.run,
+        "params": job.params,
+        "code": job.code,
+        "inputs": inputs,
+        "outputs": {name: sha256(job.output(name)) for name in OUTPUTS[job.stage]},
+        "started": started.isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - clock, 3),
+        "peak_memory_bytes": peak_memory(),
+        **here(facts.get("device", "cpu")),
+        **facts,
+    }
+    write_json(job.output(PROVENANCE), record | {"seal": seal(record)})
+    for checkpoint in CHECKPOINTS.glob(f"*{job.key}*"):
+        checkpoint.unlink()
+
+
+def check(job: Job) -> None:
+    """What the job was planned with is what it would run with, and there is room for what it makes."""
+    if not _is_planned_code(job):
+        raise UserError(
+            f"{job.run}: the code of {job.stage} changed since this job was planned; run snakemake again"
+        )
+    for path in job.inputs.values():
+        if not Path(path).is_file():
+            stage = Path(path).parts[1]
+            raise UserError(f"{path}: missing; `hlrs {stage}` or `snakemake {stage}_all` makes it")
+    check_disk()
+    check_data(job)
+
+
+def _is_planned_code(job: Job) -> bool:
+    try:
+        return code_digest(job.stage, parse(job.stage, job.params)) == job.code
+    except ValidationError:  # params of another version
+        return False
+
+
+def current(job: Job) -> bool:
+    """Whether the job's results are there and are the bytes that its record tells of."""
+    if not job.complete:
+        return False
+    recorded = read_json(job.output(PROVENANCE))["outputs"]
+    return all(recorded.get(name) == sha256(job.output(name)) for name in OUTPUTS[job.stage])

@@ -1,0 +1,220 @@
+"""From validated params to jobs.
+
+The inputs' paths carry their own keys, so a key covers everything upstream. A result that exists is current.
+`freeze` writes each job's spec to `.hlrs/specs/<key>.json`; jobs read that, never `params.yaml`.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from hlrs.artifacts.code_digest import code_digest
+from hlrs.artifacts.data_digest import content_digest
+from hlrs.artifacts.files import write_json
+from hlrs.artifacts.jobs import (
+    ASIDE,
+    OUTPUTS,
+    PROVENANCE,
+    PUBLISHED,
+    RESULTS,
+    SPECS,
+    Job,
+    key_of,
+    load_spec,
+    repeat,
+)
+from hlrs.config.base import Spec
+from hlrs.config.data import Groups
+from hlrs.config.jobs import (
+    EvaluateJob,
+    ExtractJob,
+    Images,
+    RandomSearchJob,
+    ReportJob,
+    RetrainJob,
+    SearchJob,
+    SplitJob,
+)
+from hlrs.config.methods import ConstantLR, Darts, Fixed, PcDarts, Plain, Random, ResNet
+from hlrs.config.params import Params
+
+REPORTED = {  # what the report reads of each stage; with every record, so that one that is missing is made
+    "split": ["classes.json", PROVENANCE],
+    "search": ["alphas.parquet", "history.parquet", PROVENANCE],
+    "extract": ["genotype.json", "normal.svg", "reduce.svg", PROVENANCE],
+    "retrain": ["history.parquet", PROVENANCE],
+    "evaluate": ["metrics.json", PROVENANCE],
+}
+
+
+def make_job(stage: str, run: str, params: Spec, inputs: dict[str, str]) -> Job:
+    """A job with its key."""
+    body = {
+        "stage": stage,
+        "run": run,
+        "params": params.model_dump(),
+        "code": code_digest(stage, params),
+        "inputs": inputs,
+    }
+    return Job(**body, key=key_of(body))  # type: ignore[arg-type]
+
+
+def plan(params: Params) -> list[Job]:
+    """Every job of the matrix, upstream before downstream. UserError where a data file is missing."""
+    jobs: list[Job] = []
+    for dataset in params.matrix.datasets:
+        jobs += _dataset_jobs(params, dataset)
+    shown = params.model_dump(exclude={"report"})
+    for field in ("datasets", "methods"):  # only what the matrix uses
+        shown[field] = {name: shown[field][name] for name in shown["matrix"][field]}
+    inputs = {
+        f"{job.stage}/{job.run}/{name}": str(job.output(name)) for job in jobs for name in REPORTED[job.stage]
+    }
+    return [*jobs, make_job("report", "all", ReportJob(report=params.report, params=shown), inputs)]
+
+
+def _dataset_jobs(params: Params, name: str) -> Iterator[Job]:
+    dataset = params.datasets[name]
+    content = content_digest(dataset.source)
+    fields = SplitJob.model_fields.keys() - {"content"}
+    split = make_job("split", name, SplitJob(content=content, **{f: getattr(dataset, f) for f in fields}), {})
+    yield split
+    fields = Images.model_fields.keys() - {"content"}
+    images = Images(content=content, **{field: getattr(dataset, field) for field in fields})
+    for method in params.matrix.methods:
+        for seed in params.matrix.seeds:
+            yield from _run_jobs(params, split, images, dataset.groups, method, seed)
+
+
+def _run_jobs(
+    params: Params, split: Job, images: Images, groups: Groups, method: str, seed: int
+) -> Iterator[Job]:
+    """Search, extraction, retrainings and evaluations of one data set × method × seed.
+
+    A published genotype is not searched for; a ResNet has no genotype either.
+    """
+    run = f"{split.run}/{method}/{seed}"
+    searcher = params.methods[method].searcher
+    tables = {"split": str(split.output("split.parquet")), "classes": str(split.output("classes.json"))}
+    network = dict(tables)
+    if not isinstance(searcher, ResNet):
+        alphas: dict[str, str] = {}
+        if not isinstance(searcher, Fixed):
+            search = make_job("search", run, _search_params(params, images, method, seed), tables)
+            yield search
+            alphas = {"alphas": str(search.output("alphas.parquet"))}
+        published = searcher.genotype if isinstance(searcher, Fixed) else None
+        extract = make_job("extract", run, ExtractJob(genotype=published), alphas)
+        yield extract
+        network |= {"genotype": str(extract.output("genotype.json"))}
+    recipe = params.retrain_of(method)
+    resnet = searcher.depth if isinstance(searcher, ResNet) else None
+    for retrain_seed in params.matrix.retrain_seeds:
+        again = repeat(run, retrain_seed)
+        told = RetrainJob(seed=seed, retrain_seed=retrain_seed, resnet=resnet, images=images, retrain=recipe)
+        retrain = make_job("retrain", again, told, network)
+        trained = {"weights": str(retrain.output("weights.safetensors")), **network}
+        evaluation = EvaluateJob(
+            resnet=resnet, images=images, retrain=recipe, groups=groups, evaluate=params.evaluate
+        )
+        yield from (retrain, make_job("evaluate", again, evaluation, trained))
+
+
+def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec:
+    method = params.methods[name]
+    if isinstance(method.searcher, Random):
+        return RandomSearchJob(seed=seed, searcher=method.searcher, nodes=params.search.nodes)
+    assert isinstance(method.searcher, Darts | PcDarts)  # config.SEARCHED
+    return SearchJob(
+        seed=seed,
+        images=images,
+        searcher=method.searcher,
+        objective=method.objective or Plain(kind="plain"),
+        arch_lr=method.arch_lr or ConstantLR(kind="constant"),
+        search=params.search,
+    )
+
+
+def due(jobs: list[Job]) -> list[Job]:
+    """The jobs that Snakemake would run for the report, upstream before downstream.
+
+    It runs what makes a missing file that the report or another of these jobs reads, and then also whatever
+    else reads that file; a missing file that nobody asks for makes nothing run.
+    """
+    makers = {path: job for job in jobs for path in job.outputs}
+    missing = {path for path in makers if not Path(path).exists()}
+    readers: dict[str, list[Job]] = {path: [] for path in missing}
+    for job in jobs:
+        for path in missing.intersection(job.inputs.values()):
+            readers[path].append(job)
+    pending = [job for job in jobs if job.stage == "report" and missing.intersection(job.outputs)]
+    found = {job.key for job in pending}
+    while pending:
+        job = pending.pop()
+        asked = [makers[path] for path in missing.intersection(job.inputs.values())]
+        read = [reader for path in missing.intersection(job.outputs) for reader in readers[path]]
+        for other in (*asked, *read):
+            if other.key not in found:
+                found.add(other.key)
+                pending.append(other)
+    return [job for job in jobs if job.key in found]
+
+
+def freeze(jobs: list[Job]) -> None:
+    """Write the specs that are not there yet; an existing one says the same, its name being its digest."""
+    for job in jobs:
+        if not job.spec.exists():
+            write_json(job.spec, vars(job))
+
+
+def spec(key: str) -> Job:
+    """The frozen spec of a key."""
+    return load_spec(SPECS / f"{key}.json")
+
+
+def prune(jobs: list[Job], stage: str) -> list[Path]:
+    """Put a stage's results that the current params do not ask for aside; returns what was there.
+
+    DVC then versions just what the params ask for, and `restore` makes going back to others cost nothing.
+    """
+    wanted = {job.directory for job in jobs if job.stage == stage}
+    root = RESULTS / stage
+    depth = 2 if stage in ("split", "report") else 4  # below it: run and key
+    stale = [d for d in sorted(root.glob("/".join("*" * depth))) if d.is_dir() and d not in wanted]
+    for directory in stale:
+        _move(directory, ASIDE / directory)
+    for directory in sorted((d for d in root.rglob("*") if d.is_dir()), reverse=True):
+        if not any(directory.iterdir()):
+            directory.rmdir()
+    return stale
+
+
+def restore(jobs: list[Job]) -> None:
+    """Take results back that were put aside and are asked for again."""
+    for job in jobs:
+        if (ASIDE / job.directory).is_dir() and not job.directory.exists():
+            _move(ASIDE / job.directory, job.directory)
+
+
+def _move(source: Path, target: Path) -> None:
+    if target.exists():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(source, target)
+
+
+def publish(jobs: list[Job]) -> bool:
+    """Copy the current params' report, if it was made, to `report/`, where people and DVC open it by name."""
+    job = next(job for job in jobs if job.stage == "report")
+    if not job.complete:
+        return False
+    names = [*OUTPUTS["report"], PROVENANCE]  # the record last: it says that the copy is whole
+    there = all((PUBLISHED / name).exists() for name in names)
+    if there and (PUBLISHED / PROVENANCE).read_bytes() == job.output(PROVENANCE).read_bytes():
+        return True
+    for name in names:
+        target = PUBLISHED / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(job.directory / name, target.with_name(target.name + ".tmp"))
+        target.with_name(target.name + ".tmp").replace(target)
+    return True

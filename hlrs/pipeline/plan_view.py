@@ -1,0 +1,257 @@
+"""`hlrs plan` in words."""
+
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hlrs.artifacts.code_digest import changed, here
+from hlrs.artifacts.jobs import STAGES, Job, abbreviate
+from hlrs.artifacts.records import Record
+from hlrs.config.jobs import parse
+from hlrs.config.params import Params
+from hlrs.errors import UserError
+from hlrs.pipeline import plan
+from hlrs.pipeline.cost_probe import Calibration
+from hlrs.pipeline.costs import Estimate, Forecast
+from hlrs.pipeline.reasons import Reason, fold, reasons
+from hlrs.provenance.differences import Comparison, Past
+from hlrs.provenance.lineage import code_of, definitions_of, directory_of
+from hlrs.provenance.lineage_view import code_words
+
+WIDEST = 110  # columns
+
+
+MOST = 6  # reasons in a line
+
+
+ALONE = "Measured is the training alone, without imports and the reading of images."
+
+
+GUESSED = "Before its search, a retraining is measured with a random genotype."
+
+
+ELSEWHERE = (
+    "CPU-hours that were measured here are not GPU-hours of a cluster's nodes: "
+    "`srun --gpus=1 hlrs plan` measures there."
+)
+
+
+class Outlook:
+    """The jobs of some params that would run; `say` is told of what takes time."""
+
+    def __init__(self, jobs: list[Job], params: Params, say: Callable[[str], None]) -> None:
+        past = Past()
+        self.total = len(jobs)
+        self.reasons = reasons(plan.due(jobs), params, past)
+        self.forecast = Forecast(past, Calibration(jobs, say))
+
+    def facts(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        estimates = [self.forecast.of(reason.job) for reason in self.reasons]
+        return {
+            "jobs": self.total,
+            "due": [_facts(*pair) for pair in zip(self.reasons, estimates, strict=True)],
+            "gpu_hours": sum(e.hours for e in estimates if e.gpu),
+            "cpu_hours": sum(e.hours for e in estimates if not e.gpu),
+            "saved_gpu_hours": sum(e.saved for e in estimates if e.gpu),
+            "saved_cpu_hours": sum(e.saved for e in estimates if not e.gpu),
+            "not_estimated": sum(e.how == "unknown" for e in estimates),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The text, a line at a time; the reasons come before anything is measured."""
+        if not self.reasons:
+            yield f"None of {self.total} jobs would run: the report of these parameters is there."
+            return
+        count = f"{len(self.reasons)} of {self.total} jobs"
+        yield f"{count} would run. Why, compared with the nearest result there is:"
+        yield ""
+        for (stage, words), runs in fold(self.reasons).items():
+            yield from _entry(f"{_head(stage, len(runs))}  ", f"{abbreviate(runs)}: {_join(words)}")
+        yield ""
+        yield from _estimate([self.forecast.of(reason.job) for reason in self.reasons])
+
+
+def _facts(reason: Reason, estimate: Estimate) -> dict[str, Any]:
+    job, comparison = reason.job, reason.comparison
+    known = estimate.how != "unknown"
+    return {
+        "stage": job.stage,
+        "run": job.run,
+        "key": job.key,
+        "why": reason.words(),
+        "nearest": reason.against["key"] if reason.against else None,
+        "differs": asdict(comparison) if comparison else None,
+        "missing": reason.missing,
+        "checkpoint": reason.checkpoint,
+        "estimate": {
+            "basis": estimate.how,
+            "device": estimate.device or None,
+            "unit": ("GPU-hours" if estimate.gpu else "CPU-hours") if known else None,
+            "hours": estimate.hours if known else None,
+            "saved": estimate.saved if known else None,
+            "seconds": estimate.seconds if known else None,
+            "reason": estimate.why or None,
+        },
+    }
+
+
+def _join(words: tuple[str, ...]) -> str:
+    shown = words if len(words) <= MOST else (*words[:MOST], f"{len(words) - MOST} more (--json has them)")
+    return "; ".join(shown)
+
+
+def _entry(head: str, text: str) -> Iterator[str]:
+    """A paragraph beside a head, wrapped at the terminal's width."""
+    width = max(min(shutil.get_terminal_size().columns, WIDEST), len(head) + 30)
+    yield from textwrap.wrap(
+        text,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _estimate(estimates: list[Estimate]) -> Iterator[str]:
+    known = [estimate for estimate in estimates if estimate.how != "unknown"]
+    yield "Estimate: for one job, for all of them, and how it is known"
+    yield ""
+    for (stage, basis), alike in _alike(known).items():
+        mean = _duration(sum(estimate.seconds for estimate in alike) / len(alike))
+        yield from _entry(f"{_head(stage, len(alike))}  {mean:>12}  {_sum(alike):>17}  ", basis)
+    unknown: dict[str, list[str]] = {}
+    for estimate in estimates:
+        if estimate.how == "unknown":
+            unknown.setdefault(estimate.why, []).append(estimate.job.stage)
+    for why, stages in unknown.items():
+        text = f"not estimated: {', '.join(dict.fromkeys(stages))} ({why})"
+        yield from _entry(f"{_head('', len(stages))}  ", text)
+    for part in _by_device(known):
+        without = "  without what is not estimated" if unknown else ""
+        yield f"{_head('in all', len(part))}  {'':12}  {_sum(part):>17}{without}"
+    for part in _by_device([estimate for estimate in known if estimate.saved]):
+        saved = _hours(sum(estimate.saved for estimate in part), part[0].gpu)
+        yield f"{_head('saved', len(part))}  {'':12}  {saved:>17}  by checkpoints that are there"
+    yield from _remarks(known)
+
+
+def _head(name: str, jobs: int) -> str:
+    return f"  {name:8} {jobs:4}"
+
+
+def _remarks(known: list[Estimate]) -> Iterator[str]:
+    """What to know of measured figures."""
+    remarks = []
+    measured = [estimate for estimate in known if estimate.how in ("measured", "remembered")]
+    if measured:
+        remarks.append(ALONE)
+    if any(estimate.guessed for estimate in measured):
+        remarks.append(GUESSED)
+    if not all(estimate.gpu for estimate in measured):
+        remarks.append(ELSEWHERE)
+    if remarks:
+        yield ""
+        yield from (line for remark in remarks for line in _entry("", remark))
+
+
+def _alike(estimates: list[Estimate]) -> dict[tuple[str, str], list[Estimate]]:
+    """Estimates by stage and how they are known, in words."""
+    groups: dict[tuple[str, ...], list[Estimate]] = {}
+    for e in sorted(estimates, key=lambda estimate: STAGES.index(estimate.job.stage)):
+        groups.setdefault((e.job.stage, e.how, e.device, e.date), []).append(e)
+    return {(stage, _basis(alike)): alike for (stage, *_), alike in groups.items()}
+
+
+def _basis(alike: list[Estimate]) -> str:
+    first, sources = alike[0], {source for estimate in alike for source in estimate.sources}
+    if first.how == "records":
+        return f"from {len(sources)} record{'s' * (len(sources) > 1)} on {first.device}"
+    steps = sum({estimate.sources: estimate.steps for estimate in alike}.values())
+    when = "now" if first.how == "measured" else first.date
+    here = "this machine's " if first.how == "measured" else ""
+    return f"measured {when}: {steps} step{'s' * (steps > 1)} on {here}{first.device}"
+
+
+def _by_device(estimates: list[Estimate]) -> list[list[Estimate]]:
+    """Those in GPU-hours, those in CPU-hours; none that is empty."""
+    parts = [[e for e in estimates if e.gpu], [e for e in estimates if not e.gpu]]
+    return [part for part in parts if part]
+
+
+def _sum(estimates: list[Estimate]) -> str:
+    return _hours(sum(estimate.hours for estimate in estimates), estimates[0].gpu)
+
+
+def _hours(hours: float, gpu: bool) -> str:
+    """Two digits, or whole hours."""
+    number = f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
+    return f"{number if hours >= 0.001 else '< 0.001'} {'GPU' if gpu else 'CPU'}-hours"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def why(run: str, jobs: list[Job], params: Params, width: int) -> Iterator[str]:
+    """For every job of a run, whether its result is here, or what sets it apart from the nearest one.
+
+    `run`: data set/method/seed, its retraining with another seed (data set/method/seed-3), a data set (its
+    split) or `all` (the report). UserError for another.
+    """
+    asked = [job for job in jobs if job.run == run]
+    if not asked:
+        runs = ", ".join(dict.fromkeys(job.run for job in jobs))
+        raise UserError(f"{run}: no run of the params; there are: {runs}")
+    past = Past()
+    due = {reason.job.key: reason for reason in reasons(plan.due(jobs), params, past)}
+    for job in sorted(asked, key=lambda job: STAGES.index(job.stage)):
+        if job.key not in due:
+            yield f"{job.stage:9}{job.key} is here; nothing to run"
+            continue
+        yield f"{job.stage:9}{job.key} would run"
+        nearest = past.nearest(job, params) or past.nearest_of_stage(job, params)
+        lines = [*_against(job, *nearest)] if nearest else ["there is no result of its stage to compare with"]
+        if nearest and not nearest[1].size:
+            lines = due[job.key].words()
+        for line in lines:
+            yield from textwrap.wrap(
+                line, width, initial_indent=" " * 9, subsequent_indent=" " * 11, break_on_hyphens=False
+            )
+
+
+def _against(job: Job, record: Record, comparison: Comparison) -> Iterator[str]:
+    """The differences of a job to an earlier result, one a line."""
+    other = "" if record["run"] == job.run else f" of {record['run']}"
+    when = str(record["ended"])[:16].replace("T", " ")
+    yield f"nearest: {record['key']}{other}, made {when} UTC; what differs:"
+    yield from map(str, comparison.changes)
+    if comparison.data:
+        yield "data files: other bytes"
+    if comparison.code:
+        code = code_of(record)
+        now = here().definitions(job.stage, parse(job.stage, job.params))
+        yield code_words(changed(definitions_of(code, record), now) if code else [])
+    inputs = {name: entry["path"] for name, entry in record["inputs"].items()}
+    moves: dict[str, list[str]] = {}
+    for name in comparison.inputs:
+        old, new = (_result(of.get(name)) for of in (inputs, job.inputs))
+        moves.setdefault(f"{old} -> {new}", []).append(name)
+    for move, names in moves.items():
+        yield f"input{'s' * (len(names) > 1)} {', '.join(names)}: {move}"
+
+
+def _result(path: str | None) -> str:
+    """'search 01ef882facde' of an input's path."""
+    if path is None:
+        return "none"
+    folder = Path(directory_of(path))
+    return f"{folder.parts[1]} {folder.name}"

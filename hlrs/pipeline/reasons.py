@@ -1,0 +1,124 @@
+"""Why a job would run: its spec beside that of the nearest earlier result."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hlrs.artifacts.jobs import STAGES, Job
+from hlrs.artifacts.records import Record
+from hlrs.artifacts.tensors import read_facts
+from hlrs.config.params import Params
+from hlrs.errors import Failure
+from hlrs.provenance.differences import Comparison, Past
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why one job would run."""
+
+    job: Job
+    missing: list[str]  # files of its result, where others of them are there
+    remade: list[str]  # inputs that are missing, and for which a result that is there is made anew
+    against: Record | None  # the nearest earlier result's record
+    comparison: Comparison | None
+    checkpoint: tuple[int, int] | None  # epochs that are done, of how many
+    due: frozenset[str]  # the stages of its inputs that run before it
+
+    def words(self) -> list[str]:
+        """The reasons, each in a few words that hold for other runs alike."""
+        return [*self._result(), *self._checkpoint()]
+
+    def _result(self) -> list[str]:
+        if self.missing:
+            names = self.missing if len(self.missing) < 4 else [*self.missing[:3], "…"]
+            return [f"{', '.join(names)} missing from its result"]
+        if self.remade:
+            return [f"{_inputs(self.job, self.remade)} missing, to be made anew"]
+        if self.comparison is None:
+            return ["no result yet"]
+        if not self.comparison.size:
+            return ["its result is gone"]
+        found = [str(change) for change in self.comparison.changes]
+        found += ["data changed"] if self.comparison.data else []
+        found += [f"code of {self.job.stage} changed"] if self.comparison.code else []
+        return [*found, *self._upstream(self.comparison.inputs)]
+
+    def _upstream(self, names: list[str]) -> list[str]:
+        """Inputs that changed, by the stage that makes them."""
+        if self.job.stage == "report":
+            return _reported(names)
+        makers: dict[str, list[str]] = {}
+        for name in names:
+            makers.setdefault(_maker(self.job, name), []).append(name)
+        made = {stage: f"{stage} runs" if stage in self.due else f"another {stage}" for stage in makers}
+        made |= {"": "no longer read"}
+        return [f"{_inputs(self.job, of)} changed ({made[stage]})" for stage, of in makers.items()]
+
+    def _checkpoint(self) -> list[str]:
+        if self.checkpoint is None:
+            return []
+        done, epochs = self.checkpoint
+        return [f"interrupted: a checkpoint at epoch {done} of {epochs} is there"]
+
+
+def _reported(names: list[str]) -> list[str]:
+    """Which of the report's inputs changed; they are named stage/run/file."""
+    stages = [stage for stage in STAGES if any(name.startswith(f"{stage}/") for name in names)]
+    runs = {tuple(name.split("/")[1:-1]) for name in names if not name.startswith("split/")}
+    behind = f" of {len(runs)} run{'s' * (len(runs) != 1)}" if runs else ""
+    return [f"results changed: {', '.join(stages)}{behind}"] if names else []
+
+
+def _maker(job: Job, name: str) -> str:
+    """The stage that makes an input; nothing for one that an earlier result had."""
+    return Path(job.inputs[name]).parts[1] if name in job.inputs else ""
+
+
+def _inputs(job: Job, names: list[str]) -> str:
+    return f"input{'s' * (len(names) > 1)} {', '.join(names)}"
+
+
+def reasons(jobs: list[Job], params: Params, past: Past) -> list[Reason]:
+    """For each of the jobs that would run, why."""
+    stages = {job.directory: job.stage for job in jobs}
+    found = []
+    for job in jobs:
+        there = any(Path(path).exists() for path in job.outputs)
+        missing = [str(Path(p).relative_to(job.directory)) for p in job.outputs if not Path(p).exists()]
+        nearest = past.nearest(job, params)
+        found.append(
+            Reason(
+                job,
+                missing=missing if there else [],
+                remade=[] if missing else [n for n, path in job.inputs.items() if not Path(path).exists()],
+                against=nearest[0] if nearest else None,
+                comparison=nearest[1] if nearest else None,
+                checkpoint=checkpoint(job),
+                due=frozenset(
+                    stages[Path(path).parent] for path in job.inputs.values() if Path(path).parent in stages
+                ),
+            )
+        )
+    return found
+
+
+def epochs(job: Job) -> int:
+    """The epochs that a job trains for, a classifier's own after the others; 0 where it trains nothing."""
+    sizes = job.params.get(job.stage, {})
+    return int(sizes.get("epochs", 0)) + int((sizes.get("classifier") or {}).get("epochs", 0))
+
+
+def checkpoint(job: Job) -> tuple[int, int] | None:
+    """(epochs done, epochs in all) of a job's checkpoint, None without a sound one."""
+    try:
+        return (int(read_facts(job.checkpoint)["epoch"]), epochs(job)) if job.checkpoint.is_file() else None
+    except (Failure, KeyError):
+        return None
+
+
+def fold(found: Iterable[Reason]) -> dict[tuple[str, tuple[str, ...]], list[str]]:
+    """(stage, words) -> the runs of which both hold, stage after stage."""
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for reason in sorted(found, key=lambda reason: STAGES.index(reason.job.stage)):
+        groups.setdefault((reason.job.stage, tuple(reason.words())), []).append(reason.job.run)
+    return groups

@@ -1,0 +1,263 @@
+"""Living in SLURM: this folder's jobs in the queue, and what a job does when its time is nearly up.
+
+SLURM owns every continuation: a job whose time limit comes near saves its state and has itself requeued, a
+preempted one and one whose node was lost are requeued by SLURM. All keep their id, so that Snakemake, which
+retries nothing, sees one job that is still at work. Commands and signals: sbatch(1), squeue(1), scontrol(1).
+"""
+
+import atexit
+import json
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from hlrs.artifacts.files import write_text
+from hlrs.artifacts.jobs import Job
+from hlrs.pipeline import slurm_commands
+
+COMMANDS = Path(
+    ".hlrs/bin"
+)  # squeue, sacct and sbatch that wait for an absent controller (hlrs/pipeline/slurm_commands.py)
+REQUESTS = Path(".hlrs/requeue")  # a file a job that wants to go on in another allocation
+WARNING = signal.SIGUSR1  # what `sbatch --signal` is told to send before the time limit
+AGAIN_SECONDS = 1.0  # until the warning is passed on once more
+POLL_SECONDS = 10.0
+ASK_SECONDS = 60.0  # until a command counts as unanswered
+
+
+def available() -> bool:
+    """Whether this machine has SLURM's commands."""
+    return shutil.which("sbatch") is not None
+
+
+def ask(*command: str) -> str | None:
+    """What a command prints; None if it is not there, fails, or does not answer within a minute."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+# --- in the process that submits ----------------------------------------------------------------------
+
+
+def be_patient() -> None:
+    """Put squeue, sacct and sbatch that survive an absent controller first in this process's PATH."""
+    script = shlex.quote(slurm_commands.__file__)
+    for tool in slurm_commands.TOOLS:
+        path = COMMANDS / tool
+        text = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I {script} {tool} "$@"\n'
+        if not path.is_file() or path.read_text() != text:
+            write_text(path, text)
+            path.chmod(0o755)
+    here = str(COMMANDS.resolve())
+    others = [entry for entry in os.environ.get("PATH", "").split(os.pathsep) if entry != here]
+    os.environ["PATH"] = os.pathsep.join([here, *others])
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job of this folder that SLURM still has."""
+
+    id: str
+    state: str
+    key: str
+
+
+def queued(keys: Iterable[str]) -> list[Queued] | None:
+    """The jobs in the queue that were submitted from this folder for one of the keys; none without SLURM.
+
+    None if that cannot be known, as squeue does not answer.
+    """
+    wanted = set(keys)
+    submitted = {(id_, key) for id_, key in slurm_commands.submissions(Path.cwd()) if key in wanted}
+    if not submitted or not available():
+        return []
+    listing = ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%T|%Z")
+    if listing is None:
+        return None
+    here, found = str(Path.cwd()), []
+    for line in listing.splitlines():
+        id_, state, folder = line.split("|", 2)
+        found += [Queued(id_, state, key) for job, key in submitted if job == id_ and folder == here]
+    return sorted(found, key=lambda job: int(job.id))
+
+
+def wait_for_earlier(jobs: list[Job], *, wait: bool) -> None:
+    """Wait until no job of an earlier snakemake is at work on a missing result of these; or just tell of it.
+
+    Snakemake deletes a job's outputs before it runs it, so a second job of the same key would destroy what
+    the first one makes.
+    """
+    missing = {job.key: job for job in jobs if not job.complete}
+    told = ""
+    while (earlier := queued(missing)) != []:
+        notice = _notice(earlier, missing, wait)
+        if notice != told:
+            print(notice, file=sys.stderr, flush=True)
+        if not wait:
+            return
+        told = notice
+        time.sleep(POLL_SECONDS)
+
+
+def _notice(earlier: list[Queued] | None, jobs: dict[str, Job], wait: bool) -> str:
+    if earlier is None:
+        rest = (
+            f"; waiting for it (if SLURM is gone for good, delete {slurm_commands.RECORDS})" if wait else ""
+        )
+        return f"hlrs: squeue does not answer, and jobs of an earlier snakemake may be at work{rest}"
+    shown = [f"{j.id} {j.state.lower()}: {_name(jobs[j.key])}" for j in earlier[:3]]
+    more = f", {len(earlier) - 3} more" if len(earlier) > 3 else ""
+    ids = " ".join(job.id for job in earlier)
+    rest = f"; waiting for them (`scancel {ids}` stops them and loses nothing)" if wait else ""
+    return f"hlrs: jobs of an earlier snakemake are still in the queue ({', '.join(shown)}{more}){rest}"
+
+
+# What SLURM leaves in a job's log, and what to do about it. "CANCELLED AT ... DUE TO" a preemption,
+# a requeue or a lost node is not the end: the job goes on, and its next output follows in the same log.
+REASONS = [
+    (r"exceeded memory limit|oom.kill|out of memory", "it needed more memory than mem_mb; {raise_it}"),
+    (r"DUE TO TIME LIMIT", "its time limit came before its end; {raise_it}"),
+    (r"CANCELLED AT \S+ \*\*\*", "it was cancelled"),
+]
+
+
+def failures(jobs: list[Job], since: float) -> list[str]:
+    """Why jobs that were submitted since a time have no result, a line each; 10 at most."""
+    missing = {job.key: job for job in jobs if not job.complete}
+    failed = [
+        (id_, missing[key]) for id_, key in slurm_commands.submissions(Path.cwd(), since) if key in missing
+    ]
+    lines = [f"{_name(job)} (SLURM job {id_}): {_reason(id_, job)}" for id_, job in failed[:10]]
+    return lines + ([f"and {len(failed) - 10} more"] if len(failed) > 10 else [])
+
+
+def _reason(id_: str, job: Job) -> str:
+    logs = [
+        *Path(".snakemake/slurm_logs").glob(f"*/*/{id_}.log"),
+        *Path("logs", job.stage).rglob(f"{job.key}.log"),
+    ]
+    text = "\n".join(log.read_text(errors="replace") for log in logs)
+    said = re.findall(r"^hlrs: (.*)$", text, re.MULTILINE)
+    for pattern, reason in REASONS:
+        if re.search(rf"^(slurmstepd|srun)\b.*({pattern})", text, re.IGNORECASE | re.MULTILINE):
+            raise_it = f"set more for {job.stage} in your profile (set-resources), and start again"
+            return reason.format(raise_it=raise_it)
+    return said[-1] if said else f"see {logs[0] if logs else 'its log'}"
+
+
+def _name(job: Job) -> str:
+    return f"{job.stage} {job.run}"
+
+
+# --- in a job -----------------------------------------------------------------------------------------
+
+
+def request_requeue() -> None:
+    """Leave word that this process's SLURM job saved its state and wants another allocation.
+
+    A stage may run in a container, where there is no scontrol: the snakemake around it acts on this.
+    """
+    if job := os.environ.get("SLURM_JOB_ID"):
+        write_text(REQUESTS / job, json.dumps({"job": job}) + "\n")
+
+
+def serve_job() -> None:
+    """Set up a snakemake that runs inside a SLURM job, in the main thread, before it starts its own.
+
+    It outlives the warning, passes what SLURM sends on to its stage, which SLURM may leave out (with
+    proctrack/cgroup it signals a step's first process alone), and has the job requeued at its end if the
+    stage asked for that.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return
+    (REQUESTS / job).unlink(missing_ok=True)
+    sending = threading.Lock()
+    atexit.register(_requeue, job, sending)
+    signal.signal(WARNING, _outlive)
+    if "SLURM_STEP_ID" not in os.environ:  # the batch script's snakemake, which only waits for the step's
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)  # also of SIGTERM, for which Snakemake sets its own handler later
+    threading.Thread(target=_pass_on, args=(reading, sending), daemon=True).start()
+
+
+def _outlive(number: int, frame: FrameType | None) -> None:
+    """A handler, and not SIG_IGN, which children would inherit."""
+
+
+def _pass_on(reading: int, sending: threading.Lock) -> None:
+    """Send each warning and SIGTERM on to the other processes of this one's group.
+
+    The warning again and again, since a stage that only starts ignores it (Snakefile); twice does no harm.
+    """
+    warned = False
+    while True:
+        again = AGAIN_SECONDS if warned else None
+        came = select.select([reading], [], [], again)[0]
+        numbers = set(os.read(reading, 64)) if came else {WARNING}
+        warned = warned or WARNING in numbers
+        with sending:
+            for number in numbers & {WARNING, signal.SIGTERM}:
+                for pid in _group():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, number)
+
+
+def _group() -> list[int]:
+    """The other processes of this process's group: the rule's shell, its stage, a container's."""
+    pids = [int(directory.name) for directory in Path("/proc").glob("[0-9]*")]
+    found = []
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            if os.getpgid(pid) == os.getpgrp() and pid != os.getpid():
+                found.append(pid)
+    return found
+
+
+def _requeue(job: str, sending: threading.Lock) -> None:
+    sending.acquire()  # for good: scontrol belongs to the group, too
+    request = REQUESTS / job
+    if not request.exists():
+        return
+    request.unlink()
+    refusal = _refusal(job)
+    if refusal is None:
+        print(f"hlrs: SLURM job {job} goes on from its checkpoint when its turn comes", file=sys.stderr)
+    else:
+        print(
+            f"hlrs: SLURM job {job} could not be requeued ({refusal}); its state is saved, "
+            "`snakemake --profile slurm` goes on",
+            file=sys.stderr,
+        )
+
+
+def _refusal(job: str) -> str | None:
+    """Have a job requeued, when the controller answers; why that could not be done, None if it was."""
+    deadline = time.monotonic() + ASK_SECONDS
+    while True:
+        try:
+            done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+        except OSError as error:
+            return str(error)
+        if done.returncode == 0:
+            return None
+        if not slurm_commands.ABSENT.search(done.stderr) or time.monotonic() > deadline:
+            return re.sub(r"\s+", " ", done.stderr).strip() or f"exit status {done.returncode}"
+        time.sleep(slurm_commands.PAUSE_SECONDS)

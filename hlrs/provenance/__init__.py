@@ -1,0 +1,1 @@
+"""Where a number comes from: lineage, audit, RO-Crate."""

@@ -1,0 +1,397 @@
+"""The audit: whether files, records, `dvc.lock`, `params.yaml` and commits tell the same of every result."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from tqdm import tqdm
+
+from hlrs.artifacts.code_digest import committed
+from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, PUBLISHED, RESULTS, STAGES, Job, abbreviate, key_of
+from hlrs.artifacts.records import Record, environment, seal
+from hlrs.errors import HlrsError
+from hlrs.provenance.lineage import data, directory_of, ran, read_here, whole, within
+
+LOCK = Path("dvc.lock")
+BLOCK = 1 << 20  # bytes read at a time
+SHORT = 12  # digits of a digest
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that does not agree (`broken`), or that a reader of the results should know.
+
+    `affected`: the first artifact that cannot be trusted; `rests`: how many other results build on it.
+    """
+
+    path: str
+    what: str
+    remedy: str
+    broken: bool = True
+    affected: str | None = None
+    rests: int = 0
+
+
+@dataclass(frozen=True)
+class Digests:
+    """A file's digests; `md5`, DVC's, only where there is a dvc.lock to compare with."""
+
+    size: int
+    sha256: str
+    md5: str
+
+
+class Audit:
+    """Everything below results/, read once. `jobs`: what the params ask for."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self.jobs = jobs
+        self.wanted = {str(job.directory): job for job in jobs}
+        self.files = digests([path for path in sorted(RESULTS.rglob("*")) if path.is_file()])
+        self.folders: dict[str, list[str]] = {}  # of every result -> its files
+        self.stray: list[str] = []
+        for path in self.files:
+            try:
+                self.folders.setdefault(directory_of(path), []).append(path)
+            except HlrsError:
+                self.stray.append(path)
+        self.records: dict[str, Record] = {}
+        self.unreadable: dict[str, str] = {}  # folder -> why
+        for directory in self.folders:
+            try:
+                record = read_here(directory)
+            except HlrsError as error:
+                self.unreadable[directory] = str(error)
+            else:
+                self.records |= {directory: record} if record else {}
+        self.readers: dict[str, set[str]] = {}  # folder -> folders that read of it
+        for directory, record in self.records.items():
+            for entry in record["inputs"].values():
+                self.readers.setdefault(directory_of(entry["path"]), set()).add(directory)
+
+    def findings(self) -> Iterator[Finding]:
+        """What is broken, upstream before downstream, then what is remarkable."""
+        order = sorted(self.folders, key=lambda d: (STAGES.index(Path(d).parts[1]), d))
+        for directory in order:
+            yield from self._folder(directory)
+        yield from (
+            Finding(path, "is not in the folder of a result", "delete it if nobody needs it")
+            for path in self.stray
+        )
+        yield from self._published()
+        yield from self._recorded_by_dvc()
+        yield from self._params()
+        yield from self._commits()
+        yield from self._mixtures()
+
+    def _break(self, path: str, what: str, affected: str | None = None, remedy: str | None = None) -> Finding:
+        """A break; `affected` is the file itself if not told, and what rests on its result is counted."""
+        affected = affected or path
+        directory = directory_of(affected)
+        rests = len(self._downstream(directory))
+        return Finding(path, what, remedy or self._anew(directory), True, affected, rests)
+
+    def _anew(self, directory: str) -> str:
+        """How to have a result made again."""
+        job = self.wanted.get(directory)
+        if job is None:
+            return "delete its folder: the params do not ask for it"
+        anew = f"`hlrs {job.stage} {job.run} --force` makes it anew"
+        root = RESULTS / job.stage
+        return (
+            f"`dvc checkout --force {root}` brings what DVC recorded back, {anew}" if LOCK.is_file() else anew
+        )
+
+    def _downstream(self, directory: str) -> set[str]:
+        found: set[str] = set()
+        pending = [directory]
+        while pending:
+            new = self.readers.get(pending.pop(), set()) - found
+            found |= new
+            pending += new
+        return found
+
+    # --- a result -------------------------------------------------------------------------------------
+
+    def _folder(self, directory: str) -> Iterator[Finding]:
+        """Of one result: its record against its place and key, its files, and what it read."""
+        place = f"{directory}/{PROVENANCE}"
+        first = f"{directory}/{OUTPUTS[Path(directory).parts[1]][0]}"
+        if directory not in self.records:
+            why = self.unreadable.get(directory, "").removeprefix(f"{place}: ") or "is missing"
+            yield self._break(place, f"{why}, so its artifacts come from nowhere", first)
+            return
+        record = self.records[directory]
+        if wrong := _misplaced(directory, record):
+            yield self._break(place, wrong, first)
+        yield from self._outputs(directory, record)
+        yield from self._inputs(directory, record, first)
+
+    def _outputs(self, directory: str, record: Record) -> Iterator[Finding]:
+        files = {within(path, directory): path for path in self.folders[directory]}
+        for name, digest in record["outputs"].items():
+            path = f"{directory}/{name}"
+            if name not in files:
+                yield self._break(path, "is missing, though it is on record")
+            elif self.files[path].sha256 != digest:
+                found = self.files[path].sha256
+                what = f"has other bytes than on record: sha256 {found[:SHORT]}…, not {digest[:SHORT]}…"
+                yield self._break(path, what)
+        for name in files.keys() - record["outputs"].keys() - {PROVENANCE}:
+            yield self._break(files[name], "is in no record", remedy="delete it")
+
+    def _inputs(self, directory: str, record: Record, first: str) -> Iterator[Finding]:
+        """What a job read, against the record of who made it."""
+        gone: dict[str, list[str]] = {}
+        for entry in record["inputs"].values():
+            path, digest = entry["path"], entry["sha256"]
+            folder = directory_of(path)
+            if path not in self.files:
+                gone.setdefault(folder, []).append(within(path, folder))
+                continue
+            maker = self.records.get(folder, {"outputs": {}})
+            made = maker["outputs"].get(within(path, folder)) or self.files[path].sha256
+            if digest != made:
+                what = (
+                    f"was made from another {path}: sha256 {digest[:SHORT]}… was read, it is {made[:SHORT]}…"
+                )
+                yield self._break(first, what)
+        for folder, names in gone.items() if directory in self.wanted else ():
+            what = f"what it was made from is not here: {', '.join(sorted(names))} of {folder}"
+            yield self._break(first, what, remedy="`dvc checkout --force` or snakemake brings it back")
+
+    # --- all results ----------------------------------------------------------------------------------
+
+    def _published(self) -> Iterator[Finding]:
+        """report/ against the result that it was copied from."""
+        place = PUBLISHED / PROVENANCE
+        if not place.is_file():
+            return
+        try:
+            key = whole(json.loads(place.read_text()), str(place))["key"]
+        except (ValueError, HlrsError):
+            yield Finding(str(place), "is not the record of a job", "`hlrs publish`", affected=str(place))
+            return
+        origin = RESULTS / "report" / "all" / str(key)
+        if key not in {job.key for job in self.jobs}:
+            yield Finding(
+                str(PUBLISHED),
+                "shows the report of other parameters",
+                "snakemake, then `hlrs publish`",
+                False,
+            )
+        if str(origin) not in self.folders:
+            return
+        copies = [PUBLISHED / name for name in [*OUTPUTS["report"], PROVENANCE]]
+        for path, found in digests([path for path in copies if path.is_file()]).items():
+            name = str(Path(path).relative_to(PUBLISHED))
+            source = self.files.get(f"{origin}/{name}")
+            made = self.records.get(str(origin), {"outputs": {}})["outputs"].get(name)
+            if found.sha256 != (made or (source.sha256 if source else None)):
+                what = f"is not the one in {origin}"
+                yield Finding(path, what, "`hlrs publish` after deleting report/", affected=path)
+
+    def _recorded_by_dvc(self) -> Iterator[Finding]:
+        """Every file that dvc.lock tells of, against the file that is here."""
+        if not LOCK.is_file():
+            return
+        stages = (YAML(typ="safe", pure=True).load(LOCK) or {}).get("stages", {})
+        recorded = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+        for stage in STAGES:
+            root = str(RESULTS / stage)
+            ours = {within(p, root): d.md5 for p, d in self.files.items() if p.startswith(f"{root}/")}
+            if root in recorded and recorded[root] != _tree_digest(ours):
+                yield from self._differing(root, recorded[root], ours)
+
+    def _differing(self, root: str, digest: str, ours: dict[str, str]) -> Iterator[Finding]:
+        """Which files differ from the listing that dvc.lock names, which are only in one of them."""
+        theirs = _listing(digest)
+        if theirs is None:
+            what = "is another version than dvc.lock's, whose listing DVC's cache does not hold"
+            yield Finding(root, what, "`dvc fetch`, or `dvc repro` records this version", False)
+            return
+        for name in sorted(theirs.keys() & ours.keys()):
+            path = f"{root}/{name}"
+            if theirs[name] != ours[name] and not self._known_bad(path):
+                remedy = f"`dvc checkout --force {root}`, or `dvc repro` records it"
+                yield self._break(path, "is not the version in dvc.lock", remedy=remedy)
+        if new := len({str(Path(name).parent) for name in ours.keys() - theirs.keys()}):
+            yield Finding(root, f"{_results(new)} not in dvc.lock yet", "`dvc repro` records them", False)
+        if gone := len({str(Path(name).parent) for name in theirs.keys() - ours.keys()}):
+            what = f"{_results(gone)} of dvc.lock not here"
+            yield Finding(root, what, "`dvc checkout` brings that version back", False)
+
+    def _known_bad(self, path: str) -> bool:
+        """Whether a file's own record already tells that it is not right."""
+        record = self.records.get(directory_of(path))
+        if record is None:
+            return True
+        if path.endswith(f"/{PROVENANCE}"):
+            return bool(record["seal"] != seal(record))
+        return bool(record["outputs"].get(within(path, directory_of(path))) != self.files[path].sha256)
+
+    def _params(self) -> Iterator[Finding]:
+        """What the params ask for against what is here, by keys: they are of parameters, code and inputs."""
+        missing = [job for job in self.jobs if not job.complete]
+        if missing:
+            what = f"{len(missing)} of the {len(self.jobs)} results that the params ask for are not here"
+            yield Finding(str(RESULTS), what, "`hlrs plan` tells why, snakemake makes them", False)
+        other = self.folders.keys() - self.wanted.keys()
+        if other:
+            what = f"{_results(len(other))} made with parameters or code that are not the present ones"
+            yield Finding(str(RESULTS), what, "`hlrs prune` puts them aside", False)
+
+    def _commits(self) -> Iterator[Finding]:
+        """Whether the code on record is that of the commit on record."""
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for record in self.records.values():
+            stage, commit = record["stage"], str(record.get("commit"))
+            code = committed(commit)
+            if code is None:
+                why = f"commit {commit[:SHORT]} is not in this repository, so their code cannot be checked"
+            elif (known := ran(code, record)) is None:
+                why = "made by an earlier version of hlrs, whose code digests cannot be checked"
+            elif not known:
+                why = f"made by uncommitted code, on top of commit {commit[:SHORT]}"
+            else:
+                continue
+            found.setdefault((stage, why, "commit the code, then make them anew"), []).append(record["run"])
+        for (stage, why, remedy), runs in found.items():
+            yield Finding(str(RESULTS / stage), f"{why}: {abbreviate(runs)}", remedy, False)
+
+    def _mixtures(self) -> Iterator[Finding]:
+        """Results of one stage that the params compare, made in different environments."""
+        for stage in ("search", "retrain", "evaluate"):
+            records = [r for d, r in self.records.items() if d in self.wanted and r["stage"] == stage]
+            for name in ("device", "lock", "image", "versions"):
+                counts = Counter(environment(record)[name] for record in records)
+                if len(counts) > 1:
+                    among = "; ".join(f"{value[:60]} ({n})" for value, n in counts.most_common(4))
+                    what = f"runs that are compared differ in {name}: {among}"
+                    yield Finding(str(RESULTS / stage), what, "keep it in mind when comparing them", False)
+
+
+def _results(number: int) -> str:
+    return f"{_counted(number, 'result')} {'is' if number == 1 else 'are'}"
+
+
+def _counted(number: int, noun: str) -> str:
+    """'1 result', '2 results'."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _misplaced(directory: str, record: Record) -> str:
+    """Why a record cannot be that of its folder; empty if it can."""
+    own = str(RESULTS / record["stage"] / record["run"] / record["key"])
+    if own != directory:
+        return f"is the record of {record['stage']} {record['run']}, key {record['key']}: copied from there"
+    if record["seal"] != seal(record):
+        return "was edited: it does not fit its seal"
+    body: dict[str, Any] = {name: record[name] for name in ("stage", "run", "params", "code")}
+    body["inputs"] = {name: entry["path"] for name, entry in record["inputs"].items()}
+    if key_of(body) != record["key"]:
+        return "tells of other parameters, code or inputs than those of its key"
+    return ""
+
+
+def check_data(audit: Audit) -> Iterator[Finding]:
+    """Every data file that is here against its SHA-256 in the split's files.parquet."""
+    for directory, record in audit.records.items():
+        if record["stage"] != "split":
+            continue
+        files = data(directory, record)
+        there = [Path(file["path"]) for file in files if file["path"] and Path(file["path"]).is_file()]
+        found = digests(there)
+        if len(there) < len(files):
+            what = f"{len(files) - len(there)} of {len(files)} data files of {record['run']} are not here"
+            yield Finding(f"{directory}/files.parquet", what, "nothing, if only results are wanted", False)
+        for file in files:
+            digest = found.get(str(file["path"]))
+            if digest and digest.sha256 != file["sha256"]:
+                first = f"{directory}/{OUTPUTS['split'][0]}"
+                what = f"has other bytes than when {record['run']} was split"
+                yield Finding(str(file["path"]), what, "bring the file back, or split anew", True, first)
+
+
+def report(audit: Audit, findings: list[Finding]) -> Iterator[str]:
+    """The findings in words, breaks first, and what was checked."""
+    for finding in sorted(findings, key=lambda finding: not finding.broken):
+        yield f"{'broken' if finding.broken else 'remark'}  {finding.path}: {finding.what}"
+        if finding.broken:
+            first = "this file" if finding.affected == finding.path else finding.affected
+            others = f"; {_counted(finding.rests, 'other result')} made from it" if finding.rests else ""
+            yield f"        first affected: {first}{others}"
+        yield f"        {finding.remedy}"
+    megabytes = sum(entry.size for entry in audit.files.values()) / 1e6
+    broken = sum(finding.broken for finding in findings)
+    remarks = len(findings) - broken
+    checked = "records, params, commits" + (" and dvc.lock" if LOCK.is_file() else "; there is no dvc.lock")
+    sizes = (
+        f"{_counted(len(audit.folders), 'result')}, {_counted(len(audit.files), 'file')}, {megabytes:,.1f} MB"
+    )
+    yield f"{sizes} against {checked}:"
+    yield f"{broken} broken, {_counted(remarks, 'remark')}" if findings else "all whole and in agreement"
+
+
+# --- digests ------------------------------------------------------------------------------------------
+
+
+def digests(paths: list[Path]) -> dict[str, Digests]:
+    """Digests of files, side by side, a file that has several names once; with progress on a terminal."""
+    md5 = LOCK.is_file()
+    files = {
+        path: (status.st_dev, status.st_ino, status.st_size) for path in paths for status in [path.stat()]
+    }
+    once = {identity: path for path, identity in files.items()}
+    largest_first = sorted(once, key=lambda identity: -identity[2])
+    with (
+        tqdm(total=sum(i[2] for i in once), unit="B", unit_scale=True, disable=None, leave=False) as bar,
+        ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+    ):
+        found = dict(
+            zip(largest_first, pool.map(lambda i: _digests(once[i], md5, bar), largest_first), strict=True)
+        )
+    return {str(path): found[identity] for path, identity in files.items()}
+
+
+def _digests(path: Path, with_md5: bool, bar: "tqdm[Any]") -> Digests:
+    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            sha256.update(block)
+            if with_md5:
+                md5.update(block)
+            size += len(block)
+            bar.update(len(block))
+    return Digests(size, sha256.hexdigest(), md5.hexdigest() if with_md5 else "")
+
+
+def _tree_digest(files: dict[str, str]) -> str:
+    """DVC's digest of a folder, given the MD5 of every file."""
+    from dvc_data.hashfile.tree import Tree
+
+    tree = Tree.from_list([{"md5": digest, "relpath": name} for name, digest in files.items()])
+    tree.digest()
+    return str(tree.oid)
+
+
+def _listing(digest: str) -> dict[str, str] | None:
+    """File -> MD5 of a folder that DVC's cache knows; None if it does not."""
+    from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+    from dvc_objects.errors import ObjectFormatError
+
+    with Repo() as repo:
+        try:
+            tree = Tree.load(repo.cache.local, HashInfo("md5", digest))
+        except (OSError, ObjectFormatError):
+            return None
+    return {"/".join(parts): str(found.value) for parts, _, found in tree}

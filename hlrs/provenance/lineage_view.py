@@ -1,0 +1,264 @@
+"""How a lineage is shown: a tree for the terminal, a graph in DOT, differences in words."""
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from hlrs.artifacts.jobs import STAGES, abbreviate, search_of
+from hlrs.artifacts.records import UNKNOWN, Record, environment
+from hlrs.provenance.lineage import Difference, Lineage, data, directory_of, matches, recorded, splits
+
+LISTED = 8  # data files in the tree, definitions in a line; JSON has all of them
+SHORT = 12  # digits of a digest where its full length would be noise
+
+# --- a tree for the terminal --------------------------------------------------------------------------
+
+
+def tree(lineage: Lineage, width: int) -> Iterator[str]:
+    """The lineage as lines: an artifact's job, below it what that job read, and so on; many: a line each."""
+    for target in lineage.targets:
+        yield f"{target}{_state(lineage, target)}"
+        yield f"  sha256 {recorded(lineage, target) or UNKNOWN}"
+    yield ""
+    shared = _shared(lineage)
+    runs = Counter(record["stage"] for record in lineage.records.values() if "/" in record["run"])
+    if max(runs.values(), default=0) > 1:
+        yield from _table(lineage)
+    else:
+        told = _first_told(lineage)
+        shown: set[str] = set()
+        for directory in dict.fromkeys(map(directory_of, lineage.targets)):
+            for line in _branch(lineage, directory, told, shared, shown):
+                yield from _wrapped(line, width)
+    yield ""
+    jobs = len(lineage.records)
+    yield f"Alike in all {jobs} jobs:" if jobs > 1 else "It ran with:"
+    for name, value in shared.items():
+        yield from _wrapped(f"  {name:8} {value}", width, 11)
+
+
+def _wrapped(line: str, width: int, indent: int | None = None) -> list[str]:
+    """A line in as many as it takes, those after the first below its text and beside the same branches."""
+    text = line.lstrip(" │├└─")
+    stem = line[: len(line) - len(text)]
+    hanging = stem.translate(str.maketrans("├└─", "│  ")) + "  " if indent is None else " " * indent
+    return textwrap.wrap(text, width, initial_indent=stem, subsequent_indent=hanging, break_on_hyphens=False)
+
+
+def _state(lineage: Lineage, path: str) -> str:
+    return {True: "", False: "  ! the file here has other bytes", None: "  (not here)"}[
+        matches(lineage, path)
+    ]
+
+
+def _shared(lineage: Lineage) -> dict[str, str]:
+    """What all jobs ran with alike."""
+    every = [environment(record) for record in lineage.records.values()]
+    return {name: every[0][name] for name in every[0] if len({facts[name] for facts in every}) == 1}
+
+
+def _first_told(lineage: Lineage) -> dict[str, dict[str, Any]]:
+    """Folder -> its parameters without the groups of them that a job before it was told alike."""
+    seen: set[str] = set()
+    told: dict[str, dict[str, Any]] = {}
+    for directory, record in sorted(lineage.records.items(), key=lambda item: STAGES.index(item[1]["stage"])):
+        groups = {n: json.dumps({n: v}) for n, v in record["params"].items() if isinstance(v, dict)}
+        hidden = {name for name, group in groups.items() if group in seen} | {"content"}
+        told[directory] = {name: value for name, value in record["params"].items() if name not in hidden}
+        seen.update(groups.values())
+    return told
+
+
+def _branch(
+    lineage: Lineage, directory: str, told: dict[str, dict[str, Any]], shared: dict[str, str], shown: set[str]
+) -> Iterator[str]:
+    """The lines of a job and, with their branches, of everything before it."""
+    if directory in lineage.missing:
+        yield f"! no record: {directory}/provenance.json is missing"
+        return
+    shown.add(directory)
+    record = lineage.records[directory]
+    yield _headline(record)
+    for name, value in environment(record).items():
+        if name not in shared:
+            yield f"  {name} {value}"
+    if words := parameters(told[directory]):
+        yield f"  {words}"
+    sources = lineage.sources(directory)
+    for folder, read in sources.items():
+        last = folder == [*sources][-1]
+        first, *rest = _artifacts(lineage, folder, read, folder in shown)
+        yield f"{'└' if last else '├'}─ {first}"
+        branch = () if folder in shown else _branch(lineage, folder, told, shared, shown)
+        yield from (f"{'   ' if last else '│  '}{line}" for line in (*rest, *branch))
+    if record["stage"] == "split":
+        yield from _data_lines(directory, record)
+
+
+def _headline(record: Record) -> str:
+    """Stage, key, time, SLURM job, resumes: what a job's record begins with."""
+    parts = [f"{record['stage']} {record['key']}", f"code {record['code'][:SHORT]}"]
+    parts += [f"{record['seconds']:.1f} s", f"{str(record['ended'])[:16].replace('T', ' ')} UTC"]
+    parts += [f"SLURM job {record['slurm_job']}"] if record.get("slurm_job") else []
+    parts += [f"resumed {record['resumes']}×"] if record.get("resumes") else []
+    return " · ".join(parts)
+
+
+def _artifacts(lineage: Lineage, folder: str, read: dict[str, str], shown: bool) -> list[str]:
+    """The files that a job read of a folder, with their digests; by name alone if they stand above alike."""
+    odd = {name for name, digest in read.items() if recorded(lineage, f"{folder}/{name}") != digest}
+    if shown and not odd:
+        return [f"{', '.join(read)}  (above)"]
+    wide = max(map(len, read))
+    return [
+        f"{name:{wide}}  sha256 {digest}{_state(lineage, f'{folder}/{name}')}"
+        + ("  ! not what its own record tells" if name in odd else "")
+        for name, digest in read.items()
+    ]
+
+
+def _data_lines(directory: str, record: Record) -> Iterator[str]:
+    """The leaves: data files."""
+    files = data(directory, record)
+    total = sum(file["bytes"] for file in files)
+    kind = record["params"]["source"]["kind"]
+    yield f"└─ data: {len(files)} file{'s' * (len(files) != 1)} of a source {kind}, {total:,} bytes"
+    for file in files[:LISTED]:
+        yield f"     {file['path'] or file['name']}"
+        yield f"       sha256 {file['sha256']}"
+    if len(files) > LISTED:
+        yield f"     … and {len(files) - LISTED} more: {directory}/files.parquet"
+
+
+def parameters(told: dict[str, Any]) -> str:
+    """'seed 0; searcher: darts, order 1; search: epochs 12, weights.lr 0.05, …'."""
+    groups = []
+    for name, value in told.items():
+        inner = ", ".join(_flat(value))
+        groups.append(f"{name}: {inner}" if isinstance(value, dict) else f"{name} {inner}")
+    return "; ".join(groups)
+
+
+def _flat(value: Any, path: str = "") -> Iterator[str]:
+    """'path value' of every entry; a kind stands for the mapping that it is of."""
+    if not isinstance(value, dict):
+        yield f"{path} {value if isinstance(value, str) else json.dumps(value)}".strip()
+        return
+    if "kind" in value:
+        yield f"{path} {value['kind']}".strip()
+    for name, entry in value.items():
+        if name not in ("kind", "content"):
+            yield from _flat(entry, f"{path}.{name}" if path else name)
+
+
+def _table(lineage: Lineage) -> Iterator[str]:
+    """The keys of every run's jobs, a line a run; a retraining's with those of its search."""
+    rows: dict[str, dict[str, str]] = {}
+    for record in lineage.records.values():
+        if "/" in record["run"]:
+            rows.setdefault(record["run"], {})[record["stage"]] = record["key"]
+    for run, keys in rows.items():
+        found = rows.get(search_of(run), {})
+        keys |= {stage: found[stage] for stage in ("search", "extract") if stage in found}
+    shared = {record["run"]: record["key"] for _, record in splits(lineage)}
+    wide = max(map(len, rows))
+    stages = [stage for stage in STAGES if stage != "report"]
+    yield " " * wide + "".join(f"  {stage:{SHORT}}" for stage in stages).rstrip()
+    for run, keys in sorted(rows.items()):
+        keys["split"] = shared.get(run.split("/")[0], "")
+        yield f"{run:{wide}}" + "".join(f"  {keys.get(stage, ''):{SHORT}}" for stage in stages).rstrip()
+    yield ""
+    yield f"`hlrs lineage {min(rows)}` shows one of them in full, --json all of them."
+
+
+# --- differences in words -----------------------------------------------------------------------------
+
+
+def since(found: list[Difference], revision: str, width: int) -> Iterator[str]:
+    """What differs since a revision, a line for all runs of which it holds."""
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for difference in found:
+        if not difference.same:
+            groups.setdefault((difference.stage, tuple(words(difference))), []).append(difference.run)
+    count = sum(map(len, groups.values()))
+    yield f"{count} of {len(found)} jobs differ from those at {revision}{':' if groups else ''}"
+    for (stage, said), runs in groups.items():
+        yield ""
+        yield f"{stage} {abbreviate(runs)}"
+        for entry in said:
+            yield from textwrap.wrap(
+                entry, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+            )
+
+
+def words(difference: Difference) -> Iterator[str]:
+    """Parameters, data, code, inputs, environment and bytes that differ, each in a few words."""
+    comparison = difference.comparison
+    if comparison is None:
+        yield "new: there was no such job"
+        return
+    yield from map(str, comparison.changes)
+    if comparison.data:
+        yield "data files changed"
+    if comparison.code:
+        yield code_words(difference.definitions)
+    if comparison.inputs:
+        yield f"from other results: {_some(comparison.inputs)}"
+    for name, (old, new) in difference.environment.items():
+        yield f"{name} {_shortened(name, old)} -> {_shortened(name, new)}"
+    yield f"other bytes: {_some(difference.outputs)}" if difference.outputs else "the same bytes all the same"
+
+
+def code_words(definitions: list[str]) -> str:
+    """Which definitions of a stage's code changed."""
+    if not definitions:
+        return "code changed; which of it, Git cannot tell: the earlier one was not committed"
+    return f"code changed: {_some(definitions)}"
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _shortened(name: str, value: str) -> str:
+    return value[:SHORT] if name in ("commit", "lock") and "+" not in value else value
+
+
+# --- a graph ------------------------------------------------------------------------------------------
+
+
+def dot(lineage: Lineage) -> str:
+    """The lineage in Graphviz's language, data on the left."""
+    lines = ["digraph lineage {", '  rankdir=LR; node [shape=box, fontname="monospace", fontsize=10];']
+    lines += ['  edge [fontname="monospace", fontsize=9];']
+    for directory, record in lineage.records.items():
+        lines.append(f"  {_quoted(directory)} [label={_quoted(*_label(record))}];")
+        for folder, names in lineage.sources(directory).items():
+            lines.append(f"  {_quoted(folder)} -> {_quoted(directory)} [label={_quoted(*names)}];")
+    for directory, record in splits(lineage):
+        node = _quoted(f"data of {record['run']}")
+        lines.append(f"  {node} [shape=cylinder, label={_quoted(*_data_label(directory, record))}];")
+        lines.append(f"  {node} -> {_quoted(directory)};")
+    return "\n".join([*lines, "}"])
+
+
+def _quoted(*lines: str) -> str:
+    text = "\n".join(lines).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + text.replace("\n", "\\n") + '"'
+
+
+def _label(record: Record) -> list[str]:
+    """The lines of a job's box."""
+    outputs = [f"{name} {digest[:SHORT]}" for name, digest in record["outputs"].items()]
+    more = [f"… {len(outputs) - 3} more"] if len(outputs) > 3 else []
+    facts = f"{record['key']} · {record['seconds']:.1f} s"
+    return [f"{record['stage']} {record['run']}", facts, *outputs[:3], *more]
+
+
+def _data_label(directory: str, record: Record) -> list[str]:
+    files = data(directory, record)
+    shown = [f"{file['name'][-18:]} {file['sha256'][:SHORT]}" for file in files[:3]]
+    return [f"data of {record['run']}", f"{sum(f['bytes'] for f in files):,} bytes", *shown]

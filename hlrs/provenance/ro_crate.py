@@ -1,0 +1,538 @@
+"""A finished run as an RO-Crate: what was made, out of what, by which code, where and when.
+
+The crate is a Provenance Run Crate 0.5 (https://w3id.org/ro/wfrun/provenance), so also a Workflow Run Crate,
+on RO-Crate 1.1. Stages are tools, rules are steps, each job's record becomes its actions; files keep the
+paths that they have in the checkout. What is not in the crate (data, weights that are left out) is described
+under a local name, `#path`.
+"""
+
+import hashlib
+import html
+import io
+import json
+import mimetypes
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from hlrs import __version__
+from hlrs.artifacts.code_digest import PACKAGE
+from hlrs.artifacts.data_digest import sha256
+from hlrs.artifacts.files import read_json
+from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, Job
+from hlrs.artifacts.tables import read_table
+from hlrs.errors import Failure, UserError
+
+PROFILES = {
+    "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
+    "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
+    "https://w3id.org/ro/wfrun/provenance/0.5": "Provenance Run Crate",
+    "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
+}
+CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
+TERMS = {"buildInstructions": "https://codemeta.github.io/terms/buildInstructions"}
+WORKFLOW_PROFILE = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
+LOCK_FORMAT = "https://pip.pypa.io/en/stable/reference/requirements-file-format/"
+SNAKEMAKE = "https://snakemake.github.io"
+
+CHECKOUT = PACKAGE.parent
+WORKFLOW, LICENSE, README, LOCK = "Snakefile", "LICENSE", "README.md", "requirements.lock"
+CODE = (
+    "hlrs/**/*",
+    "workflow/**/*",
+    "profiles/default/*",
+    "dvc.yaml",
+    "pyproject.toml",
+    LICENSE,
+    README,
+    LOCK,
+)
+FORMATS = {  # what mimetypes does not know, or knows differently from one system to the next
+    ".csv": "text/csv",
+    ".gz": "application/gzip",
+    ".md": "text/markdown",
+    ".parquet": "application/vnd.apache.parquet",
+    ".py": "text/x-python",
+    ".safetensors": "application/octet-stream",
+    ".smk": "text/x-python",
+    ".svg": "image/svg+xml",
+    ".toml": "application/toml",
+    ".yaml": "application/yaml",
+}
+WEIGHTS = ".safetensors"
+FILES = "files.parquet"  # a split's table of data files
+LISTED = 100  # data files described one by one; of more, their number and where they are listed
+
+TYPES = {bool: "Boolean", int: "Integer", float: "Float"}  # of a parameter; everything else is text
+UNITS = {"seconds": "SEC", "peak_memory_bytes": "BYTE", "gpu_peak_memory_bytes": "BYTE", "resumes": "NUM"}
+FACTS = (  # of a record, that are no measurements
+    *("key", "code", "commit", "dirty", "lock", "versions"),
+    *("host", "platform", "cpu", "device", "slurm_job"),
+)
+
+
+def export(jobs: list[Job], params: Path, target: Path, weights: bool) -> dict[str, int]:
+    """Write the crate of a finished run to a new folder; the numbers of jobs, files and bytes in it.
+
+    UserError if a result is missing, the folder holds something, or the code is not a checkout; Failure if a
+    file is not the one that the records tell of.
+    """
+    missing = [job for job in jobs if not job.complete]
+    if missing:
+        raise UserError(
+            f"{params}: {len(missing)} of the {len(jobs)} results that it asks for are missing; "
+            "`snakemake --cores all` makes them"
+        )
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target}: exists and is not an empty folder; name another one")
+    for name in (WORKFLOW, LICENSE):
+        if not (CHECKOUT / name).is_file():
+            raise UserError(f"{CHECKOUT / name}: no such file; export with the `hlrs` of a checkout")
+    crate = Description(jobs, params, weights).crate
+    with _replacing(target.absolute()) as temporary:
+        crate.write(temporary)
+        sizes = [path.stat().st_size for path in temporary.rglob("*") if path.is_file()]
+    return {"jobs": len(jobs), "files": len(sizes), "bytes": sum(sizes)}
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A folder beside the target that takes its place when the body is done, whole or not at all."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        raise Failure(f"{target}: could not be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class Description:
+    """The entities of a crate, made from the jobs of a run and their records."""
+
+    def __init__(self, jobs: list[Job], params: Path, weights: bool) -> None:
+        from rocrate.rocrate import ROCrate
+
+        self.jobs = jobs
+        self.report = next(job for job in jobs if job.stage == "report")
+        self.weights = weights
+        self.records = {job.key: read_json(job.output(PROVENANCE)) for job in jobs}
+        self.makers = {path: job for job in jobs for path in job.outputs}
+        with ThreadPoolExecutor() as pool:
+            self.digests = dict(zip(self.makers, pool.map(sha256, map(Path, self.makers)), strict=True))
+        self._check()
+        inside = not params.is_absolute() and ".." not in params.parts
+        self.params = params.as_posix() if inside else params.name
+        self.slots: dict[str, dict[str, Any]] = {}  # formal parameters by identifier
+        self.connections: dict[str, dict[str, str]] = {}  # stage -> its input's slot -> the output's slot
+
+        self.crate = ROCrate(version="1.1")
+        self.crate.metadata.extra_contexts.append(CONTEXT)
+        self.crate.metadata.extra_terms.update(TERMS)
+        self._code(params)
+        self._results()
+        for job in jobs:
+            self._job(job)
+        self._workflow()
+        self._run()
+        self._root()
+
+    def _check(self) -> None:
+        """Every file is the one that its own record and its readers' records tell of."""
+        for job in self.jobs:
+            record = self.records[job.key]
+            told = {str(job.output(name)): digest for name, digest in record["outputs"].items()}
+            told |= {entry["path"]: entry["sha256"] for entry in record["inputs"].values()}
+            for path, digest in told.items():
+                if self.digests.get(path) != digest:
+                    place = job.output(PROVENANCE)
+                    raise Failure(
+                        f"{path}: not the file that {place} tells of; `hlrs audit` says how to mend it"
+                    )
+
+    # --- entities -------------------------------------------------------------------------------------
+
+    def add(self, identifier: str, kind: str, /, **properties: Any) -> str:
+        """Describe something that is not a file in the crate, once; its identifier."""
+        from rocrate.model.contextentity import ContextEntity
+
+        if identifier not in self.crate:
+            self.crate.add(ContextEntity(self.crate, identifier, {"@type": kind} | properties))
+        return identifier
+
+    def add_file(self, source: Path, path: str, digest: str, /, **properties: Any) -> None:
+        """Copy a file into the crate under a path, and describe it."""
+        facts = _file_facts(path, source.stat().st_size, digest) | properties
+        self.crate.add_file(source, path, properties=facts)
+
+    def value(self, name: str, value: Any, /, **properties: Any) -> str:
+        """Describe a named value; equal ones once; its identifier."""
+        plain = value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
+        spelled = quote(str(plain), safe="")
+        if len(spelled) > 64:
+            spelled = hashlib.sha256(spelled.encode()).hexdigest()
+        return self.add(f"#{name}={spelled}", "PropertyValue", name=name, value=plain, **properties)
+
+    def slot(self, stage: str, kind: str, name: str, type_: str, example: str) -> str:
+        """Note a formal parameter (kind: input, parameter, output) and what realizes it; its identifier."""
+        identifier = _slot(stage, kind, name)
+        known = self.slots.setdefault(identifier, {"name": name, "types": set(), "example": example})
+        known["types"].add(type_)
+        return identifier
+
+    def id_of(self, path: str) -> str:
+        """The identifier of a result: its path, or a local name where it is left out of the crate."""
+        return quote(path) if self.weights or not path.endswith(WEIGHTS) else f"#{quote(path)}"
+
+    # --- files ----------------------------------------------------------------------------------------
+
+    def _code(self, params: Path) -> None:
+        """The files of the checkout and the parameter file."""
+        found = sorted({path for pattern in CODE for path in CHECKOUT.glob(pattern) if path.is_file()})
+        files = {p.relative_to(CHECKOUT).as_posix(): p for p in found if "__pycache__" not in p.parts}
+        for path, source in (files | {self.params: params}).items():
+            self.add_file(source, path, sha256(source), **self._about_code(path))
+
+    def _about_code(self, path: str) -> dict[str, Any]:
+        """What there is to say of a file of the checkout besides what it holds."""
+        if path == self.params:
+            return {"exampleOfWork": _ref([f"{WORKFLOW}#params"])}
+        if path == LICENSE:
+            name = (CHECKOUT / LICENSE).read_text(encoding="utf-8").splitlines()[0]
+            return {"@type": ["File", "CreativeWork"], "name": name}
+        if path == README:
+            return {"about": _ref(["./"])}
+        if path == LOCK:
+            self.add(LOCK_FORMAT, "WebPageElement", name="Requirements File Format of pip")
+            return {"conformsTo": _ref([LOCK_FORMAT]), "encodingFormat": "text/plain"}
+        stage = Path(path).stem
+        if stage in OUTPUTS and path == _tool(stage):
+            what = {"name": f"hlrs {stage}", "version": __version__, "url": _ref([README])}
+            return {"@type": ["File", "SoftwareSourceCode"], **what}
+        return {}
+
+    def _results(self) -> None:
+        """The jobs' files, each with the formal parameters that it realizes."""
+        realized: dict[str, set[str]] = {path: set() for path in self.makers}
+        for job in self.jobs:
+            connections = self.connections.setdefault(job.stage, {})
+            for path in job.outputs:
+                realized[path].add(self.slot(job.stage, "output", _name(path, job), "File", self.id_of(path)))
+            for role, path in job.inputs.items():
+                slot = self.slot(job.stage, "input", _without_run(role), "File", self.id_of(path))
+                maker = self.makers[path]
+                connections[slot] = _slot(maker.stage, "output", _name(path, maker))
+                realized[path].add(slot)
+        for path, job in self.makers.items():
+            record = Path(path).name == PROVENANCE
+            about = {"about": _ref([_action(job)])} if record else {}
+            self._result(path, exampleOfWork=_ref(sorted(realized[path])), **about)
+
+    def _result(self, path: str, /, **properties: Any) -> None:
+        if self.id_of(path) == quote(path):
+            self.add_file(Path(path), path, self.digests[path], **properties)
+        else:
+            facts = _file_facts(path, Path(path).stat().st_size, self.digests[path])
+            left_out = "The file itself is not in this crate."
+            self.add(self.id_of(path), "File", **facts, description=left_out, **properties)
+
+    def _source(self, job: Job) -> str:
+        """The images that a split was cut out of, and their files where its table tells of them."""
+        identifier = f"#data/{quote(job.run)}"
+        files = read_table(job.output(FILES), "files").to_pylist()
+        size = sum(file["bytes"] for file in files)
+        described = (
+            f"{json.dumps(job.params['source'])}; the files themselves are not in this crate. "
+            f"{len(files)} files, {size} bytes; {FILES} of the split has the SHA-256 of each."
+        )
+        facts: dict[str, Any] = {
+            "name": f"Images of {job.run}",
+            "identifier": job.params["content"],
+            "contentSize": str(size),
+            "subjectOf": _ref([self.id_of(str(job.output(FILES)))]),
+        }
+        if len(files) <= LISTED:
+            facts["hasPart"] = _ref(
+                self.add(f"{identifier}/{quote(f['name'])}", "File", **_file_facts(*f.values()))
+                for f in files
+            )
+        return self.add(identifier, "Dataset", description=described, **facts)
+
+    # --- what happened --------------------------------------------------------------------------------
+
+    def _job(self, job: Job) -> None:
+        """A job's actions: the run of the tool, and the step of the workflow that it was."""
+        record = self.records[job.key]
+        action = _action(job)
+        consumed = [self.id_of(path) for path in job.inputs.values()]
+        if job.stage == "split":
+            consumed.append(self._source(job))
+        self.add(
+            action,
+            "CreateAction",
+            name=f"{job.stage} {job.run}",
+            description=_where(job, record),
+            **_times([record]),
+            instrument=_ref([_tool(job.stage)]),
+            object=_ref(consumed + self._parameters(job)),
+            result=_ref(self.id_of(path) for path in job.outputs),
+            **self._circumstances(action, record),
+        )
+        self.add(
+            _step_action(job),
+            "ControlAction",
+            name=f"rule {job.stage}, {job.run}",
+            instrument=_ref([_step(job.stage)]),
+            object=_ref([action]),
+        )
+
+    def _parameters(self, job: Job) -> list[str]:
+        values = []
+        for name, value in _leaves(job.params):
+            slot = _slot(job.stage, "parameter", name)
+            values.append(self.value(f"{job.stage}/{name}", value, exampleOfWork=_ref([slot])))
+            self.slot(job.stage, "parameter", name, TYPES.get(type(value), "Text"), values[-1])
+        return values
+
+    def _circumstances(self, action: str, record: dict[str, Any]) -> dict[str, Any]:
+        """What a record measured, and what else it tells of the code, the environment and the machine."""
+        gpu = record.get("gpu") or {}
+        measured = record | {"gpu_peak_memory_bytes": gpu.get("peak_memory_bytes")}
+        facts = {name: record.get(name) for name in FACTS} | {"gpu": gpu.get("name")}
+        usage = [
+            self.add(
+                f"{action}/{name}",
+                "PropertyValue",
+                name=name,
+                value=measured[name],
+                propertyID=f"hlrs/pipeline/execute.py#{name}",  # the code that measures it says what it is
+                unitCode=f"https://qudt.org/vocab/unit/{unit}",
+            )
+            for name, unit in UNITS.items()
+            if measured.get(name) is not None
+        ]
+        known = [self.value(name, fact) for name, fact in facts.items() if fact is not None]
+        found = {"resourceUsage": _ref(usage), "additionalProperty": _ref(known)}
+        if record.get("image"):
+            digest = record["image"].removeprefix("sha256:")
+            image = self.add(f"#image/{digest}", "ContainerImage", name="hlrs", sha256=digest)
+            found["containerImage"] = _ref([image])
+        return found
+
+    def _run(self) -> None:
+        """The run of the workflow as one action, and that of Snakemake as the one that organized it."""
+        records = list(self.records.values())
+        sources = [f"#data/{quote(job.run)}" for job in self.jobs if job.stage == "split"]
+        self.add(
+            "#run",
+            "CreateAction",
+            name="Run of the workflow",
+            description=f"All that {self.params} asks for: {len(self.jobs)} jobs. Several invocations of "
+            "Snakemake may have made them: a result that exists is kept.",
+            **_times(records),
+            instrument=_ref([WORKFLOW]),
+            object=_ref([quote(self.params), *sources]),
+            result=_ref(self.id_of(path) for path in self.makers),
+        )
+        version = self._snakemake()
+        self.add(SNAKEMAKE, "SoftwareApplication", name="Snakemake", version=version, url=SNAKEMAKE)
+        self.add(
+            "#snakemake",
+            "OrganizeAction",
+            name=f"Run of Snakemake {version}",
+            **_times(records),
+            instrument=_ref([SNAKEMAKE]),
+            object=_ref(_step_action(job) for job in self.jobs),
+            result=_ref(["#run"]),
+        )
+
+    # --- the whole ------------------------------------------------------------------------------------
+
+    def _snakemake(self) -> str:
+        return str(self.records[self.report.key]["versions"].get("snakemake", "of unknown version"))
+
+    def _workflow(self) -> None:
+        """The Snakefile, with its steps, tools and formal parameters."""
+        made = {job.stage for job in self.jobs}
+        stages = [stage for stage in OUTPUTS if stage in made]
+        for position, stage in enumerate(stages, start=1):
+            self._stage(stage, position)
+        source = CHECKOUT / WORKFLOW
+        file = _file_facts(WORKFLOW, source.stat().st_size, sha256(source)) | {
+            "encodingFormat": "text/x-python"
+        }
+        lock = {"buildInstructions": _ref([LOCK])} if LOCK in self.crate else {}
+        properties = {
+            "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"],
+            **file,
+            "name": "hlrs: neural architecture search for long-tailed images",
+            "conformsTo": _ref([WORKFLOW_PROFILE]),
+            "version": __version__,
+            "url": _ref([README]),
+            "license": _ref([LICENSE]),
+            "input": _ref([f"{WORKFLOW}#params"]),
+            "output": _ref(slot for stage in stages for slot in self._slots(stage, "output")),
+            "hasPart": _ref(map(_tool, stages)),
+            "step": _ref(map(_step, stages)),
+            **lock,
+        }
+        language = {"lang": "snakemake", "lang_version": self._snakemake()}
+        self.crate.add_workflow(source, WORKFLOW, main=True, properties=properties, **language)
+        self.slots[f"{WORKFLOW}#params"] = {
+            "name": "params",
+            "types": {"File"},
+            "example": quote(self.params),
+        }
+        for identifier, slot in self.slots.items():
+            types, example = sorted(slot["types"]), _ref([slot["example"]])
+            kind = types[0] if len(types) == 1 else types
+            self.add(
+                identifier, "FormalParameter", name=slot["name"], additionalType=kind, workExample=example
+            )
+
+    def _stage(self, stage: str, position: int) -> None:
+        """A rule as a step, with what its tool is handed from other steps."""
+        tool = self.crate.get(_tool(stage))
+        tool["input"] = _ref(self._slots(stage, "input") + self._slots(stage, "parameter"))
+        tool["output"] = _ref(self._slots(stage, "output"))
+        connections = [
+            self.add(
+                f"#connection/{into.replace('#', '/')}",
+                "ParameterConnection",
+                sourceParameter=_ref([out]),
+                targetParameter=_ref([into]),
+            )
+            for into, out in self.connections[stage].items()
+        ]
+        self.add(
+            _step(stage),
+            "HowToStep",
+            name=stage,
+            position=str(position),
+            workExample=_ref([_tool(stage)]),
+            **({"connection": _ref(connections)} if connections else {}),
+        )
+
+    def _slots(self, stage: str, kind: str) -> list[str]:
+        return [slot for slot in self.slots if slot.startswith(_slot(stage, kind, ""))]
+
+    def _root(self) -> None:
+        """The crate itself, and the page that people open first."""
+        from rocrate.model.preview import Preview
+
+        for profile, name in PROFILES.items():
+            self.add(profile, "CreativeWork", name=name, version=profile.rsplit("/", 1)[1])
+        root = self.crate.root_dataset
+        root["conformsTo"] = _ref(PROFILES)
+        root["name"] = self.report.params["report"]["title"]
+        root["description"] = (
+            f"A run of hlrs {__version__}, neural architecture search for long-tailed images: "
+            f"{len(self.jobs)} jobs with their results{'' if self.weights else ' (not the weights)'}, "
+            "parameters, code and records."
+        )
+        root["license"] = _ref([LICENSE])
+        root["mentions"] = _ref(["#run", "#snakemake", *map(_action, self.jobs)])
+        report = quote(str(self.report.output("index.html")))
+        page = _page(root["name"], root["description"], report, quote(self.params))
+        self.crate.add(Preview(self.crate, io.StringIO(page)))
+
+
+# --- names and parts of a description ---------------------------------------------------------------------
+
+
+def _ref(identifiers: Iterable[str]) -> Any:
+    """References to entities; a single one is no list, as RO-Crate 1.1 recommends."""
+    references = [{"@id": identifier} for identifier in identifiers]
+    return references[0] if len(references) == 1 else references
+
+
+def _tool(stage: str) -> str:
+    return f"hlrs/stages/{stage}.py"
+
+
+def _step(stage: str) -> str:
+    return f"workflow/rules/{stage}.smk#{stage}"
+
+
+def _slot(stage: str, kind: str, name: str) -> str:
+    return f"{_tool(stage)}#{kind}/{quote(name)}"
+
+
+def _action(job: Job) -> str:
+    return f"#job/{job.stage}/{quote(job.run)}/{job.key}"
+
+
+def _step_action(job: Job) -> str:
+    return f"#step/{job.stage}/{quote(job.run)}/{job.key}"
+
+
+def _name(path: str, job: Job) -> str:
+    return Path(path).relative_to(job.directory).as_posix()
+
+
+def _without_run(role: str) -> str:
+    """An input's name for every run alike: search/history.parquet, of search/d/darts/0/history.parquet."""
+    first, _, rest = role.partition("/")
+    return f"{first}/{Path(rest).name}" if rest else first
+
+
+def _file_facts(path: str, size: int, digest: str) -> dict[str, Any]:
+    kind = FORMATS.get(Path(path).suffix.lower()) or mimetypes.guess_type(path)[0] or "text/plain"
+    return {"name": path, "encodingFormat": kind, "contentSize": str(size), "sha256": digest}
+
+
+def _leaves(params: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every parameter by its dotted name; a list is one value."""
+    if isinstance(params, dict):
+        for field, value in params.items():
+            yield from _leaves(value, f"{name}.{field}" if name else field)
+    else:
+        yield name, params
+
+
+def _times(records: list[dict[str, Any]]) -> dict[str, str]:
+    started, ended = [record["started"] for record in records], [record["ended"] for record in records]
+    return {"startTime": min(started), "endTime": max(ended)}
+
+
+def _where(job: Job, record: dict[str, Any]) -> str:
+    """The command of a job and the machine that it ran on, in a line."""
+    device = record["gpu"]["name"] if record.get("gpu") else record.get("cpu")
+    slurm = f"SLURM job {record['slurm_job']}" if record.get("slurm_job") else None
+    return f"hlrs {job.stage} {job.run}, on {', '.join(filter(None, (record.get('host'), device, slurm)))}"
+
+
+def _page(title: str, description: str, report: str, params: str) -> str:
+    """HTML for people: what the crate is, where things are in it, and the report itself."""
+    links = {
+        report: "the report, as below",
+        params: "its parameters",
+        README: "how to run it again",
+        "ro-crate-metadata.json": "what each file is, what made it, out of what, where and when",
+    }
+    items = "\n".join(f'<li><a href="{link}">{link}</a>: {what}</li>' for link, what in links.items())
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>{html.escape(title)}</title>
+<style>
+body {{ font-family: sans-serif; margin: 1rem; overflow-wrap: anywhere }}
+iframe {{ width: 100%; height: 85vh; border: 1px solid gray }}
+</style>
+<h1>{html.escape(title)}</h1>
+<p>{html.escape(description)}</p>
+<ul>
+{items}
+</ul>
+<iframe title="The report" src="{report}"></iframe>
+</html>
+"""

@@ -1,0 +1,110 @@
+"""A split's images, on the device or streamed."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hlrs.artifacts.files import read_json
+from hlrs.artifacts.jobs import Job
+from hlrs.artifacts.tables import read_table
+from hlrs.config.data import Augment
+from hlrs.config.jobs import Images
+from hlrs.config.recipes import AutoAugment, RandAugment
+from hlrs.data.augment import Augmentation
+from hlrs.data.images import ImageSet, LabelledImages, Request, channel_statistics, generator
+from hlrs.data.loader import Loader, Reader, StreamedSet
+from hlrs.data.sources.open import open_source
+
+Statistics = tuple[list[float], list[float]]  # mean and standard deviation of each channel
+
+
+SAMPLE = 4096  # images of a streamed set that its channels' statistics are of
+
+
+class SplitImages:
+    """The images of some subsets of a split; `positions(subset)` finds a subset among them.
+
+    They lie on the device, or are streamed if that takes more than `stream.above_mb`, or if `resized_crop`
+    asks for the files' images. Channels are normalised by the given statistics, or else by the images' own:
+    of a streamed set by those of at most SAMPLE images, the same on every machine.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        images: Images,
+        subsets: Sequence[str],
+        device: torch.device,
+        statistics: Statistics | None = None,
+    ) -> None:
+        table = read_table(Path(job.inputs["split"]), "split")
+        self.subset = table["subset"].to_numpy()
+        chosen = np.isin(self.subset, subsets)
+        self.subset = self.subset[chosen]
+        self.index, self.labels = (table[name].to_numpy()[chosen] for name in ("index", "label"))
+        self.classes: list[str] = read_json(Path(job.inputs["classes"]))["names"]
+        source = open_source(images.source)
+        shape = source.read(self.index[:1], images.image_size).shape[1:]
+        self.channels, self.size, self.stem = shape[0], shape[1], images.stem
+        megabytes = len(self.index) * math.prod(shape) / 1e6
+        labels = torch.from_numpy(self.labels.astype(np.int64)).to(device)
+        self.set: LabelledImages
+        if megabytes > images.stream.above_mb or images.augment.resized_crop is not None:
+            reader = Reader(source, images.image_size, shape)
+            loader = Loader(reader, self.index, images.stream.workers, device.type == "cuda")
+            self.statistics = statistics or channel_statistics(self._sample(loader))
+            self.set = StreamedSet(loader, labels, *self._tensors(device))
+        else:
+            pixels = source.read(self.index, images.image_size)
+            self.statistics = statistics or channel_statistics([pixels[self.subset != "holdout"]])
+            self.set = ImageSet(torch.from_numpy(pixels).to(device), labels, *self._tensors(device))
+
+    def _tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in self.statistics)
+        return mean, std
+
+    def _sample(self, loader: Loader) -> Iterator[npt.NDArray[np.uint8]]:
+        """At most SAMPLE of the images that are trained on, in parts."""
+        trained = torch.from_numpy(np.flatnonzero(self.subset != "holdout"))
+        sample = trained[torch.randperm(len(trained), generator=generator("channel statistics"))[:SAMPLE]]
+        requests = as_they_are(sample.sort().values, 64)
+        loader.expect("channel statistics", [[request] for request in requests])
+        return (loader.pixels(request).numpy() for request in requests)
+
+    def positions(self, *subsets: str) -> torch.Tensor:
+        """Positions of the subsets' images within the set: int64, on the CPU."""
+        return torch.from_numpy(np.flatnonzero(np.isin(self.subset, subsets)))
+
+    def counts(self, *subsets: str) -> torch.Tensor:
+        """Images of each class in the subsets: int64 [classes], on the device."""
+        positions = self.positions(*subsets).to(self.set.labels.device)
+        return torch.bincount(self.set.labels[positions], minlength=len(self.classes))
+
+
+def augmentation_of(
+    augment: Augment, cutout: int, policy: AutoAugment | RandAugment | None = None
+) -> Augmentation:
+    """What a data set's spec and a recipe do to training images together."""
+    return Augmentation(**dict(augment), cutout=cutout, policy=policy)
+
+
+def as_they_are(positions: torch.Tensor, batch_size: int) -> list[Request]:
+    """Requests for images without augmentation, in order."""
+    parts = positions.split(batch_size)
+    return [Request(part, Augmentation(), ("as they are", number)) for number, part in enumerate(parts)]
+
+
+def predict(
+    network: torch.nn.Module, images: LabelledImages, positions: torch.Tensor, batch_size: int
+) -> npt.NDArray[np.float32]:
+    """Softmax probabilities [positions, classes] of some images; leaves the network in evaluation mode."""
+    network.eval()
+    requests = as_they_are(positions, batch_size)
+    images.expect("predict", [[request] for request in requests])
+    with torch.inference_mode():
+        batches = [network(images.batch(request).images).softmax(1).cpu() for request in requests]
+    return torch.cat(batches).numpy()

@@ -1,0 +1,1 @@
+"""The training loop that search and retraining share."""

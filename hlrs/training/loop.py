@@ -1,0 +1,75 @@
+"""The training loop: epochs, history, checkpoints."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hlrs.artifacts.jobs import Job
+from hlrs.errors import Failure
+from hlrs.training.checkpoints import resume, save
+from hlrs.training.progress import Progress
+from hlrs.training.signals import stop_signals
+from hlrs.training.task import Position, Task
+
+CHECKPOINT_SECONDS = 300.0  # within an epoch; at the end of an epoch there always is one
+
+
+def fit(task: Task, job: Job, device: torch.device) -> Position:
+    """Train from the start or the job's checkpoint to the last epoch; returns history rows and throughput.
+
+    Raises Interrupted after a signal, with the state saved; Failure when a loss is not a number, with the
+    checkpoint of the last sound epoch kept.
+    """
+    path = job.checkpoint
+    position, sums = resume(task, path, device)
+    progress = Progress(job.run, task, position)
+    with stop_signals() as stop:
+        while position.epoch < task.epochs:
+            started, first = time.monotonic(), position.step
+            task.begin(position.epoch)
+            saved = time.monotonic()
+            for step in range(position.step, task.steps):
+                began = time.monotonic()
+                sums += task.step(step)
+                if not progress.seconds:
+                    sums.tolist()  # waits for the device; later steps wait in its queue
+                position.step = step + 1
+                progress.step(time.monotonic() - began)
+                due = stop.requested or time.monotonic() - saved > CHECKPOINT_SECONDS
+                if due and position.step < task.steps:  # the epoch's end saves by itself
+                    save(task, path, position, sums)
+                    saved = time.monotonic()
+                    stop.obey(job, path)
+            row = _finish_epoch(task, position, sums, job)
+            seconds = time.monotonic() - started
+            rate = (task.steps - first) * task.images_per_step / seconds
+            position.throughput.append({"epoch": row["epoch"], "seconds": seconds, "images_per_second": rate})
+            sums.zero_()
+            save(task, path, position, sums)
+            progress.epoch(row, rate)
+            if position.epoch < task.epochs:  # else nothing is left but to write the results
+                stop.obey(job, path)
+    position.timing = progress.close()
+    return position
+
+
+def _finish_epoch(task: Task, position: Position, sums: Tensor, job: Job) -> dict[str, Any]:
+    """Read the epoch's figures back, once, and append its row."""
+    means = (sums / task.steps).tolist()
+    row = task.end(means)
+    broken = [
+        name
+        for name, value in row.items()
+        if name.endswith("loss") and value is not None and not math.isfinite(value)
+    ]
+    if broken:
+        raise Failure(
+            f"{job.run}: {broken[0]} is {row[broken[0]]} in epoch {position.epoch + 1} of the {job.stage}; "
+            f"lower {job.stage}.weights.lr (the state before it is kept in {job.checkpoint})"
+        )
+    position.rows.append(row)
+    position.epoch, position.step = position.epoch + 1, 0
+    return row

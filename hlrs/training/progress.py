@@ -1,0 +1,77 @@
+"""Progress: a bar on a terminal, one line per epoch in a log."""
+
+import statistics
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from hlrs.training.startup import ready
+from hlrs.training.task import Position, Task
+
+
+class Progress:
+    """A bar on a terminal, a plain line an epoch in a log; both with an estimate of what is left."""
+
+    def __init__(self, label: str, task: Task, position: Position) -> None:
+        self.label, self.task = label, task
+        self.done = position.epoch * task.steps + position.step
+        self.total = task.epochs * task.steps
+        self.startup, self.started = ready(), time.monotonic()
+        self.seconds: list[float] = []  # of each step
+        interactive = sys.stderr.isatty()
+        self.bar = tqdm(total=self.total, initial=self.done, desc=label, unit="step", disable=not interactive)
+        imports, setup = self.startup["imports_seconds"], self.startup["setup_seconds"]
+        parts = f"imports {imports:.1f} s, data and model {setup:.1f} s"
+        self._say(f"started in {imports + setup:.1f} s ({parts})")
+        if position.resumes:
+            self._say(f"resumed at epoch {position.epoch}, step {position.step}")
+
+    def step(self, seconds: float) -> None:
+        """One step is done."""
+        self.done += 1
+        self.seconds.append(seconds)
+        self.bar.update()
+
+    def epoch(self, row: dict[str, Any], rate: float) -> None:
+        """An epoch is done."""
+        text = "  ".join(
+            f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
+            for name, value in row.items()
+            if value is not None and name != "epoch"
+        )
+        self.bar.set_postfix_str(f"{rate:.0f} images/s")
+        if self.bar.disable:
+            epoch = f"epoch {row['epoch'] + 1}/{self.task.epochs}"
+            self._say(f"{epoch}  {text}  {rate:.0f} images/s  {duration(self._left())} left")
+
+    def close(self) -> dict[str, Any]:
+        """The run is over; what this process's time went into."""
+        self.bar.close()
+        first, others = self.seconds[:1], self.seconds[1:]
+        steps = {
+            "first_step_seconds": round(first[0], 6) if first else None,
+            "median_step_seconds": round(statistics.median(others), 6) if others else None,
+        }
+        seconds = round(time.monotonic() - self.started, 3)
+        return {"startup": self.startup | steps, "training_seconds": seconds}
+
+    def _left(self) -> float:
+        """Seconds at the pace so far, but for the first step, which warms up or compiles."""
+        steps, elapsed = len(self.seconds), time.monotonic() - self.started
+        if steps > 1:
+            steps, elapsed = steps - 1, elapsed - self.seconds[0]
+        return elapsed / steps * (self.total - self.done)
+
+    def _say(self, text: str) -> None:
+        tqdm.write(f"{self.label}  {text}", file=sys.stderr)
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    )

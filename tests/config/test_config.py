@@ -1,0 +1,671 @@
+"""params.yaml: a mistake is one line that names the file, the field as in the file, and what is allowed."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from hlrs.config import base
+from hlrs.config.base import Spec
+from hlrs.config.methods import Bilateral
+from hlrs.config.params import Params
+from hlrs.config.params import load as load_params
+from hlrs.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))]
+
+PARAMS = """\
+matrix:
+  datasets: [digits_lt]
+  methods: [darts, hlrs, random]
+  seeds: [0, 1]
+datasets:
+  digits_lt:
+    source: {kind: digits}
+    imbalance: {kind: exponential, factor: 10}
+    test_per_class: 50
+methods:
+  darts:
+    searcher: {kind: darts, order: 1}
+    objective: {kind: plain}
+    arch_lr: {kind: constant}
+  hlrs:
+    searcher: {kind: darts}
+    objective: {kind: bilateral, mixing: {kind: symmetric}}
+    arch_lr: {kind: coupled}
+  random:
+    searcher: {kind: random}
+search: {epochs: 12, cells: 3}
+retrain: {epochs: 30, cells: 6, auxiliary_weight: 0, weights: {lr: 0.05}}
+evaluate: {}
+report: {reference: darts}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads PARAMS with some replacements (old, new); each must apply."""
+
+    def load_changed(*changes):
+        text = PARAMS
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new, 1)
+        path = tmp_path / "params.yaml"
+        path.write_text(text)
+        return load_params(path)
+
+    return load_changed
+
+
+@pytest.fixture
+def complaint(load, tmp_path):
+    """The message about PARAMS with some replacements, without the file's name."""
+
+    def complaint_about(*changes):
+        with pytest.raises(UserError) as caught:
+            load(*changes)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert message.startswith(f"{tmp_path / 'params.yaml'}: ")
+        return message.removeprefix(f"{tmp_path / 'params.yaml'}: ")
+
+    return complaint_about
+
+
+# --- mistakes -----------------------------------------------------------------------------------------
+
+MISTAKES = {  # name: (old, new, what the message starts with, what else it says)
+    "imbalance below 1": (
+        "factor: 10",
+        "factor: 0.5",
+        "datasets.digits_lt.imbalance.factor: 0.5 is not allowed",
+        "greater than or equal to 1",
+    ),
+    "unknown key": (
+        "test_per_class: 50",
+        "test_per_class: 50\n    test_per_clas: 50",
+        "datasets.digits_lt.test_per_clas: unknown key, did you mean test_per_class?",
+        "max_per_class",
+    ),
+    "unknown section": (
+        "search:",
+        "serch: {}\nsearch:",
+        "serch: unknown key, did you mean search?",
+        "matrix",
+    ),
+    "unknown key of a kind": (
+        "{kind: symmetric}",
+        "{kind: symmetric, a: 1}",
+        "methods.hlrs.objective.mixing.a: unknown key",
+        "allowed: kind",
+    ),
+    "key of another kind": (
+        "{kind: constant}",
+        "{kind: cosine, at: 0.5}",
+        "methods.darts.arch_lr.at: unknown key",
+        "allowed: final, kind",
+    ),
+    "text for a number": (
+        "epochs: 12",
+        'epochs: "12"',
+        "search.epochs: '12' is not allowed",
+        "valid integer",
+    ),
+    "fraction for a count": (
+        "epochs: 12",
+        "epochs: 12.5",
+        "search.epochs: 12.5 is not allowed",
+        "valid integer",
+    ),
+    "truth for a number": (
+        "seeds: [0, 1]",
+        "seeds: [0, true]",
+        "matrix.seeds.1: True is not allowed",
+        "integer",
+    ),
+    "odd channels": ("epochs: 12", "channels: 5", "search.channels: 5 is not allowed", "multiple of 2"),
+    "momentum of 1": (
+        "{lr: 0.05}",
+        "{momentum: 1}",
+        "retrain.weights.momentum: 1 is not allowed",
+        "less than 1",
+    ),
+    "unknown kind of mixing": (
+        "kind: symmetric",
+        "kind: parabolic",
+        "methods.hlrs.objective.mixing.kind: 'parabolic' is unknown",
+        "'parabolic_decay', 'linear_decay', 'cosine_decay', 'equal', 'parabolic_increment', 'beta', 'symm",
+    ),
+    "unknown kind of source": (
+        "kind: digits",
+        "kind: cifar10",
+        "datasets.digits_lt.source.kind: 'cifar10' is unknown",
+        "'torchvision'",
+    ),
+    "kind left out": (
+        "{kind: plain}",
+        "{}",
+        "methods.darts.objective.kind: is missing",
+        "allowed: plain, bilateral",
+    ),
+    "unknown value": (
+        "test_per_class: 50",
+        "test_per_class: 50\n    protocol: LDAM",
+        "datasets.digits_lt.protocol: 'LDAM' is unknown",
+        "'seeded' or 'ldam'",
+    ),
+    "method without searcher": (
+        "    searcher: {kind: darts, order: 1}\n",
+        "",
+        "methods.darts.searcher: is missing",
+        "kinds: darts, pc_darts, random, fixed, resnet",
+    ),
+    "data set without source": (
+        "    source: {kind: digits}\n",
+        "",
+        "datasets.digits_lt.source: is missing",
+        "kinds: digits, parquet, torchvision, image_folder",
+    ),
+    "section left out": ("evaluate: {}\n", "", "evaluate: is missing", ""),
+    "undefined data set": (
+        "datasets: [digits_lt]",
+        "datasets: [cifar]",
+        "matrix.datasets: 'cifar' is not defined",
+        "allowed: digits_lt",
+    ),
+    "undefined method": (
+        "methods: [darts, hlrs",
+        "methods: [drats, hlrs",
+        "matrix.methods: 'drats' is not defined",
+        "allowed: darts, hlrs, random",
+    ),
+    "seed given twice": ("seeds: [0, 1]", "seeds: [1, 1]", "matrix: seeds names an entry twice", "[1, 1]"),
+    "nothing to run": ("seeds: [0, 1]", "seeds: []", "matrix.seeds: [] is not allowed", "at least 1"),
+    "name that is no folder": (
+        "datasets: [digits_lt]",
+        "datasets: [a/b]",
+        "matrix.datasets.0: 'a/b' is not allowed",
+        "pattern",
+    ),
+    "coupled without bilateral": (
+        "{kind: constant}",
+        "{kind: coupled}",
+        "methods.darts: arch_lr coupled",
+        "needs objective bilateral",
+    ),
+    "coupled to a random mixing": (
+        "kind: symmetric",
+        "kind: beta",
+        "methods.hlrs: arch_lr coupled",
+        "not beta",
+    ),
+    "random with an objective": (
+        "searcher: {kind: random}",
+        "searcher: {kind: random}\n    objective: {kind: plain}",
+        "methods.random: searcher random trains nothing",
+        "leave out objective and arch_lr",
+    ),
+    "more branch cells than cells": (
+        "{kind: symmetric}}",
+        "{kind: symmetric}, branch_cells: 4}",
+        "methods.hlrs.objective.branch_cells: search.cells is 3",
+        "branch_cells of 4",
+    ),
+    "no test set": (
+        "    test_per_class: 50\n",
+        "",
+        "datasets.digits_lt: test_per_class is needed",
+        "no test set",
+    ),
+    "ldam of a natural tail": (
+        "imbalance: {kind: exponential, factor: 10}",
+        "imbalance: {kind: natural}\n    protocol: ldam",
+        "datasets.digits_lt: protocol ldam",
+        "natural",
+    ),
+    "groups that overlap": (
+        "test_per_class: 50",
+        "test_per_class: 50\n    groups: {many_above: 20, few_below: 30}",
+        "datasets.digits_lt.groups: few_below (30)",
+        "many_above (20)",
+    ),
+    "reference that is not run": (
+        "reference: darts",
+        "reference: foo",
+        "report.reference: 'foo' is not in the matrix",
+        "allowed: darts, hlrs, random",
+    ),
+    "auxiliary head with two branches": (
+        "auxiliary_weight: 0",
+        "auxiliary_weight: 0.4, objective: {kind: bilateral}",
+        "retrain: objective bilateral has no auxiliary head",
+        "auxiliary_weight to 0",
+    ),
+    "value of an override": (
+        "searcher: {kind: random}",
+        "searcher: {kind: random}\n    retrain: {epochs: 0}",
+        "methods.random.retrain.epochs: 0 is not allowed",
+        "greater than or equal to 1",
+    ),
+    "key of an override": (
+        "searcher: {kind: random}",
+        "searcher: {kind: random}\n    retrain: {epoch: 9}",
+        "methods.random.retrain.epoch: unknown key, did you mean epochs?",
+        "auxiliary_weight",
+    ),
+    "nested value of an override": (
+        "searcher: {kind: random}",
+        "searcher: {kind: random}\n    retrain: {weights: {lr: fast}}",
+        "methods.random.retrain.weights.lr: 'fast' is not allowed",
+        "valid number",
+    ),
+    "kind in an override": (
+        "searcher: {kind: random}",
+        "searcher: {kind: random}\n    retrain: {objective: {kind: bilateral, mixing: {kind: z}}}",
+        "methods.random.retrain.objective.mixing.kind: 'z' is unknown",
+        "'parabolic_decay'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named_with_its_field_and_what_is_allowed(complaint, name):
+    old, new, start, more = MISTAKES[name]
+    message = complaint((old, new))
+    assert message.startswith(start)
+    assert more in message
+
+
+# --- parts that do not go together --------------------------------------------------------------------
+
+IMBALANCE = "imbalance: {kind: exponential, factor: 10}"
+SOURCE = "source: {kind: digits}"
+TEST = "test_per_class: 50"
+OBJECTIVE = "objective: {kind: plain}"  # of the method darts, in the search
+ALONE = "searcher: {kind: random}"  # the method random
+SEARCH, RECIPE, LR = "epochs: 12", "epochs: 30", "{lr: 0.05}"
+
+
+def searched(objective):
+    """The method darts searches under another objective."""
+    return [(OBJECTIVE, f"objective: {objective}")]
+
+
+def retrained(entries):
+    """The method random is retrained by entries of its own."""
+    return [(ALONE, f"{ALONE}\n    retrain: {{{entries}}}")]
+
+
+def sampled(loss, sampler):
+    return searched(f"{{kind: plain, loss: {{kind: {loss}}}, sampler: {{kind: {sampler}}}}}")
+
+
+IMPOSSIBLE = {  # name: (replacements, the whole message)
+    "Balanced Softmax of a balanced batch": (
+        sampled("balanced_softmax", "class_balanced"),
+        "methods.darts.objective: loss balanced_softmax shifts the logits by the classes' frequencies in the "
+        "images, sampler class_balanced changes these: classes would be corrected twice; use one of the two",
+    ),
+    "logit adjustment of a square-root batch": (
+        sampled("logit_adjustment", "square_root"),
+        "methods.darts.objective: loss logit_adjustment shifts the logits by the classes' frequencies in the "
+        "images, sampler square_root changes these: classes would be corrected twice; use one of the two",
+    ),
+    "seesaw of a progressively balanced batch": (
+        sampled("seesaw", "progressive"),
+        "methods.darts.objective: loss seesaw compares the classes' frequencies in the images, sampler "
+        "progressive changes these: classes would be corrected twice; use one of the two",
+    ),
+    "effective numbers of a reversed batch": (
+        sampled("class_balanced", "reversed"),
+        "methods.darts.objective: loss class_balanced weights the classes by their frequencies in the "
+        "images, sampler reversed changes these: classes would be corrected twice; use one of the two",
+    ),
+    "two deferred remedies": (
+        sampled("ldam", "deferred"),
+        "methods.darts.objective: loss ldam weights the classes by their frequencies in the images, sampler "
+        "deferred changes these: classes would be corrected twice; use one of the two, or at: null",
+    ),
+    "Balanced Softmax in two branches": (
+        searched("{kind: bilateral, loss: {kind: balanced_softmax}}"),
+        "methods.darts.objective: loss balanced_softmax shifts the logits by the classes' frequencies in the "
+        "images, sampler reversed changes these: classes would be corrected twice; use one of the two",
+    ),
+    "seesaw in a balanced dual head": (
+        searched("{kind: dual_head, loss: {kind: seesaw}, sampler: {kind: class_balanced}}"),
+        "methods.darts.objective: loss seesaw compares the classes' frequencies in the images, sampler "
+        "class_balanced changes these: classes would be corrected twice; use one of the two",
+    ),
+    "balanced twice in retraining": (
+        [(RECIPE, "epochs: 30, objective: {kind: plain, loss: {kind: seesaw}, sampler: {kind: reversed}}")],
+        "retrain.objective: loss seesaw compares the classes' frequencies in the images, sampler reversed "
+        "changes these: classes would be corrected twice; use one of the two",
+    ),
+    "coupled to a dual head": (
+        [*searched("{kind: dual_head}"), ("{kind: constant}", "{kind: coupled}")],
+        "methods.darts: arch_lr coupled follows the mixing coefficient: it needs objective bilateral",
+    ),
+    "a published genotype with a schedule": (
+        [(ALONE, "searcher: {kind: fixed, genotype: DARTS_V2}\n    arch_lr: {kind: constant}")],
+        "methods.random: searcher fixed trains nothing in the search: leave out objective and arch_lr",
+    ),
+    "a resnet with an objective in the search": (
+        [(ALONE, "searcher: {kind: resnet}\n    objective: {kind: plain}")],
+        "methods.random: searcher resnet trains nothing in the search: leave out objective and arch_lr",
+    ),
+    "a resnet with channels": (
+        [(ALONE, "searcher: {kind: resnet}\n    retrain: {epochs: 9, channels: 32}")],
+        "methods.random: retrain.channels is of networks of cells, and a resnet has none: leave it out",
+    ),
+    "a resnet with drop path": (
+        [(ALONE, "searcher: {kind: resnet}\n    retrain: {drop_path: 0}")],
+        "methods.random: retrain.drop_path is of networks of cells, and a resnet has none: leave it out",
+    ),
+    "more branch cells than a resnet has blocks": (
+        [
+            (
+                ALONE,
+                "searcher: {kind: resnet, depth: 20}\n"
+                "    retrain: {objective: {kind: bilateral, branch_cells: 10}}",
+            )
+        ],
+        "methods.random.retrain: cells (blocks, of a resnet) is 9, fewer than the branch_cells of 10",
+    ),
+    "a resnet on large images": (
+        [(ALONE, "searcher: {kind: resnet}"), (TEST, f"{TEST}\n    stem: imagenet")],
+        "methods.random: a resnet has CIFAR's stem, datasets.digits_lt.stem is imagenet: leave one of them "
+        "out of the matrix",
+    ),
+    "an auxiliary head beside a dual head": (
+        [("auxiliary_weight: 0", "auxiliary_weight: 0.4, objective: {kind: dual_head}")],
+        "retrain: objective dual_head has no auxiliary head: set auxiliary_weight to 0",
+    ),
+    "mixed images in two branches": (
+        retrained("objective: {kind: bilateral}, mix: {kind: cutmix}"),
+        "methods.random.retrain: objective bilateral mixes batches itself: leave out mix cutmix",
+    ),
+    "a classifier after a dual head": (
+        retrained("objective: {kind: dual_head}, classifier: {kind: tau_normalized}"),
+        "methods.random.retrain: objective dual_head has class-specific weights for the tail: leave out "
+        "classifier tau_normalized",
+    ),
+    "a classifier after LDAM": (
+        retrained("objective: {kind: plain, loss: {kind: ldam}}, classifier: {kind: retrained}"),
+        "methods.random.retrain: loss ldam has a classifier of norm 1: leave out classifier retrained",
+    ),
+    "superclasses of CIFAR-10": (
+        [(SOURCE, "source: {kind: torchvision, name: cifar10, labels: coarse}")],
+        "datasets.digits_lt.source: labels coarse are cifar100's; cifar10 has one kind of labels: leave it "
+        "out",
+    ),
+    "two crops": (
+        [(TEST, f"{TEST}\n    image_size: 8\n    augment: {{crop_padding: 4, resized_crop: 0.08}}")],
+        "datasets.digits_lt.augment: crop_padding and resized_crop are two ways to crop: set one of them",
+    ),
+    "a resized crop to no size": (
+        [(TEST, f"{TEST}\n    augment: {{resized_crop: 0.08}}")],
+        "datasets.digits_lt: image_size is needed for augment.resized_crop, which resizes to it",
+    ),
+    "images of any size": (
+        [(SOURCE, "source: {kind: list_file, root: a, train: b, test: c}")],
+        "datasets.digits_lt: image_size is needed for source list_file, whose images may differ in size",
+    ),
+    "a power law that LDAM-DRW does not know": (
+        [(IMBALANCE, "imbalance: {kind: pareto, factor: 10}\n    protocol: ldam")],
+        "datasets.digits_lt: protocol ldam draws an exponential or step imbalance; it knows no pareto",
+    ),
+    "a cosine's end for steps": (
+        [(LR, "{schedule: {kind: multistep}, lr_min: 0.001}")],
+        "retrain.weights: lr_min is where schedule cosine ends; multistep has none: leave it out or at 0",
+    ),
+    "a collapse that nobody looks for": (
+        [(SEARCH, "epochs: 12, collapse: {power_iterations: 0, stop: eigenvalue}")],
+        "search.collapse: stop eigenvalue needs power_iterations of 1 or more to know it",
+    ),
+    "more skip connections than edges": (
+        [(SEARCH, "epochs: 12, nodes: 2, collapse: {stop: skips, skips: 5}")],
+        "search: collapse.skips 5 is never reached: a cell of 2 nodes keeps 4 edges",
+    ),
+    "re-weighting after the search's end": (
+        [(SEARCH, "epochs: 4"), *searched("{kind: plain, loss: {kind: ldam, at: 0.8}}")],
+        "methods.darts.objective.loss.at 0.8 is never reached: the last of 4 epochs has progress 0.75; set "
+        "it lower, or more epochs",
+    ),
+    "re-sampling after the retraining's end": (
+        retrained("epochs: 2, objective: {kind: plain, sampler: {kind: deferred, at: 0.6}}"),
+        "methods.random.retrain: objective.sampler.at 0.6 is never reached: the last of 2 epochs has "
+        "progress 0.5; set it lower, or more epochs",
+    ),
+    "alphas that freeze after the end": (
+        [(SEARCH, "epochs: 2"), ("{kind: constant}", "{kind: freeze, at: 0.7}")],
+        "methods.darts.arch_lr.at 0.7 is never reached: the last of 2 epochs has progress 0.5; set it lower, "
+        "or more epochs",
+    ),
+    "alphas that never move": (
+        [(SEARCH, "epochs: 2"), ("{kind: darts, order: 1}", "{kind: pc_darts, warm_up: 0.6}")],
+        "methods.darts.searcher.warm_up 0.6 is never reached: the last of 2 epochs has progress 0.5; set it "
+        "lower, or more epochs",
+    ),
+    "a step of the learning rate after the end": (
+        [(RECIPE, "epochs: 10"), (LR, "{schedule: {kind: multistep, at: [0.5, 0.95]}}")],
+        "retrain: weights.schedule.at 0.95 is never reached: the last of 10 epochs has progress 0.9; set it "
+        "lower, or more epochs",
+    ),
+    "a warm-up that is none": (
+        [(LR, "{warm_up: 1}")],
+        "retrain.weights: warm_up 1 changes nothing, its epoch has the whole learning rate: 0, or 2 or more",
+    ),
+    "a warm-up without end": (
+        [(LR, "{warm_up: 30}")],
+        "retrain: weights.warm_up 30 takes all 30 epochs: set it lower, or more epochs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_parts_that_do_not_go_together_are_refused_with_the_reason(complaint, name):
+    changes, message = IMPOSSIBLE[name]
+    assert complaint(*changes) == message
+
+
+POSSIBLE = {  # what is next to it and goes
+    "LDAM without re-weighting, of a balanced batch": searched(
+        "{kind: plain, loss: {kind: ldam, at: null}, sampler: {kind: class_balanced}}"
+    ),
+    "Balanced Softmax in two branches of one sampler": searched(
+        "{kind: bilateral, rebalancing: {kind: uniform}, loss: {kind: balanced_softmax}}"
+    ),
+    "focal loss of a balanced batch": sampled("focal", "class_balanced"),
+    "mixed images under LDAM": retrained("objective: {kind: plain, loss: {kind: ldam}}, mix: {kind: mixup}"),
+    "mixed images under a dual head": retrained("objective: {kind: dual_head}, mix: {kind: mixup}"),
+    "a moment that the last epoch reaches": [
+        (SEARCH, "epochs: 5"),
+        *searched("{kind: plain, loss: {kind: class_balanced, at: 0.8}}"),
+    ],
+    "a resnet under a recipe of cells": [
+        (ALONE, "searcher: {kind: resnet}\n    retrain: {objective: {kind: bilateral, branch_cells: 9}}"),
+        ("auxiliary_weight: 0", "auxiliary_weight: 0.4, drop_path: 0.3"),
+    ],
+    "a resnet that the matrix does not pair with large images": [
+        ("methods: [darts, hlrs, random]", "methods: [darts, hlrs]"),
+        (ALONE, "searcher: {kind: resnet}"),
+        (TEST, f"{TEST}\n    stem: imagenet"),
+    ],
+    "a file that says its images' size": [
+        (SOURCE, "source: {kind: npz, file: a.npz}"),
+        (f"    {TEST}\n", ""),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", POSSIBLE)
+def test_what_is_next_to_the_impossible_goes(load, name):
+    assert load(*POSSIBLE[name])
+
+
+def test_a_resnet_takes_the_common_recipe_but_for_its_network(load):
+    params = load(
+        (ALONE, "searcher: {kind: resnet, depth: 56}\n    retrain: {weights: {clip: null}}"),
+        ("auxiliary_weight: 0", "auxiliary_weight: 0.4, drop_path: 0.3, channels: 20"),
+    )
+    common, recipe = params.retrain_of("darts"), params.retrain_of("random")
+    assert (recipe.cells, recipe.channels) == (27, 16)  # 56 = 2 + 2 · 27 layers; He et al. 2016, §4.2
+    assert (recipe.auxiliary_weight, recipe.drop_path, recipe.weights.clip) == (0, 0, None)
+    assert (recipe.epochs, recipe.weights.lr, recipe.cutout) == (30, 0.05, common.cutout)
+
+
+def test_two_mistakes_are_counted(complaint):
+    assert complaint(("epochs: 12", "epochs: 0"), ("epochs: 30", "epochs: 0")).endswith("(and 1 more)")
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n"])
+def test_a_file_that_is_no_mapping(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="valid dictionary"):
+        load_params(path)
+
+
+# --- the file -----------------------------------------------------------------------------------------
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.yaml: No such file or directory; run in the folder"):
+        load_params(tmp_path / "nowhere.yaml")
+
+
+def failing(tmp_path, content):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_params(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(str(path))
+
+
+def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
+    twice = PARAMS.replace("  seeds: [0, 1]\n", "  seeds: [0, 1]\n  seeds: [2]\n")  # lines 4 and 5
+    found = failing(tmp_path, twice.encode())
+    assert found.startswith(":5: ")
+    assert "seeds" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("matrix:\n  seeds: [0, 1\nsearch: {}\n", 3),
+        ("matrix:\n\tseeds: [0]\n", 2),
+        ("matrix:\n  seeds: [0]\nsearch\nretrain: {}\n", 3),
+    ],
+    ids=["bracket", "tab", "colon"],
+)
+def test_what_is_not_yaml_is_refused_with_its_line(tmp_path, text, line):
+    assert failing(tmp_path, text.encode()).startswith(f":{line}: not valid YAML: ")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    assert "strings" in failing(tmp_path, f"1: 2\n{PARAMS}".encode())
+
+
+def test_what_is_not_text_is_refused(tmp_path):
+    assert "not valid YAML" in failing(tmp_path, b"matrix: \xff\xfe\n")
+
+
+def test_a_control_character_is_refused_in_one_line(tmp_path):
+    assert "not valid YAML" in failing(tmp_path, b"matrix: a\x00b\n")
+
+
+def test_a_template_that_nobody_filled_in_is_refused(tmp_path):
+    assert "not valid YAML" in failing(tmp_path, b"search:\n  epochs: {{ EPOCHS }}\n")
+
+
+def test_infinity_is_refused(complaint):
+    assert complaint(("factor: 10", "factor: .inf")).startswith("datasets.digits_lt.imbalance.factor: inf")
+
+
+@pytest.mark.parametrize(("text", "value"), [("3e-4", 3e-4), ("1E-3", 1e-3), ("5.e-2", 0.05), ("1e+0", 1.0)])
+def test_exponents_without_a_point_are_numbers(load, text, value):
+    lr = load(("epochs: 12", f"weights: {{lr: {text}}}")).search.weights.lr
+    assert type(lr) is float
+    assert lr == value
+
+
+def test_words_and_hexadecimals_stay_what_yaml_says(load):
+    report = load(("reference: darts", "title: 3e-4x, reference: darts")).report
+    assert report.title == "3e-4x"
+
+
+def test_numbers_and_words_are_those_of_yaml_1_2(load):
+    """YAML 1.1 has 8 for 010 and true for yes."""
+    params = load(("epochs: 12", "epochs: 010"), ("reference: darts", "title: yes, reference: darts"))
+    assert (params.search.epochs, params.report.title) == (10, "yes")
+
+
+ODD = "a: 010\nb: yes\nc: 3e-4\nd: 0o17\ne: 1_000\nf: 12:30\n"
+
+
+@pytest.mark.parametrize("text", [*(path.read_text() for path in SHIPPED), ODD])
+def test_dvc_reads_the_same(tmp_path, monkeypatch, text):
+    from dvc.utils.serialize import load_yaml
+
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    seen = []
+    monkeypatch.setattr(Params, "model_validate", seen.append)
+    load_params(path)
+    assert seen == [load_yaml(str(path))]
+
+
+# --- what is accepted ---------------------------------------------------------------------------------
+
+
+def test_an_override_changes_its_entries_alone(load):
+    params = load(
+        ("searcher: {kind: random}", "searcher: {kind: random}\n    retrain: {weights: {clip: 1}, cells: 8}")
+    )
+    recipe = params.retrain_of("random")
+    assert (recipe.weights.clip, recipe.cells) == (1.0, 8)
+    assert (recipe.weights.lr, recipe.epochs) == (0.05, 30)  # of the common recipe, not the defaults
+    assert params.retrain_of("darts") == params.retrain
+
+
+def test_an_override_with_a_kind_replaces_the_whole_part(load):
+    common = "objective: {kind: bilateral, mixing: {kind: equal}, branch_cells: 2}"
+    params = load(
+        ("auxiliary_weight: 0,", f"auxiliary_weight: 0, {common},"),
+        ("searcher: {kind: random}", "searcher: {kind: random}\n    retrain: {objective: {kind: bilateral}}"),
+    )
+    assert params.retrain_of("random").objective == Bilateral(kind="bilateral")
+    assert params.retrain_of("darts").objective.branch_cells == 2
+
+
+def test_params_cannot_be_changed(load):
+    with pytest.raises(ValueError, match="frozen"):
+        load().search.epochs = 3
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_params_are_valid(path):
+    params = load_params(path)
+    assert params.matrix.methods
+
+
+# --- the declarations ---------------------------------------------------------------------------------
+
+
+def models():
+    return [m for _, m in inspect.getmembers(base, inspect.isclass) if issubclass(m, Spec)]
+
+
+@pytest.mark.parametrize("model", models(), ids=lambda model: model.__name__)
+def test_every_spec_says_what_it_is(model):
+    assert model.__doc__
+    assert model is Spec or model.__doc__ != Spec.__doc__
+
+
+@pytest.mark.parametrize("model", models(), ids=lambda model: model.__name__)
+def test_every_spec_is_frozen_strict_and_closed(model):
+    settings = {name: model.model_config.get(name) for name in ("frozen", "extra", "strict")}
+    assert settings == {"frozen": True, "extra": "forbid", "strict": True}

@@ -1,0 +1,370 @@
+"""The watch on the collapse: eigenvalue against the whole Hessian's, rules, stops, and resumed runs."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hlrs.artifacts.files import read_json
+from hlrs.artifacts.tables import read_table
+from hlrs.config.jobs import SearchJob
+from hlrs.config.params import Params
+from hlrs.config.recipes import Collapse, Search
+from hlrs.data.images import generator
+from hlrs.nas.collapse import Watch, dominant_eigenvalue, epochs_back, has_sharpened
+from hlrs.pipeline.plan import plan
+from hlrs.stages import extract, search, split
+from hlrs.stages.images import SplitImages
+from hlrs.training.loop import fit
+from tests.conftest import TINY
+from tests.nas.test_supernet import small_supernet
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """These maps are too small for two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def watch(**changes) -> Watch:
+    """A watch that was asked for as in the params."""
+    return Watch(torch.ones(3), **Collapse(**changes).model_dump())
+
+
+def estimate(watch, loss, alphas, weights):
+    """What a watch says of a loss's sharpness."""
+    return watch.estimate(lambda start: watch.sharpness(loss(), alphas, weights, start))
+
+
+def power_iteration(*problem):
+    """The eigenvalue and the vector."""
+    found = dominant_eigenvalue(*problem)
+    return float(found[0]), found[1:]
+
+
+# --- the eigenvalue -----------------------------------------------------------------------------------
+
+
+def test_a_quadratic_problem_by_hand():
+    # ∇² ½ xᵀHx = H, with the eigenvalues 3, -5 and 1: the dominant one is negative
+    directions = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)).double())[0]
+    hessian = directions @ torch.diag(torch.tensor([3.0, -5.0, 1.0]).double()) @ directions.T
+    x = nn.Parameter(torch.tensor([0.3, 2.0, -1.0], dtype=torch.float64))
+    loss = x @ hessian @ x / 2
+    value, vector = power_iteration(loss, [x], torch.ones(3, dtype=torch.float64), 60)
+    assert value == pytest.approx(-5, rel=1e-9)
+    assert abs(float(vector @ directions[:, 1])) == pytest.approx(1, rel=1e-9)
+    # one iteration is the Rayleigh quotient at the start
+    value, vector = power_iteration(x @ hessian @ x / 2, [x], torch.tensor([2.0, 0, 0]).double(), 1)
+    assert value == pytest.approx(float(hessian[0, 0]), rel=1e-12)
+    assert torch.allclose(vector, hessian[0] / hessian[0].norm())
+
+
+def test_a_flat_loss_has_eigenvalue_0_and_keeps_its_direction():
+    x = nn.Parameter(torch.ones(2))
+    value, vector = power_iteration((0.0 * x**2).sum(), [x], torch.tensor([3.0, 4.0]), 3)
+    assert value == 0
+    assert vector.tolist() == pytest.approx([0.6, 0.8])
+
+
+@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"portion": 2, "edge_normalization": True}])
+def test_it_is_the_dominant_eigenvalue_of_a_supernets_hessian(options):
+    supernet = small_supernet(1, torch.float64, **options)
+    draw = torch.Generator().manual_seed(3)
+    images = torch.randn(4, 2, 4, 4, generator=draw, dtype=torch.float64)
+    labels = torch.randint(0, 3, (4,), generator=draw)
+    architecture = list(supernet.architecture().values())
+    sizes = [p.numel() for p in architecture]
+    assert sum(sizes) == (36 if "portion" in options else 32)
+
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(supernet(images), labels)
+
+    def gradient() -> torch.Tensor:
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss(), architecture)])
+
+    columns, step = [], 1e-5  # central differences of the gradient
+    for parameter in architecture:
+        for i in range(parameter.numel()):
+            with torch.no_grad():
+                entry = parameter.view(-1)[i]
+                before = entry.item()
+                entry.fill_(before + step)
+            ahead = gradient()
+            with torch.no_grad():
+                entry.fill_(before - step)
+            columns.append((ahead - gradient()) / (2 * step))
+            with torch.no_grad():
+                entry.fill_(before)
+    hessian = torch.stack(columns)
+    assert torch.allclose(hessian, hessian.T, atol=1e-6)
+    eigenvalues, vectors = torch.linalg.eigh((hessian + hessian.T) / 2)
+    place = eigenvalues.abs().argmax()
+    dominant = float(eigenvalues[place])
+    start = vectors[:, place] + 0.1 * torch.randn(sum(sizes), generator=draw, dtype=torch.float64)
+    found, vector = power_iteration(loss(), architecture, start, 30)
+    assert found == pytest.approx(dominant, rel=1e-4)
+    # a warm start knows it at once; and as a search asks, with the weights frozen meanwhile
+    watch = Watch(vector, power_iterations=1, stop="never", skips=2, window=5, ratio=0.75)
+    again = estimate(watch, loss, architecture, supernet.weights())
+    assert again == pytest.approx(dominant, rel=1e-4)
+
+
+# --- the rules ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "sharpened"),
+    [
+        ([1, 1, 1], False),  # too few for two windows of 2
+        ([1, 1, 1, 1], False),
+        ([3, 3, 4, 4], False),  # 3/4 is not below the ratio
+        ([3, 3, 4, 4.1], True),
+        ([9, 9, 3, 3, 4, 4.1], True),  # only the last two windows count
+        ([1, 5, 5, 1, 5, 5], True),  # (5 + 1)/(5 + 5) = 0.6
+        ([-3, -3, -4, -4.1], True),  # by size
+        ([4, 4, -1, -1], False),
+    ],
+)  # fmt: skip
+def test_the_rule_on_sequences(eigenvalues, sharpened):
+    assert has_sharpened(eigenvalues, window=2, ratio=0.75) == sharpened
+
+
+def test_the_architecture_is_that_from_the_middle_of_the_window_before_the_growth():
+    # window 5, last epoch 20: i = 18 is in the middle of 16 to 20, i - k = 13 in the middle of 11 to 15
+    assert 20 - epochs_back(5) == 13
+    assert 9 - epochs_back(1) == 8
+
+
+def test_each_kind_of_stop():
+    never = watch()
+    assert [never.judge(10.0**e, 9) for e in range(20)] == [0] * 20
+    assert not never.stopped
+    by_skips = watch(stop="skips", skips=3)
+    for skips, stopped in ((0, False), (2, False), (3, True)):
+        assert (by_skips.judge(1.0, skips), by_skips.stopped) == (0, stopped)
+    by_eigenvalue = watch(stop="eigenvalue", window=1, ratio=0.5)
+    assert [(by_eigenvalue.judge(e, 9), by_eigenvalue.stopped) for e in (1.0, 2.0, None, 4.5)] == [
+        (0, False),
+        (0, False),
+        (0, False),
+        (1, True),
+    ]
+
+
+def test_a_watch_without_iterations_looks_at_nothing():
+    def untouched(start):
+        raise AssertionError
+
+    assert watch(power_iterations=0).estimate(untouched) is None
+
+
+def test_no_vector_is_lost_to_a_loss_that_is_not_finite():
+    x = nn.Parameter(torch.ones(3))
+    sharp = watch()
+    assert estimate(sharp, lambda: (x * float("inf")).sum() ** 2, [x], []) is None
+    assert sharp.vector.isfinite().all()
+    assert estimate(sharp, lambda: (x[0] ** 2).sum(), [x], []) == pytest.approx(2)
+
+
+def test_a_stop_that_cannot_come_is_refused():
+    with pytest.raises(ValueError, match="needs epochs of 10 or more, not 9"):
+        Search(epochs=9, collapse=Collapse(stop="eigenvalue"))
+
+
+# --- in a search --------------------------------------------------------------------------------------
+
+
+def make(searcher=None, objective="plain", arch_lr="constant", **changes) -> dict:
+    """The jobs of TINY by stage, for one method, with changes to its search."""
+    params = copy.deepcopy(TINY)
+    params["matrix"]["methods"], params["report"] = ["m"], {}
+    params["search"] |= {"epochs": 4} | changes
+    spec = {
+        "searcher": searcher or {"kind": "darts"},
+        "objective": {"kind": objective},
+        "arch_lr": {"kind": arch_lr} if isinstance(arch_lr, str) else arch_lr,
+    }
+    params["methods"] = {"m": spec}
+    return {job.stage: job for job in plan(Params.model_validate(params))}
+
+
+def searched(**changes):
+    """The history's columns, and the alphas [epoch, cell · edge · primitive] of a search."""
+    by_stage = make(**changes)
+    split.run(by_stage["split"])
+    search.run(by_stage["search"])
+    return found(by_stage)
+
+
+def found(by_stage):
+    history = read_table(by_stage["search"].output("history.parquet"), "search_history").to_pydict()
+    table = read_table(by_stage["search"].output("alphas.parquet"), "alphas").to_pandas()
+    return history, np.stack([own.alpha.to_numpy() for _, own in table.groupby("epoch")])
+
+
+def test_the_watch_changes_nothing_of_the_training(workspace):
+    blind, alphas = searched(collapse={"power_iterations": 0})
+    watched, same_alphas = searched()
+    assert blind.pop("eigenvalue") == [None] * 4
+    assert all(np.isfinite(watched.pop("eigenvalue")))
+    assert blind == watched
+    assert np.array_equal(alphas, same_alphas)
+
+
+def test_the_recorded_eigenvalue_is_that_of_a_quarter_of_the_epochs_first_batch(workspace):
+    by_stage = make(epochs=1, collapse={"power_iterations": 2})
+    split.run(by_stage["split"])
+    job = by_stage["search"]
+    params = SearchJob.model_validate(job.params)
+    images = SplitImages(job, params.images, ("weights", "alphas"), torch.device("cpu"))
+    task = search.SearchTask(params, images, torch.device("cpu"))
+    [row] = fit(task, job, torch.device("cpu")).rows
+    v = torch.randn(32, generator=generator(0, "search", "eigenvalue"))
+    [batch] = task.validation(0)
+    for _ in range(2):
+        loss = F.cross_entropy(task.supernet(batch.images[:4]), batch.labels[:4])  # of 16
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, task.alphas, create_graph=True)])
+        v = v / v.norm()
+        along = torch.autograd.grad((gradient * v).sum(), task.alphas)
+        product = torch.cat([g.flatten() for g in along])
+        quotient, v = float(v @ product), product
+    assert row["eigenvalue"] == pytest.approx(quotient, rel=1e-4)
+
+
+def test_skip_connections_stop_the_alphas_and_not_the_weights(workspace):
+    # six edges, so that one of them is a skip connection soon
+    history, alphas = searched(nodes=3, collapse={"stop": "skips", "skips": 1}, epochs=5, alphas={"lr": 0.1})
+    assert max(history["skips_normal"]) >= 1
+    first = next(e for e, skips in enumerate(history["skips_normal"]) if skips >= 1)
+    assert first < 4
+    assert history["stopped"] == [0] * first + [1] * (5 - first)
+    assert [lr > 0 for lr in history["alphas_lr"]] == [True] * (first + 1) + [False] * (4 - first)
+    assert [loss is None for loss in history["alphas_loss"]] == [False] * (first + 1) + [True] * (4 - first)
+    moved = np.abs(np.diff(alphas, axis=0)).max(1)
+    assert (moved[: first + 1] > 0).all()
+    assert (moved[first + 1 :] == 0).all()
+    assert len(set(history["weights_loss"])) == 5  # the weights go on
+    assert None not in history["eigenvalue"]  # and so does the watch
+
+
+RISING = {"stop": "eigenvalue", "window": 1, "ratio": 0.999}
+
+
+def test_a_growing_eigenvalue_stops_them_where_they_were_before_it(workspace):
+    freely, free = searched(epochs=6)
+    sizes = np.abs(freely["eigenvalue"])
+    first = next(e for e in range(1, 6) if sizes[e - 1] < 0.999 * sizes[e])
+    history, alphas = searched(epochs=6, collapse=RISING)
+    assert history["stopped"] == [0] * first + [1] * (6 - first)
+    assert history["eigenvalue"][: first + 1] == freely["eigenvalue"][: first + 1]
+    # row e of the alphas is what they are after e epochs: up to the stop as they were, then one epoch back
+    assert np.array_equal(alphas[: first + 1], free[: first + 1])
+    assert (alphas[first + 1 :] == free[first]).all()
+    assert not np.array_equal(free[first + 1], free[first])
+
+
+def test_epochs_in_which_the_alphas_rest_do_not_count(workspace):
+    searcher = {"kind": "pc_darts", "portion": 2, "warm_up": 0.5}
+    history, alphas = searched(searcher=searcher, epochs=4, collapse=RISING | {"window": 2})
+    # two epochs of warm-up and two more give no two windows
+    assert history["stopped"] == [0] * 4
+    assert history["alphas_lr"][:2] == [0, 0]
+    assert np.array_equal(alphas[0], alphas[2])
+    assert not np.array_equal(alphas[2], alphas[3])
+
+
+class Killed(Exception):
+    """The end of a process."""
+
+
+@pytest.mark.parametrize("objective", ["plain", "bilateral"])
+def test_a_run_that_is_killed_each_epoch_gives_the_same_bytes(workspace, objective, monkeypatch):
+    searcher = {"kind": "pc_darts", "portion": 2, "warm_up": 0.1}
+    by_stage = make(searcher=searcher, objective=objective, epochs=6, collapse=RISING)
+    split.run(by_stage["split"])
+    job = by_stage["search"]
+
+    def run(steps: int | None) -> list[bytes]:
+        """Outputs, of a run that is killed after so many steps, again and again."""
+        left = [0]
+        step = search.SearchTask.step
+
+        def mortal(task, number):
+            if steps is not None and left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return step(task, number)
+
+        monkeypatch.setattr("hlrs.training.loop.CHECKPOINT_SECONDS", 0.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(search.SearchTask, "step", mortal)
+            for _ in range(100):
+                left[0] = steps or -1
+                try:
+                    search.run(job)
+                    break
+                except Killed:
+                    continue
+        job.checkpoint.unlink()
+        return [job.output(name).read_bytes() for name in ("alphas.parquet", "history.parquet")]
+
+    whole = run(None)
+    assert 1 in found(by_stage)[0]["stopped"]
+    assert run(3) == whole
+
+
+def test_pc_darts_through_the_stages(workspace):
+    searcher = {"kind": "pc_darts", "portion": 2, "warm_up": 0.4}
+    by_stage = make(searcher=searcher, nodes=2, epochs=4, alphas={"lr": 0.1})
+    for name, stage in (("split", split), ("search", search), ("extract", extract)):
+        stage.run(by_stage[name])
+    history, _ = found(by_stage)
+    assert history["alphas_lr"] == pytest.approx([0, 0, 0.1, 0.1])  # t = 0, 1/4, 1/2, 3/4
+    table = read_table(by_stage["search"].output("alphas.parquet"), "alphas").to_pandas()
+    by_edge = table.groupby(["epoch", "cell", "node", "input"]).edge_weight
+    assert (by_edge.nunique() == 1).all()
+    weights = by_edge.first()
+    assert np.allclose(weights.groupby(["epoch", "cell", "node"]).sum(), 1, atol=1e-6)
+    assert np.allclose(weights[0].groupby("node").mean(), [1 / 2, 1 / 3], atol=1e-6)
+    assert np.array_equal(weights[0], weights[2])  # the warm-up
+    assert not np.allclose(weights[0], weights[4], atol=1e-3)
+    # the two strongest of node 1's three edges, by softmax weight times edge weight
+    last = table[
+        (table.epoch == 4) & (table.cell == "normal") & (table.node == 1) & (table.primitive != "none")
+    ]
+    strength = (last.weight * last.edge_weight).groupby(last.input).max()
+    genotype = read_json(by_stage["extract"].output("genotype.json"))
+    assert [state for _, state in genotype["normal"][1]] == strength.sort_values(ascending=False).index[
+        :2
+    ].tolist()
+
+
+def test_pc_darts_of_second_order_and_without_betas(workspace):
+    searcher = {"kind": "pc_darts", "portion": 2, "order": 2, "edge_normalization": False, "warm_up": 0.0}
+    by_stage = make(searcher=searcher, epochs=2)
+    split.run(by_stage["split"])
+    search.run(by_stage["search"])
+    history, alphas = found(by_stage)
+    assert np.isfinite(history["alphas_loss"]).all()
+    assert not np.array_equal(alphas[0], alphas[1])
+    table = read_table(by_stage["search"].output("alphas.parquet"), "alphas").to_pandas()
+    assert (table.edge_weight == 1).all()
+
+
+def test_a_portion_that_does_not_divide_the_channels_is_named():
+    with pytest.raises(
+        ValueError, match=r"methods\.m\.searcher\.portion: 4 does not divide search\.channels, 2"
+    ):
+        make(searcher={"kind": "pc_darts"})
+
+
+def test_alphas_that_would_rest_for_ever_are_refused():
+    with pytest.raises(ValueError, match=r"freeze ends at 0\.3: the alphas would never learn"):
+        make(searcher={"kind": "pc_darts", "portion": 2}, arch_lr={"kind": "freeze", "at": 0.3})

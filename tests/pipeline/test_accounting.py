@@ -1,0 +1,92 @@
+"""The workflow on a real SLURM whose jobs are accounted for (tests/cluster/accounting.py), asked by sacct.
+
+slurmdbd hears of what happens from the controller, later; and of a job that was preempted, and waits for its
+turn, it says PREEMPTED.
+"""
+
+import time
+
+import pytest
+from snakemake_executor_plugin_slurm.job_status_query import query_job_status_sacct
+
+from tests.cluster import accounting
+from tests.conftest import edit
+from tests.pipeline.test_slurm import (  # noqa: F401 - fixtures among them
+    RUN,
+    long_search,
+    once,
+    repository,
+    running,
+    same_as_undisturbed,
+    site,
+)
+
+AWAY_SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with running(accounting, tmp_path_factory.mktemp("accounting")) as one:
+        yield one
+
+
+@pytest.fixture
+def accounted(site):
+    """A site whose profile names an account."""
+    site.profile("--force", "--account", accounting.ACCOUNT)
+    return site
+
+
+OWN, EXECUTORS = "sacct", ".hlrs/bin/sacct"
+
+
+def state(site, sacct, job):
+    """What SLURM's own sacct, or the one that the executor gets, says of a job."""
+    run = site.cluster.ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%j")
+    found = site.command(sacct, *query_job_status_sacct(run).split()[1:])
+    return dict(line.split("|") for line in found.splitlines())[job]
+
+
+def test_accounting_is_found_and_an_account_that_is_not_the_users_is_one_line(site):
+    command = ("hlrs", "profile", "slurm", "--force", "--account")
+    written = site.command(*command, accounting.ACCOUNT)
+    assert "slurm-status-command: sacct\n" in written
+    assert f"slurm_account: '''{accounting.ACCOUNT}'''\n" in written
+    told = site.command(*command, "labs", status=2)
+    assert told.splitlines() == ["hlrs: --account labs: not yours on hlrstest; there are: lab, root"]
+
+
+def test_a_preempted_search_goes_on_and_slurmdbd_may_be_away(accounted, long_search):
+    site, *reference = long_search
+    site.start("search_all", "--verbose")
+    job, node = site.job()
+    safe = site.progressed()
+    site.cluster.ask(
+        *("sbatch", "--partition=urgent", f"--account={accounting.ACCOUNT}", f"--nodelist={node}"),
+        *("--exclusive", "--wrap=true", "--output=/dev/null"),
+    )
+    site.wait(lambda: state(site, OWN, job) == "PREEMPTED", "it is not preempted")
+    assert state(site, EXECUTORS, job) in ("COMPLETING", "PENDING")
+    site.goes_on(safe)
+    site.cluster.kill("slurmdbd")
+    away = time.monotonic()
+    site.wait(lambda: time.monotonic() - away > AWAY_SECONDS, "")
+    site.cluster.start_accounting()
+    site.finish()
+    assert "command=sacct" in site.output.read_text()
+    same_as_undisturbed(site, *reference)
+    query = ("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=account,state")
+    site.cluster.wait(lambda: site.cluster.ask(*query) == "lab|COMPLETED", "it is not accounted for")
+
+
+def test_a_job_that_was_cancelled_is_told_with_its_reason(accounted):
+    site = accounted
+    edit(site.folder / "params.yaml", **{"matrix.methods": ["hlrs"], "report": {}, "search.epochs": 1000})
+    site.command("hlrs", "split", "digits")
+    site.start("search_all")
+    job, _ = site.job()
+    site.progressed()
+    site.cluster.ask("scancel", job)
+    site.finish(status=1)
+    [line] = site.complaints()
+    assert line == f"hlrs: search {RUN} (SLURM job {job}): it was cancelled"

@@ -1,0 +1,119 @@
+"""`hlrs doctor`: what works, what does not, and what to do; also where it is PyTorch that is broken."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hlrs.pipeline import doctor
+from hlrs.pipeline.doctor import BROKEN, OK, UNUSED
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def program(folder, name, text):
+    """Put a shell script into a folder of programs."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A folder with Git, and no other program."""
+    folder = tmp_path / "programs"
+    program(folder, "git", f'exec {shutil.which("git")} "$@"')
+    return folder
+
+
+def examine(folder, programs, *arguments, status=0, **variables):
+    """What `hlrs doctor` prints in a process that finds those programs only."""
+    foreign = ("SLURM_", "CUDA_", "HLRS_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    path = variables.pop("PYTHONPATH", "")
+    done = subprocess.run(
+        [sys.executable, "-m", "hlrs", "doctor", *arguments],
+        cwd=folder,
+        env={**inherited, "PATH": str(programs), "PYTHONPATH": f"{path}:{REPOSITORY}", **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_where_all_is_well_every_line_says_what_was_found(tmp_path, programs):
+    digest = f"sha256:{64 * 'a'}"
+    checks = {
+        check["name"]: check for check in json.loads(examine(tmp_path, programs, "--json", HLRS_IMAGE=digest))
+    }
+    for name, distribution in (("Snakemake", "snakemake"), ("DVC", "dvc"), ("PyTorch", "torch")):
+        assert checks[name]["state"] == "ok"
+        assert importlib.metadata.version(distribution).split("+")[0] in checks[name]["text"]
+    assert "5 search steps, the last in " in checks["CPU"]["text"]
+    assert sum(name.startswith("GPU ") for name in checks) == torch.cuda.device_count()
+    assert {checks[name]["state"] for name in ("Apptainer", "SLURM")} == {"not needed"}
+    assert checks["image"] == {"name": "image", "state": "ok", "text": digest}
+
+
+def test_what_is_broken_is_named_with_a_remedy_and_sets_the_exit_status(tmp_path, programs):
+    (programs / "git").unlink()
+    program(programs, "sinfo", "echo down >&2; exit 1")
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "torch.py").write_text(
+        "raise ImportError('libcudart.so.13: cannot open shared object file')\n"
+    )
+    shown = examine(tmp_path, programs, status=1, PYTHONPATH=str(modules)).splitlines()
+    marked = [line.split("  ")[1].strip() for line in shown if line.startswith("!!")]
+    assert marked == ["PyTorch", "git", "SLURM"]
+    assert "libcudart.so.13: cannot open" in next(line for line in shown if "PyTorch" in line)
+    assert shown[-1].startswith("To be mended: PyTorch, git, SLURM.")
+    columns = {line.index(line[4:].split("  ")[-1].strip()) for line in shown if line[:2] in ("!!", "--")}
+    assert columns == {20}
+
+
+def test_gpus_that_slurm_gave_and_nobody_sees_are_broken(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+    assert doctor._driver_check(None, usable=False).state == BROKEN
+    monkeypatch.delenv("SLURM_JOB_GPUS")
+    assert doctor._driver_check("550.54", usable=False).state == UNUSED  # the node's, not the job's
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert doctor._driver_check("550.54", usable=False).state == BROKEN
+    assert doctor._driver_check("550.54", usable=True) == doctor.Check("NVIDIA driver", OK, "550.54")
+
+
+def test_a_device_that_computes_something_else_is_broken():
+    loss, _ = doctor._step(torch.device("cpu"), None)
+    assert loss is not None
+    assert doctor._step(torch.device("cpu"), loss)[0] == loss
+    assert doctor._step(torch.device("cpu"), loss + 0.02) == (
+        None,
+        f"a search step's loss is {loss:.4f}, on the CPU {loss + 0.02:.4f}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("accounting", "state"), [("exec /bin/sleep 60", UNUSED), ("exit 1", UNUSED), ("echo", OK)]
+)
+def test_slurm_works_with_and_without_accounting(programs, monkeypatch, accounting, state):
+    program(programs, "sinfo", "echo 'main* 2'")
+    program(programs, "sacct", accounting)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setattr(doctor, "PATIENCE", 0.3)
+    slurm, records = doctor._slurm()
+    assert slurm == doctor.Check("SLURM", OK, "main* 2 node(s)")
+    assert records.state == state
+
+
+def test_a_full_disk_is_broken(monkeypatch):
+    assert doctor._disk().state == OK
+    monkeypatch.setattr(doctor, "FREE", 1 << 60)
+    assert doctor._disk().state == BROKEN

@@ -1,0 +1,152 @@
+"""`dvc exp`: what an experiment runs, what it takes from its checkout, and what a failed one leaves."""
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hlrs.artifacts.jobs import ASIDE, PROVENANCE, Job
+from hlrs.pipeline import dvc_experiments
+from tests.pipeline.test_workflow import (  # noqa: F401 - fixtures
+    CLEAN,
+    EVERYTHING,
+    IDLE,
+    REPORT,
+    _records,
+    duplicate,
+    dvc_status,
+    edited,
+    first,
+    jobs_of,
+    once,
+    recorded,
+    replace,
+    repository,
+    results,
+    run,
+    runs_of,
+    tree,
+)
+
+
+def test_a_queued_experiment_runs_what_its_values_touch_and_is_applied_with_nothing_left_to_run(
+    edited, tmp_path
+):
+    folder = duplicate(edited[0], tmp_path / "folder")
+    before = _records(folder)
+    overrides = (
+        "matrix.methods=[hlrs]",
+        "report.reference=hlrs",
+        "+evaluate.calibration_bins=7",
+        # back to the schedule before the last commit, whose results lie aside in the checkout alone
+        "methods.hlrs.arch_lr.kind=coupled",
+        "~methods.hlrs.arch_lr.final",
+    )
+    values = [argument for override in overrides for argument in ("--set-param", override)]
+    run(folder, "dvc", "exp", "run", "--queue", "--name", "bins", *values)
+    replace(
+        folder / "hlrs/nas/supernet.py", "scale: float = 1e-3", "scale: float = 2e-3"
+    )  # queued without it
+    run(folder, "dvc", "exp", "run", "--run-all")
+    run(folder, "git", "checkout", "--quiet", "hlrs")
+    run(folder, "dvc", "exp", "apply", "bins")
+    assert jobs_of(_records(folder) - before) == Counter(["evaluate/digits/hlrs/0", "report/all"])
+    assert results(folder) == EVERYTHING - runs_of("darts") + REPORT  # nothing stale is versioned
+    assert dvc_status(folder) == CLEAN
+    assert IDLE in run(folder, "snakemake", "-n").stdout
+    [made] = (folder / "results/report/all").iterdir()
+    assert tree(folder / "report") == tree(made)
+    changed = json.loads(run(folder, "dvc", "params", "diff", "--json").stdout)["params.yaml"]
+    assert changed["evaluate.calibration_bins"]["new"] == 7
+    assert changed["methods.hlrs.arch_lr.kind"] == {"old": "cosine", "new": "coupled"}
+    metrics = json.loads(run(folder, "dvc", "metrics", "diff", "--json").stdout)["report/metrics.json"]
+    assert metrics["digits.darts.balanced_accuracy"]["new"] is None
+
+
+# --- what experiments and their checkout take from each other -----------------------------------------
+
+
+JOBS = [Job("extract", f"d/m/{seed}", {}, "", {}, f"{seed:012x}") for seed in range(4)]
+
+
+def make(root, job, text="made"):
+    for path in job.outputs:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return tmp_path / "checkout"
+
+
+@pytest.fixture
+def queued(checkout, monkeypatch):
+    """The folder of a queued experiment, and the current one."""
+    folder = checkout / ".dvc/tmp/exps/tmp1"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_ROOT", str(checkout))
+    return folder
+
+
+def test_a_queued_experiment_takes_whole_results_and_states_from_its_checkout(checkout, queued):
+    made, aside, partial, stopped = JOBS
+    make(checkout, made)
+    make(checkout / ASIDE, aside)
+    make(checkout, partial)
+    (checkout / partial.output(PROVENANCE)).unlink()  # its record comes last
+    (checkout / stopped.checkpoint).parent.mkdir(parents=True)
+    (checkout / stopped.checkpoint).write_text("state")
+    dvc_experiments.fetch(JOBS)
+    assert [job.complete for job in JOBS] == [True, True, False, False]
+    assert tree(queued) == {
+        **dict.fromkeys([*made.outputs, *aside.outputs], b"made"),
+        str(stopped.checkpoint): b"state",
+    }
+    make(queued, made, "other")
+    dvc_experiments.fetch(JOBS)
+    assert set(tree(queued / made.directory).values()) == {b"other"}  # what is there stays
+
+
+def test_what_a_failed_phase_made_is_kept_in_the_checkout(checkout, queued):
+    older, made, stopped, _ = JOBS
+    make(queued, older)
+    for path in older.outputs:
+        os.utime(path, (1, 1))
+    since = time.time() - 60
+    make(queued, made)
+    stopped.checkpoint.parent.mkdir(parents=True)
+    stopped.checkpoint.write_text("state")
+    dvc_experiments.shelve(JOBS, since)
+    shutil.rmtree(checkout / ".dvc")
+    assert tree(checkout) == {
+        **{str(ASIDE / path): b"made" for path in made.outputs},
+        str(stopped.checkpoint): b"state",
+    }
+
+
+def test_without_dvc_nothing_is_shelved(checkout, queued, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT")
+    make(queued, JOBS[0])
+    make(checkout, JOBS[1])
+    dvc_experiments.shelve(JOBS, 0.0)
+    dvc_experiments.fetch(JOBS)
+    assert not (checkout / ".hlrs").exists()
+    assert not JOBS[1].complete
+
+
+def test_a_copy_that_breaks_off_leaves_nothing(checkout, queued, monkeypatch):
+    make(checkout, JOBS[0])
+
+    def fails(self, target):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "rename", fails)
+    dvc_experiments._copy(checkout / JOBS[0].outputs[0], Path("file"))
+    dvc_experiments.fetch(JOBS)
+    assert tree(queued) == {}

@@ -1,0 +1,447 @@
+"""What a plan's jobs cost: against records made by hand, and against a clock that is told."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from hlrs.artifacts.files import write_json
+from hlrs.artifacts.tensors import write_tensors
+from hlrs.config.params import load
+from hlrs.errors import UserError
+from hlrs.nas.genotype import PUBLISHED
+from hlrs.pipeline import cost_probe, plan
+from hlrs.pipeline.cost_probe import MEMORY, Calibration, Measurement
+from hlrs.pipeline.costs import Forecast
+from hlrs.pipeline.plan_view import Outlook
+from hlrs.provenance.differences import Past
+from hlrs.stages.networks import read_genotype
+from hlrs.training.throughput import Throughput, measure
+from tests.conftest import TINY, edit
+from tests.pipeline.test_reasons import finish
+
+A100 = {"name": "NVIDIA A100"}
+# TINY's split: 40·10^(−c/9) images of class c, cut down; half of each, halves up, train the weights
+COUNTS = [40, 30, 23, 18, 14, 11, 8, 6, 5, 4]
+WEIGHTS = [20, 15, 12, 9, 7, 6, 4, 3, 3, 2]
+
+
+def jobs():
+    """The jobs of params.yaml by stage/run."""
+    return {f"{job.stage}/{job.run}": job for job in plan.plan(load(Path("params.yaml")))}
+
+
+def trained(job, epochs, images=320, **fields):
+    """A record of a training: so many seconds for each epoch of so many images, and 4 s around them."""
+    throughput = [
+        {"epoch": epoch, "seconds": float(seconds), "images_per_second": images / seconds}
+        for epoch, seconds in enumerate(epochs)
+    ]
+    inside = float(sum(epochs))
+    facts = {
+        "throughput": throughput,
+        "training_seconds": inside,
+        "seconds": inside + 4,
+        "resumes": 0,
+        "gpu": A100,
+        "cpu": "AMD EPYC",
+    }
+    finish([job], **facts | fields)
+
+
+class Unasked(Calibration):
+    """May be asked for images, not for a measurement."""
+
+    def __init__(self, jobs):
+        super().__init__(list(jobs.values()), lambda text: None)
+
+    def pace(self, job):
+        raise UserError("it would be measured")
+
+
+def estimate(name, **changes):
+    """The estimate for a job after an edit, without measurements."""
+    edit(Path("params.yaml"), **changes)
+    known = jobs()
+    return Forecast(Past(), Unasked(known)).of(known[name])
+
+
+# --- from records -------------------------------------------------------------------------------------
+
+
+def test_seeds_of_the_same_parameters_are_averaged(workspace):
+    edit(workspace / "params.yaml", **{"matrix.seeds": [0, 1]})
+    trained(jobs()["search/digits/hlrs/0"], [10, 10, 10])
+    trained(jobs()["search/digits/hlrs/1"], [20, 20, 20])
+    trained(jobs()["search/digits/darts/0"], [90, 90, 90])
+    found = estimate("search/digits/hlrs/2", **{"matrix.seeds": [2]})
+    assert (found.how, found.device, found.gpu, len(found.sources)) == ("records", "NVIDIA A100", True, 2)
+    assert found.seconds == pytest.approx((34 + 64) / 2)
+    assert found.hours == pytest.approx(49 / 3600)
+
+
+def test_a_cpus_hours_are_those_of_its_cores(workspace):
+    edit(workspace / "params.yaml", **{"search.threads": 4})
+    trained(jobs()["search/digits/hlrs/0"], [10, 10, 10], gpu=None)
+    found = estimate("search/digits/hlrs/1", **{"matrix.seeds": [1]})
+    assert (found.device, found.gpu) == ("CPU, AMD EPYC", False)
+    assert found.hours == pytest.approx(4 * 34 / 3600)
+    assert estimate("search/digits/hlrs/1", **{"search.threads": 2}).why == "it would be measured"
+
+
+def test_a_mixture_of_devices_is_not_averaged(workspace):
+    edit(workspace / "params.yaml", **{"matrix.seeds": [0, 1]})
+    trained(jobs()["search/digits/hlrs/0"], [10, 10, 10], gpu=None, ended="2026-01-01")
+    trained(jobs()["search/digits/hlrs/1"], [2, 2, 2], ended="2026-01-02")
+    found = estimate("search/digits/hlrs/2", **{"matrix.seeds": [2]})
+    assert (found.device, found.seconds) == ("NVIDIA A100", pytest.approx(10))
+
+
+def test_a_resumed_training_counts_whole(workspace):
+    """Its last process came into the second epoch at the half: 5 + 10 s of training and 3 s around it."""
+    record = {
+        "throughput": [
+            {"epoch": 0, "seconds": 10.0, "images_per_second": 32.0},
+            {"epoch": 1, "seconds": 5.0, "images_per_second": 32.0},
+            {"epoch": 2, "seconds": 10.0, "images_per_second": 32.0},
+        ],
+        "training_seconds": 15.0,
+        "seconds": 18.0,
+        "resumes": 1,
+    }
+    trained(jobs()["search/digits/hlrs/0"], [1, 1, 1], **record)
+    assert estimate("search/digits/hlrs/1", **{"matrix.seeds": [1]}).seconds == pytest.approx(33)
+
+
+def test_a_checkpoint_saves_its_epochs(workspace):
+    edit(workspace / "params.yaml", **{"search.epochs": 4})
+    trained(jobs()["search/digits/hlrs/0"], [10, 10, 10, 10])
+    edit(workspace / "params.yaml", **{"matrix.seeds": [1]})
+    write_tensors(jobs()["search/digits/hlrs/1"].checkpoint, {}, {"epoch": 3, "step": 1})
+    found = estimate("search/digits/hlrs/1")
+    assert found.seconds == pytest.approx(14)
+    assert found.saved == pytest.approx(30 / 3600)
+
+
+def test_a_checkpoint_of_frozen_alphas_saves_the_dear_epochs(workspace):
+    """Of four epochs the first two step the alphas, so they are two thirds of the batches."""
+    freeze = {"methods.darts.arch_lr": {"kind": "freeze", "at": 0.5}, "search.epochs": 4}
+    edit(workspace / "params.yaml", **freeze)
+    write_tensors(jobs()["search/digits/darts/0"].checkpoint, {}, {"epoch": 2, "step": 0})
+    trained(jobs()["search/digits/darts/0"], [8, 8, 4, 4], images=160)
+    assert estimate("search/digits/darts/0").done == pytest.approx(2 / 3)
+
+
+def test_stages_without_epochs_take_what_they_took(workspace):
+    edit(workspace / "params.yaml", **{"matrix.seeds": [0, 1]})
+    finish([jobs()["evaluate/digits/darts/0"]], seconds=6.0, gpu=A100)
+    finish([jobs()["evaluate/digits/darts/1"]], seconds=8.0, gpu=A100)
+    finish([jobs()["split/digits"]], seconds=1.5, gpu=None, cpu="AMD EPYC")
+    assert estimate("evaluate/digits/hlrs/0").seconds == pytest.approx(7)
+    assert estimate("evaluate/digits/darts/1").seconds == pytest.approx(8)  # its own
+    assert (estimate("split/digits").seconds, estimate("split/digits").gpu) == (1.5, False)
+    assert (estimate("extract/digits/hlrs/0").how, estimate("extract/digits/hlrs/0").why) == (
+        "unknown",
+        "no record of their like yet",
+    )
+
+
+def test_a_random_search_is_not_taken_for_a_training(workspace):
+    edit(
+        workspace / "params.yaml",
+        **{"methods.random": {"searcher": {"kind": "random"}}, "matrix.methods": ["darts", "random"]},
+    )
+    trained(jobs()["search/digits/darts/0"], [10, 10, 10])
+    assert estimate("search/digits/random/0").why == "no record of their like yet"
+    finish([jobs()["search/digits/random/0"]], seconds=2.0, throughput=[], resumes=0)
+    assert estimate("search/digits/random/1", **{"matrix.seeds": [1]}).seconds == 2.0
+
+
+# --- only the same parameters -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search.epochs": 9},
+        {"search.batch_size": 8},
+        {"search.channels": 8},
+        {"search.recompute": True},
+        {"datasets.digits.max_per_class": 80},
+        {"methods.darts.searcher": {"kind": "darts", "order": 2}},
+    ],
+)
+def test_a_record_of_other_parameters_is_not_used_but_the_training_measured(workspace, changes):
+    trained(jobs()["search/digits/darts/0"], [10, 10, 10])
+    assert estimate("search/digits/darts/0").how == "records"
+    assert estimate("search/digits/darts/0", **changes).why == "it would be measured"
+
+
+# --- methods without a search, several retrainings ----------------------------------------------------
+
+RESNET = {"methods.darts": {"searcher": {"kind": "resnet", "depth": 20}}}
+FIXED = {"methods.darts": {"searcher": {"kind": "fixed", "genotype": "PC_DARTS"}}}
+RETRAINED = sum(COUNTS) // 16 * 16  # images of an epoch of a retraining
+
+
+def test_a_resnet_tells_nothing_of_networks_of_cells(workspace):
+    edit(workspace / "params.yaml", **RESNET)
+    trained(jobs()["retrain/digits/darts/0"], [10, 10, 10], RETRAINED)
+    assert estimate("retrain/digits/hlrs/0").why == "it would be measured"
+
+
+def test_further_retrainings_take_as_long_as_the_first(workspace):
+    edit(workspace / "params.yaml", **{"retrain.epochs": 3})
+    trained(jobs()["retrain/digits/darts/0"], [10, 10, 10], RETRAINED)
+    found = estimate("retrain/digits/darts/0-3", **{"matrix.retrain_seeds": [0, 3]})
+    assert (found.how, found.seconds) == ("records", pytest.approx(34))
+
+
+def test_a_classifiers_own_epochs_are_reckoned_as_a_batch_a_step(workspace):
+    bilateral = {"objective": {"kind": "bilateral"}, "auxiliary_weight": 0.0}
+    own = bilateral | {"classifier": {"kind": "retrained", "epochs": 2}}
+    edit(workspace / "params.yaml", **{"methods.darts.retrain": own})
+    assert cost_probe.batches(jobs()["retrain/digits/darts/0"]) == [2, 2, 2, 1, 1]
+
+
+def test_alphas_that_warm_up_take_a_batch_a_step(workspace):
+    """Of four epochs PC-DARTS's alphas rest in two, at progress 0 and 0.25; of eight in four."""
+    pc_darts = {"methods.darts.searcher": {"kind": "pc_darts", "portion": 2, "warm_up": 0.4}}
+    edit(workspace / "params.yaml", **pc_darts, **{"search.epochs": 4})
+    assert cost_probe.batches(jobs()["search/digits/darts/0"]) == [1, 1, 2, 2]
+    edit(workspace / "params.yaml", **{"search.epochs": 8})
+    assert cost_probe.batches(jobs()["search/digits/darts/0"]) == [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize(
+    ("objective", "batches"), [({"kind": "dual_head"}, [2] * 3), ({"kind": "bilateral"}, [4] * 3)]
+)
+def test_two_samplers_take_twice_the_batches_and_a_dual_head_takes_one(workspace, objective, batches):
+    edit(workspace / "params.yaml", **{"methods.darts.objective": objective})
+    assert cost_probe.batches(jobs()["search/digits/darts/0"]) == batches
+
+
+def test_the_published_genotype_itself_is_measured(workspace, tmp_path):
+    edit(workspace / "params.yaml", **FIXED)
+    known = jobs()
+    held = Calibration(list(known.values()), lambda text: None)
+    sample = held._on_sample(known["retrain/digits/darts/0"], tmp_path)
+    assert read_genotype(Path(sample.inputs["genotype"])) == PUBLISHED["PC_DARTS"]
+    assert not held.guesses(known["retrain/digits/darts/0"])
+    assert held.guesses(known["retrain/digits/hlrs/0"])
+
+
+def test_a_resnet_is_measured_without_a_genotype(hurried):
+    edit(hurried / "params.yaml", **RESNET, **{"matrix.methods": ["darts"]})
+    found, text = measured([]), "\n".join(shown().lines())
+    assert found[0].of(found[1]["retrain/digits/darts/0"]).how == "measured"
+    assert "random genotype" not in text
+    edit(hurried / "params.yaml", **{"matrix.methods": ["hlrs"], "report": {}})
+    assert "Before its search, a retraining is measured with a random genotype." in "\n".join(shown().lines())
+
+
+# --- measured -----------------------------------------------------------------------------------------
+
+
+class Steps:
+    """A task whose first step takes ten seconds and the others one."""
+
+    steps = 3
+
+    def __init__(self):
+        self.now, self.pause, self.taken = 0.0, 10.0, []
+
+    def begin(self, epoch):
+        self.taken.append(("begin", epoch))
+
+    def step(self, step):
+        self.now += self.pause
+        self.pause = 1.0
+        self.taken.append(step)
+        return torch.zeros(1)
+
+
+def test_the_first_step_warms_up_and_the_others_are_measured():
+    task = Steps()
+    assert measure(task, 4, 10.5, lambda: task.now) == Throughput(15, 1.0)  # blocks of 1, 2, 4 and 8 steps
+    assert task.taken == [("begin", 4), 0, *(step % 3 for step in range(15))]
+
+
+def test_a_step_that_takes_all_of_the_time_is_measured_alone():
+    task = Steps()
+    assert measure(task, 0, 10.0, lambda: task.now) == Throughput(1, 10.0)
+
+
+def test_a_pace_becomes_seconds_by_steps_and_epochs():
+    measured = Measurement("CPU, x", False, 6, {2: Throughput(9, 0.5), 1: Throughput(9, 0.25)}, "2026-01-01")
+    assert measured.seconds([2, 2, 1]) == pytest.approx(6 * (0.5 + 0.5 + 0.25))
+
+
+@pytest.fixture
+def hurried(workspace, monkeypatch):
+    """Measurements over as few steps as can be."""
+    monkeypatch.setattr(cost_probe, "SECONDS", 1e-6)
+    return workspace
+
+
+def measured(said):
+    known = jobs()
+    return Forecast(Past(), Calibration(list(known.values()), said.append)), known
+
+
+def test_without_records_the_stages_own_steps_are_measured_once(hurried):
+    edit(
+        hurried / "params.yaml",
+        **{"methods.darts.arch_lr": {"kind": "freeze", "at": 0.5}, "matrix.seeds": [0, 1]},
+    )
+    said = []
+    forecast, known = measured(said)
+    found = [forecast.of(known[f"{s}/digits/darts/{seed}"]) for s in ("search", "retrain") for seed in (0, 1)]
+    assert [e.how for e in found] == ["measured"] * 4
+    assert found[0].training == found[1].training
+    assert len(said) == 2  # a search and a retraining
+    entries = {
+        len(e["paces"]): e for [e] in (held.values() for held in json.loads(MEMORY.read_text()).values())
+    }
+    assert entries[2]["steps"] == sum(WEIGHTS) // 16 == 5
+    assert entries[1]["steps"] == sum(COUNTS) // 16 == 9
+    paces = {number: seconds for number, (_, seconds) in entries[2]["paces"].items()}
+    assert found[0].training == pytest.approx(5 * (2 * paces["2"] + paces["1"]))
+    [(_, seconds)] = entries[1]["paces"].values()
+    assert found[2].training == pytest.approx(9 * 3 * seconds)
+    assert not Path("results").exists()
+    again, known = measured(said)
+    assert again.of(known["search/digits/darts/1"]).how == "remembered"
+    assert again.of(known["search/digits/darts/1"]).training == found[0].training
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_broken_memory_is_measured_anew(hurried, text):
+    MEMORY.parent.mkdir(exist_ok=True)
+    MEMORY.write_text(text)
+    forecast, known = measured([])
+    assert forecast.of(known["search/digits/darts/0"]).how == "measured"
+    assert len(json.loads(MEMORY.read_text())) == 1
+
+
+def test_what_was_measured_on_a_gpu_is_preferred(hurried):
+    said = []
+    forecast, known = measured(said)
+    job = known["search/digits/darts/0"]
+    assert not forecast.of(job).gpu
+    memory = json.loads(MEMORY.read_text())
+    [held] = memory.values()
+    held["NVIDIA A100"] = {"gpu": True, "steps": 5, "paces": {"2": [100, 0.01]}, "date": "2020-01-01"}
+    write_json(MEMORY, memory)
+    forecast, _ = measured(said)
+    assert forecast.of(job).device == "NVIDIA A100"
+    assert forecast.of(job).hours == pytest.approx(5 * 3 * 0.01 / 3600)
+
+
+def test_data_that_are_not_there_are_not_downloaded(hurried):
+    params = copy.deepcopy(TINY)
+    params["datasets"]["digits"]["source"] = {
+        "kind": "torchvision",
+        "name": "mnist",
+        "root": "data/none",
+        "download": True,
+    }
+    (hurried / "params.yaml").write_text(yaml.safe_dump(params))
+    forecast, known = measured([])
+    found = forecast.of(known["search/digits/darts/0"])
+    assert found.how == "unknown"
+    assert found.why == "data/none: mnist is not there yet; `hlrs split digits` downloads it"
+    assert not Path("data").exists()
+
+
+def test_without_torch_nothing_is_measured_but_records_serve(hurried, monkeypatch):
+    trained(jobs()["search/digits/hlrs/0"], [10, 10, 10])
+    monkeypatch.setitem(sys.modules, "torch", None)
+    forecast, known = measured([])
+    assert forecast.of(known["search/digits/hlrs/0"]).seconds == pytest.approx(34)
+    assert forecast.of(known["retrain/digits/hlrs/0"]).why == "torch is not installed here"
+
+
+# --- what is shown ------------------------------------------------------------------------------------
+
+
+def shown():
+    params = load(Path("params.yaml"))
+    return Outlook(plan.plan(params), params, lambda text: None)
+
+
+def test_when_nothing_is_due_it_says_so_in_a_line(workspace):
+    finish(plan.plan(load(Path("params.yaml"))), seconds=1.0)
+    assert list(shown().lines()) == ["None of 10 jobs would run: the report of these parameters is there."]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_hundred_runs_stay_readable(hurried, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    edit(hurried / "params.yaml", **{"matrix.seeds": list(range(50))})
+    trained(jobs()["search/digits/hlrs/7"], [36, 36, 36], gpu=None)
+    edit(hurried / "params.yaml", **{"search.weights": {"lr": 0.1}})
+    lines = list(shown().lines())
+    assert lines[0].startswith("402 of 402 jobs would run.")
+    assert len(lines) < 40
+    assert max(map(len, lines)) <= width
+    assert any(" 99  digits/darts/{0..49}, digits/hlrs/{0..6,8..49}: no result yet" in line for line in lines)
+
+
+def test_the_json_holds_what_the_text_says(hurried):
+    """A search of 3 · 36 + 4 s is due for a second seed, and all that follows it."""
+    edit(hurried / "params.yaml", **{"matrix.methods": ["darts"]})
+    for name, job in jobs().items():
+        if name.startswith(("search", "retrain")):
+            trained(job, [36, 36, 36])
+        else:
+            finish([job], seconds=3.6, gpu=None)
+    edit(hurried / "params.yaml", **{"matrix.seeds": [1]})
+    facts = json.loads(json.dumps(shown().facts()))
+    assert [job["stage"] for job in facts["due"]] == ["search", "extract", "retrain", "evaluate", "report"]
+    search = facts["due"][0]
+    assert (search["run"], search["estimate"]["basis"]) == ("digits/darts/1", "records")
+    assert search["estimate"]["hours"] == pytest.approx(112 / 3600)
+    assert facts["gpu_hours"] == pytest.approx(2 * 112 / 3600)  # search and retraining
+    assert facts["cpu_hours"] == pytest.approx(0.003)  # extract, evaluate, report
+
+
+def test_the_json_names_the_parameters_that_differ(hurried):
+    edit(hurried / "params.yaml", **{"matrix.methods": ["darts"]})
+    finish(jobs().values())
+    edit(hurried / "params.yaml", **{"search.epochs": 6})
+    search, extract, *_ = json.loads(json.dumps(shown().facts()))["due"]
+    assert search["differs"]["changes"] == [{"field": "search.epochs", "old": 3, "new": 6}]
+    assert extract["differs"]["inputs"] == ["alphas"]
+
+
+def test_the_text_tells_units_sources_and_what_checkpoints_save(hurried, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    edit(hurried / "params.yaml", **{"matrix.methods": ["darts"], "matrix.seeds": [0, 1]})
+    finish([job for name, job in jobs().items() if name.endswith(("digits", "darts/0"))])
+    trained(jobs()["search/digits/darts/0"], [3600, 3600, 3600], gpu=A100)
+    trained(jobs()["retrain/digits/darts/0"], [360, 360, 360], gpu=None)
+    write_tensors(jobs()["search/digits/darts/1"].checkpoint, {}, {"epoch": 2, "step": 0})
+    assert [" ".join(line.split()) for line in shown().lines()] == [
+        "5 of 10 jobs would run. Why, compared with the nearest result there is:",
+        "",
+        "search 1 digits/darts/1: no result yet; interrupted: a checkpoint at epoch 2 of 3 is there",
+        "extract 1 digits/darts/1: no result yet",
+        "retrain 1 digits/darts/1: no result yet",
+        "evaluate 1 digits/darts/1: no result yet",
+        "report 1 all: no result yet",
+        "",
+        "Estimate: for one job, for all of them, and how it is known",
+        "",
+        "search 1 1 h 0 min 1.0 GPU-hours from 1 record on NVIDIA A100",
+        "retrain 1 18 min 4 s 0.3 CPU-hours from 1 record on CPU, AMD EPYC",
+        "3 not estimated: extract, evaluate, report (no record of their like yet)",
+        "in all 1 1.0 GPU-hours without what is not estimated",
+        "in all 1 0.3 CPU-hours without what is not estimated",
+        "saved 1 2.0 GPU-hours by checkpoints that are there",
+    ]

@@ -1,0 +1,354 @@
+"""squeue, sacct and sbatch as the executor gets them, around stand-ins for SLURM's own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hlrs.pipeline import slurm_commands
+from tests.standins import Commands
+
+RUN = "0b5a0b3c-7a0c-4f57-9d9e-2f8f5f0a6a11"
+KEY, OTHER = "0123456789ab", "ba9876543210"
+SQUEUE = ("squeue", "--format=%i|%T", "--states=all", "--noheader", "--name", RUN)
+SACCT = ("sacct", "-X", "--parsable2", "--noheader", "--format=JobIdRaw,State", "--name", RUN)
+COMMENT = f"rule_search_wildcards_digits_hlrs_0_{KEY}"
+SBATCH = ("sbatch", "--parsable", "--job-name", RUN, "--comment", COMMENT, "--wrap=true")
+UNREACHABLE = 'echo "sacct: error: Problem talking to the database: Connection refused" >&2; exit 1'
+DISABLED = 'echo "Slurm accounting storage is disabled" >&2; exit 1'
+AWAY = 'echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
+SENT_AWAY = (
+    'echo "sbatch: error: Batch job submission failed: Unable to contact slurm controller" >&2; exit 1'
+)
+HURRIED = (
+    "import sys; from hlrs import patience as p\n"
+    "p.PAUSE_SECONDS, p.STATUS_SECONDS, p.SUBMIT_SECONDS, p.CALL_SECONDS = 0.02, {0}, {0}, {1}\n"
+    "sys.exit(p.main())"
+)
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Commands(tmp_path / "commands", monkeypatch)
+
+
+def call(*arguments, text=None):
+    """Exit status, stdout and stderr of the wrapper, as the executor calls it."""
+    command = [sys.executable, "-I", slurm_commands.__file__, *arguments]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def hurried(*arguments, seconds=20.0, call_seconds=20.0):
+    """Likewise, with pauses of hundredths of a second and other deadlines."""
+    command = [sys.executable, "-c", HURRIED.format(seconds, call_seconds), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def submitted(*entries, run=RUN):
+    """The record of a run of snakemake's that submitted (job, key)s."""
+    path = slurm_commands.RECORDS / f"{run}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"job": job, "key": key}) + "\n" for job, key in entries))
+    return path
+
+
+def make(key):
+    path = Path("results/search/digits/hlrs/0", key, "provenance.json")
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+
+
+# --- other calls --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tool", slurm_commands.TOOLS)
+@pytest.mark.parametrize("arguments", [["--version"], [], ["--name", "a job; ls", "two  words", "*"]])
+def test_what_is_not_the_executors_is_passed_on_as_it_is(commands, tool, arguments):
+    commands.write(tool, "cat; echo answer; echo complaint >&2; exit 7")
+    assert call(tool, *arguments, text="input\n") == (7, "input\nanswer\n", "complaint\n")
+    assert commands.calls(tool) == [arguments]
+
+
+def test_the_folder_that_led_here_is_passed_over(commands, tmp_path, monkeypatch):
+    commands.write("squeue", "echo real")
+    wrapper = tmp_path / ".hlrs/bin/squeue"
+    wrapper.parent.mkdir(parents=True)
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -I {slurm_commands.__file__} squeue "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(wrapper.parent), prepend=":")
+    done = subprocess.run(["squeue", "--me"], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, commands.calls("squeue")) == ("real\n", [["--me"]])
+
+
+def test_a_command_that_is_not_there_is_one_line(commands, monkeypatch):
+    monkeypatch.setenv("PATH", str(commands.folder))
+    assert call(*SQUEUE) == (1, "", "squeue: not found\n")
+
+
+# --- states -------------------------------------------------------------------------------------------
+
+
+def test_states_are_told_as_slurm_tells_them(commands):
+    commands.write("squeue", "echo '7|RUNNING'; echo '8|PENDING'; echo '9|TIMEOUT'")
+    assert call(*SQUEUE) == (0, "7|RUNNING\n8|PENDING\n9|TIMEOUT\n", "")
+    assert commands.calls("squeue") == [list(SQUEUE[1:])]
+    commands.write("squeue", "true")
+    commands.write("sacct", "echo '7|CANCELLED by 1000'; echo '8|OUT_OF_MEMORY'")
+    assert call(*SACCT) == (0, "7|CANCELLED\n8|OUT_OF_MEMORY\n", "")  # the executor knows CANCELLED alone
+    assert commands.calls("sacct") == [list(SACCT[1:])]
+
+
+@pytest.mark.parametrize("query", [SQUEUE, SACCT])
+def test_a_query_that_fails_twice_is_repeated(commands, query):
+    commands.write("squeue", AWAY)
+    commands.write(query[0], f"[ $n -gt 2 ] || {{ {AWAY}; }}; echo '7|RUNNING'")
+    assert hurried(*query) == (0, "7|RUNNING\n", "")
+    assert commands.calls(query[0]) == [list(query[1:])] * 3
+
+
+def test_a_query_that_fails_on_and_on_ends_with_its_status(commands):
+    commands.write("squeue", AWAY.replace("exit 1", "exit 3"))
+    started = time.monotonic()
+    status, told, complaint = hurried(*SQUEUE, seconds=0.5)
+    assert (status, told) == (3, "")
+    assert complaint == "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
+    assert time.monotonic() - started > 0.5
+    assert len(commands.calls("squeue")) > 1
+
+
+def test_a_query_that_hangs_is_cut_off_and_repeated(commands):
+    commands.write("squeue", "[ $n -gt 1 ] || exec sleep 50; echo '7|RUNNING'")
+    assert hurried(*SQUEUE, call_seconds=1.0) == (0, "7|RUNNING\n", "")
+
+
+def test_the_real_deadlines_are_shorter_than_the_executors():
+    """It gives up on a query after 60 seconds; a query may begin just before the deadline."""
+    assert slurm_commands.STATUS_SECONDS < 60
+    assert slurm_commands.CALL_SECONDS + slurm_commands.PAUSE_SECONDS < slurm_commands.STATUS_SECONDS
+
+
+@pytest.mark.parametrize("complaint", [DISABLED, UNREACHABLE])
+def test_where_accounting_does_not_answer_squeue_does(commands, complaint):
+    commands.write("sacct", complaint)
+    commands.write("squeue", "echo '7|RUNNING'")
+    submitted(("7", KEY), ("8", OTHER))
+    assert call(*SACCT) == (0, "7|RUNNING\n8|FAILED\n", "")
+    assert len(commands.calls("sacct")) == 1
+    assert commands.calls("squeue") == [list(SQUEUE[1:])]
+
+
+def test_a_job_that_squeue_forgot_is_told_by_its_record(commands):
+    commands.write("squeue", "echo '7|RUNNING'")
+    submitted(("6", KEY), ("7", "777777777777"), ("8", OTHER))
+    make(KEY)
+    assert call(*SQUEUE) == (0, "7|RUNNING\n6|COMPLETED\n8|FAILED\n", "")
+
+
+def test_a_record_elsewhere_is_no_result(commands):
+    commands.write("squeue", "true")
+    submitted(("6", KEY))
+    aside = Path(".hlrs/aside/search/digits/hlrs/0", KEY, "provenance.json")
+    aside.parent.mkdir(parents=True)
+    aside.write_text("{}")
+    assert call(*SQUEUE)[1] == "6|FAILED\n"
+
+
+def test_jobs_of_another_snakemake_are_none_of_its_business(commands):
+    commands.write("squeue", "true")
+    submitted(("6", KEY), run="another")
+    assert call(*SQUEUE) == (0, "", "")
+
+
+def test_what_accounting_does_not_know_yet_the_queue_does(commands):
+    commands.write("sacct", "echo '7|RUNNING'")
+    commands.write("squeue", "echo '7|RUNNING'; echo '8|PENDING'")
+    submitted(("7", KEY), ("8", OTHER))
+    assert call(*SACCT)[1] == "7|RUNNING\n8|PENDING\n"
+    commands.write("squeue", AWAY)
+    assert call(*SACCT)[1] == "7|RUNNING\n"  # what nobody knows is not made up
+
+
+@pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL", "REQUEUED", "CANCELLED by 0"])
+def test_a_job_that_was_requeued_goes_on_whatever_accounting_says(commands, state):
+    """SLURM 22.05: PREEMPTED until the job's begin time, two minutes; `scontrol requeue` then fails."""
+    commands.write("sacct", f"echo '7|{state}'")
+    commands.write("squeue", "echo '7|PENDING'")
+    assert call(*SACCT) == (0, "7|PENDING\n", "")
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PENDING", "PREEMPTED", "NODE_FAIL", "REQUEUED", None])
+def test_a_job_of_whose_end_accounting_never_heard_is_told_by_its_record(commands, state):
+    """The controller was killed with what it had to tell slurmdbd, and forgot the job."""
+    commands.write("sacct", f"echo '6|{state}'; echo '7|{state}'" if state else "true")
+    commands.write("squeue", "true")
+    submitted(("6", KEY), ("7", OTHER))
+    make(KEY)
+    assert call(*SACCT) == (0, "6|COMPLETED\n7|FAILED\n", "")
+
+
+def test_an_end_that_accounting_knows_is_told(commands):
+    commands.write("sacct", "echo '6|TIMEOUT'; echo '7|COMPLETED'")
+    commands.write("squeue", "true")
+    submitted(("6", KEY), ("7", OTHER))
+    make(KEY)
+    assert call(*SACCT) == (0, "6|TIMEOUT\n7|COMPLETED\n", "")
+
+
+def test_a_job_that_is_submitted_while_the_query_runs_is_told_as_nothing(commands):
+    record = submitted(("7", KEY))
+    new = json.dumps({"job": "8", "key": OTHER})
+    commands.write("squeue", f"echo '{new}' >> {record}; echo '7|RUNNING'")
+    assert call(*SQUEUE)[1] == "7|RUNNING\n"
+    commands.write("squeue", "echo '7|RUNNING'")
+    assert call(*SQUEUE)[1] == "7|RUNNING\n8|FAILED\n"
+
+
+def test_a_line_that_was_cut_off_is_passed_over(commands):
+    path = submitted(("6", KEY), ("7", OTHER))
+    path.write_text(path.read_text() + '{"job": "8", "k')
+    commands.write("squeue", "echo '7|RUNNING'")
+    assert call(*SQUEUE) == (0, "7|RUNNING\n6|FAILED\n", "")
+    assert slurm_commands.submissions(Path()) == [("6", KEY), ("7", OTHER)]
+
+
+def test_what_is_recorded_after_a_line_that_was_cut_off_is_kept(commands):
+    path = submitted(("6", KEY))
+    path.write_text(path.read_text() + '{"job": "7", "k')
+    commands.write("sbatch", "echo 8")
+    call(*SBATCH)
+    assert slurm_commands.submissions(Path()) == [("6", KEY), ("8", KEY)]
+
+
+@pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL"])
+@pytest.mark.parametrize("query", [SQUEUE, SACCT])
+def test_an_interrupted_job_is_requeued(commands, query, state):
+    commands.write("squeue", AWAY)
+    commands.write(query[0], f"echo '7|{state}'; echo '8|RUNNING'")
+    commands.write("scontrol", "true")
+    assert call(*query)[1] == "7|PENDING\n8|RUNNING\n"
+    assert commands.calls("scontrol") == [["requeue", "7"]]
+
+
+@pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL"])
+def test_an_interrupted_job_that_slurm_does_not_requeue_has_failed(commands, state):
+    commands.write("squeue", f"echo '7|{state}'")
+    commands.write("scontrol", "echo 'Requested operation is presently disabled for job 7' >&2; exit 1")
+    assert call(*SQUEUE) == (0, "7|FAILED\n", "")
+
+
+def test_an_interrupted_job_is_asked_again_when_the_controller_is_back(commands):
+    commands.write("squeue", "echo '7|NODE_FAIL'")
+    commands.write("scontrol", AWAY)
+    assert call(*SQUEUE) == (0, "7|PENDING\n", "")
+    commands.write("scontrol", "true")
+    assert call(*SQUEUE) == (0, "7|PENDING\n", "")
+    assert commands.calls("scontrol") == [["requeue", "7"]] * 2
+
+
+# --- submissions --------------------------------------------------------------------------------------
+
+
+def test_a_submission_is_recorded_with_its_key(commands):
+    commands.write("sbatch", "echo 7")
+    assert call(*SBATCH) == (0, "7\n", "")
+    assert commands.calls("sbatch") == [list(SBATCH[1:])]
+    assert slurm_commands.submissions(Path()) == [("7", KEY)]
+    assert [path.name for path in slurm_commands.RECORDS.iterdir()] == [f"{RUN}.jsonl"]
+
+
+def test_a_submission_to_a_named_cluster_is_recorded_by_its_number(commands):
+    commands.write("sbatch", "echo '7;a_cluster'")
+    assert call(*SBATCH) == (0, "7;a_cluster\n", "")
+    assert slurm_commands.submissions(Path()) == [("7", KEY)]
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "Batch job submission failed: Unable to contact slurm controller (connect failure)",
+        "Batch job submission failed: Socket timed out on send/recv operation",
+        "Batch job submission failed: Zero Bytes were transmitted or received",
+    ],
+)
+def test_a_submission_waits_for_the_controller(commands, complaint):
+    commands.write("sbatch", f"[ $n -gt 2 ] || {{ echo 'sbatch: error: {complaint}' >&2; exit 1; }}; echo 7")
+    commands.write("squeue", "true")
+    assert hurried(*SBATCH) == (0, "7\n", "")
+    assert commands.calls("sbatch") == [list(SBATCH[1:])] * 3
+    assert slurm_commands.submissions(Path()) == [("7", KEY)]
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "Batch job submission failed: Invalid account or account/partition combination specified",
+        "invalid partition specified: gpus",
+        "Batch job submission failed: Requested node configuration is not available",
+        "Memory specification can not be satisfied",
+    ],
+)
+def test_a_submission_that_slurm_refuses_is_not_repeated(commands, complaint):
+    commands.write("sbatch", f"echo 'sbatch: error: {complaint}' >&2; exit 1")
+    assert call(*SBATCH) == (1, "", f"sbatch: error: {complaint}\n")
+    assert len(commands.calls("sbatch")) == 1
+    assert slurm_commands.submissions(Path()) == []
+
+
+def test_a_submission_gives_up_in_the_end(commands):
+    commands.write("sbatch", SENT_AWAY)
+    commands.write("squeue", "true")
+    status, told, complaint = hurried(*SBATCH, seconds=0.3)
+    assert (status, told) == (1, "")
+    assert "Unable to contact slurm controller" in complaint
+    assert slurm_commands.submissions(Path()) == []
+
+
+def test_a_submission_whose_answer_was_lost_is_not_sent_twice(commands):
+    commands.write("sbatch", SENT_AWAY)
+    commands.write("squeue", f"echo '6|rule_search_wildcards_digits_hlrs_1_{KEY}'; echo '7|{COMMENT}'")
+    assert hurried(*SBATCH) == (0, "7\n", "")
+    assert len(commands.calls("sbatch")) == 1
+    [arguments] = commands.calls("squeue")
+    assert {f"--name={RUN}", "--states=all", "--noheader"} <= set(arguments)
+    assert slurm_commands.submissions(Path()) == [("7", KEY)]
+
+
+def test_nothing_is_sent_again_before_squeue_answered(commands):
+    """The controller took the job, and went away before it could say so."""
+    commands.write("sbatch", SENT_AWAY)
+    commands.write("squeue", f"[ $n -gt 2 ] || {{ {AWAY}; }}; echo '7|{COMMENT}'")
+    assert hurried(*SBATCH) == (0, "7\n", "")
+    assert len(commands.calls("sbatch")) == 1
+
+
+def test_the_script_is_sent_with_every_try(commands):
+    commands.write("sbatch", f"cat >> sent; [ $n -gt 1 ] || {{ {SENT_AWAY}; }}; echo 7")
+    commands.write("squeue", "true")
+    command = [sys.executable, "-c", HURRIED.format(20, 20), *SBATCH, "/dev/stdin"]
+    done = subprocess.run(command, input="#!/bin/sh\ntrue\n", capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "7\n")
+    assert Path("sent").read_text() == "#!/bin/sh\ntrue\n" * 2
+
+
+def test_submissions_at_once_are_all_recorded(commands):
+    commands.write("sbatch", "echo $n")
+    command = [sys.executable, "-I", slurm_commands.__file__, *SBATCH]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    told = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert sorted(slurm_commands.submissions(Path())) == sorted((job, KEY) for job in told)
+
+
+def test_submissions_are_those_of_active_snakemakes(commands):
+    submitted(("6", KEY), run="old")
+    os.utime(slurm_commands.RECORDS / "old.jsonl", (1000, 1000))
+    submitted(("7", OTHER))
+    assert slurm_commands.submissions(Path()) == [("7", OTHER), ("6", KEY)]
+    assert slurm_commands.submissions(Path(), since=2000) == [("7", OTHER)]
+    assert slurm_commands.submissions(Path("nowhere")) == []

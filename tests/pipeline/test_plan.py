@@ -1,0 +1,581 @@
+"""The plan: which jobs there are, what their keys depend on, and what prune, publish and freeze do."""
+
+import ast
+import itertools
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from hlrs.artifacts import code_digest
+from hlrs.artifacts.data_digest import content_digest
+from hlrs.artifacts.files import write_json
+from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, repeat, search_of, seeds_of
+from hlrs.config.params import Params
+from hlrs.errors import UserError
+from hlrs.pipeline import plan
+
+
+def params(**changes):
+    """Two data sets × three methods × two seeds; `changes` replace entries, "a__b" naming b in a."""
+    tree = {
+        "matrix": {
+            "datasets": ["small", "large"],
+            "methods": ["darts", "hlrs", "random"],
+            "seeds": [0, 1],
+        },
+        "datasets": {
+            "small": {
+                "source": {"kind": "digits"},
+                "imbalance": {"kind": "exponential", "factor": 10},
+                "test_per_class": 50,
+            },
+            "large": {
+                "source": {"kind": "digits"},
+                "imbalance": {"kind": "step", "factor": 5},
+                "test_per_class": 40,
+            },
+            "unused": {
+                "source": {"kind": "digits"},
+                "imbalance": {"kind": "natural"},
+                "test_per_class": 10,
+            },
+        },
+        "methods": {
+            "darts": {
+                "searcher": {"kind": "darts"},
+                "objective": {"kind": "plain"},
+                "arch_lr": {"kind": "constant"},
+            },
+            "hlrs": {
+                "searcher": {"kind": "darts"},
+                "objective": {"kind": "bilateral"},
+                "arch_lr": {"kind": "coupled"},
+            },
+            "random": {"searcher": {"kind": "random"}},
+        },
+        "search": {},
+        "retrain": {},
+        "evaluate": {},
+        "report": {"reference": "darts"},
+    }
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        target = tree
+        for part in path:
+            target = target.setdefault(part, {})
+        target[last] = value
+    return Params.model_validate(tree)
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def keys(of):
+    return {(job.stage, job.run): job.key for job in plan.plan(of)}
+
+
+def changed(**changes):
+    """The jobs, by stage and run, whose key a change of the params changes; none may come or go."""
+    before, after = keys(params()), keys(params(**changes))
+    assert before.keys() == after.keys()
+    return {job for job in before if before[job] != after[job]}
+
+
+def runs(stages, datasets=("small", "large"), methods=("darts", "hlrs", "random"), seeds=(0, 1)):
+    return {
+        (stage, f"{dataset}/{method}/{seed}")
+        for stage, dataset, method, seed in itertools.product(stages, datasets, methods, seeds)
+    }
+
+
+REPORT = {("report", "all")}
+RUN_STAGES = ("search", "extract", "retrain", "evaluate")
+
+
+# --- jobs ---------------------------------------------------------------------------------------------
+
+
+def test_the_jobs_are_a_split_a_data_set_four_stages_a_run_and_the_report():
+    jobs = plan.plan(params())
+    expected = {("split", "small"), ("split", "large")} | runs(RUN_STAGES) | REPORT
+    assert len(jobs) == 2 + 4 * 12 + 1
+    assert {(job.stage, job.run) for job in jobs} == expected
+    assert len({job.key for job in jobs}) == len(jobs)
+
+
+def test_every_input_is_the_output_of_an_earlier_job():
+    made = set()
+    for job in plan.plan(params()):
+        assert set(job.inputs.values()) <= made
+        made |= set(job.outputs)
+
+
+def test_paths_say_stage_run_and_key():
+    for job in plan.plan(params()):
+        assert len(job.key) == 12
+        assert int(job.key, 16) >= 0
+        prefix = f"results/{job.stage}/{job.run}/{job.key}/"
+        assert [path.removeprefix(prefix) for path in job.outputs] == [*OUTPUTS[job.stage], PROVENANCE]
+
+
+def test_searchers_without_training_are_told_no_images():
+    search = {job.run: job.params for job in plan.plan(params()) if job.stage == "search"}
+    assert "images" in search["small/darts/0"]
+    assert set(search["small/random/1"]) == {"seed", "searcher", "nodes"}
+
+
+# --- methods that search nothing, several retrainings -------------------------------------------------
+
+FIXED = {"methods__random__searcher": {"kind": "fixed", "genotype": "PDARTS"}}
+RESNET = {"methods__random__searcher": {"kind": "resnet", "depth": 20}}
+AGAIN = {"matrix__retrain_seeds": [0, 3]}
+
+
+def test_a_published_genotype_is_extracted_without_a_search():
+    jobs = {(job.stage, job.run): job for job in plan.plan(params(**FIXED))}
+    assert ("search", "small/random/0") not in jobs
+    extract = jobs["extract", "small/random/0"]
+    assert (extract.params, extract.inputs) == ({"genotype": "PDARTS"}, {})
+    assert jobs["retrain", "small/random/0"].inputs["genotype"] == str(extract.output("genotype.json"))
+    assert jobs["extract", "small/darts/0"].params == {"genotype": None}
+
+
+def test_a_resnet_is_retrained_and_evaluated_alone():
+    jobs = {(job.stage, job.run): job for job in plan.plan(params(**RESNET))}
+    assert [stage for stage, run in jobs if run == "small/random/1"] == ["retrain", "evaluate"]
+    retrain, evaluate = (jobs[stage, "small/random/1"] for stage in ("retrain", "evaluate"))
+    assert (set(retrain.inputs), set(evaluate.inputs)) == (
+        {"split", "classes"},
+        {"split", "classes", "weights"},
+    )
+    assert (retrain.params["resnet"], evaluate.params["resnet"]) == (20, 20)
+    assert jobs["retrain", "small/darts/1"].params["resnet"] is None
+
+
+def test_a_genotype_is_retrained_once_a_retraining_seed():
+    jobs = {(job.stage, job.run): job for job in plan.plan(params(**AGAIN, matrix__seeds=[7]))}
+    names = [f"{stage} {run}" for stage, run in jobs if run.startswith("small/darts/")]
+    assert names == [
+        *("search small/darts/7", "extract small/darts/7"),
+        *("retrain small/darts/7", "evaluate small/darts/7"),
+        *("retrain small/darts/7-3", "evaluate small/darts/7-3"),
+    ]
+    again = jobs["retrain", "small/darts/7-3"]
+    assert (again.params["seed"], again.params["retrain_seed"]) == (7, 3)
+    assert again.inputs == jobs["retrain", "small/darts/7"].inputs  # the same genotype
+    assert jobs["evaluate", "small/darts/7-3"].inputs["weights"] == str(again.output("weights.safetensors"))
+
+
+def test_more_retrainings_touch_the_report_alone():
+    before, after = keys(params()), keys(params(**AGAIN))
+    assert {job for job in before if before[job] != after[job]} == REPORT
+    assert after.keys() - before.keys() == {
+        (stage, f"{run}-3") for stage, run in runs(("retrain", "evaluate"))
+    }
+
+
+def test_a_resnet_does_not_depend_on_what_only_cells_have():
+    cells = {"retrain__cells": 8, "retrain__channels": 20, "retrain__drop_path": 0.1}
+    before, after = keys(params(**RESNET)), keys(params(**RESNET, **cells))
+    assert {run for job, run in before if before[job, run] != after[job, run]} == {
+        run for _, run in runs(("retrain",), methods=["darts", "hlrs"]) | REPORT
+    }
+
+
+@pytest.mark.parametrize(
+    ("run", "search", "seeds"),
+    [
+        ("d/m/0", "d/m/0", (0, 0)),
+        ("d/m/12-3", "d/m/12", (12, 3)),
+        ("d-1/m-2/0", "d-1/m-2/0", (0, 0)),
+        ("d-1/m-2/4-15", "d-1/m-2/4", (4, 15)),
+    ],
+)
+def test_a_runs_name_tells_its_seeds_and_its_search(run, search, seeds):
+    assert (search_of(run), seeds_of(run)) == (search, seeds)
+    assert repeat(search, seeds[1]) == run
+
+
+def test_other_names_are_no_runs_of_a_search():
+    assert [search_of(name) for name in ("all", "cifar-10")] == ["all", "cifar-10"]
+
+
+# --- what a key depends on ----------------------------------------------------------------------------
+
+
+def test_the_same_params_give_the_same_keys():
+    assert keys(params()) == keys(params())
+
+
+def test_a_methods_schedule_changes_what_follows_its_search_and_the_report():
+    assert changed(methods__darts__arch_lr={"kind": "cosine"}) == runs(RUN_STAGES, methods=["darts"]) | REPORT
+
+
+def test_a_methods_override_changes_its_retraining():
+    assert changed(methods__hlrs__retrain={"weights": {"clip": 1}}) == (
+        runs(("retrain", "evaluate"), methods=["hlrs"]) | REPORT
+    )
+
+
+def test_the_search_does_not_touch_split_nor_a_search_that_trains_nothing():
+    assert changed(search__epochs=7) == runs(RUN_STAGES, methods=["darts", "hlrs"]) | REPORT
+
+
+def test_the_size_of_the_search_space_touches_every_search():
+    assert changed(search__nodes=3) == runs(RUN_STAGES) | REPORT
+
+
+def test_the_retraining_touches_neither_search_nor_extraction():
+    assert changed(retrain__epochs=7) == runs(("retrain", "evaluate")) | REPORT
+
+
+def test_groups_touch_evaluation_alone():
+    assert changed(datasets__small__groups={"many_above": 60}) == runs(("evaluate",), ["small"]) | REPORT
+
+
+def test_the_evaluation_touches_no_training():
+    assert changed(evaluate__calibration_bins=10) == runs(("evaluate",)) | REPORT
+
+
+def test_a_data_sets_tail_touches_all_of_that_data_set():
+    found = changed(datasets__small__imbalance={"kind": "exponential", "factor": 20})
+    assert found == {("split", "small")} | runs(RUN_STAGES, ["small"]) | REPORT
+
+
+def test_augmentation_does_not_touch_the_split():
+    found = changed(datasets__small__augment={"flip": True})
+    assert found == runs(("search", "extract", "retrain", "evaluate"), ["small"], ["darts", "hlrs"]) | (
+        runs(("retrain", "evaluate"), ["small"], ["random"]) | REPORT
+    )
+
+
+def test_the_reports_words_touch_the_report_alone():
+    assert changed(report__title="Another") == REPORT
+
+
+def test_what_the_matrix_does_not_use_touches_nothing():
+    assert changed(datasets__unused__test_per_class=20) == set()
+
+
+def test_a_default_written_out_changes_nothing():
+    assert changed(search__epochs=50, methods__darts__searcher={"kind": "darts", "order": 1}) == set()
+
+
+def test_a_smaller_matrix_keeps_the_keys_of_what_is_left():
+    before, after = keys(params()), keys(params(matrix__seeds=[0], matrix__methods=["darts", "random"]))
+    assert set(after) < set(before)
+    assert {job for job in after if after[job] != before[job]} == REPORT
+
+
+def test_another_seed_is_another_key_in_all_that_draws():
+    found = keys(params())
+    for stage, dataset, method in itertools.product(RUN_STAGES, ("small", "large"), ("darts", "random")):
+        assert found[stage, f"{dataset}/{method}/0"] != found[stage, f"{dataset}/{method}/1"]
+
+
+def test_keys_do_not_depend_on_the_order_of_entries():
+    def backwards(value):
+        return {k: backwards(value[k]) for k in reversed(value)} if isinstance(value, dict) else value
+
+    straight = params(methods__darts__retrain={"epochs": 9, "weights": {"clip": 1, "lr": 0.1}})
+    turned = Params.model_validate(backwards(straight.model_dump(mode="json")))
+    assert list(turned.methods) != list(straight.methods)
+    assert keys(turned) == keys(straight)
+
+
+def test_a_missing_data_file_stops_the_plan():
+    with pytest.raises(UserError, match=r"none\.parquet: No such file"):
+        plan.plan(params(datasets__small__source={"kind": "parquet", "train": ["none.parquet"]}))
+
+
+# --- large matrices -----------------------------------------------------------------------------------
+
+
+def effort(runs):
+    """(instructions of hlrs that run, bytes of all specs) when so many runs are planned."""
+    done = 0
+
+    def trace(frame, event, argument):
+        nonlocal done
+        if "hlrs" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        done += event == "opcode"
+        return trace
+
+    of = params(matrix__datasets=["small"], matrix__methods=["darts"], matrix__seeds=list(range(runs)))
+    plan.plan(params())  # digests are remembered from here on
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        jobs = plan.plan(of)
+    finally:
+        sys.settrace(before)
+    assert len(jobs) == 2 + 4 * runs
+    assert done > 100 * runs
+    return done, sum(len(json.dumps(asdict(job))) for job in jobs)
+
+
+def test_the_plan_of_a_thousand_runs_grows_linearly():
+    (few_steps, few_bytes), (many_steps, many_bytes) = effort(100), effort(1000)
+    assert many_steps < 11 * few_steps
+    assert many_bytes < 11 * few_bytes
+
+
+def test_code_and_data_are_digested_once_however_many_runs_there_are(monkeypatch):
+    done = Counter()
+
+    def counted(function):
+        def call(argument):
+            done["data" if function is content_digest else argument] += 1
+            return function(argument)
+
+        return call
+
+    code_digest.here.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(ast, "parse", counted(ast.parse))
+        patched.setattr(plan, "content_digest", counted(content_digest))
+        plan.plan(params(matrix__seeds=list(range(50))))
+    assert done.pop("data") == 2  # data sets
+    assert len(done) > 2 * len(OUTPUTS)
+    assert set(done.values()) == {1}
+
+
+# --- housekeeping -------------------------------------------------------------------------------------
+
+
+def make(job, text="made"):
+    """Results of a job, each holding its own name."""
+    for path in map(Path, job.outputs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text} {path.name} of {job.key}")
+
+
+def files(root="."):
+    return {str(path) for path in Path(root).rglob("*") if path.is_file()}
+
+
+def test_freeze_writes_what_load_reads():
+    jobs = plan.plan(params())
+    plan.freeze(jobs)
+    assert [plan.spec(job.key) for job in jobs] == jobs
+    assert len(files(".hlrs/specs")) == len(jobs)
+
+
+def test_freeze_leaves_an_existing_spec_alone():
+    jobs = plan.plan(params())
+    plan.freeze(jobs)
+    jobs[3].spec.write_text("as it was")
+    plan.freeze(jobs)
+    assert jobs[3].spec.read_text() == "as it was"
+
+
+def test_freeze_writes_the_specs_that_are_new_and_no_other(monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        plan, "write_json", lambda path, value: (written.append(path), write_json(path, value))
+    )
+    few, more = plan.plan(params()), plan.plan(params(matrix__seeds=[0, 1, 2]))
+    for jobs in (few, few, more):
+        plan.freeze(jobs)
+    specs = {job.spec for job in few}
+    assert written == [job.spec for job in few] + [job.spec for job in more if job.spec not in specs]
+
+
+def test_an_unknown_key_is_one_line():
+    with pytest.raises(UserError, match=r"0123456789ab\.json: no such file"):
+        plan.spec("0123456789ab")
+
+
+def test_prune_removes_the_stale_results_of_one_stage_only():
+    old, new = plan.plan(params()), plan.plan(params(methods__darts__arch_lr={"kind": "cosine"}))
+    for job in {job.key: job for job in old + new}.values():
+        make(job)
+    kept = {path for job in new for path in job.outputs}
+    stale = [job for job in old if job.stage == "search" and "/darts/" in job.run]
+    others = {path for job in old if job.stage != "search" for path in job.outputs}
+    assert plan.prune(new, "search") == sorted(job.directory for job in stale)
+    assert files("results") == kept | others
+    assert plan.prune(new, "search") == []
+
+
+@pytest.mark.parametrize("entirely", [False, True], ids=["from the matrix", "entirely"])
+@pytest.mark.parametrize(
+    ("axis", "gone", "left"),
+    [("datasets", "large", ["small"]), ("methods", "hlrs", ["darts", "random"]), ("seeds", "1", [0])],
+)
+def test_prune_of_a_smaller_matrix_leaves_nothing_of_what_was_taken_out(axis, gone, left, entirely):
+    whole = params()
+    for job in plan.plan(whole):
+        make(job)
+    tree = whole.model_dump(mode="json")
+    tree["matrix"][axis] = left
+    if entirely and axis != "seeds":
+        del tree[axis][gone]
+    less = plan.plan(Params.model_validate(tree))
+    make(report_of(less))
+    for stage in OUTPUTS:
+        plan.prune(less, stage)
+    assert files("results") == {path for job in less for path in job.outputs}
+    assert not [path for path in Path("results").rglob("*") if path.name == gone]
+    assert all(any(path.iterdir()) for path in Path("results").rglob("*") if path.is_dir())
+    plan.restore(plan.plan(whole))
+    assert {path for job in plan.plan(whole) for path in job.outputs} <= files("results")
+
+
+def test_prune_and_restore_know_retrainings_published_genotypes_and_resnets():
+    more = params(**AGAIN, **FIXED, methods__hlrs={"searcher": {"kind": "resnet"}})
+    for job in plan.plan(more):
+        make(job)
+    less = plan.plan(params(matrix__methods=["darts"]))
+    kept = {path for job in less if job.stage != "report" for path in job.outputs}
+    for stage in OUTPUTS:
+        plan.prune(less, stage)
+    assert files("results") == kept
+    plan.restore(plan.plan(more))
+    assert {path for job in plan.plan(more) for path in job.outputs} <= files("results")
+
+
+SMALL = {"matrix__datasets": ["small"], "matrix__methods": ["darts", "random"], "matrix__seeds": [0]}
+DARTS = runs(RUN_STAGES, ["small"], ["darts"], [0])
+ALL = {("split", "small")} | runs(RUN_STAGES, ["small"], ["darts", "random"], [0]) | REPORT
+SITUATIONS = {  # changed params, results that are missing, and what has to run then
+    "finished": ({}, set(), set()),
+    "fresh": ({}, ALL, ALL),
+    "a method edited": ({"methods__darts__arch_lr": {"kind": "cosine"}}, set(), DARTS | REPORT),
+    "a smaller matrix": ({"matrix__methods": ["darts"]}, set(), REPORT),
+    "another seed": (
+        {"matrix__seeds": [0, 1]},
+        set(),
+        runs(RUN_STAGES, ["small"], ["darts", "random"], [1]) | REPORT,
+    ),
+    "a result that nobody misses": ({}, {("search", "small/darts/0")}, set()),
+    "a chain": ({}, DARTS | REPORT, DARTS | REPORT),
+    "the report, which reads of every result": (
+        {},
+        {("search", "small/darts/0")} | REPORT,
+        {("search", "small/darts/0"), ("extract", "small/darts/0")} | REPORT,  # the alphas' other reader
+    ),
+    "what others read as well": (  # an extraction reads alphas, which are there
+        {},
+        {("split", "small")} | REPORT,
+        ALL - runs(["extract"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_what_is_due(situation):
+    changes, gone, expected = SITUATIONS[situation]
+    for job in plan.plan(params(**SMALL)):
+        if (job.stage, job.run) not in gone:
+            make(job)
+    assert {(job.stage, job.run) for job in plan.due(plan.plan(params(**SMALL | changes)))} == expected
+
+
+def test_a_file_of_the_report_is_due():
+    jobs = plan.plan(params(**SMALL))
+    for job in jobs:
+        make(job)
+    report_of(jobs).output("runs.csv").unlink()
+    assert [job.stage for job in plan.due(jobs)] == ["report"]
+
+
+def test_what_is_due_of_a_retraining_leaves_its_search_alone():
+    few, more = plan.plan(params()), plan.plan(params(**AGAIN))
+    for job in few:
+        make(job)
+    assert {(job.stage, job.run) for job in plan.due(more)} == (
+        {(stage, f"{run}-3") for stage, run in runs(("retrain", "evaluate"))} | REPORT
+    )
+
+
+def test_restore_takes_back_what_is_asked_for_again():
+    old, new = plan.plan(params()), plan.plan(params(methods__darts__arch_lr={"kind": "cosine"}))
+    for job in {job.key: job for job in old + new}.values():
+        make(job)
+    for stage in OUTPUTS:
+        plan.prune(new, stage)
+    plan.restore(old)
+    assert {path for job in old for path in job.outputs} <= files("results")
+    assert all(Path(path).read_text().endswith(job.key) for job in old for path in job.outputs)
+
+
+def test_restore_leaves_a_result_alone_that_was_made_again():
+    old, new = plan.plan(params()), plan.plan(params(report__title="Another"))
+    make(report_of(old), "first")
+    plan.prune(new, "report")
+    make(report_of(old), "second")
+    plan.restore(old)
+    assert report_of(old).output("index.html").read_text().startswith("second")
+
+
+def test_prune_before_anything_was_made():
+    assert plan.prune(plan.plan(params()), "search") == []
+
+
+def test_prune_keeps_the_results_of_a_seed_that_looks_like_a_key():
+    jobs = plan.plan(params(matrix__seeds=[202406110001]))
+    for job in jobs:
+        make(job)
+    assert plan.prune(jobs, "search") == []
+    assert files("results") == {path for job in jobs for path in job.outputs}
+
+
+def report_of(jobs):
+    return next(job for job in jobs if job.stage == "report")
+
+
+def test_publish_copies_the_whole_report():
+    jobs = plan.plan(params())
+    make(report_of(jobs))
+    assert plan.publish(jobs)
+    names = [*OUTPUTS["report"], PROVENANCE]
+    assert files("report") == {f"report/{name}" for name in names}
+    for name in names:
+        assert Path("report", name).read_text() == report_of(jobs).output(name).read_text()
+
+
+def test_publish_waits_for_the_whole_report():
+    jobs = plan.plan(params())
+    make(report_of(jobs))
+    report_of(jobs).output(PROVENANCE).unlink()
+    assert not plan.publish(jobs)
+    assert not Path("report").exists()
+
+
+def test_publish_replaces_the_report_of_other_params_both_ways():
+    old, new = plan.plan(params()), plan.plan(params(report__title="Another"))
+    make(report_of(old))
+    make(report_of(new))
+    for jobs in (old, new, old):
+        plan.publish(jobs)
+        assert Path("report/index.html").read_text().endswith(report_of(jobs).key)
+        assert Path("report", PROVENANCE).read_text().endswith(report_of(jobs).key)
+    assert not [path for path in files("report") if path.endswith(".tmp")]
+
+
+def test_publish_leaves_a_current_report_alone():
+    jobs = plan.plan(params())
+    make(report_of(jobs))
+    plan.publish(jobs)
+    before = Path("report/index.html").stat().st_ino
+    assert plan.publish(jobs)
+    assert Path("report/index.html").stat().st_ino == before
+
+
+def test_publish_brings_back_a_file_that_was_deleted():
+    jobs = plan.plan(params())
+    make(report_of(jobs))
+    plan.publish(jobs)
+    Path("report/index.html").unlink()
+    assert plan.publish(jobs)
+    assert Path("report/index.html").is_file()

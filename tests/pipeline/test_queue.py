@@ -1,0 +1,347 @@
+"""hlrs in SLURM's queue, without a SLURM: why jobs failed, who waits for whom, what a job does at its end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hlrs.artifacts.jobs import Job
+from hlrs.pipeline import slurm, slurm_commands
+from hlrs.pipeline.slurm import REQUESTS, Queued
+from tests.standins import Commands
+
+KEYS = [f"{number:012x}" for number in range(1, 21)]
+JOBS = [Job("search", f"d/m/{seed}", {}, "", {}, key) for seed, key in enumerate(KEYS)]
+RAISE = "set more for search in your profile (set-resources), and start again"
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Stand-ins, and no id of a SLURM job that the tests themselves run in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.01)
+    return Commands(tmp_path / "commands", monkeypatch)
+
+
+def submitted(*entries, run="run"):
+    path = slurm_commands.RECORDS / f"{run}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"job": job, "key": key}) + "\n" for job, key in entries))
+    return path
+
+
+def make(job):
+    for output in map(Path, job.outputs):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.touch()
+
+
+# --- why jobs failed ----------------------------------------------------------------------------------
+
+
+def log(id_, text):
+    path = Path(".snakemake/slurm_logs/rule_search/d_m_0", f"{id_}.log")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def stage_log(job, text):
+    path = Path("logs", job.stage, job.run, f"{job.key}.log")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+OOM = "it needed more memory than mem_mb; " + RAISE
+LATE = "its time limit came before its end; " + RAISE
+AT = "CANCELLED AT 2024-03-01T10:20:30"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("slurmstepd: error: Job 7 exceeded memory limit (9012345 > 8388608), being killed", OOM),
+        ("slurmstepd: error: Step 7.0 exceeded memory limit (9012345 > 8388608), being killed", OOM),
+        (
+            "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.batch. Some of your processes may "
+            "have been killed by the cgroup out-of-memory handler.",
+            OOM,
+        ),
+        ("srun: error: n1: task 0: Out Of Memory", OOM),
+        (f"slurmstepd: error: *** JOB 7 ON n1 {AT} DUE TO TIME LIMIT ***", LATE),
+        (f"slurmstepd: error: *** STEP 7.0 ON n1 {AT} DUE TO TIME LIMIT ***", LATE),
+        (f"slurmstepd: error: *** JOB 7 ON n1 {AT} ***", "it was cancelled"),
+        ("hlrs: d/m/0: the loss is not a number", "d/m/0: the loss is not a number"),
+        ("hlrs: one thing\nhlrs: then another", "then another"),
+    ],
+)
+def test_why_a_job_failed_is_read_from_its_log(commands, line, reason):
+    submitted(("7", KEYS[0]))
+    log("7", f"Building DAG of jobs...\n{line}\nError in rule search:\n")
+    assert slurm.failures(JOBS, 0.0) == [f"search d/m/0 (SLURM job 7): {reason}"]
+
+
+@pytest.mark.parametrize(
+    "earlier", ["PREEMPTION", "JOB REQUEUE", "NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS"]
+)
+def test_an_interruption_that_the_job_went_on_from_is_not_why_it_failed(commands, earlier):
+    submitted(("7", KEYS[0]))
+    log("7", f"slurmstepd: error: *** JOB 7 ON n1 {AT} DUE TO {earlier} ***\nhlrs: the file is truncated\n")
+    assert slurm.failures(JOBS, 0.0) == ["search d/m/0 (SLURM job 7): the file is truncated"]
+
+
+def test_a_gpu_without_memory_left_is_not_told_as_main_memory(commands):
+    submitted(("7", KEYS[0]))
+    path = log("7", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n")
+    assert slurm.failures(JOBS, 0.0) == [f"search d/m/0 (SLURM job 7): see {path}"]
+
+
+def test_the_stages_own_log_is_read_as_well(commands):
+    submitted(("7", KEYS[0]), ("8", KEYS[1]))
+    stage_log(JOBS[0], "epoch 1\nhlrs: no room\n")
+    log("8", "hlrs: no data\n")
+    stage_log(JOBS[2], "hlrs: another's\n")
+    assert slurm.failures(JOBS, 0.0) == [
+        "search d/m/0 (SLURM job 7): no room",
+        "search d/m/1 (SLURM job 8): no data",
+    ]
+
+
+def test_where_nothing_is_known_the_log_is_named(commands):
+    submitted(("7", KEYS[0]), ("8", KEYS[1]))
+    path = log("7", "Killed\n")
+    assert slurm.failures(JOBS, 0.0) == [
+        f"search d/m/0 (SLURM job 7): see {path}",
+        "search d/m/1 (SLURM job 8): see its log",
+    ]
+
+
+def test_of_jobs_with_results_of_other_params_and_of_earlier_runs_nothing_is_said(commands):
+    submitted(("7", KEYS[0]), ("8", "ffffffffffff"))
+    make(JOBS[0])
+    os.utime(submitted(("6", KEYS[1]), run="earlier"), (1000, 1000))
+    assert slurm.failures(JOBS, 2000.0) == []
+
+
+def test_ten_failures_are_told_at_most(commands):
+    submitted(*((str(100 + i), key) for i, key in enumerate(KEYS[:13])))
+    told = slurm.failures(JOBS, 0.0)
+    assert (len(told), told[-1]) == (11, "and 3 more")
+    assert told[9] == "search d/m/9 (SLURM job 109): see its log"
+    submitted(*((str(100 + i), key) for i, key in enumerate(KEYS[:10])))
+    assert len(slurm.failures(JOBS, 0.0)) == 10
+
+
+# --- jobs of an earlier snakemake ---------------------------------------------------------------------
+
+
+def test_queued_are_jobs_of_this_folder_and_of_these_keys(commands, tmp_path):
+    submitted(("9", KEYS[0]), ("10", KEYS[1]), ("11", KEYS[2]), ("12", KEYS[3]))
+    lines = [f"10|PENDING|{tmp_path}", f"9|RUNNING|{tmp_path}", f"11|RUNNING|{tmp_path}x"]
+    lines += [f"12|RUNNING|{tmp_path}", f"13|RUNNING|{tmp_path}"]
+    commands.write("sbatch", "true")
+    commands.write("squeue", "\n".join(f"echo '{line}'" for line in lines))
+    expected = [Queued("9", "RUNNING", KEYS[0]), Queued("10", "PENDING", KEYS[1])]
+    assert slurm.queued(KEYS[:3]) == expected
+    assert slurm.queued(iter(KEYS[:3])) == expected
+    assert f"--user={os.getuid()}" in commands.calls("squeue")[0]
+
+
+def test_without_submissions_or_without_slurm_nobody_is_asked(commands, monkeypatch):
+    commands.write("squeue", "echo '9|RUNNING|/'")
+    commands.write("sbatch", "true")
+    assert slurm.queued(KEYS) == []
+    submitted(("9", KEYS[0]))
+    (commands.folder / "sbatch").unlink()
+    monkeypatch.setenv("PATH", str(commands.folder))
+    assert slurm.queued(KEYS) == []
+    assert commands.calls("squeue") == []
+
+
+def test_a_job_of_an_earlier_snakemake_is_waited_for(commands, tmp_path, capsys):
+    submitted(("9", KEYS[0]), ("10", KEYS[1]))
+    commands.write("sbatch", "true")
+    here = f"echo '9|RUNNING|{tmp_path}'"
+    commands.write(
+        "squeue",
+        f"[ $n -gt 4 ] || {here}\n[ $n -gt 2 ] || echo '10|PENDING|{tmp_path}'",
+    )
+    slurm.wait_for_earlier(JOBS, wait=True)
+    assert len(commands.calls("squeue")) == 5
+    assert capsys.readouterr().err.splitlines() == [
+        "hlrs: jobs of an earlier snakemake are still in the queue (9 running: search d/m/0, "
+        "10 pending: search d/m/1); waiting for them (`scancel 9 10` stops them and loses nothing)",
+        "hlrs: jobs of an earlier snakemake are still in the queue (9 running: search d/m/0); "
+        "waiting for them (`scancel 9` stops them and loses nothing)",
+    ]
+
+
+def test_a_dry_run_tells_and_does_not_wait(commands, tmp_path, capsys):
+    ids = [str(9 + i) for i in range(5)]
+    submitted(*zip(ids, KEYS, strict=False))
+    commands.write("sbatch", "true")
+    lines = "\n".join(f"echo '{id_}|RUNNING|{tmp_path}'" for id_ in ids)
+    commands.write("squeue", f"[ $n -lt 9 ] || exit 0\n{lines}")
+    slurm.wait_for_earlier(JOBS, wait=False)
+    assert len(commands.calls("squeue")) == 1
+    assert capsys.readouterr().err == (
+        "hlrs: jobs of an earlier snakemake are still in the queue (9 running: search d/m/0, "
+        "10 running: search d/m/1, 11 running: search d/m/2, 2 more)\n"
+    )
+
+
+def test_a_job_whose_result_is_there_is_not_waited_for(commands, tmp_path, capsys):
+    submitted(("9", KEYS[0]))
+    make(JOBS[0])
+    commands.write("sbatch", "true")
+    commands.write("squeue", f"[ $n -gt 9 ] || echo '9|COMPLETING|{tmp_path}'")
+    slurm.wait_for_earlier(JOBS, wait=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_while_squeue_does_not_answer_nothing_is_begun(commands, capsys):
+    """The jobs of an earlier snakemake may be at work."""
+    submitted(("9", KEYS[0]))
+    commands.write("sbatch", "true")
+    commands.write("squeue", "[ $n -gt 3 ] || exit 1")
+    slurm.wait_for_earlier(JOBS, wait=True)
+    assert len(commands.calls("squeue")) == 4
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("hlrs: squeue does not answer")
+
+
+def test_a_dry_run_does_not_wait_for_squeue(commands, capsys):
+    submitted(("9", KEYS[0]))
+    commands.write("sbatch", "true")
+    commands.write("squeue", "[ $n -gt 9 ] || exit 1")
+    slurm.wait_for_earlier(JOBS, wait=False)
+    assert len(commands.calls("squeue")) == 1
+    assert capsys.readouterr().err.startswith("hlrs: squeue does not answer")
+
+
+def test_the_patient_commands_come_first_once(commands, monkeypatch, tmp_path):
+    folder = tmp_path / "a folder; and 'quotes"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    commands.write("squeue", "echo real")
+    slurm.be_patient()
+    slurm.be_patient()
+    path = os.environ["PATH"].split(os.pathsep)
+    assert path[0] == str(folder / ".hlrs/bin")
+    assert path.count(path[0]) == 1
+    assert sorted(p.name for p in Path(".hlrs/bin").iterdir()) == sorted(slurm_commands.TOOLS)
+    done = subprocess.run(["squeue", "--me", "a  b"], capture_output=True, text=True, check=True)
+    assert (done.stdout, commands.calls("squeue")) == ("real\n", [["--me", "a  b"]])
+
+
+def test_an_answer_is_what_was_printed_or_nothing(commands, monkeypatch):
+    commands.write("sinfo", "echo yes; echo no >&2; exit $1")
+    assert slurm.ask("sinfo", "0") == "yes\n"
+    assert slurm.ask("sinfo", "1") is None
+    assert slurm.ask("no-such-command-of-slurm") is None
+    monkeypatch.setattr(slurm, "ASK_SECONDS", 0.1)
+    commands.write("sinfo", "exec sleep 30")
+    assert slurm.ask("sinfo") is None
+
+
+# --- in a job -----------------------------------------------------------------------------------------
+
+
+def job(program, expected=0, **variables):
+    """stderr of a process of SLURM job 41 that serves it and then runs a program."""
+    script = f"from hlrs import slurm\nimport os, signal, subprocess, sys\nslurm.serve_job()\n{program}"
+    environment = {**os.environ, "SLURM_JOB_ID": "41"} | variables
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,  # a job's processes are a group of their own
+    )
+    assert done.returncode == expected, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(("end", "status"), [("", 0), ("sys.exit(75)", 75), ("raise ValueError", 1)])
+def test_a_job_is_requeued_once_at_its_end_if_its_stage_asked(commands, end, status):
+    commands.write("scontrol", "test ! -e .hlrs/requeue/41")
+    told = job(f"slurm.request_requeue(); slurm.request_requeue()\n{end}", expected=status)
+    assert commands.calls("scontrol") == [["requeue", "41"]]
+    assert "hlrs: SLURM job 41 goes on from its checkpoint when its turn comes\n" in told
+    assert not (REQUESTS / "41").exists()
+
+
+def test_a_job_whose_stage_did_not_ask_ends(commands):
+    commands.write("scontrol", "true")
+    (REQUESTS / "42").parent.mkdir(parents=True)
+    (REQUESTS / "42").write_text("another's\n")
+    (REQUESTS / "41").write_text("of an earlier allocation\n")
+    assert job("") == ""
+    assert commands.calls("scontrol") == []
+    assert [path.name for path in REQUESTS.iterdir()] == ["42"]
+
+
+def test_outside_a_job_nothing_is_asked_and_nothing_is_set_up(commands):
+    slurm.request_requeue()
+    assert not REQUESTS.exists()
+    before = signal.getsignal(signal.SIGUSR1)
+    slurm.serve_job()
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_a_requeue_that_slurm_refuses_is_one_line(commands):
+    refusal = "Requested operation is presently disabled\n  for job 41"
+    commands.write("scontrol", f"echo '{refusal}' >&2; exit 1")
+    assert job("slurm.request_requeue()") == (
+        "hlrs: SLURM job 41 could not be requeued (Requested operation is presently disabled for job 41); "
+        "its state is saved, `snakemake --profile slurm` goes on\n"
+    )
+
+
+def test_where_there_is_no_scontrol_it_is_one_line(commands):
+    told = job("slurm.request_requeue()", PATH=str(commands.folder))
+    assert told.startswith("hlrs: SLURM job 41 could not be requeued (")
+    assert told.count("\n") == 1
+
+
+def test_the_warning_ends_neither_the_job_nor_is_it_ignored_by_its_children(commands):
+    commands.write("scontrol", "true")
+    job(
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "child = subprocess.run([sys.executable, '-c', "
+        "'import os, signal; os.kill(os.getpid(), signal.SIGUSR1); signal.pause()'])\n"
+        "sys.exit(0 if child.returncode == -signal.SIGUSR1 else f'child: {child.returncode}')"
+    )
+
+
+def test_a_stage_that_only_starts_gets_the_warning_when_it_listens(commands):
+    commands.write("scontrol", "true")
+    listen = "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7)); print(flush=True); signal.pause()"
+    starting = f"import signal, sys\ninput()\n{listen}"
+    program = (
+        "def child(code):\n"
+        "    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)\n"
+        "    return subprocess.Popen([sys.executable, '-c', code], **pipes)\n"
+        "handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"  # as the rule's shell has it
+        f"stage, witness = child({starting!r}), child({'import signal, sys;' + listen!r})\n"
+        "signal.signal(signal.SIGUSR1, handler)\n"
+        "witness.stdout.readline()\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "assert witness.wait() == 7\n"  # the first warning was sent
+        "stage.communicate('\\n')\n"
+        "sys.exit(0 if stage.returncode == 7 else f'stage: {stage.returncode}')"
+    )
+    job(program, SLURM_STEP_ID="0")
+
+
+def test_the_warning_is_that_which_a_stage_saves_at():
+    from hlrs.pipeline.snakemake import SLURM_EXTRA
+
+    assert SLURM_EXTRA.split()[0] == "--signal=USR1@120"
+    assert slurm.WARNING is signal.SIGUSR1

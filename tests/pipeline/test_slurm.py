@@ -1,0 +1,447 @@
+"""The workflow on a real SLURM of two nodes (tests/cluster/slurm.py), and all that happens to jobs there.
+
+The cluster has no accounting, forgets a job ten seconds after its end, and its GPUs are device files.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hlrs.artifacts.jobs import CHECKPOINTS
+from hlrs.artifacts.tensors import read_tensors
+from tests import thin
+from tests.cluster import slurm
+from tests.conftest import edit, outputs, record, untested
+from tests.pipeline.test_container import image  # noqa: F401 - a fixture
+from tests.pipeline.test_workflow import (  # noqa: F401 - fixtures among them
+    EVERYTHING,
+    IDLE,
+    PROVENANCE,
+    by_stage,
+    counting,
+    duplicate,
+    environment,
+    first,
+    once,
+    repository,
+    results,
+    sha256,
+)
+
+DEADLINE = 240.0
+RUN = "digits/hlrs/0"
+EPOCHS = 150
+LONG = {
+    "matrix.methods": ["hlrs"],
+    "report": {},
+    "search.epochs": EPOCHS,
+    "search.collapse": {"power_iterations": 0},
+}
+QUICK = {"seconds-between-status-checks": 2, "slurm-init-seconds-before-status-checks": 2, "latency-wait": 5}
+CPU = {"HLRS_DEVICE": "cpu"}  # the device files are no GPUs
+
+
+@contextlib.contextmanager
+def running(kind, folder, **settings):
+    """A cluster of a kind, slurm or accounting; where it cannot be had, CI fails and others are told."""
+    reason = kind.missing()
+    if reason:
+        untested("ON A REAL SLURM", reason, "HLRS_TEST_SLURM")
+    one = kind.Cluster(folder)
+    with slurm.alone():
+        try:
+            one.start(MinJobAge=10, **settings)
+            yield one
+        finally:
+            one.stop()
+
+
+@pytest.mark.e2e
+def test_a_cluster_whose_test_was_killed_is_cleared_away(tmp_path):
+    if reason := slurm.missing():
+        untested("ON A REAL SLURM", reason, "HLRS_TEST_SLURM")
+    left = slurm.Cluster(tmp_path / "left")
+    command = [sys.executable, slurm.__file__, str(left.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()  # its nodes are up
+        process.kill()
+    assert len(left.marked()) == 4  # munged, slurmctld and two slurmd
+    assert slurm.missing() == ""  # what is left in /etc/slurm is not taken for the machine's own
+    with slurm.alone():
+        left.wait(lambda: not left.marked(), "its daemons live on")
+        assert not any(os.path.lexists(slurm.ETC / name) for name in slurm.FILES)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with running(slurm, tmp_path_factory.mktemp("slurm")) as one:
+        yield one
+
+
+def command_line(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def parent(pid):
+    return int(re.search(r"^PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1])
+
+
+class Site:
+    """A checkout on the cluster, and the user who works in it."""
+
+    def __init__(self, cluster, folder):
+        self.cluster, self.folder = cluster, folder
+        self.environment = {
+            **environment(folder),
+            **CPU,
+            slurm.MARK: str(cluster.folder),
+            "XDG_CONFIG_HOME": f"{folder}.config",
+        }
+        self.process = None
+
+    def command(self, *command, status=0, **variables):
+        """Output of a command, whose exit status must be `status`."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment | variables,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+        assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def profile(self, *options):
+        """`hlrs profile slurm`, then shorter pauses: nothing here takes minutes."""
+        self.command("hlrs", "profile", "slurm", *options)
+        self.lay_over(**QUICK)
+
+    def lay_over(self, **changes):
+        """Edit the profile."""
+        path = Path(f"{self.folder}.config/snakemake/slurm/config.yaml")
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+    def set_site(self, **facts):
+        """Lay other facts over the site's."""
+        path = Path(f"{self.folder}.config/snakemake/slurm/site.yaml")
+        path.write_text(yaml.safe_dump((yaml.safe_load(path.read_text()) or {}) | facts))
+
+    def start(self, *arguments, **variables):
+        """`snakemake --profile slurm` in the background."""
+        with self.output.open("a") as output:
+            self.process = subprocess.Popen(
+                ["snakemake", "--profile", "slurm", *arguments],
+                cwd=self.folder,
+                env=self.environment | variables,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self):
+        return Path(f"{self.folder}.output")
+
+    def finish(self, status=0):
+        """Wait for it."""
+        code = self.process.wait(DEADLINE)
+        assert code == status, f"{code}\n{self.told()}"
+        self.process = None
+
+    def complaints(self):
+        """The lines of hlrs's own that snakemake showed."""
+        return [line for line in self.output.read_text().splitlines() if line.startswith("hlrs:")]
+
+    def told(self):
+        """What it said, and what the jobs' logs say."""
+        logs = [
+            *(self.folder / ".snakemake/slurm_logs").rglob("*.log"),
+            *(self.folder / "logs").rglob("*.log"),
+        ]
+        return "\n".join(
+            [self.output.read_text(), *(f"--- {p}\n{p.read_text()[-1500:]}" for p in sorted(logs))]
+        )
+
+    def wait(self, condition, complaint):
+        """Until the condition holds, while snakemake runs."""
+        deadline = time.monotonic() + DEADLINE
+        while not condition():
+            ended = self.process is not None and self.process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                raise AssertionError(f"{complaint}\n{self.told()}\n{self.cluster.logs()}")
+            time.sleep(0.05)
+
+    # --- a search at work -----------------------------------------------------------------------------
+
+    def job(self, state="RUNNING"):
+        """(id, node) of the search in the queue, once it is in this state."""
+        found = []
+
+        def there():
+            found[:] = [
+                (id_, node)
+                for id_, (its_state, comment, node, _) in self.cluster.queue().items()
+                if its_state == state and comment.startswith("rule_search")
+            ]
+            return found
+
+        self.wait(there, f"no search is {state}")
+        return found[0]
+
+    @property
+    def log(self):
+        text = [path.read_text() for path in (self.folder / "logs/search" / RUN).glob("*.log")]
+        return text[0] if text else ""
+
+    def resumed(self):
+        """The epoch at which the present run of the search went on."""
+        match = re.search(r"resumed at epoch (\d+)", self.log)
+        return int(match[1]) if match else 0
+
+    def stage_process(self):
+        """The process that trains."""
+        [pid] = [p for p in self.cluster.processes() if b"hlrs\0search" in command_line(p)]
+        return pid
+
+    def step_process(self):
+        """The snakemake inside the step, which SLURM's shepherd started."""
+        shepherds = set(self.cluster.shepherds())
+        [pid] = [
+            p for p in self.cluster.processes() if parent(p) in shepherds and b"snakemake" in command_line(p)
+        ]
+        return pid
+
+    def progressed(self):
+        """Wait until the search went on, and trained further; the epoch that is safe."""
+        before = self.position()
+        self.wait(lambda: self.position() > before, "the search does not go on")
+        return self.position()
+
+    def position(self):
+        """The epochs that the search's checkpoint holds."""
+        paths = list((self.folder / CHECKPOINTS).glob("*.safetensors"))
+        return read_tensors(paths[0])[1]["epoch"] if paths else 0
+
+    def goes_on(self, epoch):
+        """Wait until the search goes on where it was, or later: no epoch is trained twice."""
+        self.wait(lambda: self.resumed() >= epoch, f"the search does not go on at epoch {epoch}")
+
+
+@pytest.fixture
+def site(cluster, repository, tmp_path):
+    """A checkout with tiny params on an empty queue, and the profile written."""
+    cluster.wait(lambda: not cluster.queue(), "jobs are left in the queue")
+    one = Site(cluster, duplicate(repository, tmp_path / "site"))
+    one.profile()
+    yield one
+    if one.process is not None and one.process.poll() is None:
+        os.killpg(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+    cluster.ask("scancel", "--user=root")
+
+
+@pytest.fixture
+def long_search(site):
+    """A site whose params ask for one search that takes a while; an undisturbed one runs elsewhere."""
+    site.command("hlrs", "split", "digits")
+    edit(site.folder / "params.yaml", **LONG)
+    reference = duplicate(site.folder, site.folder.with_name("reference"))
+    process = subprocess.Popen(
+        ["hlrs", "search", RUN],
+        cwd=reference,
+        env=environment(reference) | CPU,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    yield site, reference, process
+    process.kill()
+    process.wait()
+
+
+def same_as_undisturbed(site, reference, process):
+    """The search's bytes are those of one that nothing happened to, and every epoch was counted once."""
+    assert process.wait(DEADLINE) == 0
+    assert outputs(site.folder, "search") == outputs(reference, "search")
+    found = record(site.folder, "search", RUN)
+    assert [entry["epoch"] for entry in found["throughput"]] == list(range(EPOCHS))
+    return found
+
+
+# --- undisturbed --------------------------------------------------------------------------------------
+
+
+def test_the_workflow_runs_on_slurm_and_gives_the_same_bytes(site, first):
+    with counting(site.folder) as ran:
+        site.start()
+        site.finish()
+    assert ran == results(site.folder) == EVERYTHING
+    for stage in by_stage(EVERYTHING):
+        made, expected = outputs(site.folder, stage), outputs(first[0], stage)
+        assert {n: d for n, d in made.items() if not n.endswith("index.html")} == {
+            n: d for n, d in expected.items() if not n.endswith("index.html")
+        }
+    records = [json.loads(path.read_text()) for path in (site.folder / "results").rglob(PROVENANCE)]
+    gpus = {(r["stage"], r["slurm_gpus"], r["slurm_job"] is not None) for r in records}
+    assert gpus == {  # the extractions, a second each, were not submitted
+        *((stage, 1, True) for stage in ("search", "retrain", "evaluate")),
+        *((stage, 0, True) for stage in ("split", "report")),
+        ("extract", 0, False),
+    }
+    assert (site.folder / "report/index.html").is_file()
+    assert IDLE in site.command("snakemake", "--profile", "slurm", "-n")
+
+
+def test_rules_run_in_a_container_on_slurm(site, image):
+    """The warning reaches a search through Apptainer; the job goes on in another allocation."""
+    edit(site.folder / "params.yaml", **LONG)
+    site.command("hlrs", "split", "digits")
+    site.profile("--force", "--container", str(image[0]))
+    site.environment |= thin.binds()
+    site.start("search_all")
+    safe = site.progressed()
+    os.kill(site.step_process(), signal.SIGUSR1)
+    site.goes_on(safe)
+    site.finish()
+    found = record(site.folder, "search", RUN)
+    assert found["image"] == f"sha256:{sha256(image[0])}"
+    assert (found["resumes"], found["slurm_gpus"]) == (1, 1)
+    assert image[1] in site.log  # written by the image's python alone
+
+
+# --- interruptions: SLURM owns the continuation, nobody has to do anything ----------------------------
+
+
+def test_a_search_goes_on_past_its_time_limit_a_preemption_and_the_loss_of_its_node(long_search):
+    site, *reference = long_search
+    site.set_site(time_limit=30)
+    site.start("search_all")
+    job, node = site.job()
+    assert site.cluster.ask("squeue", "--noheader", "-o", "%l", f"--jobs={job}") == "30:00"
+    safe = site.progressed()
+    # SLURM looks at limits each 30 s; the search is not to end before. SLURM sends SIGCONT with its warning.
+    os.kill(site.stage_process(), signal.SIGSTOP)
+    site.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=3")  # it warns 2 minutes before that
+    site.wait(lambda: "SIGUSR1 came; saved" in site.log or site.resumed(), "SLURM does not warn")
+    site.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # no warning among what follows
+    site.goes_on(safe)
+    assert site.job()[0] == job
+
+    safe = site.progressed()
+    os.kill(site.step_process(), signal.SIGUSR1)  # alone, as SLURM signals with proctrack/cgroup
+    site.goes_on(safe)
+
+    safe = site.progressed()
+    node = site.job()[1]
+    site.cluster.ask(
+        "sbatch",
+        "--partition=urgent",
+        f"--nodelist={node}",
+        "--exclusive",
+        "--wrap=true",
+        "--output=/dev/null",
+    )
+    site.wait(lambda: site.cluster.queue().get(job, ["gone"])[0] != "RUNNING", "it is not preempted")
+    site.goes_on(safe)
+
+    safe = site.progressed()
+    node = site.job()[1]
+    site.cluster.lose(node)
+    site.wait(lambda: site.job()[1] != node, "the job does not leave the lost node")
+    site.goes_on(safe)
+    site.cluster.start_node(node)
+    site.finish()
+    assert same_as_undisturbed(site, *reference)["resumes"] >= 4
+
+
+# --- failures: nothing is lost, and the same command goes on ------------------------------------------
+
+
+def test_what_ends_a_job_or_snakemake_costs_nothing_but_the_same_command_again(long_search):
+    site, *reference = long_search
+    site.start("search_all")
+    job, _ = site.job()
+    safe = site.progressed()
+    site.cluster.ask("scancel", job)
+    site.finish(status=1)
+    assert f"SLURM-job '{job}' failed" in site.output.read_text()
+
+    site.start("search_all")
+    site.goes_on(safe)
+    safe = site.progressed()
+    os.kill(site.stage_process(), signal.SIGKILL)
+    site.finish(status=1)
+
+    site.start("search_all")
+    site.goes_on(safe)
+    safe = site.progressed()
+    job, _ = site.job()
+    stage = site.stage_process()
+    os.kill(stage, signal.SIGSTOP)  # so that it does not end before the next snakemake has seen it
+    site.process.kill()
+    site.process.wait()
+    notice = f"hlrs: jobs of an earlier snakemake are still in the queue ({job} running: search {RUN})"
+    assert notice in site.command("snakemake", "--profile", "slurm", "-n", "search_all")
+    site.start("search_all")
+    waiting = f"waiting for them (`scancel {job}` stops them and loses nothing)"
+    site.wait(lambda: waiting in site.output.read_text(), "it does not wait for the earlier one's job")
+    os.kill(stage, signal.SIGCONT)
+    site.finish()
+    assert IDLE in site.output.read_text()  # the earlier one's job made it
+    assert same_as_undisturbed(site, *reference)["resumes"] == 2
+
+
+def test_too_little_memory_is_said_and_more_is_enough(long_search):
+    site, *reference = long_search
+    site.lay_over(**{"set-resources": {"search": {"mem_mb": 150}}})
+    site.start("search_all")
+    site.finish(status=1)
+    [line] = site.complaints()
+    assert re.fullmatch(
+        rf"hlrs: search {RUN} \(SLURM job \d+\): it needed more memory than mem_mb; "
+        r"set more for search in your profile \(set-resources\), and start again",
+        line,
+    )
+    site.lay_over(**{"set-resources": {"search": {"mem_mb": 8000}}})
+    site.start("search_all")
+    site.finish()
+    same_as_undisturbed(site, *reference)
+
+
+def test_a_gpu_that_was_given_and_is_not_there_is_one_line(site):
+    edit(site.folder / "params.yaml", **{"matrix.methods": ["darts"]})
+    site.command("hlrs", "split", "digits")
+    del site.environment["HLRS_DEVICE"]
+    site.start("search_all")
+    site.finish(status=1)
+    [line] = site.complaints()
+    assert re.fullmatch(
+        r"hlrs: search digits/darts/0 \(SLURM job \d+\): SLURM gave this job 1 GPU on \S+, PyTorch sees 0: "
+        r"`hlrs doctor` .*",
+        line,
+    )
+
+
+# --- SLURM itself -------------------------------------------------------------------------------------
+
+
+def test_a_controller_that_is_away_for_two_minutes_strands_nobody(long_search):
+    site, *reference = long_search
+    site.start("search_all")
+    site.progressed()
+    site.cluster.kill("slurmctld")
+    away = time.monotonic()
+    site.wait(lambda: time.monotonic() - away > 120, "")
+    assert site.process.poll() is None
+    site.cluster.start_controller()
+    site.finish()
+    same_as_undisturbed(site, *reference)

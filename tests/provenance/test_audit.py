@@ -1,0 +1,337 @@
+"""The audit of a workflow that ran, was recorded by DVC and committed: whatever is wrong is found."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hlrs.artifacts import code_digest
+from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE
+from hlrs.artifacts.records import seal
+from hlrs.config.params import load
+from hlrs.pipeline import plan
+from hlrs.provenance.audit import Audit, check_data, digests
+from tests.conftest import at_work_in, edit
+from tests.pipeline.test_workflow import (  # noqa: F401
+    commit,
+    duplicate,
+    edited,
+    first,
+    once,
+    recorded,
+    repository,
+    run,
+    sha256,
+    unsearched,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(recorded, tmp_path_factory):  # noqa: F811
+    """A copy of what was recorded, the current folder; the package's code is the one in it, read once."""
+    copy = duplicate(recorded[0], tmp_path_factory.mktemp("audited"))
+    with pytest.MonkeyPatch.context() as patch, at_work_in(copy, patch):
+        yield copy
+
+
+@pytest.fixture
+def folder(whole, recorded):  # noqa: F811
+    """The same, whole again after the test."""
+    yield whole
+    for name in ("results", "report"):
+        shutil.rmtree(whole / name, ignore_errors=True)
+        duplicate(recorded[0] / name, whole / name)
+    shutil.copy2(recorded[0] / "params.yaml", whole)
+
+
+@pytest.fixture
+def own(recorded, tmp_path, monkeypatch):  # noqa: F811
+    """A copy for one test, whose code or commits it changes."""
+    copy = duplicate(recorded[0], tmp_path / "audited")
+    with at_work_in(copy, monkeypatch):
+        yield copy
+
+
+def audit(check=lambda audited: audited.findings()):
+    """(path, what) of every break, and of every remark."""
+    found = [*check(Audit(plan.plan(load(Path("params.yaml")))))]
+    return [f for f in found if f.broken], [f for f in found if not f.broken]
+
+
+def directory(stage, name="digits/hlrs/0"):
+    [found] = Path("results", stage, name).iterdir()
+    return found
+
+
+def rewrite(path, **changes):
+    """Edit a record as a forger would who knows of the seal."""
+    record = json.loads(path.read_text()) | changes
+    record["seal"] = seal(record)
+    path.write_text(json.dumps(record))
+
+
+def test_what_was_recorded_and_committed_is_whole(folder):
+    assert audit() == ([], [])
+
+
+def test_methods_without_a_search_and_retrainings_are_whole_too(unsearched, tmp_path, monkeypatch):  # noqa: F811
+    with at_work_in(duplicate(unsearched[0], tmp_path / "audited"), monkeypatch):
+        assert audit() == ([], [])
+        genotype = directory("extract", "digits/fixed/0") / "genotype.json"
+        genotype.write_text("{}")
+        [broken], _ = audit()
+        assert (broken.path, broken.rests) == (str(genotype), 5)  # two retrainings, as evaluated, the report
+
+
+def test_a_byte_flipped_in_any_artifact_is_found_there(folder):
+    tried = 0
+    for path in sorted(Path("results").rglob("*")):
+        if not path.is_file() or path.name == PROVENANCE:
+            continue
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        broken, remarks = audit()
+        assert [(f.path, f.affected) for f in broken] == [(str(path), str(path))]
+        assert broken[0].what.startswith("has other bytes than on record: sha256 ")
+        assert not remarks
+        path.write_bytes(whole)
+        tried += 1
+    assert tried == 3 + 2 * (2 + 3 + 2 + 2) + len(OUTPUTS["report"])
+
+
+def test_an_artifact_that_is_gone(folder):
+    path = directory("retrain") / "weights.safetensors"
+    path.unlink()
+    broken, _ = audit()
+    assert [(f.path, f.affected) for f in broken] == [
+        (str(path), str(path)),
+        (str(directory("evaluate") / "metrics.json"), str(directory("evaluate") / "metrics.json")),
+    ]
+    assert broken[0].what == "is missing, though it is on record"
+    assert f"weights.safetensors of {path.parent}" in broken[1].what
+
+
+def test_how_much_rests_on_a_broken_artifact_is_counted(folder):
+    path = directory("extract") / "genotype.json"
+    path.write_text(path.read_text() + " ")
+    [broken], _ = audit()
+    assert broken.rests == 3  # its retraining and evaluation, the report
+
+
+def test_a_swapped_genotype(folder):
+    one, other = (
+        directory("extract", f"digits/{method}/0") / "genotype.json" for method in ("darts", "hlrs")
+    )
+    content = one.read_bytes(), other.read_bytes()
+    assert content[0] != content[1]
+    one.write_bytes(content[1])
+    other.write_bytes(content[0])
+    assert [f.path for f in audit()[0]] == [str(one), str(other)]
+
+
+def test_a_genotype_swapped_with_its_record_adjusted(folder):
+    one, other = (directory("extract", f"digits/{method}/0") for method in ("darts", "hlrs"))
+    shutil.copyfile(one / "genotype.json", other / "genotype.json")
+    outputs = json.loads((other / PROVENANCE).read_text())["outputs"]
+    rewrite(other / PROVENANCE, outputs=outputs | {"genotype.json": sha256(one / "genotype.json")})
+    broken, _ = audit()
+    found = {f.affected for f in broken}
+    assert {
+        str(directory("retrain") / "weights.safetensors"),
+        str(directory("evaluate") / "metrics.json"),
+    } < found
+    assert str(other / "genotype.json") in {f.path for f in broken if "dvc.lock" in f.what}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"seconds": 1.0}, "was edited: it does not fit its seal"),
+        ({"host": "elsewhere"}, "was edited: it does not fit its seal"),
+        ({"seed": 3}, "was edited: it does not fit its seal"),
+    ],
+)
+def test_an_edited_record(folder, change, what):
+    path = directory("search") / PROVENANCE
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    broken, _ = audit()
+    assert (str(path), what) in {(f.path, f.what) for f in broken}
+    assert broken[0].affected == str(directory("search") / "alphas.parquet")
+    report = str(directory("report", "all") / "index.html")  # it read the record as it was
+    assert report in {f.affected for f in broken}
+
+
+def test_a_record_of_other_parameters_even_if_sealed_anew(folder):
+    path = directory("search") / PROVENANCE
+    params = json.loads(path.read_text())["params"]
+    rewrite(path, params=params | {"seed": 7})
+    broken, _ = audit()
+    assert broken[0].what == "tells of other parameters, code or inputs than those of its key"
+
+
+def test_a_result_made_with_other_parameters_under_this_key(folder, edited):  # noqa: F811
+    [other] = (edited[0] / "results/search/digits/hlrs/0").iterdir()
+    mine = directory("search")
+    assert other.name != mine.name
+    shutil.rmtree(mine)
+    shutil.copytree(other, mine)
+    broken, _ = audit()
+    assert broken[0].path == str(mine / PROVENANCE)
+    assert broken[0].what == f"is the record of search digits/hlrs/0, key {other.name}: copied from there"
+    assert str(directory("extract") / "genotype.json") in {f.affected for f in broken}
+
+
+def test_one_file_made_with_other_parameters(folder, edited):  # noqa: F811
+    [other] = (edited[0] / "results/search/digits/hlrs/0").iterdir()
+    shutil.copyfile(other / "alphas.parquet", directory("search") / "alphas.parquet")
+    assert [f.path for f in audit()[0]] == [str(directory("search") / "alphas.parquet")]
+
+
+def test_results_copied_from_another_run(folder):
+    mine = directory("retrain")
+    shutil.rmtree(mine)
+    shutil.copytree(directory("retrain", "digits/darts/0"), mine)
+    broken, _ = audit()
+    assert broken[0].path == str(mine / PROVENANCE)
+    assert broken[0].what.startswith("is the record of retrain digits/darts/0, key ")
+
+
+def test_a_missing_link(folder):
+    gone = directory("extract")
+    shutil.rmtree(gone)
+    broken, remarks = audit()
+    first_of = {f"{directory(stage) / OUTPUTS[stage][0]}" for stage in ("retrain", "evaluate")}
+    assert {f.affected for f in broken} == first_of | {str(directory("report", "all") / "index.html")}
+    assert all(str(gone) in f.what for f in broken)
+    assert "1 of the 10 results that the params ask for are not here" in {f.what for f in remarks}
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}"])
+def test_a_record_that_is_missing_or_broken(folder, text):
+    path = directory("split", "digits") / PROVENANCE
+    path.unlink() if text is None else path.write_text(text)
+    broken, _ = audit()
+    assert broken[0].path == str(path)
+    assert broken[0].affected == str(path.parent / "split.parquet")
+    assert broken[0].rests == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"outputs": []}, {"run": 1}, {"inputs": {"x": {"path": "/etc/hosts", "sha256": ""}}}, {"params": None}],
+)
+def test_a_record_that_says_what_no_record_says(folder, changes):
+    path = directory("search") / PROVENANCE
+    rewrite(path, **changes)
+    assert audit()[0][0].what == "not the record of a job, so its artifacts come from nowhere"
+
+
+def test_files_without_a_record(folder):
+    stray = [directory("search") / "notes.txt", Path("results/search/digits/readme")]
+    for path in stray:
+        path.write_text("mine")
+    assert {f.path for f in audit()[0]} == {str(path) for path in stray}
+
+
+def test_bytes_and_record_agree_but_dvc_recorded_others(own):
+    target = directory("report", "all")
+    page = target / "index.html"
+    page.write_text(page.read_text() + " ")
+    outputs = json.loads((target / PROVENANCE).read_text())["outputs"]
+    rewrite(target / PROVENANCE, outputs=outputs | {"index.html": sha256(page)})
+    shutil.rmtree("report")
+    broken, _ = audit()
+    assert {(f.path, f.what) for f in broken} == {
+        (str(path), "is not the version in dvc.lock") for path in (page, target / PROVENANCE)
+    }
+    run(own, "hlrs", "publish")
+    run(own, "dvc", "commit", "--force", "--quiet", "report")
+    assert audit()[0] == []
+
+
+def test_a_published_report_that_is_not_the_result(folder):
+    Path("report/summary.csv").write_text("method,mean\nmine,1.0\n")
+    assert [f.path for f in audit()[0]] == ["report/summary.csv"]
+
+
+def test_other_parameters_leave_remarks_and_break_nothing(folder):
+    edit(Path("params.yaml"), **{"search.epochs": 4})
+    broken, remarks = audit()
+    assert not broken
+    assert {(f.path, f.what) for f in remarks} == {
+        ("report", "shows the report of other parameters"),
+        ("results", "9 of the 10 results that the params ask for are not here"),
+        ("results", "9 results are made with parameters or code that are not the present ones"),
+    }
+
+
+def test_code_that_was_not_committed_is_told(own):
+    path = Path("hlrs/nas/bilevel.py")
+    path.write_text(path.read_text() + "\nMORE = 1\n")
+    code_digest.here.cache_clear()
+    mine = directory("search")
+    [job] = [j for j in plan.plan(load(Path("params.yaml"))) if j.stage == "search" and "hlrs" in j.run]
+    assert job.key != mine.name
+    shutil.copytree(mine, job.directory)  # as if it had run here
+    rewrite(job.output(PROVENANCE), key=job.key, code=job.code)
+    _, remarks = audit()
+    [told] = [f.what for f in remarks if "uncommitted" in f.what]
+    head = run(own, "git", "rev-parse", "HEAD~1").stdout[:12]
+    assert told == f"made by uncommitted code, on top of commit {head}: digits/hlrs/0"
+    run(own, "git", "add", "hlrs")
+    commit(own, "More")
+    rewrite(job.output(PROVENANCE), commit=run(own, "git", "rev-parse", "HEAD").stdout.strip())
+    assert not [f for f in audit()[1] if "uncommitted" in f.what]
+
+
+def test_a_mixture_of_machines_is_told(folder):
+    path = directory("search") / PROVENANCE
+    rewrite(path, cpu="Another CPU")
+    [told] = [f.what for f in audit()[1]]
+    assert told.startswith("runs that are compared differ in device: ")
+    assert "Another CPU (1)" in told
+    rewrite(path, gpu={"name": "A GPU"}, gpu_kernels=False)
+    [told] = [f.what for f in audit()[1]]
+    assert "A GPU, without kernels of our own (1)" in told
+
+
+def test_data_files_are_compared_when_asked_for(folder):
+    assert audit(check_data) == ([], [])
+    target = directory("split", "digits")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(target / "files.parquet")
+    forged = table.set_column(2, "sha256", pa.array(["0" * 64]))
+    pq.write_table(forged, target / "files.parquet")
+    [broken], _ = audit(check_data)
+    assert broken.what == "has other bytes than when digits was split"
+    assert broken.affected == str(target / "split.parquet")
+
+
+def test_the_command_names_the_break_and_fails(folder):
+    said = run(folder, "hlrs", "audit").stdout
+    assert said.endswith("against records, params, commits and dvc.lock:\nall whole and in agreement\n")
+    path = directory("retrain") / "weights.safetensors"
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\xff" if path.read_bytes()[-1:] != b"\xff" else b"\x00")
+    said = run(folder, "hlrs", "audit", status=1).stdout
+    assert f"broken  {path}: has other bytes" in said
+    assert "first affected: this file; 2 other results made from it" in said
+    assert said.endswith("1 broken, 0 remarks\n")
+
+
+def test_a_file_of_several_names_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a").write_bytes(b"abc")
+    os.link("a", "b")
+    Path("c").write_bytes(b"")
+    found = digests([Path("a"), Path("b"), Path("c")])
+    assert found["a"] is found["b"]
+    assert found["a"].sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert found["a"].md5 == ""  # no dvc.lock
+    Path("dvc.lock").touch()
+    assert digests([Path("a")])["a"].md5 == "900150983cd24fb0d6963f7d28e17f72"

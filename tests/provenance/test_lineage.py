@@ -1,0 +1,355 @@
+"""Lineage of a workflow that ran and was recorded twice: from a number to the data, and back in time."""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hlrs.artifacts import code_digest
+from hlrs.artifacts.jobs import ASIDE, OUTPUTS, PROVENANCE
+from hlrs.config.params import load
+from hlrs.data.sources.arrays import digits_file
+from hlrs.errors import UserError
+from hlrs.pipeline import plan
+from hlrs.pipeline.plan_view import why
+from hlrs.provenance import lineage_view
+from hlrs.provenance.lineage import differences, directory_of, earlier, facts, find, read_here, trace
+from tests.conftest import at_work_in, edit
+from tests.pipeline.test_workflow import (  # noqa: F401
+    commit,
+    duplicate,
+    edited,
+    first,
+    once,
+    recorded,
+    repository,
+    run,
+    sha256,
+    unsearched,
+)
+
+STAGES = ["split", "search", "extract", "retrain", "evaluate"]
+
+
+@pytest.fixture
+def folder(edited, tmp_path, monkeypatch):  # noqa: F811
+    """A copy of what was recorded twice, the current folder; the package's code is the one in it."""
+    copy = duplicate(edited[0], tmp_path / "lineage")
+    with at_work_in(copy, monkeypatch):
+        yield copy
+
+
+def read():
+    return load(Path("params.yaml"))
+
+
+def lineage(asked):
+    return trace(find(asked, plan.plan(read())), read_here)
+
+
+def directory(stage, name="digits/hlrs/0"):
+    [found] = Path("results", stage, name).iterdir()
+    return found
+
+
+def test_a_cell_of_the_report_leads_to_the_data(folder):
+    found = facts(lineage("digits/hlrs/0"))
+    metrics = directory("evaluate") / "metrics.json"
+    assert found["artifacts"] == [{"path": str(metrics), "sha256": sha256(metrics), "matches": True}]
+    jobs = {job["stage"]: job for job in found["jobs"]}
+    assert jobs.keys() == set(STAGES)
+    for stage, job in jobs.items():
+        assert job["directory"] == str(directory(stage, "digits" if stage == "split" else "digits/hlrs/0"))
+        record = json.loads(Path(job["directory"], PROVENANCE).read_text())
+        assert {name: job[name] for name in record} == record
+        assert job["matches"] == dict.fromkeys(OUTPUTS[stage], True)
+    read_by_search = {Path(entry["path"]).parent for entry in jobs["search"]["inputs"].values()}
+    assert read_by_search == {Path(jobs["split"]["directory"])}
+    digits = digits_file().read_bytes()
+    assert found["data"] == {
+        "digits": [
+            {
+                "name": "digits",
+                "path": str(digits_file()),
+                "bytes": len(digits),
+                "sha256": hashlib.sha256(digits).hexdigest(),
+            }
+        ]
+    }
+    assert found["missing"] == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "stages"),
+    [
+        ("digits/darts/0", STAGES),
+        ("digits", STAGES),
+        ("report/metrics.json", [*STAGES, "report"]),
+        ("report", [*STAGES, "report"]),
+        ("RETRAIN/history.parquet", ["split", "search", "extract", "retrain"]),
+        ("EXTRACT", ["split", "search", "extract"]),
+    ],
+)
+def test_what_may_be_asked_for(folder, asked, stages):
+    for stage in STAGES[1:]:
+        asked = asked.replace(stage.upper(), str(directory(stage)))
+    assert {record["stage"] for record in lineage(asked).records.values()} == set(stages)
+    absolute = lineage(str(Path(asked).resolve())) if Path(asked).exists() else lineage(asked)
+    assert absolute.targets == lineage(asked).targets
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            "digits/hlrs/7",
+            "no such file, nor a data set, data set/method or data set/method/seed of the params",
+        ),
+        ("params.yaml", "not in the folder of a result"),
+        ("results/search", "not in the folder of a result"),
+        ("/", "not below the current folder"),
+    ],
+)
+def test_what_has_no_lineage_is_one_line(folder, asked, message):
+    with pytest.raises(UserError, match=message) as caught:
+        lineage(asked)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_has_no_record_ends_in_one_line(folder):
+    path = directory("search")
+    (path / PROVENANCE).unlink()
+    with pytest.raises(UserError, match=f"{path}/provenance.json: missing, so nobody knows where "):
+        lineage(str(path / "alphas.parquet"))
+
+
+def test_a_cell_without_a_result_says_so(folder):
+    edit(Path("params.yaml"), **{"retrain.epochs": 3})
+    with pytest.raises(UserError, match="digits/hlrs/0: has no result yet; `hlrs plan`"):
+        lineage("digits/hlrs/0")
+
+
+# --- what is shown ------------------------------------------------------------------------------------
+
+
+def test_the_tree_tells_everything_once_and_fits(folder):
+    lines = [*lineage_view.tree(lineage("digits/hlrs/0"), 110)]
+    assert max(map(len, lines)) <= 110
+    text = "\n".join(lines)
+    for stage in STAGES:
+        name = "digits" if stage == "split" else "digits/hlrs/0"
+        assert text.count(f"{stage} {directory(stage, name).name} · code ") == 1
+    for stage, name in {
+        "search": "alphas.parquet",
+        "extract": "genotype.json",
+        "retrain": "weights.safetensors",
+    }.items():
+        assert text.count(sha256(directory(stage) / name)) == 1
+    assert text.count(sha256(digits_file())) == 1
+    assert "arch_lr: cosine, final 0.2" in text
+    assert "objective: bilateral, branch_cells 1, " in text
+    assert re.search(r"Alike in all 5 jobs:\n  lock     [0-9a-f]{64}\n  image    none\n  host     ", text)
+    assert len(re.findall(r"  commit [0-9a-f]{40}\n", text)) == 5  # the split is of an earlier one
+    assert "!" not in text
+
+
+def test_the_tree_marks_what_is_not_as_recorded(folder):
+    (directory("extract") / "genotype.json").write_text("{}")
+    (directory("split", "digits") / PROVENANCE).unlink()
+    (directory("retrain") / "weights.safetensors").unlink()
+    text = "\n".join(lineage_view.tree(lineage("digits/hlrs/0"), 200))
+    assert re.search(r"genotype.json +sha256 \w{64}  ! the file here has other bytes", text)
+    assert re.search(r"weights.safetensors +sha256 \w{64}  \(not here\)", text)
+    assert f"! no record: {directory('split', 'digits')}/provenance.json is missing" in text
+
+
+def test_many_runs_are_a_line_each(folder):
+    lines = [*lineage_view.tree(lineage("report"), 110)]
+    for method in ("darts", "hlrs"):
+        keys = [directory("split", "digits").name]
+        keys += [directory(stage, f"digits/{method}/0").name for stage in STAGES[1:]]
+        [line] = [line for line in lines if line.startswith(f"digits/{method}/0")]
+        assert line.split()[1:] == keys
+
+
+def test_the_graph_holds_every_job_and_link(folder):
+    found = lineage("report")
+    links = {(s, d) for d in found.records for s in found.sources(d)}
+    assert len(found.records) == 10
+    assert len(links) == 7 * 2 + 9  # of two runs, into the report
+    dot = lineage_view.dot(found)
+    drawn = re.findall(r'^  "([^"]+)" -> "([^"]+)" \[label=', dot, re.MULTILINE)
+    assert set(drawn) == links
+
+
+# --- methods without a search, several retrainings ----------------------------------------------------
+
+
+@pytest.fixture
+def retrained(unsearched, tmp_path, monkeypatch):  # noqa: F811
+    """A copy of what was retrained without a search, the current folder."""
+    copy = duplicate(unsearched[0], tmp_path / "retrained")
+    with at_work_in(copy, monkeypatch):
+        yield copy
+
+
+@pytest.mark.parametrize(
+    ("asked", "runs"),
+    [
+        ("digits/fixed/0", ["digits", "digits/fixed/0"]),
+        ("digits/fixed/0-3", ["digits", "digits/fixed/0", "digits/fixed/0-3"]),
+        ("digits/resnet/0-3", ["digits", "digits/resnet/0-3"]),
+        ("digits/resnet", ["digits", "digits/resnet/0", "digits/resnet/0-3"]),
+    ],
+)
+def test_a_retraining_leads_to_the_genotype_that_it_is_of(retrained, asked, runs):
+    assert sorted({record["run"] for record in lineage(asked).records.values()}) == runs
+
+
+def test_a_search_stands_for_its_retrainings_where_none_has_seed_0(retrained):
+    edit(Path("params.yaml"), **{"matrix.retrain_seeds": [3]})
+    assert lineage("digits/fixed/0").targets == lineage("digits/fixed/0-3").targets
+
+
+def test_a_retraining_is_one_tree_with_its_genotype(retrained):
+    text = "\n".join(lineage_view.tree(lineage("digits/fixed/0-3"), 110))
+    keys = {stage: directory(stage, f"digits/fixed/{seed}").name for stage, seed in RETRAINED.items()}
+    for stage, key in keys.items():
+        assert text.count(f"{stage} {key} · code ") == 1
+    assert "genotype PC_DARTS" in text
+    assert "retrain_seed 3" in text
+
+
+RETRAINED = {"extract": "0", "retrain": "0-3", "evaluate": "0-3"}
+
+
+def test_a_line_a_retraining_has_its_genotypes_key(retrained):
+    lines = [*lineage_view.tree(lineage("report"), 110)]
+    split = directory("split", "digits").name
+    extract = directory("extract", "digits/fixed/0").name
+    for run_, keys in (("fixed/0", [extract]), ("fixed/0-3", [extract]), ("resnet/0-3", [])):
+        own = [directory(stage, f"digits/{run_}").name for stage in ("retrain", "evaluate")]
+        [line] = [line for line in lines if line.startswith(f"digits/{run_} ")]
+        assert line.split()[1:] == [split, *keys, *own]
+
+
+@pytest.mark.parametrize("asked", ["report", "digits/fixed/0-3", "digits/resnet/0"])
+def test_the_graph_holds_what_there_is_without_a_search(retrained, asked):
+    found = lineage(asked)
+    links = {(s, d) for d in found.records for s in found.sources(d)}
+    assert lineage_view.dot(found).count(" [label=") == len(found.records) + len(links)
+
+
+def test_why_a_retraining_would_run(retrained):
+    edit(Path("params.yaml"), **{"matrix.retrain_seeds": [0, 3, 5], "methods.fixed.retrain": {"epochs": 3}})
+    assert reasons("digits/fixed/0-3")["retrain"][2:] == ["methods.fixed.retrain.epochs 2 -> 3"]
+    assert reasons("digits/resnet/0-5")["retrain"][2:] in (["retrain_seed 0 -> 5"], ["retrain_seed 3 -> 5"])
+    assert [*reasons("digits/fixed/0")] == ["extract", "retrain", "evaluate"]
+
+
+# --- two versions -------------------------------------------------------------------------------------
+
+
+def test_what_differs_from_an_earlier_commit(folder):
+    found = lineage("digits/hlrs/0")
+    changes = {d.stage: d for d in differences(earlier(found, "HEAD~1"), found, read())}
+    assert [*changes] == STAGES
+    assert changes["split"].same
+    said = {stage: [*lineage_view.words(change)] for stage, change in changes.items()}
+    assert said["search"][0] == "methods.hlrs.arch_lr.kind coupled -> cosine (final 0.2)"
+    assert said["extract"][0] == "from other results: alphas"
+    assert said["retrain"][0] == "from other results: genotype"
+    assert said["evaluate"][0] == "from other results: genotype, weights"
+    assert said["search"][-1].startswith("other bytes: alphas.parquet, history.parquet")
+    assert all(d.same for d in differences(earlier(found, "HEAD"), found, read()))
+    darts = lineage("digits/darts/0")
+    assert all(d.same for d in differences(earlier(darts, "HEAD~1"), darts, read()))
+
+
+@pytest.mark.parametrize(
+    ("revision", "message"),
+    [("nowhere", "nowhere: no such revision"), ("HEAD~2", "HEAD~2: has no dvc.lock")],
+)
+def test_a_revision_that_cannot_be_compared_is_one_line(folder, revision, message):
+    with pytest.raises(UserError, match=message):
+        earlier(lineage("digits/hlrs/0"), revision)
+
+
+def test_the_command(folder):
+    assert run(folder, "hlrs", "lineage", "digits/hlrs/0").stdout.startswith(
+        "results/evaluate/digits/hlrs/0/"
+    )
+    said = run(folder, "hlrs", "lineage", "digits/hlrs/0", "--since", "HEAD~1").stdout
+    assert said.startswith("4 of 5 jobs differ from those at HEAD~1:\n\nsearch digits/hlrs/0\n")
+    jobs = json.loads(run(folder, "hlrs", "lineage", "report/index.html", "--json").stdout)["jobs"]
+    assert len(jobs) == 10
+    failed = run(folder, "hlrs", "lineage", "digits/hlrs/0", "--since", "HEAD~1", "--dot", status=2)
+    assert failed.stderr == "hlrs: --dot: does not go with --since; --json does\n"
+
+
+def test_folders_of_results():
+    assert directory_of("results/split/d/0123/split.parquet") == "results/split/d/0123"
+    assert directory_of("results/report/all/0123/plots/a.csv") == "results/report/all/0123"
+    assert directory_of("results/search/d/m/0/0123/alphas.parquet") == "results/search/d/m/0/0123"
+    for path in ("results/search/d/m/0", "results/other/d/m/0/0123/x", "elsewhere/search/d/m/0/0123/x", ""):
+        with pytest.raises(UserError):
+            directory_of(path)
+
+
+# --- why a key is what it is --------------------------------------------------------------------------
+
+
+def reasons(name):
+    """stage -> lines about a run."""
+    params = read()
+    found: dict[str, list[str]] = {}
+    for line in why(name, plan.plan(params), params, 500):
+        if line[0] != " ":
+            stage, text = line[:9].strip(), line[9:]
+            found[stage] = [text]
+        else:
+            found[stage].append(line.strip())
+    return found
+
+
+def test_a_run_that_is_here_has_nothing_to_explain(folder):
+    keys = {stage: directory(stage).name for stage in STAGES[1:]}
+    assert reasons("digits/hlrs/0") == {s: [f"{key} is here; nothing to run"] for s, key in keys.items()}
+
+
+def test_parameter_function_and_input_are_named(folder):
+    old = {stage: directory(stage).name for stage in STAGES[1:]}
+    edit(Path("params.yaml"), **{"search.epochs": 4})
+    bilevel = Path("hlrs/nas/bilevel.py")
+    text = bilevel.read_text()
+    name = re.search(r"^def (\w+)", text, re.MULTILINE)
+    assert name
+    bilevel.write_text(text + "\n\ndef added():\n    return 1\n")
+    code_digest.here.cache_clear()
+    found = reasons("digits/hlrs/0")
+    assert found["search"][1].startswith(f"nearest: {old['search']}, made 20")
+    assert found["search"][2:] == ["search.epochs 2 -> 4", "code changed: nas.bilevel.added (new)"]
+    [new] = [j.key for j in plan.plan(read()) if j.stage == "search" and j.run == "digits/hlrs/0"]
+    assert found["extract"][2:] == [f"input alphas: search {old['search']} -> search {new}"]
+
+
+def test_a_new_seed_is_compared_with_the_nearest_run(folder):
+    edit(Path("params.yaml"), **{"matrix.seeds": [0, 5]})
+    assert reasons("digits/hlrs/5")["search"][2:] == ["seed 0 -> 5"]
+    assert " of digits/hlrs/0, made " in reasons("digits/hlrs/5")["search"][1]
+
+
+def test_without_any_result_there_is_nothing_to_compare_with(folder):
+    shutil.rmtree("results")
+    shutil.rmtree(ASIDE, ignore_errors=True)
+    assert reasons("digits/hlrs/0")["search"][1:] == ["there is no result of its stage to compare with"]
+    with pytest.raises(UserError, match="digits/none/0: no run of the params; there are: digits, "):
+        reasons("digits/none/0")
+
+
+def test_why_in_json_is_refused(folder):
+    failed = run(folder, "hlrs", "plan", "--why", "digits/hlrs/0", "--json", status=2)
+    assert failed.stderr.startswith("hlrs: --json: does not go with --why; ")

@@ -1,0 +1,513 @@
+"""The report's figures: what they draw against numbers worked out by hand, their size, their files."""
+
+import csv
+import io
+import re
+import zipfile
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from hlrs.artifacts.tables import SCHEMAS
+from hlrs.nas.drawing import draw_cell
+from hlrs.nas.genotype import PRIMITIVES, edges
+from hlrs.report import charts, figures, figures_results, figures_training, heatmaps
+from hlrs.report.runs import JobRecord, Results, Run
+
+NAMES = ["tail", "head", "middle"]  # by size: head, middle, tail
+COUNTS = {"weights": [1, 80, 25], "alphas": [1, 79, 25], "holdout": [0, 0, 0], "test": [10, 10, 0]}
+GROUPS = ["few", "many", "medium"]
+CONFUSION = [[4, 6, 0], [1, 9, 0], [0, 0, 0]]
+BINS = [
+    {"low": 0.4, "high": 0.6, "images": 5, "accuracy": 0.4, "confidence": 0.5},
+    {"low": 0.8, "high": 1.0, "images": 15, "accuracy": 0.8, "confidence": 0.9},
+]
+STROKES = r'<path class="(heat s\d)" stroke-opacity="([^"]+)" d="([^"]+)"'
+OPERATIONS = ("none", "skip_connect", "sep_conv_3x3")
+NODE = [["skip_connect", 0], ["sep_conv_3x3", 1]]
+GENOTYPE = {"normal": [NODE], "normal_concat": [2], "reduce": [NODE], "reduce_concat": [2]}
+
+
+def weights(epochs: int, nodes: int = 1, primitives=OPERATIONS) -> dict:
+    """Of both cells: those of skip_connect grow by 0.01 an epoch, by 0.02 on edges from state 1, ..."""
+    rows = [
+        (epoch, cell, node, state, op, 0.0, 1 / 3 + 0.01 * epoch * (1 + state) * (op == "skip_connect"), 1.0)
+        for epoch in range(epochs)
+        for cell in ("normal", "reduce")
+        for node, state in edges(nodes)
+        for op in primitives
+    ]
+    return dict(zip(SCHEMAS["alphas"], map(list, zip(*rows, strict=True)), strict=True))
+
+
+def history(stage: str, **given) -> dict:
+    count = len(next(iter(given.values())))
+    base = {"epoch": list(range(count)), "progress": [e / count for e in range(count)]}
+    return {column: [None] * count for column in SCHEMAS[f"{stage}_history"]} | base | given
+
+
+def make_run(method: str, seed: int, **changes) -> Run:
+    metrics = {
+        "top1": 0.65,
+        "balanced_accuracy": 0.65,
+        "many": 0.9,
+        "medium": None,
+        "few": 0.4,
+        "ece": 0.1,
+        "test_images": 20,
+        "calibration": BINS,
+        "per_class": [0.4, 0.9, None],
+        "confusion": CONFUSION,
+        "train_counts": [2, 159, 50],
+        "groups": GROUPS,
+    }
+    searched = history(
+        "search",
+        weights_loss=[2.0, 1.5, 1.0],
+        weights_lr=[0.02, 0.01, 0.001],
+        alphas_lr=[0.003] * 3,
+        skips_normal=[0, 1, 1],
+    )
+    record = {"throughput": [{"epoch": e, "images_per_second": 100.0} for e in range(3)], "host": "node07"}
+    stages = ("search", "extract", "retrain", "evaluate")
+    run = Run(
+        "d", method, seed, 0,
+        metrics=metrics | changes.pop("metrics", {}),
+        genotype=GENOTYPE,
+        histories={
+            "search": searched | changes.pop("search", {}),
+            "retrain": history("retrain", loss=[1.0, 0.5]),
+        },
+        alphas=weights(3),
+        records={stage: JobRecord.read(stage, "", record) for stage in stages},
+        cells={"normal": "", "reduce": ""},
+    )  # fmt: skip
+    return replace(run, **changes)
+
+
+def make_results(runs: list[Run], names=NAMES, counts=COUNTS, reference: str | None = "darts") -> Results:
+    report = {"title": "T", "reference": reference, "confidence": 0.95}
+    return Results(
+        report, {}, {"d": {"names": names, "counts": counts}}, {"d": JobRecord.read("split", "", {})}, runs
+    )
+
+
+def drawn(results: Results, name: str) -> charts.Figure:
+    """The figure of that name."""
+    every = [f for section in figures.sections(results, "d") for f in section.figures]
+    return next(figure for figure in every if figure.name == name)
+
+
+def cells_of(svg: str) -> dict[tuple[int, int], tuple[str, str]]:
+    """(column, row) -> (classes, opacity) of every cell that a heat map's strokes cover, exactly once."""
+    found = {}
+    for classes, opacity, path in re.findall(
+        r'<path class="(heat s\d)" stroke-opacity="([^"]+)" d="([^"]+)"', svg
+    ):
+        x = y = 0
+        for kind, dx, dy, length in re.findall(r"([Mm])(-?\d+) ?(-?\d+)h(\d+)", path):
+            x, y = (int(dx), int(dy)) if kind == "M" else (x + int(dx), y + int(dy))
+            for column in range(x, x + int(length)):
+                assert (column, y) not in found
+                found[column, y] = (classes, opacity)
+            x += int(length)
+    return found
+
+
+# --- shades -------------------------------------------------------------------------------------------
+
+
+def test_a_linear_scale_covers_the_range_and_hits_the_given_value():
+    shades = heatmaps.linear(0.06, 0.3, through=0.125)  # 0.24 in steps of 0.02
+    assert len(shades.labels) == len(shades.bounds) + 1 == 13
+    assert (shades.labels[0], shades.labels[-1]) == ("0.065", "0.305")
+    assert shades.labels[shades.level(0.125)] == "0.125"
+    assert [shades.level(v) for v in (0.0, 0.074, 0.076, 0.3, 1.0)] == [0, 0, 1, 12, 12]
+
+
+def test_shades_of_shares_begin_at_their_numbers():
+    assert [heatmaps.shares().level(v) for v in (0, 0.99, 1, 4.9, 5, 49, 50, 100)] == [0, 0, 1, 2, 3, 5, 6, 6]
+
+
+def test_shades_of_changes_are_the_same_to_either_side():
+    shades = heatmaps.changes()
+    assert [shades.level(v) for v in (-60, -5, -0.5, 0, 0.5, 5, 60)] == [-6, -3, 0, 0, 0, 3, 6]
+    assert [mark.label for mark in shades.marks][5:8] == ["−1", "0", "+1"]
+    assert {shades.classes(-3), shades.classes(3)} == {"heat s0", "heat s1"}
+    assert shades.opacity(-3) == shades.opacity(3) == "0.5"
+
+
+def test_bins_are_even_and_cover_everything():
+    assert heatmaps.bins(5, 2) == [range(2), range(2, 5)]
+    assert heatmaps.bins(3, 25) == [range(1), range(1, 2), range(2, 3)]
+    assert [i for places in heatmaps.bins(1000, 50) for i in places] == list(range(1000))
+
+
+# --- confusions ---------------------------------------------------------------------------------------
+
+
+def test_confusions_are_means_of_rows_sorted_by_size():
+    other = make_run("darts", 1, metrics={"confusion": [[2, 8, 0], [1, 9, 0], [0, 0, 0]]})
+    figure = drawn(make_results([make_run("darts", 0), other]), "confusion")
+    found = {(true, predicted): value for _, true, predicted, value in figure.data[1]}
+    assert found == {
+        ("head", "head"): 90, ("head", "middle"): 0, ("head", "tail"): 10,
+        ("tail", "head"): 70, ("tail", "middle"): 0, ("tail", "tail"): 30,
+    }  # fmt: skip
+    assert "no test images" in figure.note
+    cells = cells_of(figure.charts[0])
+    assert {place: opacity for place, (_, opacity) in cells.items()} == {
+        (0, 0): "1", (2, 0): "0.67", (0, 2): "1", (2, 2): "0.83",
+    }  # fmt: skip
+
+
+def test_differences_of_confusions_to_the_reference():
+    better = make_run("hlrs", 0, metrics={"confusion": [[6, 4, 0], [1, 9, 0], [0, 0, 0]]})
+    figure = drawn(make_results([make_run("darts", 0), better]), "confusion_differences")
+    assert cells_of(figure.parts["hlrs"]) == {(0, 2): ("heat s0", "0.83"), (2, 2): ("heat s1", "0.83")}
+    assert re.findall(r'class="value[^"]*"[^>]*>([^<]+)', figure.parts["hlrs"]) == ["−20", "+20"]
+    assert "Mean of the diagonal 10." in figure.parts["hlrs"]  # of 0 and +20
+
+
+def test_without_a_reference_every_method_has_its_matrix():
+    results = make_results([make_run("darts", 0), make_run("hlrs", 0)], reference=None)
+    assert [*drawn(results, "confusion").parts] == ["darts", "hlrs"]
+    every = {f.name for section in figures.sections(results, "d") for f in section.figures}
+    assert not {"confusion_differences", "class_differences"} & every
+
+
+def many_classes(count: int, method: str = "darts", shift: int = 0) -> Run:
+    """Each class is taken for the one `shift` ranks below it."""
+    confusion = [[0] * count for _ in range(count)]
+    for i in range(count):
+        confusion[i][min(i + shift, count - 1)] = 5
+    return make_run(
+        method,
+        0,
+        metrics={
+            "confusion": confusion,
+            "per_class": [1 - i / count + 0.1 * (shift > 0) for i in range(count)],
+            "groups": ["many"] * (count // 2) + ["few"] * (count - count // 2),
+            "train_counts": [count - i for i in range(count)],
+        },
+    )
+
+
+def thousand(*runs: Run) -> Results:
+    counts = {s: [1000 - i for i in range(1000)] for s in ("weights", "alphas")}
+    rest = {"holdout": [0] * 1000, "test": [5] * 1000}
+    return make_results([*runs], names=[f"class {i}" for i in range(1000)], counts=counts | rest)
+
+
+def test_of_many_classes_neighbours_are_taken_together():
+    results = thousand(many_classes(1000), many_classes(1000, "hlrs", shift=5))
+    figure = drawn(results, "confusion_differences")
+    found = {(true, guess): value for _, true, guess, value in figure.data[1] if value}
+    assert found["1–20", "1–20"] == pytest.approx(-25)  # 5 of 20 ranks leave their bin of 20
+    assert found["1–20", "21–40"] == pytest.approx(25)
+    assert "981–1000" not in {true for true, _ in found}
+    assert "20 classes" in drawn(results, "confusion").note
+    assert len(figure.charts[0]) < 8_000
+    bars = drawn(results, "class_differences")
+    assert [row[5] for row in bars.data[1]] == pytest.approx([10.0] * 100)
+    assert [row[3] for row in bars.data[1]][:2] == ["1–10", "11–20"]
+    assert len(bars.charts[0]) < 8_000
+
+
+# --- classes and methods ------------------------------------------------------------------------------
+
+
+def test_differences_of_classes_pair_the_seeds():
+    runs = [
+        make_run(method, seed, metrics={"per_class": per_class})
+        for method, seed, per_class in (
+            ("darts", 0, [0.4, 0.9, None]),
+            ("darts", 1, [0.2, 0.8, None]),
+            ("hlrs", 0, [0.5, 0.9, None]),
+            ("hlrs", 1, [0.5, 0.7, None]),
+            ("hlrs", 2, [1.0, 1.0, None]),  # darts has no such seed
+        )
+    ]
+    rows = drawn(make_results(runs), "class_differences").data[1]
+    assert [(row[3], row[4]) for row in rows] == [("head", "many"), ("middle", "medium"), ("tail", "few")]
+    assert rows[0][5:] == pytest.approx([-5, -10, 0])
+    assert rows[1][5] is None
+    assert rows[2][5:] == pytest.approx([20, 10, 30])
+
+
+def test_intervals_of_methods():
+    runs = [make_run("darts", i, metrics={"few": v}) for i, v in enumerate((0.2, 0.3, 0.4))]
+    figure = drawn(make_results(runs), "methods")
+    assert [*figure.parts] == ["balanced_accuracy", "top1", "many", "few"]  # none has medium-shot accuracy
+    row = next(row for row in figure.data[1] if row[:3] == ["few", "darts", 2])
+    half = 4.3027 * 0.1 / 3**0.5
+    assert row[3:] == pytest.approx([0.4, 0.3, 0.3 - half, 0.3 + half], abs=1e-4)
+    assert "Highest mean: darts: 30.0 %, interval 5.2 to 54.8." in figure.parts["few"]
+
+
+def test_an_interval_beyond_the_chart_has_no_cap_there():
+    axes = charts.Axes("t", "x", "", (0, 100), (0, 1), y_names=["a"])
+    caps = [
+        re.search(r'class="axis" d="(M[^"]*v8[^"]*)"', charts.interval_chart([row], axes))
+        .group(1)
+        .count("v8")
+        for row in (charts.Spread("a", [50], 50, (40, 60)), charts.Spread("a", [50], 50, (40, 160)))
+    ]
+    assert caps == [2, 1]
+
+
+def test_outline_of_many_bars_has_a_step_for_equal_ones():
+    axes = charts.Axes("", "class", "images", (0, 1), (0, 100), width=400)
+    svg = charts.bar_chart({"a": [100] * 300 + [50] * 300, "b": [0] * 600}, ["c"] * 600, axes, [])
+    path = re.search(r'class="fill s0" d="([^"]*)"', svg).group(1)
+    heights = [float(v) for v in re.findall(r"V([\d.]+)", path)]
+    assert len(heights) == 3  # two steps there, one back
+    assert heights[2] - heights[0] == pytest.approx(2 * (heights[2] - heights[1]), abs=0.2)
+
+
+def test_calibration_of_all_seeds_together():
+    other = [{"low": 0.8, "high": 1.0, "images": 5, "accuracy": 0.4, "confidence": 1.0}]
+    runs = [make_run("darts", 0), make_run("darts", 1, metrics={"calibration": other, "ece": 0.2})]
+    figure = drawn(make_results(runs), "calibration")
+    first, second = figure.data[1]
+    assert first == ["darts", 0.4, 0.6, 5, 0.4, 0.5]
+    assert second[3:] == pytest.approx([20, 0.7, 0.925])  # (15 · 0.8 + 5 · 0.4)/20, (15 · 0.9 + 5 · 1)/20
+    assert "error 15.0 %" in figure.charts[0]
+    assert figures_results.pool([BINS]) == BINS
+
+
+# --- curves -------------------------------------------------------------------------------------------
+
+
+def test_collapse_is_the_first_epoch_with_two_skip_connections():
+    skips = {"never": [0, 1, 1], "back": [1, 2, 1], "late": [0, 1, 3]}
+    runs = {
+        name: make_run("darts", i, search={"skips_normal": s}) for i, (name, s) in enumerate(skips.items())
+    }
+    assert {name: figures_training.collapse(run) for name, run in runs.items()} == {
+        "never": None, "back": 1, "late": 2,
+    }  # fmt: skip
+    figure = drawn(make_results([*runs.values()]), "search_skips")
+    assert "darts: 2 of 3 (seed 1 in epoch 1, seed 2 in epoch 2); 1 at the end." in figure.note
+    assert figure.charts[0].count('<circle class="mark"') == 2
+    assert "Collapse in 2 of 3 searches." in figure.charts[0]
+
+
+def test_the_eigenvalue_is_drawn_where_it_was_estimated():
+    results = make_results(
+        [make_run("darts", 0), make_run("hlrs", 0, search={"eigenvalue": [0.1, None, 0.3]})]
+    )
+    figure = drawn(results, "search_eigenvalue")
+    assert [*figure.parts] == ["hlrs"]
+    path = re.search(r'<path class="line s0" d="([^"]*)"', figure.parts["hlrs"]).group(1)
+    assert (path.count("M"), path.count("l")) == (2, 0)  # two points, a gap between them
+    assert figure.data[1] == [
+        ["darts", 0, 0, None], ["darts", 0, 1, None], ["darts", 0, 2, None],
+        ["hlrs", 0, 0, 0.1], ["hlrs", 0, 1, None], ["hlrs", 0, 2, 0.3],
+    ]  # fmt: skip
+    none = figures.sections(make_results([make_run("darts", 0)]), "d")
+    assert "search_eigenvalue" not in {f.name for section in none for f in section.figures}
+
+
+def test_where_the_watch_stopped_the_alphas():
+    runs = [make_run("darts", 0), make_run("hlrs", 3, search={"stopped": [0, 1, 1]})]
+    assert [figures_training.stopped(run) for run in runs] == [None, 1]
+    assert "hlrs (seed 3 after epoch 1)" in drawn(make_results(runs), "search_skips").note
+
+
+def test_retrainings_have_a_line_each_and_share_the_search():
+    first = make_run("darts", 0)
+    again = first.histories | {"retrain": history("retrain", loss=[0.9, 0.4])}
+    results = make_results([first, replace(first, retrain_seed=3, histories=again)])
+    assert [row[:4] for row in drawn(results, "retrain_loss").data[1]] == [
+        ["darts", 0, 0, 0], ["darts", 0, 0, 1], ["darts", 0, 3, 0], ["darts", 0, 3, 1],
+    ]  # fmt: skip
+    assert [row[:3] for row in drawn(results, "search_losses").data[1]] == [["darts", 0, e] for e in range(3)]
+
+
+def test_of_many_runs_few_lines_are_drawn():
+    methods = {f"m{i}": [make_run(f"m{i}", s) for s in range(4)] for i in range(26)}
+    assert figures_training.single_lines(methods) == 3
+    assert figures_training.single_lines({"m0": methods["m0"]}) == 10
+
+
+def test_coupled_rates_and_equal_lines_are_drawn_once_and_named():
+    coupled = {"alphas_lr": [0.02, 0.01, 0.005], "mixing": [1.0, 0.5, 0.25]}
+    runs = [make_run("hlrs", seed, search=coupled) for seed in (0, 1)] + [make_run("darts", 0)]
+    figure = drawn(make_results(runs), "search_rates")
+    hlrs, darts = figure.parts["hlrs"], figure.parts["darts"]
+    assert re.findall(r'text-anchor="start">([^<]+)</text>', hlrs) == ["hlrs", "w", "α = m"]
+    assert re.findall(r'text-anchor="start">([^<]+)</text>', darts) == ["darts", "w", "α"]
+    assert len(re.findall(r'<path class="line', hlrs)) == 3
+    assert "(largest 0.02), and 1 equal" in hlrs
+    assert "w 0.02, α 0.02 (hlrs); w 0.02, α 0.003 (darts)" in figure.note
+
+
+def test_of_many_seeds_the_median_and_the_range_are_drawn():
+    runs = [make_run("darts", i, search={"weights_loss": [float(i), 2.0, None]}) for i in range(11)]
+    lines, areas = figures_training.curves(figures_training.SEARCH_PANELS[1], "search", runs)
+    assert [line.ys for line in lines] == [[5.0, 2.0, None]]
+    assert (areas[0].lows, areas[0].highs) == ([0.0, 2.0, None], [10.0, 2.0, None])
+    few, _ = figures_training.curves(figures_training.SEARCH_PANELS[1], "search", runs[:10])
+    assert len(few) == 10
+    again = [
+        *runs,
+        *(replace(runs[0], seed=11 + i) for i in range(4)),
+    ]  # equal lines count as often as they are
+    lines, _ = figures_training.curves(figures_training.SEARCH_PANELS[1], "search", again)
+    assert lines[0].ys[0] == 3.0
+
+
+def test_a_range_goes_there_along_the_highs_and_back_along_the_lows():
+    area = charts.Range("r", 0, [0, 1, 2], [0.0, None, 1.0], [2.0, 3.0, 3.0])
+    axes = charts.Axes("t", "x", "y", (0, 2), (0, 4))
+    path = re.search(r'class="range s0" d="([^"]*)"', charts.line_chart([], axes, [area])).group(1)
+    numbers = [float(v) for v in re.findall(r"-?\.?\d+\.?\d*", path)]
+    corners = [(sum(numbers[0 : i + 1 : 2]), sum(numbers[1 : i + 2 : 2])) for i in range(0, len(numbers), 2)]
+    assert len(corners) == 4  # the gap in the middle is bridged
+    (left, high), (right, higher), (end, low), (start, lowest) = corners
+    assert (left, right) == (pytest.approx(start), pytest.approx(end))
+    # upwards is less; a unit is a quarter of the axis
+    assert low - higher == pytest.approx(lowest - high, abs=0.3)  # 2 units each
+    assert lowest - low == pytest.approx((low - higher) / 2, abs=0.3)  # 1 unit
+
+
+def test_long_lines_are_thinned_and_keep_their_end():
+    places = charts.thinned(601)
+    assert len(places) == 86  # every seventh
+    assert places[-1] == 600
+    assert {b - a for a, b in pairwise(places)} == {7}
+    assert charts.thinned(100) == list(range(100))
+
+
+# --- architecture weights -----------------------------------------------------------------------------
+
+
+def test_maps_show_the_weights():
+    run = make_run("darts", 0)
+    found = figures_training.edges(run)["reduce"]
+    assert [edge.label for edge in found] == ["0←k-2", "0←k-1"]
+    assert [edge.chosen for edge in found] == ["skip_connect", "sep_conv_3x3"]
+    assert found[1].rows["skip_connect"] == pytest.approx([1 / 3, 1 / 3 + 0.02, 1 / 3 + 0.04])
+    svg = figures_training.maps([run]).chart(run)
+    # from 1/3 to 1/3 + 0.04 in steps of 0.005: eight above the lowest, not drawn one; row 1: skip_connect;
+    # a map is 3 columns wide and 1 from the next, the reduction cell begins at column 9
+    assert {place: opacity for place, (_, opacity) in cells_of(svg).items()} == {
+        (first + column, 1): opacity
+        for first in (0, 9)
+        for column, opacity in ((1, "0.25"), (2, "0.5"), (5, "0.5"), (6, "1"))
+    }
+    assert svg.count("<title>") == 4
+    assert "0←k-1: largest at the end skip_connect, 0.37; in the genotype: sep_conv_3x3" in svg
+
+
+def test_many_epochs_are_taken_together():
+    run = replace(make_run("darts", 0), alphas=weights(51))
+    rows = figures_training.edges(run)["normal"][0].rows["skip_connect"]
+    assert len(rows) == 25
+    assert rows[0] == pytest.approx(1 / 3 + 0.005)  # epochs 0 and 1
+    assert rows[-1] == pytest.approx(1 / 3 + 0.49)  # epochs 48, 49 and 50
+    figure = figures_training.maps([run]).figure("maps", "t", [run])
+    assert (figure.data[0][6], figure.data[0][-1]) == ("epoch_0_to_1", "epoch_48_to_50")
+    assert figure.data[1][1][:6] == [0, "normal", 0, 0, "skip_connect", 1]
+
+
+def searches(seeds: int) -> Results:
+    """As large as DARTS's: 50 epochs, 14 edges a cell, 8 primitives."""
+    alphas = weights(51, nodes=4, primitives=PRIMITIVES)
+    genotype = GENOTYPE | {"normal": [NODE] * 4, "reduce": [NODE] * 4}
+    runs = [
+        replace(make_run(m, s), alphas=alphas, genotype=genotype)
+        for m in ("darts", "hlrs")
+        for s in range(seeds)
+    ]
+    return make_results(runs)
+
+
+def test_the_page_draws_the_first_seed_and_the_archive_has_all():
+    results = searches(3)
+    assert len(figures_training.maps(results.runs[:1]).chart(results.runs[0]).encode()) < 12_000
+    figure = drawn(results, "maps_hlrs")
+    assert [*figure.parts] == ["seed_0", "seed_1", "seed_2"]
+    assert figure.charts == [figure.parts["seed_0"]]
+    assert {row[0] for row in figure.data[1]} == {0, 1, 2}
+    shown = figures.cells(
+        replace(results, runs=[replace(run, cells={"normal": "x"}) for run in results.runs]), "d"
+    )
+    assert [run.name for run in shown] == ["d/darts/0", "d/hlrs/0"]
+
+
+# --- files --------------------------------------------------------------------------------------------
+
+
+def unpacked(path: Path) -> dict[str, str]:
+    with zipfile.ZipFile(path) as file:
+        return {name: file.read(name).decode() for name in file.namelist()}
+
+
+def test_archive_holds_every_figure_as_svg_and_csv_and_depends_on_results_alone(tmp_path):
+    cells = {cell: draw_cell([NODE], cell, [2]) for cell in ("normal", "reduce")}
+    runs = [replace(make_run(method, seed), cells=cells) for method in ("darts", "hlrs") for seed in (0, 1)]
+    figures.archive(make_results(runs), tmp_path / "a.zip")
+    other_host = {stage: JobRecord.read(stage, "", {"host": "other"}) for stage in runs[0].records}
+    elsewhere = [replace(run, records=other_host) for run in runs]
+    figures.archive(make_results(elsewhere), tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    found = unpacked(tmp_path / "a.zip")
+    assert {
+        "d/confusion_differences/hlrs.svg",
+        "d/maps_darts/seed_1.svg",
+        "d/calibration.csv",
+        "d/cells_hlrs/seed_1_normal.svg",
+    } <= {*found}
+    assert not [name for name in found if "speed" in name]
+    for name, text in found.items():
+        if name.endswith(".svg"):
+            root = ElementTree.fromstring(text)
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert "var(" not in text
+            assert f"{Path(name).parent}.csv" in found or "/cells_" in name
+    rows = list(csv.DictReader(io.StringIO(found["d/calibration.csv"])))
+    assert rows[0] == {
+        "method": "darts", "low": "0.4", "high": "0.6", "images": "10",
+        "accuracy": "0.4", "confidence": "0.5",
+    }  # fmt: skip
+    other = [make_run("darts", 0), make_run("hlrs", 0, metrics={"ece": 0.2})]
+    figures.archive(make_results(other), tmp_path / "c.zip")
+    assert (tmp_path / "a.zip").read_bytes() != (tmp_path / "c.zip").read_bytes()
+
+
+def test_a_file_has_its_legend_below_the_chart():
+    chart = charts.line_chart(
+        [charts.Line("l", 0, [0, 1], [1, 2])], charts.Axes("t", "x", "y", (0, 1), (0, 2))
+    )
+    text = charts.document(chart, charts.marks(["first", "second " * 7], "line"))
+    root = ElementTree.fromstring(text)
+    assert root.get("viewBox") == "0 0 320 250"  # 210, 6 and two rows of 17
+    assert root.get("height") == "250"
+    legend = [
+        float(e.get("y")) for e in root.iter("{http://www.w3.org/2000/svg}text") if "st" in (e.text or "")
+    ]
+    assert legend[-1] == 225
+
+
+def test_page_and_files_have_the_same_colours_and_know_every_class():
+    page = Path(figures.__file__).with_name("page.html.j2").read_text()
+    for colours in (charts.LIGHT, charts.DARK):
+        assert all(f"--{name}: {value};" in page for name, value in colours.items())
+    results = make_results([make_run("darts", 0), make_run("hlrs", 0), make_run("hlrs", 1)])
+    every = [f for section in figures.sections(results, "d") for f in section.figures]
+    used = {
+        name
+        for figure in every
+        for text in (figure.legend, *figure.charts)
+        for classes in re.findall(r'<(?:path|text|rect|circle|g) class="([^"]+)"', text)
+        for name in classes.split()
+    }
+    assert {"heat", "chosen", "mark", "seed", "guide", "frame"} <= used
+    for name in used:
+        assert re.search(rf"svg [^{{]*\.{name}\b", page), name
+        assert f".{name}" in charts.COLOURS.template + charts.SHAPES, name

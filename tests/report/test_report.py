@@ -1,0 +1,676 @@
+"""The report: numbers worked out by hand, words no stronger than the numbers, a self-contained page."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from hlrs.artifacts.files import write_json, write_text
+from hlrs.artifacts.jobs import OUTPUTS, Job, repeat
+from hlrs.artifacts.tables import SCHEMAS, write_table
+from hlrs.config.jobs import ReportJob
+from hlrs.config.params import Params
+from hlrs.errors import UserError
+from hlrs.nas.drawing import draw_cell
+from hlrs.pipeline.plan import REPORTED
+from hlrs.report import charts
+from hlrs.report.comparisons import compare
+from hlrs.report.lineage import facts, lineage_table
+from hlrs.report.runs import JobRecord
+from hlrs.report.tables import Cost, cost, hours_table, operations_table, stages_table
+from hlrs.report.wording import answer, duration, memory, points
+from hlrs.stages.report import gather, run
+
+HOSTILE = "<script>alert(1)</script>"
+CELL = [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["skip_connect", 2], ["max_pool_3x3", 0]]]
+TWO_SEEDS = {"darts": [0.5, 0.6], "hlrs": [0.53, 0.61], "random": [0.4, 0.5]}
+PLAIN = {"searcher": {"kind": "darts"}, "objective": {"kind": "plain"}, "arch_lr": {"kind": "constant"}}
+SPECS = {  # of methods that are not plain DARTS
+    "hlrs": PLAIN
+    | {"objective": {"kind": "bilateral", "mixing": {"kind": "symmetric"}}, "arch_lr": {"kind": "coupled"}},
+    "random": {"searcher": {"kind": "random"}},
+    "published": {"searcher": {"kind": "fixed", "genotype": "DARTS_V2"}},
+    "resnet32": {"searcher": {"kind": "resnet"}},
+}
+LACKS = {"published": ["search"], "resnet32": ["search", "extract"]}
+DATASET = {"source": {"kind": "digits"}, "imbalance": {"kind": "natural"}, "test_per_class": 20}
+FULL_BIN = {"low": 0.8, "high": 1.0, "images": 40, "accuracy": 0.7, "confidence": 0.9}
+HISTORY = {  # three epochs; one without alpha steps, one that is not a number
+    "search": {
+        "weights_loss": [2.0, 1.5, 1.0],
+        "alphas_loss": [2.2, None, float("nan")],
+        "weights_lr": [0.025, 0.01, 0.001],
+    },
+    "retrain": {"loss": [2.0, 1.0, 0.5], "accuracy": [0.3, 0.5, 0.7], "holdout_accuracy": [None, None, None]},
+}
+
+
+def metrics(balanced: float) -> dict:
+    """Of three classes, none of them medium-shot; class 2 has no test image."""
+    return {
+        "top1": balanced + 0.1,
+        "balanced_accuracy": balanced,
+        "many": 0.9,
+        "medium": None,
+        "few": balanced / 2,
+        "ece": 0.125,
+        "nll": 1.5,
+        "test_images": 40,
+        "calibration": [FULL_BIN],
+        "per_class": [0.9, balanced, None],
+        "confusion": [[18, 2, 0], [10, 10, 0], [0, 0, 0]],
+        "train_counts": [150, 19, 2],
+        "groups": ["many", "few", "few"],
+    }
+
+
+def history(stage: str, epochs: int) -> dict:
+    given = HISTORY[stage] | {"epoch": [0, 1, 2], "progress": [0.0, 0.5, 1.0]}
+    schema = SCHEMAS[f"{stage}_history"]
+    return {
+        column: given.get(column, [1 if kind == "int32" else None] * 3)[:epochs]
+        for column, kind in schema.items()
+    }
+
+
+def alphas(method: str) -> dict:
+    """Of two edges a cell and two primitives, after 0, 1, 2 epochs; a random search has the last only."""
+    epochs = [0] if method == "random" else [0, 1, 2]
+    rows = [
+        (epoch, cell, 0, state, primitive, 0.1 * epoch * sign, 0.5 + 0.1 * epoch * sign, 1.0)
+        for epoch in epochs
+        for cell in ("normal", "reduce")
+        for state in (0, 1)
+        for primitive, sign in (("skip_connect", 1), ("sep_conv_3x3", -1))
+    ]
+    return dict(zip(SCHEMAS["alphas"], zip(*rows, strict=True), strict=True))
+
+
+def record(stage: str, run: str) -> dict:
+    throughput = [{"epoch": e, "seconds": 2.0, "images_per_second": 100.0 + e} for e in range(3)]
+    times = {"started": "2026-11-22T10:00:00+00:00", "ended": "2026-11-22T10:01:30+00:00", "seconds": 90.0}
+    device = {
+        "host": "node07",
+        "cpu": "A CPU",
+        "device": "cuda",
+        "gpu": {"name": "A GPU"},
+        "slurm_job": "4711",
+    }
+    facts = {
+        "key": "0123456789ab",
+        "stage": stage,
+        "run": run,
+        "code": "c0de" * 16,
+        "commit": None,
+        "dirty": None,
+    }
+    return facts | times | device | {"throughput": throughput, "resumes": 1, "versions": {"torch": "2.9.0"}}
+
+
+def make_job(
+    scores: dict[str, list], *, reference: str | None = "darts", seeds=None, datasets=("d",), specs=None
+) -> Job:
+    """A report's job with its inputs below the current folder.
+
+    `scores`: balanced accuracies by seed, or lists of them by retraining, with retraining seeds 0, 3, 6, ...
+    """
+    seeds = seeds or list(range(len(next(iter(scores.values())))))
+    nested = {m: [s if isinstance(s, list) else [s] for s in own] for m, own in scores.items()}
+    retrain_seeds = [3 * i for i in range(len(next(iter(nested.values()))[0]))]
+    inputs: dict[str, str] = {}
+
+    def put(name: str, write, *content) -> None:
+        inputs[name] = str(Path("in", name))
+        write(Path("in", name), *content)
+
+    def put_search(name: str, method: str) -> None:
+        lacking = LACKS.get(method, [])
+        for stage in ("search", "extract"):
+            if stage not in lacking:
+                put(f"{stage}/{name}/provenance.json", write_json, record(stage, name))
+        if "search" not in lacking:
+            epochs = 0 if method == "random" else 3
+            put(f"search/{name}/alphas.parquet", write_table, "alphas", alphas(method))
+            columns = history("search", epochs)
+            put(f"search/{name}/history.parquet", write_table, "search_history", columns)
+        if "extract" not in lacking:
+            concat = {f"{cell}_concat": [2, 3] for cell in ("normal", "reduce")}
+            put(f"extract/{name}/genotype.json", write_json, {"normal": CELL, "reduce": CELL} | concat)
+            for cell in ("normal", "reduce"):
+                put(f"extract/{name}/{cell}.svg", write_text, draw_cell(CELL, f"{name} {cell}", [2, 3]))
+
+    for dataset in datasets:
+        counts = {"weights": [75, 10, 1], "alphas": [75, 9, 1], "holdout": [5, 1, 0], "test": [20, 20, 0]}
+        put(
+            f"split/{dataset}/classes.json", write_json, {"names": ["zero", HOSTILE, "two"], "counts": counts}
+        )
+        put(f"split/{dataset}/provenance.json", write_json, record("split", dataset))
+        for method, of_seed in nested.items():
+            for seed, own in zip(seeds, of_seed, strict=True):
+                put_search(f"{dataset}/{method}/{seed}", method)
+                for retrain_seed, score in zip(retrain_seeds, own, strict=True):
+                    name = repeat(f"{dataset}/{method}/{seed}", retrain_seed)
+                    put(f"evaluate/{name}/metrics.json", write_json, metrics(score))
+                    columns = history("retrain", 3)
+                    put(f"retrain/{name}/history.parquet", write_table, "retrain_history", columns)
+                    for stage in ("retrain", "evaluate"):
+                        put(f"{stage}/{name}/provenance.json", write_json, record(stage, name))
+    matrix = {"datasets": list(datasets), "methods": list(scores), "seeds": seeds}
+    report = {"title": "A <title>", "reference": reference}
+    params = Params.model_validate(
+        {
+            "matrix": matrix | {"retrain_seeds": retrain_seeds},
+            "datasets": dict.fromkeys(datasets, DATASET),
+            "methods": {name: (SPECS | (specs or {})).get(name, PLAIN) for name in scores},
+            "search": {},
+            "retrain": {},
+            "evaluate": {},
+            "report": report,
+        }
+    )
+    given = ReportJob(report=params.report, params=params.model_dump(exclude={"report"})).model_dump()
+    return Job("report", "all", given, "0" * 64, inputs, "abcdefabcdef")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def rows(job: Job, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(job.output(name).read_text())))
+
+
+def html(job: Job) -> str:
+    run(job)
+    return job.output("index.html").read_text()
+
+
+# --- numbers ------------------------------------------------------------------------------------------
+
+
+def test_mean_and_sample_standard_deviation():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    found = {(r["method"], r["metric"]): r for r in rows(job, "summary.csv")}
+    darts = found["darts", "balanced_accuracy"]
+    assert (darts["mean"], darts["std"], darts["seeds"]) == ("0.55", "0.07071067812", "2")  # 0.1/√2
+    assert found["darts", "top1"]["mean"] == "0.65"
+    assert ("darts", "medium") not in found  # null in every seed
+    assert found["hlrs", "many"]["std"] == "0"
+
+
+def test_paired_difference_with_two_seeds():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    found = {(r["method"], r["metric"]): r for r in rows(job, "differences.csv")}
+    assert {method for method, _ in found} == {"hlrs", "random"}
+    row = found["hlrs", "balanced_accuracy"]  # 0.03 and 0.01: 0.02 ± 12.706 · 0.0141421/√2
+    assert float(row["mean"]) == pytest.approx(0.02)
+    assert float(row["low"]) == pytest.approx(0.02 - 0.12706, abs=1e-5)
+    assert float(row["high"]) == pytest.approx(0.02 + 0.12706, abs=1e-5)
+    assert (row["reference"], row["confidence"], row["seeds"]) == ("darts", "0.95", "2")
+    assert found["random", "balanced_accuracy"]["low"] == ""  # −0.1 twice: no spread, so no interval
+
+
+def test_pairs_are_of_the_same_seed():
+    """The spread of the seeds themselves drops out: differences 0.01, 0.02, 0.03 at very different levels."""
+    job = make_job({"darts": [0.2, 0.5, 0.8], "hlrs": [0.21, 0.52, 0.83]}, seeds=[7, 3, 5])
+    found = compare(gather(job))[0]
+    assert found.mean == pytest.approx(0.02)
+    assert found.high - found.low == pytest.approx(2 * 4.3027 * 0.01 / 3**0.5, abs=1e-5)
+
+
+def test_metrics_json_holds_no_nulls():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    shown = json.loads(job.output("metrics.json").read_text())
+    assert shown["d"]["hlrs"] == {
+        "top1": 0.67, "balanced_accuracy": 0.57, "many": 0.9, "few": 0.285, "ece": 0.125, "seeds": 2,
+    }  # fmt: skip
+
+
+def test_runs_and_classes():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    first = rows(job, "runs.csv")[0]
+    assert first | {"medium": "", "nll": "1.5", "test_images": "40", "seed": "0"} == first
+    found = [r for r in rows(job, "classes.csv") if (r["method"], r["seed"]) == ("hlrs", "1")]
+    assert [(r["class"], r["group"], r["train_count"], r["accuracy"]) for r in found] == [
+        ("0", "many", "150", "0.9"),
+        ("1", "few", "19", "0.61"),
+        ("2", "few", "2", ""),
+    ]
+    means = [r["accuracy"] for r in rows(job, "plots/class_accuracy.csv") if r["method"] == "darts"]
+    assert means == ["0.9", "0.55", ""]
+    counts = [r for r in rows(job, "plots/class_counts.csv") if r["class"] == "0"]
+    assert [(r["subset"], r["count"]) for r in counts] == [
+        ("weights", "75"), ("alphas", "75"), ("holdout", "5"), ("test", "20"),
+    ]  # fmt: skip
+
+
+def test_histories_with_gaps_and_an_empty_search():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    found = rows(job, "plots/search.csv")
+    assert [*found[0]] == ["dataset", "method", "seed", "run", *SCHEMAS["search_history"]]
+    assert {r["method"] for r in found} == {"darts", "hlrs"}
+    mine = [r for r in found if r["run"] == "d/hlrs/1"]
+    assert [r["alphas_loss"] for r in mine] == ["2.2", "", ""]
+    assert len(rows(job, "plots/retrain.csv")) == 3 * 2 * 3
+
+
+def test_same_bytes_and_no_times_or_hosts_outside_the_page():
+    job = make_job(TWO_SEEDS)
+    run(job)
+    tables = [name for name in OUTPUTS["report"] if name != "index.html"]
+    before = [job.output(name).read_bytes() for name in tables]
+    for name, path in job.inputs.items():
+        if name.endswith("provenance.json"):
+            write_json(Path(path), {"host": "elsewhere"})
+    run(job)
+    assert [job.output(name).read_bytes() for name in tables] == before
+
+
+def test_reads_what_the_plan_hands_over():
+    names = {name.split("/")[0] + "/" + name.split("/")[-1] for name in make_job(TWO_SEEDS).inputs}
+    assert names == {f"{stage}/{name}" for stage, files in REPORTED.items() for name in files}
+
+
+def test_missing_input_is_named():
+    job = make_job(TWO_SEEDS)
+    del job.inputs["evaluate/d/hlrs/0/metrics.json"]
+    with pytest.raises(UserError, match=r"evaluate/d/hlrs/0/metrics\.json"):
+        run(job)
+
+
+# --- several retrainings, methods without a search ----------------------------------------------------
+
+# seed means 0.5, 0.7 and 0.54, 0.75: differences 0.04 and 0.05
+NESTED = {"darts": [[0.4, 0.6], [0.6, 0.8]], "hlrs": [[0.52, 0.56], [0.7, 0.8]]}
+
+
+def test_retrainings_are_averaged_before_seeds():
+    job = make_job(NESTED)
+    run(job)
+    found = {(r["method"], r["metric"]): r for r in rows(job, "summary.csv")}
+    darts = found["darts", "balanced_accuracy"]
+    assert float(darts["mean"]) == pytest.approx(0.6)
+    assert float(darts["std"]) == pytest.approx(0.2 / 2**0.5)  # of 0.5 and 0.7; of all four it would be 0.163
+    assert float(darts["retrain_std"]) == pytest.approx(0.02**0.5)  # √((0.02 + 0.02)/2)
+    assert darts["seeds"] == "2"
+    row = next(r for r in rows(job, "differences.csv") if r["metric"] == "balanced_accuracy")
+    assert float(row["mean"]) == pytest.approx(0.045)
+    assert (row["seeds"], row["left_out"]) == ("2", "0")
+    half = 12.706 * 0.01 / 2**0.5 / 2**0.5
+    assert float(row["low"]) == pytest.approx(0.045 - half, abs=1e-5)
+    assert float(row["p"]) == pytest.approx(1 - 2 / math.pi * math.atan(9), abs=1e-6)  # t = 0.045/0.005
+
+
+def test_a_seed_that_one_side_lacks_is_left_out_and_counted():
+    results = gather(make_job({"darts": [0.5, 0.6, 0.7], "hlrs": [0.52, 0.61, 0.9]}))
+    lacking = [r for r in results.runs if (r.method, r.seed) != ("hlrs", 2)]
+    found = compare(replace(results, runs=lacking))[0]
+    assert (found.mean, found.seeds, found.left_out) == (pytest.approx(0.015), 2, 1)
+
+
+def test_every_table_names_the_retraining():
+    job = make_job(NESTED)
+    text = html(job)
+    for name in ("runs.csv", "classes.csv", "plots/retrain.csv"):
+        assert {r["retrain_seed"] for r in rows(job, name)} == {"0", "3"}, name
+    assert {r["run"] for r in rows(job, "plots/retrain.csv")} >= {"d/hlrs/1", "d/hlrs/1-3"}
+    assert len(rows(job, "plots/search.csv")) == 2 * 2 * 3  # each search once
+    assert "1 data set × 2 methods × 2 seeds × 2 retrainings = 8 runs" in text
+    assert ">Retraining</th>" in text
+    assert "within a genotype ± 14.1" in text
+    assert text.count('class="cell"') == 2 * 2  # of the first seed of each method
+    assert ">Retraining</th>" not in html(make_job(TWO_SEEDS))
+
+
+def test_a_shared_search_costs_once():
+    results = gather(make_job(NESTED))
+    total = hours_table(results).groups[0].total
+    assert total[1].text == "24"  # 4 searches and extractions, 8 retrainings and evaluations
+    hours = [cell.text for cell in total[2:]]
+    assert hours == ["0.1", "0.1", "0.2", "0.2", "0.6", "0.15"]  # 90 s a job; a seed of each method
+    second = lineage_table(results).groups[0].rows[1]
+    assert second[0].text == "d/darts/0-3"
+    assert second[2].href.endswith("search/d/darts/0/provenance.json")
+    assert second[5].href.endswith("evaluate/d/darts/0-3/provenance.json")
+
+
+WITHOUT = {"darts": [0.5, 0.6], "published": [0.5, 0.7], "resnet32": [0.4, 0.5]}
+
+
+def test_what_a_method_lacks_is_not_shown():
+    job = make_job(WITHOUT)
+    text = html(job)
+    assert re.search(r"[Nn]o search: published, resnet32", text)
+    assert text.count('class="cell"') == 2 * 2  # none of the ResNet's
+    results = gather(job)
+    assert [row[0].text for row in operations_table(results, "d").groups[0].rows] == ["darts", "published"]
+    hours = {row[0].text: [c.text for c in row[1:6]] for row in hours_table(results).groups[0].rows}
+    assert hours["resnet32"] == ["4", "–", "–", "0.05", "0.05"]
+    stages = {(r[0].text, r[1].text) for r in stages_table(results).groups[0].rows}
+    assert {s for m, s in stages if m == "resnet32"} == {"retrain", "evaluate"}
+    assert {s for m, s in stages if m == "published"} == {"extract", "retrain", "evaluate"}
+    assert {r["method"] for r in rows(job, "plots/search.csv")} == {"darts"}
+    keys = [sum(bool(cell.href) for cell in row) for row in lineage_table(results).groups[0].rows[::2]]
+    assert keys == [5, 4, 3]  # the split's among them
+
+
+def test_a_report_of_resnets_alone():
+    text = html(make_job({"resnet32": [0.4, 0.5]}, reference=None))
+    assert 'id="cells/' not in text
+    assert "Architecture weights" not in text
+    assert Page(text).open == []
+
+
+# --- words --------------------------------------------------------------------------------------------
+
+
+def said(scores: dict[str, list[float]], **options) -> list[str]:
+    results = gather(make_job(scores, **options))
+    return answer(results, compare(results))
+
+
+def test_interval_that_includes_zero_claims_nothing():
+    [sentence] = said({"darts": [0.5, 0.6], "hlrs": [0.53, 0.61]})
+    for fact in ("hlrs on d", "+2.0", "darts", "95 % interval −10.7 to +14.7, p 0.3, 2 seeds"):
+        assert fact in sentence
+    assert sentence.endswith(": not significant.")
+
+
+def test_interval_that_leaves_out_zero():
+    up = said({"darts": [0.5, 0.5, 0.5], "hlrs": [0.52, 0.53, 0.54]})
+    assert up[0].endswith("(95 % interval +0.5 to +5.5, p 0.035, 3 seeds): higher.")  # t = 3√3, 2 degrees
+    assert said({"darts": [0.5, 0.5, 0.5], "hlrs": [0.48, 0.47, 0.46]})[0].endswith(": lower.")
+
+
+def test_the_corrected_p_decides():
+    """Of two methods each p of 0.035 is doubled: both intervals leave out 0, and nothing is shown."""
+    up = [0.52, 0.53, 0.54]
+    results = gather(make_job({"darts": [0.5, 0.5, 0.5], "hlrs": up, "a": up}))
+    found = [d for d in compare(results) if d.metric == "balanced_accuracy"]
+    assert [d.p for d in found] == pytest.approx([0.0351] * 2, abs=1e-4)
+    assert [d.corrected for d in found] == pytest.approx([0.0702] * 2, abs=1e-4)
+    assert all(d.low > 0 and d.verdict == "not significant" and d.compared == 2 for d in found)
+    assert "p 0.07, corrected for 2 methods" in answer(results, found)[1]
+
+
+def test_one_seed_says_so():
+    sentences = said({"darts": [0.5], "hlrs": [0.6]})
+    assert "One seed" in sentences[0]
+    assert "+10.0 percentage points" in sentences[1]
+    assert "interval" not in sentences[1]
+    page = html(make_job({"darts": [0.5], "hlrs": [0.6]}))
+    assert 'class="dot alone"' in page
+    assert 'class="span"' not in page
+    assert "needs 2 seeds" in page
+    assert "± " not in page.split('id="methods/d"')[1].split("<tbody>")[1].split("</tbody>")[0]
+
+
+def test_same_difference_in_every_seed_is_no_certainty():
+    [sentence] = said({"darts": [0.5, 0.6], "hlrs": [0.6, 0.7]})
+    assert "same in every seed" in sentence
+    assert "significant" not in sentence
+
+
+def test_several_comparisons_are_counted():
+    scores = {
+        "darts": [0.5, 0.5, 0.5],
+        "a": [0.52, 0.525, 0.53],
+        "b": [0.49, 0.5, 0.51],
+        "c": [0.4, 0.41, 0.39],
+    }
+    headline = said(scores)[0]
+    for fact in ("darts", "higher in 1 (by 2.5 points)", "lower in 1 (by 10.0 points)", "of 3 comparisons"):
+        assert fact in headline
+    assert headline.endswith("one is not significant.")
+    none = said({"darts": [0.5, 0.5], "a": [0.4, 0.6], "b": [0.4, 0.7]})[0]
+    assert none.startswith("No method differs significantly from darts")
+
+
+def test_many_comparisons_are_summarized():
+    scores = {"darts": [0.5, 0.5, 0.5], "up": [0.6, 0.601, 0.602]} | {
+        f"m{i}": [0.4, 0.5, 0.6] for i in range(12)
+    }
+    assert said(scores)[1:] == ["d: higher: up +10.1; not significant: 12 methods."]
+    text = html(make_job(scores))
+    assert "Every difference with its interval" in text
+    assert "In words" not in text
+    assert Page(text).open == []
+
+
+def test_the_claim_stands_near_the_top():
+    text = html(make_job(TWO_SEEDS))
+    assert text.index('id="claim"') < text.index('id="data/d"')
+    assert "<strong>not tested on d</strong>" in text
+    assert 'id="claim"' not in html(make_job(TWO_SEEDS, reference="random"))
+
+
+def test_without_a_reference_nothing_is_compared():
+    assert "report.reference" in said(TWO_SEEDS, reference=None)[0]
+    job = make_job(TWO_SEEDS, reference=None)
+    assert 'class="glance"' not in html(job)
+    assert rows(job, "differences.csv") == []
+    assert "nothing to compare" in said({"darts": [0.5, 0.6]})[0]
+
+
+def test_a_difference_is_never_rounded_to_zero():
+    assert [points(x) for x in (0.0123, -0.0123, 0.0003, -0.00004, 0.0, 1e-17)] == [
+        "+1.2", "−1.2", "+0.03", "−0.004", "0.0", "0.0",
+    ]  # fmt: skip
+
+
+# --- cost ---------------------------------------------------------------------------------------------
+
+
+def cost_of(*records: dict) -> Cost:
+    return cost([JobRecord.read(record.get("stage", "search"), "", record) for record in records])
+
+
+def test_hours_are_of_gpus_or_of_threads():
+    gpu = {"stage": "search", "seconds": 1800, "gpu": {"name": "A GPU", "peak_memory_bytes": 2**30}}
+    cpu = {"stage": "retrain", "seconds": 900, "params": {"retrain": {"threads": 4}}, "resumes": 0}
+    found = cost_of(gpu, gpu, cpu, {"stage": "search"})
+    assert (found.gpu_hours, found.cpu_hours, found.jobs, found.unknown) == (1.0, 1.0, 4, 1)
+    assert (found.gpu_memory, found.host_memory, found.resumes, found.startup) == (2**30, None, 0, None)
+
+
+def test_startup_is_imports_and_setup():
+    found = cost_of(
+        {"startup": {"imports_seconds": 1.5, "setup_seconds": None}}, {"startup": {"setup_seconds": 4}}
+    )
+    assert found.startup == 2.75  # the median of 1.5 and 4
+
+
+def test_after_a_resume_the_epochs_of_all_processes_count():
+    """The last process took 100 s, 70 of them for epoch 2; epochs 0 and 1 took 200 s before."""
+    epochs = [{"epoch": e, "seconds": s, "images_per_second": 10.0 + e} for e, s in enumerate((90, 110, 65))]
+    facts = {"seconds": 100.0, "training_seconds": 70.0, "throughput": epochs}
+    assert cost_of(facts | {"resumes": 1}).cpu_hours == pytest.approx((30 + 265) / 3600)
+    assert cost_of(facts | {"resumes": 0}).cpu_hours == pytest.approx(100 / 3600)
+    assert cost_of(facts | {"resumes": 0}).images_per_second == 11.0
+
+
+def test_the_page_adds_hours_up():
+    text = html(make_job(TWO_SEEDS))  # 90 s a job on a GPU, four jobs a run, two runs a method
+    total = text.split('id="cost"')[1].split('<tr class="total">')[1].split("</tr>")[0]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", total) == ["24", "0.15", "0.15", "0.15", "0.15", "0.6", "0.1"]
+    assert "1 data set × 3 methods × 2 seeds = 6 runs, 2026-11-22, 0.6 GPU-hours" in text
+
+
+def test_durations_and_sizes():
+    assert [duration(x) for x in (8.06, 90, 5400, None)] == ["8.1 s", "1.5 min", "1 h 30 min", "not recorded"]
+    assert [memory(x) for x in (2**20, 3 * 2**29, None)] == ["1 MiB", "1.5 GiB", "not recorded"]
+
+
+# --- the page -----------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Collects elements; complains about one that is not closed."""
+
+    VOID = ("meta", "link", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_fetches_nothing_and_runs_its_own_script_only():
+    text = html(make_job(TWO_SEEDS))
+    page = Page(text)
+    assert page.open == []
+    assert not {"img", "iframe", "object", "embed"} & {tag for tag, _ in page.elements}
+    [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    [policy] = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.split("; ")[:2] == ["default-src 'none'", f"script-src 'sha256-{digest}'"]
+    for tag, attributes in page.elements:
+        links = [attributes[name] for name in ("src", "href", "xlink:href", "srcset") if name in attributes]
+        beside = OUTPUTS["report"] if tag == "a" else []
+        assert all(link == "data:," or link.startswith(("#", "../")) or link in beside for link in links)
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "@import" not in text
+    assert "url(" not in text
+    assert set(re.findall(r"https?://[^\"'\s<]*", text)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_anchors_lead_somewhere_and_are_unique():
+    page = Page(html(make_job(TWO_SEEDS, datasets=("d", "e"))))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = {a["href"] for tag, a in page.elements if tag == "a"}
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    assert {link for link in links if not link.startswith(("#", "../"))} == {*OUTPUTS["report"]} - {
+        "index.html"
+    }
+    assert {f"#lineage/{d}/{m}/{s}" for d in "de" for m in TWO_SEEDS for s in (0, 1)} <= links
+
+
+def test_hostile_names_are_escaped():
+    text = html(make_job(TWO_SEEDS))
+    assert HOSTILE not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<title>A &lt;title&gt;</title>" in text
+
+
+def test_page_shows_cells_records_and_what_is_not_there():
+    job = make_job(TWO_SEEDS)
+    text = html(job)
+    assert text.count('class="cell"') == 3 * 2
+    assert "No curves for random" in text
+    assert "A GPU" in text
+    assert "55.0 ± 7.1" in text
+    for name, path in job.inputs.items():
+        if name.endswith("provenance.json"):
+            write_json(Path(path), {})
+    text = html(job)
+    assert "A GPU" not in text
+    assert text.count("not recorded") > 12
+
+
+def test_tables_name_their_rows_and_columns():
+    page = Page(html(make_job(TWO_SEEDS)))
+    tables = sum(tag == "table" for tag, _ in page.elements)
+    assert tables == sum(tag == "caption" for tag, _ in page.elements)
+    assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
+
+
+# --- lineage ------------------------------------------------------------------------------------------
+
+
+def test_every_job_is_linked_to_its_record():
+    """The page lies in report/, one folder below the workflow's, to which the records' paths are relative."""
+    job = make_job(TWO_SEEDS, datasets=("d", "e"))
+    table = lineage_table(gather(job))
+    assert [(group.name, group.anchor) for group in table.groups] == [("d", "runs/d"), ("e", "runs/e")]
+    links = [cell.href for group in table.groups for row in group.rows for cell in row[1:]]
+    assert {Path("report", link).resolve() for link in links} == {
+        Path(path).resolve() for name, path in job.inputs.items() if name.endswith("provenance.json")
+    }
+    [row] = [row for row in table.groups[0].rows if row[0].text == "d/hlrs/1"]
+    assert [cell.text for cell in row[1:]] == ["0123456789ab"] * 5
+    assert row[0].anchor == "lineage/d/hlrs/1"
+
+
+def test_what_jobs_have_in_common_is_shown_once():
+    job = make_job(TWO_SEEDS)
+    write_json(
+        Path(job.inputs["extract/d/hlrs/0/provenance.json"]), record("extract", "d/hlrs/0") | {"dirty": True}
+    )
+    found = {fact.label: fact for fact in facts(gather(job))}
+    assert found["Versions"].values == [("torch 2.9.0", 25)]
+    assert found["Commit"].values == [("not recorded", 24), ("not recorded + uncommitted changes", 1)]
+    assert found["Code of search"].values == [("c0de" * 16, 6)]
+    text = html(job)
+    assert text.count("torch 2.9.0") == 1
+    assert "1 job ran uncommitted code" in text
+
+
+# --- charts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0, 97, [0, 20, 40, 60, 80, 100]),
+        (1.5, 2.08, [1.4, 1.6, 1.8, 2, 2.2]),
+        (-3, 4, [-4, -2, 0, 2, 4]),
+    ],
+)
+def test_nice_ticks(low, high, expected):
+    assert charts.nice_ticks(low, high) == pytest.approx(expected)
+
+
+def test_log_ticks():
+    assert charts.log_ticks(1, 1000) == [1, 10, 100, 1000]
+    assert charts.log_ticks(4, 120) == [5, 10, 20, 50, 100]
+
+
+def test_extent_of_nothing_and_of_one_value():
+    assert charts.extent([None, float("nan")]) == (-0.5 + 0.5, 1.0)
+    assert charts.extent([3.0]) == (2.5, 3.5)
+    assert charts.extent([3.0], zero=True) == (0.0, 3.0)
+
+
+def test_line_breaks_at_gaps():
+    line = charts.Line("l", 0, [0, 1, 2, 3, 4], [1.0, 2.0, None, float("nan"), 3.0])
+    svg = charts.line_chart([line], charts.Axes("t", "x", "y", (0, 4), (0, 4)))
+    path = re.search(r'class="line s0" d="([^"]*)"', svg).group(1)
+    assert (path.count("M"), path.count("l"), path.count("h0")) == (2, 1, 2)
+
+
+def test_bars_are_as_high_as_their_counts():
+    axes = charts.Axes("", "class", "images", (0, 1), (0, 100))
+    svg = charts.bar_chart({"a": [100, 50], "b": [0, 50]}, ["x", "y"], axes, [("many", 0, 1)])
+    first, second = re.findall(r'class="fill s\d" d="([^"]*)"', svg)
+    tall, half = (float(h) for h in re.findall(r"v(\d[\d.]*)", first))
+    assert tall == pytest.approx(2 * half, abs=0.2)
+    assert re.findall(r"v(\d[\d.]*)", second) == [f"{half:.1f}"]
+    assert "<title>y: a 50, b 50</title>" in svg

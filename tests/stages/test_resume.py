@@ -1,0 +1,123 @@
+"""The same bytes every time: run twice, killed at random moments, stopped by signals; failures say so."""
+
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hlrs.config.params import load
+from hlrs.pipeline.plan import plan
+from hlrs.provenance.audit import Audit
+from tests.conftest import TINY, edit, hlrs, outputs, record, start
+
+RUN = {"search": "digits/hlrs/0", "retrain": "digits/darts/0"}  # two branches; auxiliary head and drop path
+
+
+@pytest.fixture(scope="session")
+def upstream(tmp_path_factory):
+    """A folder in which everything upstream of a retraining exists."""
+    folder = tmp_path_factory.mktemp("upstream")
+    (folder / "params.yaml").write_text(yaml.safe_dump(TINY))
+    for stage, run in (("split", "digits"), ("search", "digits/darts/0"), ("extract", "digits/darts/0")):
+        assert hlrs(folder, stage, run)[0] == 0
+    return folder
+
+
+@pytest.fixture
+def prepared(upstream, workspace):
+    """A copy of it."""
+    shutil.copytree(upstream, workspace, dirs_exist_ok=True)
+    return workspace
+
+
+def undisturbed(folder, stage, **changes):
+    """Outputs of a run in one go, which are then removed."""
+    assert hlrs(folder, stage, RUN[stage])[0] == 0
+    expected = outputs(folder, stage)
+    for path in (folder / "results" / stage / RUN[stage]).iterdir():
+        shutil.rmtree(path)
+    return expected
+
+
+@pytest.mark.parametrize("stage", ["search", "retrain"])
+def test_two_runs_give_the_same_bytes(prepared, stage):
+    expected = undisturbed(prepared, stage)
+    assert hlrs(prepared, stage, RUN[stage])[0] == 0
+    assert outputs(prepared, stage) == expected
+    assert record(prepared, stage, RUN[stage])["resumes"] == 0
+
+
+@pytest.mark.parametrize("stage", ["search", "retrain"])
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(prepared, stage):
+    expected = undisturbed(prepared, stage)
+    draw = random.Random(os.environ.get("HLRS_TEST_SEED", "kill"))
+    checkpoints = prepared / ".hlrs/checkpoints"
+    kills = 0
+    while True:
+        # with a checkpoint after nearly every step, some kills hit its writing
+        process = start(prepared, stage, RUN[stage], checkpoint_seconds=0.0)
+        while kills == 0 and process.exitcode is None and not list(checkpoints.glob("*.safetensors")):
+            process.join(0.01)  # the first kill comes after a checkpoint, the others at any time
+        process.join(draw.uniform(0.0, 0.7) if kills < 5 else None)
+        if process.exitcode is not None:
+            assert process.exitcode == 0, (prepared / "log").read_text()
+            break
+        process.kill()
+        process.join()
+        kills += 1
+    assert kills >= 2
+    assert outputs(prepared, stage) == expected
+    assert not list(checkpoints.iterdir())  # gone on success, and no half-written one left
+    assert record(prepared, stage, RUN[stage])["resumes"] >= 1
+    audited = Audit(plan(load(Path("params.yaml"))))  # no record disagrees with what it stands beside
+    assert not [finding for finding in audited.findings() if finding.broken]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_and_ends_with_its_own_status(prepared, number):
+    edit(prepared / "params.yaml", **{"search.epochs": 40})
+    process = start(prepared, "search", RUN["search"], checkpoint_seconds=0.0)
+    checkpoints = prepared / ".hlrs/checkpoints"
+    while not list(checkpoints.glob("*.safetensors")):
+        process.join(0.01)
+        assert process.exitcode is None, (prepared / "log").read_text()
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 75
+    assert f"{number.name} came; saved .hlrs/checkpoints/" in (prepared / "log").read_text()
+    assert len(list(checkpoints.glob("*.safetensors"))) == 1
+    assert not (prepared / "results/search/digits/hlrs").exists()
+
+
+def test_a_loss_that_is_not_finite_is_one_line_and_leaves_no_result(prepared):
+    edit(prepared / "params.yaml", **{"search.weights": {"lr": 1e30}})
+    status, output = hlrs(prepared, "search", "digits/darts/0")
+    assert status == 1
+    [line] = [text for text in output.splitlines() if text.startswith("hlrs:")]
+    assert "weights_loss is" in line
+    assert "lower search.weights.lr" in line
+    assert "Traceback" not in output
+    assert len(list((prepared / "results/search/digits/darts/0").iterdir())) == 1  # the earlier, sound one
+
+
+def test_a_truncated_input_is_named(prepared):
+    [split] = (prepared / "results/split/digits").glob("*/split.parquet")
+    split.write_bytes(split.read_bytes()[:100])
+    status, output = hlrs(prepared, "search", "digits/hlrs/0")
+    assert (status, output.count("\n")) == (1, 1)
+    assert f"{split.relative_to(prepared)}: truncated or not Parquet" in output
+
+
+def test_a_truncated_checkpoint_is_named(prepared):
+    jobs = plan(load(prepared / "params.yaml"))
+    key = next(job.key for job in jobs if (job.stage, job.run) == ("search", "digits/hlrs/0"))
+    checkpoint = prepared / ".hlrs/checkpoints" / f"{key}.safetensors"
+    checkpoint.parent.mkdir(exist_ok=True)
+    checkpoint.write_bytes(b"\x08\0\0\0\0\0\0\0{")
+    status, output = hlrs(prepared, "search", "digits/hlrs/0")
+    assert status == 1
+    assert f"{checkpoint.relative_to(prepared)}: truncated" in output

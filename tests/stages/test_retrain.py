@@ -1,0 +1,300 @@
+"""Retraining recipes: every option acts, a classifier made anew, the moving average, ResNets, resume."""
+
+import contextlib
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hlrs.artifacts.files import read_json
+from hlrs.artifacts.tables import read_table
+from hlrs.artifacts.tensors import read_tensors, write_tensors
+from hlrs.config.jobs import RetrainJob
+from hlrs.config.params import Params
+from hlrs.config.recipes import Retrain
+from hlrs.data.images import generator
+from hlrs.errors import Failure
+from hlrs.nas.network import initialize
+from hlrs.nas.resnet import ResNet
+from hlrs.pipeline.cost_probe import batches_of
+from hlrs.pipeline.plan import plan
+from hlrs.stages import evaluate, extract, retrain, search, split
+from hlrs.stages.images import SplitImages, predict
+from tests.conftest import TINY, edit, hlrs, outputs, record, start
+
+CPU = torch.device("cpu")
+RANDOM, RESNET = {"kind": "random"}, {"kind": "resnet", "depth": 20}
+RECIPE = TINY["retrain"] | {"epochs": 2, "auxiliary_weight": 0.0}
+CRT = {"kind": "retrained", "epochs": 2, "lr": 0.2}
+BILATERAL = {"kind": "bilateral", "branch_cells": 1}
+
+
+def prepared(searcher=RANDOM, dataset=None, **recipe):
+    """The jobs of one method by stage, those before the retraining done; the current folder is empty."""
+    params = copy.deepcopy(TINY)
+    params["matrix"]["methods"], params["report"] = ["m"], {}
+    params["methods"] = {"m": {"searcher": searcher}}
+    params["datasets"]["digits"] |= dataset or {}
+    params["retrain"] = RECIPE | recipe
+    by_stage = {job.stage: job for job in plan(Params.model_validate(params))}
+    split.run(by_stage["split"])
+    if searcher == RANDOM:
+        search.run(by_stage["search"])
+        extract.run(by_stage["extract"])
+    return by_stage
+
+
+def retrained(*choice, **recipe):
+    """Weights and history, as columns, of a retraining; and the jobs."""
+    by_stage = prepared(*choice, **recipe)
+    retrain.run(by_stage["retrain"])
+    history = read_table(by_stage["retrain"].output("history.parquet"), "retrain_history").to_pydict()
+    return read_tensors(by_stage["retrain"].output("weights.safetensors"))[0], history, by_stage
+
+
+def task_of(*choice, **recipe):
+    """A retraining's task on the CPU."""
+    job = prepared(*choice, **recipe)["retrain"]
+    params = RetrainJob.model_validate(job.params)
+    images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), CPU)
+    return retrain.RetrainTask(params, images, job.inputs.get("genotype"), CPU)
+
+
+def same(a, b, but=()):
+    """Whether two networks' tensors agree, but for those whose names begin so."""
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a if not name.startswith(tuple(but)))
+
+
+@pytest.fixture(scope="module")
+def plainly(tmp_path_factory):
+    """Weights and history of the recipe without any option."""
+    with contextlib.chdir(tmp_path_factory.mktemp("plainly")):
+        return retrained()[:2]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"policy": {"kind": "autoaugment"}},
+        {"policy": {"kind": "randaugment"}},
+        {"mix": {"kind": "mixup"}},
+        {"mix": {"kind": "cutmix"}},
+        {"ema": 0.9},
+        {"classifier": {"kind": "tau_normalized"}},
+        {"classifier": {"kind": "retrained", "epochs": 1}},
+        {"weights": {"schedule": {"kind": "multistep", "at": [0.5]}}},
+        {"weights": {"clip": 0.01}},
+        {"drop_path": 0.5},
+        {"cutout": 4},
+    ],
+    ids=str,
+)
+def test_every_option_acts(workspace, plainly, option):
+    weights = retrained(**option)[0]
+    assert not same(weights, plainly[0])
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+
+
+def test_a_warm_up_acts(workspace):
+    assert not same(retrained(epochs=3, weights={"warm_up": 2})[0], retrained(epochs=3)[0])
+
+
+def test_no_clip_is_a_clip_that_no_gradient_reaches(workspace):
+    assert same(retrained(weights={"clip": None})[0], retrained(weights={"clip": 1e9})[0])
+
+
+def test_the_history_follows_the_schedule(workspace):
+    sgd = {"lr": 0.1, "warm_up": 2, "schedule": {"kind": "multistep", "at": [0.5, 0.75], "factor": 0.1}}
+    history = retrained(epochs=4, weights=sgd)[1]
+    assert history["weights_lr"] == pytest.approx([0.05, 0.1, 0.01, 0.001])  # t = 0, 1/4, 1/2, 3/4
+    assert history["phase"] == ["network"] * 4
+
+
+# --- the classifier -----------------------------------------------------------------------------------
+
+
+def test_a_retrained_classifier_is_all_that_changes(workspace, plainly):
+    weights, history, _ = retrained(classifier=CRT)
+    assert same(weights, plainly[0], but=["classifier."])  # running statistics, too
+    assert not torch.equal(weights["classifier.weight"], plainly[0]["classifier.weight"])
+    assert history["phase"] == ["network"] * 2 + ["classifier"] * 2
+    assert history["epoch"] == [0, 1, 2, 3]
+    assert history["progress"] == [0.0, 0.5, 0.0, 0.5]
+    assert history["weights_lr"] == pytest.approx([0.025, 0.0125, 0.2, 0.1])  # each along its own cosine
+    assert history["drop_path"] == [0.0, 0.1, 0.0, 0.0]
+    assert history["loss"][:2] == plainly[1]["loss"]
+
+
+def test_the_classifiers_batches_are_class_balanced_and_their_own(workspace):
+    task = task_of(classifier=CRT, batch_size=200)
+    network, classifier = task.phases
+    classifier.batches.begin(2, 0.0)
+    drawn = torch.cat([classifier.batches(step)[0].labels for step in range(task.steps)])
+    # 159 images, 40 of class 0: by images it would be 40 of them; by classes 15.9, at most 4.5 deviations off
+    assert len(drawn) == 159
+    assert abs(int((drawn == 0).sum()) - 15.9) < 4.5 * (159 * 0.1 * 0.9) ** 0.5
+    assert classifier.weights == list(task.network.classifier.parameters())
+    assert len(network.weights) == len(list(task.network.parameters()))
+
+
+@pytest.mark.parametrize("objective", [{"kind": "plain"}, BILATERAL], ids=lambda o: o["kind"])
+def test_a_step_of_the_classifier_by_hand(workspace, objective):
+    sgd = {"weight_decay": 0.01, "momentum": 0.9, "clip": None}
+    task = task_of(objective=objective, classifier=CRT, weights=sgd)
+    task.begin(1)
+    task.step(0)
+    task.end([1.0, 1.0, 1.0])  # of the network's last epoch
+    weight, bias = (p.detach().clone() for p in task.network.classifier.parameters())
+    fresh = torch.nn.Linear(weight.shape[1], 10)
+    initialize(fresh, generator("0/retrain/0", "classifier", "weights"))
+    assert torch.equal(weight, fresh.weight)
+    task.begin(2)
+    [batch] = task.phase.batches(0)
+    with torch.no_grad():
+        branches = range(2 if objective == BILATERAL else 1)
+        features = torch.cat([task.network.eval().features(batch.images, branch) for branch in branches], 1)
+    # dL/dz = (softmax(z) − y)/n
+    errors = (features @ weight.T + bias).softmax(1) - F.one_hot(batch.labels, 10)
+    gradients = [errors.T @ features / len(errors), errors.mean(0)]
+    loss, accuracy, mixing = task.step(0).tolist()
+    assert loss == pytest.approx(float(F.cross_entropy(features @ weight.T + bias, batch.labels)), rel=1e-5)
+    assert 0 <= accuracy <= 1
+    assert mixing == 0
+    for new, old, gradient in zip(
+        task.network.classifier.parameters(), (weight, bias), gradients, strict=True
+    ):
+        assert torch.allclose(new, old - 0.2 * (gradient + 0.01 * old), atol=1e-6)
+
+
+@pytest.mark.parametrize("ema", [None, 0.8])
+def test_a_normalised_classifier_is_the_plain_one_divided_by_its_norms(workspace, ema):
+    plain = retrained(ema=ema)[0]
+    weights = retrained(ema=ema, classifier={"kind": "tau_normalized", "tau": 0.7})[0]
+    assert same(weights, plain, but=["classifier."])
+    rows = [row / sum(float(x) ** 2 for x in row) ** 0.35 for row in plain["classifier.weight"]]
+    assert torch.allclose(weights["classifier.weight"], torch.stack(rows))
+    assert not weights["classifier.bias"].any()
+
+
+# --- the moving average -------------------------------------------------------------------------------
+
+
+def test_the_moving_average_by_hand():
+    network = torch.nn.BatchNorm1d(1)
+    averaged = copy.deepcopy(network)  # weight 1, bias 0, no batches seen
+    for weight in (2.0, 3.0):
+        with torch.no_grad():
+            network.weight.fill_(weight)
+        network.num_batches_tracked += 5
+        retrain.average(averaged, network, 0.9)
+    assert averaged.weight.item() == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3)  # 1.29
+    assert averaged.bias.item() == 0
+    assert averaged.num_batches_tracked.item() == 10
+    assert network.weight.item() == 3
+
+
+def test_the_average_over_all_steps_is_the_result_and_what_the_holdout_sees(workspace):
+    task = task_of(ema=0.8, dataset={"holdout_fraction": 0.2})
+    expected = {name: p.detach().double() for name, p in task.network.named_parameters()}
+    for epoch in range(2):
+        task.begin(epoch)
+        for step in range(task.steps):
+            task.step(step)
+            for name, p in task.network.named_parameters():
+                expected[name] = 0.8 * expected[name] + 0.2 * p.detach().double()
+    row = task.end([1.0, 1.0, 0.0])
+    for name, p in task.result.named_parameters():
+        assert torch.allclose(p.double(), expected[name], atol=1e-6)
+    predicted = predict(task.result, task.images, task.holdout, 7).argmax(1)
+    assert row["holdout_accuracy"] == (predicted == task.images.labels[task.holdout].numpy()).mean()
+
+
+def test_a_classifier_is_retrained_on_the_averaged_network(workspace):
+    averaged = retrained(ema=0.8)[0]
+    assert same(retrained(ema=0.8, classifier=CRT)[0], averaged, but=["classifier."])
+
+
+# --- networks -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", [{"kind": "plain"}, BILATERAL], ids=lambda o: o["kind"])
+def test_a_resnet_is_retrained_and_evaluated_without_a_genotype(workspace, objective):
+    recipe = {"objective": objective, "auxiliary_weight": 0.0 if objective == BILATERAL else 0.4}
+    weights, history, by_stage = retrained(RESNET, **recipe, batch_size=64)
+    assert "genotype" not in by_stage["retrain"].inputs
+    branches = {"branches": 2, "branch_cells": 1} if objective == BILATERAL else {}
+    assert weights.keys() == ResNet(20, in_channels=1, classes=10, **branches).state_dict().keys()
+    assert history["drop_path"] == [0.0, 0.0]  # of the common recipe's 0.2
+    evaluate.run(by_stage["evaluate"])
+    assert read_json(by_stage["evaluate"].output("metrics.json"))["test_images"] == 50
+
+
+def test_a_resnets_key_does_not_depend_on_cells(workspace):
+    keys = [prepared(RESNET, cells=cells, channels=4)["retrain"].key for cells in (3, 4)]
+    assert keys[0] == keys[1]
+    assert prepared(RESNET, batch_size=8)["retrain"].key != keys[0]
+
+
+def test_weights_of_another_network_are_refused_by_name(workspace):
+    by_stage = retrained()[2]
+    other = retrained(RESNET)[2]["retrain"].output("weights.safetensors")
+    Path(by_stage["evaluate"].inputs["weights"]).write_bytes(other.read_bytes())
+    with pytest.raises(Failure, match=r"weights\.safetensors: does not fit the network"):
+        evaluate.run(by_stage["evaluate"])
+
+
+# --- resume and estimates -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "objective", [{"kind": "plain"}, {"kind": "dual_head"}, BILATERAL], ids=lambda o: o["kind"]
+)
+def test_a_resnet_goes_on_from_its_state_as_if_nothing_had_happened(workspace, objective):
+    on, off = (task_of(RESNET, objective=objective, ema=0.9) for _ in range(2))
+    for task in (on, off):
+        task.begin(0)
+        task.step(0)
+    write_tensors(Path("state.safetensors"), off.state(), {})
+    resumed = task_of(RESNET, objective=objective, ema=0.9)
+    resumed.load(read_tensors(Path("state.safetensors"))[0])
+    resumed.begin(0)
+    for step in (1, 2):
+        assert torch.equal(on.step(step), resumed.step(step))
+    assert same(on.state(), resumed.state())
+
+
+def test_killed_in_either_phase_it_ends_in_the_same_bytes(workspace):
+    recipe = {"epochs": 3, "ema": 0.9, "classifier": {"kind": "retrained", "epochs": 12}}
+    prepared(**recipe)
+    methods, matrix = {"m": {"searcher": RANDOM}}, TINY["matrix"] | {"methods": ["m"]}
+    edit(workspace / "params.yaml", matrix=matrix, methods=methods, retrain=RECIPE | recipe, report={})
+    assert hlrs(workspace, "retrain", "digits/m/0")[0] == 0
+    expected = outputs(workspace, "retrain")
+    assert len(expected) == 2
+    for path in expected:
+        (workspace / path).unlink()
+    for epoch in (1, 3, 9):  # 3 of the network, 12 of the classifier
+        process = start(workspace, "retrain", "digits/m/0", "--force", checkpoint_seconds=0.0)
+        while _epoch(workspace) < epoch:
+            process.join(0.005)
+            assert process.exitcode is None, (workspace / "log").read_text()
+        process.kill()
+        process.join()
+    assert hlrs(workspace, "retrain", "digits/m/0", "--force")[0] == 0
+    assert outputs(workspace, "retrain") == expected
+    assert record(workspace, "retrain", "digits/m/0")["resumes"] == 3
+
+
+def _epoch(folder):
+    """The epoch that the only checkpoint is in, or -1."""
+    found = list((folder / ".hlrs/checkpoints").glob("[!.]*.safetensors"))
+    return read_tensors(found[0])[1]["epoch"] if found else -1
+
+
+def test_estimates_reckon_with_the_classifiers_epochs():
+    recipe = Retrain.model_validate(RECIPE | {"objective": BILATERAL, "classifier": CRT})
+    assert batches_of("retrain", {"retrain": recipe.model_dump()}) == [2, 2, 1, 1]
+    assert batches_of("retrain", {"retrain": Retrain(epochs=3).model_dump()}) == [1, 1, 1]

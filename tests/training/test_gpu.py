@@ -1,0 +1,108 @@
+"""What only a GPU can show; skipped without one.
+
+TRITON_INTERPRET=0 python -m pytest tests/training/test_gpu.py
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hlrs.artifacts.tensors import read_tensors, write_tensors
+from hlrs.config.recipes import Sgd
+from hlrs.training.checkpoints import pack_optimizer, unpack_optimizer
+from hlrs.training.cuda_graphs import CapturedStep
+from hlrs.training.device import prepare
+from hlrs.training.optim import make_sgd, set_lr
+from tests.training import test_graphs
+from tests.training.test_graphs import METHODS, RECIPES, assert_same, by_stage, trained, unrecorded
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def device():
+    return prepare(1)
+
+
+def search_task(job):
+    return test_graphs.search_task(job, device())
+
+
+def retrain_task(job):
+    return test_graphs.retrain_task(job, device())
+
+
+def recordings(task):
+    """All that a task has recorded by now."""
+    return [recording for _, recording in task.recorded.made.values()]
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_recorded_steps_of_a_search_are_those_that_are_not(workspace, method):
+    """The watch's look, too, which is in each epoch's row."""
+    job = by_stage(method, epochs=4)["search"]
+    task = search_task(job)
+    assert_same(trained(task), trained(unrecorded(search_task(job), device())))
+    assert [recording.graph is not None for recording in recordings(task)] == [True, True]
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_recorded_steps_of_a_retraining_are_those_that_are_not(workspace, recipe):
+    job = by_stage({"searcher": {"kind": "random"}}, **recipe)["retrain"]
+    task = retrain_task(job)
+    assert_same(trained(task), trained(unrecorded(retrain_task(job), device())))
+    assert [recording.graph is not None for recording in recordings(task)] == [True]
+
+
+def test_recordings_of_a_task_share_their_memory(workspace):
+    task = search_task(by_stage({})["search"])
+    trained(task)
+    pools = {recording.graph.pool() for recording in recordings(task)}
+    assert (len(recordings(task)), len(pools)) == (2, 1)
+
+
+def test_a_search_goes_on_from_its_state_as_if_nothing_had_happened(workspace):
+    job = by_stage({})["search"]
+    on = search_task(job)
+    trained(on, epochs=(0,))
+    write_tensors(Path("state.safetensors"), on.state(), {})
+    resumed = search_task(job)
+    resumed.load(read_tensors(Path("state.safetensors"))[0])
+    assert_same(trained(on, epochs=(1,)), trained(resumed, epochs=(1,)))
+
+
+def test_a_state_can_be_loaded_where_steps_have_been_recorded(workspace):
+    job = by_stage({})["search"]
+    task = search_task(job)
+    trained(task, epochs=(0,))
+    state = {name: tensor.clone() for name, tensor in task.state().items()}
+    first = trained(task, epochs=(1,))
+    task.load(state)
+    assert_same(first, trained(task, epochs=(1,)))
+
+
+def test_a_recorded_step_follows_the_learning_rate(workspace):
+    weight = torch.nn.Parameter(torch.zeros(2, device=device()))
+    optimizer = make_sgd([weight], Sgd(lr=0.5, momentum=0.0, weight_decay=0.0))
+
+    def compute(gradient):
+        weight.grad = gradient.clone()
+        optimizer.step()
+        return weight.detach().sum()
+
+    step, gradient = CapturedStep(compute, device()), torch.ones(2, device=device())
+    for lr, expected in ((1.0, -1.0), (2.0, -3.0), (4.0, -7.0)):  # as ever, recorded, replayed
+        set_lr(optimizer, lr)
+        step(gradient)
+        assert weight.tolist() == [expected] * 2
+    unpack_optimizer(optimizer, pack_optimizer(optimizer))
+    assert optimizer.param_groups[0]["lr"].device.type == "cuda"
+
+
+def test_a_search_on_a_gpu_begins_like_one_on_a_cpu(workspace):
+    job = by_stage({})["search"]
+    tasks = [search_task(job), test_graphs.search_task(job)]
+    for task in tasks:
+        task.begin(0)
+    on_gpu, on_cpu = (task.step(0).tolist() for task in tasks)
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-2)

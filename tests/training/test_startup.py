@@ -1,0 +1,135 @@
+"""What a job needs before its work begins is told apart from the work: in its log and its record."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from hlrs.artifacts.tensors import read_tensors
+from hlrs.errors import Interrupted
+from hlrs.training import startup
+from hlrs.training.loop import fit
+from tests.conftest import hlrs, record
+from tests.training.test_training import JOB, Count
+
+CPU = torch.device("cpu")
+TICK = 0.02  # the system tells a process's start in hundredths of a second
+
+
+class Clock:
+    """A time.monotonic() that stands still unless it is told."""
+
+    def __init__(self, monkeypatch, start=100.0):
+        self.now = start
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+class Warming(Count):
+    """Counts, and takes ten seconds for its first step and one for each of the others."""
+
+    def __init__(self, clock, signal_at=None):
+        super().__init__(signal_at)
+        self.clock, self.pause = clock, 10.0
+
+    def step(self, step):
+        self.clock.now += self.pause
+        self.pause = 1.0
+        return super().step(step)
+
+
+@pytest.fixture
+def clock(tmp_path, monkeypatch):
+    """A clock at a moment when a stage that was called 4.9 s after its process began is set up for 1.3 s."""
+    monkeypatch.chdir(tmp_path)
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(startup, "process_start", lambda: 95.1)
+    monkeypatch.setattr(startup, "_called", None)
+    startup.called()
+    clock.now += 1.3
+    return clock
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not know when it began")
+def test_a_process_knows_when_it_began_though_it_asks_late():
+    script = (
+        "import time; line = time.monotonic(); import hlrs.training.startup as s; "
+        "print(s.process_start(), line)"
+    )
+    before = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    began, first_line = map(float, done.stdout.split())
+    assert before - TICK <= began < first_line
+
+
+def test_elsewhere_it_began_when_the_command_line_was_loaded(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert startup.process_start() == startup._loaded
+    script = "import sys, hlrs.cli; print('hlrs.training.startup' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_a_training_tells_its_start_its_first_step_and_the_others_apart(clock, capsys):
+    facts = fit(Warming(clock), JOB, CPU).facts
+    assert facts["startup"] == {
+        "imports_seconds": 4.9,
+        "setup_seconds": 1.3,
+        "first_step_seconds": 10.0,
+        "median_step_seconds": 1.0,
+    }
+    assert facts["training_seconds"] == 15.0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "d/m/0  started in 6.2 s (imports 4.9 s, data and model 1.3 s)"
+    assert [line.split("  ")[-1] for line in lines[1:]] == ["4 s left", "2 s left", "0 s left"]
+
+
+def test_a_resumed_training_tells_of_its_own_process(clock, capsys):
+    with pytest.raises(Interrupted):
+        fit(Warming(clock, (0, 0)), JOB, CPU)
+    assert read_tensors(JOB.checkpoint)[1]["timing"] == {}
+    startup.called()
+    clock.now += 2.0
+    capsys.readouterr()
+    facts = fit(Warming(clock), JOB, CPU).facts
+    assert facts["startup"]["setup_seconds"] == 2.0
+    assert facts["startup"]["first_step_seconds"] == 10.0
+    assert (facts["resumes"], facts["training_seconds"]) == (1, 14.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("data and model 2.0 s)")
+    assert lines[1] == "d/m/0  resumed at epoch 0, step 1"
+
+
+def test_a_run_with_nothing_but_its_results_left_has_no_first_step(clock):
+    fit(Warming(clock), JOB, CPU)
+    facts = fit(Warming(clock), JOB, CPU).facts
+    assert facts["startup"]["first_step_seconds"] is None
+    assert facts["startup"]["median_step_seconds"] is None
+    assert facts["training_seconds"] == 0.0
+
+
+def test_records_and_logs_tell_it(workspace):
+    run, told = "digits/darts/0", {}
+    assert hlrs(workspace, "split", "digits")[0] == 0
+    for stage in ("search", "extract", "retrain", "evaluate"):
+        before = time.monotonic()
+        status, output = hlrs(workspace, stage, run)
+        elapsed = time.monotonic() - before
+        assert status == 0, output
+        told[stage] = record(workspace, stage, run)
+        times = told[stage].get("startup", {})
+        assert all(seconds > 0 for seconds in times.values())
+        parts = [times.get("imports_seconds", 0), times.get("setup_seconds", 0)]
+        if sys.platform == "linux":  # elsewhere these processes, forked, count from their server's start
+            assert sum(parts) + told[stage].get("training_seconds", 0) <= elapsed + TICK
+        assert ("started in" in output) == (stage in ("search", "retrain"))
+    steps = {"first_step_seconds", "median_step_seconds"}
+    start = {"imports_seconds", "setup_seconds"}
+    assert {stage: set(r.get("startup", {})) for stage, r in told.items()} == {
+        "search": start | steps,
+        "extract": set(),
+        "retrain": start | steps,
+        "evaluate": start,
+    }
+    assert [stage for stage, r in told.items() if r.get("training_seconds", 0) > 0] == ["search", "retrain"]

@@ -1,0 +1,110 @@
+"""The loop itself, on a task of one number: where a signal may come, and what a resumed run then does."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hlrs.artifacts.jobs import Job
+from hlrs.errors import Interrupted
+from hlrs.training.loop import fit
+from hlrs.training.optim import optimizer_step
+from hlrs.training.task import step_metrics
+
+JOB = Job("search", "d/m/0", {}, "", {}, "0123456789ab")
+
+
+class Count:
+    """Adds 1 to `total` each step, and sends its own process a signal in one of them."""
+
+    epochs, steps, images_per_step, sums = 3, 2, 1, 1
+
+    def __init__(self, signal_at=None):
+        self.total, self.signal_at = torch.zeros(1), signal_at
+
+    def begin(self, epoch):
+        self.epoch = epoch
+
+    def step(self, step):
+        self.total += 1
+        if (self.epoch, step) == self.signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.total.double()
+
+    def end(self, means):
+        return {"epoch": self.epoch, "loss": means[0]}
+
+    def state(self):
+        return {"total": self.total}
+
+    def load(self, state):
+        self.total.copy_(state["total"])
+
+
+def page_faults(before):
+    """Of a process of its own, after this line: faults while memory of 40 MiB is taken and freed 5 times."""
+    lines = [
+        "import resource, torch",
+        before,
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt",
+        "take = lambda times: [None for _ in range(times) if torch.ones(10 * 2**20) is None]",
+        "take(20)",  # glibc may cut the first 7 of a size from new memory: its caches keep what lies between
+        "started = faults()",
+        "take(5)",
+        "print(faults() - started)",
+    ]
+    return int(subprocess.check_output([sys.executable, "-c", "\n".join(lines)]))
+
+
+def test_a_steps_large_maps_are_not_cleared_anew_by_the_kernel():
+    pages = 5 * 40 * 2**20 // os.sysconf("SC_PAGE_SIZE")
+    prepared = page_faults("from hlrs.training.device import prepare; prepare(1)")
+    assert prepared < pages / 100
+    assert prepared < page_faults("") / 4
+
+
+EXPECTED = [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "loss": 3.5}, {"epoch": 2, "loss": 5.5}]
+
+
+@pytest.mark.parametrize("moment", [(epoch, step) for epoch in range(3) for step in range(2)])
+def test_a_signal_in_any_step_loses_nothing_and_repeats_nothing(tmp_path, monkeypatch, moment):
+    monkeypatch.chdir(tmp_path)
+    device = torch.device("cpu")
+    if moment == (2, 1):  # the last step of all: what is left is to write the results
+        assert fit(Count(moment), JOB, device).rows == EXPECTED
+        return
+    with pytest.raises(Interrupted, match="SIGTERM came; saved"):
+        fit(Count(moment), JOB, device)
+    task = Count()
+    position = fit(task, JOB, device)
+    assert position.rows == EXPECTED
+    assert (position.resumes, task.total.item()) == (1, 6)
+    assert [row["epoch"] for row in position.throughput] == [0, 1, 2]
+
+
+def test_a_step_changes_each_weight_by_its_own_gradient_however_the_maps_lie():
+    """Gradients of channels-last maps lie in another order in memory than the kernels they belong to."""
+    convolution = torch.nn.Conv2d(3, 4, 3, bias=False)
+    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)).contiguous(
+        memory_format=torch.channels_last
+    )
+    optimizer = torch.optim.SGD(convolution.parameters(), 0.5, 0.9, weight_decay=0.1, fused=True)
+    weight, momentum = convolution.weight.detach().clone(), None
+    for _ in range(2):
+        patches = torch.nn.functional.unfold(x, 3).transpose(1, 2)  # [image, place, 27]
+        maps = patches @ weight.view(4, 27).T
+        gradient = (2 * maps.transpose(1, 2) @ patches).sum(0).view(4, 3, 3, 3) / maps.numel()
+        gradient = gradient + 0.1 * weight
+        momentum = gradient if momentum is None else 0.9 * momentum + gradient
+        weight = weight - 0.5 * momentum
+        optimizer_step(convolution(x).square().mean(), list(convolution.parameters()), optimizer, None)
+        assert torch.allclose(convolution.weight, weight, atol=1e-5)
+
+
+def test_figures_keep_the_digits_of_numbers():
+    found = step_metrics(torch.tensor(0.5, requires_grad=True), 0.7, torch.tensor(3))
+    assert found.tolist() == [0.5, 0.7, 3.0]
+    assert not found.requires_grad
