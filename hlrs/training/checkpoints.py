@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a task as named tensors."""
+"""Checkpoints: the state of a task and its position, in one safetensors file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +11,15 @@ from hlrs.training.task import Position, Task
 
 
 def save(task: Task, path: Path, position: Position, sums: Tensor) -> None:
+    """Write the task's state, the sums of the current epoch (float64 [task.sums]) and the position."""
     write_tensors(path, {**task.state(), "sums": sums}, vars(position))
 
 
 def resume(task: Task, path: Path, device: torch.device) -> tuple[Position, Tensor]:
+    """Load a checkpoint into the task, in place; return its position and sums, float64 [task.sums].
+
+    Without a checkpoint, the position is the start and the sums are 0.
+    """
     sums = torch.zeros(task.sums, dtype=torch.float64, device=device)
     if not path.exists():
         return Position(), sums
@@ -27,25 +32,28 @@ def resume(task: Task, path: Path, device: torch.device) -> tuple[Position, Tens
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under `prefix.name`."""
+    """Rename each tensor to `prefix.name`."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those tensors whose names begin with `prefix.`, without it."""
+    """Select the tensors named `prefix.name`, and rename each to `name`."""
     return {
         name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")
     }
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors; learning rates are functions of the epoch and need no saving."""
+    """Return an optimizer's state as tensors named `index.slot`.
+
+    Learning rates are functions of the epoch and need no saving.
+    """
     state = optimizer.state_dict()["state"]
     return {f"{i}.{slot}": t for i, slots in state.items() for slot, t in slots.items() if t is not None}
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `pack`."""
+    """Load into an optimizer what `pack_optimizer` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, slot = name.split(".")

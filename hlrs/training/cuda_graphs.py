@@ -1,4 +1,4 @@
-"""A training step as one CUDA graph: launching its thousands of kernels would take longer than they do."""
+"""CUDA graphs: a training step is captured once and replayed, because launching its kernels takes longer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +11,13 @@ Compute = Callable[..., Tensor]
 
 
 class CapturedStep:
-    """A computation that is recorded on a GPU and replayed with other inputs of the same shapes.
+    """A computation that is captured on a GPU and replayed with other inputs of the same shapes.
 
-    Everything else that it reads must stay as it is, or change in place: make a new one where a number
-    changes (`Recordings`). The first call computes as ever, and so makes what cannot be made while
-    recording: compiled kernels, an optimizer's buffers. The second records, in the memory that `pool` names
-    then. What comes back is overwritten by the next call of this one, or of another in the same memory.
+    The first call runs eagerly and creates whatever cannot be created during capture: compiled kernels, an
+    optimizer's buffers. The second call captures, in the memory pool that `pool` returns, and every call
+    from then on replays. Whatever else the computation reads must stay in place; a Python number is captured
+    as a constant (`GraphCache` captures again when one changes). An input that is None at the first call
+    must stay None (AssertionError). The output is overwritten by the next replay in the same pool.
     """
 
     def __init__(
@@ -28,60 +29,60 @@ class CapturedStep:
 
     def __call__(self, *inputs: Input) -> Tensor:
         if self.inputs is None:
-            self.inputs = [self._own(value) for value in inputs]
+            self.inputs = [self._buffer(value) for value in inputs]
             return self.compute(*self.inputs)
-        for own, value in zip(self.inputs, inputs, strict=True):
+        for buffer, value in zip(self.inputs, inputs, strict=True):
             if isinstance(value, Tensor):
-                own.copy_(value)
+                buffer.copy_(value)
             elif value is not None:
-                own.fill_(value)
+                buffer.fill_(value)
             else:
-                assert own is None  # else what is recorded would go on with an old value
+                assert buffer is None  # otherwise the graph would replay with a stale value
         if self.graph is None:
-            self.graph = self._record()
+            self.graph = self._capture()
         self.graph.replay()
         return self.output
 
-    def _record(self) -> torch.cuda.CUDAGraph:
+    def _capture(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        # other threads may pin memory meanwhile: those that read images ahead
+        # thread_local: threads that read images ahead may pin memory during the capture
         with torch.cuda.graph(graph, pool=self.pool(), capture_error_mode="thread_local"):
             self.output = self.compute(*self.inputs or ())
         return graph
 
-    def _own(self, value: Input) -> Tensor | None:
-        """Memory of the input's own, that its later values are copied to; numbers become scalars."""
+    def _buffer(self, value: Input) -> Tensor | None:
+        """Allocate the memory that later values of an input are copied to; a number becomes a scalar."""
         if isinstance(value, float):
             return torch.full((), value, device=self.device)
         return None if value is None else value.clone()
 
 
 class GraphCache:
-    """A task's computations, each recorded for as long as the same numbers are baked into it.
+    """The captured steps of a task, each valid for as long as its captured constants stay the same.
 
-    They share memory, since they run one after the other. On a CPU nothing is recorded.
+    They share one memory pool, since they run one after the other. On a CPU nothing is captured.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.records = device, device.type == "cuda"
-        self.made: dict[Compute, tuple[Any, CapturedStep]] = {}
+        self.device, self.enabled = device, device.type == "cuda"
+        self.captured: dict[Compute, tuple[Any, CapturedStep]] = {}
 
-    def __call__(self, compute: Compute, baked: Any = None) -> Compute:
-        """The computation, or its recording: a new one in the old one's place when `baked` has changed."""
-        if not self.records:
+    def __call__(self, compute: Compute, constants: Any = None) -> Compute:
+        """Return the captured step of a computation; a new one replaces it when `constants` changed."""
+        if not self.enabled:
             return compute
-        if compute not in self.made or self.made[compute][0] != baked:
-            self.made[compute] = baked, CapturedStep(compute, self.device, self._pool)
-        return self.made[compute][1]
+        if compute not in self.captured or self.captured[compute][0] != constants:
+            self.captured[compute] = constants, CapturedStep(compute, self.device, self._pool)
+        return self.captured[compute][1]
 
     def forget(self) -> None:
-        """Let go of all recordings: something that they read is no longer where it was."""
-        self.made.clear()
+        """Drop all captured steps: a tensor that they read has moved."""
+        self.captured.clear()
 
     def _pool(self) -> Any:
-        """The memory of a living graph, for one more; None, for memory of its own, where there is none.
+        """Return the memory pool of a live graph; None, which asks for a new pool, if there is none.
 
-        No handle is kept: once the last graph in a pool is gone, PyTorch refuses to record there again.
+        No handle is kept: once the last graph of a pool is gone, PyTorch refuses to capture into it.
         """
-        graphs = (recording.graph for _, recording in self.made.values())
+        graphs = (step.graph for _, step in self.captured.values())
         return next((graph.pool() for graph in graphs if graph is not None), None)

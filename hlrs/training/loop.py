@@ -1,4 +1,4 @@
-"""The training loop: epochs, history, checkpoints."""
+"""The training loop: epochs, history rows, checkpoints, signals."""
 
 import math
 import time
@@ -14,14 +14,14 @@ from hlrs.training.progress import Progress
 from hlrs.training.signals import stop_signals
 from hlrs.training.task import Position, Task
 
-CHECKPOINT_SECONDS = 300.0  # within an epoch; at the end of an epoch there always is one
+CHECKPOINT_SECONDS = 300.0  # between two within an epoch; the end of an epoch always writes one
 
 
 def fit(task: Task, job: Job, device: torch.device) -> Position:
-    """Train from the start or the job's checkpoint to the last epoch; returns history rows and throughput.
+    """Train from the job's checkpoint, or from the start, to the last epoch; return rows and throughput.
 
-    Raises Interrupted after a signal, with the state saved; Failure when a loss is not a number, with the
-    checkpoint of the last sound epoch kept.
+    Interrupted after a signal, once the state is saved. Failure if a loss is not finite; the checkpoint of
+    the last sound epoch is kept.
     """
     path = job.checkpoint
     position, sums = resume(task, path, device)
@@ -35,11 +35,11 @@ def fit(task: Task, job: Job, device: torch.device) -> Position:
                 began = time.monotonic()
                 sums += task.step(step)
                 if not progress.seconds:
-                    sums.tolist()  # waits for the device; later steps wait in its queue
+                    sums.tolist()  # waits for the device; later steps are only queued
                 position.step = step + 1
                 progress.step(time.monotonic() - began)
                 due = stop.requested or time.monotonic() - saved > CHECKPOINT_SECONDS
-                if due and position.step < task.steps:  # the epoch's end saves by itself
+                if due and position.step < task.steps:  # the end of the epoch saves anyway
                     save(task, path, position, sums)
                     saved = time.monotonic()
                     stop.obey(job, path)
@@ -50,14 +50,14 @@ def fit(task: Task, job: Job, device: torch.device) -> Position:
             sums.zero_()
             save(task, path, position, sums)
             progress.epoch(row, rate)
-            if position.epoch < task.epochs:  # else nothing is left but to write the results
+            if position.epoch < task.epochs:  # after the last epoch only the results are left to write
                 stop.obey(job, path)
     position.timing = progress.close()
     return position
 
 
 def _finish_epoch(task: Task, position: Position, sums: Tensor, job: Job) -> dict[str, Any]:
-    """Read the epoch's figures back, once, and append its row."""
+    """Read the epoch's step metrics from the device, once, and append its history row."""
     means = (sums / task.steps).tolist()
     row = task.end(means)
     broken = [
@@ -68,7 +68,7 @@ def _finish_epoch(task: Task, position: Position, sums: Tensor, job: Job) -> dic
     if broken:
         raise Failure(
             f"{job.run}: {broken[0]} is {row[broken[0]]} in epoch {position.epoch + 1} of the {job.stage}; "
-            f"lower {job.stage}.weights.lr (the state before it is kept in {job.checkpoint})"
+            f"lower {job.stage}.weights.lr (the state before that epoch is kept in {job.checkpoint})"
         )
     position.rows.append(row)
     position.epoch, position.step = position.epoch + 1, 0

@@ -11,9 +11,9 @@ from hlrs.config.recipes import MultistepSchedule, Sgd
 def optimizer_step(
     loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, clip: float | None
 ) -> None:
-    """One step of the optimizer along the loss's gradient, whose norm is at most `clip`."""
+    """Take one optimizer step along the gradient of a scalar loss, its norm clipped to `clip`."""
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        # a fused optimizer walks memory, whatever the strides: gradients must lie as the parameters do
+        # a fused optimizer walks memory and ignores strides: gradients need the parameters' layout
         parameter.grad = gradient.contiguous()
     if clip is not None:
         nn.utils.clip_grad_norm_(parameters, clip)
@@ -21,18 +21,18 @@ def optimizer_step(
 
 
 def make_sgd(parameters: list[torch.nn.Parameter], sgd: Sgd) -> torch.optim.SGD:
-    """SGD as its spec says; the loop sets the learning rate each epoch: that of `sgd_lr`, by `set_lr`."""
+    """Make an SGD optimizer from its spec; the task sets its learning rate per epoch (`sgd_lr`, `set_lr`)."""
     lr = settable(sgd.lr, parameters[0].device)
     return torch.optim.SGD(parameters, lr, sgd.momentum, weight_decay=sgd.weight_decay, fused=True)
 
 
 def settable(lr: float, device: torch.device) -> torch.Tensor | float:
-    """A learning rate for `set_lr`: on a GPU in its memory, where captured steps read it."""
+    """Return a learning rate that `set_lr` can change: on a GPU, a tensor that captured steps read."""
     return torch.tensor(lr, dtype=torch.float32, device=device) if device.type == "cuda" else lr
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """From now on the optimizer, of one group, learns at this rate; so do its recorded steps."""
+    """Set the learning rate of an optimizer with one parameter group, and of its captured steps."""
     [group] = optimizer.param_groups
     if isinstance(group["lr"], torch.Tensor):
         group["lr"].fill_(lr)
@@ -41,10 +41,11 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def sgd_lr(sgd: Sgd, epoch: int, epochs: int) -> float:
-    """The learning rate of an epoch, counted from 0: the schedule's at progress t = epoch/epochs, warmed up.
+    """Return the learning rate of an epoch, counted from 0, at progress t = epoch/epochs.
 
-    Half a cosine from `lr` to `lr_min` (DARTS, §3.1), or `lr` times `factor` for each `at` ≤ t (LDAM-DRW's
-    cifar_train.py); in the first `warm_up` epochs that times (epoch + 1)/warm_up (Goyal et al. 2017, §2.2).
+    cosine: lr · (f + (1 − f)(1 + cos πt)/2) with f = lr_min/lr (DARTS, §3.1). multistep: lr · factor per
+    `at` ≤ t (LDAM-DRW's cifar_train.py). Either is multiplied by (epoch + 1)/warm_up in the first `warm_up`
+    epochs (Goyal et al. 2017, §2.2).
     """
     t = epoch / epochs
     if isinstance(sgd.schedule, MultistepSchedule):

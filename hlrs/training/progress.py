@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, one line per epoch in a log."""
+"""Progress of a training: a bar on a terminal, one line per epoch in a log."""
 
 import statistics
 import sys
@@ -12,14 +12,14 @@ from hlrs.training.task import Position, Task
 
 
 class Progress:
-    """A bar on a terminal, a plain line an epoch in a log; both with an estimate of what is left."""
+    """Shows a bar on a terminal, one plain line per epoch in a log, both with the estimated time left."""
 
     def __init__(self, label: str, task: Task, position: Position) -> None:
         self.label, self.task = label, task
         self.done = position.epoch * task.steps + position.step
         self.total = task.epochs * task.steps
         self.startup, self.started = ready(), time.monotonic()
-        self.seconds: list[float] = []  # of each step
+        self.seconds: list[float] = []  # per step
         interactive = sys.stderr.isatty()
         self.bar = tqdm(total=self.total, initial=self.done, desc=label, unit="step", disable=not interactive)
         imports, setup = self.startup["imports_seconds"], self.startup["setup_seconds"]
@@ -29,13 +29,13 @@ class Progress:
             self._say(f"resumed at epoch {position.epoch}, step {position.step}")
 
     def step(self, seconds: float) -> None:
-        """One step is done."""
+        """Count a finished step that took `seconds`."""
         self.done += 1
         self.seconds.append(seconds)
         self.bar.update()
 
     def epoch(self, row: dict[str, Any], rate: float) -> None:
-        """An epoch is done."""
+        """Show the history row of a finished epoch, and its rate in images per second."""
         text = "  ".join(
             f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
             for name, value in row.items()
@@ -47,7 +47,7 @@ class Progress:
             self._say(f"{epoch}  {text}  {rate:.0f} images/s  {duration(self._left())} left")
 
     def close(self) -> dict[str, Any]:
-        """The run is over; what this process's time went into."""
+        """End the display; return the times of this process in seconds, as the record holds them."""
         self.bar.close()
         first, others = self.seconds[:1], self.seconds[1:]
         steps = {
@@ -58,7 +58,7 @@ class Progress:
         return {"startup": self.startup | steps, "training_seconds": seconds}
 
     def _left(self) -> float:
-        """Seconds at the pace so far, but for the first step, which warms up or compiles."""
+        """Estimate the seconds left from all steps but the first, which warms up or compiles."""
         steps, elapsed = len(self.seconds), time.monotonic() - self.started
         if steps > 1:
             steps, elapsed = steps - 1, elapsed - self.seconds[0]
@@ -70,6 +70,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
+    """Format seconds as hours and minutes, minutes and seconds, or seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return (

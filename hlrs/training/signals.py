@@ -1,4 +1,4 @@
-"""Signals that stop a training after its current step."""
+"""Signals that stop a training once its current step is done and its state is saved."""
 
 import signal
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ from hlrs.errors import Interrupted
 
 @dataclass
 class Stop:
-    """The name of the signal that asked the run to stop, or nothing."""
+    """The name of the signal that asked the run to stop; empty without one."""
 
     requested: str = ""
 
     def obey(self, job: Job, path: Path) -> None:
-        """Raise Interrupted if a signal came; the state must be saved in `path`."""
+        """Raise Interrupted if a signal was received; the state must already be saved in `path`."""
         if self.requested:
-            message = f"{job.run}: {self.requested} came; saved {path}, run again to go on"
+            message = f"{job.run}: interrupted by {self.requested}; state saved in {path}, rerun to resume"
             raise Interrupted(message, self.requested)
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Let SIGTERM, SIGUSR1 (SLURM's warning) and SIGINT end the run after the current step."""
+    """Note SIGTERM, SIGUSR1 (SLURM's warning) and SIGINT in a `Stop` instead of ending the process."""
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Where a job's time goes before its work begins: the interpreter and imports, then data and model."""
+"""Startup times of a job: the interpreter and imports, then data and model."""
 
 import os
 import sys
@@ -11,7 +11,10 @@ _called: float | None = None
 
 
 def process_start() -> float:
-    """When this process started, on the clock of time.monotonic(); on macOS, when this module was loaded."""
+    """Return when this process started, in seconds of time.monotonic().
+
+    Outside Linux, this is when the module was loaded.
+    """
     if sys.platform == "linux":
         with suppress(OSError):
             after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
@@ -21,13 +24,13 @@ def process_start() -> float:
 
 
 def called() -> None:
-    """Note that everything is imported and checked, and the stage is called now."""
+    """Note the time at which the stage is called, after imports and checks."""
     global _called
     _called = time.monotonic()
 
 
 def ready() -> dict[str, float]:
-    """Seconds from the process's start to the stage's call, and from there until its work begins now."""
+    """Return the seconds from process start to the stage's call, and from there to now."""
     now = time.monotonic()
     call = now if _called is None else _called
     return {"imports_seconds": round(call - process_start(), 3), "setup_seconds": round(now - call, 3)}

@@ -1,4 +1,4 @@
-"""What is trained, and where a run stands."""
+"""The interface of whatever the loop trains, and the position of a run."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -8,52 +8,54 @@ from torch import Tensor
 
 
 class Task(Protocol):
-    """What is trained.
+    """Whatever `fit` trains.
 
-    Randomness must come from (seed, purpose, epoch, step) alone: then the state is all that a resumed run
-    needs.
+    Randomness must come from (seed, purpose, epoch, step) alone, so that the state is all that a resumed
+    run needs.
     """
 
     epochs: int
-    steps: int  # an epoch
+    steps: int  # per epoch
     images_per_step: int
-    sums: int  # how many figures a step returns
+    sums: int  # number of step metrics
 
     def begin(self, epoch: int) -> None:
-        """Set the epoch's learning rates and draw its order."""
+        """Set the epoch's learning rates and draw the order of its images."""
 
     def step(self, step: int) -> Tensor:
-        """One training step; figures to be summed over the epoch, float [sums], on the device."""
+        """Train one step; return its step metrics, float [sums] on the device, which the loop sums."""
 
     def end(self, means: list[float]) -> dict[str, Any]:
-        """The epoch's history row from the figures' means."""
+        """Return the epoch's history row, given the means of the step metrics."""
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that training changes."""
+        """Return everything that training changes, by name."""
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over a state, in place."""
+        """Load a state, in place."""
 
 
 @dataclass
 class Position:
-    """Where a run stands, and what it has to show so far."""
+    """The next epoch and step of a run, with its history rows and times so far."""
 
     epoch: int = 0
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     throughput: list[dict[str, float]] = field(default_factory=list)
     resumes: int = 0
-    timing: dict[str, Any] = field(default_factory=dict)  # of the process that ends the run: never saved
+    timing: dict[str, Any] = field(
+        default_factory=dict
+    )  # of the process that ends the run; never in a checkpoint
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the record tells of the training."""
+        """Return the training's part of the job's record."""
         return {"resumes": self.resumes, "throughput": self.throughput, **self.timing}
 
 
 def step_metrics(*values: Tensor | float) -> Tensor:
-    """A step's figures as one float64 tensor on the first one's device, without waiting for it."""
+    """Stack scalars into one float64 tensor on the first one's device, without waiting for it."""
     device = values[0].device if isinstance(values[0], Tensor) else None
     return torch.stack(
         [

@@ -1,4 +1,4 @@
-"""The pace of a training: seconds a step, measured over a few steps."""
+"""Throughput of a training: seconds per step, measured over a few steps."""
 
 import time
 from collections.abc import Callable
@@ -6,27 +6,27 @@ from typing import Any, NamedTuple
 
 
 class Throughput(NamedTuple):
-    """How many steps were measured, and what one took."""
+    """Number of measured steps, and mean seconds per step."""
 
     steps: int
     seconds: float
 
 
 def measure(task: Any, epoch: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> Throughput:
-    """The pace of a task (`training.Task`) in an epoch, over steps for at least so many seconds.
+    """Measure the throughput of a `training.task.Task` in an epoch, for at least `seconds`.
 
-    A first step warms up and does not count, unless it takes all of the time by itself.
+    The first step warms up; it counts only if it takes all of that time by itself.
     """
     task.begin(epoch)
     began = clock()
     task.step(0).tolist()  # waits for the device
-    warming = clock() - began
-    if warming >= seconds:
-        return Throughput(1, warming)
+    first = clock() - began
+    if first >= seconds:
+        return Throughput(1, first)
     done, block, began = 0, 1, clock()
     while (elapsed := clock() - began) < seconds:
         for step in range(done, done + block):
-            figures = task.step(step % task.steps)
-        figures.tolist()  # once a block, so that steps wait in the device's queue as they do in a training
+            metrics = task.step(step % task.steps)
+        metrics.tolist()  # once per block: as in a training, steps queue on the device meanwhile
         done, block = done + block, 2 * block
     return Throughput(done, elapsed / done)

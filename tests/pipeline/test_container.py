@@ -111,7 +111,7 @@ def test_a_signal_to_every_process_saves_a_checkpoint_and_keeps_the_exit_status(
     assert "returned non-zero exit status 75" in output
     [log] = (folder / "logs/search" / SEARCH).glob("*.log")
     [checkpoint] = (folder / ".hlrs/checkpoints").iterdir()
-    assert f"SIGUSR1 came; saved {checkpoint.relative_to(folder)}, run again to go on" in log.read_text()
+    assert f"SIGUSR1; state saved in {checkpoint.relative_to(folder)}, rerun to resume" in log.read_text()
     assert not list((folder / "results/search").rglob("*.parquet"))
 
 

@@ -306,7 +306,9 @@ def test_the_gpu_is_used_where_there_is_one(gpus, environment, free, device):
 
 def test_a_gpu_that_was_given_and_is_not_seen_is_no_reason_to_use_the_cpu(gpus):
     gpus()
-    with pytest.raises(UserError, match=r"^SLURM gave this job 1 GPU on n7, PyTorch sees 0: `hlrs doctor`"):
+    with pytest.raises(
+        UserError, match=r"^SLURM gave this job 1 GPU on n7, PyTorch sees 0: run `hlrs doctor`"
+    ):
         choose(ONE)
     gpus(80)
     with pytest.raises(UserError, match=r"^SLURM gave this job 2 GPUs on n7, PyTorch sees 1: "):
@@ -317,9 +319,8 @@ def test_a_gpu_that_is_somebody_elses_is_named(gpus):
     gpus(80, 39)
     with pytest.raises(UserError) as refused:
         choose(TWO)
-    assert str(refused.value).startswith(
-        "GPU 1 on n7 has 41.9 of 85.9 GB free: somebody else is on it (`nvidia-smi` names the process);"
-    )
+    assert str(refused.value).startswith("GPU 1 on n7 has 41.9 of 85.9 GB free: ")
+    assert "`nvidia-smi`" in str(refused.value)
 
 
 def test_an_unknown_device_is_refused():

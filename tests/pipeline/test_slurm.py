@@ -331,7 +331,7 @@ def test_a_search_goes_on_past_its_time_limit_a_preemption_and_the_loss_of_its_n
     # SLURM looks at limits each 30 s; the search is not to end before. SLURM sends SIGCONT with its warning.
     os.kill(site.stage_process(), signal.SIGSTOP)
     site.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=3")  # it warns 2 minutes before that
-    site.wait(lambda: "SIGUSR1 came; saved" in site.log or site.resumed(), "SLURM does not warn")
+    site.wait(lambda: "SIGUSR1; state saved" in site.log or site.resumed(), "SLURM does not warn")
     site.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # no warning among what follows
     site.goes_on(safe)
     assert site.job()[0] == job

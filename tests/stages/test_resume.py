@@ -88,7 +88,9 @@ def test_a_signal_saves_and_ends_with_its_own_status(prepared, number):
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == 75
-    assert f"{number.name} came; saved .hlrs/checkpoints/" in (prepared / "log").read_text()
+    log = (prepared / "log").read_text()
+    assert f"interrupted by {number.name}; state saved in .hlrs/checkpoints/" in log
+    assert "rerun to resume" in log
     assert len(list(checkpoints.glob("*.safetensors"))) == 1
     assert not (prepared / "results/search/digits/hlrs").exists()
 

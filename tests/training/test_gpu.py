@@ -1,7 +1,4 @@
-"""What only a GPU can show; skipped without one.
-
-TRITON_INTERPRET=0 python -m pytest tests/training/test_gpu.py
-"""
+"""Tests that need a GPU: TRITON_INTERPRET=0 python -m pytest tests/training/test_gpu.py."""
 
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from hlrs.training.cuda_graphs import CapturedStep
 from hlrs.training.device import prepare
 from hlrs.training.optim import make_sgd, set_lr
 from tests.training import test_graphs
-from tests.training.test_graphs import METHODS, RECIPES, assert_same, by_stage, trained, unrecorded
+from tests.training.test_graphs import METHODS, RECIPES, assert_same, by_stage, eager, trained
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -32,46 +29,45 @@ def retrain_task(job):
     return test_graphs.retrain_task(job, device())
 
 
-def recordings(task):
-    """All that a task has recorded by now."""
-    return [recording for _, recording in task.recorded.made.values()]
+def captured_steps(task):
+    return [step for _, step in task.recorded.captured.values()]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_recorded_steps_of_a_search_are_those_that_are_not(workspace, method):
-    """The watch's look, too, which is in each epoch's row."""
+def test_captured_steps_of_a_search_equal_eager_ones(workspace, method):
+    """Includes the sharpness in each epoch's row."""
     job = by_stage(method, epochs=4)["search"]
     task = search_task(job)
-    assert_same(trained(task), trained(unrecorded(search_task(job), device())))
-    assert [recording.graph is not None for recording in recordings(task)] == [True, True]
+    assert_same(trained(task), trained(eager(search_task(job), device())))
+    assert [step.graph is not None for step in captured_steps(task)] == [True, True]
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_recorded_steps_of_a_retraining_are_those_that_are_not(workspace, recipe):
+def test_captured_steps_of_a_retraining_equal_eager_ones(workspace, recipe):
     job = by_stage({"searcher": {"kind": "random"}}, **recipe)["retrain"]
     task = retrain_task(job)
-    assert_same(trained(task), trained(unrecorded(retrain_task(job), device())))
-    assert [recording.graph is not None for recording in recordings(task)] == [True]
+    assert_same(trained(task), trained(eager(retrain_task(job), device())))
+    assert [step.graph is not None for step in captured_steps(task)] == [True]
 
 
-def test_recordings_of_a_task_share_their_memory(workspace):
+def test_captured_steps_of_a_task_share_a_memory_pool(workspace):
     task = search_task(by_stage({})["search"])
     trained(task)
-    pools = {recording.graph.pool() for recording in recordings(task)}
-    assert (len(recordings(task)), len(pools)) == (2, 1)
+    pools = {step.graph.pool() for step in captured_steps(task)}
+    assert (len(captured_steps(task)), len(pools)) == (2, 1)
 
 
-def test_a_search_goes_on_from_its_state_as_if_nothing_had_happened(workspace):
+def test_a_resumed_search_continues_as_if_uninterrupted(workspace):
     job = by_stage({})["search"]
-    on = search_task(job)
-    trained(on, epochs=(0,))
-    write_tensors(Path("state.safetensors"), on.state(), {})
+    uninterrupted = search_task(job)
+    trained(uninterrupted, epochs=(0,))
+    write_tensors(Path("state.safetensors"), uninterrupted.state(), {})
     resumed = search_task(job)
     resumed.load(read_tensors(Path("state.safetensors"))[0])
-    assert_same(trained(on, epochs=(1,)), trained(resumed, epochs=(1,)))
+    assert_same(trained(uninterrupted, epochs=(1,)), trained(resumed, epochs=(1,)))
 
 
-def test_a_state_can_be_loaded_where_steps_have_been_recorded(workspace):
+def test_a_state_can_be_loaded_after_steps_were_captured(workspace):
     job = by_stage({})["search"]
     task = search_task(job)
     trained(task, epochs=(0,))
@@ -81,7 +77,7 @@ def test_a_state_can_be_loaded_where_steps_have_been_recorded(workspace):
     assert_same(first, trained(task, epochs=(1,)))
 
 
-def test_a_recorded_step_follows_the_learning_rate(workspace):
+def test_a_captured_step_follows_the_learning_rate(workspace):
     weight = torch.nn.Parameter(torch.zeros(2, device=device()))
     optimizer = make_sgd([weight], Sgd(lr=0.5, momentum=0.0, weight_decay=0.0))
 
@@ -91,7 +87,7 @@ def test_a_recorded_step_follows_the_learning_rate(workspace):
         return weight.detach().sum()
 
     step, gradient = CapturedStep(compute, device()), torch.ones(2, device=device())
-    for lr, expected in ((1.0, -1.0), (2.0, -3.0), (4.0, -7.0)):  # as ever, recorded, replayed
+    for lr, expected in ((1.0, -1.0), (2.0, -3.0), (4.0, -7.0)):  # eager, captured, replayed
         set_lr(optimizer, lr)
         step(gradient)
         assert weight.tolist() == [expected] * 2

@@ -1,4 +1,4 @@
-"""Recorded steps, on a CPU by a stand-in for CUDA's graphs: when one is recorded anew, what it computes."""
+"""Captured steps, on a CPU with a stand-in for CUDA graphs: their results, and when they are captured."""
 
 import copy
 from typing import ClassVar
@@ -45,7 +45,7 @@ CPU = torch.device("cpu")
 
 
 def by_stage(method, epochs=3, **recipe):
-    """The jobs of one method; those of split and random search done."""
+    """The jobs of one method by stage, after running the split and, if it is random, the search."""
     params = copy.deepcopy(TINY)
     params["matrix"]["methods"], params["report"] = ["m"], {}
     params["methods"] = {"m": {"searcher": {"kind": "darts", "order": 1}} | method}
@@ -72,7 +72,7 @@ def retrain_task(job, device=CPU):
 
 
 def trained(task, steps=4, epochs=None):
-    """Figures of each step, each epoch's row, and the state behind them."""
+    """Step metrics and history rows of some steps per epoch, and the state after them."""
     seen = []
     for epoch in range(task.epochs) if epochs is None else epochs:
         task.begin(epoch)
@@ -81,15 +81,15 @@ def trained(task, steps=4, epochs=None):
     return seen, {name: tensor.clone() for name, tensor in task.state().items()}
 
 
-class Unrecorded(GraphCache):
-    """Every call is a first one, which computes as ever."""
+class Eager(GraphCache):
+    """Makes every call a first one, which runs eagerly."""
 
-    def __call__(self, compute, baked=None):
+    def __call__(self, compute, constants=None):
         return lambda *inputs: CapturedStep(compute, self.device)(*inputs)
 
 
-def unrecorded(task, device=CPU):
-    task.recorded = Unrecorded(device)
+def eager(task, device=CPU):
+    task.recorded = Eager(device)
     return task
 
 
@@ -100,86 +100,86 @@ def assert_same(a, b):
 
 
 class StandIn:
-    """A graph: computes again, with the task's numbers at the recording, where other graphs did so, too."""
+    """Replays by computing with the task's numbers at capture, and overwrites the outputs of other graphs."""
 
     outputs: ClassVar[list] = []
 
-    def __init__(self, recorded):
-        self.recorded, self.task = recorded, recorded.compute.__self__
+    def __init__(self, step):
+        self.step, self.task = step, step.compute.__self__
         self.numbers = self._numbers()
 
     def _numbers(self):
-        baked = (int, float, retrain.Phase)
-        return {name: value for name, value in vars(self.task).items() if isinstance(value, baked)}
+        constants = (int, float, retrain.Phase)
+        return {name: value for name, value in vars(self.task).items() if isinstance(value, constants)}
 
     def replay(self):
-        for output in self.outputs:  # their memory is used again
+        for output in self.outputs:  # as if their memory were reused
             output.fill_(float("nan"))
         now = self._numbers()
         vars(self.task).update(self.numbers)
-        self.recorded.output = self.recorded.compute(*self.recorded.inputs)
+        self.step.output = self.step.compute(*self.step.inputs)
         vars(self.task).update(now)
-        self.outputs.append(self.recorded.output)
+        self.outputs.append(self.step.output)
 
 
 @pytest.fixture
 def stood_in(monkeypatch):
-    """Has a task record on a CPU."""
-    monkeypatch.setattr(CapturedStep, "_record", lambda recorded: StandIn(recorded))
+    """Makes a task capture its steps on a CPU."""
+    monkeypatch.setattr(CapturedStep, "_capture", lambda step: StandIn(step))
     monkeypatch.setattr(StandIn, "outputs", [])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # these maps are too small for two
 
-    def record(task):
-        task.recorded.records = True
+    def capture(task):
+        task.recorded.enabled = True
         return task
 
-    yield record
+    yield capture
     torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("method", ["mixed at random", "deferred", "unrolled", "PC-DARTS after a while"])
-def test_no_recorded_step_of_a_search_is_out_of_date(workspace, stood_in, method):
+def test_no_captured_step_of_a_search_is_stale(workspace, stood_in, method):
     job = by_stage(METHODS[method])["search"]
-    recorded = stood_in(search_task(job))
-    assert_same(trained(recorded, steps=3), trained(unrecorded(search_task(job)), steps=3))
+    task = stood_in(search_task(job))
+    assert_same(trained(task, steps=3), trained(eager(search_task(job)), steps=3))
     assert StandIn.outputs
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_no_recorded_step_of_a_retraining_is_out_of_date(workspace, stood_in, recipe):
+def test_no_captured_step_of_a_retraining_is_stale(workspace, stood_in, recipe):
     job = by_stage({"searcher": {"kind": "random"}}, **recipe)["retrain"]
-    recorded = stood_in(retrain_task(job))
-    assert_same(trained(recorded), trained(unrecorded(retrain_task(job))))
+    task = stood_in(retrain_task(job))
+    assert_same(trained(task), trained(eager(retrain_task(job))))
     assert StandIn.outputs
 
 
-def made_anew(task, epochs):
-    """The epochs for which a step is recorded anew."""
-    made = []
+def recaptured(task, epochs):
+    """The epochs, but for the first, at which a step is captured."""
+    steps = []
     for epoch in range(epochs):
         task.begin(epoch)
-        made.append(task.compute)
-    return [epoch for epoch in range(1, epochs) if made[epoch] is not made[epoch - 1]]
+        steps.append(task.compute)
+    return [epoch for epoch in range(1, epochs) if steps[epoch] is not steps[epoch - 1]]
 
 
 @pytest.mark.parametrize(
-    ("method", "anew"),
+    ("method", "at"),
     [  # in 4 epochs, t = 0, 1/4, 1/2, 3/4
         ({}, []),
         ({"objective": BILATERAL}, []),
         ({"objective": DEFERRED}, [2]),
-        ({"searcher": UNROLLED}, [1, 2, 3]),  # w′ = w − lr · ... is computed with a number
+        ({"searcher": UNROLLED}, [1, 2, 3]),  # in w′ = w − lr · ..., lr is a number
         ({"searcher": LATE}, [2]),
         ({"searcher": LATE | {"order": 2}}, [2, 3]),  # no step of the alphas, no lr
     ],
 )  # fmt: skip
-def test_a_search_records_anew_when_what_is_baked_in_changes(workspace, stood_in, method, anew):
+def test_a_search_captures_again_when_a_constant_changes(workspace, stood_in, method, at):
     task = stood_in(search_task(by_stage(method, epochs=4)["search"]))
-    assert made_anew(task, 4) == anew
+    assert recaptured(task, 4) == at
 
 
-def test_a_search_records_anew_when_its_alphas_come_to_rest(workspace, stood_in):
+def test_a_search_captures_again_when_its_alphas_stop(workspace, stood_in):
     task = stood_in(search_task(by_stage({})["search"]))
     task.begin(0)
     moving = task.compute
@@ -189,7 +189,7 @@ def test_a_search_records_anew_when_its_alphas_come_to_rest(workspace, stood_in)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "anew"),
+    ("recipe", "at"),
     [  # in 4 epochs, and 2 of the classifier
         ({"drop_path": 0.0}, []),
         ({}, [1]),  # drop path is 0 in the first epoch
@@ -197,13 +197,13 @@ def test_a_search_records_anew_when_its_alphas_come_to_rest(workspace, stood_in)
         ({"drop_path": 0.0, "objective": WEIGHTED} | CLASSIFIER, [2, 4]),
     ],
 )  # fmt: skip
-def test_a_retraining_records_anew_when_what_is_baked_in_changes(workspace, stood_in, recipe, anew):
+def test_a_retraining_captures_again_when_a_constant_changes(workspace, stood_in, recipe, at):
     job = by_stage({"searcher": {"kind": "random"}}, epochs=4, **recipe)["retrain"]
     task = stood_in(retrain_task(job))
-    assert made_anew(task, task.epochs) == anew
+    assert recaptured(task, task.epochs) == at
 
 
-def test_nothing_that_was_recorded_outlives_a_loaded_state(workspace, stood_in):
+def test_no_captured_step_outlives_a_loaded_state(workspace, stood_in):
     task = stood_in(search_task(by_stage({})["search"]))
     task.begin(0)
     before = task.compute
@@ -212,16 +212,16 @@ def test_nothing_that_was_recorded_outlives_a_loaded_state(workspace, stood_in):
     assert task.compute is not before
 
 
-def test_a_recording_refuses_that_an_input_comes_to_be_missing(monkeypatch):
-    monkeypatch.setattr(CapturedStep, "_record", lambda recorded: StandIn(recorded))
-    recorded = CapturedStep(lambda x, y: x, CPU)
-    recorded(1.0, 2.0)
+def test_a_captured_step_rejects_none_for_an_input_that_had_a_value(monkeypatch):
+    monkeypatch.setattr(CapturedStep, "_capture", lambda step: StandIn(step))
+    step = CapturedStep(lambda x, y: x, CPU)
+    step(1.0, 2.0)
     with pytest.raises(AssertionError):
-        recorded(1.0, None)
+        step(1.0, None)
 
 
-@pytest.mark.parametrize("lr", [0.5, torch.tensor(0.5)], ids=["a number", "in memory"])
-def test_a_learning_rate_is_set_before_and_after_a_state_is_loaded(lr):
+@pytest.mark.parametrize("lr", [0.5, torch.tensor(0.5)], ids=["number", "tensor"])
+def test_a_learning_rate_can_be_set_before_and_after_loading_a_state(lr):
     weight = torch.nn.Parameter(torch.zeros(2))
     weight.grad = torch.ones(2)
     optimizer = torch.optim.SGD([weight], lr, momentum=0.5, fused=True)
@@ -235,7 +235,7 @@ def test_a_learning_rate_is_set_before_and_after_a_state_is_loaded(lr):
     assert type(optimizer.param_groups[0]["lr"]) is type(lr)
 
 
-def test_on_a_cpu_a_learning_rate_is_a_number_and_nothing_is_recorded(workspace):
+def test_on_a_cpu_learning_rates_are_numbers_and_nothing_is_captured(workspace):
     task = search_task(by_stage({})["search"])
     task.begin(0)
     assert task.compute == task._compute

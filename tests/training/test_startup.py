@@ -1,4 +1,4 @@
-"""What a job needs before its work begins is told apart from the work: in its log and its record."""
+"""Startup times, kept apart from training times in a job's log and record."""
 
 import subprocess
 import sys
@@ -15,11 +15,11 @@ from tests.conftest import hlrs, record
 from tests.training.test_training import JOB, Count
 
 CPU = torch.device("cpu")
-TICK = 0.02  # the system tells a process's start in hundredths of a second
+TICK = 0.02  # resolution of the system's start time of a process
 
 
 class Clock:
-    """A time.monotonic() that stands still unless it is told."""
+    """A time.monotonic() that stands still unless a test moves it."""
 
     def __init__(self, monkeypatch, start=100.0):
         self.now = start
@@ -27,7 +27,7 @@ class Clock:
 
 
 class Warming(Count):
-    """Counts, and takes ten seconds for its first step and one for each of the others."""
+    """Counts, with a first step of ten seconds and later steps of one second each."""
 
     def __init__(self, clock, signal_at=None):
         super().__init__(signal_at)
@@ -41,7 +41,7 @@ class Warming(Count):
 
 @pytest.fixture
 def clock(tmp_path, monkeypatch):
-    """A clock at a moment when a stage that was called 4.9 s after its process began is set up for 1.3 s."""
+    """A clock of a process that called its stage 4.9 s after its start, and has set it up for 1.3 s."""
     monkeypatch.chdir(tmp_path)
     clock = Clock(monkeypatch)
     monkeypatch.setattr(startup, "process_start", lambda: 95.1)
@@ -51,19 +51,17 @@ def clock(tmp_path, monkeypatch):
     return clock
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not know when it began")
-def test_a_process_knows_when_it_began_though_it_asks_late():
-    script = (
-        "import time; line = time.monotonic(); import hlrs.training.startup as s; "
-        "print(s.process_start(), line)"
-    )
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux records when a process started")
+def test_process_start_does_not_depend_on_the_time_of_the_import():
+    script = "import time; line = time.monotonic(); from hlrs.training import startup as s"
+    script += "; print(s.process_start(), line)"
     before = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     began, first_line = map(float, done.stdout.split())
     assert before - TICK <= began < first_line
 
 
-def test_elsewhere_it_began_when_the_command_line_was_loaded(monkeypatch):
+def test_process_start_outside_linux_is_the_import_of_the_command_line(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert startup.process_start() == startup._loaded
     script = "import sys, hlrs.cli; print('hlrs.training.startup' in sys.modules)"
@@ -71,7 +69,7 @@ def test_elsewhere_it_began_when_the_command_line_was_loaded(monkeypatch):
     assert done.stdout == "True\n"
 
 
-def test_a_training_tells_its_start_its_first_step_and_the_others_apart(clock, capsys):
+def test_a_training_records_startup_first_step_and_median_step(clock, capsys):
     facts = fit(Warming(clock), JOB, CPU).facts
     assert facts["startup"] == {
         "imports_seconds": 4.9,
@@ -85,7 +83,7 @@ def test_a_training_tells_its_start_its_first_step_and_the_others_apart(clock, c
     assert [line.split("  ")[-1] for line in lines[1:]] == ["4 s left", "2 s left", "0 s left"]
 
 
-def test_a_resumed_training_tells_of_its_own_process(clock, capsys):
+def test_a_resumed_training_records_the_times_of_its_own_process(clock, capsys):
     with pytest.raises(Interrupted):
         fit(Warming(clock, (0, 0)), JOB, CPU)
     assert read_tensors(JOB.checkpoint)[1]["timing"] == {}
@@ -101,7 +99,7 @@ def test_a_resumed_training_tells_of_its_own_process(clock, capsys):
     assert lines[1] == "d/m/0  resumed at epoch 0, step 1"
 
 
-def test_a_run_with_nothing_but_its_results_left_has_no_first_step(clock):
+def test_a_finished_training_has_no_first_step(clock):
     fit(Warming(clock), JOB, CPU)
     facts = fit(Warming(clock), JOB, CPU).facts
     assert facts["startup"]["first_step_seconds"] is None
@@ -109,27 +107,30 @@ def test_a_run_with_nothing_but_its_results_left_has_no_first_step(clock):
     assert facts["training_seconds"] == 0.0
 
 
-def test_records_and_logs_tell_it(workspace):
-    run, told = "digits/darts/0", {}
+def test_startup_times_are_in_records_and_logs(workspace):
+    run, records = "digits/darts/0", {}
     assert hlrs(workspace, "split", "digits")[0] == 0
     for stage in ("search", "extract", "retrain", "evaluate"):
         before = time.monotonic()
         status, output = hlrs(workspace, stage, run)
         elapsed = time.monotonic() - before
         assert status == 0, output
-        told[stage] = record(workspace, stage, run)
-        times = told[stage].get("startup", {})
+        records[stage] = record(workspace, stage, run)
+        times = records[stage].get("startup", {})
         assert all(seconds > 0 for seconds in times.values())
         parts = [times.get("imports_seconds", 0), times.get("setup_seconds", 0)]
-        if sys.platform == "linux":  # elsewhere these processes, forked, count from their server's start
-            assert sum(parts) + told[stage].get("training_seconds", 0) <= elapsed + TICK
+        if sys.platform == "linux":  # elsewhere, forked processes count from the start of their server
+            assert sum(parts) + records[stage].get("training_seconds", 0) <= elapsed + TICK
         assert ("started in" in output) == (stage in ("search", "retrain"))
     steps = {"first_step_seconds", "median_step_seconds"}
     start = {"imports_seconds", "setup_seconds"}
-    assert {stage: set(r.get("startup", {})) for stage, r in told.items()} == {
+    assert {stage: set(r.get("startup", {})) for stage, r in records.items()} == {
         "search": start | steps,
         "extract": set(),
         "retrain": start | steps,
         "evaluate": start,
     }
-    assert [stage for stage, r in told.items() if r.get("training_seconds", 0) > 0] == ["search", "retrain"]
+    assert [stage for stage, r in records.items() if r.get("training_seconds", 0) > 0] == [
+        "search",
+        "retrain",
+    ]

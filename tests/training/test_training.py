@@ -1,4 +1,4 @@
-"""The loop itself, on a task of one number: where a signal may come, and what a resumed run then does."""
+"""The training loop, on a task of one number: signals in any step, and resumed runs."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ JOB = Job("search", "d/m/0", {}, "", {}, "0123456789ab")
 
 
 class Count:
-    """Adds 1 to `total` each step, and sends its own process a signal in one of them."""
+    """Adds 1 to `total` per step, and sends its own process a signal in one of them."""
 
     epochs, steps, images_per_step, sums = 3, 2, 1, 1
 
@@ -45,13 +45,13 @@ class Count:
 
 
 def page_faults(before):
-    """Of a process of its own, after this line: faults while memory of 40 MiB is taken and freed 5 times."""
+    """Count page faults while a separate process, after the line `before`, takes and frees 40 MiB 5 times."""
     lines = [
         "import resource, torch",
         before,
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt",
         "take = lambda times: [None for _ in range(times) if torch.ones(10 * 2**20) is None]",
-        "take(20)",  # glibc may cut the first 7 of a size from new memory: its caches keep what lies between
+        "take(20)",  # glibc may take the first 7 of a size from new memory, while its caches fill
         "started = faults()",
         "take(5)",
         "print(faults() - started)",
@@ -59,7 +59,7 @@ def page_faults(before):
     return int(subprocess.check_output([sys.executable, "-c", "\n".join(lines)]))
 
 
-def test_a_steps_large_maps_are_not_cleared_anew_by_the_kernel():
+def test_freed_memory_is_kept_for_the_next_step():
     pages = 5 * 40 * 2**20 // os.sysconf("SC_PAGE_SIZE")
     prepared = page_faults("from hlrs.training.device import prepare; prepare(1)")
     assert prepared < pages / 100
@@ -70,13 +70,13 @@ EXPECTED = [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "loss": 3.5}, {"epoch": 2, "
 
 
 @pytest.mark.parametrize("moment", [(epoch, step) for epoch in range(3) for step in range(2)])
-def test_a_signal_in_any_step_loses_nothing_and_repeats_nothing(tmp_path, monkeypatch, moment):
+def test_a_signal_in_any_step_loses_and_repeats_nothing(tmp_path, monkeypatch, moment):
     monkeypatch.chdir(tmp_path)
     device = torch.device("cpu")
-    if moment == (2, 1):  # the last step of all: what is left is to write the results
+    if moment == (2, 1):  # after the last step, only the results are left to write
         assert fit(Count(moment), JOB, device).rows == EXPECTED
         return
-    with pytest.raises(Interrupted, match="SIGTERM came; saved"):
+    with pytest.raises(Interrupted, match=r"^d/m/0: .*SIGTERM.*\.hlrs/checkpoints/.*rerun to resume"):
         fit(Count(moment), JOB, device)
     task = Count()
     position = fit(task, JOB, device)
@@ -85,8 +85,8 @@ def test_a_signal_in_any_step_loses_nothing_and_repeats_nothing(tmp_path, monkey
     assert [row["epoch"] for row in position.throughput] == [0, 1, 2]
 
 
-def test_a_step_changes_each_weight_by_its_own_gradient_however_the_maps_lie():
-    """Gradients of channels-last maps lie in another order in memory than the kernels they belong to."""
+def test_an_optimizer_step_is_right_for_channels_last_gradients():
+    """Gradients of channels-last maps have another memory layout than their weights."""
     convolution = torch.nn.Conv2d(3, 4, 3, bias=False)
     x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)).contiguous(
         memory_format=torch.channels_last
@@ -104,7 +104,7 @@ def test_a_step_changes_each_weight_by_its_own_gradient_however_the_maps_lie():
         assert torch.allclose(convolution.weight, weight, atol=1e-5)
 
 
-def test_figures_keep_the_digits_of_numbers():
+def test_step_metrics_keep_the_digits_of_numbers():
     found = step_metrics(torch.tensor(0.5, requires_grad=True), 0.7, torch.tensor(3))
     assert found.tolist() == [0.5, 0.7, 3.0]
     assert not found.requires_grad
