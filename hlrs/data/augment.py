@@ -1,7 +1,7 @@
-"""What happens to training images: crop, flip, colours, cutout, and the mixing of two images.
+"""Augmentation of training images: crop, flip, policy, colours, cutout, and mixing of two images.
 
-Customary order (AutoAugment's for CIFAR, Cubuk et al. 2019, §4.1): crop and flip, the policy, colours,
-normalisation, cutout. Nothing here draws from the global generator, or leaves it changed.
+The order is AutoAugment's for CIFAR (Cubuk et al. 2019, §4.1): crop and flip, policy, colours, normalisation,
+cutout. The global random generator is left unchanged.
 """
 
 import math
@@ -25,9 +25,9 @@ SEEDS = 2**63 - 1
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to an image of a training batch; sizes in pixels, the others as in `config.Augment`.
+    """The augmentation of one batch; `crop_padding` and `cutout` in pixels, other fields as in the config.
 
-    `cutout` (DeVries & Taylor 2017) is the side of the hole.
+    `cutout` is the side of the hole (DeVries & Taylor 2017).
     """
 
     crop_padding: int = 0
@@ -41,7 +41,8 @@ class Augmentation:
 class Batch(NamedTuple):
     """Images float32 [n, channels, height, width] and labels int64 [n].
 
-    Where images are mixed: the labels of those mixed in, int64 [n], and the share of the former, float32 [n].
+    For mixed images, `partners` int64 [n] are the labels of the images mixed in, and `share` float32 [n] is
+    the share of the first image.
     """
 
     images: Tensor
@@ -51,17 +52,17 @@ class Batch(NamedTuple):
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor from the CPU on the device; a GPU works on meanwhile, as it does not with pageable memory."""
+    """Copy a tensor from the CPU to a device; pinned memory lets a GPU compute during the copy."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-# --- of the bytes -------------------------------------------------------------------------------------
+# --- on bytes -----------------------------------------------------------------------------------------
 
 
 def resized_crop(image: "Image", share: float, size: int, seed: int) -> "Image":
-    """A part of at least this share of the image, 3:4 to 4:3, resized to `size` (bilinear, antialiased).
+    """Crop at least `share` of an image, aspect ratio 3:4 to 4:3, and resize the crop to `size`×`size`.
 
-    torchvision's RandomResizedCrop (Szegedy et al. 2015), drawn by `seed`.
+    This is torchvision's RandomResizedCrop (Szegedy et al. 2015; bilinear, antialiased), drawn from `seed`.
     """
     from torchvision.transforms import RandomResizedCrop
 
@@ -69,10 +70,10 @@ def resized_crop(image: "Image", share: float, size: int, seed: int) -> "Image":
 
 
 def distort(images: Tensor, augmentation: Augmentation, draw: torch.Generator) -> Tensor:
-    """Crop, flip, policy and colours: uint8 [n, channels, height, width], on any device.
+    """Apply crop, flip, policy and colours to uint8 [n, channels, height, width], on any device.
 
-    The policy and the colours are Pillow's, an image at a time on the CPU, whatever the device: it is the
-    arithmetic in which the policies were found, and depends on no number of threads.
+    Policy and colours are computed by Pillow, image by image on the CPU, on every device: this is the
+    arithmetic that the policies were searched with, and is independent of the number of threads.
     """
     images = _crop_and_flip(images, augmentation, *_shifts(len(images), augmentation, draw))
     change = _colours(augmentation)
@@ -91,7 +92,7 @@ def distort(images: Tensor, augmentation: Augmentation, draw: torch.Generator) -
 
 
 def _colours(augmentation: Augmentation) -> Callable[["Image"], "Image"] | None:
-    """The policy, then the jitter, as torchvision has them; None where there are none."""
+    """Return torchvision's policy followed by its colour jitter; None without either."""
     if augmentation.policy is None and not augmentation.color_jitter:
         return None
     from torchvision import transforms
@@ -107,14 +108,14 @@ def _colours(augmentation: Augmentation) -> Callable[["Image"], "Image"] | None:
 
 
 def auto_augment(spec: AutoAugment) -> Any:
-    """AutoAugment's policy (Cubuk et al. 2019)."""
+    """Return AutoAugment's policy (Cubuk et al. 2019), torchvision's."""
     from torchvision import transforms
 
     return transforms.AutoAugment(transforms.AutoAugmentPolicy(spec.policy))
 
 
 def rand_augment(spec: RandAugment) -> Any:
-    """Random operations (Cubuk et al. 2020)."""
+    """Return RandAugment (Cubuk et al. 2020), torchvision's."""
     from torchvision import transforms
 
     return transforms.RandAugment(spec.operations, spec.magnitude)
@@ -124,17 +125,17 @@ POLICIES: Kinds[Callable[..., Any]] = {AutoAugment: auto_augment, RandAugment: r
 
 
 def _seeded(change: Callable[["Image"], "Image"], images: list[tuple[int, "Image"]]) -> list["Image"]:
-    """torchvision draws from the global generator: each image with a seed of its own, the state put back."""
+    """Change each image with its own seed of the global generator, which is then restored."""
     changed = []
     with torch.random.fork_rng(devices=[]):
         for seed, image in images:
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs, too
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
             changed.append(change(image))
     return changed
 
 
 def _shifts(n: int, augmentation: Augmentation, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Row and column offsets [n] in 0..2·padding, and which images are flipped [n]."""
+    """Draw row and column offsets int64 [n] in 0..2·padding, and which images to flip, bool [n]."""
     rows, columns = torch.randint(0, 2 * augmentation.crop_padding + 1, (2, n), generator=draw)
     flipped = torch.rand(n, generator=draw) < (0.5 if augmentation.flip else 0.0)
     return rows, columns, flipped
@@ -143,7 +144,7 @@ def _shifts(n: int, augmentation: Augmentation, draw: torch.Generator) -> tuple[
 def _crop_and_flip(
     images: Tensor, augmentation: Augmentation, rows: Tensor, columns: Tensor, flipped: Tensor
 ) -> Tensor:
-    """A window of the images' own size out of the padded ones, at the given offsets, mirrored where asked."""
+    """Pad the images, cut out windows of their own size at the given offsets, and mirror the flipped ones."""
     if not augmentation.crop_padding and not augmentation.flip:
         return images
     n, _, height, width = images.shape
@@ -157,11 +158,14 @@ def _crop_and_flip(
     return padded.movedim(1, -1)[index[0], index[1], index[2]].movedim(-1, 1)
 
 
-# --- of the normalised images -------------------------------------------------------------------------
+# --- on normalised images -----------------------------------------------------------------------------
 
 
 def cutout(images: Tensor, length: int, draw: torch.Generator) -> Tensor:
-    """Zero a square of `length` pixels around a random centre, clipped at the border."""
+    """Zero a square of side `length` pixels around a random centre of each image, clipped at the border.
+
+    Images float [n, channels, height, width]; DeVries & Taylor 2017.
+    """
     n, _, height, width = images.shape
     inside = []
     for size in (height, width):
@@ -173,7 +177,7 @@ def cutout(images: Tensor, length: int, draw: torch.Generator) -> Tensor:
 
 
 def mix(batch: Batch, draw: torch.Generator, spec: Mixup | Cutmix) -> Batch:
-    """The batch mixed with a permutation of itself by one λ ~ Beta(alpha, alpha), as in the authors' code."""
+    """Mix a batch with a permutation of itself by one λ ~ Beta(alpha, alpha), as in the authors' code."""
     seed = int(torch.randint(SEEDS, (), generator=draw))
     share = random.Random(seed).betavariate(spec.alpha, spec.alpha)  # noqa: S311 - a seeded draw, no secret
     order = send(torch.randperm(len(batch.labels), generator=draw), batch.labels.device)
@@ -183,14 +187,14 @@ def mix(batch: Batch, draw: torch.Generator, spec: Mixup | Cutmix) -> Batch:
 
 
 def mixup(images: Tensor, others: Tensor, share: float, draw: torch.Generator) -> tuple[Tensor, float]:
-    """λx_i + (1 − λ)x_j  (Zhang et al. 2018), and λ."""
+    """Return λx_i + (1 − λ)x_j and λ  (Zhang et al. 2018)."""
     return share * images + (1 - share) * others, share
 
 
 def cutmix(images: Tensor, others: Tensor, share: float, draw: torch.Generator) -> tuple[Tensor, float]:
-    """x_i but for a box of x_j, and the share left to x_i  (Yun et al. 2019).
+    """Return x_i with a box taken from x_j, and the share left of x_i  (Yun et al. 2019).
 
-    The box has sides √(1 − λ) of the image's around a random centre and is clipped at the border.
+    The box has sides √(1 − λ) of the image's, around a random centre, and is clipped at the border.
     """
     height, width = images.shape[2:]
     top, bottom = _side(height, share, draw)
@@ -204,7 +208,7 @@ MIXES: Kinds[Callable[..., tuple[Tensor, float]]] = {Mixup: mixup, Cutmix: cutmi
 
 
 def _side(size: int, share: float, draw: torch.Generator) -> tuple[int, int]:
-    """First and last pixel (exclusive) of a cutmix box along one axis."""
+    """Draw the first and last pixel (exclusive) of a cutmix box along one axis."""
     half = int(size * math.sqrt(1 - share)) // 2
     centre = int(torch.randint(0, size, (), generator=draw))
     return max(centre - half, 0), min(centre + half, size)

@@ -1,7 +1,6 @@
-"""Labelled images and random draws.
+"""Labelled images and random generators.
 
-Every random draw is a function of (seed, purpose, epoch, step): a run that is resumed needs no state of a
-generator.
+Every random draw is a function of (seed, purpose, epoch, step), so checkpoints need no generator state.
 """
 
 import hashlib
@@ -19,13 +18,13 @@ from hlrs.data.augment import Augmentation, Batch, cutout, distort, send
 
 
 def generator(*purpose: object) -> torch.Generator:
-    """A CPU generator seeded by what it is for, the same on every machine."""
+    """Make a CPU generator seeded by its purpose, the same on every machine."""
     digest = hashlib.sha256("/".join(map(str, purpose)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Request(NamedTuple):
-    """Positions int64 [n] on the CPU, and what is done to their images; `purpose` makes the random draws."""
+    """Positions int64 [n] on the CPU, the augmentation of their images, and the seed of its random draws."""
 
     positions: Tensor
     augmentation: Augmentation
@@ -33,21 +32,21 @@ class Request(NamedTuple):
 
 
 class LabelledImages(ABC):
-    """Images somewhere; labels int64 [n], mean and std [channels] on the device of the batches."""
+    """A set of images with labels int64 [n]; mean and std float [channels], all on the batches' device."""
 
     labels: Tensor
     mean: Tensor
     std: Tensor
 
-    def expect(self, name: str, steps: Sequence[Sequence[Request]]) -> None:  # noqa: B027 - nothing to do
-        """What `name` is going to ask for in its next steps, for a set that can read ahead."""
+    def expect(self, name: str, steps: Sequence[Sequence[Request]]) -> None:  # noqa: B027 - optional
+        """Announce the requests that `name` will make in its next steps, to a set that can read ahead."""
 
     @abstractmethod
     def pixels(self, request: Request) -> Tensor:
-        """Cropped, flipped, recoloured images of a request: uint8 [n, channels, height, width]."""
+        """Return a request's images, distorted: uint8 [n, channels, height, width]."""
 
     def batch(self, request: Request) -> Batch:
-        """Augmented, normalised images and their labels."""
+        """Return the augmented, normalised images of a request, and their labels."""
         images = self.normalize(self.pixels(request))
         if request.augmentation.cutout:
             draw = generator(*request.purpose, "cutout")
@@ -55,14 +54,14 @@ class LabelledImages(ABC):
         return Batch(images, self.labels[send(request.positions, self.labels.device)])
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(x/255 − mean)/std by channel: float32."""
+        """Return (x/255 − mean)/std per channel, float32, of uint8 [n, channels, height, width]."""
         scale = (255 * self.std).view(-1, 1, 1)
         return (images.float() - (255 * self.mean).view(-1, 1, 1)) / scale
 
 
 @dataclass(frozen=True)
 class ImageSet(LabelledImages):
-    """Images uint8 [n, channels, height, width], labels int64 [n], mean and std [channels], on one device."""
+    """Resident images uint8 [n, channels, height, width], labels int64 [n], mean and std, on one device."""
 
     images: Tensor
     labels: Tensor
@@ -70,27 +69,28 @@ class ImageSet(LabelledImages):
     std: Tensor
 
     def pixels(self, request: Request) -> Tensor:
-        """Cropped, flipped, recoloured images of a request: uint8 [n, channels, height, width]."""
+        """Return a request's images, distorted: uint8 [n, channels, height, width]."""
         if request.augmentation.resized_crop is not None:
-            raise ValueError("resized_crop cuts a part out of the file's image: only a streamed set has it")
+            raise ValueError("resized_crop crops the image of a file: only a streamed set supports it")
         images = self.images[send(request.positions, self.images.device)]
         return distort(images, request.augmentation, generator(*request.purpose, "distort"))
 
 
 def channel_statistics(parts: Iterable[npt.NDArray[np.uint8]]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, in units of 255.
+    """Return mean and standard deviation per channel, in units of 255.
 
-    Of images that come in parts uint8 [n, channels, height, width]; exact, and so the same however parted.
+    The images come in parts uint8 [n, channels, height, width]. The split into parts does not matter:
+    sums are of integers. The deviation is at least 1/255.
     """
     counts = sum(_levels(part) for part in parts)
     shares = counts / np.sum(counts, axis=1, keepdims=True)
     levels = np.arange(256) / 255
     mean = shares @ levels
     variance = (shares * (levels - mean[:, None]) ** 2).sum(1)
-    # a constant channel has no spread to divide by
+    # images are divided by the deviation, which is 0 in a constant channel
     return mean.tolist(), np.maximum(np.sqrt(variance), 1 / 255).tolist()
 
 
 def _levels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """How often each channel has each value: int64 [channels, 256]."""
+    """Count each value of each channel: int64 [channels, 256]."""
     return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in images.swapaxes(0, 1)])

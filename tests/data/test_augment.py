@@ -1,4 +1,4 @@
-"""Resized crops, colours and policies against torchvision called by hand; mixing in hand-worked numbers."""
+"""Resized crops, colours and policies against direct calls of torchvision; mixing worked out by hand."""
 
 import random
 from collections import Counter
@@ -40,7 +40,7 @@ def tensor(image):
 
 
 def boxes(image, share, count):
-    """What torchvision's own get_params draws for the seeds 0, 1, ..."""
+    """The boxes that torchvision's get_params draws for seeds 0, 1, ..."""
     found = []
     for seed in range(count):
         torch.manual_seed(seed)
@@ -57,8 +57,8 @@ def test_a_resized_crop_is_torchvisions_box_cut_out_and_resized():
         assert np.array_equal(np.asarray(resized_crop(image, 0.08, 16, seed)), np.asarray(expected))
 
 
-def test_resized_crops_have_the_share_and_the_shape_that_is_asked_for():
-    """A picture of its own coordinates tells where a crop was."""
+def test_resized_crops_cover_the_range_of_shares_and_ratios():
+    """The pixels of the image are its coordinates, which show where a crop was."""
     y, x = np.mgrid[:200, :250]
     image = Image.fromarray(np.stack([y, x, y * 0], -1).astype(np.uint8))
     shares, ratios = [], []
@@ -96,13 +96,13 @@ def by_hand(images, transform):
     return torch.stack(found)
 
 
-def test_colour_jitter_is_torchvisions_with_half_of_it_for_the_hue():
+def test_colour_jitter_is_torchvisions_with_half_the_strength_for_hue():
     images = [photo(seed=seed) for seed in range(6)]
     expected = by_hand(images, transforms.ColorJitter((0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (-0.2, 0.2)))
     assert torch.equal(changed(images, Augmentation(color_jitter=0.4)), expected)
 
 
-def test_colour_jitter_by_hand_in_the_order_that_is_drawn():
+def test_colour_jitter_by_hand_in_the_drawn_order():
     image, [seed] = photo(), seeds_of(1)
     torch.manual_seed(seed)
     order = torch.randperm(4).tolist()
@@ -160,7 +160,7 @@ def test_grey_images_are_distorted_too(augmentation):
     assert not torch.equal(found, torch.stack([tensor(image) for image in images]))
 
 
-def test_the_global_generator_is_left_as_it_was():
+def test_the_global_generator_is_unchanged():
     state = torch.get_rng_state()
     changed([photo()], Augmentation(color_jitter=0.4, policy=AUTO))
     resized_crop(photo(), 0.1, 8, 3)
@@ -168,7 +168,7 @@ def test_the_global_generator_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("number", [1, 4])
-def test_threads_change_nothing(number):
+def test_the_number_of_threads_does_not_matter(number):
     images = [photo(260, 260, seed) for seed in range(2)]
     augmentation = Augmentation(crop_padding=3, color_jitter=0.4, policy=AUTO)
     expected = changed(images, augmentation)
@@ -192,7 +192,7 @@ def test_augmentation_takes_every_field_of_its_spec():
 
 
 def numbered(n=4, height=8, width=10):
-    """Image i is i everywhere."""
+    """Images whose pixels are all their index, with labels of 10 times the index."""
     images = torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1).expand(n, 3, height, width).clone()
     return Batch(images, torch.arange(n) * 10)
 
@@ -210,7 +210,7 @@ def test_mixup_by_hand():
     assert mixed.share.dtype == torch.float32
 
 
-def test_cutmix_puts_a_box_of_the_others_there_and_counts_its_pixels():
+def test_cutmix_pastes_a_box_and_its_share_is_the_rest():
     seen = set()
     for number in range(300):
         batch = numbered()
@@ -250,7 +250,7 @@ def test_cutmix_by_hand(monkeypatch):
 
 @pytest.mark.parametrize("kind", [Mixup, Cutmix])
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
-def test_mixing_depends_on_the_draw_alone_and_follows_the_beta_distribution(kind, alpha):
+def test_mixing_is_seeded_and_follows_the_beta_distribution(kind, alpha):
     images = numbered(2, 64, 64)
     shares = [float(mix(images, generator(n), kind(alpha=alpha)).share[0]) for n in range(400)]
     assert shares[7] == float(mix(images, generator(7), kind(alpha=alpha)).share[0])
@@ -258,7 +258,7 @@ def test_mixing_depends_on_the_draw_alone_and_follows_the_beta_distribution(kind
         variance = 1 / (4 * (2 * alpha + 1))
         assert np.mean(shares) == pytest.approx(0.5, abs=4 * (variance / 400) ** 0.5)
         assert np.var(shares) == pytest.approx(variance, rel=0.2)
-    else:  # what the border clips stays with the former
+    else:  # the border clips boxes, which leaves more of the first image
         assert np.mean(shares) > 0.5
     assert all(0 <= share <= 1 for share in shares)
 

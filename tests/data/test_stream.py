@@ -1,4 +1,4 @@
-"""Streamed images: the resident set's bytes, whatever the workers; errors and signals in one line."""
+"""Streamed images: the same bytes as resident ones, for any number of workers; errors and signals."""
 
 import copy
 import hashlib
@@ -93,7 +93,7 @@ def feeds(images, augmentation, steps=3):
 
 
 def epoch_of(feeds, epoch, steps=range(3)):
-    """All batches that a search takes of an epoch."""
+    """All batches that a search takes in an epoch."""
     for feed in feeds:
         feed.begin(epoch, 0.5)
     return [batch for step in steps for feed in feeds for batch in feed(step)]
@@ -109,8 +109,8 @@ def same(first, second):
 # --- the same bytes -----------------------------------------------------------------------------------
 
 
-def test_streamed_batches_are_the_resident_ones(folder):
-    """Every augmentation, two samplers, two askers; the same workers through all of it."""
+def test_streamed_batches_equal_resident_ones(folder):
+    """Every augmentation, two samplers, two consumers, with the same workers throughout."""
     held, read = resident(folder, INDEX), streamed(folder, INDEX, workers=2)
     seen = {}
     for name, augmentation in AUGMENTATIONS.items():
@@ -120,7 +120,7 @@ def test_streamed_batches_are_the_resident_ones(folder):
         assert not same(one, other)
 
 
-def test_the_workers_live_on_and_are_no_more_than_asked_for(folder):
+def test_the_same_workers_serve_every_epoch(folder):
     read = streamed(folder, INDEX, workers=2)
     training, validation = feeds(read, Augmentation())
     seen = set()
@@ -144,7 +144,7 @@ def test_a_resized_crop_needs_the_files(folder):
         resident(folder, INDEX).batch(request)
 
 
-def test_an_epoch_goes_on_in_its_middle_begins_again_and_skips(folder):
+def test_an_epoch_can_resume_restart_and_skip_steps(folder):
     augmentation = AUGMENTATIONS["all"]
     whole = epoch_of(feeds(resident(folder, INDEX), augmentation), 0)
     asked = feeds(streamed(folder, INDEX), augmentation)
@@ -154,13 +154,13 @@ def test_an_epoch_goes_on_in_its_middle_begins_again_and_skips(folder):
     for feed in asked:
         feed.begin(0, 0.5)
     assert same(whole[:2], training(0))
-    assert same(whole[:2], training(0))  # as `pace.measure` goes round
+    assert same(whole[:2], training(0))  # as `throughput.measure` repeats steps
     assert same(whole[10:], validation(2))  # in another order than they are read
     assert same(whole[8:10], training(2))
     assert same(whole[6:8], validation(1))
 
 
-def test_the_loader_reads_ahead_what_comes_next(folder):
+def test_the_loader_reads_ahead_consumers_interleaved(folder):
     read = streamed(folder, INDEX)
     asked = feeds(read, Augmentation())
     epoch_of(asked, 0, steps=[0])
@@ -171,7 +171,7 @@ def test_the_loader_reads_ahead_what_comes_next(folder):
         for half in ("weights", "alphas")
         for place in range(2)
     ]
-    asked[0].begin(1, 0.5)  # the alphas rest
+    asked[0].begin(1, 0.5)  # the alphas have stopped
     asked[0](1)
     assert [order.purpose[3:] for order in read.loader.queue] == [(1, 1)] * 2 + [(1, 2)] * 2
 
@@ -218,7 +218,8 @@ def test_an_image_of_another_size_is_named(tmp_path):
     assert reader[Order(np.array([0, 1]), Augmentation(), ("p",))][1].shape == (2, 3, 8, 8)
     error = reader[Order(np.array([3, 2]), Augmentation(), ("p",))][1]
     assert isinstance(error, UserError)
-    assert str(error) == f"{file}, row 3: 8×6 pixels, not 8×8 as before it; set image_size"
+    assert str(error).startswith(f"{file}, row 3: 8×6 pixels, not 8×8")
+    assert "set image_size" in str(error)
 
 
 def test_a_worker_that_dies_is_one_line(folder):
@@ -234,7 +235,7 @@ def test_a_worker_that_dies_is_one_line(folder):
         for step in range(1, 50):
             feed(step)
 
-    # torch notices in its handler of SIGCHLD, wherever that finds the process, or when it waits for a batch
+    # torch notices in its handler of SIGCHLD, at any point, or while it waits for a batch
     with pytest.raises((Failure, RuntimeError), match="DataLoader worker"):
         rest()
 
@@ -245,7 +246,7 @@ STREAM = {"stream": {"above_mb": 0, "workers": 1}}
 
 
 def test_a_streamed_run_resumed_in_the_middle_of_an_epoch_gives_the_resident_bytes(workspace):
-    """Search (signalled on the way), retraining with a held-out curve, evaluation."""
+    """Search, signalled in the middle, retraining with a held-out curve, evaluation."""
     edit(workspace / "params.yaml", **{"datasets.digits.holdout_fraction": 0.1, "retrain.epochs": 1})
     expected = run_all(("split", *RESULTS))
     assert len(expected) == 9  # alphas, genotype, drawings, weights, metrics, predictions, two histories
@@ -270,20 +271,20 @@ def sha256(content):
 
 
 def run_all(stages):
-    """Digest of each output of the method `hlrs` from some stages, which are run here."""
+    """Run some stages of the method `hlrs` in this process; return the digest of each output."""
     digests = {}
     for job in plan.plan(load(Path("params.yaml"))):
         if job.stage in stages and job.run in ("digits", "digits/hlrs/0", "digits/hlrs/0/0"):
             importlib.import_module(f"hlrs.stages.{job.stage}").run(job)
             made = [
                 Path(path) for path in job.outputs if Path(path).exists()
-            ]  # no record without the command
+            ]  # only the command writes a record
             digests |= {(job.stage, path.name): sha256(path.read_bytes()) for path in made}
     return {key: digest for key, digest in digests.items() if key[0] != "split"}
 
 
 def search_alone(folder):
-    """A search in a process that no test forked, so that its fork server is its own; after a checkpoint."""
+    """Start a search in a process with its own fork server; return it after its first checkpoint."""
     command = "import hlrs.training.loop as t; t.CHECKPOINT_SECONDS = 0.0; from hlrs.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", command, "search", "digits/hlrs/0"],
@@ -298,9 +299,9 @@ def search_alone(folder):
 
 
 def descendants(pid):
-    """Processes below one (Linux)."""
-    below = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [*below, *(further for child in below for further in descendants(child))]
+    """All descendants of a process (Linux)."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*children, *(further for child in children for further in descendants(child))]
 
 
 def test_no_worker_outlives_a_run_that_is_killed(workspace):
@@ -364,12 +365,14 @@ def test_a_set_streams_above_its_limit_and_for_resized_crops(workspace, monkeypa
     assert kind(4000) is ImageSet
     assert kind(0) is StreamedSet
     assert kind(4000, resized_crop=0.5, size=8) is StreamedSet
-    size = math.ceil(math.sqrt(1e6 / number))  # so many pixels of one byte are just above 1 MB
+    size = math.ceil(math.sqrt(1e6 / number))  # at one byte per pixel, just above 1 MB
     assert kind(1, size=size) is StreamedSet
     assert kind(1, size=size - 1) is ImageSet
 
 
-def test_channel_statistics_of_a_streamed_set_are_of_a_sample_of_what_is_trained_on(workspace, monkeypatch):
+def test_channel_statistics_of_a_streamed_set_come_from_a_sample_of_its_training_images(
+    workspace, monkeypatch
+):
     params = Params.model_validate(copy.deepcopy(TINY))
     first, *_ = plan.plan(params)
     split.run(first)
