@@ -69,7 +69,7 @@ def test_describe_reads_a_genotype_file_and_names_an_unknown_primitive(tmp_path)
     path.write_text(path.read_text().replace("dil_conv_3x3", "dil_conv_7x7"))
     line = complaint("describe", str(path))
     assert line.startswith(
-        f"{path}: normal: node 3: unknown primitive 'dil_conv_7x7'; allowed: max_pool_3x3,"
+        f"{path}: normal: node 3: unknown operation 'dil_conv_7x7'; allowed: max_pool_3x3,"
     )
 
 

@@ -1,4 +1,4 @@
-"""The derived network: the genotype's cells, trained from scratch (DARTS, §3.1 and cnn/model.py)."""
+"""The derived network: a genotype's cells, trained from scratch (DARTS, §3.1 and cnn/model.py)."""
 
 from functools import partial
 from typing import Any
@@ -15,31 +15,34 @@ from hlrs.nas.ops.packed import BatchNorm, fitting, pack
 
 
 class DropPath:
-    """Zeroes an edge's map of an image with probability p, else scales by 1/(1 − p) (Larsson et al. 2017).
+    """Scales each image's map of an edge by 0 with probability p, else by 1/(1 − p) (Larsson et al. 2017).
 
-    `factors` float [maps, batch]: of each map, in the order in which they come in a step.
+    `factors` float [maps, batch], from `draw_factors`, in the order in which a step computes the maps.
     """
 
     def __init__(self, factors: Tensor) -> None:
         self.factors = iter(factors.unbind())
 
     def __call__(self, x: Tensor, before: Tensor | None = None) -> Tensor:
-        """The map with its factors, onto what is in its node before it."""
+        """Scale the next map [n, channels, height, width], and add it to `before`, the node's sum so far."""
         factors = next(self.factors).to(x.dtype)
-        if len(factors) > len(x):  # several images to a pixel
+        if len(factors) > len(x):  # several images per pixel (ops/packed.py)
             factors = factors.repeat_interleave(x.shape[1] * len(x) // len(factors))
         factors = factors.view(len(x), -1, 1, 1)
         return x * factors if before is None else torch.addcmul(before, x, factors)
 
 
 def draw_factors(maps: int, batch: int, probability: float, generator: torch.Generator) -> Tensor:
-    """Drop path's factors of a step: float32 [maps, batch], on the CPU: the same for every device."""
+    """Draw the factors of `DropPath` for one step: float32 [maps, batch], on the CPU for every device."""
     keep = 1 - probability
     return (torch.rand(maps, batch, generator=generator) < keep).float() / keep
 
 
 class DerivedCell(Cell):
-    """A cell of a genotype: node = sum of its one or two edges."""
+    """A genotype's cell: a node sums its one or two edges, and the output joins the nodes of `concat`.
+
+    Arguments as in `network.MakeCell`.
+    """
 
     def __init__(
         self,
@@ -56,24 +59,24 @@ class DerivedCell(Cell):
         self.concat = genotype.reduce_concat if reduction else genotype.normal_concat
         self.nodes = nn.ModuleList()
         self.dropped_maps = 0
-        self.reads: list[list[tuple[int, bool]]] = []  # of a node's edges: state, rectified or not
+        self.reads: list[list[tuple[int, bool]]] = []  # per node, per edge: state, read rectified or not
         for node in nodes:
             edges = [(name, state, 2 if reduction and state < 2 else 1) for name, state in node]
-            primitives = [make_operation(name, channels, stride, BatchNorm) for name, _, stride in edges]
-            self.nodes.append(nn.ModuleList(primitives))
+            operations = [make_operation(name, channels, stride, BatchNorm) for name, _, stride in edges]
+            self.nodes.append(nn.ModuleList(operations))
             self.reads.append([(state, reads_rectified(name, stride)) for name, state, stride in edges])
-            self.dropped_maps += sum(not isinstance(primitive, nn.Identity) for primitive in primitives)
+            self.dropped_maps += sum(not isinstance(operation, nn.Identity) for operation in operations)
 
     def forward(self, before: Tensor, previous: Tensor, drop_path: DropPath | None) -> Tensor:
         maps: list[Tensor] = [self.input0(before), self.input1(previous)]
         rectified: dict[int, Tensor] = {}
         for node, reads in zip(self.nodes, self.reads, strict=True):
-            total: Any = None  # until there is an edge
-            for primitive, (state, rectifies) in zip(node, reads, strict=True):  # type: ignore[call-overload]
+            total: Any = None  # before the first edge
+            for operation, (state, rectifies) in zip(node, reads, strict=True):  # type: ignore[call-overload]
                 if rectifies and state not in rectified:
                     rectified[state] = F.relu(maps[state])
-                x = primitive(rectified[state] if rectifies else maps[state])
-                if drop_path is not None and not isinstance(primitive, nn.Identity):
+                x = operation(rectified[state] if rectifies else maps[state])
+                if drop_path is not None and not isinstance(operation, nn.Identity):
                     total = drop_path(x, total)
                 else:
                     total = x if total is None else total + x
@@ -82,10 +85,11 @@ class DerivedCell(Cell):
 
 
 class AuxiliaryHead(nn.Module):
-    """Classifier on the map after two thirds of the cells (DARTS, cnn/model.py), of the network's kind.
+    """An auxiliary classifier on the map after two thirds of the cells (DARTS, cnn/model.py).
 
-    Windows of 5 pixels, 3 apart, make 2×2 of CIFAR's 8×8 map, and 2 apart of ImageNet's 7×7 map, as there.
-    Larger maps are covered by larger windows, smaller ones are pooled adaptively (our own reading).
+    As there, windows of 5×5 pixels pool the map to 2×2: with stride 3 on CIFAR's 8×8 map, with stride 2 on
+    ImageNet's 7×7. Larger maps get larger windows, smaller ones are pooled adaptively (our own reading).
+    `cosine` as in `make_classifier`.
     """
 
     def __init__(self, channels: int, classes: int, cosine: float | None = None) -> None:
@@ -102,6 +106,7 @@ class AuxiliaryHead(nn.Module):
         self.classifier = make_classifier(768, classes, cosine)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return logits [batch, classes] of a map float [n, channels, height, width]."""
         size = x.shape[-1]
         x = F.relu(x)
         window = max(5, size - 3)
@@ -111,39 +116,42 @@ class AuxiliaryHead(nn.Module):
 
 
 class DerivedNetwork(CellNetwork):
-    """The network of a genotype; `drop_path` is set by the training loop and acts in training mode only."""
+    """The network of a genotype, with keyword arguments as in `CellNetwork`.
+
+    The retraining sets `drop_path` before each step; it acts in training mode only.
+    """
 
     def __init__(self, genotype: Genotype, *, auxiliary: bool, **layout: Any) -> None:
         outputs = len(genotype.normal_concat)
         super().__init__(partial(DerivedCell, genotype), BatchNorm, outputs, **layout)
         self.channels = layout["channels"]
         self.drop_path: DropPath | None = None
-        self.tap = 2 * layout["cells"] // 3  # the auxiliary head reads this cell's output
+        self.tap = 2 * layout["cells"] // 3  # index of the cell that the auxiliary head reads
         if auxiliary:
-            # two reductions lie before or at the tap, so its channels are those of the classifier
+            # both reductions lie before or at the tap, so the map there is as wide as the last one
             self.auxiliary = AuxiliaryHead(
                 self.classifier.in_features, layout["classes"], layout.get("cosine")
             )
 
     @property
     def dropped_maps(self) -> int:
-        """How many maps drop path acts on in a step: what the branches share, once for each of them."""
+        """Number of maps that drop path scales in a step; those of shared cells count once per branch."""
         branches = [module for own in self.branches.children() for module in own.children()]
         passes = [*self.branch_count * list(self.shared), *branches]
         return sum(cell.dropped_maps for cell in passes if isinstance(cell, DerivedCell))
 
     def context(self) -> DropPath | None:
-        """Drop path, while training."""
+        """Return drop path in training mode, else None."""
         return self.drop_path if self.training else None
 
     def states(self, images: Tensor) -> States:
-        """What the first cell reads: several images to a pixel where that is faster."""
+        """Return the inputs of the first cell, with several images per pixel where that is faster."""
         before, previous = super().states(images)
         count = fitting(images, self.channels)
         return pack(before, count), pack(previous, count)
 
     def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits and, with an auxiliary head, its logits; [batch, classes] both."""
+        """Return logits and, with an auxiliary head, its logits; both [batch, classes]."""
         if not hasattr(self, "auxiliary"):
             return self(images), None
         context = self.context()

@@ -1,9 +1,9 @@
-"""A cell as a stand-alone SVG: a small layered layout in which labels cannot overlap, each having its place.
+"""Draws a cell as a stand-alone SVG, in a layered layout where nothing overlaps.
 
 Columns from left to right: the nodes of layer 0, the labels of the edges that end in layer 1, the nodes of
-layer 1, and so on. An edge that passes a column takes a place there like a node or a label does; between
-columns edges are free to swing. Order in a column: by the mean place of the neighbours (barycentres, Sugiyama
-et al. 1981); heights: least squares under minimum distances (isotonic regression).
+layer 1, and so on. An edge that passes a column takes a place in it, as nodes and labels do; edges bend
+only between columns. Columns are ordered by the mean rank of neighbours (barycentres, Sugiyama et al. 1981),
+and heights are least squares under minimum distances (isotonic regression).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 
-CHARACTER = 7.0  # width of a label's character at 11 px, on the safe side of what monospace fonts take (6.6)
+CHARACTER = 7.0  # width of a label's character at 11 px, somewhat more than monospace fonts take (6.6)
 LABEL_HEIGHT = 16.0
 NODE_HEIGHT = 30.0
 NODE_WIDTH = 54.0
@@ -23,7 +23,7 @@ HEADING = 30.0
 SWEEPS = 12
 FAMILIES = {"sep_conv": "#0b84c6", "dil_conv": "#149b78", "max_pool": "#d06a00", "avg_pool": "#d06a00"}
 DASHES = {"skip_connect": "1 4", "none": "1 4", "max_pool": "6 3", "avg_pool": "6 3"}
-STYLE = (  # acts only where the SVG is the document itself; inlined, it takes the page's colour
+STYLE = (  # acts only if the SVG is the document; inlined, it inherits the page's colour
     "svg.cell:root{color:#1c2430;background:#fff}"
     "@media (prefers-color-scheme:dark){svg.cell:root{color:#e4e8ee;background:#14181e}}"
 )
@@ -31,7 +31,7 @@ STYLE = (  # acts only where the SVG is the document itself; inlined, it takes t
 
 @dataclass(eq=False)
 class _Place:
-    """A node, a label, or a point that an edge passes: what takes room in a column."""
+    """Something that takes room in a column: a node, a label, or the passage of an edge."""
 
     height: float
     y: float = 0.0
@@ -41,14 +41,15 @@ class _Place:
 
 @dataclass
 class _Edge:
-    primitive: str  # empty for the edges into the output, which only concatenate
+    operation: str  # empty for edges into the output, which only concatenate
     route: list[tuple[int, _Place]] = field(default_factory=list)  # (column, place), source to target
 
 
 def draw_cell(cell: list[list[tuple[str, int]]], title: str, concat: Sequence[int]) -> str:
-    """The drawing of a cell: per node its (primitive, state) edges; `concat`: the states in its output.
+    """Draw a cell, a list of (operation, state) edges per node, as an SVG document.
 
-    States: 0 is c_{k-2}, 1 is c_{k-1}, 2 + i is node i. Equal arguments give equal bytes.
+    `concat` lists the states in the output. State 0 is c_{k-2}, 1 is c_{k-1}, 2 + i is node i. Equal
+    arguments give equal bytes.
     """
     names = ["k-2", "k-1", *(str(i) for i in range(len(cell))), "k"]
     places = [_Place(NODE_HEIGHT, text=name) for name in names]
@@ -71,7 +72,7 @@ def draw_cell(cell: list[list[tuple[str, int]]], title: str, concat: Sequence[in
 
 
 def _layers(cell: list[list[tuple[str, int]]]) -> list[int]:
-    """The layer of every state and, last, of the output: one more than the farthest input's."""
+    """Return the layer of every state and, last, of the output: one more than its farthest input."""
     layers = [0, 0]
     for node in cell:
         layers.append(1 + max((layers[source] for _, source in node), default=0))
@@ -79,18 +80,18 @@ def _layers(cell: list[list[tuple[str, int]]]) -> list[int]:
 
 
 def _route(
-    primitive: str,
+    operation: str,
     places: list[_Place],
     layers: list[int],
     columns: list[list[_Place]],
     source: int,
     target: int,
 ) -> _Edge:
-    """Give an edge its places: a point in every column it passes, its label just before its target."""
-    edge = _Edge(primitive, [(2 * layers[source], places[source])])
+    """Route an edge: a passage in every column between its ends, its label just before its target."""
+    edge = _Edge(operation, [(2 * layers[source], places[source])])
     for column in range(2 * layers[source] + 1, 2 * layers[target]):
-        labelled = bool(primitive) and column == 2 * layers[target] - 1
-        place = _Place(LABEL_HEIGHT, text=primitive) if labelled else _Place(PASS_HEIGHT)
+        labelled = bool(operation) and column == 2 * layers[target] - 1
+        place = _Place(LABEL_HEIGHT, text=operation) if labelled else _Place(PASS_HEIGHT)
         columns[column].append(place)
         edge.route.append((column, place))
     edge.route.append((2 * layers[target], places[target]))
@@ -104,7 +105,7 @@ def _route(
 
 
 def _order(columns: list[list[_Place]]) -> None:
-    """Sort every column by the mean rank of its neighbours, there and back; keep the fewest crossings."""
+    """Sort columns by mean rank of neighbours, sweeping back and forth; keep the fewest crossings."""
     best, fewest = [list(column) for column in columns], _crossings(columns)
     for sweep in range(SWEEPS):
         forward = sweep % 2 == 0
@@ -125,7 +126,7 @@ def _mean_rank(place: _Place, rank: dict[int, int], default: float) -> float:
 
 
 def _crossings(columns: list[list[_Place]]) -> int:
-    """The number of pairs of edges that cross between neighbouring columns."""
+    """Count the pairs of edges that cross between neighbouring columns."""
     total = 0
     for left, right in pairwise(columns):
         rank = {id(place): i for i, place in enumerate(right)}
@@ -137,7 +138,7 @@ def _crossings(columns: list[list[_Place]]) -> int:
 
 
 def _set_heights(columns: list[list[_Place]]) -> None:
-    """Heights that bring neighbours level, as far as the distances within a column allow."""
+    """Set heights so that neighbours are level, as far as the distances within a column allow."""
     for column in columns:
         _separate(column, [0.0] * len(column))
     for sweep in range(2 * SWEEPS):
@@ -155,7 +156,7 @@ def _mean_height(place: _Place) -> float:
 
 
 def _separate(column: list[_Place], wanted: list[float]) -> None:
-    """Least squares to the wanted heights under minimum distances: pool adjacent violators."""
+    """Fit heights to the wanted ones in least squares under minimum distances (pool adjacent violators)."""
     offsets = [0.0]
     for above, below in pairwise(column):
         offsets.append(offsets[-1] + (above.height + below.height) / 2 + SPACE)
@@ -172,7 +173,7 @@ def _separate(column: list[_Place], wanted: list[float]) -> None:
 
 
 def _horizontal(columns: list[list[_Place]]) -> tuple[list[float], list[float]]:
-    """Left border and width of every column; one without labels, only passed, has no width of its own."""
+    """Return left border and width of every column; one that edges only pass has width 0."""
     lefts, widths, x = [], [], MARGIN
     for i, column in enumerate(columns):
         letters = max((len(place.text) for place in column), default=0)
@@ -187,10 +188,10 @@ def _horizontal(columns: list[list[_Place]]) -> tuple[list[float], list[float]]:
 
 
 def _edge_svg(edge: _Edge, lefts: list[float], widths: list[float]) -> str:
-    """An edge: a curve with a gap where its label stands, an arrow head at its target."""
-    family = edge.primitive.rsplit("_", 1)[0] if edge.primitive[-1:].isdigit() else edge.primitive
+    """Draw an edge: a curve with a gap for its label and an arrow head at its target."""
+    family = edge.operation.rsplit("_", 1)[0] if edge.operation[-1:].isdigit() else edge.operation
     dash = f' stroke-dasharray="{DASHES[family]}"' if family in DASHES else ""
-    colour, opacity = FAMILIES.get(family, "currentColor"), "" if edge.primitive else ' opacity="0.45"'
+    colour, opacity = FAMILIES.get(family, "currentColor"), "" if edge.operation else ' opacity="0.45"'
     start, source = edge.route[0]
     path = [f"M{lefts[start] + widths[start]:.1f} {source.y:.1f}"]
     x, y = lefts[start] + widths[start], source.y
@@ -199,7 +200,7 @@ def _edge_svg(edge: _Edge, lefts: list[float], widths: list[float]) -> str:
         left, width = lefts[column], widths[column]
         middle = (x + left) / 2
         path.append(f"C{middle:.1f} {y:.1f} {middle:.1f} {place.y:.1f} {left:.1f} {place.y:.1f}")
-        if place.text == edge.primitive and edge.primitive and place.height == LABEL_HEIGHT:
+        if place.text == edge.operation and edge.operation and place.height == LABEL_HEIGHT:
             label = _label_svg(place, left, width)
             path.append(f"M{left + width:.1f} {place.y:.1f}")
         elif place.height != NODE_HEIGHT:
@@ -219,7 +220,7 @@ def _label_svg(place: _Place, left: float, width: float) -> str:
 
 
 def _node_svg(place: _Place, left: float) -> str:
-    """A state: the cell's inputs and its output as c with a subscript, a node by its number."""
+    """Draw a state: the cell's inputs and output as c with a subscript, a node as its number."""
     x, top = left + NODE_WIDTH / 2, place.y - NODE_HEIGHT / 2
     outer = place.text.startswith("k")
     text = f'c<tspan dy="4" font-size="10">{place.text}</tspan>' if outer else place.text
@@ -231,13 +232,13 @@ def _node_svg(place: _Place, left: float) -> str:
     )
 
 
-def _in_words(primitive: str, source: int, target: int) -> str:
+def _in_words(operation: str, source: int, target: int) -> str:
     start = ("c_{k-2}", "c_{k-1}")[source] if source < 2 else f"node {source - 2}"
-    return f"{start} to node {target - 2}: {primitive}"
+    return f"{start} to node {target - 2}: {operation}"
 
 
 def _document(title: str, words: str, width: float, height: float, body: list[str]) -> str:
-    """The SVG around the drawing, with its content in words for those who do not see it."""
+    """Wrap the drawing in an SVG document, with a description in words for screen readers."""
     width = max(width, 2 * MARGIN + 8.0 * len(title))
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""What the supernet and the derived network have in common: stem, a chain of cells, branches, classifier."""
+"""The structure that supernet and derived network share: stem, a chain of cells, branches, classifier."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from hlrs.nas.operations import FactorizedReduce, Norm, conv_bn
 
 STEM_MULTIPLIER = 3
-States = tuple[Tensor, Tensor]  # outputs of the two cells before, the first of them rectified
+States = tuple[Tensor, Tensor]  # outputs of the two previous cells, the older one rectified
 
 
 class Cell(nn.Module):
-    """A cell's two inputs, brought to its size: the outputs of the two cells before it (DARTS, §2.1).
+    """Base of a cell: brings the outputs of the two previous cells to its own size (DARTS, §2.1).
 
-    Both are read rectified only, and by two cells each, so `chain` rectifies them once.
+    Every output is read by two cells, and only after a ReLU, so `chain` rectifies it once.
     """
 
     def __init__(self, before: int, previous: int, channels: int, after_reduction: bool, norm: Norm) -> None:
@@ -32,11 +32,11 @@ MakeCell = Callable[[int, int, int, bool, bool], Cell]
 
 
 class BranchedNetwork(nn.Module, ABC):
-    """A backbone that all branches share, a tail for each, and a linear classifier of their pooled features.
+    """A backbone shared by all branches, one tail per branch, and a classifier of their pooled features.
 
-    With a `cosine` scale, classifiers give cosines times it (Cao et al. 2019). A `dual` network has
-    class-specific weights beside the shared classifier, which give its final logits. Images: float [batch,
-    in_channels, height, width].
+    With a `cosine` scale, logits are cosines times this scale (Cao et al. 2019). A `dual` network has a
+    second, class-specific classifier, which gives the final logits. Images are float [batch, in_channels,
+    height, width].
     """
 
     def __init__(self, width: int, classes: int, branches: int, cosine: float | None, dual: bool) -> None:
@@ -47,46 +47,46 @@ class BranchedNetwork(nn.Module, ABC):
 
     @abstractmethod
     def backbone(self, images: Tensor) -> Any:
-        """What the branches have in common."""
+        """Compute whatever the branches share."""
 
     @abstractmethod
     def tail(self, shared: Any, branch: int) -> Tensor:
-        """Pooled features of one branch: [batch, width]."""
+        """Compute the pooled features of one branch, [batch, width], from the backbone's output."""
 
     def features(self, images: Tensor, branch: int) -> Tensor:
-        """Pooled features of one branch: [batch, width]."""
+        """Compute the pooled features of one branch: [batch, width]."""
         return self.tail(self.backbone(images), branch)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits [batch, classes] of the shared classifier for the features of all branches, side by side."""
+        """Return the shared classifier's logits [batch, classes] for the concatenated branch features."""
         return self.classifier(features)  # type: ignore[no-any-return]
 
     def finalize(self, features: Tensor) -> Tensor:
-        """Logits [batch, classes] for inference: of the class-specific weights, where there are some."""
+        """Return logits [batch, classes] for inference, class-specific ones if the network is dual."""
         return self.classify(features) if self.class_specific is None else self.class_specific(features)
 
     def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits, and those of an auxiliary head where there is one (while training)."""
+        """Return logits [batch, classes] and, in training with an auxiliary head, its logits; else None."""
         return self(images), None
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Features of all branches for inference, side by side.
+        """Concatenate the features of all branches for inference: [batch, branches · width].
 
-        They count half each, so BBN's factor 2·m is 1 (BBN, §4.4).
+        Both branches have the weight 1/2, so BBN's factor 2·m is 1 (BBN, §4.4).
         """
         shared = self.backbone(images)
         return torch.cat([self.tail(shared, branch) for branch in range(self.branch_count)], 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits for inference."""
+        """Return logits [batch, classes] for inference."""
         return self.finalize(self.pooled(images))
 
 
 class CosineClassifier(nn.Module):
-    """z_c = scale · cos(features, weights of class c): [batch, features] -> [batch, classes].
+    """z_c = scale · cos(features, w_c): float [batch, in_features] -> [batch, classes].
 
-    Cao et al. 2019, authors' code (NormedLinear); the scale, which is the loss's there, is the classifier's
-    here, so that the softmax of its logits is what was trained.
+    Cao et al. 2019, authors' code (NormedLinear). There the scale belongs to the loss; here it belongs to the
+    classifier, so that the softmax of its logits is what was trained.
     """
 
     def __init__(self, in_features: int, classes: int, scale: float) -> None:
@@ -99,7 +99,7 @@ class CosineClassifier(nn.Module):
 
 
 def make_classifier(in_features: int, classes: int, cosine: float | None) -> nn.Linear | CosineClassifier:
-    """A linear classifier, or one of cosines times the given scale."""
+    """Make a linear classifier or, given a scale `cosine`, a `CosineClassifier`."""
     return (
         nn.Linear(in_features, classes) if cosine is None else CosineClassifier(in_features, classes, cosine)
     )
@@ -108,7 +108,9 @@ def make_classifier(in_features: int, classes: int, cosine: float | None) -> nn.
 class CellNetwork(BranchedNetwork):
     """Stem, `cells` cells with reductions at one and two thirds, global average pooling, classifier.
 
-    With two `branches`, the last `branch_cells` cells exist once a branch (BBN, §4.2).
+    A cell's output has `outputs` times its channels. With two `branches`, each has its own last
+    `branch_cells` cells (BBN, §4.2). `stem` is "cifar" or "imagenet"; `cosine` and `dual` as in
+    `BranchedNetwork`.
     """
 
     def __init__(
@@ -139,29 +141,29 @@ class CellNetwork(BranchedNetwork):
         )
 
     def context(self) -> Any:
-        """What every cell is given besides its two inputs."""
+        """Return what every cell receives besides its two inputs."""
         return None
 
     def backbone(self, images: Tensor) -> tuple[States, Any]:
-        """The outputs of the last two shared cells, and the cells' context."""
+        """Compute the outputs of the last two shared cells; return them with the cells' context."""
         context = self.context()
         return chain(self.shared.children(), self.states(images), context), context
 
     def states(self, images: Tensor) -> States:
-        """What the first cell reads, channels-last."""
+        """Compute the inputs of the first cell, in channels-last layout."""
         return self.stem(images.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
 
     def tail(self, shared: tuple[States, Any], branch: int) -> Tensor:
-        """Pooled features of one branch: [batch, features]."""
+        """Compute the pooled features of one branch: [batch, width]."""
         return self.pool(chain(self.branches[branch].children(), *shared)[1])
 
     def pool(self, x: Tensor) -> Tensor:
-        """Global average pooling of the last cell's output: [batch, features]."""
+        """Average the last cell's output over its pixels: [batch, width]."""
         return x.mean((2, 3)).reshape(-1, self.width)
 
 
 class CifarStem(nn.Module):
-    """One 3×3 convolution; both inputs of the first cell are its map (DARTS, cnn/model.py)."""
+    """One 3×3 convolution, whose map is both inputs of the first cell (DARTS, cnn/model.py)."""
 
     def __init__(self, in_channels: int, channels: int, norm: Norm) -> None:
         super().__init__()
@@ -177,7 +179,7 @@ class CifarStem(nn.Module):
 class ImageNetStem(nn.Module):
     """Three 3×3 convolutions of stride 2: 224×224 images become maps of 56×56 and 28×28.
 
-    DARTS, §A.3 and cnn/model.py: the first cell reads both, the larger one by a factorized reduction.
+    The first cell reads both, the larger one through a factorized reduction (DARTS, §A.3 and cnn/model.py).
     """
 
     def __init__(self, in_channels: int, channels: int, norm: Norm) -> None:
@@ -198,7 +200,7 @@ class ImageNetStem(nn.Module):
 def _cell_plan(
     stem: int, channels: int, cells: int, outputs: int, after_reduction: bool
 ) -> list[tuple[int, int, int, bool, bool]]:
-    """MakeCell's arguments of every cell; channels double where the map is halved (DARTS, §3.1.1)."""
+    """List the arguments of `MakeCell` for every cell; reductions double the channels (DARTS, §3.1.1)."""
     plan = []
     before = previous = stem
     for index in range(cells):
@@ -210,7 +212,7 @@ def _cell_plan(
 
 
 def chain(cells: Iterable[nn.Module], states: States, context: Any) -> States:
-    """The states behind some cells, one after the other."""
+    """Apply cells one after the other; return the outputs of the last two."""
     before, previous = states
     for cell in cells:
         rectified = F.relu(previous)
@@ -219,10 +221,10 @@ def chain(cells: Iterable[nn.Module], states: States, context: Any) -> States:
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw all convolution and linear weights anew from PyTorch's default distributions.
+    """Draw all convolution and linear weights from PyTorch's default distribution, with a given generator.
 
-    U(−b, b) with b = 1/√fan_in (He et al. 2015 with a = √5, as `torch.nn` has it), explicitly seeded; rows of
-    a cosine classifier then get norm 1, as in LDAM-DRW's code.
+    U(−b, b) with b = 1/√fan_in (He et al. 2015 with a = √5, as in `torch.nn`). Rows of a cosine classifier
+    are then scaled to norm 1, as in LDAM-DRW's code.
     """
     with torch.no_grad():
         for module in network.modules():
@@ -236,7 +238,7 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def normalize_classifier(classifier: nn.Linear, tau: float) -> None:
-    """w_c/‖w_c‖^tau for every class c, and no bias, in place.
+    """Set w_c to w_c/‖w_c‖^tau for every class c, and the bias to 0, in place.
 
     Kang et al. 2020, §4.3; the bias as in their tau_norm.py.
     """
@@ -246,7 +248,7 @@ def normalize_classifier(classifier: nn.Linear, tau: float) -> None:
 
 
 def count_weights(network: nn.Module) -> int:
-    """Number of trainable weights without alphas, betas and auxiliary head, as the literature counts."""
+    """Count weights as the literature does: without alphas, betas and the auxiliary head."""
     return sum(
         p.numel()
         for name, p in network.named_parameters()
@@ -255,7 +257,7 @@ def count_weights(network: nn.Module) -> int:
 
 
 def count_multiply_adds(network: nn.Module, in_channels: int, size: int) -> int:
-    """Multiply-adds of convolutions and matrix products for one `size`×`size` image, no auxiliary head."""
+    """Count multiply-adds of convolutions and matrix products for one `size`×`size` image at inference."""
     from torch.utils.flop_counter import FlopCounterMode
 
     images = torch.zeros(1, in_channels, size, size, device=next(network.parameters()).device)

@@ -1,7 +1,7 @@
-"""The search space's operations (DARTS, cnn/operations.py), some shared by supernet and derived network.
+"""The search space's operations (DARTS, cnn/operations.py) as modules of the derived network.
 
-`Norm` makes the batch norm for a number of channels; the caller thereby chooses affine parameters and
-running statistics. All maps are float [batch, channels, height, width].
+The supernet shares some of them. A `Norm` makes a batch norm for a number of channels, so the caller chooses
+affine parameters and running statistics. All maps are float [batch, channels, height, width].
 """
 
 from collections.abc import Callable
@@ -14,17 +14,16 @@ from hlrs.nas.ops.packed import Pointwise
 
 Norm = Callable[[int], nn.Module]
 
-
 EPSILON = 1e-5  # of every batch norm
 
 
 def conv_bn(channels_in: int, channels: int, norm: Norm) -> nn.Sequential:
-    """1×1 convolution, batch norm."""
+    """Make a 1×1 convolution followed by a batch norm."""
     return nn.Sequential(Pointwise(channels_in, channels), norm(channels))
 
 
 class FactorizedReduce(nn.Module):
-    """Halves a rectified map without losing pixels: two 1×1 convolutions of stride 2, one pixel apart."""
+    """Halves a rectified map without losing pixels, by two 1×1 convolutions of stride 2 one pixel apart."""
 
     def __init__(self, channels_in: int, channels: int, norm: Norm) -> None:
         super().__init__()
@@ -38,7 +37,10 @@ class FactorizedReduce(nn.Module):
 
 
 class Depthwise(nn.Conv2d):
-    """Depthwise convolution without bias that keeps the size at stride 1, of one image or more to a pixel."""
+    """Depthwise convolution without bias, padded to keep the size at stride 1.
+
+    It takes maps with any number of images per pixel (ops/packed.py).
+    """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
@@ -47,16 +49,16 @@ class Depthwise(nn.Conv2d):
         return DepthwiseConv.apply(x, self.kernels(x), self.stride[0])  # type: ignore[no-any-return]
 
     def kernels(self, x: Tensor) -> Tensor:
-        """The weights, repeated for each image to a pixel."""
+        """Return the weights, repeated for each image of a pixel."""
         count = x.shape[1] // self.in_channels
         return self.weight if count == 1 else self.weight.repeat(count, 1, 1, 1)
 
 
 class Dilated(Depthwise):
-    """Depthwise convolution with dilation 2, by phases (see `to_phases`)."""
+    """Depthwise convolution with dilation 2, computed without dilation on phases (`to_phases`)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride[0] == 2:  # what is read are the even rows and columns
+        if self.stride[0] == 2:  # only even rows and columns are read
             return DepthwiseConv.apply(every_second(x), self.kernels(x), 1)  # type: ignore[no-any-return]
         if has_phases(x):
             return from_phases(DepthwiseConv.apply(to_phases(x), self.kernels(x), 1))
@@ -64,17 +66,17 @@ class Dilated(Depthwise):
 
 
 def separable(channels: int, depthwise: Depthwise, norm: Norm) -> list[nn.Module]:
-    """Depthwise convolution, pointwise convolution, batch norm."""
+    """Make the modules of a depthwise convolution, a pointwise convolution and a batch norm."""
     return [depthwise, Pointwise(channels, channels), norm(channels)]
 
 
 def reads_rectified(name: str, stride: int) -> bool:
-    """Whether a primitive begins with a ReLU, which its module lacks: one serves all edges of a state."""
+    """Whether an operation begins with a ReLU; its module lacks it, as one serves all edges of a state."""
     return "conv" in name or (name == "skip_connect" and stride == 2)
 
 
 def make_operation(name: str, channels: int, stride: int, norm: Norm) -> nn.Module:
-    """The module of a primitive other than `none`, without its first ReLU; stride 1 or 2."""
+    """Make the module of an operation other than `none`, without its first ReLU; stride 1 or 2."""
     kind, kernel = name.rsplit("_", 1)[0], int(name[-1]) if name[-1].isdigit() else 0
     if kind == "sep_conv":
         first, second = Depthwise(channels, kernel, stride), Depthwise(channels, kernel)

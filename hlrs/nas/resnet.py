@@ -1,4 +1,4 @@
-"""The ResNet for CIFAR (He et al. 2016, §4.2): what published tables on long-tailed images are about."""
+"""The ResNet for CIFAR (He et al. 2016, §4.2), the network of published results on long-tailed images."""
 
 import torch
 from torch import Tensor, nn
@@ -6,15 +6,14 @@ from torch.nn import functional as F
 
 from hlrs.nas.network import BranchedNetwork, initialize
 
-CHANNELS = (16, 32, 64)  # of the three stages
+CHANNELS = (16, 32, 64)  # per stage
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut without weights (option A).
+    """Two 3×3 convolutions and a shortcut without weights (option A).
 
-    The shortcut takes every `stride`-th pixel and fills up channels with zeros, half of them before and half
-    behind; He et al. say no more than that they are zeros, the halves are those of LDAM-DRW's
-    resnet_cifar.py.
+    The shortcut takes every `stride`-th pixel and pads the missing channels with zeros, half of them in
+    front. He et al. specify only the zeros; the halves follow LDAM-DRW's resnet_cifar.py.
     """
 
     def __init__(self, before: int, channels: int, stride: int) -> None:
@@ -36,8 +35,8 @@ class ResidualBlock(nn.Module):
 class ResNet(BranchedNetwork):
     """`depth` = 6n + 2 layers: a convolution, three stages of n residual blocks, a linear classifier.
 
-    With two `branches`, the last `branch_cells` blocks exist once a branch, as BBN's ResNet-32 has its last
-    one.
+    With two `branches`, each has its own last `branch_cells` blocks, as BBN's ResNet-32 has its last one.
+    Images, `cosine` and `dual` as in `BranchedNetwork`.
     """
 
     def __init__(
@@ -66,16 +65,16 @@ class ResNet(BranchedNetwork):
         )
 
     def backbone(self, images: Tensor) -> Tensor:
-        """The map after the last shared block."""
+        """Compute the map after the last shared block: [batch, channels, height, width]."""
         return self.shared(self.stem(images.contiguous(memory_format=torch.channels_last)))  # type: ignore[no-any-return]
 
     def tail(self, shared: Tensor, branch: int) -> Tensor:
-        """Pooled features of one branch: [batch, 64]."""
+        """Compute the pooled features of one branch: [batch, 64]."""
         return self.branches[branch](shared).mean((2, 3))  # type: ignore[no-any-return]
 
 
 def _block_plan(blocks: int) -> list[tuple[int, int, int]]:
-    """ResidualBlock's arguments of all blocks; the second and third stage begin with stride 2."""
+    """List the arguments of `ResidualBlock` for every block; stages two and three begin with stride 2."""
     before, plan = CHANNELS[0], []
     for channels in CHANNELS:
         for _ in range(blocks):
@@ -85,10 +84,10 @@ def _block_plan(blocks: int) -> list[tuple[int, int, int]]:
 
 
 def initialize_resnet(network: ResNet, generator: torch.Generator) -> None:
-    """Draw all weights anew: those of convolutions and linear layers from N(0, 2/fan_in).
+    """Draw convolution and linear weights from N(0, 2/fan_in), with a given generator.
 
-    He et al. 2015, §2.2, as He et al. 2016 and LDAM-DRW's resnet_cifar.py have it; biases and cosine
-    classifiers as `initialize` draws them.
+    He et al. 2015, §2.2, as used by He et al. 2016 and LDAM-DRW's resnet_cifar.py. Biases and cosine
+    classifiers are drawn as in `initialize`.
     """
     initialize(network, generator)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Drawings of cells: every edge is there, and nothing lies on anything else."""
+"""Drawings of cells: every edge is drawn, and nothing overlaps."""
 
 import ast
 import random
@@ -11,7 +11,7 @@ import pytest
 from hlrs.nas import drawing
 from hlrs.nas.drawing import draw_cell
 
-PRIMITIVES = ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5"]
+OPERATIONS = ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5"]
 SVG = "{http://www.w3.org/2000/svg}"
 MONOSPACE = 0.62 * 11  # width of a character at 11 px; DejaVu Sans Mono takes 0.602 em
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 def some_cell(nodes: int, edges: int, seed: int) -> list[list[tuple[str, int]]]:
     draw = random.Random(seed)
     states = [sorted(draw.sample(range(2 + i), min(edges, 2 + i))) for i in range(nodes)]
-    return [[(draw.choice(PRIMITIVES), state) for state in of_node] for of_node in states]
+    return [[(draw.choice(OPERATIONS), state) for state in of_node] for of_node in states]
 
 
 def chain(nodes: int) -> list[list[tuple[str, int]]]:
@@ -58,7 +58,7 @@ def blend(weights: tuple[float, ...], curve: list[tuple[float, float]], axis: in
 
 
 def points(path: str) -> list[tuple[float, float]]:
-    """Points along a path of M, C and H, close enough together that none jumps over a label."""
+    """Points along a path of M, C and H, dense enough not to skip a label."""
     found, x, y = [], 0.0, 0.0
     for command, numbers in re.findall(r"([MCH])([^MCH]*)", path):
         n = [float(number) for number in numbers.split()]
@@ -83,11 +83,11 @@ def test_every_edge_is_labelled_and_every_state_drawn(cell):
     assert sorted(text for text, _ in labels(root)) == sorted(op for node in cell for op, _ in node)
     assert len(nodes(root)) == len(cell) + 3
     heads = [p for p in root.iter(f"{SVG}path") if p.get("fill") != "none"]
-    assert len(heads) == sum(map(len, cell)) + len(cell)  # an edge from every node into the output, too
+    assert len(heads) == sum(map(len, cell)) + len(cell)  # every node has an edge into the output too
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_nothing_lies_on_anything_else(cell):
+def test_nothing_overlaps(cell):
     root = drawn(cell)
     boxes = [box for _, box in labels(root)] + nodes(root)
     assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :] if overlap(a, b)]
@@ -120,14 +120,14 @@ def test_description_in_words():
     assert "<desc>c_{k-2} to node 0: sep_conv_3x3; node 0 to node 1: skip_connect</desc>" in text
 
 
-def test_same_bytes_and_stand_alone():
+def test_equal_bytes_in_a_stand_alone_document():
     first = draw_cell(chain(4), "a <b> & c", range(2, 6))
     assert first == draw_cell(chain(4), "a <b> & c", range(2, 6))
     assert "<title>a &lt;b&gt; &amp; c</title>" in first
     assert "url(" not in first
     assert "href" not in first
     assert not re.search(r'https?://(?!www\.w3\.org/2000/svg")', first)
-    assert "svg.cell:root{" in first  # colours of its own, which do not act where it is inlined
+    assert "svg.cell:root{" in first  # its own colours, without effect when it is inlined
 
 
 def test_imports_nothing_of_hlrs():

@@ -1,4 +1,4 @@
-"""Genotypes: DARTS's rule on hand-made alphas, the JSON file, the published cells."""
+"""Genotypes: DARTS's rule on hand-made alphas, the JSON file, published cells."""
 
 import copy
 import json
@@ -15,15 +15,15 @@ NONE, MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5 = range(8)
 
 
 def alphas(nodes, *entries):
-    """Zeros but for (row, primitive, value)."""
+    """Zeros except for some (row, operation, value)."""
     table = np.zeros((sum(range(2, 2 + nodes)), 8), dtype=np.float32)
-    for row, primitive, value in entries:
-        table[row, primitive] = value
+    for row, operation, value in entries:
+        table[row, operation] = value
     return table
 
 
 def derived(normal, reduce, normal_edges=None):
-    """The genotype of alphas, with edge weights of 1 but where they are given."""
+    """The genotype of alphas, with edge weights of 1 unless given."""
     edge_weights = {
         cell: np.ones(len(table), np.float32) for cell, table in (("normal", normal), ("reduce", reduce))
     }
@@ -39,11 +39,11 @@ def normal_of(table, edge_weights=None):
 # --- the rule -----------------------------------------------------------------------------------------
 
 
-def test_edges_come_node_by_node_then_state_by_state():
+def test_edges_are_ordered_by_node_then_state():
     assert edges(3) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (2, 3)]
 
 
-def test_primitives_are_those_of_the_paper_in_its_order():
+def test_operations_are_those_of_the_paper_in_its_order():
     assert PRIMITIVES == (
         "none",
         "max_pool_3x3",
@@ -88,13 +88,13 @@ def test_a_large_none_makes_its_edge_weak():
 
 
 def test_strength_is_the_softmax_weight_not_the_alpha():
-    # row 2 has the larger alpha, but spread over all primitives; row 4 is peaked
+    # row 2 has the largest alphas, but spread over all operations; row 4 is peaked
     table = alphas(2, (4, SKIP, 3), (3, SEP5, 1))
     table[2] = 5.0
     assert normal_of(table)[1] == [("skip_connect", 2), ("sep_conv_5x5", 1)]
 
 
-def test_ties_keep_the_lower_state_and_the_earlier_primitive():
+def test_ties_keep_the_lower_state_and_the_earlier_operation():
     assert normal_of(alphas(2)) == [
         [("max_pool_3x3", 0), ("max_pool_3x3", 1)],
         [("max_pool_3x3", 0), ("max_pool_3x3", 1)],
@@ -104,7 +104,7 @@ def test_ties_keep_the_lower_state_and_the_earlier_primitive():
     ]
 
 
-def test_edge_weights_multiply_the_strength_and_choose_no_primitive():
+def test_edge_weights_multiply_the_strength_but_do_not_choose_operations():
     # e³/(e³ + 7) = 0.742, e²/(e² + 7) = 0.514, e/(e + 7) = 0.280 are the best of node 1's edges
     table = alphas(2, (2, SEP3, 3), (3, SKIP, 2), (4, DIL5, 1))
     assert normal_of(table)[1] == [("sep_conv_3x3", 0), ("skip_connect", 1)]
@@ -119,7 +119,7 @@ def test_edge_weights_are_a_softmax_over_the_edges_to_a_node():
 
 
 def naive_darts(table, nodes):
-    """The authors' rule, spelled out with exponentials in plain Python: the two best of each node's edges."""
+    """The authors' rule in plain Python, with exponentials: the two best edges of each node."""
     cell, row = [], 0
     for node in range(nodes):
         ranked = []
@@ -128,35 +128,35 @@ def naive_darts(table, nodes):
             best = max(range(1, 8), key=lambda k: values[k])
             ranked.append((values[best] / sum(values), state, PRIMITIVES[best]))
         ranked.sort(key=lambda entry: -entry[0])
-        cell.append([(primitive, state) for _, state, primitive in ranked[:2]])
+        cell.append([(operation, state) for _, state, operation in ranked[:2]])
         row += node + 2
     return cell
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_alphas_agree_with_the_rule_spelled_out(seed):
+def test_random_alphas_agree_with_the_plain_rule(seed):
     draw = np.random.default_rng(seed)
     table = draw.normal(size=(14, 8)).astype(np.float32)
     assert normal_of(table) == naive_darts(table, 4)
 
 
-def test_random_alphas_give_every_primitive_and_every_pair_of_states_equally_often():
+def test_random_alphas_give_operations_and_pairs_of_states_uniformly():
     draw = np.random.default_rng(7)
-    primitives, pairs = Counter(), Counter()
+    operations, pairs = Counter(), Counter()
     cells = 1500
     for _ in range(cells):
         cell = normal_of(draw.normal(size=(9, 8)).astype(np.float32))
-        primitives.update(primitive for node in cell for primitive, _ in node)
+        operations.update(operation for node in cell for operation, _ in node)
         pairs[frozenset(state for _, state in cell[2])] += 1
     edges_drawn = cells * 6
     spread = 4.5 * math.sqrt(edges_drawn * (1 / 7) * (6 / 7))
-    assert set(primitives) == set(PRIMITIVES) - {"none"}
-    assert all(abs(n - edges_drawn / 7) < spread for n in primitives.values())
+    assert set(operations) == set(PRIMITIVES) - {"none"}
+    assert all(abs(n - edges_drawn / 7) < spread for n in operations.values())
     assert len(pairs) == 6  # two of the four states that node 2 may read
     assert all(abs(n - cells / 6) < 4.5 * math.sqrt(cells * (1 / 6) * (5 / 6)) for n in pairs.values())
 
 
-# --- figures ------------------------------------------------------------------------------------------
+# --- entropy and skips --------------------------------------------------------------------------------
 
 
 def test_entropy_of_equal_alphas_is_ln_8():
@@ -178,7 +178,7 @@ def test_softmax_of_large_alphas_does_not_overflow():
     assert softmax(np.array([[1000.0, 1000.0]], dtype=np.float32)).tolist() == [[0.5, 0.5]]
 
 
-def test_skips_are_counted_by_cell():
+def test_skips_are_counted_per_cell():
     assert (PUBLISHED["DARTS_V1"].skips("normal"), PUBLISHED["DARTS_V1"].skips("reduce")) == (3, 3)
     assert (PUBLISHED["PC_DARTS"].skips("normal"), PUBLISHED["PC_DARTS"].skips("reduce")) == (1, 0)
 
@@ -216,7 +216,7 @@ def test_json_is_plain_lists():
     }
 
 
-# --- what is not a genotype ---------------------------------------------------------------------------
+# --- invalid files ------------------------------------------------------------------------------------
 
 GOOD = {
     "normal": [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["max_pool_3x3", 2]]],
@@ -242,40 +242,43 @@ def without(key):
 
 
 WRONG = [  # (value, where the message points)
-    ([], "keys normal, normal_concat, reduce, reduce_concat"),
-    (None, "keys normal, normal_concat, reduce, reduce_concat"),
-    (without("reduce_concat"), "keys normal, normal_concat, reduce, reduce_concat"),
-    ({**GOOD, "extra": 1}, "keys normal, normal_concat, reduce, reduce_concat"),
-    (changed("normal", []), "normal: a list of nodes"),
-    (changed("reduce", "sep_conv_3x3"), "reduce: a list of nodes"),
-    (changed("normal", 1, []), "normal: node 1: one or two edges"),
-    (changed("reduce", 0, [["skip_connect", 0]] * 3), "reduce: node 0: one or two edges"),
-    (changed("reduce", 0, "skip_connect"), "reduce: node 0: one or two edges"),
+    ([], "an object with the keys normal, normal_concat, reduce, reduce_concat"),
+    (None, "an object with the keys normal, normal_concat, reduce, reduce_concat"),
+    (without("reduce_concat"), "an object with the keys normal, normal_concat, reduce, reduce_concat"),
+    ({**GOOD, "extra": 1}, "an object with the keys normal, normal_concat, reduce, reduce_concat"),
+    (changed("normal", []), "normal: expected a list of nodes"),
+    (changed("reduce", "sep_conv_3x3"), "reduce: expected a list of nodes"),
+    (changed("normal", 1, []), "normal: node 1: expected one or two edges"),
+    (changed("reduce", 0, [["skip_connect", 0]] * 3), "reduce: node 0: expected one or two edges"),
+    (changed("reduce", 0, "skip_connect"), "reduce: node 0: expected one or two edges"),
     (changed("normal", 0, 1, "skip_connect"), "normal: node 0: 'skip_connect' is not an edge"),
     (changed("normal", 0, 1, ["skip_connect"]), "normal: node 0: ['skip_connect'] is not an edge"),
-    (changed("normal", 0, 1, 0, "none"), "normal: node 0: unknown primitive 'none'"),
+    (changed("normal", 0, 1, 0, "none"), "normal: node 0: unknown operation 'none'"),
     (
         changed("reduce", 1, 0, 0, "conv_7x7"),
-        "reduce: node 1: unknown primitive 'conv_7x7'; allowed: max_pool_3x3",
+        "reduce: node 1: unknown operation 'conv_7x7'; allowed: max_pool_3x3",
     ),
-    (changed("reduce", 1, 0, 0, ["sep_conv_3x3"]), "reduce: node 1: unknown primitive"),
+    (changed("reduce", 1, 0, 0, ["sep_conv_3x3"]), "reduce: node 1: unknown operation"),
     (changed("normal", 0, 1, 1, 2), "normal: node 0: reads state 2; allowed: 0 to 1"),
     (changed("normal", 1, 0, 1, 3), "normal: node 1: reads state 3; allowed: 0 to 2"),
     (changed("normal", 1, 0, 1, -1), "normal: node 1: reads state -1"),
     (changed("normal", 1, 0, 1, "0"), "normal: node 1: reads state '0'"),
     (changed("normal", 1, 0, 1, 1.0), "normal: node 1: reads state 1.0"),
     (changed("normal", 1, 0, 1, True), "normal: node 1: reads state True"),
-    (changed("normal_concat", []), "normal_concat: distinct states from 2 to 3"),
-    (changed("normal_concat", [1, 2]), "normal_concat: distinct states from 2 to 3"),
-    (changed("reduce_concat", [2, 4]), "reduce_concat: distinct states from 2 to 3"),
-    (changed("reduce_concat", [2, 2]), "reduce_concat: distinct states from 2 to 3"),
-    (changed("reduce_concat", "23"), "reduce_concat: distinct states from 2 to 3"),
-    (changed("reduce_concat", [2]), "normal and reduce differ"),
-    ({**GOOD, "reduce": GOOD["reduce"][:1], "reduce_concat": [2]}, "normal and reduce differ"),
+    (changed("normal_concat", []), "normal_concat: expected distinct states from 2 to 3"),
+    (changed("normal_concat", [1, 2]), "normal_concat: expected distinct states from 2 to 3"),
+    (changed("reduce_concat", [2, 4]), "reduce_concat: expected distinct states from 2 to 3"),
+    (changed("reduce_concat", [2, 2]), "reduce_concat: expected distinct states from 2 to 3"),
+    (changed("reduce_concat", "23"), "reduce_concat: expected distinct states from 2 to 3"),
+    (changed("reduce_concat", [2]), "normal and reduce must have the same number"),
+    (
+        {**GOOD, "reduce": GOOD["reduce"][:1], "reduce_concat": [2]},
+        "normal and reduce must have the same number",
+    ),
 ]
 
 
-def test_the_unchanged_value_is_a_genotype():
+def test_the_valid_value_is_a_genotype():
     assert from_json(GOOD, "g.json").normal == [
         [("sep_conv_3x3", 0), ("skip_connect", 1)],
         [("max_pool_3x3", 2)],
@@ -285,7 +288,7 @@ def test_the_unchanged_value_is_a_genotype():
 @pytest.mark.parametrize(
     ("value", "where"), WRONG, ids=[f"{i} {where[:40]}" for i, (_, where) in enumerate(WRONG)]
 )
-def test_an_invalid_genotype_is_one_line_that_says_where(value, where):
+def test_an_invalid_genotype_gives_one_line_that_says_where(value, where):
     with pytest.raises(UserError) as caught:
         from_json(value, "path/g.json")
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""What networks share: the ImageNet stem at its published size, pooled features, classifiers made anew."""
+"""Parts that networks share: the ImageNet stem at its published size, pooled features, classifiers."""
 
 import pytest
 import torch
@@ -13,13 +13,13 @@ IMAGENET = {"channels": 48, "cells": 14, "nodes": 4, "classes": 1000, "image_siz
 
 
 def multiply_adds(genotype, channels=48, cells=14, classes=1000):
-    """Of DARTS's NetworkImageNet on 224×224 images: kernel · channels · pixels, layer by layer."""
+    """Count those of DARTS's NetworkImageNet on 224×224 images: kernel · channels · pixels per layer."""
 
     def convolution(before, after, kernel, side, groups=1):
         return before // groups * after * kernel**2 * side**2
 
     def operation(name, width, side, stride):
-        """On a map of side `side`, which is halved by stride 2."""
+        """Count those on a map with sides of `side` pixels; stride 2 halves it."""
         if name == "skip_connect":
             return convolution(width, width, 1, side // 2) if stride == 2 else 0
         if name.startswith(("sep", "dil")):
@@ -58,14 +58,14 @@ def test_networks_for_imagenet_have_their_published_size(name, weights, publishe
     facts = describe(name, **IMAGENET, stem="imagenet", auxiliary=True)
     assert facts["weights"] == weights
     assert round(weights / 1e6, 1) == published
-    # Published are 574, 586 and 557 million, of an unpublished counter: others who count convolutions and
-    # the classifier find 523 to 545 for DARTS_V2 (quark0/darts, issue 46), and so do we: 530.
+    # The published 574, 586 and 557 million come from an unpublished counter. Counts of convolutions and
+    # classifier by others give 523 to 545 for DARTS_V2 (quark0/darts, issue 46), ours 530.
     assert facts["multiply_adds"] == multiply_adds(PUBLISHED[name])
     # 1×1 to 128, 2×2 to 768, both with batch norm, and the linear layer
     assert facts["auxiliary_weights"] == 768 * 128 + 256 + 128 * 768 * 4 + 2 * 768 + 768 * 1000 + 1000
 
 
-def test_imagenet_stem_gives_the_first_cell_a_quarter_and_an_eighth_of_the_side():
+def test_imagenet_stem_makes_maps_of_a_quarter_and_an_eighth_of_the_side():
     before, previous = ImageNetStem(3, 8, nn.BatchNorm2d)(torch.zeros(2, 3, 224, 224))
     assert (before.shape, previous.shape) == ((2, 8, 56, 56), (2, 8, 28, 28))
 
@@ -88,7 +88,7 @@ def test_a_network_for_imagenet_trains_with_its_auxiliary_head():
     assert all(p.grad is not None for p in network.parameters())
 
 
-def test_pooled_features_are_the_branches_side_by_side():
+def test_pooled_features_concatenate_the_branches():
     network = DerivedNetwork(
         PUBLISHED["DARTS_V1"],
         auxiliary=False,
@@ -123,7 +123,7 @@ def test_a_normalised_classifier_by_hand(tau, expected):
     assert classifier.bias.tolist() == [0.0, 0.0]
 
 
-def test_a_classifier_alone_can_be_drawn_anew():
+def test_initialize_draws_a_single_classifier():
     classifier = nn.Linear(4, 1000)
     before = classifier.weight.clone()
     initialize(classifier, torch.Generator().manual_seed(3))

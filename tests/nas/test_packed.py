@@ -1,4 +1,4 @@
-"""Several images to a pixel: where they lie, and that a network computes what it does for single ones."""
+"""Several images per pixel: their layout, and the same results of a network as for single images."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from hlrs.nas.genotype import Genotype
 from hlrs.nas.network import initialize
 from hlrs.nas.ops import packed
 
-NODES = [  # every primitive, and reductions of each
+NODES = [  # every operation, also in a reduction
     [("sep_conv_3x3", 0), ("dil_conv_5x5", 1)],
     [("sep_conv_5x5", 1), ("skip_connect", 0)],
     [("dil_conv_3x3", 0), ("max_pool_3x3", 2)],
@@ -25,15 +25,15 @@ GENOTYPE = Genotype(NODES, [2, 3, 4, 5], NODES, [2, 3, 4, 5])
     [
         *[(96, 36, 32, 4), (96, 16, 32, 1), (96, 48, 32, 1)],
         *[(64, 24, 32, 2), (64, 20, 64, 4), (96, 5, 64, 16)],
-        *[(94, 36, 32, 1), (1, 36, 256, 1)],  # a rest of the batch
+        *[(94, 36, 32, 1), (1, 36, 256, 1)],  # the batch is no multiple of the count
         *[(32, 36, 32, 4), (28, 36, 32, 1), (96, 36, 16, 1)],  # 2²⁰ numbers are 29 maps of 36 channels, 32×32
     ],
 )
-def test_images_to_a_pixel_make_a_multiple_of_16_channels_of_large_maps(batch, channels, size, count):
+def test_images_per_pixel_make_channels_of_large_maps_a_multiple_of_16(batch, channels, size, count):
     assert packed.fitting(torch.empty(batch, 3, size, size), channels) == count
 
 
-def test_where_each_images_channels_lie():
+def test_layout_of_packed_channels():
     n, count, c, h, w = 2, 3, 4, 5, 6
     x = torch.arange(n * count * c * h * w).view(n * count, c, h, w).to(memory_format=torch.channels_last)
     y = packed.pack(x, count)
@@ -81,7 +81,9 @@ def test_batch_norm_is_that_of_the_single_images(training):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 @pytest.mark.parametrize(("auxiliary", "branches"), [(True, 1), (False, 2)])
-def test_network_computes_what_it_does_for_single_images(monkeypatch, training, stem, auxiliary, branches):
+def test_network_gives_the_same_results_as_for_single_images(
+    monkeypatch, training, stem, auxiliary, branches
+):
     layout = {"in_channels": 3, "classes": 5, "channels": 4, "cells": 4, "stem": stem}
     found, packed_by = [], []
 

@@ -16,7 +16,7 @@ TINY = {"in_channels": 1, "classes": 3}
     ("depth", "published"),  # He et al. 2016, table 6, in millions
     [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)],
 )
-def test_weights_are_those_published_and_those_counted_by_hand(depth, published):
+def test_weights_agree_with_the_paper_and_a_count_by_hand(depth, published):
     n = (depth - 2) // 6
     stem = 3 * 16 * 9 + 2 * 16
     stages = n * (2 * 16 * 16 * 9 + 4 * 16)
@@ -50,11 +50,13 @@ def test_a_block_by_hand():
     shortcut = torch.zeros(3, 8, 3, 3)
     for row in range(3):
         for column in range(3):
-            shortcut[:, 2:6, row, column] = x[:, :, 2 * row, 2 * column]  # two zeros before, two behind
+            shortcut[:, 2:6, row, column] = x[
+                :, :, 2 * row, 2 * column
+            ]  # two zero channels in front, two behind
     assert torch.allclose(block(x), F.relu(residual + shortcut), atol=1e-6)
 
 
-def test_a_block_whose_convolutions_give_nothing_passes_its_map_on():
+def test_a_block_with_zero_residual_is_the_identity():
     block = ResidualBlock(4, 4, 1).eval()
     torch.nn.init.zeros_(block.residual[4].weight)
     x = torch.rand(2, 4, 5, 5)
@@ -81,7 +83,7 @@ def test_weights_are_drawn_with_variance_two_over_the_fan_in():
     assert float(networks[0].classifier.bias.detach().abs().max()) <= 1 / 8
 
 
-def test_two_branches_have_their_last_blocks_for_themselves():
+def test_two_branches_have_separate_last_blocks():
     plain, branched = ResNet(20, **TINY), ResNet(20, **TINY, branches=2, branch_cells=1)
     assert (len(branched.shared), [len(branch) for branch in branched.branches]) == (8, [1, 1])
     more = sum(p.numel() for p in branched.parameters()) - sum(p.numel() for p in plain.parameters())
@@ -93,7 +95,7 @@ def test_two_branches_have_their_last_blocks_for_themselves():
     assert torch.equal(branched(x), branched.classifier(expected))
 
 
-def test_describe_refuses_what_a_resnet_does_not_have():
+def test_describe_rejects_options_that_a_resnet_lacks():
     with pytest.raises(UserError, match="resnet32 has its own channels"):
         describe("resnet32", **{**SIZES, "channels": 16}, auxiliary=False)
     with pytest.raises(UserError, match="resnet32 has its own"):
