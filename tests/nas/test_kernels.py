@@ -1,4 +1,4 @@
-"""The Triton kernels, interpreted on the CPU, beside PyTorch's convolutions in double precision."""
+"""The Triton kernels, interpreted on the CPU, against PyTorch's convolutions in double precision."""
 
 import pytest
 import torch
@@ -12,10 +12,10 @@ from hlrs.nas.ops.triton_available import takes_kernels
 from hlrs.nas.supernet import OutEdges, Supernet, initialize_alphas
 
 SHAPES = {
-    "as the supernet's": (2, 8, 16, 16, 12),
-    "widths that are no powers of two": (2, 2, 36, 20, 9),
+    "as in the supernet": (2, 8, 16, 16, 12),
+    "widths not a power of two": (2, 2, 36, 20, 9),
     "wider than a block": (1, 2, 80, 130, 5),
-    "narrower than a matrix unit's": (3, 4, 4, 6, 6),
+    "narrower than a matrix unit": (3, 4, 4, 6, 6),
 }
 
 
@@ -34,7 +34,7 @@ def expected(x, weight, gradient):
     return y.detach(), *torch.autograd.grad(y, (x, weight), gradient)
 
 
-def test_without_a_compiler_or_headers_kernels_are_missing_and_maps_go_another_way(monkeypatch, tmp_path):
+def test_without_a_compiler_or_headers_no_map_takes_kernels(monkeypatch, tmp_path):
     monkeypatch.setattr(triton_available, "KERNEL_DEVICE", "cpu")
     monkeypatch.delenv("CC", raising=False)
     x = torch.zeros(1, 1, 2, 2)
@@ -102,7 +102,7 @@ def normalize(y, scale):
 
 
 def mixture(x, scales, weights, edges, stride):
-    """`fused.Mixture` an operation at a time."""
+    """`Mixture`, one PyTorch operation at a time."""
     n, _, h, w = x.shape
     width, c = weights[0].shape[0], weights[1].shape[1]
     repeated = x.view(n, -1, 1, c, h, w).expand(-1, -1, edges, -1, -1, -1).reshape(n, width, h, w)
@@ -121,7 +121,7 @@ def mixture(x, scales, weights, edges, stride):
     return total.view(n, -1, edges * c, *total.shape[2:]).sum(1)
 
 
-MIXTURES = {  # batch, sources, edges, channels, height, width, stride; the interpreter takes its time
+MIXTURES = {  # batch, sources, edges, channels, height, width, stride; small, since the interpreter is slow
     "two sources": (1, 2, 1, 3, 4, 5, 1),
     "two edges, halved": (2, 1, 2, 4, 5, 4, 2),
     "wider than a block": (1, 1, 1, 70, 2, 3, 1),
@@ -154,9 +154,9 @@ def test_the_mixture_and_its_gradients(shape):
         assert differ(a, b) < 2e-6
 
 
-def test_a_mixture_gives_what_is_wanted_and_no_more(monkeypatch):
+def test_a_mixture_computes_only_wanted_gradients(monkeypatch):
     x, scales, weights = of_mixture(2, 1, 1, 4, 5, 5)
-    monkeypatch.setattr(triton_separable, "by_kernels", None)  # nothing that is not wanted is computed
+    monkeypatch.setattr(triton_separable, "by_kernels", None)  # fails if called
     monkeypatch.setattr(triton_separable, "by_pointwise", None)
     triton_separable.Mixture.apply(
         None, x.requires_grad_(), scales.requires_grad_(), 1, 1, *weights
@@ -191,7 +191,7 @@ def test_pools_and_their_gradients(shape):
         normalize(F.avg_pool2d(exact[0], 3, stride, 1, count_include_pad=False), one),
         *([exact[0]] if stride == 1 else []),
     ]
-    by_source = torch.stack([y.unflatten(1, (sources, c)) for y in maps])  # [primitive, n, source, c, ...]
+    by_source = torch.stack([y.unflatten(1, (sources, c)) for y in maps])  # [operation, n, source, c, ...]
     shares = exact[1].view(edges, len(maps), sources)
     right = torch.einsum("eks,knschw->nechw", shares, by_source).flatten(1, 2)
     inputs = [t.requires_grad_() for t in (x, weights)]
@@ -204,12 +204,12 @@ def test_pools_and_their_gradients(shape):
 
 
 @pytest.mark.parametrize(
-    ("sources", "stride", "asleep"),
+    ("sources", "stride", "freezes"),
     [(1, 1, False), (2, 2, True)],
-    ids=["at stride 1", "at stride 2, weights frozen meanwhile"],
+    ids=["at stride 1", "at stride 2, with weights frozen after the forward pass"],
 )
-def test_derivatives_of_out_edges_through_the_kernels_are_those_without(monkeypatch, sources, stride, asleep):
-    """First and second, of all edges from some states, as on a GPU."""
+def test_derivatives_of_out_edges_are_the_same_with_kernels(monkeypatch, sources, stride, freezes):
+    """First and second derivatives of all edges from some states, as on a GPU."""
     out = OutEdges(sources, 1, 2, stride)
     draw = torch.Generator().manual_seed(0)
     for parameter in out.parameters():
@@ -217,15 +217,15 @@ def test_derivatives_of_out_edges_through_the_kernels_are_those_without(monkeypa
     width = 2 * sources
     x = torch.randn(2, width, 4, 5, generator=draw).contiguous(memory_format=torch.channels_last)
     linear = torch.rand(1, sources * (3 if stride == 1 else 2), generator=draw)
-    _, scales = torch.rand(4, 3 + width, generator=draw).split([3, width], 1)  # as a cell has them
+    _, scales = torch.rand(4, 3 + width, generator=draw).split([3, width], 1)  # a slice, as in a cell
     skip = torch.rand(width, generator=draw) if stride == 2 else None
     inputs = [x.requires_grad_(), linear.requires_grad_(), scales.requires_grad_()]
     weights = list(out.parameters())
 
     def derivatives():
         y = out(x, linear, inputs[2], skip)
-        asked = inputs if asleep else [*inputs, *weights]
-        with bilevel.frozen(weights if asleep else []):
+        asked = inputs if freezes else [*inputs, *weights]
+        with bilevel.frozen(weights if freezes else []):
             first = torch.autograd.grad((y**3).sum(), asked, create_graph=True)
             along = sum((g * torch.randn(g.shape, generator=seeded())).sum() for g in first)
             return [y, *first, *torch.autograd.grad(along, inputs)]
@@ -241,8 +241,8 @@ def test_derivatives_of_out_edges_through_the_kernels_are_those_without(monkeypa
         assert differ(a.detach(), b.detach().double()) < 2e-5
 
 
-def test_the_sharpness_of_a_supernet_through_the_kernels_is_that_without(monkeypatch):
-    """Cells of a kind share their weights, and a state's edges read what others wrote."""
+def test_the_sharpness_of_a_supernet_is_the_same_with_kernels(monkeypatch):
+    """Cells of a kind share weights, and edges read the states that other edges write."""
     supernet = Supernet(nodes=1, in_channels=1, classes=3, channels=2, cells=3)
     initialize(supernet, torch.Generator().manual_seed(0))
     initialize_alphas(supernet, torch.Generator().manual_seed(1))
@@ -253,7 +253,7 @@ def test_the_sharpness_of_a_supernet_through_the_kernels_is_that_without(monkeyp
     watch = Watch(start, 1, "never", 2, 5, 0.75)
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 
-    def look():
+    def sharpness():
         calls.clear()
         loss = F.cross_entropy(supernet(images), torch.tensor([0, 1, 2, 0]))
         return watch.sharpness(loss, alphas, weights, start)
@@ -261,10 +261,10 @@ def test_the_sharpness_of_a_supernet_through_the_kernels_is_that_without(monkeyp
     calls = []
     plain = OutEdges._plain_convolutions
     monkeypatch.setattr(OutEdges, "_plain_convolutions", lambda *given: calls.append(1) or plain(*given))
-    expected, out_edges = look(), len(calls)
+    expected, out_edges = sharpness(), len(calls)
     monkeypatch.setattr(triton_available, "KERNEL_DEVICE", "cpu")
-    assert differ(look(), expected.double()) < 1e-5
-    assert len(calls) == out_edges  # each once
+    assert differ(sharpness(), expected.double()) < 1e-5
+    assert len(calls) == out_edges  # each called once
 
 
 def seeded():

@@ -1,1 +1,1 @@
-"""How operations are made fast; nothing else imports Triton."""
+"""Fast implementations of the operations for CPU and GPU; the only package that imports Triton."""

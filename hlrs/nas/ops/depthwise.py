@@ -1,4 +1,4 @@
-"""Depthwise convolutions whose gradients are fast on a CPU."""
+"""Convolutions of channels-last maps with fast gradients by depthwise weights on a CPU."""
 
 from functools import partial
 from typing import Any
@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 
 def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
-    """Convolution of x [n, c, h, w] by weight [d, c / groups, k, k], k odd, padded by half the kernel."""
+    """Convolve x [n, c, h, w] with weight [d, c / groups, k, k], k odd, padded by half the kernel."""
     groups = x.shape[1] // weight.shape[1]
     return F.conv2d(x, weight.to(x.dtype), None, stride, dilation * (weight.shape[-1] // 2), dilation, groups)
 
 
 class DepthwiseConv(torch.autograd.Function):
-    """`conv` with `conv_backward` for its gradients."""
+    """`conv` with its gradients by `conv_backward`; RuntimeError if asked for second derivatives."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -40,11 +40,10 @@ def conv_backward(
     *,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `conv` by x and by weight, each where it is wanted.
+    """Compute the gradients of `conv` by x and by weight; None for one that is not wanted.
 
-    On a CPU, oneDNN has a fast kernel for the gradient by depthwise weights up to three columns wide, and is
-    ten times slower beyond. A column's gradient only needs x moved by that column's offset, so 5×5 is taken
-    as 5×3 and 5×2.
+    On a CPU, oneDNN's gradient by depthwise weights is fast up to three columns and ten times slower beyond.
+    A column's gradient only needs x shifted by that column's offset, so 5×5 is computed as 5×3 and 5×2.
     """
     kernel = weight.shape[3]
     padding = dilation * (kernel // 2)
@@ -73,7 +72,7 @@ def _conv_backward(
     dilation: int,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """PyTorch's gradients by x and weight of a convolution without bias, its groups told by the shapes."""
+    """Compute PyTorch's gradients of a convolution without bias; the shapes give its groups."""
     if not any(wanted):
         return None, None
     for_x, for_weight, _ = torch.ops.aten.convolution_backward(

@@ -1,4 +1,7 @@
-"""Memory layouts: phases of dilated convolutions, every second pixel, joined maps."""
+"""Layouts of maps: subsampled, split into the four phases of a dilated convolution, joined by channels.
+
+All maps are float [n, c, h, w] and stay channels-last, the layout that oneDNN is fast on.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,16 +14,15 @@ from hlrs.nas.ops.packed import from_width, to_width
 
 
 def every_second(x: Tensor, start: int = 0) -> Tensor:
-    """Every second row and column, the first of index `start`, channels-last as its gradient is.
+    """Take every second row and column from `start` (0 or 1) on: [n, c, h, w] to [n, c, ⌈h/2⌉, ⌈w/2⌉].
 
-    x [n, c, h, w] to [n, c, ⌈h/2⌉, ⌈w/2⌉], with zeros where an odd size has one less from 1 on. A 1×1
-    convolution of these is one of stride 2. oneDNN's weight gradient of the latter writes beyond its memory
-    on a CPU (torch 2.15; maps of 56×56 and more, four output channels and fewer): the process dies, or goes
-    on with other numbers.
+    Where an odd size has one fewer from 1 on, zeros are added. A 1×1 convolution of the result equals one of
+    stride 2 on x, whose weight gradient in oneDNN writes beyond its memory on a CPU (torch 2.15; maps of
+    56×56 and more, at most four output channels): the process crashes or computes wrong numbers.
     """
-    found: Tensor = _EverySecond.apply(x, start)
-    lacking = [start * size % 2 for size in x.shape[:1:-1]]
-    return F.pad(found, (0, lacking[0], 0, lacking[1])) if any(lacking) else found
+    taken: Tensor = _EverySecond.apply(x, start)
+    missing = [start * size % 2 for size in x.shape[:1:-1]]
+    return F.pad(taken, (0, missing[0], 0, missing[1])) if any(missing) else taken
 
 
 class _EverySecond(torch.autograd.Function):
@@ -35,6 +37,8 @@ class _EverySecond(torch.autograd.Function):
 
 
 class _AmongZeros(torch.autograd.Function):
+    """Inverse of `_EverySecond`, with zeros for the pixels that it skipped."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, shape: torch.Size, start: int) -> Tensor:
         ctx.start = start
@@ -48,14 +52,14 @@ class _AmongZeros(torch.autograd.Function):
 
 
 def join(count: int, *maps: Tensor) -> Tensor:
-    """Concatenation along the channels of maps with so many images to a pixel."""
+    """Concatenate maps with `count` images per pixel (ops/packed.py) along the channels of each image."""
     return from_width(Join.apply(*(to_width(x, x.shape[1] // count) for x in maps)), count)
 
 
 class Join(torch.autograd.Function):
-    """Concatenation along the channels; the gradients come back as channels-last maps of their own.
+    """Concatenates along the channels, with a separate channels-last gradient for each map.
 
-    Slices of the joined map's gradient would make every batch norm behind them several times slower on a CPU.
+    Slices of the joined gradient would make every batch norm that reads them several times slower on a CPU.
     """
 
     @staticmethod
@@ -69,18 +73,21 @@ class Join(torch.autograd.Function):
         return tuple(part.contiguous(memory_format=torch.channels_last) for part in parts)
 
 
+# --- phases: a convolution of dilation 2 acts on each quarter of the pixels without dilation ----------------
+
+
 def has_phases(x: Tensor) -> bool:
-    """Whether x [n, c, h, w] falls into four phases of equal size."""
+    """Whether height and width are even, so that the four phases have equal sizes."""
     return x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
 
 
 def to_phases(x: Tensor) -> Tensor:
-    """[n, c, 2h, 2w] to channels-last [4n, c, h, w], phase by phase."""
+    """Split maps by even and odd rows and columns: [n, c, 2h, 2w] to [4n, c, h, w], phase by phase."""
     return _ToPhases.apply(x)  # type: ignore[no-any-return]
 
 
 def from_phases(x: Tensor) -> Tensor:
-    """Inverse of `to_phases`."""
+    """Invert `to_phases`: [4n, c, h, w] to [n, c, 2h, 2w]."""
     return _FromPhases.apply(x)  # type: ignore[no-any-return]
 
 
@@ -111,6 +118,6 @@ class _FromPhases(torch.autograd.Function):
 
 
 def channels_last(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Contiguous x, its last dimension the channels, seen as a map [n, c, h, w]."""
+    """View contiguous x, whose last dimension is the channels, as a map of `shape` (n, c, h, w)."""
     _, c, h, w = shape
     return x.as_strided(shape, (h * w * c, 1, w * c, c))

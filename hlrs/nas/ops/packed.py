@@ -1,10 +1,10 @@
-"""Maps of several images side by side, and the layers that tell by a map's channels that it holds them.
+"""Maps with several images per pixel, and layers that recognize them by the number of channels.
 
-A CPU's vectors hold 16 numbers, and depthwise convolutions and batch norms, which take channels-last maps 16
-channels at a time, are two to five times slower where the channels are not a multiple of that, as DARTS's 36
-are not. So there the maps of a derived network hold k images at each pixel, one after the other: float
-[n, k·channels, height, width] in place of [n·k, channels, height, width]. Convolutions, batch norms and their
-gradients are those of the single images.
+A CPU's vectors hold 16 numbers. Depthwise convolutions and batch norms take 16 channels of a channels-last
+map at a time and are two to five times slower if the channels are not a multiple of 16, such as DARTS's 36.
+There the maps of a derived network hold k images per pixel, one after the other: float
+[n, k·channels, height, width] instead of [n·k, channels, height, width]. Convolutions, batch norms and their
+gradients equal those of single images.
 """
 
 from math import gcd
@@ -16,13 +16,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 VECTOR = 16  # float32 numbers (AVX-512)
-LARGE = 2**20  # numbers; networks of smaller maps lose more by the additional operators than they gain
+LARGE = 2**20  # numbers; with smaller maps, the additional operators cost more than they save
 
 
 def fitting(images: Tensor, channels: int) -> int:
-    """How many images to a pixel make a multiple of 16 channels.
+    """Return the number of images per pixel that makes the channels a multiple of 16.
 
-    1 on a GPU, for small maps, and where they would leave a rest of the batch. images [batch, any, h, w].
+    It is 1 on a GPU, for small maps, and if it does not divide the batch; images [batch, any, h, w].
     """
     count = VECTOR // gcd(VECTOR, channels)
     batch, _, height, width = images.shape
@@ -31,7 +31,7 @@ def fitting(images: Tensor, channels: int) -> int:
 
 
 def pack(x: Tensor, count: int) -> Tensor:
-    """[n·count, c, h, w] to channels-last [n, count·c, h, w]."""
+    """Pack `count` images per pixel: [n·count, c, h, w] to channels-last [n, count·c, h, w]."""
     if count == 1:
         return x
     images: Tensor = x.permute(0, 2, 3, 1).unflatten(0, (-1, count))
@@ -39,9 +39,9 @@ def pack(x: Tensor, count: int) -> Tensor:
 
 
 def to_width(x: Tensor, channels: int) -> Tensor:
-    """[n, k·channels, h, w] to [n, channels, h, k·w], the images side by side in the width: no copy.
+    """View [n, k·channels, h, w] as [n, channels, h, k·w], with the images side by side.
 
-    A 1×1 convolution or a join along the channels does not mind where a pixel lies.
+    This suits 1×1 convolutions and concatenation along channels, which ignore the position of a pixel.
     """
     if x.shape[1] == channels:
         return x
@@ -50,7 +50,7 @@ def to_width(x: Tensor, channels: int) -> Tensor:
 
 
 def from_width(x: Tensor, count: int) -> Tensor:
-    """Inverse of `to_width`, for so many images to a pixel."""
+    """Invert `to_width`, for `count` images per pixel."""
     if count == 1:
         return x
     images: Tensor = x.permute(0, 2, 3, 1).unflatten(2, (-1, count))
@@ -58,7 +58,7 @@ def from_width(x: Tensor, count: int) -> Tensor:
 
 
 class Pointwise(nn.Conv2d):
-    """1×1 convolution without bias."""
+    """1×1 convolution without bias, on maps with any number of images per pixel."""
 
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__(channels_in, channels, 1, bias=False)
@@ -69,7 +69,7 @@ class Pointwise(nn.Conv2d):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm over all images of the batch, with PyTorch's running statistics."""
+    """Batch norm on maps with any number of images per pixel, with PyTorch's running statistics."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -93,10 +93,10 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class _Normalize(torch.autograd.Function):
-    """n(x) · weight + bias over the statistics of all images, and the mean and the variance that were taken.
+    """Computes n(x) · weight + bias, and the mean and biased variance [c] of all images.
 
-    PyTorch gives statistics, and in the backward pass sums, of each of the k · c channels; those of a channel
-    are theirs put together. With n = (x − mean)/√(variance + ε), the gradient g and N values a channel,
+    PyTorch gives statistics, and in the backward pass sums, of each of the k · c packed channels; they are
+    combined per channel. With n = (x − mean)/√(variance + ε), gradient g and N values per channel,
 
         ∂/∂x = weight/√(variance + ε) · (g − Σg/N − n · Σ(g·n)/N)
     """

@@ -1,10 +1,11 @@
 """The supernet's separable convolutions and batch norms, with their first and second derivatives.
 
-The second derivatives are for the unrolled step and for the Hessian of the watch. Written out, they are
-convolutions and batch norms again; what PyTorch derives by itself is a dozen passes over the maps for each
-batch norm, and goes through a grouped convolution group by group.
+The unrolled step and the sharpness for early stopping need second derivatives. Written out, these are
+convolutions and batch norms as well; PyTorch's own take a dozen passes over the maps per batch norm, and a
+grouped convolution group by group.
 
-All maps are float [batch, channels, height, width], all statistics and scales [channels].
+All maps are float [batch, channels, height, width], all statistics and scales [channels]. `for_x` is the
+gradient by x; `by_x` is the derivative by x of the gradients, taken along `along`.
 """
 
 from collections.abc import Sequence
@@ -19,18 +20,18 @@ from hlrs.nas.ops import depthwise
 from hlrs.nas.ops.triton_available import takes_kernels
 
 Geometry = tuple[int, int]  # stride and dilation
-Gradient = Tensor | None  # None: not wanted, or of what does not matter
+Gradient = Tensor | None  # None: not wanted, or 0
 
 
 # --- convolution, depthwise or 1×1 in groups --------------------------------------------------------------
-# On a GPU by kernels of our own: cuDNN is slow in groups, and for each new shape it takes its time to choose.
+# On a GPU, our own kernels: cuDNN is slow with groups, and slow to choose an algorithm for each new shape.
 
 
 def conv(x: Tensor, weight: Tensor, *geometry: int) -> Tensor:
-    """`primitives.conv`, without derivatives."""
+    """`depthwise.conv` by the fastest implementation, without derivatives; geometry: stride, dilation."""
     if not takes_kernels(x):
         return depthwise.conv(x, weight, *geometry)
-    from hlrs.nas.ops import triton_pointwise as pointwise  # Triton takes its time to import
+    from hlrs.nas.ops import triton_pointwise as pointwise  # Triton is slow to import
     from hlrs.nas.ops import triton_separable
 
     if weight.shape[1] > 1:
@@ -41,7 +42,7 @@ def conv(x: Tensor, weight: Tensor, *geometry: int) -> Tensor:
 def conv_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, *geometry: int, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """`primitives.conv_backward`."""
+    """`depthwise.conv_backward` by the fastest implementation."""
     if not takes_kernels(x):
         return depthwise.conv_backward(gradient, x, weight, *geometry, wanted=wanted)
     from hlrs.nas.ops import triton_pointwise as pointwise
@@ -56,12 +57,12 @@ def conv_backward(
 
 
 def batch_norm(x: Tensor, scale: Tensor | None = None) -> Tensor:
-    """n(x) · scale, with n(x) = (x − mean)/√(variance + ε) over the batch's statistics; no scale is 1."""
+    """Compute n(x) · scale, n(x) = (x − mean)/√(variance + ε), with the batch's statistics; None is 1."""
     return _BatchNorm.apply(x, scale)  # type: ignore[no-any-return]
 
 
 class Kept(NamedTuple):
-    """What a batch norm keeps: its input, and the input's mean and inverse deviation 1/√(variance + ε)."""
+    """Saved tensors of a batch norm: x, its mean, and its inverse deviation 1/√(variance + ε)."""
 
     x: Tensor
     mean: Tensor
@@ -74,17 +75,17 @@ def _normalize(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Kept]:
 
 
 def _normalize_backward(gradient: Tensor, kept: Kept, scale: Tensor | None, by_x: bool = True) -> Any:
-    """J·(scale · gradient) and Σ gradient · n: the gradients by x and, where there is one, by the scale.
+    """Compute J·(scale · gradient) and Σ gradient · n, the gradients by x and by the scale, if there is one.
 
-    J = inverse · (I − 1·1ᵀ/N − n·nᵀ/N) is the derivative of n, with N values a channel. It is symmetric, so
-    this is also how n changes where x changes by the gradient.
+    J = inverse · (I − 1·1ᵀ/N − n·nᵀ/N) is the derivative of n, with N values per channel. It is symmetric, so
+    the first result is also the change of n when x changes by the gradient.
     """
     x, mean, inverse = kept
     mask = by_x, scale is not None, False
     for_x, for_scale, _ = torch.ops.aten.native_batch_norm_backward(
         gradient, x, scale, None, None, mean, inverse, True, EPSILON, mask
     )
-    return for_x, None if scale is None else for_scale  # on a GPU there is one, wanted or not
+    return for_x, None if scale is None else for_scale  # on a GPU it is computed even if not wanted
 
 
 def _normalize_twice(
@@ -95,21 +96,21 @@ def _normalize_twice(
     along: Tensor,
     along_scale: Gradient,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Derivatives of ⟨along, for_x⟩ + ⟨along_scale, for_scale⟩ by the gradient, by x and by the scale.
+    """Differentiate ⟨along, for_x⟩ + ⟨along_scale, for_scale⟩ by the gradient, by x and by the scale.
 
-    `found` is what `_normalize_backward` gave, for_x and for_scale. With t = `along`, ṅ = J·t, and means over
-    a channel's N values,
+    `found` is the result (for_x, for_scale) of `_normalize_backward`. With t = `along`, ṅ = J·t, and means
+    over a channel's N values,
 
         ∂⟨t, for_x⟩/∂gradient = scale · ṅ        ∂⟨t, for_x⟩/∂scale = Σ gradient · ṅ
         ∂⟨t, for_x⟩/∂x = −inverse·(mean(t·n)·for_x + scale·mean(gradient·n)·ṅ + scale·mean(gradient·ṅ)·n)
 
-    and for_scale = Σ gradient · n has the derivatives n and J·gradient.
+    and for_scale = Σ gradient · n has the derivatives n by the gradient and J·gradient by x.
     """
     (x, mean, inverse), (for_x, for_scale) = kept, found
     one = torch.ones_like(mean)
     factor = one if scale is None else scale
     changed, along_n = _normalize_backward(along, kept, one)
-    # Σ gradient · ṅ in one pass over both: the gradient by the scale of a batch norm that normalizes to ṅ
+    # Σ gradient · ṅ in one pass: the gradient by the scale of a batch norm whose normalized map is ṅ
     by_scale = _normalize_backward(gradient, Kept(changed, torch.zeros_like(mean), one), one, by_x=False)[1]
     minus = -inverse * mean.numel() / x.numel()
     by_n = minus * factor * by_scale * inverse
@@ -168,7 +169,7 @@ class _BatchNormGradient(torch.autograd.Function):
 
 
 class Stage(NamedTuple):
-    """A separable convolution with its batch norm: weights, what it reads, and what the batch norm keeps."""
+    """A separable convolution and its batch norm: weights, input, and the batch norm's saved tensors."""
 
     kernels: Tensor  # depthwise, [c, 1, k, k]
     pointwise: Tensor  # 1×1 in groups, [c, channels of a group, 1, 1]
@@ -177,7 +178,7 @@ class Stage(NamedTuple):
 
 
 class Inner(NamedTuple):
-    """Gradients inside a stage, and what its depthwise convolution returns: the `middle`."""
+    """Gradients inside a stage, and the output of its depthwise convolution, the `middle`."""
 
     for_result: Tensor
     for_scale: Tensor
@@ -187,14 +188,14 @@ class Inner(NamedTuple):
 
 
 class Separable(torch.autograd.Function):
-    """One or two separable convolutions, batch norm and ReLU between them, batch norm times `scale` behind.
+    """One or two separable convolutions, batch norm and ReLU between them, batch norm · scale at the end.
 
-    x [n, c, h, w], scale [c]; of each convolution the depthwise weights [c, 1, k, k] and the 1×1 weights
-    [c, channels of a group, 1, 1]. Stride and dilation are the first one's.
+    x [n, c, h, w], scale [c]; per convolution depthwise weights [c, 1, k, k] and 1×1 weights
+    [c, channels of a group, 1, 1]. Stride and dilation apply to the first convolution.
 
-    Kept for the backward pass is what each depthwise convolution reads and what each 1×1 convolution
-    returns. What the latter reads is computed anew, for the gradient by its weights alone; and where no
-    weights want gradients, in the alphas' step, x is not kept either.
+    The backward pass saves the inputs of depthwise and the outputs of 1×1 convolutions. The inputs of 1×1
+    convolutions are recomputed, only for gradients by their weights. If no weights need gradients, as in the
+    alphas' step, x is not saved either; second derivatives then raise RuntimeError.
     """
 
     @staticmethod
@@ -211,7 +212,7 @@ class Separable(torch.autograd.Function):
             x = y
         ctx.keeps_x = any(ctx.needs_input_grad[4:]) or stride > 1
         if not ctx.keeps_x:
-            saved[2] = saved[3]  # the gradient by x only reads x's shape, which is that of its convolution
+            saved[2] = saved[3]  # the gradient by x needs only x's shape, which equals its convolution's
         ctx.save_for_backward(scale, *saved)
         return x
 
@@ -239,9 +240,9 @@ def _stages(saved: Sequence[Tensor]) -> list[Stage]:
 
 
 def _wanted(needs: Sequence[bool], stage: Stage) -> list[bool]:
-    """Whether the depthwise and the 1×1 weights get gradients: not if frozen since the forward pass.
+    """Return whether the depthwise and the 1×1 weights get gradients: not if frozen since the forward pass.
 
-    That is how an autograd function knows that of all it depends on, only the alphas are asked for.
+    By freezing them, a caller asks an autograd function for gradients by the alphas alone.
     """
     weights = stage.kernels, stage.pointwise
     return [need and weight.requires_grad for need, weight in zip(needs, weights, strict=True)]
@@ -255,9 +256,9 @@ def _backward(
     wanted: Sequence[bool],
     inner: list[Inner] | None = None,
 ) -> list[Gradient]:
-    """Gradients by x, by the scale and by each convolution's weights.
+    """Compute the gradients by x, by the scale and by each convolution's weights.
 
-    `wanted`: of x, then of each weight. `inner` receives what is inside each stage, the last one first.
+    `wanted` is for x, then for each weight. `inner` collects the inner tensors, last stage first.
     """
     for_scale: Gradient = None
     for_weights: list[Gradient] = []
@@ -271,7 +272,7 @@ def _backward(
         for_convolved, over_n = _normalize_backward(gradient, kept, factor)
         for_scale = over_n if last else for_scale
         middle = kept.x if not needs_pointwise and inner is None else conv(x, kernels, *geometry[i])
-        for_middle: Any  # a tensor, as it is wanted
+        for_middle: Any  # a Tensor, since it is wanted
         for_middle, for_pointwise = conv_backward(
             for_convolved, middle, pointwise, wanted=(True, needs_pointwise)
         )
@@ -286,10 +287,10 @@ def _backward(
 
 
 class _SeparableGradient(torch.autograd.Function):
-    """`_backward` as a function of the gradient, the scale, x and the weights.
+    """`_backward` as a differentiable function of the gradient, the scale, x and the weights.
 
-    Its derivative is taken along changes of what it gives: through the stages, where these act as changes of
-    x and of the weights would, and then back through them.
+    Its backward pass receives directions for the results. It pushes them forward through the stages, as if
+    they were changes of x and of the weights, and then goes back through the stages.
     """
 
     @staticmethod
@@ -336,13 +337,13 @@ class _SeparableGradient(torch.autograd.Function):
 
 
 class Change(NamedTuple):
-    """How a stage changes with what it reads and with its weights, and the derivatives by its batch norm."""
+    """Changes inside a stage when its input and weights change, and derivatives at its batch norm."""
 
     x: Gradient
     middle: Gradient
-    result: Tensor  # the derivative by the gradient of the stage's result
-    convolved: Tensor  # the derivative by what the batch norm reads
-    scale: Tensor  # the derivative by the scale
+    result: Tensor  # derivative by the gradient of the stage's result
+    convolved: Tensor  # derivative by the input of the batch norm
+    scale: Tensor  # derivative by the scale
 
 
 def _change(
@@ -354,7 +355,7 @@ def _change(
     scale: Tensor | None = None,
     along_scale: Gradient = None,
 ) -> Change:
-    """Forwards through one stage: each convolution's result changes with both its factors."""
+    """Go forward through one stage: the result of a convolution changes with both its factors."""
     along_kernels, along_pointwise = along_weights
     middle = _sum(
         None if along is None else conv(along, stage.kernels, *geometry),
@@ -384,9 +385,9 @@ def _back(
     later: Gradient,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Gradient, Gradient]:
-    """Backwards through one stage: derivatives by x, and by the depthwise and 1×1 weights where wanted.
+    """Go back through one stage: derivatives by x, and by the depthwise and 1×1 weights if wanted.
 
-    `later` is the derivative by the stage's result, of the stage behind it.
+    `later` is the derivative by the stage's result, from the next stage.
     """
     needs_kernels, needs_pointwise = wanted
     along_kernels, along_pointwise = along_weights
@@ -419,10 +420,10 @@ def _conv_twice(
     geometry: Geometry,
     needs_weight: bool,
 ) -> tuple[Any, Gradient]:
-    """Derivatives by x and by the weight, of a convolution and of its gradients.
+    """Differentiate a convolution and its gradients by x and by the weight.
 
-    Of ⟨by_result, conv(x, weight)⟩ + ⟨along, for_x⟩ + ⟨along_weight, for_weight⟩, where for_x and for_weight
-    are its gradients for the `gradient` by its result.
+    The function is ⟨by_result, conv(x, weight)⟩ + ⟨along, for_x⟩ + ⟨along_weight, for_weight⟩, where for_x
+    and for_weight are the gradients of the convolution, given the `gradient` by its result.
     """
     by_x, by_weight = conv_backward(by_result, x, weight, *geometry, wanted=(True, needs_weight))
     if along_weight is not None:
@@ -435,7 +436,7 @@ def _conv_twice(
 
 
 def _sum(a: Gradient, b: Gradient) -> Gradient:
-    """The sum, in a's place where there is one; nothing adds nothing."""
+    """Add two gradients, in place of a; None counts as 0."""
     if a is None or b is None:
         return b if a is None else a
     return a.add_(b)

@@ -1,4 +1,4 @@
-"""Whether Triton kernels can be compiled here, and which maps they take."""
+"""Whether Triton kernels can be compiled on this machine, and which maps they take."""
 
 import importlib.util
 import os
@@ -10,34 +10,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hlrs.nas.ops import triton_available
-
-KERNEL_DEVICE = "cuda"  # whose maps kernels of our own convolve
-
-
+KERNEL_DEVICE = "cuda"
 KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def takes_kernels(x: Tensor, times: int = 1) -> bool:
-    """Whether kernels of our own read the map and write maps so many times as large: on a GPU.
+    """Whether our kernels can read a map and write maps `times` as large.
 
-    Where they can be compiled, and count in 32 bits.
+    They need a GPU, a compiler, a supported type, and at most 2³¹ − 1 numbers (32-bit indices).
     """
-    if x.device.type != KERNEL_DEVICE or x.dtype not in KERNEL_TYPES or triton_available.missing():
+    if x.device.type != KERNEL_DEVICE or x.dtype not in KERNEL_TYPES or missing():
         return False
     return times * x.numel() < 2**31
 
 
 @cache
 def missing() -> str:
-    """Why it cannot; nothing if it can.
+    """Return why Triton kernels cannot be compiled here; empty if they can.
 
-    They are in Triton, which comes with PyTorch, and compiles a little C for each. Searches work without.
+    Triton, which comes with PyTorch, compiles some C for each kernel. Searches also work without, slower.
     """
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "there is no C compiler: install gcc, or name one by CC"
+        return "no C compiler found: install gcc, or set CC"
     headers = Path(sysconfig.get_paths()["include"])
     if not (headers / "Python.h").is_file():
         return f"{headers} has no Python.h: install Python's headers (python3-dev)"

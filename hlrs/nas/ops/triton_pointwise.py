@@ -1,10 +1,10 @@
-"""Triton kernels for a GPU: 1×1 convolutions in groups, of channels-last maps.
+"""Triton kernels for a GPU: 1×1 convolutions in groups on channels-last maps, with their gradients.
 
-cuDNN goes through matrix products group by group; the gradients cost it three to twelve times what the memory
-does that is moved (docs/benchmarks.md). Its depthwise convolutions are fast enough.
+cuDNN multiplies matrices group by group; its gradients take three to twelve times as long as moving their
+memory does (docs/benchmarks.md).
 
-A map [n, groups · a, h, w] lies as [pixel, group, a], its pixels being n · h · w. Sums over pixels are taken
-in parts, a program each, which PyTorch adds up: the same bits in every run, no atomic additions.
+A map [n, groups · a, h, w] is stored as [pixel, group, a] with n · h · w pixels. Each program sums over a
+part of the pixels and PyTorch adds the parts: without atomic additions, every run gives the same bits.
 """
 
 import torch
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from hlrs.nas.ops.triton_separable import allocate, block_of, precision
 
-PROGRAMS = 2048  # that a sum over pixels is shared among: a few for each multiprocessor
+PROGRAMS = 2048  # that share a sum over pixels: a few per multiprocessor
 
 
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
-    """1×1 convolution of x [n, groups · a, h, w] by weight [groups · b, a, 1, 1]."""
+    """Convolve x [n, groups · a, h, w] with 1×1 weights [groups · b, a, 1, 1]: [n, groups · b, h, w]."""
     a = weight.shape[1]
     groups = x.shape[1] // a
     return _pointwise(x, weight, groups, a, len(weight) // groups, transposed=False)
@@ -27,7 +27,7 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
 def pointwise_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `pointwise` by x and by weight, each where it is wanted."""
+    """Compute the gradients of `pointwise` by x and by weight; None for one that is not wanted."""
     a = weight.shape[1]
     groups = x.shape[1] // a
     b = len(weight) // groups
@@ -68,7 +68,7 @@ def _pointwise_kernel(
     B: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """y at some pixels and channels of a group: x · Wᵀ, or x · W where the weights are [groups · a, b]."""
+    """Compute y for some pixels and channels of a group: x · Wᵀ or, TRANSPOSED, x · W."""
     pixel = (tl.program_id(0) * PIXELS + tl.arange(0, PIXELS))[:, None]
     group = tl.program_id(1)
     written = tl.program_id(2) * B + tl.arange(0, B)[None, :]
@@ -119,7 +119,7 @@ def _by_weight_kernel(
     B: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """gradientᵀ · x over `own` pixels, for some channels of a group."""
+    """Compute gradientᵀ · x over `own` pixels, for some channels of a group."""
     part, group = tl.program_id(0), tl.program_id(1)
     blocks = (a + A - 1) // A
     read = tl.program_id(2) % blocks * A + tl.arange(0, A)[None, :]

@@ -1,7 +1,7 @@
-"""Triton kernels for a GPU: a supernet's primitives without weights, and their gradients.
+"""Triton kernels for a GPU: a supernet's operations without weights, with their gradients.
 
-Max pool, average pool and identity give the same maps for all edges of a state. A pool's map is written once
-and read where edges mix it, through its batch norm. As in fused.py, sums over pixels are taken in parts.
+Max pool, average pool and identity give the same maps for all edges from a state. A pool's map is written
+once; edges read it through its batch norm. Sums over pixels are taken in parts, as in triton_separable.py.
 """
 
 from collections.abc import Callable
@@ -25,12 +25,13 @@ from hlrs.nas.ops.triton_separable import (
 
 
 class Pooled(torch.autograd.Function):
-    """Σ over sources of weights · (n(max pool 3×3), n(average pool 3×3), x), for each edge.
+    """Computes Σ over sources of weights · (n(max pool 3×3), n(average pool 3×3), x) for each edge.
 
-    x [n, sources · c, h, w]; weights [edges, primitives · sources], of x itself at stride 1 only; result
-    [n, edges · c, h / stride, w / stride]. Windows are padded by 1, which counts in neither pool.
+    x [n, sources · c, h, w]; weights [edges, operations · sources], with three operations at stride 1 and,
+    without x itself, two at stride 2; result [n, edges · c, h / stride, w / stride]. Windows are padded by 1;
+    neither pool counts the padding.
 
-    Second derivatives are those of `plain`, the same function of x and the weights.
+    Second derivatives are those of `plain`, the same function of x and the weights in PyTorch.
     """
 
     @staticmethod
@@ -56,11 +57,11 @@ class Pooled(torch.autograd.Function):
         read, found = x.contiguous(memory_format=torch.channels_last), Map(*pooled)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         edges, c = len(weights), x.shape[1] // ctx.sources
-        primitives = weights.shape[1] // ctx.sources
-        # [max, average, x and nothing, source, edge, c]
+        operations = weights.shape[1] // ctx.sources
+        # [sum with max, average, x or 1; source; edge; c]
         totals = sums(gradient, read, found, ctx.sources, edges, ctx.stride).view(4, ctx.sources, edges, c)
-        for_weights = totals[:primitives].sum(3).permute(2, 0, 1).reshape(weights.shape)
-        shares = weights.view(edges, primitives, ctx.sources).permute(1, 2, 0)[:2, :, :, None]
+        for_weights = totals[:operations].sum(3).permute(2, 0, 1).reshape(weights.shape)
+        shares = weights.view(edges, operations, ctx.sources).permute(1, 2, 0)[:2, :, :, None]
         over_n = (shares * totals[:2]).sum(2).view(2, -1)
         total = (shares * totals[3]).sum(2).view(2, -1)
         by_pools = by_pool(gradient, read, found, weights, total, over_n, ctx.sources, ctx.stride)
@@ -74,7 +75,10 @@ class Pooled(torch.autograd.Function):
 
 
 def pool(x: Tensor, stride: int) -> tuple[Map, Tensor]:
-    """Max and average pool, one after the other [2, n, h, w, c], their statistics; the maxima's places."""
+    """Compute the max and the average pool [2, n, h, w, c] with statistics, and the places of the maxima.
+
+    A place, int8 [n, h, w, c], is 3 · row + column in the 3×3 window; statistics as in `statistics_of`.
+    """
     n, c, h_in, w_in = x.shape
     h, w = -(-h_in // stride), -(-w_in // stride)
     pixels, block = n * h * w, block_of(c, 32)
@@ -94,7 +98,7 @@ def pool(x: Tensor, stride: int) -> tuple[Map, Tensor]:
 
 @triton.jit
 def _store_block(values, there, partial, first, pixels, width, channel, known, PIXELS: tl.constexpr):
-    """Mean of a block's values, and sum of squares around it."""
+    """Store the mean of a block's values, and the sum of squares around it."""
     values = tl.where(there, values, 0.0)
     mean = tl.sum(values, 0)[None, :] / tl.minimum(pixels - first, PIXELS)
     around = tl.where(there, values - mean, 0.0)
@@ -150,13 +154,13 @@ def _pool_kernel(
 
 @triton.jit
 def _count(row, column, h, w):
-    """How many pixels of a map lie in the 3×3 window around one."""
+    """Count the pixels of an h×w map in the 3×3 window around one."""
     down = 3 - (row == 0).to(tl.int32) - (row == h - 1).to(tl.int32)
     return (down * (3 - (column == 0).to(tl.int32) - (column == w - 1).to(tl.int32))).to(tl.float32)
 
 
 def mix(x: Tensor, pooled: Map, weights: Tensor, sources: int, stride: int) -> Tensor:
-    """For each edge, the weighted sum over sources and primitives."""
+    """Compute each edge's weighted sum over sources and operations: [n, edges · c, h, w]."""
     maps, statistics = pooled
     _, n, h, w, width = maps.shape
     edges, c = len(weights), width // sources
@@ -190,12 +194,12 @@ def _mix_kernel(
     edge, own = tl.program_id(1), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     known, width = own < c, sources * c
     there = (pixel < pixels) & known
-    primitives = 3 if STRIDE == 1 else 2
+    operations = 3 if STRIDE == 1 else 2
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for source in range(sources):
         channel = source * c + own
         for k in tl.static_range(2):
-            weight = tl.load(weights + (edge * primitives + k) * sources + source)
+            weight = tl.load(weights + (edge * operations + k) * sources + source)
             mean = tl.load(statistics + k * width + channel, known, 0.0)
             inverse = tl.load(statistics + (2 + k) * width + channel, known, 0.0)
             value = tl.load(maps + (k * pixels + pixel) * width + channel, there, 0.0).to(tl.float32)
@@ -207,7 +211,7 @@ def _mix_kernel(
 
 
 def sums(gradient: Tensor, x: Tensor, pooled: Map, sources: int, edges: int, stride: int) -> Tensor:
-    """Σ over pixels of gradient times n(max), n(average), x (0 at stride 2) and 1: [4, source · edge · c]."""
+    """Sum gradient · (n(max), n(average), x, 1) over pixels: [4, source · edge · c], 0 for x at stride 2."""
     maps, statistics = pooled
     _, n, h, w, width = maps.shape
     c = width // sources
@@ -282,11 +286,10 @@ def by_pool(
     sources: int,
     stride: int,
 ) -> Tensor:
-    """Gradients by both pools' maps, through their batch norms, of an average for each pixel in its window.
+    """Compute the gradients by both pools' maps, through their batch norms: [2, n, h, w, sources · c].
 
-    [2, n, h, w, sources · c].
-
-    total, over_n [2, sources · c]: sums over the pixels of the gradient by n(map), and of it times n(map).
+    That by the average pool is divided by the number of pixels in the window. total and over_n
+    [2, sources · c] are sums over pixels of the gradient by n(map), and of this gradient times n(map).
     """
     maps, statistics = pooled
     _, n, h, w, width = maps.shape
@@ -315,7 +318,7 @@ def by_pool(
     return result
 
 
-@triton.jit(do_not_specialize=[*SIZES, "edges", "primitives"])
+@triton.jit(do_not_specialize=[*SIZES, "edges", "operations"])
 def _by_pool_kernel(
     gradient,
     maps,
@@ -328,7 +331,7 @@ def _by_pool_kernel(
     edges,
     c,
     sources,
-    primitives,
+    operations,
     h_in,
     w_in,
     h,
@@ -345,7 +348,7 @@ def _by_pool_kernel(
     channel = k * width + source * c + own
     by_n = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for edge in range(edges):
-        weight = tl.load(weights + (edge * primitives + k) * sources + source)
+        weight = tl.load(weights + (edge * operations + k) * sources + source)
         by_n += weight * tl.load(gradient + (pixel * edges + edge) * c + own, there, 0.0).to(tl.float32)
     mean, inverse = (
         tl.load(statistics + channel, known, 0.0),
@@ -362,7 +365,7 @@ def _by_pool_kernel(
 def by_x(
     gradient: Tensor, x: Tensor, by_pools: Tensor, places: Tensor, weights: Tensor, sources: int, stride: int
 ) -> Tensor:
-    """Gradient by x: of the pools that met its pixels, and of x itself."""
+    """Compute the gradient by x: through the pools that read a pixel, and directly."""
     n, width, h_in, w_in = x.shape
     edges, c = len(weights), width // sources
     result = allocate(x, x.shape)
@@ -407,7 +410,7 @@ def _by_x_kernel(
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for i in range(3):
         for j in tl.static_range(3):
-            down, across = row - i + 1, column - j + 1  # of the window's middle
+            down, across = row - i + 1, column - j + 1  # centre of the window
             inside = there & (down >= 0) & (across >= 0) & (down % STRIDE == 0) & (across % STRIDE == 0)
             inside = inside & (down // STRIDE < h) & (across // STRIDE < w)
             at = ((image * h + down // STRIDE) * w + across // STRIDE) * width + channel

@@ -1,12 +1,12 @@
-"""Triton kernels for a GPU: a supernet's separable convolutions with their batch norms, and their gradients.
+"""Triton kernels for a GPU: a supernet's separable convolutions with batch norms, and their gradients.
 
-What a step costs a GPU is maps that pass through its memory. Here a map is written once, by the 1×1
-convolution that makes it, and read where it is needed: the depthwise convolution before it, the batch norm
-and ReLU of what that reads, and the batch norm of a gradient are done on the way, in registers. Between two
-kernels stand the statistics of a batch norm, which need all of a map.
+On a GPU the cost of a step is moving maps through memory. Here a map is written once, by its 1×1 convolution.
+The depthwise convolution before it, the batch norm and ReLU of the depthwise convolution's input, and the
+batch norm of a gradient happen in registers. Only the statistics of batch norms, which need all of a
+map, separate kernels.
 
-A map [n, groups · c, h, w] lies as [pixel, group, c], its pixels being n · h · w. Sums over pixels are taken
-in parts, a program each, and added up afterwards: the same bits in every run, no atomic additions.
+A map [n, groups · c, h, w] is stored as [pixel, group, c] with n · h · w pixels. Each program sums over a
+part of the pixels and the parts are added later: without atomic additions, every run gives the same bits.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,23 +21,23 @@ from hlrs.nas.operations import EPSILON
 
 DILATIONS = (1, 1, 2, 2)  # of the four convolutions: sep3, sep5, dil3, dil5
 STAGES = (2, 2, 1, 1)
-SIZES = (  # arguments whose values make no other kernel
+SIZES = (  # arguments that do not trigger recompilation
     *("pixels", "share", "blocks", "block", "groups", "shared", "sources", "repeat"),
     *("scaled", "added", "keep", "h_in", "w_in", "h", "w", "dilation"),
 )
-TILE = 2048  # pixels times channels that a program takes at a time
-PARTS = 1024  # that a sum over pixels is taken in, at most
+TILE = 2048  # pixels · channels that a program processes at a time
+PARTS = 1024  # of a sum over pixels, at most
 
 
 class Map(NamedTuple):
-    """A map, and the statistics [2, channels] of the batch norm (and the ReLU) through which it is read."""
+    """A map, and the statistics [2, channels] of the batch norm and ReLU through which it is read."""
 
     x: Tensor
-    statistics: Tensor | None = None  # mean and inverse deviation; None: it is rectified already
+    statistics: Tensor | None = None  # mean and inverse deviation; None: already rectified
 
 
 class Geometry(NamedTuple):
-    """Of a depthwise convolution: each group of channels is read by so many, each with its own kernels."""
+    """Shape of a depthwise convolution; `repeat` groups with their own weights read each input group."""
 
     stride: int
     dilation: int
@@ -45,49 +45,50 @@ class Geometry(NamedTuple):
 
 
 class Upstream(NamedTuple):
-    """Gradient by scale · n(map), and over its pixels the sums of it and of it times n, [width].
+    """Gradient by scale · n(map), with its sum `total` and its sum times n `over_n` over the pixels, [width].
 
-    It may have fewer groups than the map, each for several.
+    The gradient may have fewer groups than the map; groups then share it.
     """
 
     gradient: Tensor
     total: Tensor
     over_n: Tensor
-    scale: Tensor | None = None  # [width]; None is 1
+    scale: Tensor | None = None  # [width]; None means 1
 
 
 def allocate(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """A channels-last map of a shape, its type and device as another's."""
+    """Allocate a channels-last map, with the type and device of another."""
     return torch.empty(tuple(shape), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def block_of(channels: int, most: int) -> int:
-    """Channels that a program takes at a time: a power of two, 16 at least."""
+    """Return the channels that a program processes at a time: a power of two from 16 to `most`."""
     return min(most, max(16, 1 << (channels - 1).bit_length()))
 
 
 def precision() -> str:
-    """What matrix products of float32 are done in: as PyTorch's convolutions have it."""
+    """Return the precision of float32 matrix products, which is that of PyTorch's convolutions."""
     return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
 
 
 def _statistics(read: Map) -> Tensor:
-    """A kernel's argument: something must be there, even if it is left alone."""
+    """Return the statistics as a kernel's argument, with a placeholder if there are none."""
     return read.x if read.statistics is None else read.statistics
 
 
 def _given(tensor: Tensor | None, otherwise: Tensor | None) -> tuple[Tensor, int]:
-    """A kernel's argument that may be missing, with something in its place, and whether it is there."""
+    """Return an optional argument of a kernel, or a placeholder, and whether it is given (1 or 0)."""
     return (otherwise, 0) if tensor is None else (tensor, 1)  # type: ignore[return-value]
 
 
 class Mixture(torch.autograd.Function):
-    """All edges' four separable convolutions, batch norms times scales, summed over the states they leave.
+    """Sums the four separable convolutions of all edges, normalized and scaled, over the states they leave.
 
-    x [n, sources · c, h, w], rectified; scales [4, sources · edges · c]; of each convolution's stages the
-    depthwise and the 1×1 weights. Result: [n, edges · c, h / stride, w / stride].
+    x [n, sources · c, h, w], rectified; scales [4, sources · edges · c]; `weights` are the depthwise and the
+    1×1 weights of each convolution's stages. Result: [n, edges · c, h / stride, w / stride].
 
-    Second derivatives are those of `plain`, the same function of x and the scales, with the weights its own.
+    Second derivatives are those of `plain`, the same function of x and the scales in PyTorch, with its own
+    weights.
     """
 
     @staticmethod
@@ -103,7 +104,7 @@ class Mixture(torch.autograd.Function):
         ctx.plain, ctx.sources, ctx.stride = plain, sources, stride
         edges = scales.shape[1] // x.shape[1]
         keep = any(ctx.needs_input_grad[5:])
-        written, between = [], []  # by each stage
+        written, between = [], []  # by stage
         for dilation, own in zip(DILATIONS, _stages(weights), strict=True):
             read, geometry = _rectified(x), Geometry(stride, dilation, edges)
             for kernels, pointwise in own:
@@ -121,7 +122,7 @@ class Mixture(torch.autograd.Function):
         count = 2 * sum(STAGES)
         weights, maps, between = saved[:count], saved[count : 2 * count], iter(saved[2 * count :])
         wanted = [
-            need and weight.requires_grad  # not if frozen since the forward pass (separable.py)
+            need and weight.requires_grad  # not if frozen since the forward pass (separable._wanted)
             for need, weight in zip(ctx.needs_input_grad[5:], weights, strict=True)
         ]
         if torch.is_grad_enabled():
@@ -153,23 +154,23 @@ class Mixture(torch.autograd.Function):
         weights: Sequence[Tensor],
         wanted: Sequence[bool],
     ) -> tuple[Tensor | None, ...]:
-        """The gradients as functions of everything, the weights' own as far as they are wanted."""
-        asleep = [
+        """Compute gradients that can be differentiated; those by the weights only if wanted."""
+        frozen = [
             weight
             for weight, need in zip(weights, ctx.needs_input_grad[5:], strict=True)
             if need and not weight.requires_grad
         ]
 
         def plain(x: Tensor, scales: Tensor) -> Tensor:
-            for weight in asleep:  # for what second derivatives need to be kept
+            for weight in frozen:  # otherwise `plain` does not save what second derivatives need
                 weight.requires_grad_(True)
             result: Tensor = ctx.plain(x, scales)
-            for weight in asleep:
+            for weight in frozen:
                 weight.requires_grad_(False)
             return result
 
-        asked = [weight for weight, want in zip(weights, wanted, strict=True) if want]
-        (for_x, for_scales), others = differentiable(plain, (x, scales), asked, gradient)
+        required = [weight for weight, want in zip(weights, wanted, strict=True) if want]
+        (for_x, for_scales), others = differentiable(plain, (x, scales), required, gradient)
         rest = iter(others)
         return None, for_x, for_scales, None, None, *(next(rest) if want else None for want in wanted)
 
@@ -177,37 +178,37 @@ class Mixture(torch.autograd.Function):
 def differentiable(
     plain: Callable[..., Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor], gradient: Tensor
 ) -> tuple[list[Tensor | None], list[Tensor]]:
-    """Gradients of plain(*inputs) as functions of everything: by inputs, None where not wanted, by weights.
+    """Compute differentiable gradients of plain(*inputs), by inputs (None if not wanted) and by weights.
 
-    Of the inputs as this call reads them: one may depend on another, or on what depends on it, and what goes
-    that way is for the caller's graph to add. Autograd would walk all of that graph again, for every call in
-    it: in a time that doubles with each.
+    Inputs may depend on one another; these gradients are partial ones, and the caller's graph adds the rest.
+    Without the views below, autograd would walk that graph once per call in it, in a time that doubles with
+    each.
     """
     own = [x.view_as(x) for x in inputs]
-    asked = [x for x in own if x.requires_grad]
-    found = torch.autograd.grad(plain(*own), [*asked, *weights], gradient, create_graph=True)
+    required = [x for x in own if x.requires_grad]
+    found = torch.autograd.grad(plain(*own), [*required, *weights], gradient, create_graph=True)
     by_inputs = iter(found)
-    return [next(by_inputs) if x.requires_grad else None for x in own], list(found[len(asked) :])
+    return [next(by_inputs) if x.requires_grad else None for x in own], list(found[len(required) :])
 
 
 def _rectified(x: Tensor) -> Map:
-    """A map that is read as it is."""
+    """Wrap a map that is read unchanged."""
     return Map(x.contiguous(memory_format=torch.channels_last))
 
 
 def _stages(weights: Sequence[Tensor]) -> list[list[tuple[Tensor, Tensor]]]:
-    """Depthwise and 1×1 weights of each stage of each convolution."""
+    """Group weights into (depthwise, 1×1) by stage of each convolution."""
     pairs = iter(zip(weights[::2], weights[1::2], strict=True))
     return [[next(pairs) for _ in range(count)] for count in STAGES]
 
 
 class Stage(NamedTuple):
-    """A stage of a convolution: what its two convolutions read, their weights, and what it wrote."""
+    """A stage of a separable convolution: its input, weights, inner map and output."""
 
     read: Map
     geometry: Geometry
     kernels: Tensor
-    middle: Tensor | None  # kept where weights want gradients
+    middle: Tensor | None  # only if weights need gradients
     pointwise: Tensor
     written: Map
 
@@ -215,7 +216,7 @@ class Stage(NamedTuple):
 def _back(
     stages: Sequence[tuple[Stage, bool, bool]], upstream: Upstream, into: Tensor | None
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Gradients by x, added to `into`, and by each stage's weights, where these want them."""
+    """Compute the gradients by x, added to `into`, and by each stage's weights if wanted."""
     for_weights: list[Tensor | None] = []
     for (read, geometry, kernels, middle, pointwise, written), by_depthwise, by_1x1 in reversed(stages):
         c = pointwise.shape[1]
@@ -228,11 +229,11 @@ def _back(
         if read.statistics is None:
             return by_x(gradient, kernels, c, read, geometry, into), for_weights
         upstream = by_inner(gradient, kernels, c, read)
-    raise AssertionError("the first stage reads what is rectified")
+    raise AssertionError("the first stage reads a rectified map")
 
 
 def _last(written: Sequence[Map]) -> list[Map]:
-    """What each convolution's last stage wrote."""
+    """Select the output of each convolution's last stage."""
     ends = [sum(STAGES[: i + 1]) - 1 for i in range(len(STAGES))]
     return [written[end] for end in ends]
 
@@ -243,7 +244,7 @@ def _last(written: Sequence[Map]) -> list[Map]:
 def convolve(
     read: Map, kernels: Tensor, pointwise: Tensor, geometry: Geometry, keep: bool
 ) -> tuple[Map, Tensor | None]:
-    """Depthwise, then 1×1 convolution in groups, with the result's statistics; what is between, to `keep`.
+    """Apply a depthwise and a 1×1 convolution in groups; return the result and, to `keep`, the map between.
 
     read [n, groups / repeat · c, h, w], kernels [groups · c, 1, k, k], pointwise [groups · c, c, 1, 1].
     """
@@ -272,9 +273,9 @@ def convolve(
 
 
 def statistics_of(partial: Tensor, pixels: int, block: int) -> Tensor:
-    """Mean and 1/√(variance + ε) [2, channels], of [blocks, 2, channels]: those of blocks of so many pixels.
+    """Combine the statistics of blocks of `block` pixels into mean and 1/√(variance + ε), [2, channels].
 
-    Of a block there are its mean and the sum of squares around that (Chan et al. 1979).
+    `partial` [blocks, 2, channels] holds each block's mean and sum of squares around it (Chan et al. 1979).
     """
     blocks, _, width = partial.shape
     found = torch.empty((2, width), dtype=torch.float32, device=partial.device)
@@ -286,7 +287,7 @@ def statistics_of(partial: Tensor, pixels: int, block: int) -> Tensor:
 
 @triton.jit(do_not_specialize=SIZES)
 def _rectify(value, mean, inverse, inside, NORMALIZED: tl.constexpr):
-    """ReLU of the normalized values, where there are some; outside of the map 0."""
+    """Normalize and rectify values, if NORMALIZED; 0 outside the map."""
     value = value.to(tl.float32)
     if NORMALIZED:
         value = tl.where(inside, tl.maximum((value - mean) * inverse, 0.0), 0.0)
@@ -316,7 +317,7 @@ def _depthwise(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """The depthwise convolution at pixels [p, 1] and channels [1, c] of a group; 0 beyond `pixels` and c."""
+    """Compute a depthwise convolution at pixels [p, 1] and channels [1, c] of a group; 0 beyond both."""
     known = read < c
     there = (pixel < pixels) & known
     own, x_width = group // repeat * c + read, groups // repeat * c  # channels of x
@@ -340,7 +341,7 @@ def _depthwise(
 
 
 def depthwise(x: Tensor, kernels: Tensor, stride: int, dilation: int) -> Tensor:
-    """Depthwise convolution of x [n, c, h, w] by itself; kernels [c, 1, k, k]."""
+    """Apply a depthwise convolution alone: x [n, c, h, w], kernels [c, 1, k, k]."""
     x, kernels = x.contiguous(memory_format=torch.channels_last), kernels.contiguous()
     n, c, h_in, w_in = x.shape
     h, w = -(-h_in // stride), -(-w_in // stride)
@@ -359,7 +360,7 @@ def depthwise(x: Tensor, kernels: Tensor, stride: int, dilation: int) -> Tensor:
 def depthwise_backward(
     gradient: Tensor, x: Tensor, kernels: Tensor, stride: int, dilation: int, *, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `depthwise` by x and by the kernels, each where it is wanted."""
+    """Compute the gradients of `depthwise` by x and by the kernels; None for one that is not wanted."""
     gradient, kernels = gradient.contiguous(memory_format=torch.channels_last), kernels.contiguous()
     read, geometry, c = _rectified(x), Geometry(stride, dilation, 1), x.shape[1]
     return (
@@ -389,25 +390,25 @@ def _depthwise_kernel(
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     total = _depthwise(
         x,
-        x,
-        kernels,
-        pixel,
-        0,
-        channel,
-        pixels,
-        c,
-        1,
-        1,
-        h_in,
-        w_in,
-        h,
-        w,
-        dilation,
-        SIZE,
-        STRIDE,
-        False,
-        PIXELS,
-        CHANNELS,
+        statistics=x,  # a placeholder
+        kernels=kernels,
+        pixel=pixel,
+        group=0,
+        read=channel,
+        pixels=pixels,
+        c=c,
+        groups=1,
+        repeat=1,
+        h_in=h_in,
+        w_in=w_in,
+        h=h,
+        w=w,
+        dilation=dilation,
+        SIZE=SIZE,
+        STRIDE=STRIDE,
+        NORMALIZED=False,
+        PIXELS=PIXELS,
+        CHANNELS=CHANNELS,
     )
     tl.store(y + pixel * c + channel, total, (pixel < pixels) & (channel < c))
 
@@ -439,7 +440,7 @@ def _convolve_kernel(
     B: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Some pixels of a group's y; their mean and sum of squares around it, for the statistics."""
+    """Compute some pixels of a group's y, their mean, and the sum of squares around it."""
     width = groups * c
     first, group = tl.program_id(0) * PIXELS, tl.program_id(1)
     pixel = (first + tl.arange(0, PIXELS))[:, None]
@@ -449,25 +450,25 @@ def _convolve_kernel(
         read = begin + tl.arange(0, A)
         middle = _depthwise(
             x,
-            statistics,
-            kernels,
-            pixel,
-            group,
-            read[None, :],
-            pixels,
-            c,
-            groups,
-            repeat,
-            h_in,
-            w_in,
-            h,
-            w,
-            dilation,
-            SIZE,
-            STRIDE,
-            NORMALIZED,
-            PIXELS,
-            A,
+            statistics=statistics,
+            kernels=kernels,
+            pixel=pixel,
+            group=group,
+            read=read[None, :],
+            pixels=pixels,
+            c=c,
+            groups=groups,
+            repeat=repeat,
+            h_in=h_in,
+            w_in=w_in,
+            h=h,
+            w=w,
+            dilation=dilation,
+            SIZE=SIZE,
+            STRIDE=STRIDE,
+            NORMALIZED=NORMALIZED,
+            PIXELS=PIXELS,
+            CHANNELS=A,
         )
         if (keep > 0) & (tl.program_id(2) == 0):
             at = between + pixel * width + group * c + read[None, :]
@@ -521,7 +522,7 @@ def _statistics_kernel(
 
 
 def mix(maps: Sequence[Map], scales: Tensor, sources: int) -> Tensor:
-    """Σ over four maps and their sources of scale · n(map): [n, width / sources, h, w]; scales [4, width]."""
+    """Sum scale · n(map) over four maps and their sources: [n, width / sources, h, w]; scales [4, width]."""
     n, width, h, w = maps[0].x.shape
     own = width // sources
     mixed = allocate(maps[0].x, (n, own, h, w))
@@ -538,7 +539,7 @@ def mix(maps: Sequence[Map], scales: Tensor, sources: int) -> Tensor:
 
 @triton.jit
 def _scaled(x, statistics, scale, at, channel, there, known, width):
-    """scale · n(x)."""
+    """Compute scale · n(x)."""
     a = tl.load(scale + channel, known, 0.0) * tl.load(statistics + width + channel, known, 0.0)
     return a * (tl.load(x + at, there, 0.0).to(tl.float32) - tl.load(statistics + channel, known, 0.0))
 
@@ -581,9 +582,9 @@ def _mix_kernel(
 
 
 def sums(gradient: Tensor, maps: Sequence[Map], sources: int) -> Tensor:
-    """Σ gradient · n(map) over the pixels for each of four maps, and Σ gradient: [5, width].
+    """Sum gradient · n(map) over the pixels, for each of four maps, and the gradient: [5, width].
 
-    The gradient [n, width / sources, h, w] is that of all sources.
+    All sources share the gradient [n, width / sources, h, w].
     """
     n, width, h, w = maps[0].x.shape
     own = width // sources
@@ -651,7 +652,7 @@ def _sums_kernel(
 
 
 def by_middle(upstream: Upstream, written: Map, pointwise: Tensor) -> Tensor:
-    """Gradient by what the 1×1 convolution read, whose result is `written`."""
+    """Compute the gradient by the input of the 1×1 convolution whose result is `written`."""
     x, statistics = written
     n, width, h, w = x.shape
     c = pointwise.shape[1]
@@ -689,7 +690,7 @@ def _through_norm(
     shared,
     scaled,
 ):
-    """scale · inverse · (gradient − mean(gradient) − n · mean(gradient · n)), for some of a group."""
+    """Compute scale · inverse · (gradient − mean(gradient) − n · mean(gradient · n)) for some of a group."""
     place, known = group * c + channel, channel < c
     mean, inverse = tl.load(statistics + place, known, 0.0), tl.load(statistics + width + place, known, 0.0)
     factor = inverse * tl.load(scale + place, channel < c * scaled, 1.0)
@@ -731,18 +732,18 @@ def _by_middle_kernel(
             gradient,
             x,
             statistics,
-            scale,
-            total,
-            over_n,
-            pixel,
-            group,
-            written[None, :],
-            there,
-            pixels,
-            width,
-            c,
-            shared,
-            scaled,
+            scale=scale,
+            total=total,
+            over_n=over_n,
+            pixel=pixel,
+            group=group,
+            channel=written[None, :],
+            there=there,
+            pixels=pixels,
+            width=width,
+            c=c,
+            shared=shared,
+            scaled=scaled,
         )
         at = pointwise + (group * c + written[:, None]) * c + read
         weight = tl.load(at, (written[:, None] < c) & (read < c), 0.0).to(x.dtype.element_ty)
@@ -752,7 +753,7 @@ def _by_middle_kernel(
 
 
 def by_pointwise(upstream: Upstream, written: Map, middle: Tensor, pointwise: Tensor) -> Tensor:
-    """Gradient by the 1×1 weights [width, c, 1, 1], which read `middle`."""
+    """Compute the gradient by the 1×1 weights [width, c, 1, 1], whose input is `middle`."""
     x, statistics = written
     n, width, h, w = x.shape
     c = pointwise.shape[1]
@@ -795,7 +796,7 @@ def _by_pointwise_kernel(
     B: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Σ over `share` pixels of (gradient by the result)ᵀ · middle, for some channels of a group."""
+    """Sum (gradient by the result)ᵀ · middle over `share` pixels, for some channels of a group."""
     width = groups * c
     group = tl.program_id(1)
     blocks = (c + A - 1) // A
@@ -810,18 +811,18 @@ def _by_pointwise_kernel(
             gradient,
             x,
             statistics,
-            scale,
-            total,
-            over_n,
-            pixel,
-            group,
-            written[None, :],
-            (pixel < last) & (written[None, :] < c),
-            pixels,
-            width,
-            c,
-            shared,
-            scaled,
+            scale=scale,
+            total=total,
+            over_n=over_n,
+            pixel=pixel,
+            group=group,
+            channel=written[None, :],
+            there=(pixel < last) & (written[None, :] < c),
+            pixels=pixels,
+            width=width,
+            c=c,
+            shared=shared,
+            scaled=scaled,
         )
         found = tl.dot(tl.trans(by_result.to(met.dtype)), met, found, input_precision=PRECISION)
     at = partial + ((tl.program_id(0) * width) + group * c + written[:, None]) * c + read
@@ -829,7 +830,7 @@ def _by_pointwise_kernel(
 
 
 def by_kernels(middle: Tensor, read: Map, kernels: Tensor, c: int, geometry: Geometry) -> Tensor:
-    """Gradient by the depthwise weights [width, 1, k, k], of that by their convolution's result."""
+    """Compute the gradient by the depthwise weights [width, 1, k, k] from `middle`, that by their result."""
     n, width, h, w = middle.shape
     size, pixels, block = kernels.shape[-1], n * h * w, block_of(c, 32)
     columns = width // c * triton.cdiv(c, block) * size
@@ -870,7 +871,7 @@ def _by_kernels_kernel(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Σ over `share` pixels, for a row of the kernel: the gradient times what each place in it met of x."""
+    """Sum gradient · x over `share` pixels, for each place in one row of the kernel."""
     blocks = (c + CHANNELS - 1) // CHANNELS
     group, read = (
         tl.program_id(1) // blocks,
@@ -885,7 +886,7 @@ def _by_kernels_kernel(
     i = tl.program_id(2)
     down = (i - SIZE // 2) * dilation
     last = tl.minimum((tl.program_id(0) + 1) * share, pixels)
-    # a sum for each place, at most five: Triton has no lists of what a loop changes
+    # one sum per place, at most five: Triton has no lists of variables that a loop changes
     t0 = tl.zeros((PIXELS, CHANNELS), tl.float32)
     t1 = tl.zeros((PIXELS, CHANNELS), tl.float32)
     t2 = tl.zeros((PIXELS, CHANNELS), tl.float32)
@@ -925,12 +926,12 @@ def _by_kernels_kernel(
 def by_x(
     middle: Tensor, kernels: Tensor, c: int, read: Map, geometry: Geometry, into: Tensor | None
 ) -> Tensor:
-    """Gradient by what the first depthwise convolution reads, added to `into` where there is one."""
+    """Compute the gradient by the input of the first depthwise convolution, added to `into` if given."""
     return _by_x(middle, kernels, c, read, geometry, into)[0]
 
 
 def by_inner(middle: Tensor, kernels: Tensor, c: int, read: Map) -> Upstream:
-    """Gradient by the batch norm before the second depthwise convolution, through the ReLU."""
+    """Compute the gradient by the batch norm before the second depthwise convolution, through the ReLU."""
     gradient, partial = _by_x(middle, kernels, c, read, Geometry(1, 1, 1), None)
     total, over_n = partial.sum(0)
     return Upstream(gradient, total, over_n)
@@ -982,9 +983,9 @@ def _by_x_kernel(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Σ over the groups that read a channel and over the kernel of the gradients of what met x's pixels.
+    """Compute the gradient by x: a sum over the groups that read a channel and over the kernel.
 
-    Where x is normalized, only behind the ReLU, and with the sums that the batch norm's gradient wants.
+    If x is normalized, go back through the ReLU, and store the sums that the batch norm's gradient needs.
     """
     width = groups * c
     pixel = (tl.program_id(0) * PIXELS + tl.arange(0, PIXELS))[:, None]

@@ -1,4 +1,4 @@
-"""Convolutions, phases and sums with gradients of their own, against autograd and numerical derivatives."""
+"""Convolutions, phases and sums with hand-written gradients, against autograd and numerical derivatives."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 def test_weight_gradient_of_a_reduction_on_a_large_map():
-    """oneDNN's convolution of stride 2 ends the process here, or gives other numbers."""
+    """oneDNN's convolution of stride 2 crashes here or computes wrong numbers."""
     reduction = FactorizedReduce(8, 8, lambda channels: torch.nn.Identity())
     x = drawn(16, 8, 64, 64, wanted=False).float().contiguous(memory_format=torch.channels_last)
     for _ in range(3):
@@ -57,7 +57,7 @@ def test_depthwise_convolutions_agree_with_autograd(kind, kernel, stride, size, 
 
 @pytest.mark.parametrize(("stride", "dilation", "size"), [(1, 1, 6), (2, 1, 7), (1, 2, 7), (1, 2, 3)])
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_conv_backward_gives_what_is_wanted_and_no_more(kernel, stride, dilation, size):
+def test_conv_backward_computes_only_wanted_gradients(kernel, stride, dilation, size):
     x, weight = drawn(2, 3, size, size), drawn(3, 1, kernel, kernel, seed=1)
     y = conv(x, weight, stride, dilation)
     gradient = drawn(*y.shape, seed=2, wanted=False)
@@ -116,7 +116,7 @@ def test_every_second_pixel_and_its_derivatives(size, start):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_join_concatenates_channels_and_gives_back_whole_channels_last_maps(layout):
+def test_join_concatenates_channels_with_channels_last_gradients(layout):
     maps = [drawn(2, channels, 3, 4, seed=channels) for channels in (2, 3, 5)]
     gradient = drawn(2, 10, 3, 4, wanted=False).contiguous(memory_format=layout)
     joined = Join.apply(*maps)
@@ -148,7 +148,7 @@ def test_derivatives_of_separable_convolutions(convolutions, kernel, stride, dil
     def apply(x: Tensor, scale: Tensor, *weights: Tensor) -> Tensor:
         return Separable.apply(x, scale, stride, dilation, *weights)
 
-    # 4 channels in 2 groups; the random maps between two convolutions keep off the ReLU's kink
+    # 4 channels in 2 groups; these maps between two convolutions avoid the ReLU's kink
     shapes = [(4, 1, kernel, kernel), (4, 2, 1, 1)] * convolutions
     weights = [drawn(*shape, seed=seed) for seed, shape in enumerate(shapes)]
     inputs = drawn(2, 4, 3, 3, seed=7), drawn(4, seed=8), *weights
@@ -178,7 +178,7 @@ def test_batch_norm_and_its_derivatives(scaled):
     assert gradgradcheck(batch_norm, inputs)
 
 
-def test_separable_without_gradients_by_its_weights():
+def test_separable_whose_weights_need_no_gradients():
     weights = [drawn(4, 1, 3, 3), drawn(4, 2, 1, 1, seed=1)]
     x, scale = drawn(2, 4, 3, 3, seed=7), drawn(4, seed=8)
     expected = torch.autograd.grad(Separable.apply(x, scale, 1, 1, *weights).square().sum(), (x, scale))
@@ -193,7 +193,7 @@ def test_separable_without_gradients_by_its_weights():
 @pytest.mark.parametrize("edges", [1, 3])
 @pytest.mark.parametrize("sources", [1, 2])
 def test_mix_and_its_derivatives(sources, edges):
-    # 3 maps of 2 channels a source; weights [edge, map · source]
+    # 3 maps of 2 channels per source; weights [edge, map · source]
     weights = drawn(edges, 3 * sources)
     maps = [drawn(2, 2 * sources, 2, 3, seed=1 + k) for k in range(3)]
     by_source = torch.stack(maps).unflatten(2, (sources, 2))
