@@ -27,6 +27,6 @@ def measure(task: Any, epoch: int, seconds: float, clock: Callable[[], float] = 
     while (elapsed := clock() - began) < seconds:
         for step in range(done, done + block):
             metrics = task.step(step % task.steps)
-        metrics.tolist()  # once per block: as in a training, steps queue on the device meanwhile
+        metrics.tolist()  # once per block: as in a training, steps queue on the device
         done, block = done + block, 2 * block
     return Throughput(done, elapsed / done)

@@ -147,11 +147,11 @@ def test_a_resized_crop_needs_the_files(folder):
 def test_an_epoch_can_resume_restart_and_skip_steps(folder):
     augmentation = AUGMENTATIONS["all"]
     whole = epoch_of(feeds(resident(folder, INDEX), augmentation), 0)
-    asked = feeds(streamed(folder, INDEX), augmentation)
-    assert same(whole[4:], epoch_of(asked, 0, steps=range(1, 3)))  # resumed after a step
-    assert same(whole[8:], epoch_of(asked, 0, steps=[2]))
-    training, validation = asked
-    for feed in asked:
+    consumers = feeds(streamed(folder, INDEX), augmentation)
+    assert same(whole[4:], epoch_of(consumers, 0, steps=range(1, 3)))  # resumed after a step
+    assert same(whole[8:], epoch_of(consumers, 0, steps=[2]))
+    training, validation = consumers
+    for feed in consumers:
         feed.begin(0, 0.5)
     assert same(whole[:2], training(0))
     assert same(whole[:2], training(0))  # as `throughput.measure` repeats steps
@@ -162,8 +162,8 @@ def test_an_epoch_can_resume_restart_and_skip_steps(folder):
 
 def test_the_loader_reads_ahead_consumers_interleaved(folder):
     read = streamed(folder, INDEX)
-    asked = feeds(read, Augmentation())
-    epoch_of(asked, 0, steps=[0])
+    consumers = feeds(read, Augmentation())
+    epoch_of(consumers, 0, steps=[0])
     purposes = [order.purpose for order in read.loader.queue]
     assert purposes == [
         (f"0/search/{half}", place, "augment", 0, step)
@@ -171,8 +171,8 @@ def test_the_loader_reads_ahead_consumers_interleaved(folder):
         for half in ("weights", "alphas")
         for place in range(2)
     ]
-    asked[0].begin(1, 0.5)  # the alphas have stopped
-    asked[0](1)
+    consumers[0].begin(1, 0.5)  # the alphas have stopped
+    consumers[0](1)
     assert [order.purpose[3:] for order in read.loader.queue] == [(1, 1)] * 2 + [(1, 2)] * 2
 
 
