@@ -1,4 +1,7 @@
-"""CUDA graphs: a training step is captured once and replayed, because launching its kernels takes longer."""
+"""CUDA graphs: a training step is captured once and replayed.
+
+Launching its thousands of kernels one by one would take longer than they run.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The device that a stage computes on: the GPU that the job was given, or the CPU."""
+"""Choice of a stage's device, the GPU given to the job or the CPU, and its settings."""
 
 import ctypes
 import os
@@ -23,9 +23,8 @@ def prepare(threads: int) -> torch.device:
     if choose(os.environ) == "cpu":
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault(
-        "TRITON_DEFAULT_FP_FUSION", "1"
-    )  # today's default; Triton 3.9 warns that it will change
+    # Triton's default so far; 3.9 warns that it will change
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     if triton_available.missing():
         reason = f"{triton_available.missing()} (hlrs doctor)"
         print(f"hlrs: a search on this GPU is slower without its Triton kernels: {reason}", file=sys.stderr)
@@ -57,8 +56,6 @@ def choose(environment: Mapping[str, str]) -> str:
     HLRS_DEVICE=cpu selects the CPU. Otherwise a GPU is used if PyTorch sees one. In a SLURM job with GPUs,
     PyTorch must see all of them, each with at least half of its memory free; UserError otherwise.
     """
-    import torch
-
     asked = environment.get("HLRS_DEVICE")
     if asked not in (None, "cpu"):
         raise UserError(

@@ -44,9 +44,7 @@ class Position:
     rows: list[dict[str, Any]] = field(default_factory=list)
     throughput: list[dict[str, float]] = field(default_factory=list)
     resumes: int = 0
-    timing: dict[str, Any] = field(
-        default_factory=dict
-    )  # of the process that ends the run; never in a checkpoint
+    timing: dict[str, Any] = field(default_factory=dict)  # of the last process; empty in checkpoints
 
     @property
     def facts(self) -> dict[str, Any]:
