@@ -23,6 +23,7 @@ from measure import alternate, operators, own_process, ratios, spread, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hlrs.config.methods import Darts
 from hlrs.data.augment import Augmentation, Batch, send
 from hlrs.data.batches import Batches
 from hlrs.data.images import ImageSet
@@ -31,6 +32,7 @@ from hlrs.nas import bilevel
 from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import initialize
+from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
@@ -59,7 +61,15 @@ def batches(
 
 def make_supernet(device: torch.device, channels: int, cells: int, classes: int, **options: Any) -> Supernet:
     draw = torch.Generator().manual_seed(0)
-    supernet = Supernet(nodes=4, in_channels=3, classes=classes, channels=channels, cells=cells, **options)
+    supernet = Supernet(
+        DartsSearcher(Darts()),
+        nodes=4,
+        in_channels=3,
+        classes=classes,
+        channels=channels,
+        cells=cells,
+        **options,
+    )
     initialize(supernet, draw)
     initialize_alphas(supernet, draw)
     return supernet.to(device)

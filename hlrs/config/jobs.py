@@ -6,7 +6,7 @@ from pydantic import Field, TypeAdapter
 
 from hlrs.config.base import Spec
 from hlrs.config.data import Augment, Groups, Imbalance, Source, Stream
-from hlrs.config.methods import ArchLR, Darts, Objective, PcDarts, Random
+from hlrs.config.methods import ArchLR, Objective, Random, SupernetSearcher
 from hlrs.config.recipes import Evaluate, Report, Retrain, Search
 
 
@@ -40,7 +40,7 @@ class SearchJob(Spec):
 
     seed: int
     images: Images
-    searcher: Annotated[Darts | PcDarts, Field(discriminator="kind")]
+    searcher: Annotated[SupernetSearcher, Field(discriminator="kind")]
     objective: Objective
     arch_lr: ArchLR
     search: Search

@@ -6,37 +6,69 @@ from pydantic import Field, model_validator
 
 from hlrs.config.base import Spec
 
+# A searcher says whether it trains a supernet (`searches`); one that does, which share of the channels it
+# searches on (1/`portion`), and at which progress its architecture takes the first step (`warm_up`).
+
 
 class Darts(Spec):
     """DARTS (Liu et al. 2019): order 1, or order 2 with the unrolled weight step."""
 
     kind: Literal["darts"] = "darts"
+    searches: ClassVar[Literal[True]] = True
+    portion: ClassVar[int] = 1
+    warm_up: ClassVar[float] = 0.0
     order: Literal[1, 2] = 1
 
 
 class PcDarts(Spec):
-    """PC-DARTS (Xu et al. 2020): one channel in `portion` is searched on, edges are weighed by betas.
+    """PC-DARTS (Xu et al. 2020): searches on one channel in `portion`, and weighs edges by betas.
 
     The alphas and betas rest up to progress `warm_up` (15 of 50 epochs there).
     """
 
     kind: Literal["pc_darts"] = "pc_darts"
+    searches: ClassVar[Literal[True]] = True
     order: Literal[1, 2] = 1
     portion: int = Field(4, ge=2)
     edge_normalization: bool = True
     warm_up: float = Field(0.3, ge=0, lt=1)
 
 
+class Gdas(Spec):
+    """GDAS (Dong & Yang 2019): each step draws one operation per edge by Gumbel-max; first order.
+
+    The temperature falls linearly from `tau_max` in the first epoch to `tau_min` in the last.
+    """
+
+    kind: Literal["gdas"] = "gdas"
+    searches: ClassVar[Literal[True]] = True
+    portion: ClassVar[int] = 1
+    warm_up: ClassVar[float] = 0.0
+    tau_max: float = Field(10.0, gt=0)
+    tau_min: float = Field(0.1, gt=0)
+
+    @model_validator(mode="after")
+    def _falls(self) -> "Gdas":
+        if self.tau_min > self.tau_max:
+            raise ValueError(
+                f"tau_min {self.tau_min:g} is above tau_max {self.tau_max:g}, and the temperature falls; "
+                "swap them, or set one value for both"
+            )
+        return self
+
+
 class Random(Spec):
     """A genotype drawn uniformly from the search space: what every search must beat (Li & Talwalkar 2019)."""
 
     kind: Literal["random"] = "random"
+    searches: ClassVar[Literal[False]] = False
 
 
 class Fixed(Spec):
     """A published genotype, retrained like the others: nothing is searched."""
 
     kind: Literal["fixed"] = "fixed"
+    searches: ClassVar[Literal[False]] = False
     genotype: Literal["DARTS_V1", "DARTS_V2", "PC_DARTS", "PDARTS"]
 
 
@@ -44,13 +76,14 @@ class ResNet(Spec):
     """The ResNet for CIFAR (He et al. 2016, §4.2), retrained only: what published long-tail tables use."""
 
     kind: Literal["resnet"] = "resnet"
+    searches: ClassVar[Literal[False]] = False
     depth: Literal[20, 32, 44, 56, 110] = 32
 
 
-Searcher = Annotated[Darts | PcDarts | Random | Fixed | ResNet, Field(discriminator="kind")]
+SupernetSearcher = Darts | PcDarts | Gdas  # those that train one
 
 
-SEARCHED = ("darts", "pc_darts")  # the searchers that train a supernet
+Searcher = Annotated[SupernetSearcher | Random | Fixed | ResNet, Field(discriminator="kind")]
 
 
 OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # of a recipe, what a ResNet has not
@@ -410,7 +443,7 @@ class Method(Spec):
 
     @model_validator(mode="after")
     def _compatible(self) -> "Method":
-        if self.searcher.kind not in SEARCHED:
+        if not self.searcher.searches:
             if self.objective is not None or self.arch_lr is not None:
                 raise ValueError(
                     f"searcher {self.searcher.kind} trains nothing in the search: "
@@ -432,13 +465,11 @@ class Method(Spec):
                 raise ValueError(
                     f"arch_lr coupled needs a mixing that depends on progress alone, not {mixing.kind}"
                 )
-        if isinstance(self.searcher, PcDarts) and isinstance(self.arch_lr, FreezeLR):
-            warm_up, at = self.searcher.warm_up, self.arch_lr.at
-            if at <= warm_up:
-                raise ValueError(
-                    f"searcher pc_darts begins at progress warm_up ({warm_up}), and arch_lr freeze ends at "
-                    f"{at}: the alphas would never learn; freeze later"
-                )
+        if isinstance(self.arch_lr, FreezeLR) and self.arch_lr.at <= self.searcher.warm_up:
+            raise ValueError(
+                f"searcher {self.searcher.kind} begins at progress warm_up ({self.searcher.warm_up}), and "
+                f"arch_lr freeze ends at {self.arch_lr.at}: the alphas would never learn; freeze later"
+            )
         return self
 
 
@@ -448,17 +479,21 @@ def check_branches(objective: Any, cells: int, field: str) -> None:
 
 
 def check_reached(spec: Spec, epochs: int, field: str = "") -> None:
-    """Refuse what is to act from a progress on that no epoch reaches."""
-    last = (epochs - 1) / epochs
+    """Reject an `at` beyond the last epoch."""
     for name, value in spec:
         path = f"{field}.{name}" if field else name
         if isinstance(value, Spec):
             check_reached(value, epochs, path)
-        rests = name == "at" or (name == "warm_up" and isinstance(spec, PcDarts))
-        moments = value if isinstance(value, list) else [value]
-        late = [moment for moment in moments if rests and moment is not None and moment > last]
-        if late:
-            raise ValueError(
-                f"{path} {late[0]:g} is never reached: the last of {epochs} epochs has progress {last:.3g}; "
-                "set it lower, or more epochs"
-            )
+        if name == "at" and value is not None:
+            for moment in value if isinstance(value, list) else [value]:
+                check_moment(moment, epochs, path)
+
+
+def check_moment(progress: float, epochs: int, field: str) -> None:
+    """Reject a progress beyond the last epoch."""
+    last = (epochs - 1) / epochs
+    if progress > last:
+        raise ValueError(
+            f"{field} {progress:g} is never reached: the last of {epochs} epochs has progress {last:.3g}; "
+            "set it lower, or more epochs"
+        )

@@ -10,7 +10,7 @@ from ruamel.yaml.error import YAMLError
 from hlrs.config.base import Name, Spec, overlay
 from hlrs.config.data import Dataset
 from hlrs.config.messages import describe_error
-from hlrs.config.methods import Method, PcDarts, ResNet, check_branches, check_reached
+from hlrs.config.methods import Method, ResNet, Searcher, check_branches, check_moment, check_reached
 from hlrs.config.recipes import Evaluate, Report, Retrain, Search
 from hlrs.errors import UserError
 
@@ -70,12 +70,14 @@ class Params(Spec):
             )
         return self
 
-    def _check_searcher(self, method: str, searcher: Any) -> None:
-        channels = self.search.channels
-        if isinstance(searcher, PcDarts) and channels % searcher.portion:
+    def _check_searcher(self, method: str, searcher: Searcher) -> None:
+        if not searcher.searches:
+            return
+        field, channels = f"methods.{method}.searcher", self.search.channels
+        check_moment(searcher.warm_up, self.search.epochs, f"{field}.warm_up")
+        if channels % searcher.portion:
             raise ValueError(
-                f"methods.{method}.searcher.portion: {searcher.portion} does not divide search.channels, "
-                f"{channels}"
+                f"{field}.portion: {searcher.portion} does not divide search.channels, {channels}"
             )
 
     def retrain_of(self, method: str) -> Retrain:

@@ -1,7 +1,7 @@
 """Gradients of the alphas in the bilevel problem min_α L_val(w*(α), α) (DARTS, §2.3).
 
-The losses are callables, evaluated at the weights' and alphas' values of the moment; what they sample, mix
-and re-balance is not this module's business.
+The losses are callables, evaluated at the current weights and alphas; how they sample, mix and re-balance is
+left to the caller.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ Loss = Callable[[], Tensor]  # a scalar
 
 
 def first_order(alphas: Parameters, weights: Parameters, validation: Loss) -> list[Tensor]:
-    """∇_α L_val(w, α): the weights are taken as they are  (DARTS, ξ = 0)."""
+    """∇_α L_val(w, α) at the current weights  (DARTS, ξ = 0)."""
     with frozen(weights):
         return list(torch.autograd.grad(validation(), alphas))
 
@@ -30,13 +30,13 @@ def second_order(
 ) -> list[Tensor]:
     """∇_α L_val(w′, α) at the unrolled weights w′ = w − lr·(step + ∇_w L_train(w, α))  (DARTS, eq. 7).
 
-    `step` is what the optimizer adds to the gradient, weight decay and momentum, [like weights]. By the chain
-    rule, with v = ∇_w′ L_val(w′, α):
+    `step` is what the optimizer adds to the gradient (`sgd_terms`), [like weights]. By the chain rule, with
+    v = ∇_w′ L_val(w′, α):
 
         ∇_α L_val(w′, α) − lr · ∇_α (∇_w L_train(w, α) · v)
 
     The second term is differentiated exactly. DARTS approximates it by a difference of gradients at w ± εv
-    (eq. 8), with ε = 0.01/‖v‖; on the small supernet of tests/test_bilevel.py that was off by 200 %.
+    (eq. 8), with ε = 0.01/‖v‖, which was off by 200 % on the small supernet of tests/nas/test_bilevel.py.
     """
     gradient = torch.autograd.grad(training(), weights, create_graph=True)
     direction = [s + g.detach() for s, g in zip(step, gradient, strict=True)]
@@ -49,9 +49,21 @@ def second_order(
     return [o - lr * i for o, i in zip(outer, implicit, strict=True)]
 
 
+def sgd_terms(
+    weights: Parameters, sgd: torch.optim.SGD, weight_decay: float, momentum: float
+) -> list[Tensor]:
+    """What SGD adds to the gradient: weight_decay · w + momentum · buffer, [like weights]."""
+    added = []
+    for weight in weights:
+        buffer = sgd.state[weight].get("momentum_buffer")
+        decay = weight_decay * weight.detach()
+        added.append(decay if buffer is None else decay + momentum * buffer)
+    return added
+
+
 @contextmanager
 def frozen(parameters: Parameters) -> Iterator[None]:
-    """Inside the block, parameters want no gradients: what these would need is neither kept nor computed."""
+    """Inside the block, parameters require no gradients, and nothing is kept or computed for these."""
     before = [parameter.requires_grad for parameter in parameters]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -64,9 +76,9 @@ def frozen(parameters: Parameters) -> Iterator[None]:
 
 @contextmanager
 def moved(parameters: Parameters, direction: Sequence[Tensor], distance: float) -> Iterator[None]:
-    """Parameters at p + distance · direction inside the block, exactly as before after it.
+    """Move parameters to p + distance · direction inside the block, and restore them exactly after it.
 
-    They point to other memory meanwhile, so a graph that was built on them before can be used afterwards.
+    They point to other memory meanwhile, so a graph built on them before the block stays usable after it.
     """
     before = [parameter.data for parameter in parameters]
     try:

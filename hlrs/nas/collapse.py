@@ -1,7 +1,7 @@
-"""The watch on DARTS's collapse: the sharpness of the validation loss in the architecture, and when to stop.
+"""Early stopping against DARTS's collapse, by skip connections or by the sharpness of the validation loss.
 
-Zela et al. 2020 (RobustDARTS): where the dominant eigenvalue of ∇²_α L_val grows, what is found generalises
-badly. Its estimate changes nothing of the training.
+Zela et al. 2020 (RobustDARTS): architectures found where the dominant eigenvalue of ∇²_α L_val grows
+generalise badly. Estimating it does not affect the training.
 """
 
 import math
@@ -10,58 +10,57 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from hlrs.config.recipes import Collapse
 from hlrs.nas.bilevel import frozen
 
 
-class Watch:
-    """Estimates the sharpness each epoch, and decides when the alphas are to rest (`config.Collapse`).
+class EarlyStopping:
+    """Estimates the sharpness at the end of each epoch, and decides when the architecture stops.
 
-    `start`, float [number of the architecture's parameters], is where the first power iteration begins; the
-    others go on from the epoch before.
+    `start`, float [number of architecture parameters], is the vector from which the first power iteration
+    starts; later ones continue from the epoch before.
     """
 
-    def __init__(
-        self, start: Tensor, power_iterations: int, stop: str, skips: int, window: int, ratio: float
-    ) -> None:
-        self.vector, self.power_iterations = start, power_iterations
-        self.stop, self.skips, self.window, self.ratio = stop, skips, window, ratio
-        self.eigenvalues: list[float] = []  # of the epochs in which the alphas moved
+    def __init__(self, spec: Collapse, start: Tensor) -> None:
+        self.spec, self.vector = spec, start
+        self.eigenvalues: list[float] = []  # of the epochs with architecture steps
         self.stopped = False
 
-    def estimate(self, look: Callable[[Tensor], Tensor]) -> float | None:
-        """The dominant eigenvalue; None if it is not asked for or not finite.
+    def estimate(self, iterate: Callable[[Tensor], Tensor]) -> float | None:
+        """Estimate the dominant eigenvalue; None if that is switched off or the value is not finite.
 
-        look: from a vector to what `sharpness` found from it.
+        `iterate` calls the method of that name with the vector that it is given.
         """
-        if not self.power_iterations:
+        if not self.spec.power_iterations:
             return None
-        found = look(self.vector)
-        eigenvalue, self.vector = float(found[0]), found[1:].clone()  # a recorded look writes there again
+        found = iterate(self.vector)
+        eigenvalue, self.vector = float(found[0]), found[1:].clone()  # a replayed graph overwrites `found`
         return eigenvalue if math.isfinite(eigenvalue) else None
 
-    def sharpness(
+    def iterate(
         self, loss: Tensor, alphas: Sequence[nn.Parameter], weights: Sequence[nn.Parameter], start: Tensor
     ) -> Tensor:
-        """The dominant eigenvalue of ∇² loss by the alphas, then its eigenvector, not waited for."""
-        with frozen(weights):  # no gradients by them, but second derivatives need what they would need
-            return dominant_eigenvalue(loss, alphas, start, self.power_iterations)
+        """`dominant_eigenvalue` of ∇²_alphas loss, without waiting for the device."""
+        with frozen(weights):  # their gradients are not needed, only what second derivatives keep of them
+            return dominant_eigenvalue(loss, alphas, start, self.spec.power_iterations)
 
-    def judge(self, eigenvalue: float | None, skips: int) -> int:
-        """Take note of an epoch with steps of the alphas: eigenvalue, and the normal cell's skip connections.
+    def update(self, eigenvalue: float | None, skips: int) -> int:
+        """Add an epoch with architecture steps: its eigenvalue, and the normal cell's skip connections.
 
-        Sets `stopped`; returns how many epochs before this one the architecture is that is to be kept.
+        Sets `stopped`; returns how many epochs to roll the architecture back.
         """
+        spec = self.spec
         if eigenvalue is not None:
             self.eigenvalues.append(eigenvalue)
-        if self.stop == "skips":
-            self.stopped = skips >= self.skips
-        elif self.stop == "eigenvalue" and has_sharpened(self.eigenvalues, self.window, self.ratio):
+        if spec.stop == "skips":
+            self.stopped = skips >= spec.skips
+        elif spec.stop == "eigenvalue" and has_sharpened(self.eigenvalues, spec.window, spec.ratio):
             self.stopped = True
-            return epochs_back(self.window)
+            return epochs_back(spec.window)
         return 0
 
     def state(self) -> dict[str, Tensor]:
-        """All that changes."""
+        """Everything that changes from epoch to epoch."""
         return {
             "vector": self.vector,
             "eigenvalues": torch.tensor(self.eigenvalues, dtype=torch.float64),
@@ -69,7 +68,7 @@ class Watch:
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over a state."""
+        """Restore a state."""
         self.vector.copy_(state["vector"])
         self.eigenvalues = state["eigenvalues"].tolist()
         self.stopped = bool(state["stopped"])
@@ -78,13 +77,13 @@ class Watch:
 def dominant_eigenvalue(
     loss: Tensor, parameters: Sequence[nn.Parameter], start: Tensor, iterations: int
 ) -> Tensor:
-    """Estimate of the eigenvalue λ of ∇² loss of the largest |λ|, and of its eigenvector, by power iteration.
+    """Estimate the eigenvalue λ of ∇² loss with the largest |λ|, and its eigenvector v, by power iteration.
 
-    λ and then v as one tensor [1 + number of parameters]:
-    v ← Hv/‖Hv‖, `iterations` (1 or more) times, from `start` [number of parameters] of any length but 0;
+    Returns λ, then v, in one tensor [1 + number of parameters]:
+    v ← Hv/‖Hv‖, `iterations` (1 or more) times, from `start` [number of parameters] of any norm but 0;
     λ = vᵀHv at the last v but one, so that each iteration takes one product Hv, which is exact (Pearlmutter
-    1994). The weights must want gradients when the loss is computed, for the supernet to keep what a second
-    derivative needs.
+    1994). The weights must require gradients while the loss is computed, for the supernet to keep what a
+    second derivative needs.
     """
     gradient = _flat(torch.autograd.grad(loss, parameters, create_graph=True))
     vector, eigenvalue = start / start.norm(), start.new_zeros(())
@@ -92,7 +91,7 @@ def dominant_eigenvalue(
         product = _flat(torch.autograd.grad(gradient, parameters, vector, retain_graph=True))
         eigenvalue = vector @ product
         length = product.norm()
-        usable = (length > 0) & length.isfinite()  # a flat loss has no direction to turn to
+        usable = (length > 0) & length.isfinite()  # a flat loss has no direction
         vector = torch.where(usable, product / length, vector)
     return torch.cat([eigenvalue[None], vector])
 
@@ -102,10 +101,10 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def has_sharpened(eigenvalues: Sequence[float], window: int, ratio: float) -> bool:
-    """Whether |λ| has grown by more than 1/ratio within `window` epochs, both times as a mean over `window`.
+    """Whether the mean of |λ| over `window` epochs has grown by more than 1/ratio within `window` epochs.
 
     Zela et al. 2020, §4.3: stop if λ̄(i − k)/λ̄(i) < 0.75, λ̄ smoothed over k = 5 epochs around i. Their λ is
-    the largest, ours that of the largest magnitude, of which we take the magnitude.
+    the largest eigenvalue, ours the magnitude of that of largest magnitude.
     """
     if len(eigenvalues) < 2 * window:
         return False
@@ -114,8 +113,8 @@ def has_sharpened(eigenvalues: Sequence[float], window: int, ratio: float) -> bo
 
 
 def epochs_back(window: int) -> int:
-    """How many epochs before the last one the architecture is taken from that counts after such a stop.
+    """How many epochs to roll the architecture back after such a stop.
 
-    Zela et al. 2020, §4.3, return that of i − k, and i is in the middle of the last k epochs.
+    Zela et al. 2020, §4.3, return that of epoch i − k, where i is in the middle of the last k epochs.
     """
     return window + window // 2

@@ -33,6 +33,7 @@ from hlrs.nas.ops.depthwise import conv
 from hlrs.nas.ops.layouts import Join, channels_last, every_second, from_phases, has_phases, to_phases
 from hlrs.nas.ops.separable import Separable, batch_norm
 from hlrs.nas.ops.triton_available import takes_kernels
+from hlrs.nas.searchers.base import Searcher
 
 # columns of the alphas: 0 is `none`, which adds nothing, then max pool, avg pool, skip, and four convolutions
 LINEAR, SKIP, CONVOLUTIONS = slice(1, 4), 3, slice(4, 8)
@@ -365,31 +366,26 @@ class SearchCell(Cell):
 
 
 class Supernet(CellNetwork):
-    """The network that is searched in.
+    """The network that contains all architectures of the search space, weighed by a searcher.
 
-    `alphas` holds one parameter [edges, 8] for each kind of cell, `betas` one [edges] with
-    `edge_normalization`, none without. Channels must be divisible by `portion`. With `recompute`, a cell's
-    inner maps are not kept for the backward pass but computed again there.
+    `alphas` holds one parameter [edges, operations] per kind of cell, `betas` one [edges] where the searcher
+    normalizes edges. Channels must be divisible by the searcher's `portion`. `drawn` is what the searcher
+    drew for the forward passes to come. With `recompute`, a cell's inner maps are recomputed in the backward
+    pass instead of being kept for it.
     """
 
     order: Tensor
+    drawn: Tensor | None = None
 
-    def __init__(
-        self,
-        *,
-        nodes: int,
-        portion: int = 1,
-        edge_normalization: bool = False,
-        recompute: bool = False,
-        **layout: Any,
-    ) -> None:
-        super().__init__(partial(SearchCell, nodes, portion, recompute), _stem_norm, nodes, **layout)
-        self.nodes, self.portion = nodes, portion
+    def __init__(self, searcher: Searcher, *, nodes: int, recompute: bool = False, **layout: Any) -> None:
+        super().__init__(partial(SearchCell, nodes, searcher.portion, recompute), _stem_norm, nodes, **layout)
+        self.searcher, self.portion = searcher, searcher.portion
         connections, kinds = edges(nodes), ("normal", "reduce")
-        shape = len(connections), len(PRIMITIVES)
-        self.alphas = nn.ParameterDict({kind: nn.Parameter(torch.zeros(shape)) for kind in kinds})
-        normalized = kinds if edge_normalization else ()
-        self.betas = nn.ParameterDict({kind: nn.Parameter(torch.zeros(shape[0])) for kind in normalized})
+        self.shape = len(kinds), len(connections), len(PRIMITIVES)
+        self.incoming = [node + 2 for node in range(nodes)]  # edges per node
+        self.alphas = nn.ParameterDict({kind: nn.Parameter(torch.zeros(self.shape[1:])) for kind in kinds})
+        normalized = kinds if searcher.edge_normalization else ()
+        self.betas = nn.ParameterDict({kind: nn.Parameter(torch.zeros(self.shape[1])) for kind in normalized})
         # rows of the alphas in the order of a cell's out-edges: source by source, edge by edge
         sources = [(0, 1), *((state,) for state in range(2, nodes + 1))]
         rows = [
@@ -400,15 +396,16 @@ class Supernet(CellNetwork):
         self.register_buffer("order", torch.tensor(list(itertools.chain(*rows))), persistent=False)
 
     def context(self) -> dict[str, CellWeights]:
-        """Weights of both kinds of cell."""
-        return {kind: self._arrange(kind, alphas.softmax(-1)) for kind, alphas in self.alphas.items()}
+        """Weigh operations and edges of both kinds of cell."""
+        drawn = [None] * len(self.alphas) if self.drawn is None else self.drawn.unbind()
+        return {
+            kind: self._arrange(kind, self.searcher.operation_weights(alphas, own))
+            for (kind, alphas), own in zip(self.alphas.items(), drawn, strict=True)
+        }
 
     def edge_weights(self, kind: str) -> Tensor | None:
-        """Softmax of the betas over the edges that lead to the same node: [edges]; None without betas."""
-        if kind not in self.betas:
-            return None
-        incoming = self.betas[kind].split([node + 2 for node in range(self.nodes)])
-        return torch.cat([betas.softmax(0) for betas in incoming])
+        """Weights of the edges of one kind of cell: [edges]; None where all are 1."""
+        return self.searcher.edge_weights(self.betas.get(kind), self.incoming)
 
     def _arrange(self, kind: str, weights: Tensor) -> CellWeights:
         by_edge = self.edge_weights(kind)

@@ -20,7 +20,7 @@ from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import read_table, write_table
 from hlrs.config.data import Source, Torchvision
 from hlrs.config.jobs import Images, RetrainJob, SearchJob, SplitJob, parse
-from hlrs.config.methods import Bilateral, Objective, PcDarts
+from hlrs.config.methods import Bilateral, Objective
 from hlrs.config.recipes import RetrainedClassifier
 from hlrs.errors import Failure, UserError
 from hlrs.longtail.mixing import coefficient
@@ -242,7 +242,7 @@ def _samplers(objective: Objective) -> int:
 
 def _alphas_step(params: SearchJob, t: float) -> bool:
     """Whether the alphas take steps at t unless stopped early: warmed up, at a learning rate above 0."""
-    if isinstance(params.searcher, PcDarts) and t < params.searcher.warm_up:
+    if t < params.searcher.warm_up:
         return False
     mixing = coefficient(params.objective.mixing, t, "") if isinstance(params.objective, Bilateral) else None
     return arch_lr.factor(params.arch_lr, t, mixing) > 0

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 
 from hlrs.artifacts.files import read_json
+from hlrs.config.methods import Darts
 from hlrs.errors import UserError
 from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import PUBLISHED, from_json
 from hlrs.nas.network import BranchedNetwork, count_multiply_adds, count_weights
 from hlrs.nas.resnet import ResNet
+from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.supernet import Supernet
 
 RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
@@ -48,7 +50,7 @@ def describe(
         if resnet is not None:
             model = ResNet(resnet, **layout)
         elif supernet:
-            model = Supernet(nodes=nodes, **layout)
+            model = Supernet(DartsSearcher(Darts()), nodes=nodes, **layout)
         else:
             model = DerivedNetwork(_genotype(network), auxiliary=auxiliary, **layout)
         facts = {

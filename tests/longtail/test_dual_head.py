@@ -13,7 +13,7 @@ from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors
 from hlrs.config.jobs import RetrainJob, SearchJob
-from hlrs.config.methods import DualHead, Plain
+from hlrs.config.methods import Darts, DualHead, Plain
 from hlrs.config.params import Params
 from hlrs.config.recipes import Sgd
 from hlrs.data.augment import Batch
@@ -23,6 +23,7 @@ from hlrs.nas import bilevel
 from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import initialize
+from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.pipeline.plan import plan
 from hlrs.stages import evaluate, extract, retrain, search, split
@@ -38,7 +39,7 @@ LAYOUT = {"in_channels": 1, "classes": 3, "channels": 2, "cells": 3}
 @pytest.fixture
 def supernet():
     draw = torch.Generator().manual_seed(5)
-    network = Supernet(nodes=1, **LAYOUT, **demands_of(SPEC).layout()).double()
+    network = Supernet(DartsSearcher(Darts()), nodes=1, **LAYOUT, **demands_of(SPEC).layout()).double()
     initialize(network, draw)
     initialize_alphas(network, draw, scale=0.5)
     return network

@@ -5,8 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hlrs.config.methods import Darts, PcDarts
 from hlrs.nas.bilevel import first_order, frozen, moved, second_order
 from hlrs.nas.network import initialize
+from hlrs.nas.searchers.darts import DartsSearcher
+from hlrs.nas.searchers.pc_darts import PcDartsSearcher
 from hlrs.nas.supernet import Supernet, initialize_alphas
 
 
@@ -35,9 +38,11 @@ def exact_hypergradient(model, alphas, weights, train, validation, step, lr):
     return torch.autograd.grad(loss, alphas)
 
 
-def supernet_problem(**options):
+def supernet_problem(portion=1, **options):
     draw = torch.Generator().manual_seed(5)
-    model = Supernet(nodes=2, in_channels=1, classes=3, channels=2, cells=3, **options).to(torch.float64)
+    searcher = PcDartsSearcher(PcDarts(portion=portion)) if portion > 1 else DartsSearcher(Darts())
+    model = Supernet(searcher, nodes=2, in_channels=1, classes=3, channels=2, cells=3, **options)
+    model = model.to(torch.float64)
     initialize(model, draw)
     initialize_alphas(model, draw, scale=0.5)
     batches = [

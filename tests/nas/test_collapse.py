@@ -11,10 +11,12 @@ from torch.nn import functional as F
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
 from hlrs.config.jobs import SearchJob
+from hlrs.config.methods import PcDarts
 from hlrs.config.params import Params
 from hlrs.config.recipes import Collapse, Search
 from hlrs.data.images import generator
-from hlrs.nas.collapse import Watch, dominant_eigenvalue, epochs_back, has_sharpened
+from hlrs.nas.collapse import EarlyStopping, dominant_eigenvalue, epochs_back, has_sharpened
+from hlrs.nas.searchers.pc_darts import PcDartsSearcher
 from hlrs.pipeline.plan import plan
 from hlrs.stages import extract, search, split
 from hlrs.stages.images import SplitImages
@@ -32,14 +34,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def watch(**changes) -> Watch:
-    """A watch that was asked for as in the params."""
-    return Watch(torch.ones(3), **Collapse(**changes).model_dump())
+def make_stopping(**changes) -> EarlyStopping:
+    """Early stopping as in the params."""
+    return EarlyStopping(Collapse(**changes), torch.ones(3))
 
 
-def estimate(watch, loss, alphas, weights):
-    """What a watch says of a loss's sharpness."""
-    return watch.estimate(lambda start: watch.sharpness(loss(), alphas, weights, start))
+def estimate(stopping, loss, alphas, weights):
+    """Estimate a loss's sharpness."""
+    return stopping.estimate(lambda start: stopping.iterate(loss(), alphas, weights, start))
 
 
 def power_iteration(*problem):
@@ -73,7 +75,9 @@ def test_a_flat_loss_has_eigenvalue_0_and_keeps_its_direction():
     assert vector.tolist() == pytest.approx([0.6, 0.8])
 
 
-@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"portion": 2, "edge_normalization": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"recompute": True}, {"searcher": PcDartsSearcher(PcDarts(portion=2))}]
+)
 def test_it_is_the_dominant_eigenvalue_of_a_supernets_hessian(options):
     supernet = small_supernet(1, torch.float64, **options)
     draw = torch.Generator().manual_seed(3)
@@ -81,7 +85,7 @@ def test_it_is_the_dominant_eigenvalue_of_a_supernets_hessian(options):
     labels = torch.randint(0, 3, (4,), generator=draw)
     architecture = list(supernet.architecture().values())
     sizes = [p.numel() for p in architecture]
-    assert sum(sizes) == (36 if "portion" in options else 32)
+    assert sum(sizes) == (36 if "searcher" in options else 32)
 
     def loss() -> torch.Tensor:
         return F.cross_entropy(supernet(images), labels)
@@ -111,8 +115,8 @@ def test_it_is_the_dominant_eigenvalue_of_a_supernets_hessian(options):
     found, vector = power_iteration(loss(), architecture, start, 30)
     assert found == pytest.approx(dominant, rel=1e-4)
     # a warm start knows it at once; and as a search asks, with the weights frozen meanwhile
-    watch = Watch(vector, power_iterations=1, stop="never", skips=2, window=5, ratio=0.75)
-    again = estimate(watch, loss, architecture, supernet.weights())
+    stopping = EarlyStopping(Collapse(power_iterations=1), vector)
+    again = estimate(stopping, loss, architecture, supernet.weights())
     assert again == pytest.approx(dominant, rel=1e-4)
 
 
@@ -143,14 +147,14 @@ def test_the_architecture_is_that_from_the_middle_of_the_window_before_the_growt
 
 
 def test_each_kind_of_stop():
-    never = watch()
-    assert [never.judge(10.0**e, 9) for e in range(20)] == [0] * 20
+    never = make_stopping()
+    assert [never.update(10.0**e, 9) for e in range(20)] == [0] * 20
     assert not never.stopped
-    by_skips = watch(stop="skips", skips=3)
+    by_skips = make_stopping(stop="skips", skips=3)
     for skips, stopped in ((0, False), (2, False), (3, True)):
-        assert (by_skips.judge(1.0, skips), by_skips.stopped) == (0, stopped)
-    by_eigenvalue = watch(stop="eigenvalue", window=1, ratio=0.5)
-    assert [(by_eigenvalue.judge(e, 9), by_eigenvalue.stopped) for e in (1.0, 2.0, None, 4.5)] == [
+        assert (by_skips.update(1.0, skips), by_skips.stopped) == (0, stopped)
+    by_eigenvalue = make_stopping(stop="eigenvalue", window=1, ratio=0.5)
+    assert [(by_eigenvalue.update(e, 9), by_eigenvalue.stopped) for e in (1.0, 2.0, None, 4.5)] == [
         (0, False),
         (0, False),
         (0, False),
@@ -162,12 +166,12 @@ def test_a_watch_without_iterations_looks_at_nothing():
     def untouched(start):
         raise AssertionError
 
-    assert watch(power_iterations=0).estimate(untouched) is None
+    assert make_stopping(power_iterations=0).estimate(untouched) is None
 
 
 def test_no_vector_is_lost_to_a_loss_that_is_not_finite():
     x = nn.Parameter(torch.ones(3))
-    sharp = watch()
+    sharp = make_stopping()
     assert estimate(sharp, lambda: (x * float("inf")).sum() ** 2, [x], []) is None
     assert sharp.vector.isfinite().all()
     assert estimate(sharp, lambda: (x[0] ** 2).sum(), [x], []) == pytest.approx(2)

@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hlrs.config.methods import Darts
+from hlrs.config.recipes import Collapse
 from hlrs.nas import bilevel
-from hlrs.nas.collapse import Watch
+from hlrs.nas.collapse import EarlyStopping
 from hlrs.nas.network import initialize
 from hlrs.nas.ops import triton_available, triton_pointwise, triton_pooling, triton_separable
 from hlrs.nas.ops.triton_available import takes_kernels
+from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.supernet import OutEdges, Supernet, initialize_alphas
 
 SHAPES = {
@@ -243,20 +246,20 @@ def test_derivatives_of_out_edges_are_the_same_with_kernels(monkeypatch, sources
 
 def test_the_sharpness_of_a_supernet_is_the_same_with_kernels(monkeypatch):
     """Cells of a kind share weights, and edges read the states that other edges write."""
-    supernet = Supernet(nodes=1, in_channels=1, classes=3, channels=2, cells=3)
+    supernet = Supernet(DartsSearcher(Darts()), nodes=1, in_channels=1, classes=3, channels=2, cells=3)
     initialize(supernet, torch.Generator().manual_seed(0))
     initialize_alphas(supernet, torch.Generator().manual_seed(1))
     alphas, weights = list(supernet.alphas.values()), supernet.weights()
     for parameter in alphas:
         parameter.data *= 1000  # of deviation 1
     start = torch.randn(sum(parameter.numel() for parameter in alphas), generator=seeded())
-    watch = Watch(start, 1, "never", 2, 5, 0.75)
+    stopping = EarlyStopping(Collapse(power_iterations=1), start)
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 
     def sharpness():
         calls.clear()
         loss = F.cross_entropy(supernet(images), torch.tensor([0, 1, 2, 0]))
-        return watch.sharpness(loss, alphas, weights, start)
+        return stopping.iterate(loss, alphas, weights, start)
 
     calls = []
     plain = OutEdges._plain_convolutions

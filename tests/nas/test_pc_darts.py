@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hlrs.config.methods import Darts, PcDarts
 from hlrs.nas.genotype import edges
+from hlrs.nas.searchers.darts import DartsSearcher
+from hlrs.nas.searchers.pc_darts import PcDartsSearcher
 from hlrs.nas.supernet import Divide, OutEdges, SearchCell, Shuffle, Supernet
 from tests.nas.test_supernet import bn, conv, relative, small_supernet
 
@@ -85,8 +88,8 @@ def plain_forward(supernet: Supernet, images: Tensor) -> Tensor:
 
 
 def pc_supernet(nodes: int = 3, portion: int = 2, normalized: bool = True, **layout) -> Supernet:
-    options = {"portion": portion, "edge_normalization": normalized}
-    return small_supernet(nodes, torch.float64, **options, **{"channels": 4} | layout)
+    searcher = PcDartsSearcher(PcDarts(portion=portion, edge_normalization=normalized))
+    return small_supernet(nodes, torch.float64, searcher=searcher, **{"channels": 4} | layout)
 
 
 @pytest.mark.parametrize("normalized", [True, False])
@@ -166,10 +169,10 @@ def test_channels_are_divided_and_shuffled_by_their_number():
 def test_weights_are_fewer_by_the_portion_and_its_square():
     # separable convolutions: depthwise weights / portion, 1×1 weights / portion²; counted for one normal cell
     counts = {}
-    for portion in (1, 4):
-        supernet = Supernet(nodes=4, portion=portion, in_channels=3, classes=10, channels=16, cells=8)
+    for searcher in (DartsSearcher(Darts()), PcDartsSearcher(PcDarts(portion=4))):
+        supernet = Supernet(searcher, nodes=4, in_channels=3, classes=10, channels=16, cells=8)
         cell = supernet.shared[0]
-        counts[portion] = sum(p.numel() for out in cell.out_edges for p in out.parameters())
+        counts[searcher.portion] = sum(p.numel() for out in cell.out_edges for p in out.parameters())
     c = {1: 16, 4: 4}
     for portion, count in counts.items():
         by_edge = (

@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hlrs.config.methods import Darts
 from hlrs.nas import bilevel
 from hlrs.nas.genotype import PRIMITIVES, edges
 from hlrs.nas.network import count_weights, initialize
 from hlrs.nas.operations import make_operation, reads_rectified
+from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.supernet import BatchNorm, OutEdges, SearchCell, SeparableConv, Supernet, initialize_alphas
 from hlrs.training.optim import optimizer_step
 
@@ -84,9 +86,10 @@ def plain_cell(cell: SearchCell, before: Tensor, previous: Tensor, weights: Tens
     return torch.cat(states[2:], 1)
 
 
-def small_supernet(nodes: int, dtype: torch.dtype, seed: int = 0, **layout) -> Supernet:
+def small_supernet(nodes: int, dtype: torch.dtype, seed: int = 0, searcher=None, **layout) -> Supernet:
     draw = torch.Generator().manual_seed(seed)
-    supernet = Supernet(nodes=nodes, **{"in_channels": 2, "classes": 3, "channels": 4, "cells": 3} | layout)
+    layout = {"in_channels": 2, "classes": 3, "channels": 4, "cells": 3} | layout
+    supernet = Supernet(searcher or DartsSearcher(Darts()), nodes=nodes, **layout)
     supernet = supernet.to(dtype)
     initialize(supernet, draw)
     initialize_alphas(supernet, draw, scale=1.0)
@@ -147,7 +150,7 @@ def test_odd_images_pass(size):
 def test_number_of_weights_is_that_of_the_authors_code():
     # "param size = 1.930618MB" in the logs of DARTS's train_search.py (16 channels, 8 cells, CIFAR-10)
     with torch.device("meta"):
-        supernet = Supernet(nodes=4, in_channels=3, classes=10, channels=16, cells=8)
+        supernet = Supernet(DartsSearcher(Darts()), nodes=4, in_channels=3, classes=10, channels=16, cells=8)
     assert count_weights(supernet) == 1_930_618
     assert [a.shape for a in supernet.alphas.values()] == [(14, 8), (14, 8)]
 
@@ -290,7 +293,7 @@ class Count(TorchDispatchMode):
 
 
 def test_operators_of_a_search_step():
-    supernet = Supernet(nodes=4, in_channels=3, classes=10, channels=16, cells=8)
+    supernet = Supernet(DartsSearcher(Darts()), nodes=4, in_channels=3, classes=10, channels=16, cells=8)
     alphas, weights = list(supernet.alphas.values()), supernet.weights()
     adam = torch.optim.Adam(alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=True)
     sgd = torch.optim.SGD(weights, 0.025, 0.9, weight_decay=3e-4, fused=True)

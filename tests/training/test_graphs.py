@@ -183,7 +183,7 @@ def test_a_search_captures_again_when_its_alphas_stop(workspace, stood_in):
     task = stood_in(search_task(by_stage({})["search"]))
     task.begin(0)
     moving = task.compute
-    task.watch.stopped = True
+    task.early_stopping.stopped = True
     task.begin(1)
     assert task.compute is not moving
 

@@ -1,0 +1,55 @@
+"""The interface of a searcher: what differs between differentiable searches that share one supernet."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Searcher(ABC):
+    """What a search decides within the alternating descent of weights and architecture.
+
+    `order` of the architecture's gradient, 1 or 2 (nas/bilevel.py); the supernet searches on one channel in
+    `portion`, and has betas with `edge_normalization`; the architecture rests before progress `warm_up`.
+    """
+
+    def __init__(self, *, order: int, portion: int, edge_normalization: bool, warm_up: float) -> None:
+        self.order, self.portion, self.edge_normalization = order, portion, edge_normalization
+        self.warm_up = warm_up
+
+    def rests(self, t: float) -> bool:
+        """Whether the architecture takes no steps at progress t."""
+        return t < self.warm_up
+
+    @abstractmethod
+    def draw(
+        self, shape: Sequence[int], generator: torch.Generator, epoch: int, epochs: int
+    ) -> Tensor | None:
+        """Draw what a step's forward passes share, on the CPU; None where nothing is drawn.
+
+        shape: [kinds of cell, edges, operations], that of the alphas. The result's first dimension is the
+        kinds of cell. It must hold everything that varies from step to step or from epoch to epoch, since a
+        captured step reads its inputs alone (training/cuda_graphs.py).
+        """
+
+    @abstractmethod
+    def operation_weights(self, alphas: Tensor, drawn: Tensor | None) -> Tensor:
+        """Weights of the operations, float [edges, operations], of one kind of cell.
+
+        From its alphas, of that shape, and its part of the draw.
+        """
+
+    @abstractmethod
+    def edge_weights(self, betas: Tensor | None, incoming: Sequence[int]) -> Tensor | None:
+        """Weights of the edges, float [edges], of one kind of cell; None: all are 1.
+
+        From its betas, float [edges], None without edge normalization; `incoming` counts each node's edges.
+        """
+
+    @abstractmethod
+    def penalty(self, architecture: Mapping[str, Tensor]) -> Tensor | None:
+        """The term, a scalar, that is added to the loss on the architecture's images; None: nothing is.
+
+        From the alphas and betas by name (`Supernet.architecture`).
+        """
