@@ -1,7 +1,7 @@
 """The whole of params.yaml: the matrix, consistency across sections, reading the file."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML

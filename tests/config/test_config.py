@@ -160,7 +160,7 @@ MISTAKES = {  # name: (old, new, what the message starts with, what else it says
         "    searcher: {kind: darts, order: 1}\n",
         "",
         "methods.darts.searcher: is missing",
-        "kinds: darts, pc_darts, random, fixed, resnet",
+        "kinds: darts, pc_darts, gdas, random, fixed, resnet",
     ),
     "data set without source": (
         "    source: {kind: digits}\n",

@@ -284,13 +284,17 @@ def test_epochs_in_which_the_alphas_rest_do_not_count(workspace):
     assert not np.array_equal(alphas[2], alphas[3])
 
 
+LATE = {"kind": "pc_darts", "portion": 2, "warm_up": 0.1}
+
+
 class Killed(Exception):
     """The end of a process."""
 
 
-@pytest.mark.parametrize("objective", ["plain", "bilateral"])
-def test_a_run_that_is_killed_each_epoch_gives_the_same_bytes(workspace, objective, monkeypatch):
-    searcher = {"kind": "pc_darts", "portion": 2, "warm_up": 0.1}
+@pytest.mark.parametrize(
+    ("searcher", "objective"), [(LATE, "plain"), (LATE, "bilateral"), ({"kind": "gdas"}, "bilateral")]
+)
+def test_a_run_that_is_killed_each_epoch_gives_the_same_bytes(workspace, searcher, objective, monkeypatch):
     by_stage = make(searcher=searcher, objective=objective, epochs=6, collapse=RISING)
     split.run(by_stage["split"])
     job = by_stage["search"]

@@ -22,6 +22,7 @@ DEFERRED = {"kind": "plain", "loss": {"kind": "ldam", "at": 0.5}}  # re-weightin
 WEIGHTED = {"kind": "plain", "loss": {"kind": "class_balanced", "at": 0.5}}  # likewise
 UNROLLED = {"kind": "darts", "order": 2}
 LATE = {"kind": "pc_darts", "portion": 2, "warm_up": 0.5}
+GDAS = {"kind": "gdas"}
 METHODS = {
     "plain": {},
     "bilateral": {"objective": BILATERAL},
@@ -31,6 +32,7 @@ METHODS = {
     "unrolled": {"searcher": UNROLLED},
     "PC-DARTS": {"searcher": LATE | {"warm_up": 0.0}},
     "PC-DARTS after a while": {"searcher": LATE},
+    "GDAS": {"searcher": GDAS},
 }
 CLASSIFIER = {"classifier": {"kind": "retrained", "epochs": 2}}
 RECIPES = {
@@ -100,25 +102,32 @@ def assert_same(a, b):
 
 
 class StandIn:
-    """Replays by computing with the task's numbers at capture, and overwrites the outputs of other graphs."""
+    """Replays by computing with the numbers at capture, a searcher's too, and overwrites other outputs."""
 
     outputs: ClassVar[list] = []
 
     def __init__(self, step):
-        self.step, self.task = step, step.compute.__self__
+        self.step, task = step, step.compute.__self__
+        self.owners = [task, *([task.searcher] if hasattr(task, "searcher") else [])]
         self.numbers = self._numbers()
 
     def _numbers(self):
-        constants = (int, float, retrain.Phase)
-        return {name: value for name, value in vars(self.task).items() if isinstance(value, constants)}
+        captured = (int, float, retrain.Phase)
+        return [
+            {name: v for name, v in vars(owner).items() if isinstance(v, captured)} for owner in self.owners
+        ]
+
+    def _set(self, numbers):
+        for owner, own in zip(self.owners, numbers, strict=True):
+            vars(owner).update(own)
 
     def replay(self):
         for output in self.outputs:  # as if their memory were reused
             output.fill_(float("nan"))
         now = self._numbers()
-        vars(self.task).update(self.numbers)
+        self._set(self.numbers)
         self.step.output = self.step.compute(*self.step.inputs)
-        vars(self.task).update(now)
+        self._set(now)
         self.outputs.append(self.step.output)
 
 
@@ -138,8 +147,10 @@ def stood_in(monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("method", ["mixed at random", "deferred", "unrolled", "PC-DARTS after a while"])
-def test_no_captured_step_of_a_search_is_stale(workspace, stood_in, method):
+@pytest.mark.parametrize(
+    "method", ["mixed at random", "deferred", "unrolled", "PC-DARTS after a while", "GDAS"]
+)
+def test_no_recorded_step_of_a_search_is_out_of_date(workspace, stood_in, method):
     job = by_stage(METHODS[method])["search"]
     task = stood_in(search_task(job))
     assert_same(trained(task, steps=3), trained(eager(search_task(job)), steps=3))
@@ -171,6 +182,7 @@ def recaptured(task, epochs):
         ({"objective": DEFERRED}, [2]),
         ({"searcher": UNROLLED}, [1, 2, 3]),  # in w′ = w − lr · ..., lr is a number
         ({"searcher": LATE}, [2]),
+        ({"searcher": GDAS}, []),  # the temperature is an input
         ({"searcher": LATE | {"order": 2}}, [2, 3]),  # no step of the alphas, no lr
     ],
 )  # fmt: skip
@@ -186,6 +198,34 @@ def test_a_search_captures_again_when_its_alphas_stop(workspace, stood_in):
     task.early_stopping.stopped = True
     task.begin(1)
     assert task.compute is not moving
+
+
+def test_a_captured_step_sees_new_noise_and_a_new_temperature(workspace, stood_in):
+    task = stood_in(search_task(by_stage({"searcher": GDAS})["search"]))
+    seen = []  # (whether it was captured; noise and temperature) of each step
+    for epoch in range(2):
+        task.begin(epoch)
+        for step in range(3):
+            task.step(step)
+            graph, (_, for_weights, for_alphas, *_) = task.compute.graph, task.compute.inputs
+            assert task.supernet.drawn is for_weights  # what the step read last is its own memory
+            seen += [(graph, drawn.clone()) for drawn in (for_weights, for_alphas)]
+    assert len({id(graph) for graph, _ in seen[2:]}) == 1
+    noise = {tuple(drawn[:, 0].flatten().tolist()) for _, drawn in seen}
+    assert len(noise) == 12  # of 2 epochs, 3 steps, weights and alphas
+    temperatures = [drawn[:, 1].unique().tolist() for _, drawn in seen]
+    assert temperatures == [[10.0]] * 6 + [[pytest.approx(5.05)]] * 6  # 3 epochs from 10 to 0.1
+
+
+def test_what_is_drawn_depends_on_seed_purpose_epoch_and_step_alone(workspace):
+    job = by_stage({"searcher": GDAS})["search"]
+    one, other = search_task(job), search_task(job)
+    one.begin(0)
+    one.step(0)
+    for task in (one, other):
+        task.begin(1)
+    assert torch.equal(one._draw("weights", 2), other._draw("weights", 2))
+    assert not torch.equal(one._draw("weights", 2), one._draw("alphas", 2))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""The contract of all searchers."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from hlrs.config.methods import Searcher as SearcherSpec
+from hlrs.config.methods import SupernetSearcher
+from hlrs.nas.searchers.table import SEARCHERS
+from hlrs.nas.supernet import Supernet
+
+SPECS = get_args(SupernetSearcher)
+EPOCHS = 4
+
+
+def make(spec):
+    return SEARCHERS[spec](spec())
+
+
+def test_every_kind_says_whether_it_trains_a_supernet_and_those_that_do_have_a_searcher():
+    union = get_args(SearcherSpec)[0]
+    assert {spec for spec in get_args(union) if vars(spec)["searches"]} == set(SPECS) == SEARCHERS.keys()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_searcher_does_what_its_spec_tells_the_plan(spec):
+    searcher = make(spec)
+    assert searcher.portion == spec().portion
+    assert [searcher.rests(t) for t in (0.0, 0.2999, 0.5, 0.99)] == [
+        t < spec().warm_up for t in (0.0, 0.2999, 0.5, 0.99)
+    ]
+    assert searcher.order == 1
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_weights_are_distributions_and_draws_follow_their_generator(spec):
+    searcher = make(spec)
+    supernet = Supernet(searcher, nodes=2, in_channels=1, classes=3, channels=4, cells=3)
+    drawn = [
+        searcher.draw(supernet.shape, torch.Generator().manual_seed(seed), 1, EPOCHS) for seed in (0, 0, 1)
+    ]
+    if drawn[0] is not None:
+        assert len(drawn[0]) == len(supernet.alphas)
+        assert torch.equal(drawn[0], drawn[1])
+        assert not torch.equal(drawn[0], drawn[2])
+    alphas = torch.randn(5, 8, generator=torch.Generator().manual_seed(2))
+    weights = searcher.operation_weights(alphas, None if drawn[0] is None else drawn[0][0])
+    assert weights.shape == (5, 8)
+    assert (weights >= 0).all()
+    assert weights.sum(1).tolist() == pytest.approx([1.0] * 5)
+    betas = torch.zeros(5) if searcher.edge_normalization else None
+    by_edge = searcher.edge_weights(betas, supernet.incoming)
+    assert by_edge is None or by_edge.tolist() == pytest.approx([1 / 2] * 2 + [1 / 3] * 3)
+    assert (len(supernet.betas) > 0) == searcher.edge_normalization
+    assert searcher.penalty(supernet.architecture()) is None
