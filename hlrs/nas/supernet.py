@@ -1,19 +1,18 @@
-"""The supernet: every edge is the mixture of all primitives, weighted by softmax(alpha) (DARTS, §2.2).
+"""The supernet: every edge is a mixture of all operations, with weights from a searcher (DARTS, §2.2).
 
 All edges that leave a cell's two inputs, or one node, are computed together (`OutEdges`), since they read the
 same map: one depthwise convolution of that map, repeated for every edge, one grouped 1×1 convolution, pooling
-and its batch norm once. The batch norms have no affine part, so an edge's weight is passed as their scale and
-its gradient comes out of theirs. Maps are channels-last, and 2-dilated convolutions are done by phases
-(primitives.py).
+and its batch norm once. The batch norms have no affine part: an edge's weight is passed as their scale, and
+its gradient is that of the scale. Maps are channels-last, and 2-dilated convolutions are computed by phases
+(ops/layouts.py).
 
-With a `portion` above 1, one channel in so many is searched on (PC-DARTS, Xu et al. 2020, §3.2), the others
-pass by the primitives, and both are shuffled into each other. Edge weights (§3.3) scale those of the
-primitives.
+With a `portion` above 1, the operations see one channel in so many (PC-DARTS, Xu et al. 2020, §3.2); the
+others bypass them, and both are shuffled together. Edge weights (§3.3) scale those of the operations.
 
-The plain cells that pin these, an edge and a primitive at a time, are in tests/test_supernet.py and
-tests/test_pc_darts.py, and docs/benchmarks.md says what is gained.
+tests/nas/test_supernet.py and tests/nas/test_pc_darts.py compare this with plain cells that compute one edge
+and one operation at a time; docs/benchmarks.md has the gain.
 
-Batch norms use the batch's statistics always: a supernet is never evaluated by itself, and the alphas' steps
+Batch norms always use the batch's statistics: a supernet is never evaluated on its own, and the alphas' steps
 (with their trial weights) leave no trace in it.
 """
 
@@ -40,7 +39,7 @@ LINEAR, SKIP, CONVOLUTIONS = slice(1, 4), 3, slice(4, 8)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over the batch's statistics, without affine part."""
+    """Batch norm by the batch's statistics, without affine part."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -50,16 +49,16 @@ class BatchNorm(nn.Module):
 
 
 class CellWeights(NamedTuple):
-    """Softmax weights of a cell's edges, arranged as its `OutEdges` want them, one after the other."""
+    """Weights of a cell's edges, arranged as its `OutEdges` read them, in their order."""
 
-    linear: list[Tensor]  # [edge, primitive · source] of the primitives without weights of their own
-    convolutions: Tensor  # [primitive, all edges]
+    linear: list[Tensor]  # [edge, operation · source] of the operations without parameters
+    convolutions: Tensor  # [operation, all edges]
     skip: Tensor | None  # [source · edge], where the inputs' skip is a factorized reduction
-    passing: list[Tensor | None]  # [edge, source] of the channels that are not searched on; None: all are
+    passing: list[Tensor | None]  # [edge, source] of the channels that bypass the operations; None: none do
 
 
 class SeparableConv(nn.Module):
-    """Weights of one or two depthwise convolutions, each with a grouped 1×1 convolution behind it."""
+    """Weights of one or two depthwise convolutions, each followed by a grouped 1×1 convolution."""
 
     def __init__(self, groups: int, channels: int, kernel: int, *strides: int) -> None:
         super().__init__()
@@ -70,7 +69,7 @@ class SeparableConv(nn.Module):
         self.pointwise = nn.ModuleList(nn.Conv2d(wide, wide, 1, groups=groups, bias=False) for _ in strides)
 
     def weights(self) -> list[Tensor]:
-        """Depthwise and 1×1 weights, one stage after the other."""
+        """Depthwise and 1×1 weights in the order of the stages."""
         convolutions = itertools.chain(*zip(self.depthwise, self.pointwise, strict=True))
         return [convolution.weight for convolution in convolutions]  # type: ignore[misc]
 
@@ -79,10 +78,10 @@ class SeparableConv(nn.Module):
 
 
 class OutEdges(nn.Module):
-    """All edges from some states (a cell's two inputs, or one node) to the nodes behind them.
+    """All edges from some states (a cell's two inputs, or one node) to the nodes after them.
 
     Their maps lie side by side: channel = (source · edges + edge) · channels + c, where `channels` counts
-    those that are searched on: one in `portion` of each source's.
+    those the operations see: one in `portion` of each source's.
     """
 
     over_edges: Tensor
@@ -93,7 +92,7 @@ class OutEdges(nn.Module):
         self.sources, self.edges, self.channels, self.stride = sources, edges, channels, stride
         groups = sources * edges
         self.sep3, self.sep5 = (SeparableConv(groups, channels, kernel, stride, 1) for kernel in (3, 5))
-        # at stride 2 a 2-dilated convolution reads the even rows and columns, and those as an undilated one
+        # at stride 2, a 2-dilated convolution is an undilated one of the even rows and columns
         self.dil3, self.dil5 = (SeparableConv(groups, channels, kernel, 1) for kernel in (3, 5))
         if stride == 2:
             halves = sources * channels, groups * channels // 2
@@ -112,21 +111,22 @@ class OutEdges(nn.Module):
     ) -> Tensor:
         """Mixtures, summed over the sources: [batch, edge · portion · channels, height, width].
 
-        x [batch, source · portion · channels, height, width]; weights of the primitives without weights of
-        their own [edge, primitive · source], of the convolutions and of a reducing skip [4 and none,
-        source · edge · channels], of the channels that pass by [edge, source], None where there are none.
+        x [batch, source · portion · channels, height, width]. Weights: `linear` of the operations without
+        parameters [edge, operation · source], `scales` of the convolutions [4, source · edge · channels],
+        `skip` of a factorized reduction [source · edge · channels], `passing` of the bypassing channels
+        [edge, source]; None where there are none.
         """
         if passing is None:
             return self._search(x, linear, scales, skip)
         searched, rest = Divide.apply(x, self.sources, self.portion)
         mixed = self._search(searched, linear, scales, skip)
-        if self.stride == 2:  # maps of odd size are halved as by the primitives
+        if self.stride == 2:  # rounds odd sizes up, as the operations do
             rest = F.max_pool2d(rest, 2, 2, ceil_mode=True)
         return Shuffle.apply(mixed, Mix.apply(passing, rest), self.edges)  # type: ignore[no-any-return]
 
     def _search(self, x: Tensor, linear: Tensor, scales: Tensor, skip: Tensor | None) -> Tensor:
-        """The mixtures of all primitives."""
-        rectified = F.threshold(x, 0, 0)  # a ReLU that keeps its input for the backward pass, as the pools do
+        """Mix all operations."""
+        rectified = F.threshold(x, 0, 0)  # a ReLU that saves its input for the backward pass, as the pools do
         mixed = self._convolutions(rectified, scales)
         if skip is not None:
             mixed += self._over_sources(self._skip(rectified, skip))
@@ -134,7 +134,7 @@ class OutEdges(nn.Module):
         return mixed
 
     def _convolutions(self, rectified: Tensor, scales: Tensor) -> Tensor:
-        """The four convolutions, batch norms times scales, summed over the sources."""
+        """The four convolutions, each batch norm times its scale, summed over the sources."""
         if not takes_kernels(rectified, self.edges):
             return self._plain_convolutions(rectified, scales)
         from hlrs.nas.ops.triton_separable import Mixture  # Triton takes its time to import
@@ -145,7 +145,7 @@ class OutEdges(nn.Module):
         return Mixture.apply(self._plain_convolutions, rectified, scales, *geometry, *weights)  # type: ignore[no-any-return]
 
     def _plain_convolutions(self, rectified: Tensor, scales: Tensor) -> Tensor:
-        """One primitive after the other."""
+        """One operation at a time."""
         repeated = self._repeat(rectified)
         sep3, sep5, dil3, dil5 = scales.unbind()
         mixed = self.sep3(repeated, sep3)
@@ -166,7 +166,7 @@ class OutEdges(nn.Module):
         return from_phases(mixed) if phased else mixed
 
     def _linear(self, x: Tensor, weights: Tensor) -> Tensor:
-        """The primitives without weights of their own give the same maps for all edges."""
+        """The operations without parameters, whose maps are the same for all edges."""
         if not takes_kernels(x, max(2, self.edges)):  # both pools' maps are one
             return self._plain_linear(x, weights)
         from hlrs.nas.ops.triton_pooling import Pooled  # Triton takes its time to import
@@ -174,7 +174,7 @@ class OutEdges(nn.Module):
         return Pooled.apply(self._plain_linear, x, weights, self.sources, self.stride)  # type: ignore[no-any-return]
 
     def _plain_linear(self, x: Tensor, weights: Tensor) -> Tensor:
-        """One primitive after the other."""
+        """One operation at a time."""
         maps = [
             batch_norm(F.max_pool2d(x, 3, self.stride, 1)),
             batch_norm(F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)),
@@ -183,7 +183,7 @@ class OutEdges(nn.Module):
         return Mix.apply(weights, *maps)  # type: ignore[no-any-return]
 
     def _skip(self, rectified: Tensor, scale: Tensor) -> Tensor:
-        """The factorized reductions."""
+        """Factorized reductions."""
         halves = [self.skip_even(every_second(rectified)), self.skip_odd(every_second(rectified, 1))]
         groups = self.sources * self.edges
         joined = torch.cat([half.unflatten(1, (groups, -1)) for half in halves], 2).flatten(1, 2)
@@ -194,10 +194,10 @@ class OutEdges(nn.Module):
 
 
 class Repeat(torch.autograd.Function):
-    """Every source's channels once for each edge: [n, s · c, h, w] to [n, s · e · c, h, w].
+    """Repeats every source's channels for each edge: [n, s · c, h, w] to [n, s · e · c, h, w].
 
-    The gradient is a sum over the edges, which on a CPU a 1×1 convolution by `over_edges`
-    [s · c, e · c, 1, 1], ones where the channels agree, does faster than a reduction.
+    The gradient is a sum over the edges. On a CPU, a 1×1 convolution by `over_edges` [s · c, e · c, 1, 1],
+    ones where the channels agree, is faster than a reduction.
     """
 
     @staticmethod
@@ -257,7 +257,7 @@ def _rows(maps: Sequence[Tensor], count: int) -> Tensor:
 
 
 class Divide(torch.autograd.Function):
-    """The first of `portion` parts of every source's channels, and all other parts.
+    """Splits off the first of `portion` parts of every source's channels.
 
     x [n, s · p · c, h, w] to [n, s · c, h, w] and [n, s · (p − 1) · c, h, w], all channels-last.
     """
@@ -276,7 +276,7 @@ class Divide(torch.autograd.Function):
 
 
 class Shuffle(torch.autograd.Function):
-    """Each edge's searched channels and those that passed by, shuffled into each other.
+    """Shuffles each edge's searched channels and those that bypassed the operations together.
 
     Maps [n, e · c, h, w] and [n, e · (p − 1) · c, h, w] to [n, e · p · c, h, w], all channels-last. Channel k
     of an edge's part q (0: searched) becomes the edge's channel k · p + q (the authors' channel_shuffle).
@@ -288,7 +288,7 @@ class Shuffle(torch.autograd.Function):
         parts = [_by_pixel(x).unflatten(3, (edges, -1, ctx.channels)) for x in (mixed, passed)]
         n, _, h, w = mixed.shape
         channels = mixed.shape[1] + passed.shape[1]
-        # written into a map, not seen as one: what is a view may not be added to in place
+        # written into a new map: a view may not be added to in place
         joined = torch.empty(
             (n, channels, h, w), dtype=mixed.dtype, device=mixed.device, memory_format=torch.channels_last
         )
@@ -313,7 +313,7 @@ def _as_map(x: Tensor) -> Tensor:
 
 
 class SearchCell(Cell):
-    """A cell of `nodes` nodes, each the sum of the mixtures from all states before it; output: all nodes."""
+    """A cell whose `nodes` nodes each sum the mixtures from all states before; its output is all nodes."""
 
     def __init__(
         self,
@@ -328,7 +328,7 @@ class SearchCell(Cell):
     ) -> None:
         super().__init__(before, previous, channels, after_reduction, BatchNorm)
         self.kind, self.channels, self.recompute = "reduce" if reduction else "normal", channels, recompute
-        # the two inputs feed all nodes, the first node all but itself, and so on
+        # the two inputs feed all nodes, the first node all others, and so on
         inputs = OutEdges(2, nodes, channels, 2 if reduction else 1, portion)
         behind = range(nodes - 1, 0, -1)
         self.out_edges = nn.ModuleList([inputs, *(OutEdges(1, n, channels, 1, portion) for n in behind)])
@@ -336,7 +336,7 @@ class SearchCell(Cell):
         self.widths = [2 * nodes * self.searched, *(n * self.searched for n in behind)]
 
     def forward(self, before: Tensor, previous: Tensor, weights: dict[str, CellWeights]) -> Tensor:
-        """weights: those of each kind of cell."""
+        """Output of the cell, given the weights by kind of cell."""
         own = weights[self.kind]
         if self.recompute and torch.is_grad_enabled():
             recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
@@ -358,9 +358,9 @@ class SearchCell(Cell):
         return Join.apply(*nodes, sums)  # type: ignore[no-any-return]
 
     def _per_channel(self, weights: Tensor) -> Tensor:
-        """[rows, edges] to [rows, edges · channels that are searched on], contiguous.
+        """[rows, edges] to [rows, edges · searched channels], contiguous.
 
-        PyTorch's batch norm takes scales of another layout, and returns wrong gradients.
+        PyTorch's batch norm accepts scales of another layout, but returns wrong gradients for them.
         """
         return weights[..., None].expand(-1, -1, self.searched).flatten(1).contiguous()
 
@@ -431,7 +431,7 @@ class Supernet(CellNetwork):
         return {f"{name}.{kind}": p for name, group in named.items() for kind, p in group.items()}
 
     def weights(self) -> list[nn.Parameter]:
-        """All other parameters."""
+        """All parameters but the architecture's."""
         architecture = self.architecture()
         return [p for name, p in self.named_parameters() if name not in architecture]
 
@@ -441,7 +441,7 @@ def _stem_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def initialize_alphas(supernet: Supernet, generator: torch.Generator, scale: float = 1e-3) -> None:
-    """alpha, beta ~ N(0, scale²); DARTS's code uses 10⁻³, so that all primitives start alike."""
+    """Draw alphas and betas from N(0, scale²): with DARTS's 10⁻³, all operations start nearly alike."""
     with torch.no_grad():
         for parameter in supernet.architecture().values():
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))

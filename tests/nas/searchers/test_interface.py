@@ -9,6 +9,7 @@ from hlrs.config.methods import Searcher as SearcherSpec
 from hlrs.config.methods import SupernetSearcher
 from hlrs.nas.searchers.table import SEARCHERS
 from hlrs.nas.supernet import Supernet
+from tests.training.test_graphs import by_stage, search_task
 
 SPECS = get_args(SupernetSearcher)
 EPOCHS = 4
@@ -54,3 +55,20 @@ def test_weights_are_distributions_and_draws_follow_their_generator(spec):
     assert by_edge is None or by_edge.tolist() == pytest.approx([1 / 2] * 2 + [1 / 3] * 3)
     assert (len(supernet.betas) > 0) == searcher.edge_normalization
     assert searcher.penalty(supernet.architecture()) is None
+
+
+def test_a_penalty_adds_to_the_architectures_gradient_and_to_no_recorded_loss(workspace, monkeypatch):
+    job = by_stage({})["search"]
+    found = []
+    for factor in (None, 3.0):
+        task = search_task(job)
+        if factor is not None:
+            total = lambda architecture: factor * sum(p.sum() for p in architecture.values())  # noqa: E731, B023
+            monkeypatch.setattr(task.searcher, "penalty", total)
+        task.begin(0)
+        metrics = task.step(0)
+        found.append((metrics, [alphas.grad.clone() for alphas in task.alphas]))
+    (plain, gradients), (penalized, more) = found
+    assert penalized[2:4].tolist() == plain[2:4].tolist()  # loss and accuracy on the alphas' images
+    for before, after in zip(gradients, more, strict=True):
+        assert torch.allclose(after - before, torch.full_like(before, 3.0), atol=1e-5)
