@@ -291,9 +291,7 @@ class Killed(Exception):
     """The end of a process."""
 
 
-@pytest.mark.parametrize(
-    ("searcher", "objective"), [(LATE, "plain"), (LATE, "bilateral"), ({"kind": "gdas"}, "bilateral")]
-)
+@pytest.mark.parametrize(("searcher", "objective"), [(LATE, "plain"), ({"kind": "gdas"}, "bilateral")])
 def test_a_run_that_is_killed_each_epoch_gives_the_same_bytes(workspace, searcher, objective, monkeypatch):
     by_stage = make(searcher=searcher, objective=objective, epochs=6, collapse=RISING)
     split.run(by_stage["split"])
