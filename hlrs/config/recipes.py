@@ -70,7 +70,7 @@ class Adam(Spec):
 
 
 class Collapse(Spec):
-    """The watch on DARTS's collapse: skip connections take over, the validation loss grows sharp.
+    """Early stopping against DARTS's collapse: skip connections take over, the validation loss grows sharp.
 
     Each epoch the dominant eigenvalue of ∇²_α L_val is estimated by `power_iterations` (0: not; Zela et al.
     2020, §4). `stop` rests the alphas after the epoch in which the normal cell has `skips` skip connections

@@ -1,4 +1,4 @@
-"""The watch on the collapse: eigenvalue against the whole Hessian's, rules, stops, and resumed runs."""
+"""Early stopping: the eigenvalue against the whole Hessian's, the rules, stops, and resumed runs."""
 
 import copy
 
@@ -162,7 +162,7 @@ def test_each_kind_of_stop():
     ]
 
 
-def test_a_watch_without_iterations_looks_at_nothing():
+def test_nothing_is_estimated_without_iterations():
     def untouched(start):
         raise AssertionError
 
@@ -200,7 +200,7 @@ def make(searcher=None, objective="plain", arch_lr="constant", **changes) -> dic
 
 
 def searched(**changes):
-    """The history's columns, and the alphas [epoch, cell · edge · primitive] of a search."""
+    """The history's columns, and the alphas [epoch, cell · edge · operation] of a search."""
     by_stage = make(**changes)
     split.run(by_stage["split"])
     search.run(by_stage["search"])
@@ -213,12 +213,12 @@ def found(by_stage):
     return history, np.stack([own.alpha.to_numpy() for _, own in table.groupby("epoch")])
 
 
-def test_the_watch_changes_nothing_of_the_training(workspace):
+def test_estimating_the_eigenvalue_leaves_the_training_as_it_is(workspace):
     blind, alphas = searched(collapse={"power_iterations": 0})
-    watched, same_alphas = searched()
+    estimated, same_alphas = searched()
     assert blind.pop("eigenvalue") == [None] * 4
-    assert all(np.isfinite(watched.pop("eigenvalue")))
-    assert blind == watched
+    assert all(np.isfinite(estimated.pop("eigenvalue")))
+    assert blind == estimated
     assert np.array_equal(alphas, same_alphas)
 
 
@@ -254,8 +254,8 @@ def test_skip_connections_stop_the_alphas_and_not_the_weights(workspace):
     moved = np.abs(np.diff(alphas, axis=0)).max(1)
     assert (moved[: first + 1] > 0).all()
     assert (moved[first + 1 :] == 0).all()
-    assert len(set(history["weights_loss"])) == 5  # the weights go on
-    assert None not in history["eigenvalue"]  # and so does the watch
+    assert len(set(history["weights_loss"])) == 5  # the weights are still trained
+    assert None not in history["eigenvalue"]  # and the sharpness estimated
 
 
 RISING = {"stop": "eigenvalue", "window": 1, "ratio": 0.999}
@@ -371,6 +371,6 @@ def test_a_portion_that_does_not_divide_the_channels_is_named():
         make(searcher={"kind": "pc_darts"})
 
 
-def test_alphas_that_would_rest_for_ever_are_refused():
+def test_alphas_that_would_never_learn_are_rejected():
     with pytest.raises(ValueError, match=r"freeze ends at 0\.3: the alphas would never learn"):
         make(searcher={"kind": "pc_darts", "portion": 2}, arch_lr={"kind": "freeze", "at": 0.3})

@@ -1,4 +1,4 @@
-"""PC-DARTS: its cells against a plain one, an edge and a primitive at a time; edge weights; a real search."""
+"""PC-DARTS: its cells against one edge and one operation at a time; edge weights; a real search."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ from hlrs.nas.supernet import Divide, OutEdges, SearchCell, Shuffle, Supernet
 from tests.nas.test_supernet import bn, conv, relative, small_supernet
 
 
-def primitives(out: OutEdges, group: int, x: Tensor) -> list[Tensor]:
-    """What all eight primitives make of the searched channels x, by the slices of an edge's own weights."""
+def operations(out: OutEdges, group: int, x: Tensor) -> list[Tensor]:
+    """All eight operations on the searched channels x, by the slices of an edge's own weights."""
     c, stride = x.shape[1], out.stride
 
     def own(weight: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def primitives(out: OutEdges, group: int, x: Tensor) -> list[Tensor]:
 def plain_edge(out: OutEdges, group: int, x: Tensor, weights: Tensor, portion: int) -> Tensor:
     """Xu et al. 2020, §3.2: the first channels are mixed, the others pass; then the shuffle."""
     searched = x.shape[1] // portion
-    mixed = sum(w * y for w, y in zip(weights, primitives(out, group, x[:, :searched]), strict=True))
+    mixed = sum(w * y for w, y in zip(weights, operations(out, group, x[:, :searched]), strict=True))
     rest = x[:, searched:] if out.stride == 1 else F.max_pool2d(x[:, searched:], 2)
     both = torch.cat([mixed, rest], 1)
     n, c, h, w = both.shape

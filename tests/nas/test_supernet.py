@@ -1,4 +1,4 @@
-"""The supernet against a plain cell, an edge and a primitive at a time, as in DARTS's cnn/model_search.py."""
+"""The supernet against one edge and one operation at a time, as in DARTS's cnn/model_search.py."""
 
 import itertools
 import sys
@@ -32,7 +32,7 @@ def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1, groups: 
 
 
 def plain_mixture(out: OutEdges, group: int, x: Tensor, weights: Tensor) -> Tensor:
-    """One edge: Σ_o weights[o] · o(x), each primitive by itself with the edge's own slice of the weights.
+    """One edge: Σ_o weights[o] · o(x), each operation on its own with the edge's own slice of the weights.
 
     `group` is source · edges + edge.
     """
@@ -186,8 +186,8 @@ def test_a_forward_pass_leaves_no_trace():
     assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
 
 
-def mixture_of_primitives(out: OutEdges, group: int, x: Tensor, weights: Tensor) -> Tensor:
-    """`plain_mixture` by the derived network's primitives, which take maps of odd size too."""
+def mixture_of_operations(out: OutEdges, group: int, x: Tensor, weights: Tensor) -> Tensor:
+    """`plain_mixture` by the derived network's operations, which take maps of odd size too."""
     kinds = {
         "sep_conv_3x3": out.sep3,
         "sep_conv_5x5": out.sep5,
@@ -196,7 +196,7 @@ def mixture_of_primitives(out: OutEdges, group: int, x: Tensor, weights: Tensor)
     }
     mixed = torch.zeros(())
     for name, weight in list(zip(PRIMITIVES, weights, strict=True))[1:]:
-        primitive = make_operation(name, out.channels, out.stride, BatchNorm)
+        operation = make_operation(name, out.channels, out.stride, BatchNorm)
         convolutions = []
         if name in kinds:
             pairs = zip(kinds[name].depthwise, kinds[name].pointwise, strict=True)
@@ -204,9 +204,9 @@ def mixture_of_primitives(out: OutEdges, group: int, x: Tensor, weights: Tensor)
         elif name == "skip_connect" and out.stride == 2:
             convolutions = [out.skip_even, out.skip_odd]
         own = [convolution.weight.chunk(out.sources * out.edges)[group] for convolution in convolutions]
-        names = [name for name, _ in primitive.named_parameters()]
+        names = [name for name, _ in operation.named_parameters()]
         state = F.relu(x) if reads_rectified(name, out.stride) else x
-        y = torch.func.functional_call(primitive, dict(zip(names, own, strict=True)), (state,))
+        y = torch.func.functional_call(operation, dict(zip(names, own, strict=True)), (state,))
         mixed = mixed + weight * (bn(y) if "pool" in name else y)
     return mixed
 
@@ -215,8 +215,8 @@ def mixture_of_primitives(out: OutEdges, group: int, x: Tensor, weights: Tensor)
 @pytest.mark.parametrize("size", [(4, 4), (7, 7), (6, 5)])
 @pytest.mark.parametrize("kind", ["normal", "reduce"])
 @pytest.mark.parametrize("nodes", [1, 2, 3])
-def test_a_cell_agrees_with_the_derived_networks_primitives(nodes, kind, size, dtype, tolerance, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "plain_mixture", mixture_of_primitives)
+def test_a_cell_agrees_with_the_derived_networks_operations(nodes, kind, size, dtype, tolerance, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "plain_mixture", mixture_of_operations)
     supernet = small_supernet(nodes, dtype)
     cell = next(cell for cell in supernet.shared if cell.kind == kind)
     draw = torch.Generator().manual_seed(4)
@@ -324,6 +324,6 @@ def test_operators_of_a_search_step():
     # the reference, DARTS's cnn/model_search.py and train_search.py, dispatches 41,108 (docs/benchmarks.md)
     total = counts[0].total()  # of its own, so that a failure does not list them all
     assert 1000 < total <= 41_108 // 5
-    # unrolled: 13 convolutions or gradients of one where the plain step has 5, and what is computed anew
+    # unrolled: 13 convolutions or gradients of one where the plain step has 5, and what is recomputed
     convolutions = [count["convolution"] + count["convolution_backward"] for count in counts]
     assert 2.5 * convolutions[0] < convolutions[1] < 2.8 * convolutions[0]
