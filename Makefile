@@ -27,6 +27,7 @@ check: $(VENV)/installed
 	ruff format --check .
 	ruff check .
 	mypy
+	lint-imports
 
 # The CPU benchmarks, about 15 minutes; REFERENCE is a clone of github.com/Tomorrowdawn/darts_torch2.1
 bench: $(VENV)/installed

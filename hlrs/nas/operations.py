@@ -14,8 +14,6 @@ from hlrs.nas.ops.packed import Pointwise
 
 Norm = Callable[[int], nn.Module]
 
-EPSILON = 1e-5  # of every batch norm
-
 
 def conv_bn(channels_in: int, channels: int, norm: Norm) -> nn.Sequential:
     """Make a 1×1 convolution followed by a batch norm."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hlrs.nas import genotype
-from hlrs.nas.supernet import Supernet
 
 CELLS = ("normal", "reduce")
 
@@ -17,30 +16,30 @@ Architecture = dict[str, npt.NDArray[np.float32]]  # alphas.normal, ..., betas.r
 
 
 class Trajectory:
-    """A supernet's architecture at the start and after each epoch."""
+    """A supernet's architecture at the start and after each epoch; `parameters`: `Supernet.architecture`."""
 
-    def __init__(self, supernet: Supernet) -> None:
-        self.supernet = supernet
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self.parameters = parameters
         self.architectures: list[Architecture] = []
         self.record()
 
     def record(self) -> None:
         """Append the architecture as it is now."""
-        named = self.supernet.architecture().items()
+        named = self.parameters.items()
         self.architectures.append({name: p.detach().cpu().numpy().copy() for name, p in named})
 
     def roll_back(self, epochs: int) -> None:
         """Replace the last architecture, the supernet's as well, by the one recorded `epochs` before it."""
         self.architectures[-1] = self.architectures[-1 - epochs]
         with torch.no_grad():
-            for name, parameter in self.supernet.architecture().items():
+            for name, parameter in self.parameters.items():
                 parameter.copy_(torch.from_numpy(self.architectures[-1][name]))
 
     def state(self) -> dict[str, Tensor]:
         """All architectures, by name: float [epochs + 1, edges, operations] or [epochs + 1, edges]."""
         return {
             name: torch.from_numpy(np.stack([architecture[name] for architecture in self.architectures]))
-            for name in self.supernet.architecture()
+            for name in self.parameters
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:

@@ -89,7 +89,7 @@ class SearchTask:
         self.recorded = GraphCache(device)
         self.training, self.validation = _make_batches(params, images)
         self.steps = self.training.steps
-        self.trajectory = Trajectory(self.supernet)
+        self.trajectory = Trajectory(self.supernet.architecture())
         start = torch.randn(
             sum(parameter.numel() for parameter in self.alphas),
             generator=generator(params.seed, "search", "eigenvalue"),

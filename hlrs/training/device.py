@@ -1,4 +1,7 @@
-"""Choice of a stage's device, the GPU given to the job or the CPU, and its settings."""
+"""Choice of a stage's device, the GPU given to the job or the CPU, and its settings.
+
+Loads without torch: a login node asks which GPUs a job has.
+"""
 
 import ctypes
 import os
@@ -6,18 +9,24 @@ import platform
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-
-import torch
+from typing import TYPE_CHECKING
 
 from hlrs.errors import UserError
 from hlrs.nas.ops import triton_available
 
+if TYPE_CHECKING:
+    import torch
 
-def prepare(threads: int) -> torch.device:
+FREE_SHARE = 0.5  # of a GPU's memory; if less is free, another process is using it
+
+
+def prepare(threads: int) -> "torch.device":
     """Choose the device to train on and make its results reproducible, byte for byte.
 
     On a CPU, sums depend on the number of `threads`. UserError if SLURM gave GPUs that cannot be used.
     """
+    import torch
+
     torch.set_num_threads(threads)
     _keep_memory()
     if choose(os.environ) == "cpu":
@@ -47,15 +56,14 @@ def _keep_memory() -> None:
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
 
 
-FREE_SHARE = 0.5  # of a GPU's memory; if less is free, another process is using it
-
-
 def choose(environment: Mapping[str, str]) -> str:
     """Choose "cuda" or "cpu" for a process with this environment.
 
     HLRS_DEVICE=cpu selects the CPU. Otherwise a GPU is used if PyTorch sees one. In a SLURM job with GPUs,
     PyTorch must see all of them, each with at least half of its memory free; UserError otherwise.
     """
+    import torch
+
     asked = environment.get("HLRS_DEVICE")
     if asked not in (None, "cpu"):
         raise UserError(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+EPSILON = 1e-5  # of every batch norm
 VECTOR = 16  # float32 numbers (AVX-512)
 LARGE = 2**20  # numbers; with smaller maps, the additional operators cost more than they save
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hlrs.nas.operations import EPSILON
 from hlrs.nas.ops import depthwise
+from hlrs.nas.ops.packed import EPSILON
 from hlrs.nas.ops.triton_available import takes_kernels
 
 Geometry = tuple[int, int]  # stride and dilation

@@ -6,20 +6,23 @@ import shutil
 import sysconfig
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KERNEL_DEVICE = "cuda"
-KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def takes_kernels(x: Tensor, times: int = 1) -> bool:
+def takes_kernels(x: "Tensor", times: int = 1) -> bool:
     """Whether our kernels can read a map and write maps `times` as large.
 
     They need a GPU, a compiler, a supported type, and at most 2³¹ − 1 numbers (32-bit indices).
     """
-    if x.device.type != KERNEL_DEVICE or x.dtype not in KERNEL_TYPES or missing():
+    import torch
+
+    supported = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    if x.device.type != KERNEL_DEVICE or not supported or missing():
         return False
     return times * x.numel() < 2**31
 

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hlrs.nas.operations import EPSILON
+from hlrs.nas.ops.packed import EPSILON
 
 DILATIONS = (1, 1, 2, 2)  # of the four convolutions: sep3, sep5, dil3, dil5
 STAGES = (2, 2, 1, 1)

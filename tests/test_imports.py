@@ -1,0 +1,84 @@
+"""What loads without torch, and what packages hold; import-linter holds the directions (pyproject.toml)."""
+
+import ast
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hlrs
+
+PACKAGE = Path(hlrs.__file__).parent
+LIGHT = (
+    "artifacts",
+    "config",
+    "pipeline",
+    "provenance",
+    "report",
+)  # for the Snakefile, a login node, `hlrs plan`
+HEAVY = ("hlrs.pipeline.model_size",)  # builds networks
+ALL = [module.name for module in pkgutil.walk_packages(hlrs.__path__, "hlrs.")]
+LIGHT_MODULES = [
+    *(name for name in ALL if name.split(".")[1] in LIGHT and name not in HEAVY),
+    "hlrs.cli",
+    "hlrs.errors",
+    "hlrs.data.sources.open",
+    "hlrs.data.split",
+    "hlrs.longtail.metrics",
+    "hlrs.longtail.mixing",
+    "hlrs.nas.arch_lr",
+    "hlrs.nas.drawing",
+    "hlrs.nas.genotype",
+    "hlrs.training.startup",
+    "hlrs.training.throughput",
+]
+SLOW = {
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "snakemake",
+    "dvc",
+    "pydantic",
+}
+
+
+def loaded(*modules: str) -> dict[str, list[str]]:
+    """For each module, imported in turn by one process, which slow packages are loaded by then."""
+    script = (
+        "import importlib, json, sys\n"
+        "found = {}\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    found[name] = sorted({SLOW!r} & sys.modules.keys())\n"
+        "print(json.dumps(found))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_light_modules_load_without_torch():
+    assert len(LIGHT_MODULES) > 50
+    assert {m: slow for m, slow in loaded(*LIGHT_MODULES).items() if {"torch", "torchvision"} & {*slow}} == {}
+
+
+def test_the_command_line_loads_without_slow_packages():
+    assert loaded("hlrs.cli") == {"hlrs.cli": []}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda p: p.parent.name)
+def test_packages_hold_a_docstring_and_the_version_only(path):
+    """The code digest passes over `__init__.py`."""
+    docstring, *rest = ast.parse(path.read_text()).body
+    assert isinstance(docstring, ast.Expr)
+    assert isinstance(docstring.value, ast.Constant)
+    assert [ast.unparse(node.targets[0]) for node in rest] == (
+        ["__version__"] if path.parent == PACKAGE else []
+    )
