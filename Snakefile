@@ -10,9 +10,9 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from hlrs.pipeline import snakemake as hlrs
+from hlrs.pipeline.snakemake import SLURM_EXTRA, inputs, rest_between_jobs, start, threads
 
-PLAN = hlrs.start(config, workflow)
+PLAN = start(config, workflow)
 HLRS = f"{PLAN.python} -m hlrs"  # the code beside this file, in the environment of this process or of the image
 
 
@@ -27,12 +27,18 @@ wildcard_constraints:
     seed="[0-9]+(-[0-9]+)?",  # the search's, followed by the retraining's unless that is 0
 
 
-def inputs(wildcards):
-    return [ancient(path) for path in hlrs.inputs(wildcards.key).values()]
+def reads(name):
+    """The input of this name, as a job's spec has it; none for a job that needs none (a ResNet's genotype)."""
+    return lambda wildcards: [ancient(path) for given, path in inputs(wildcards.key).items() if given == name]
+
+
+def reads_all(wildcards):
+    """Every input of a job."""
+    return [ancient(path) for path in inputs(wildcards.key).values()]
 
 
 def threads_of(wildcards):
-    return hlrs.threads(wildcards.key)
+    return threads(wildcards.key)
 
 
 def minutes(needed):
@@ -74,7 +80,7 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    hlrs.rest_between_jobs(workflow)
+    rest_between_jobs(workflow)
 
 
 onsuccess:

@@ -1,5 +1,6 @@
 """What the Snakefile asks of Python: the plan in the main process, frozen specs in every process."""
 
+import functools
 import shlex
 import sys
 import time
@@ -113,6 +114,7 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
     return planned
 
 
+@functools.cache
 def inputs(key: str) -> dict[str, str]:
     """The inputs of a job by name, from its frozen spec."""
     return plan.spec(key).inputs

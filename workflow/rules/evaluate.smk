@@ -1,6 +1,9 @@
 rule evaluate:
     input:
-        inputs,
+        split=reads("split"),
+        classes=reads("classes"),
+        genotype=reads("genotype"),
+        weights=reads("weights"),
     output:
         metrics=report(
             "results/evaluate/{dataset}/{method}/{seed}/{key}/metrics.json",

@@ -6,7 +6,7 @@ localrules:
 
 rule extract:
     input:
-        inputs,
+        alphas=reads("alphas"),
     output:
         genotype="results/extract/{dataset}/{method}/{seed}/{key}/genotype.json",
         normal=report(

@@ -1,6 +1,6 @@
 rule report:
     input:
-        inputs,
+        results=reads_all,
     output:
         page=report(
             "results/report/all/{key}/index.html",

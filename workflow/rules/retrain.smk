@@ -1,6 +1,8 @@
 rule retrain:
     input:
-        inputs,
+        split=reads("split"),
+        classes=reads("classes"),
+        genotype=reads("genotype"),
     output:
         weights="results/retrain/{dataset}/{method}/{seed}/{key}/weights.safetensors",
         history="results/retrain/{dataset}/{method}/{seed}/{key}/history.parquet",
@@ -12,6 +14,6 @@ rule retrain:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=minutes(1440),
-        slurm_extra=hlrs.SLURM_EXTRA,
+        slurm_extra=SLURM_EXTRA,
     shell:
         stage("retrain")

@@ -1,6 +1,7 @@
 rule search:
     input:
-        inputs,
+        split=reads("split"),
+        classes=reads("classes"),
     output:
         alphas="results/search/{dataset}/{method}/{seed}/{key}/alphas.parquet",
         history="results/search/{dataset}/{method}/{seed}/{key}/history.parquet",
@@ -12,6 +13,6 @@ rule search:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=minutes(720),
-        slurm_extra=hlrs.SLURM_EXTRA,
+        slurm_extra=SLURM_EXTRA,
     shell:
         stage("search")

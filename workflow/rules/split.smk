@@ -1,6 +1,4 @@
 rule split:
-    input:
-        inputs,
     output:
         split="results/split/{dataset}/{key}/split.parquet",
         classes="results/split/{dataset}/{key}/classes.json",
