@@ -11,34 +11,33 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from hlrs.config.data import Digits, ImageFolder, ListFile, Npz, Parquet, Source, Torchvision
-from hlrs.data.sources.arrays import digits_file, torchvision_files
-from hlrs.data.sources.base import IMAGE_SUFFIXES
-from hlrs.data.sources.lists import listed_images
-from hlrs.data.sources.parquet import parquet_files
+from hlrs.config.data import Source
+from hlrs.data.sources.base import Named
+from hlrs.data.sources.open import files_of
 from hlrs.errors import UserError
 
 MEMORY = Path(".hlrs/digests.json")  # file -> size, time of change, SHA-256
 CONTENTS = Path(".hlrs/contents.json")  # digest of the names, sizes and times of files -> content digest
 CHUNK = 1000  # files that a thread looks at in a row: a shared file system answers many at a time
 
-FileSource = Digits | Parquet | ImageFolder | ListFile | Npz
 Look = tuple[int, int]  # a file's size in bytes and time of change in ns
 
 
 def content_digest(source: Source) -> str:
-    """Digest of a source's content: its name where torchvision verifies what it downloads, else of the files.
+    """Digest a source's content: its identity where a library verifies its downloads, otherwise its files.
 
-    What DVC tracks answers with the hash in its `.dvc` pointer. No file is read that has the size and time
-    that it had before. Raises UserError for missing files.
+    The hash in a `.dvc` pointer stands for what DVC tracks. A file is read only if its size or time changed.
+    Names, not paths, enter the digest, so that a data set may lie elsewhere on another machine. UserError for
+    missing files.
     """
-    if isinstance(source, Torchvision):
-        return f"torchvision:{source.name}"
-    pointers = _pointers(source)
-    files = source_files(source)
-    named = {path for _, path in named_files(source)} - pointers.keys()
-    looks = _look_at([path for _, path in files if path in named])
-    looks |= _look_at([path for _, path in files if path not in named and path not in pointers])
+    if source.identity is not None:
+        return source.identity
+    named = files_of(source)
+    pointers = _pointers(named)
+    files = [entry for of in named for entry in ([of[:2]] if of.path in pointers else of.files())]
+    direct = {of.path for of in named}
+    looks = _look_at([path for _, path in files if path in direct and path not in pointers])
+    looks |= _look_at([path for _, path in files if path not in direct])
     known = _remembered(CONTENTS)
     seen = _digest(f"{name}\0{path}\0{pointers.get(path) or looks[path]}" for name, path in files)
     if seen not in known:
@@ -49,70 +48,20 @@ def content_digest(source: Source) -> str:
 
 
 def file_digests(paths: Iterable[Path]) -> list[str]:
-    """SHA-256 of files, remembered from one start to the next. Raises UserError if some are missing."""
+    """SHA-256 of files, remembered from one start to the next. UserError if some are missing."""
     names = [str(path) for path in paths]
     digests = _sha256s(_look_at(names))
     return [digests[name] for name in names]
 
 
-def source_files(source: FileSource) -> list[tuple[str, str]]:
-    """(name within the source, path) of every file that a source reads, in a fixed order.
-
-    Names, not paths, enter the digest, so that a data set may lie elsewhere on another machine. A folder that
-    DVC tracks stands for its images. Raises UserError for an empty or missing folder and for bad lists.
-    Paths are text here: of half a million, `Path` would take seconds at each start.
-    """
-    tracked = _pointers(source)
-    return [
-        entry
-        for name, path in named_files(source)
-        for entry in ([(name, path)] if path in tracked else _single(source, name, path))
-    ]
-
-
 def data_files(source: Source) -> list[tuple[str, Path]]:
-    """Likewise every single file, also below a folder that DVC tracks and of torchvision's data sets."""
-    if isinstance(source, Torchvision):
-        return torchvision_files(source.name, Path(source.root))
-    files = (entry for name, path in named_files(source) for entry in _single(source, name, path))
-    return [(name, Path(path)) for name, path in files]
+    """(name within the source, path) of every single file, also below a folder that DVC tracks."""
+    return [(name, Path(path)) for named in files_of(source) for name, path in named.files()]
 
 
-def named_files(source: FileSource) -> list[tuple[str, str]]:
-    """(name within the source, path) of the files and folders that the params name."""
-    if isinstance(source, Digits):
-        return [("digits", str(digits_file()))]
-    if isinstance(source, Npz):
-        return [("npz", source.file)]
-    if isinstance(source, Parquet):
-        parts = parquet_files(source.train, source.test)
-        return [(f"{part}/{i}", str(path)) for part, paths in parts.items() for i, path in enumerate(paths)]
-    fields = ("train", "test") if isinstance(source, ImageFolder) else ("train", "test", "classes", "root")
-    return [(field, str(Path(path))) for field in fields if (path := getattr(source, field)) is not None]
-
-
-def _single(source: FileSource, name: str, path: str) -> list[tuple[str, str]]:
-    """The images of a folder that the params name; a file itself."""
-    if isinstance(source, ImageFolder):
-        return _tree(name, Path(path))
-    if isinstance(source, ListFile) and name == "root":
-        return [(f"{name}/{image}", f"{path}/{image}") for image in listed_images(source)]
-    return [(name, path)]
-
-
-def _tree(part: str, root: Path) -> list[tuple[str, str]]:
-    """The images of a folder tree."""
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; image_folder needs a folder a class below it")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise UserError(f"{root}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return [(f"{part}/{path.relative_to(root)}", str(path)) for path in files]
-
-
-def _pointers(source: FileSource) -> dict[str, str]:
-    """The hashes that DVC has of the files and folders that the params name."""
-    pointers = {path: Path(f"{path}.dvc") for _, path in named_files(source)}
+def _pointers(named: Iterable[Named]) -> dict[str, str]:
+    """The hashes that DVC has of files and folders, by their paths."""
+    pointers = {of.path: Path(f"{of.path}.dvc") for of in named}
     return {
         path: str(YAML(typ="safe", pure=True).load(pointer)["outs"][0]["md5"])
         for path, pointer in pointers.items()
@@ -139,7 +88,7 @@ def _looks(paths: Sequence[str]) -> list[Look | OSError]:
     found: list[Look | OSError] = []
     for path in paths:
         try:
-            status = os.stat(path)  # noqa: PTH116 - see `source_files`
+            status = os.stat(path)  # noqa: PTH116 - see `Named`
             found.append((status.st_size, status.st_mtime_ns))
         except OSError as error:
             found.append(error)

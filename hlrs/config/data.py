@@ -6,8 +6,9 @@ from pydantic import Field, model_validator
 
 from hlrs.config.base import Spec
 
-# A source says whether it has a test set of its own (`has_test`), and whether its images may differ in size
-# (`any_size`), so that image_size is needed.
+# A source says whether it has a test set of its own (`has_test`), whether its images may differ in size
+# (`any_size`), so that image_size is needed, and what identifies its content if a library verifies the bytes
+# (`identity`; None: its files' bytes do).
 
 
 class Digits(Spec):
@@ -16,6 +17,7 @@ class Digits(Spec):
     kind: Literal["digits"] = "digits"
     has_test: ClassVar[bool] = False
     any_size: ClassVar[bool] = False
+    identity: ClassVar[None] = None
 
 
 class Parquet(Spec):
@@ -26,6 +28,7 @@ class Parquet(Spec):
 
     kind: Literal["parquet"] = "parquet"
     any_size: ClassVar[bool] = False
+    identity: ClassVar[None] = None
     train: list[str] = Field(min_length=1)
     test: list[str] = []
     image_column: str | None = None  # found by itself when there is just one
@@ -48,6 +51,11 @@ class Torchvision(Spec):
     download: bool = False
     labels: Literal["fine", "coarse"] = "fine"  # coarse: CIFAR-100's 20 superclasses
 
+    @property
+    def identity(self) -> str:
+        """torchvision verifies the bytes of what it downloads."""
+        return f"torchvision:{self.name}"
+
     @model_validator(mode="after")
     def _has_coarse(self) -> "Torchvision":
         if self.labels == "coarse" and self.name != "cifar100":
@@ -62,6 +70,7 @@ class ImageFolder(Spec):
 
     kind: Literal["image_folder"] = "image_folder"
     any_size: ClassVar[bool] = True
+    identity: ClassVar[None] = None
     train: str
     test: str | None = None
 
@@ -79,6 +88,7 @@ class ListFile(Spec):
 
     kind: Literal["list_file"] = "list_file"
     any_size: ClassVar[bool] = True
+    identity: ClassVar[None] = None
     root: str
     train: str
     test: str | None = None
@@ -96,6 +106,7 @@ class Npz(Spec):
     kind: Literal["npz"] = "npz"
     has_test: ClassVar[bool] = True
     any_size: ClassVar[bool] = False
+    identity: ClassVar[None] = None
     file: str
 
 

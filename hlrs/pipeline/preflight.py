@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from hlrs.artifacts.data_digest import content_digest, named_files
+from hlrs.artifacts.data_digest import content_digest
 from hlrs.artifacts.jobs import CHECKPOINTS, RESULTS, Job
-from hlrs.config.data import Digits, Source, Torchvision
+from hlrs.config.data import Source
 from hlrs.config.jobs import SplitJob
-from hlrs.data.sources.open import open_source
+from hlrs.data.sources.open import files_of, open_source
 from hlrs.data.split import draw
 from hlrs.errors import UserError
 
@@ -42,11 +42,12 @@ def check_data(job: Job) -> None:
     if "content" not in images:
         return
     source: Source = TypeAdapter(Source).validate_python(images["source"])
-    if not isinstance(source, Torchvision | Digits):
-        for _, path in named_files(source):
-            if not os.access(path, os.R_OK):
+    if source.identity is None:
+        for named in files_of(source):
+            if not os.access(named.path, os.R_OK):
                 raise UserError(
-                    f"{path}: not readable on {platform.node()}; data must lie where every node reaches them"
+                    f"{named.path}: not readable on {platform.node()}; "
+                    "data must lie where every node reaches them"
                 )
     try:
         content = content_digest(source)
@@ -65,7 +66,7 @@ def check_splits(jobs: Iterable[Job]) -> None:
     for job in jobs:
         if job.stage == "split" and not job.complete:
             source: Source = TypeAdapter(Source).validate_python(job.params["source"])
-            if isinstance(source, Torchvision) or not all(Path(p).exists() for _, p in named_files(source)):
+            if source.identity is not None or not all(Path(n.path).exists() for n in files_of(source)):
                 continue
             opened = open_source(source)
             draw(opened.train_labels, opened.test_labels, SplitJob.model_validate(job.params), opened.classes)

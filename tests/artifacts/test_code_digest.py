@@ -401,6 +401,7 @@ UNIONS = {
     "DEMANDS": methods.Objective,
     "SAMPLERS": methods.Sampler,
     "SOURCES": data.Source,
+    "FILES": data.Source,
     "IMBALANCES": data.Imbalance,
 }
 

@@ -21,11 +21,11 @@ from PIL import Image
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
 from hlrs.cli import main
-from hlrs.config.data import Source
+from hlrs.config.data import Parquet, Source, Torchvision
 from hlrs.data.sources import open as sources
 from hlrs.data.sources import parquet as parquet_module
 from hlrs.data.sources.arrays import SUPERCLASSES, superclasses, torchvision_files
-from hlrs.data.sources.parquet import parquet_files
+from hlrs.data.sources.parquet import parts
 from hlrs.errors import UserError
 from tests.conftest import TINY
 from tests.specs import spec as spec_of
@@ -241,7 +241,7 @@ def test_only_torchvision_needs_torch(tmp_path):
         "import json, sys; import hlrs.data.sources.open as s, hlrs.data.split\n"
         "lazy = {'torch', 'torchvision', 'sklearn', 'PIL', 'pyarrow'}\n"
         "assert not lazy & set(sys.modules), lazy & set(sys.modules)\n"
-        "from pydantic import TypeAdapter; from hlrs.config.data import Source\n"
+        "from pydantic import TypeAdapter; from hlrs.config.data import Parquet, Source, Torchvision\n"
         "specs = TypeAdapter(list[Source]).validate_json(sys.argv[1])\n"
         "for spec in specs: s.open_source(spec).read([0])\n"
         "assert 'torch' not in sys.modules"
@@ -461,7 +461,7 @@ def test_a_pattern_is_relative_to_the_folder_too_and_yields_to_a_file_of_that_na
     monkeypatch.chdir(tmp_path)
     for name in ("a[1].parquet", "a1.parquet"):
         Path(name).touch()
-    assert parquet_files(["a[1].parquet"], ["a?.parquet"]) == {
+    assert parts(Parquet(train=["a[1].parquet"], test=["a?.parquet"])) == {
         "train": [Path("a[1].parquet")],
         "test": [Path("a1.parquet")],
     }
@@ -701,12 +701,12 @@ def test_torchvision_names_and_broken_files(tmp_path):
 def test_torchvision_names_the_files_that_it_reads(tmp_path):
     make("torchvision", tmp_path)
     raw = tmp_path / "FashionMNIST" / "raw"
-    files = torchvision_files("fashion_mnist", tmp_path)
-    assert sorted(path for _, path in files) == sorted(raw.iterdir())
-    cifar = [name for name, _ in torchvision_files("cifar10", tmp_path)]
+    files = torchvision_files(Torchvision(name="fashion_mnist", root=str(tmp_path)))
+    assert sorted(Path(file.path) for file in files) == sorted(raw.iterdir())
+    cifar = [name for name, *_ in torchvision_files(Torchvision(name="cifar10", root=str(tmp_path)))]
     assert cifar == [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
-    _, path = torchvision_files("cifar100", Path("x"))[0]
-    assert path == Path("x/cifar-100-python/train")
+    path = torchvision_files(Torchvision(name="cifar100", root="x"))[0].path
+    assert path == "x/cifar-100-python/train"
 
 
 FINE = """

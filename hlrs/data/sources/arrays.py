@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hlrs.config.data import Digits, Npz, Torchvision
-from hlrs.data.sources.base import PARTS, RENEW, ImageSource, first_line
+from hlrs.data.sources.base import PARTS, RENEW, ImageSource, Named, first_line, single
 from hlrs.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,16 +86,28 @@ def digits_source(_: Digits) -> ImageSource:
     return ResidentSource("digits", [str(digit) for digit in range(10)], pixels, rows[:, -1], [])
 
 
-def torchvision_files(name: str, root: Path) -> list[tuple[str, Path]]:
-    """(name, path) of the files that torchvision's class reads, in a fixed order."""
+def digits_files(_: Digits) -> list[Named]:
+    """List scikit-learn's file."""
+    return [single("digits", str(digits_file()))]
+
+
+def npz_files(spec: Npz) -> list[Named]:
+    """List the .npz file."""
+    return [single("npz", spec.file)]
+
+
+def torchvision_files(spec: Torchvision) -> list[Named]:
+    """List the files that torchvision's class reads, in a fixed order."""
     from torchvision import datasets
 
-    kind: Any = getattr(datasets, TORCHVISION[name])
+    kind: Any = getattr(datasets, TORCHVISION[spec.name])
     if hasattr(kind, "base_folder"):  # the CIFARs
-        lists = [*kind.train_list, *kind.test_list, [kind.meta["filename"]]]
-        return [(entry[0], root / kind.base_folder / entry[0]) for entry in lists]
-    raw = root / kind.__name__ / "raw"
-    return [(file, raw / file) for file in (archive.removesuffix(".gz") for archive, _ in kind.resources)]
+        folder = Path(spec.root, kind.base_folder)
+        names = [entry[0] for entry in (*kind.train_list, *kind.test_list, [kind.meta["filename"]])]
+    else:
+        folder = Path(spec.root, kind.__name__, "raw")
+        names = [archive.removesuffix(".gz") for archive, _ in kind.resources]
+    return [single(name, str(folder / name)) for name in names]
 
 
 def torchvision_source(spec: Torchvision) -> ImageSource:

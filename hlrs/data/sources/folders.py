@@ -1,6 +1,7 @@
 """One folder per class."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlrs.config.data import ImageFolder
-from hlrs.data.sources.base import IMAGE_SUFFIXES, PARTS, ImageSource, decode
+from hlrs.data.sources.base import IMAGE_SUFFIXES, PARTS, ImageSource, Named, decode
 from hlrs.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,3 +70,19 @@ def _folders(root: Path) -> list[str]:
 
 def _image_files(folder: Path) -> Sequence[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def folder_files(spec: ImageFolder) -> list[Named]:
+    """List the folders of both parts, each with its images."""
+    roots = {part: Path(root) for part in PARTS if (root := getattr(spec, part)) is not None}
+    return [Named(part, str(root), partial(_tree, part, root)) for part, root in roots.items()]
+
+
+def _tree(part: str, root: Path) -> list[tuple[str, str]]:
+    """List the images of a folder tree."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; image_folder needs one folder per class below it")
+    files = _image_files(root)
+    if not files:
+        raise UserError(f"{root}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return [(f"{part}/{path.relative_to(root)}", str(path)) for path in files]

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlrs.config.data import ListFile
+from hlrs.data.sources.base import Named, single
 from hlrs.data.sources.folders import FilesSource
 from hlrs.errors import UserError
 
@@ -38,9 +39,15 @@ class ListSource(FilesSource):
         super().__init__(classes, 3, train, test)
 
 
-def listed_images(spec: ListFile) -> list[str]:
-    """The images that a list names, below its root. UserError as of `open_source`."""
-    return ListSource(spec).names
+def list_files(spec: ListFile) -> list[Named]:
+    """List the text files, and the root with the images that they name. UserError as for `open_source`."""
+    fields = {field: getattr(spec, field) for field in ("train", "test", "classes")}
+    files = [single(field, str(Path(path))) for field, path in fields.items() if path is not None]
+    root = str(Path(spec.root))
+    return [
+        *files,
+        Named("root", root, lambda: [(f"root/{n}", f"{root}/{n}") for n in ListSource(spec).names]),
+    ]
 
 
 def _known_classes(spec: ListFile, labels: NDArray[np.int64]) -> list[str]:

@@ -1,14 +1,21 @@
-"""Opening a source by its spec."""
+"""Opening a source, and listing its files, by its spec."""
 
 from collections.abc import Callable
 
 from hlrs.config.base import Kinds
 from hlrs.config.data import Digits, ImageFolder, ListFile, Npz, Parquet, Source, Torchvision
-from hlrs.data.sources.arrays import NpzSource, digits_source, torchvision_source
-from hlrs.data.sources.base import ImageSource
-from hlrs.data.sources.folders import FolderSource
-from hlrs.data.sources.lists import ListSource
-from hlrs.data.sources.parquet import ParquetSource
+from hlrs.data.sources.arrays import (
+    NpzSource,
+    digits_files,
+    digits_source,
+    npz_files,
+    torchvision_files,
+    torchvision_source,
+)
+from hlrs.data.sources.base import ImageSource, Named
+from hlrs.data.sources.folders import FolderSource, folder_files
+from hlrs.data.sources.lists import ListSource, list_files
+from hlrs.data.sources.parquet import ParquetSource, parquet_files
 
 SOURCES: Kinds[Callable[..., ImageSource]] = {
     Digits: digits_source,
@@ -20,8 +27,23 @@ SOURCES: Kinds[Callable[..., ImageSource]] = {
 }
 
 
+FILES: Kinds[Callable[..., list[Named]]] = {
+    Digits: digits_files,
+    Parquet: parquet_files,
+    Torchvision: torchvision_files,
+    ImageFolder: folder_files,
+    ListFile: list_files,
+    Npz: npz_files,
+}
+
+
+def files_of(spec: Source) -> list[Named]:
+    """List the files and folders that a spec names, in a fixed order; UserError for an unmatched pattern."""
+    return FILES[type(spec)](spec)
+
+
 def open_source(spec: Source) -> ImageSource:
-    """The source that a spec describes; no image is decoded yet.
+    """Open the source that a spec describes; no image is decoded yet.
 
     UserError for a file that is missing or broken and for labels that are not 0 to C − 1.
     """

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlrs.config.data import Parquet
-from hlrs.data.sources.base import PARTS, RENEW, ImageSource, decode, first_line
+from hlrs.data.sources.base import PARTS, RENEW, ImageSource, Named, decode, first_line, single
 from hlrs.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class ParquetSource(ImageSource):
     """Encoded images in Parquet files; only the row groups that hold what is asked for are read."""
 
     def __init__(self, spec: Parquet) -> None:
-        files = parquet_files(spec.train, spec.test)
+        files = parts(spec)
         self.paths = [path for part in PARTS for path in files[part]]
         readers = [_open_parquet(path) for path in self.paths]
         self.metadata = [reader.metadata for reader in readers]
@@ -107,14 +107,19 @@ class ParquetSource(ImageSource):
         return f"{self.paths[number]}, row {index - self.starts[number]}"
 
 
-def parquet_files(train: Sequence[str], test: Sequence[str]) -> dict[str, list[Path]]:
-    """The files of either part in the order of the params, what a pattern matches in sorted order.
+def parquet_files(spec: Parquet) -> list[Named]:
+    """List the files of both parts."""
+    return [single(f"{part}/{i}", str(path)) for part, of in parts(spec).items() for i, path in enumerate(of)]
+
+
+def parts(spec: Parquet) -> dict[str, list[Path]]:
+    """Return the files of each part in the order of the params, those of a pattern sorted.
 
     UserError for a pattern that matches nothing, and for a file that is named twice.
     """
-    parts = {"train": train, "test": test}
     found = {
-        part: [path for entry in parts[part] for path in _matches(entry, f"source.{part}")] for part in PARTS
+        part: [path for entry in getattr(spec, part) for path in _matches(entry, f"source.{part}")]
+        for part in PARTS
     }
     seen: set[Path] = set()
     for path in (path for part in PARTS for path in found[part]):
