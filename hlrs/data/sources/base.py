@@ -26,8 +26,8 @@ RENEW = "copy, write or `dvc pull` it anew"
 class Named(NamedTuple):
     """A file or folder that a source's spec names.
 
-    `files` lists the single files that it stands for: (name within the source, path). Paths are text: for half
-    a million, `Path` would take seconds at each start.
+    `files` lists the single files that it stands for: (name within the source, path). Paths are text: half a
+    million `Path` objects would take seconds at each start.
     """
 
     name: str
