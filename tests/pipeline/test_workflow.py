@@ -30,6 +30,7 @@ from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE
 from hlrs.config.params import Params, load
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.pipeline import plan
+from tests.artifacts.test_code_digest import TABLES, with_kind
 from tests.conftest import REPOSITORY, TINY, at_work_in, edit, hlrs, make_all, outputs, record
 
 DEADLINE = 300.0  # seconds until a command counts as hanging
@@ -508,6 +509,25 @@ def test_code_runs_the_stages_that_import_it_and_comments_run_nothing(finished, 
     replace(supernet, "scale: float = 1e-3", "scale: float = 2e-3")
     with at_work_in(finished, monkeypatch):
         assert due_here() == runs_of("darts", "hlrs")
+
+
+def test_growth_and_moves_leave_every_result_current_and_a_changed_kind_what_asked_for_it(
+    finished, monkeypatch
+):
+    """A kind is added to each table; a module is renamed with all its mentions; then a schedule changes."""
+    package = finished / "hlrs"
+    for file, table in TABLES.items():
+        (package / file).write_text(with_kind(table, "brand_new")((package / file).read_text()))
+        with at_work_in(finished, monkeypatch):
+            assert due_here() == NOTHING, file
+    for path in package.rglob("*.py"):
+        path.write_text(re.sub(r"\bbilevel\b", "twofold", path.read_text()))
+    (package / "nas/bilevel.py").rename(package / "nas/twofold.py")
+    with at_work_in(finished, monkeypatch):
+        assert due_here() == NOTHING
+    replace(package / "nas/arch_lr.py", "return 1.0\n", "return 0.5\n")
+    with at_work_in(finished, monkeypatch):
+        assert due_here() == runs_of("darts")
 
 
 # --- what would run -----------------------------------------------------------------------------------
