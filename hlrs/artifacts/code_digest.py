@@ -57,6 +57,7 @@ class Code:
         self.files = files
         self._modules: dict[str, Module] = {}
         self._asked: dict[tuple[str, frozenset[str]], list[Name]] = {}
+        self._used: dict[tuple[Name, frozenset[str]], list[Name]] = {}
         self._digests: dict[tuple[Name, frozenset[str]], str] = {}
 
     def digest(self, stage: str, params: Spec) -> str:
@@ -105,15 +106,25 @@ class Code:
             self._asked[stage, kinds] = sorted(found)
         return self._asked[stage, kinds]
 
-    def _uses(self, name: Name, kinds: frozenset[str]) -> Iterator[Name]:
+    def _uses(self, name: Name, kinds: frozenset[str]) -> list[Name]:
         """The definitions that a definition names; its module's loose statements, which run in any case."""
-        module = self._module(name[0])
-        if name[1] and module.loose:
-            yield (name[0], "")
-        for statement in self._statements(name):
-            imports = module.imports | _imports(ast.walk(statement))
-            for node in self._asked_parts(module, statement, kinds):
-                yield from self._named(module, imports, node)
+        asked = name, self._relevant(name, kinds)
+        if asked not in self._used:
+            module = self._module(name[0])
+            found = [(name[0], "")] if name[1] and module.loose else []
+            parts, imports = self._parts(name, kinds)
+            self._used[asked] = found + [use for part in parts for use in self._named(module, imports, part)]
+        return self._used[asked]
+
+    def _relevant(self, name: Name, kinds: frozenset[str]) -> frozenset[str]:
+        """The kinds on which a definition depends: all of them for a table, else none."""
+        return kinds if any(map(is_table, self._statements(name))) else frozenset()
+
+    def _parts(self, name: Name, kinds: frozenset[str]) -> tuple[list[ast.AST], dict[str, str]]:
+        """What of a definition is asked for, and the imports in its reach."""
+        module, statements = self._module(name[0]), self._statements(name)
+        parts = [part for statement in statements for part in self._asked_parts(module, statement, kinds)]
+        return parts, module.imports | _imports(node for s in statements for node in ast.walk(s))
 
     def _named(self, module: Module, imports: dict[str, str], node: ast.AST) -> Iterator[Name]:
         """The definitions that a syntax tree names; all of a module that is not just a name's prefix."""
@@ -163,14 +174,11 @@ class Code:
 
     def _digest(self, name: Name, kinds: frozenset[str]) -> str:
         """Digest of a definition by what it is; the kinds matter for tables alone."""
-        statements, module = self._statements(name), self._module(name[0])
-        own = kinds if any(map(is_table, statements)) else frozenset[str]()
-        if (name, own) not in self._digests:
-            parts = [part for s in statements for part in self._asked_parts(module, s, kinds)]
-            imports = module.imports | _imports(n for s in statements for n in ast.walk(s))
-            tokens = [name[1], *self._tokens(parts, imports)]
-            self._digests[name, own] = _sha256("\0".join(tokens).encode())
-        return self._digests[name, own]
+        asked = name, self._relevant(name, kinds)
+        if asked not in self._digests:
+            tokens = [name[1], *self._tokens(*self._parts(name, kinds))]
+            self._digests[asked] = _sha256("\0".join(tokens).encode())
+        return self._digests[asked]
 
     def _members(self, of: str, module: str, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
         """(name, digest) of each method of a class, and of what is in none of them."""
