@@ -58,6 +58,7 @@ class Code:
         self._modules: dict[str, Module] = {}
         self._asked: dict[tuple[str, frozenset[str]], list[Name]] = {}
         self._used: dict[tuple[Name, frozenset[str]], list[Name]] = {}
+        self._read: dict[tuple[Name, frozenset[str]], list[ast.Attribute]] = {}
         self._digests: dict[tuple[Name, frozenset[str]], str] = {}
 
     def digest(self, stage: str, params: Spec) -> str:
@@ -66,10 +67,11 @@ class Code:
         Over their syntax trees, so that comments, docstrings and layout do not count, spelled alike by every
         Python version; before it the scheme.
         """
-        kinds = kinds_of(params)
+        kinds = _names(specs := specs_of(params))
         names = self._closure(stage, kinds)
         parts = {self._digest(name, kinds) for name in names}
         parts |= {_sha256(self.files[file]) for file in self._templates(names)}
+        parts |= self._declared(names, kinds, specs)
         return SCHEME + _sha256("\n".join(sorted(parts)).encode())
 
     def definitions(self, stage: str, params: Spec) -> dict[str, str]:
@@ -78,7 +80,7 @@ class Code:
         By its name below `hlrs`: nas.bilevel.second_order, nas.supernet.Supernet.forward; a class's name
         stands for what is in none of its methods.
         """
-        kinds = kinds_of(params)
+        kinds = _names(specs_of(params))
         found: dict[str, str] = {}
         names = self._closure(stage, kinds)
         for module, name in names:
@@ -115,6 +117,24 @@ class Code:
             parts, imports = self._parts(name, kinds)
             self._used[asked] = found + [use for part in parts for use in self._named(module, imports, part)]
         return self._used[asked]
+
+    def _declared(
+        self, names: Iterable[Name], kinds: frozenset[str], specs: Iterable[type[Spec]]
+    ) -> set[str]:
+        """The class variables of the parameters' specs that the definitions may read, with their values."""
+        read = {node.attr for name in names for node in self._attributes(name, kinds)}
+        return {
+            f"{spec.__name__}.{variable} = {getattr(spec, variable)!r}"
+            for spec in specs
+            for variable in read & spec.__class_vars__ & vars(spec).keys()
+        }
+
+    def _attributes(self, name: Name, kinds: frozenset[str]) -> list[ast.Attribute]:
+        asked = name, self._relevant(name, kinds)
+        if asked not in self._read:
+            nodes = [node for part in self._parts(name, kinds)[0] for node in ast.walk(part)]
+            self._read[asked] = [node for node in nodes if isinstance(node, ast.Attribute)]
+        return self._read[asked]
 
     def _relevant(self, name: Name, kinds: frozenset[str]) -> frozenset[str]:
         """The kinds on which a definition depends: all of them for a table, else none."""
@@ -288,14 +308,18 @@ def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
     ]
 
 
-def kinds_of(params: Any) -> frozenset[str]:
-    """The names of all spec classes in a job's parameters."""
+def specs_of(params: Any) -> frozenset[type[Spec]]:
+    """The classes of all specs in a job's parameters."""
     if isinstance(params, Spec):
-        own = frozenset([type(params).__name__])
-        return own.union(*(kinds_of(value) for _, value in params))
-    if isinstance(params, list | tuple):
-        return frozenset[str]().union(*map(kinds_of, params))
-    return frozenset()
+        return frozenset([type(params)]).union(*(specs_of(value) for _, value in params))
+    values = (
+        params.values() if isinstance(params, dict) else params if isinstance(params, list | tuple) else ()
+    )
+    return frozenset[type[Spec]]().union(*map(specs_of, values))
+
+
+def _names(specs: Iterable[type[Spec]]) -> frozenset[str]:
+    return frozenset(spec.__name__ for spec in specs)
 
 
 # --- syntax trees -------------------------------------------------------------------------------------

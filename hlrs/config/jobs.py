@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter
 from hlrs.config.base import Spec
 from hlrs.config.data import Augment, Groups, Imbalance, Source, Stream
 from hlrs.config.methods import ArchLR, Objective, Random, SupernetSearcher
+from hlrs.config.params import Sections
 from hlrs.config.recipes import Evaluate, Report, Retrain, Search
 
 
@@ -84,7 +85,7 @@ class ReportJob(Spec):
     """Parameters of the report: its own, and `params.yaml`'s sections to show."""
 
     report: Report
-    params: dict[str, Any]
+    params: Sections
 
 
 JobParams = SplitJob | SearchJob | RandomSearchJob | ExtractJob | RetrainJob | EvaluateJob | ReportJob

@@ -32,8 +32,8 @@ class Matrix(Spec):
         return self
 
 
-class Params(Spec):
-    """The whole of `params.yaml`; every section must be there, if empty ({}), for DVC to follow it."""
+class Sections(Spec):
+    """The sections of `params.yaml` that decide on results."""
 
     matrix: Matrix
     datasets: dict[Name, Dataset]
@@ -41,6 +41,11 @@ class Params(Spec):
     search: Search
     retrain: Retrain
     evaluate: Evaluate
+
+
+class Params(Sections):
+    """The whole of `params.yaml`; every section must be there, if empty ({}), for DVC to follow it."""
+
     report: Report
 
     @model_validator(mode="after")

@@ -36,7 +36,7 @@ from hlrs.config.jobs import (
     SplitJob,
 )
 from hlrs.config.methods import ConstantLR, Fixed, Plain, Random, ResNet
-from hlrs.config.params import Params
+from hlrs.config.params import Params, Sections
 
 REPORTED = {  # what the report reads of each stage; with every record, so that one that is missing is made
     "split": ["classes.json", PROVENANCE],
@@ -64,9 +64,11 @@ def plan(params: Params) -> list[Job]:
     jobs: list[Job] = []
     for dataset in params.matrix.datasets:
         jobs += _dataset_jobs(params, dataset)
-    shown = params.model_dump(exclude={"report"})
-    for field in ("datasets", "methods"):  # only what the matrix uses
-        shown[field] = {name: shown[field][name] for name in shown["matrix"][field]}
+    used = {
+        "datasets": {name: params.datasets[name] for name in params.matrix.datasets},
+        "methods": {name: params.methods[name] for name in params.matrix.methods},
+    }
+    shown = Sections(**{name: getattr(params, name) for name in Sections.model_fields} | used)
     inputs = {
         f"{job.stage}/{job.run}/{name}": str(job.output(name)) for job in jobs for name in REPORTED[job.stage]
     }

@@ -13,7 +13,7 @@ import pytest
 import hlrs
 from hlrs.artifacts import code_digest as module_under_test
 from hlrs.artifacts.code_digest import PACKAGE, Code, changed, code_digest, committed, here, is_table
-from hlrs.config import data, jobs, methods, recipes
+from hlrs.config import data, jobs, methods, params, recipes
 from hlrs.config.base import Spec
 
 INNER = '''"""The docstring of the module."""
@@ -76,18 +76,18 @@ def small(tmp_path, monkeypatch):
     here.cache_clear()
 
 
-def digests(*stages, params=Params()):  # noqa: B008 - frozen
+def digests(*stages, given=Params()):  # noqa: B008 - frozen
     here.cache_clear()
-    return {stage: code_digest(stage, params) for stage in stages}
+    return {stage: code_digest(stage, given) for stage in stages}
 
 
-def changed_by(path: Path, change, stages=("near", "apart"), params=Params()) -> set[str]:  # noqa: B008
+def changed_by(path: Path, change, stages=("near", "apart"), given=Params()) -> set[str]:  # noqa: B008
     """The stages whose digest changes with the text of a file; the change must change the text."""
-    before, text = digests(*stages, params=params), path.read_text()
+    before, text = digests(*stages, given=given), path.read_text()
     edited = change(text)
     assert edited != text
     path.write_text(edited)
-    after = digests(*stages, params=params)
+    after = digests(*stages, given=given)
     return {stage for stage in stages if before[stage] != after[stage]}
 
 
@@ -248,6 +248,14 @@ SPLIT = jobs.SplitJob(
     weights_fraction=0.5,
     holdout_fraction=0.0,
 )
+SECTIONS = params.Sections(
+    matrix=params.Matrix(datasets=["d"], methods=["m"], seeds=[0]),
+    datasets={"d": data.Dataset(source=data.Digits(), imbalance=data.Natural(), test_per_class=9)},
+    methods={"m": methods.Method(searcher=methods.Darts(), objective=methods.Plain())},
+    search=recipes.Search(),
+    retrain=recipes.Retrain(),
+    evaluate=recipes.Evaluate(),
+)
 JOBS = {
     "split": ("split", SPLIT),
     "darts": ("search", DARTS),
@@ -255,7 +263,7 @@ JOBS = {
     "extract": ("extract", jobs.ExtractJob(genotype=None)),
     "retrain": ("retrain", RETRAIN),
     "evaluate": ("evaluate", EVALUATE),
-    "report": ("report", jobs.ReportJob(report=recipes.Report(), params={})),
+    "report": ("report", jobs.ReportJob(report=recipes.Report(), params=SECTIONS)),
 }
 FILES: dict[str, bytes] = {
     path.relative_to(PACKAGE).as_posix(): path.read_bytes()
@@ -330,6 +338,20 @@ def test_a_change_of_what_a_kind_calls_reaches_the_jobs_that_ask_for_it():
     ) == {"hlrs"}
 
 
+@pytest.mark.parametrize(
+    ("spec", "variable", "jobs_of"),
+    [
+        (methods.CrossEntropy, "cosine", {"darts", "hlrs", "retrain", "evaluate"}),
+        (methods.CrossEntropy, "reweights", {"report"}),  # of the claim
+        (methods.Focal, "reweights", set()),  # nobody asks for it
+        (methods.CrossEntropy, "corrects", set()),  # the params are checked by it, no result depends on it
+    ],
+)
+def test_what_a_spec_declares_counts_where_it_is_asked_for_and_read(spec, variable, jobs_of, monkeypatch):
+    monkeypatch.setattr(spec, variable, "otherwise")
+    assert due({}) == jobs_of
+
+
 def test_a_change_reaches_the_stages_that_use_it_and_no_other():
     again = replaced("return ", "return 0 or ")
     assert due({"longtail/metrics.py": again}) == {"evaluate"}
@@ -391,6 +413,13 @@ def test_every_table_of_kinds_is_written_in_the_one_form_that_the_digest_reads()
                 )
                 found.append(name)
     assert set(TABLES.values()) <= set(found)
+
+
+def test_no_two_specs_share_a_name():
+    """The digest knows kinds by the names of their specs."""
+    found = [spec for room in (data, jobs, methods, params, recipes) for spec in vars(room).values()]
+    specs = {spec for spec in found if isinstance(spec, type) and issubclass(spec, Spec)}
+    assert len({spec.__name__ for spec in specs}) == len(specs) > 50
 
 
 UNIONS = {
