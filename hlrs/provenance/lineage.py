@@ -149,7 +149,8 @@ def _unpublished(path: Path) -> Path:
     origin = record.result.directory / (OUTPUTS["report"][0] if name == Path() else name)
     if not origin.parent.is_dir():
         raise UserError(
-            f"{path}: was copied from {origin.parent}, which is not here; `dvc checkout` restores it, or snakemake rebuilds it"
+            f"{path}: was copied from {origin.parent}, which is not here; "
+            "`dvc checkout` restores it, or snakemake rebuilds it"
         )
     return origin
 

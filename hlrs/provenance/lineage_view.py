@@ -18,7 +18,7 @@ SHORT = 12  # digits of a digest where its full length would be noise
 
 
 def tree(lineage: Lineage, width: int) -> Iterator[str]:
-    """The lineage as lines: an artifact's job, below it what that job read, and so on; many runs as a table."""
+    """The lineage as lines: an artifact's job, below it what that job read, and so on; or a table of runs."""
     for target in lineage.targets:
         yield f"{target}{_state(lineage, target)}"
         yield f"  sha256 {recorded(lineage, target) or UNKNOWN}"
