@@ -176,11 +176,12 @@ def lineage(path: str, params: Path, form: str | None, since: str | None) -> Non
     """
     from hlrs.config.params import load
     from hlrs.provenance import lineage_view
-    from hlrs.provenance.lineage import differences, earlier, facts, find, read_here, trace
+    from hlrs.provenance.differences import differences
+    from hlrs.provenance.lineage import earlier, facts, find, read_here, trace
 
     found = trace(find(path, _jobs(params)), read_here)
     if since:
-        changes = differences(earlier(found, since), found, load(params))
+        changes = differences(earlier(found, since).records.values(), found.records.values(), load(params))
         if form == "json":
             click.echo(json.dumps([asdict(change) for change in changes], indent=1))
         elif form:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hlrs.artifacts.files import read_json
@@ -61,8 +61,49 @@ def search_of(run: str) -> str:
 
 
 @dataclass(frozen=True)
+class ResultPath:
+    """The folder of a result, results/<stage>/<run>/<key>, or the file `name` in it."""
+
+    stage: str
+    run: str
+    key: str
+    name: str = ""
+
+    @classmethod
+    def parse(cls, path: str | Path) -> "ResultPath":
+        """Take a path below results/ apart; UserError for one that is not in the folder of a result."""
+        root, stage, *rest = [*PurePosixPath(path).parts, "", ""]
+        rest = rest[:-2]
+        depth = _depth(stage)
+        if root != str(RESULTS) or stage not in OUTPUTS or len(rest) <= depth:
+            raise UserError(f"{path}: not in the folder of a result (results/STAGE/RUN/KEY/)")
+        return cls(stage, "/".join(rest[:depth]), rest[depth], "/".join(rest[depth + 1 :]))
+
+    @property
+    def directory(self) -> Path:
+        """The result's folder."""
+        return RESULTS / self.stage / self.run / self.key
+
+    @property
+    def folder(self) -> str:
+        """The result's folder, as records spell paths."""
+        return self.directory.as_posix()
+
+
+def _depth(stage: str) -> int:
+    """The number of folders that a run's name makes."""
+    return 1 if stage in ("split", "report") else 3
+
+
+def folders(stage: str) -> list[Path]:
+    """The folders of a stage's results that are here."""
+    pattern = "/".join("*" * (_depth(stage) + 1))
+    return sorted(path for path in (RESULTS / stage).glob(pattern) if path.is_dir())
+
+
+@dataclass(frozen=True)
 class Job:
-    """One execution of a stage: everything that it is told, and where its results go."""
+    """One execution of a stage: its parameters, code and inputs, and where its results go."""
 
     stage: str
     run: str  # "digits_lt" for a split, "digits_lt/hlrs/0" for most, "all" for the report
@@ -74,7 +115,7 @@ class Job:
     @property
     def directory(self) -> Path:
         """The folder of the results, relative to the workflow's folder."""
-        return RESULTS / self.stage / self.run / self.key
+        return ResultPath(self.stage, self.run, self.key).directory
 
     @property
     def outputs(self) -> list[str]:

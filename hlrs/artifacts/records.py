@@ -2,32 +2,134 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-def seal(record: dict[str, Any]) -> str:
-    """SHA-256 of a record's JSON without its seal: an edited record does not fit it."""
-    body = {name: value for name, value in record.items() if name != "seal"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
+from hlrs.artifacts.files import read_json, write_json
+from hlrs.artifacts.jobs import Job, ResultPath
+from hlrs.errors import Failure, UserError
 
 UNKNOWN = "not recorded"
 
 
-def environment(record: dict[str, Any]) -> dict[str, str]:
-    """Commit, lock file, container image, host, device and versions of a job, UNKNOWN where not recorded."""
-    gpu = record.get("gpu")
-    device = gpu.get("name") if isinstance(gpu, dict) else gpu
-    plain = ", without kernels of our own" * (record.get("gpu_kernels") is False)
-    versions = record.get("versions") or {}
-    return {
-        "commit": str(record.get("commit") or UNKNOWN) + " + uncommitted changes" * bool(record.get("dirty")),
-        "lock": str(record.get("lock") or UNKNOWN),
-        "image": str(record.get("image") or "none"),
-        "host": str(record.get("host") or UNKNOWN),
-        "device": str(device or record.get("cpu") or record.get("device") or UNKNOWN) + plain,
-        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) or UNKNOWN,
-    }
+class Input(BaseModel):
+    """A file that a job read, and the SHA-256 of what it read."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    path: str
+    sha256: str
 
 
-Record = dict[str, Any]  # a provenance record
+class Record(BaseModel):
+    """A job's `provenance.json`. Fields that only other versions of hlrs write are kept as they are.
+
+    `seconds`: of the process that finished the job; `gpu`: its name alone in old records; `throughput`: one
+    row per epoch (epoch, seconds, images_per_second); memory in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    key: str
+    stage: str
+    run: str
+    params: dict[str, Any]
+    code: str
+    inputs: dict[str, Input]
+    outputs: dict[str, str]  # name -> SHA-256
+    ended: str
+    seal: str
+    seconds: float | None = None
+    started: str | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+    lock: str | None = None
+    versions: dict[str, str] | None = None
+    image: str | None = None
+    host: str | None = None
+    cpu: str | None = None
+    device: str | None = None
+    gpu: dict[str, Any] | str | None = None
+    gpu_kernels: bool | None = None
+    slurm_job: str | None = None
+    peak_memory_bytes: int | None = None
+    resumes: int | None = None
+    throughput: list[dict[str, Any]] | None = None
+    training_seconds: float | None = None
+    startup: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> "Record":
+        """Read a record; UserError if it is missing, Failure if it is not whole."""
+        return cls.parse(read_json(path), str(path))
+
+    @classmethod
+    def parse(cls, body: Any, path: str) -> "Record":
+        """Check a record's JSON, as found at `path`; Failure if it is not whole."""
+        try:
+            record = cls.model_validate(body)
+            for entry in record.inputs.values():
+                ResultPath.parse(entry.path)
+        except (ValidationError, UserError):
+            raise Failure(f"{path}: not the record of a job") from None
+        return record
+
+    @classmethod
+    def sealed(cls, body: dict[str, Any]) -> "Record":
+        """Make a record of its fields, and seal it."""
+        return cls.model_validate(body | {"seal": seal(body)})
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON, whole or not at all."""
+        write_json(path, self.body())
+
+    def body(self) -> dict[str, Any]:
+        """Return the fields that its JSON has."""
+        return self.model_dump(exclude_unset=True)
+
+    @property
+    def intact(self) -> bool:
+        """Whether the record fits its seal."""
+        return self.seal == seal(self.body())
+
+    @property
+    def job(self) -> Job:
+        """The job that made the result."""
+        inputs = {name: entry.path for name, entry in self.inputs.items()}
+        return Job(self.stage, self.run, self.params, self.code, inputs, self.key)
+
+    @property
+    def result(self) -> ResultPath:
+        """Where the result was made."""
+        return ResultPath(self.stage, self.run, self.key)
+
+    @property
+    def gpu_name(self) -> str | None:
+        """The GPU's name, None without one."""
+        return self.gpu["name"] if isinstance(self.gpu, dict) else self.gpu
+
+    @property
+    def gpu_memory(self) -> int | None:
+        """Peak bytes allocated on the GPU, None where not recorded."""
+        return self.gpu.get("peak_memory_bytes") if isinstance(self.gpu, dict) else None
+
+    def environment(self) -> dict[str, str]:
+        """Commit, lock file, image, host, device and versions, UNKNOWN where not recorded."""
+        plain = ", without kernels of our own" * (self.gpu_kernels is False)
+        versions = sorted((self.versions or {}).items())
+        return {
+            "commit": (self.commit or UNKNOWN) + " + uncommitted changes" * bool(self.dirty),
+            "lock": self.lock or UNKNOWN,
+            "image": self.image or "none",
+            "host": self.host or UNKNOWN,
+            "device": (self.gpu_name or self.cpu or self.device or UNKNOWN) + plain,
+            "versions": ", ".join(f"{name} {version}" for name, version in versions) or UNKNOWN,
+        }
+
+
+def seal(body: dict[str, Any]) -> str:
+    """SHA-256 of a record's JSON without its seal: an edited record does not fit it."""
+    rest = {name: value for name, value in body.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -57,9 +57,9 @@ class Forecast:
     def __init__(self, past: Past, calibration: Calibration) -> None:
         self.past, self.calibration = past, calibration
         self.by_stage: dict[str, list[Record]] = {}
-        for record in sorted(past.records, key=lambda record: str(record["ended"]), reverse=True):
-            if "seconds" in record:
-                self.by_stage.setdefault(record["stage"], []).append(record)
+        for record in sorted(past.records, key=lambda record: record.ended, reverse=True):
+            if record.seconds is not None:
+                self.by_stage.setdefault(record.stage, []).append(record)
         self.found: dict[tuple[str, str, str], Estimate] = {}
 
     def of(self, job: Job) -> Estimate:
@@ -77,15 +77,13 @@ class Forecast:
         """A stage without epochs takes as long as its like took before: for this run, else for others."""
         known = self.by_stage.get(job.stage, [])
         known = [
-            record
-            for record in known
-            if _weight(job.stage, record["params"]) == _weight(job.stage, job.params)
+            record for record in known if _weight(job.stage, record.params) == _weight(job.stage, job.params)
         ]
-        known = [record for record in known if record["run"] == job.run] or known
+        known = [record for record in known if record.run == job.run] or known
         if not known:
-            return Estimate(job, "unknown", "no record of their like yet")
+            return Estimate(job, "unknown", "no comparable record yet")
         same, device, gpu = _of_one_device(known)
-        seconds = sum(record["seconds"] for record in same) / len(same)
+        seconds = sum(record.seconds or 0.0 for record in same) / len(same)
         threads = job.params.get(job.stage, {}).get("threads", 1)
         return Estimate(job, "records", "", device, gpu, threads, seconds, sources=_keys(same))
 
@@ -93,10 +91,10 @@ class Forecast:
         """From records of the same parameters and split, else from a measurement."""
         wanted = signature(job.params), job.inputs["split"]
         same = [r for r in self.by_stage.get(job.stage, []) if _trains(r)]
-        same = [r for r in same if (signature(r["params"]), _split(r)) == wanted]
-        if not all(record.get("gpu") for record in same) and gpu_here():
-            same = [record for record in same if record.get("gpu")]
-        same = [record for record in same if record["code"] == job.code] or same
+        same = [r for r in same if (signature(r.params), _split(r)) == wanted]
+        if not all(record.gpu for record in same) and gpu_here():
+            same = [record for record in same if record.gpu]
+        same = [record for record in same if record.code == job.code] or same
         if same:
             return self._recorded(job, same)
         try:
@@ -135,13 +133,15 @@ def _trained(record: Record) -> tuple[float, float]:
     After a resume the record's duration is the last process's, and the throughput of the epoch it resumed in
     covers only the rest of that epoch: it is extrapolated to the whole epoch.
     """
-    epochs = record["throughput"]
-    numbers = batches_of(parse(record["stage"], record["params"]))
+    epochs = record.throughput or []
+    numbers = batches_of(parse(record.stage, record.params))
     images = [epoch["seconds"] * epoch["images_per_second"] for epoch in epochs]
     unit = max(count / numbers[epoch["epoch"]] for count, epoch in zip(images, epochs, strict=True))
     training = sum(unit * numbers[epoch["epoch"]] / epoch["images_per_second"] for epoch in epochs)
-    inside = record["training_seconds"] if record["resumes"] else sum(epoch["seconds"] for epoch in epochs)
-    return max(0.0, record["seconds"] - inside), training
+    inside = sum(epoch["seconds"] for epoch in epochs)
+    if record.resumes and record.training_seconds is not None:
+        inside = record.training_seconds
+    return max(0.0, (record.seconds or 0.0) - inside), training
 
 
 def _mean_training(records: list[Record]) -> tuple[float, float]:
@@ -158,16 +158,16 @@ def _of_one_device(records: list[Record]) -> tuple[list[Record], str, bool]:
 
 def _trains(record: Record) -> bool:
     """Whether a record has what an estimate of a training needs."""
-    return bool(record.get("throughput")) and {"training_seconds", "resumes"} <= record.keys()
+    return bool(record.throughput) and record.training_seconds is not None and record.resumes is not None
 
 
 def _device(record: Record) -> tuple[str, bool]:
-    gpu = record.get("gpu")
-    return (gpu["name"], True) if gpu else (f"CPU, {record.get('cpu') or 'unknown'}", False)
+    gpu = record.gpu_name
+    return (gpu, True) if gpu else (f"CPU, {record.cpu or 'unknown'}", False)
 
 
 def _keys(records: list[Record]) -> frozenset[str]:
-    return frozenset(record["key"] for record in records)
+    return frozenset(record.key for record in records)
 
 
 def _weight(stage: str, params: dict[str, Any]) -> list[Any]:
@@ -178,8 +178,8 @@ def _weight(stage: str, params: dict[str, Any]) -> list[Any]:
     return kinds.get(stage, [params.get("searcher")])  # a random search is like no other
 
 
-def _split(record: Record) -> Any:
-    return record["inputs"].get("split", {}).get("path")
+def _split(record: Record) -> str | None:
+    return record.inputs["split"].path if "split" in record.inputs else None
 
 
 def _share_done(job: Job) -> float:

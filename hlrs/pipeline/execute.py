@@ -1,4 +1,4 @@
-"""Running a job: check what it was planned with, run its stage, write its record last."""
+"""Run a job: check what it was planned with, run its stage, write its record last."""
 
 import importlib.metadata
 import signal
@@ -13,9 +13,8 @@ from pydantic import ValidationError
 
 from hlrs.artifacts.code_digest import code_digest
 from hlrs.artifacts.data_digest import sha256
-from hlrs.artifacts.files import read_json, write_json
-from hlrs.artifacts.jobs import CHECKPOINTS, OUTPUTS, PROVENANCE, Job
-from hlrs.artifacts.records import seal
+from hlrs.artifacts.jobs import CHECKPOINTS, OUTPUTS, PROVENANCE, Job, ResultPath
+from hlrs.artifacts.records import Record
 from hlrs.config.jobs import parse
 from hlrs.errors import Interrupted, UserError
 from hlrs.pipeline import slurm
@@ -28,7 +27,7 @@ from hlrs.training.startup import called
 def execute(job: Job) -> None:
     """Run a job. UserError if its code, data or inputs are no longer what it was planned with.
 
-    Where another process is at work on the same result, that one's is waited for and taken.
+    If another process is making the same result, wait for it and keep what it made.
     """
     check(job)
     with _warned(job), lease(job) as waited:
@@ -38,10 +37,12 @@ def execute(job: Job) -> None:
 
 @contextmanager
 def _warned(job: Job) -> Iterator[None]:
-    """Have the body end with Interrupted on SLURM's warning, wherever it is, and its SLURM job requeued."""
+    """On SLURM's warning signal, raise Interrupted in the body and requeue the job."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(f"{job.run}: {slurm.WARNING.name} came; run again to go on", slurm.WARNING.name)
+        raise Interrupted(
+            f"{job.run}: {slurm.WARNING.name} came; run it again to continue", slurm.WARNING.name
+        )
 
     before = signal.signal(slurm.WARNING, stop)  # a training sets its own while it lasts
     try:
@@ -65,7 +66,7 @@ def _run(job: Job) -> None:
     stage = importlib.import_module(f"hlrs.stages.{job.stage}")
     called()
     facts = stage.run(job)
-    record = {
+    body = {
         "key": job.key,
         "stage": job.stage,
         "run": job.run,
@@ -80,20 +81,20 @@ def _run(job: Job) -> None:
         **here(facts.get("device", "cpu")),
         **facts,
     }
-    write_json(job.output(PROVENANCE), record | {"seal": seal(record)})
+    Record.sealed(body).write(job.output(PROVENANCE))
     for checkpoint in CHECKPOINTS.glob(f"*{job.key}*"):
         checkpoint.unlink()
 
 
 def check(job: Job) -> None:
-    """What the job was planned with is what it would run with, and there is room for what it makes."""
+    """Reject a job whose code, data or inputs changed since it was planned, or whose results find no room."""
     if not _is_planned_code(job):
         raise UserError(
             f"{job.run}: the code of {job.stage} changed since this job was planned; run snakemake again"
         )
     for path in job.inputs.values():
         if not Path(path).is_file():
-            stage = Path(path).parts[1]
+            stage = ResultPath.parse(path).stage
             raise UserError(f"{path}: missing; `hlrs {stage}` or `snakemake {stage}_all` makes it")
     check_disk()
     check_data(job)
@@ -107,8 +108,8 @@ def _is_planned_code(job: Job) -> bool:
 
 
 def current(job: Job) -> bool:
-    """Whether the job's results are there and are the bytes that its record tells of."""
+    """Whether the job's results are there and have the bytes on record."""
     if not job.complete:
         return False
-    recorded = read_json(job.output(PROVENANCE))["outputs"]
+    recorded = Record.read(job.output(PROVENANCE)).outputs
     return all(recorded.get(name) == sha256(job.output(name)) for name in OUTPUTS[job.stage])

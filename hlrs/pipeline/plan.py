@@ -19,6 +19,7 @@ from hlrs.artifacts.jobs import (
     RESULTS,
     SPECS,
     Job,
+    folders,
     key_of,
     load_spec,
     repeat,
@@ -180,12 +181,10 @@ def prune(jobs: list[Job], stage: str) -> list[Path]:
     DVC then versions just what the params ask for, and `restore` makes going back to others cost nothing.
     """
     wanted = {job.directory for job in jobs if job.stage == stage}
-    root = RESULTS / stage
-    depth = 2 if stage in ("split", "report") else 4  # below it: run and key
-    stale = [d for d in sorted(root.glob("/".join("*" * depth))) if d.is_dir() and d not in wanted]
+    stale = [directory for directory in folders(stage) if directory not in wanted]
     for directory in stale:
         _move(directory, ASIDE / directory)
-    for directory in sorted((d for d in root.rglob("*") if d.is_dir()), reverse=True):
+    for directory in sorted((d for d in (RESULTS / stage).rglob("*") if d.is_dir()), reverse=True):
         if not any(directory.iterdir()):
             directory.rmdir()
     return stale

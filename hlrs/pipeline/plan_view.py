@@ -4,11 +4,10 @@ import shutil
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from hlrs.artifacts.code_digest import changed, here
-from hlrs.artifacts.jobs import STAGES, Job, abbreviate
+from hlrs.artifacts.jobs import STAGES, Job, ResultPath, abbreviate
 from hlrs.artifacts.records import Record
 from hlrs.config.jobs import parse
 from hlrs.config.params import Params
@@ -17,9 +16,8 @@ from hlrs.pipeline import plan
 from hlrs.pipeline.cost_probe import Calibration
 from hlrs.pipeline.costs import Estimate, Forecast
 from hlrs.pipeline.reasons import Reason, fold, reasons
-from hlrs.provenance.differences import Comparison, Past
-from hlrs.provenance.lineage import code_of, definitions_of, directory_of
-from hlrs.provenance.lineage_view import code_words
+from hlrs.provenance.differences import Comparison, Past, code_of, definitions_of
+from hlrs.provenance.lineage_view import compared
 
 WIDEST = 110  # columns
 
@@ -83,7 +81,7 @@ def _facts(reason: Reason, estimate: Estimate) -> dict[str, Any]:
         "run": job.run,
         "key": job.key,
         "why": reason.words(),
-        "nearest": reason.against["key"] if reason.against else None,
+        "nearest": reason.against.key if reason.against else None,
         "differs": asdict(comparison) if comparison else None,
         "missing": reason.missing,
         "checkpoint": reason.checkpoint,
@@ -202,7 +200,7 @@ def _duration(seconds: float) -> str:
 
 
 def why(run: str, jobs: list[Job], params: Params, width: int) -> Iterator[str]:
-    """For every job of a run, whether its result is here, or what sets it apart from the nearest one.
+    """For every job of a run, show that its result is here, or what sets it apart from the nearest one.
 
     `run`: data set/method/seed, its retraining with another seed (data set/method/seed-3), a data set (its
     split) or `all` (the report). UserError for another.
@@ -219,7 +217,7 @@ def why(run: str, jobs: list[Job], params: Params, width: int) -> Iterator[str]:
             continue
         yield f"{job.stage:9}{job.key} would run"
         nearest = past.nearest(job, params) or past.nearest_of_stage(job, params)
-        lines = [*_against(job, *nearest)] if nearest else ["there is no result of its stage to compare with"]
+        lines = [*_against(job, *nearest)] if nearest else ["no result of its stage to compare with"]
         if nearest and not nearest[1].size:
             lines = due[job.key].words()
         for line in lines:
@@ -230,17 +228,15 @@ def why(run: str, jobs: list[Job], params: Params, width: int) -> Iterator[str]:
 
 def _against(job: Job, record: Record, comparison: Comparison) -> Iterator[str]:
     """The differences of a job to an earlier result, one a line."""
-    other = "" if record["run"] == job.run else f" of {record['run']}"
-    when = str(record["ended"])[:16].replace("T", " ")
-    yield f"nearest: {record['key']}{other}, made {when} UTC; what differs:"
-    yield from map(str, comparison.changes)
-    if comparison.data:
-        yield "data files: other bytes"
-    if comparison.code:
-        code = code_of(record)
+    other = "" if record.run == job.run else f" of {record.run}"
+    yield f"nearest: {record.key}{other}, made {record.ended[:16].replace('T', ' ')} UTC; what differs:"
+    code = code_of(record) if comparison.code else None
+    definitions: list[str] = []
+    if code:
         now = here().definitions(job.stage, parse(job.stage, job.params))
-        yield code_words(changed(definitions_of(code, record), now) if code else [])
-    inputs = {name: entry["path"] for name, entry in record["inputs"].items()}
+        definitions = changed(definitions_of(code, record), now)
+    yield from compared(comparison, definitions)
+    inputs = record.job.inputs
     moves: dict[str, list[str]] = {}
     for name in comparison.inputs:
         old, new = (_result(of.get(name)) for of in (inputs, job.inputs))
@@ -253,5 +249,5 @@ def _result(path: str | None) -> str:
     """'search 01ef882facde' of an input's path."""
     if path is None:
         return "none"
-    folder = Path(directory_of(path))
-    return f"{folder.parts[1]} {folder.name}"
+    place = ResultPath.parse(path)
+    return f"{place.stage} {place.key}"

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hlrs.artifacts.jobs import STAGES, Job
+from hlrs.artifacts.jobs import STAGES, Job, ResultPath
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tensors import read_facts
 from hlrs.config.params import Params
@@ -18,14 +18,14 @@ class Reason:
 
     job: Job
     missing: list[str]  # files of its result, where others of them are there
-    remade: list[str]  # inputs that are missing, and for which a result that is there is made anew
+    remade: list[str]  # missing inputs that force an existing result to be rebuilt
     against: Record | None  # the nearest earlier result's record
     comparison: Comparison | None
     checkpoint: tuple[int, int] | None  # epochs that are done, of how many
     due: frozenset[str]  # the stages of its inputs that run before it
 
     def words(self) -> list[str]:
-        """The reasons, each in a few words that hold for other runs alike."""
+        """The reasons in a few words each, without the run's name, so that runs can share them."""
         return [*self._result(), *self._checkpoint()]
 
     def _result(self) -> list[str]:
@@ -33,7 +33,7 @@ class Reason:
             names = self.missing if len(self.missing) < 4 else [*self.missing[:3], "…"]
             return [f"{', '.join(names)} missing from its result"]
         if self.remade:
-            return [f"{_inputs(self.job, self.remade)} missing, to be made anew"]
+            return [f"{_inputs(self.job, self.remade)} missing, to be rebuilt"]
         if self.comparison is None:
             return ["no result yet"]
         if not self.comparison.size:
@@ -58,7 +58,7 @@ class Reason:
         if self.checkpoint is None:
             return []
         done, epochs = self.checkpoint
-        return [f"interrupted: a checkpoint at epoch {done} of {epochs} is there"]
+        return [f"interrupted: checkpoint at epoch {done} of {epochs}"]
 
 
 def _reported(names: list[str]) -> list[str]:
@@ -71,7 +71,7 @@ def _reported(names: list[str]) -> list[str]:
 
 def _maker(job: Job, name: str) -> str:
     """The stage that makes an input; nothing for one that an earlier result had."""
-    return Path(job.inputs[name]).parts[1] if name in job.inputs else ""
+    return ResultPath.parse(job.inputs[name]).stage if name in job.inputs else ""
 
 
 def _inputs(job: Job, names: list[str]) -> str:
@@ -79,7 +79,7 @@ def _inputs(job: Job, names: list[str]) -> str:
 
 
 def reasons(jobs: list[Job], params: Params, past: Past) -> list[Reason]:
-    """For each of the jobs that would run, why."""
+    """Explain why each of the jobs would run."""
     stages = {job.directory: job.stage for job in jobs}
     found = []
     for job in jobs:

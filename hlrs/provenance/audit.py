@@ -1,12 +1,11 @@
-"""The audit: whether files, records, `dvc.lock`, `params.yaml` and commits tell the same of every result."""
+"""The audit: check that files, records, `dvc.lock`, `params.yaml` and commits agree on every result."""
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,21 @@ from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from hlrs.artifacts.code_digest import committed
-from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, PUBLISHED, RESULTS, STAGES, Job, abbreviate, key_of
-from hlrs.artifacts.records import Record, environment, seal
+from hlrs.artifacts.jobs import (
+    OUTPUTS,
+    PROVENANCE,
+    PUBLISHED,
+    RESULTS,
+    STAGES,
+    Job,
+    ResultPath,
+    abbreviate,
+    key_of,
+)
+from hlrs.artifacts.records import Record
 from hlrs.errors import HlrsError
-from hlrs.provenance.lineage import data, directory_of, ran, read_here, whole, within
+from hlrs.provenance.differences import ran
+from hlrs.provenance.lineage import data, directory_of, read_here
 
 LOCK = Path("dvc.lock")
 BLOCK = 1 << 20  # bytes read at a time
@@ -73,12 +83,12 @@ class Audit:
                 self.records |= {directory: record} if record else {}
         self.readers: dict[str, set[str]] = {}  # folder -> folders that read of it
         for directory, record in self.records.items():
-            for entry in record["inputs"].values():
-                self.readers.setdefault(directory_of(entry["path"]), set()).add(directory)
+            for entry in record.inputs.values():
+                self.readers.setdefault(directory_of(entry.path), set()).add(directory)
 
     def findings(self) -> Iterator[Finding]:
         """What is broken, upstream before downstream, then what is remarkable."""
-        order = sorted(self.folders, key=lambda d: (STAGES.index(Path(d).parts[1]), d))
+        order = sorted(self.folders, key=lambda d: (STAGES.index(ResultPath.parse(d).stage), d))
         for directory in order:
             yield from self._folder(directory)
         yield from (
@@ -92,21 +102,23 @@ class Audit:
         yield from self._mixtures()
 
     def _break(self, path: str, what: str, affected: str | None = None, remedy: str | None = None) -> Finding:
-        """A break; `affected` is the file itself if not told, and what rests on its result is counted."""
+        """A break, with the number of results downstream; `affected` defaults to the file itself."""
         affected = affected or path
         directory = directory_of(affected)
         rests = len(self._downstream(directory))
-        return Finding(path, what, remedy or self._anew(directory), True, affected, rests)
+        return Finding(path, what, remedy or self._rebuild(directory), True, affected, rests)
 
-    def _anew(self, directory: str) -> str:
-        """How to have a result made again."""
+    def _rebuild(self, directory: str) -> str:
+        """How to rebuild a result."""
         job = self.wanted.get(directory)
         if job is None:
             return "delete its folder: the params do not ask for it"
-        anew = f"`hlrs {job.stage} {job.run} --force` makes it anew"
+        rebuild = f"`hlrs {job.stage} {job.run} --force` rebuilds it"
         root = RESULTS / job.stage
         return (
-            f"`dvc checkout --force {root}` brings what DVC recorded back, {anew}" if LOCK.is_file() else anew
+            f"`dvc checkout --force {root}` restores what DVC recorded, {rebuild}"
+            if LOCK.is_file()
+            else rebuild
         )
 
     def _downstream(self, directory: str) -> set[str]:
@@ -121,12 +133,12 @@ class Audit:
     # --- a result -------------------------------------------------------------------------------------
 
     def _folder(self, directory: str) -> Iterator[Finding]:
-        """Of one result: its record against its place and key, its files, and what it read."""
+        """Check one result: its record against its place and key, its files, and its inputs."""
         place = f"{directory}/{PROVENANCE}"
-        first = f"{directory}/{OUTPUTS[Path(directory).parts[1]][0]}"
+        first = f"{directory}/{OUTPUTS[ResultPath.parse(directory).stage][0]}"
         if directory not in self.records:
             why = self.unreadable.get(directory, "").removeprefix(f"{place}: ") or "is missing"
-            yield self._break(place, f"{why}, so its artifacts come from nowhere", first)
+            yield self._break(place, f"{why}, so these artifacts have no recorded origin", first)
             return
         record = self.records[directory]
         if wrong := _misplaced(directory, record):
@@ -135,37 +147,42 @@ class Audit:
         yield from self._inputs(directory, record, first)
 
     def _outputs(self, directory: str, record: Record) -> Iterator[Finding]:
-        files = {within(path, directory): path for path in self.folders[directory]}
-        for name, digest in record["outputs"].items():
+        files = {ResultPath.parse(path).name: path for path in self.folders[directory]}
+        for name, digest in record.outputs.items():
             path = f"{directory}/{name}"
             if name not in files:
-                yield self._break(path, "is missing, though it is on record")
+                yield self._break(path, "is on record but missing")
             elif self.files[path].sha256 != digest:
                 found = self.files[path].sha256
                 what = f"has other bytes than on record: sha256 {found[:SHORT]}…, not {digest[:SHORT]}…"
                 yield self._break(path, what)
-        for name in files.keys() - record["outputs"].keys() - {PROVENANCE}:
-            yield self._break(files[name], "is in no record", remedy="delete it")
+        for name in files.keys() - record.outputs.keys() - {PROVENANCE}:
+            yield self._break(files[name], "is not on record", remedy="delete it")
 
     def _inputs(self, directory: str, record: Record, first: str) -> Iterator[Finding]:
-        """What a job read, against the record of who made it."""
+        """Check what a job read against the records of the jobs that made it."""
         gone: dict[str, list[str]] = {}
-        for entry in record["inputs"].values():
-            path, digest = entry["path"], entry["sha256"]
-            folder = directory_of(path)
+        for entry in record.inputs.values():
+            path, digest, place = entry.path, entry.sha256, ResultPath.parse(entry.path)
             if path not in self.files:
-                gone.setdefault(folder, []).append(within(path, folder))
+                gone.setdefault(place.folder, []).append(place.name)
                 continue
-            maker = self.records.get(folder, {"outputs": {}})
-            made = maker["outputs"].get(within(path, folder)) or self.files[path].sha256
+            made = self._recorded(place) or self.files[path].sha256
             if digest != made:
                 what = (
                     f"was made from another {path}: sha256 {digest[:SHORT]}… was read, it is {made[:SHORT]}…"
                 )
                 yield self._break(first, what)
         for folder, names in gone.items() if directory in self.wanted else ():
-            what = f"what it was made from is not here: {', '.join(sorted(names))} of {folder}"
-            yield self._break(first, what, remedy="`dvc checkout --force` or snakemake brings it back")
+            what = f"its inputs are not here: {', '.join(sorted(names))} of {folder}"
+            yield self._break(
+                first, what, remedy="`dvc checkout --force` restores it, or snakemake rebuilds it"
+            )
+
+    def _recorded(self, place: ResultPath) -> str | None:
+        """The SHA-256 of a file in its result's record."""
+        record = self.records.get(place.folder)
+        return record.outputs.get(place.name) if record else None
 
     # --- all results ----------------------------------------------------------------------------------
 
@@ -175,43 +192,44 @@ class Audit:
         if not place.is_file():
             return
         try:
-            key = whole(json.loads(place.read_text()), str(place))["key"]
-        except (ValueError, HlrsError):
+            origin = Record.read(place).result
+        except HlrsError:
             yield Finding(str(place), "is not the record of a job", "`hlrs publish`", affected=str(place))
             return
-        origin = RESULTS / "report" / "all" / str(key)
-        if key not in {job.key for job in self.jobs}:
+        if origin.key not in {job.key for job in self.jobs}:
             yield Finding(
                 str(PUBLISHED),
                 "shows the report of other parameters",
                 "snakemake, then `hlrs publish`",
                 False,
             )
-        if str(origin) not in self.folders:
+        if origin.folder not in self.folders:
             return
         copies = [PUBLISHED / name for name in [*OUTPUTS["report"], PROVENANCE]]
         for path, found in digests([path for path in copies if path.is_file()]).items():
             name = str(Path(path).relative_to(PUBLISHED))
-            source = self.files.get(f"{origin}/{name}")
-            made = self.records.get(str(origin), {"outputs": {}})["outputs"].get(name)
+            source = self.files.get(f"{origin.folder}/{name}")
+            made = self._recorded(replace(origin, name=name))
             if found.sha256 != (made or (source.sha256 if source else None)):
-                what = f"is not the one in {origin}"
+                what = f"is not the one in {origin.folder}"
                 yield Finding(path, what, "`hlrs publish` after deleting report/", affected=path)
 
     def _recorded_by_dvc(self) -> Iterator[Finding]:
-        """Every file that dvc.lock tells of, against the file that is here."""
+        """Every file in dvc.lock against the file here."""
         if not LOCK.is_file():
             return
         stages = (YAML(typ="safe", pure=True).load(LOCK) or {}).get("stages", {})
         recorded = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
         for stage in STAGES:
             root = str(RESULTS / stage)
-            ours = {within(p, root): d.md5 for p, d in self.files.items() if p.startswith(f"{root}/")}
+            ours = {
+                p.removeprefix(f"{root}/"): d.md5 for p, d in self.files.items() if p.startswith(f"{root}/")
+            }
             if root in recorded and recorded[root] != _tree_digest(ours):
                 yield from self._differing(root, recorded[root], ours)
 
     def _differing(self, root: str, digest: str, ours: dict[str, str]) -> Iterator[Finding]:
-        """Which files differ from the listing that dvc.lock names, which are only in one of them."""
+        """Name the files that differ from the listing in dvc.lock, and count those in only one of the two."""
         theirs = _listing(digest)
         if theirs is None:
             what = "is another version than dvc.lock's, whose listing DVC's cache does not hold"
@@ -226,33 +244,33 @@ class Audit:
             yield Finding(root, f"{_results(new)} not in dvc.lock yet", "`dvc repro` records them", False)
         if gone := len({str(Path(name).parent) for name in theirs.keys() - ours.keys()}):
             what = f"{_results(gone)} of dvc.lock not here"
-            yield Finding(root, what, "`dvc checkout` brings that version back", False)
+            yield Finding(root, what, "`dvc checkout` restores that version", False)
 
     def _known_bad(self, path: str) -> bool:
-        """Whether a file's own record already tells that it is not right."""
+        """Whether a file's own record already shows a break."""
         record = self.records.get(directory_of(path))
         if record is None:
             return True
         if path.endswith(f"/{PROVENANCE}"):
-            return bool(record["seal"] != seal(record))
-        return bool(record["outputs"].get(within(path, directory_of(path))) != self.files[path].sha256)
+            return not record.intact
+        return self._recorded(ResultPath.parse(path)) != self.files[path].sha256
 
     def _params(self) -> Iterator[Finding]:
-        """What the params ask for against what is here, by keys: they are of parameters, code and inputs."""
+        """What the params ask for against what is here, by key."""
         missing = [job for job in self.jobs if not job.complete]
         if missing:
             what = f"{len(missing)} of the {len(self.jobs)} results that the params ask for are not here"
-            yield Finding(str(RESULTS), what, "`hlrs plan` tells why, snakemake makes them", False)
+            yield Finding(str(RESULTS), what, "`hlrs plan` shows why, snakemake makes them", False)
         other = self.folders.keys() - self.wanted.keys()
         if other:
-            what = f"{_results(len(other))} made with parameters or code that are not the present ones"
-            yield Finding(str(RESULTS), what, "`hlrs prune` puts them aside", False)
+            what = f"{_results(len(other))} made with other parameters or code"
+            yield Finding(str(RESULTS), what, "`hlrs prune` sets them aside", False)
 
     def _commits(self) -> Iterator[Finding]:
         """Whether the code on record is that of the commit on record."""
         found: dict[tuple[str, str, str], list[str]] = {}
         for record in self.records.values():
-            stage, commit = record["stage"], str(record.get("commit"))
+            stage, commit = record.stage, str(record.commit)
             code = committed(commit)
             if code is None:
                 why = f"commit {commit[:SHORT]} is not in this repository, so their code cannot be checked"
@@ -262,16 +280,16 @@ class Audit:
                 why = f"made by uncommitted code, on top of commit {commit[:SHORT]}"
             else:
                 continue
-            found.setdefault((stage, why, "commit the code, then make them anew"), []).append(record["run"])
+            found.setdefault((stage, why, "commit the code, then rebuild them"), []).append(record.run)
         for (stage, why, remedy), runs in found.items():
             yield Finding(str(RESULTS / stage), f"{why}: {abbreviate(runs)}", remedy, False)
 
     def _mixtures(self) -> Iterator[Finding]:
-        """Results of one stage that the params compare, made in different environments."""
+        """Find compared results of one stage that were made in different environments."""
         for stage in ("search", "retrain", "evaluate"):
-            records = [r for d, r in self.records.items() if d in self.wanted and r["stage"] == stage]
+            records = [r for d, r in self.records.items() if d in self.wanted and r.stage == stage]
             for name in ("device", "lock", "image", "versions"):
-                counts = Counter(environment(record)[name] for record in records)
+                counts = Counter(record.environment()[name] for record in records)
                 if len(counts) > 1:
                     among = "; ".join(f"{value[:60]} ({n})" for value, n in counts.most_common(4))
                     what = f"runs that are compared differ in {name}: {among}"
@@ -288,36 +306,34 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _misplaced(directory: str, record: Record) -> str:
-    """Why a record cannot be that of its folder; empty if it can."""
-    own = str(RESULTS / record["stage"] / record["run"] / record["key"])
-    if own != directory:
-        return f"is the record of {record['stage']} {record['run']}, key {record['key']}: copied from there"
-    if record["seal"] != seal(record):
+    """Why a record cannot belong to its folder; empty if it can."""
+    if record.result.folder != directory:
+        return f"is the record of {record.stage} {record.run}, key {record.key}: copied from there"
+    if not record.intact:
         return "was edited: it does not fit its seal"
-    body: dict[str, Any] = {name: record[name] for name in ("stage", "run", "params", "code")}
-    body["inputs"] = {name: entry["path"] for name, entry in record["inputs"].items()}
-    if key_of(body) != record["key"]:
-        return "tells of other parameters, code or inputs than those of its key"
+    body = {name: value for name, value in vars(record.job).items() if name != "key"}
+    if key_of(body) != record.key:
+        return "holds parameters, code or inputs that do not fit its key"
     return ""
 
 
 def check_data(audit: Audit) -> Iterator[Finding]:
     """Every data file that is here against its SHA-256 in the split's files.parquet."""
     for directory, record in audit.records.items():
-        if record["stage"] != "split":
+        if record.stage != "split":
             continue
         files = data(directory, record)
         there = [Path(file["path"]) for file in files if file["path"] and Path(file["path"]).is_file()]
         found = digests(there)
         if len(there) < len(files):
-            what = f"{len(files) - len(there)} of {len(files)} data files of {record['run']} are not here"
+            what = f"{len(files) - len(there)} of {len(files)} data files of {record.run} are not here"
             yield Finding(f"{directory}/files.parquet", what, "nothing, if only results are wanted", False)
         for file in files:
             digest = found.get(str(file["path"]))
             if digest and digest.sha256 != file["sha256"]:
                 first = f"{directory}/{OUTPUTS['split'][0]}"
-                what = f"has other bytes than when {record['run']} was split"
-                yield Finding(str(file["path"]), what, "bring the file back, or split anew", True, first)
+                what = f"has other bytes than when {record.run} was split"
+                yield Finding(str(file["path"]), what, "restore the file, or rebuild the split", True, first)
 
 
 def report(audit: Audit, findings: list[Finding]) -> Iterator[str]:
@@ -337,7 +353,7 @@ def report(audit: Audit, findings: list[Finding]) -> Iterator[str]:
         f"{_counted(len(audit.folders), 'result')}, {_counted(len(audit.files), 'file')}, {megabytes:,.1f} MB"
     )
     yield f"{sizes} against {checked}:"
-    yield f"{broken} broken, {_counted(remarks, 'remark')}" if findings else "all whole and in agreement"
+    yield f"{broken} broken, {_counted(remarks, 'remark')}" if findings else "everything agrees"
 
 
 # --- digests ------------------------------------------------------------------------------------------

@@ -1,15 +1,20 @@
 """What differs between a job and an earlier result."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from hlrs.artifacts.jobs import ASIDE, PROVENANCE, RESULTS, Job
+from pydantic import ValidationError
+
+from hlrs.artifacts.code_digest import SCHEME, Code, changed, committed, here
+from hlrs.artifacts.jobs import ASIDE, PROVENANCE, RESULTS, STAGES, Job
 from hlrs.artifacts.records import Record
+from hlrs.config.jobs import parse
 from hlrs.config.methods import OF_CELLS
 from hlrs.config.params import Params
+from hlrs.errors import HlrsError
 
 ABSENT = "(absent)"  # one side has the entry, the other does not
 
@@ -53,32 +58,30 @@ class Comparison:
         return len(self.changes) + self.data + self.code + len(self.inputs)
 
 
-def compare(job: Job, record: Record, params: Params) -> Comparison:
-    """A job's spec beside an earlier result's record, or beside the fields of another job's spec.
+def compare(job: Job, old: Job, params: Params) -> Comparison:
+    """Compare a job with that of an earlier result.
 
-    `params`, which the job was planned from, tells which entries a method overrides.
+    `params`, from which the job was planned, show which entries a method overrides.
     """
-    pairs = [pair for pair in differences(record["params"], job.params) if not _follows(job, pair[0])]
+    pairs = [pair for pair in _pairs(old.params, job.params) if not _follows(job, pair[0])]
     data = [path for path, *_ in pairs if path[-1] == "content"]
-    before = {
-        name: entry if isinstance(entry, str) else entry["path"] for name, entry in record["inputs"].items()
-    }
+    before = old.inputs
     return Comparison(
         changes=[Change(_name(job, path, params), *values) for path, *values in pairs if path not in data],
         data=bool(data),
-        code=record["code"] != job.code,
+        code=old.code != job.code,
         inputs=[
             name for name in sorted(before.keys() | job.inputs) if before.get(name) != job.inputs.get(name)
         ],
     )
 
 
-def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+def _pairs(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     """(path, old, new) of every entry that differs; a mapping whose kind differs is one entry."""
     nested = isinstance(old, dict) and isinstance(new, dict) and old.get("kind") == new.get("kind")
     if nested:
         for name in sorted(old.keys() | new.keys()):
-            yield from differences(old.get(name, ABSENT), new.get(name, ABSENT), (*path, name))
+            yield from _pairs(old.get(name, ABSENT), new.get(name, ABSENT), (*path, name))
     elif old != new:
         yield path, old, new
 
@@ -100,11 +103,13 @@ def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
         return ".".join(("datasets", dataset, *rest))
     if first in ("searcher", "objective", "arch_lr"):
         return ".".join(("methods", method, *path))
-    if job.stage == "extract" or first == "resnet":  # what a method without a search says of its network
+    if job.stage == "extract" or first == "resnet":  # the network of a method without a search
         return ".".join(("methods", method, "searcher", "depth" if first == "resnet" else first))
     if first == "retrain" and _overrides(params, method, rest):
         return ".".join(("methods", method, *path))
-    return ".".join(("search", *path) if first == "nodes" else path)  # a random search is told that alone
+    return ".".join(
+        ("search", *path) if first == "nodes" else path
+    )  # a random search has no other search parameters
 
 
 def _overrides(params: Params, method: str, path: list[str]) -> bool:
@@ -117,17 +122,100 @@ def _overrides(params: Params, method: str, path: list[str]) -> bool:
     return True
 
 
+# --- two lineages -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a job differs from the one of the same stage and run in another lineage."""
+
+    stage: str
+    run: str
+    old: dict[str, Any] | None  # the earlier record's JSON; None: the job is new
+    comparison: Comparison | None
+    definitions: list[str]  # of its code that differ; empty where Git does not know them
+    environment: dict[str, tuple[str, str]]
+    outputs: list[str]  # whose bytes differ
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing but times differs."""
+        if self.comparison is None:
+            return False
+        return not (self.comparison.size or self.environment or self.outputs)
+
+
+def differences(old: Iterable[Record], new: Iterable[Record], params: Params) -> list[Difference]:
+    """Compare every job of `new`, upstream before downstream, with its counterpart in `old`."""
+    before = {(record.stage, record.run): record for record in old}
+    jobs = sorted(new, key=lambda record: STAGES.index(record.stage))
+    return [_difference(before.get((record.stage, record.run)), record, params) for record in jobs]
+
+
+def _difference(old: Record | None, new: Record, params: Params) -> Difference:
+    if old is None:
+        return Difference(new.stage, new.run, None, None, [], {}, [])
+    before, now = old.environment(), new.environment()
+    names = sorted(old.outputs.keys() | new.outputs.keys())
+    return Difference(
+        new.stage,
+        new.run,
+        old.body(),
+        compare(new.job, old.job, params),
+        changed_definitions(old, new),
+        {name: (before[name], now[name]) for name in before if before[name] != now[name]},
+        [name for name in names if old.outputs.get(name) != new.outputs.get(name)],
+    )
+
+
+# --- code ---------------------------------------------------------------------------------------------
+
+
+def changed_definitions(old: Record, new: Record) -> list[str]:
+    """The functions whose code differs between two jobs of a stage; empty where Git cannot tell."""
+    then, now = code_of(old), code_of(new)
+    if old.code == new.code or then is None or now is None:
+        return []
+    return changed(definitions_of(then, old), definitions_of(now, new))
+
+
+def definitions_of(code: Code, record: Record) -> dict[str, str]:
+    """The definitions of `code` that a job used."""
+    return code.definitions(record.stage, parse(record.stage, record.params))
+
+
+def code_of(record: Record) -> Code | None:
+    """The code that a job ran, if it is the checkout's or the recorded commit's; None if neither."""
+    candidates = [here(), committed(str(record.commit))]
+    return next((code for code in candidates if code and ran(code, record)), None)
+
+
+def ran(code: Code, record: Record) -> bool | None:
+    """Whether a job ran this code; None if an earlier hlrs made it, whose digests cannot be compared."""
+    if not record.code.startswith(SCHEME):
+        return None
+    try:
+        params = parse(record.stage, record.params)
+    except ValidationError:
+        return None
+    return bool(code.digest(record.stage, params) == record.code)
+
+
+# --- earlier results ----------------------------------------------------------------------------------
+
+
 class Past:
-    """The records of all results that there are, also of those put aside."""
+    """The records of all results here, those put aside included."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
         for root in (RESULTS, ASIDE / RESULTS):
             for path in sorted(root.rglob(PROVENANCE)):
-                self.records += _read(path)
+                with suppress(HlrsError):  # a plan does not fail for a broken record
+                    self.records.append(Record.read(path))
         self.of: dict[tuple[str, str], list[Record]] = {}
         for record in self.records:
-            self.of.setdefault((record["stage"], record["run"]), []).append(record)
+            self.of.setdefault((record.stage, record.run), []).append(record)
 
     def nearest(self, job: Job, params: Params) -> tuple[Record, Comparison] | None:
         """Of the same stage and run, the record with the fewest differences, the newest among equals."""
@@ -135,23 +223,10 @@ class Past:
 
     def nearest_of_stage(self, job: Job, params: Params) -> tuple[Record, Comparison] | None:
         """Likewise, of any run."""
-        return self._nearest(job, [r for r in self.records if r["stage"] == job.stage], params)
+        return self._nearest(job, [r for r in self.records if r.stage == job.stage], params)
 
     @staticmethod
     def _nearest(job: Job, known: list[Record], params: Params) -> tuple[Record, Comparison] | None:
-        compared = [(record, compare(job, record, params)) for record in known]
-        newest_first = sorted(compared, key=lambda pair: str(pair[0]["ended"]), reverse=True)
+        compared = [(record, compare(job, record.job, params)) for record in known]
+        newest_first = sorted(compared, key=lambda pair: pair[0].ended, reverse=True)
         return min(newest_first, key=lambda pair: pair[1].size, default=None)
-
-
-def _read(path: Path) -> list[Record]:
-    """A record in a list; an empty one where it is broken, for which a plan should not fail."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        whole = (
-            isinstance(record, dict)
-            and {"key", "stage", "run", "params", "code", "inputs", "ended"} <= record.keys()
-        )
-    except (OSError, ValueError):
-        return []
-    return [record] if whole else []

@@ -1,4 +1,4 @@
-"""How a lineage is shown: a tree for the terminal, a graph in DOT, differences in words."""
+"""A lineage as text: a tree for the terminal, a graph in DOT, differences in words."""
 
 import json
 import textwrap
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hlrs.artifacts.jobs import STAGES, abbreviate, search_of
-from hlrs.artifacts.records import UNKNOWN, Record, environment
-from hlrs.provenance.lineage import Difference, Lineage, data, directory_of, matches, recorded, splits
+from hlrs.artifacts.records import UNKNOWN, Record
+from hlrs.provenance.differences import Comparison, Difference
+from hlrs.provenance.lineage import Lineage, data, directory_of, matches, recorded, splits
 
 LISTED = 8  # data files in the tree, definitions in a line; JSON has all of them
 SHORT = 12  # digits of a digest where its full length would be noise
@@ -17,30 +18,30 @@ SHORT = 12  # digits of a digest where its full length would be noise
 
 
 def tree(lineage: Lineage, width: int) -> Iterator[str]:
-    """The lineage as lines: an artifact's job, below it what that job read, and so on; many: a line each."""
+    """The lineage as lines: an artifact's job, below it what that job read, and so on; or a table of runs."""
     for target in lineage.targets:
         yield f"{target}{_state(lineage, target)}"
         yield f"  sha256 {recorded(lineage, target) or UNKNOWN}"
     yield ""
     shared = _shared(lineage)
-    runs = Counter(record["stage"] for record in lineage.records.values() if "/" in record["run"])
+    runs = Counter(record.stage for record in lineage.records.values() if "/" in record.run)
     if max(runs.values(), default=0) > 1:
         yield from _table(lineage)
     else:
-        told = _first_told(lineage)
+        told = _first_shown(lineage)
         shown: set[str] = set()
         for directory in dict.fromkeys(map(directory_of, lineage.targets)):
             for line in _branch(lineage, directory, told, shared, shown):
                 yield from _wrapped(line, width)
     yield ""
     jobs = len(lineage.records)
-    yield f"Alike in all {jobs} jobs:" if jobs > 1 else "It ran with:"
+    yield f"Shared by all {jobs} jobs:" if jobs > 1 else "It ran with:"
     for name, value in shared.items():
         yield from _wrapped(f"  {name:8} {value}", width, 11)
 
 
 def _wrapped(line: str, width: int, indent: int | None = None) -> list[str]:
-    """A line in as many as it takes, those after the first below its text and beside the same branches."""
+    """Wrap a line, its continuation below the text and beside the same branches."""
     text = line.lstrip(" │├└─")
     stem = line[: len(line) - len(text)]
     hanging = stem.translate(str.maketrans("├└─", "│  ")) + "  " if indent is None else " " * indent
@@ -54,19 +55,19 @@ def _state(lineage: Lineage, path: str) -> str:
 
 
 def _shared(lineage: Lineage) -> dict[str, str]:
-    """What all jobs ran with alike."""
-    every = [environment(record) for record in lineage.records.values()]
+    """The environment that all jobs share."""
+    every = [record.environment() for record in lineage.records.values()]
     return {name: every[0][name] for name in every[0] if len({facts[name] for facts in every}) == 1}
 
 
-def _first_told(lineage: Lineage) -> dict[str, dict[str, Any]]:
-    """Folder -> its parameters without the groups of them that a job before it was told alike."""
+def _first_shown(lineage: Lineage) -> dict[str, dict[str, Any]]:
+    """Folder -> its parameters, without the groups that a job before it shares."""
     seen: set[str] = set()
     told: dict[str, dict[str, Any]] = {}
-    for directory, record in sorted(lineage.records.items(), key=lambda item: STAGES.index(item[1]["stage"])):
-        groups = {n: json.dumps({n: v}) for n, v in record["params"].items() if isinstance(v, dict)}
+    for directory, record in sorted(lineage.records.items(), key=lambda item: STAGES.index(item[1].stage)):
+        groups = {n: json.dumps({n: v}) for n, v in record.params.items() if isinstance(v, dict)}
         hidden = {name for name, group in groups.items() if group in seen} | {"content"}
-        told[directory] = {name: value for name, value in record["params"].items() if name not in hidden}
+        told[directory] = {name: value for name, value in record.params.items() if name not in hidden}
         seen.update(groups.values())
     return told
 
@@ -81,7 +82,7 @@ def _branch(
     shown.add(directory)
     record = lineage.records[directory]
     yield _headline(record)
-    for name, value in environment(record).items():
+    for name, value in record.environment().items():
         if name not in shared:
             yield f"  {name} {value}"
     if words := parameters(told[directory]):
@@ -93,28 +94,29 @@ def _branch(
         yield f"{'└' if last else '├'}─ {first}"
         branch = () if folder in shown else _branch(lineage, folder, told, shared, shown)
         yield from (f"{'   ' if last else '│  '}{line}" for line in (*rest, *branch))
-    if record["stage"] == "split":
+    if record.stage == "split":
         yield from _data_lines(directory, record)
 
 
 def _headline(record: Record) -> str:
     """Stage, key, time, SLURM job, resumes: what a job's record begins with."""
-    parts = [f"{record['stage']} {record['key']}", f"code {record['code'][:SHORT]}"]
-    parts += [f"{record['seconds']:.1f} s", f"{str(record['ended'])[:16].replace('T', ' ')} UTC"]
-    parts += [f"SLURM job {record['slurm_job']}"] if record.get("slurm_job") else []
-    parts += [f"resumed {record['resumes']}×"] if record.get("resumes") else []
+    parts = [f"{record.stage} {record.key}", f"code {record.code[:SHORT]}"]
+    parts += [] if record.seconds is None else [f"{record.seconds:.1f} s"]
+    parts += [f"{record.ended[:16].replace('T', ' ')} UTC"]
+    parts += [f"SLURM job {record.slurm_job}"] if record.slurm_job else []
+    parts += [f"resumed {record.resumes}×"] if record.resumes else []
     return " · ".join(parts)
 
 
 def _artifacts(lineage: Lineage, folder: str, read: dict[str, str], shown: bool) -> list[str]:
-    """The files that a job read of a folder, with their digests; by name alone if they stand above alike."""
+    """The files that a job read of a folder, with their digests; by name alone if shown above."""
     odd = {name for name, digest in read.items() if recorded(lineage, f"{folder}/{name}") != digest}
     if shown and not odd:
         return [f"{', '.join(read)}  (above)"]
     wide = max(map(len, read))
     return [
         f"{name:{wide}}  sha256 {digest}{_state(lineage, f'{folder}/{name}')}"
-        + ("  ! not what its own record tells" if name in odd else "")
+        + ("  ! not as in its own record" if name in odd else "")
         for name, digest in read.items()
     ]
 
@@ -123,7 +125,7 @@ def _data_lines(directory: str, record: Record) -> Iterator[str]:
     """The leaves: data files."""
     files = data(directory, record)
     total = sum(file["bytes"] for file in files)
-    kind = record["params"]["source"]["kind"]
+    kind = record.params["source"]["kind"]
     yield f"└─ data: {len(files)} file{'s' * (len(files) != 1)} of a source {kind}, {total:,} bytes"
     for file in files[:LISTED]:
         yield f"     {file['path'] or file['name']}"
@@ -154,15 +156,15 @@ def _flat(value: Any, path: str = "") -> Iterator[str]:
 
 
 def _table(lineage: Lineage) -> Iterator[str]:
-    """The keys of every run's jobs, a line a run; a retraining's with those of its search."""
+    """One line per run with the keys of its jobs; a retraining's with those of its search."""
     rows: dict[str, dict[str, str]] = {}
     for record in lineage.records.values():
-        if "/" in record["run"]:
-            rows.setdefault(record["run"], {})[record["stage"]] = record["key"]
+        if "/" in record.run:
+            rows.setdefault(record.run, {})[record.stage] = record.key
     for run, keys in rows.items():
         found = rows.get(search_of(run), {})
         keys |= {stage: found[stage] for stage in ("search", "extract") if stage in found}
-    shared = {record["run"]: record["key"] for _, record in splits(lineage)}
+    shared = {record.run: record.key for _, record in splits(lineage)}
     wide = max(map(len, rows))
     stages = [stage for stage in STAGES if stage != "report"]
     yield " " * wide + "".join(f"  {stage:{SHORT}}" for stage in stages).rstrip()
@@ -177,7 +179,7 @@ def _table(lineage: Lineage) -> Iterator[str]:
 
 
 def since(found: list[Difference], revision: str, width: int) -> Iterator[str]:
-    """What differs since a revision, a line for all runs of which it holds."""
+    """What differs since a revision; runs with the same differences share an entry."""
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for difference in found:
         if not difference.same:
@@ -199,22 +201,27 @@ def words(difference: Difference) -> Iterator[str]:
     if comparison is None:
         yield "new: there was no such job"
         return
-    yield from map(str, comparison.changes)
-    if comparison.data:
-        yield "data files changed"
-    if comparison.code:
-        yield code_words(difference.definitions)
+    yield from compared(comparison, difference.definitions)
     if comparison.inputs:
         yield f"from other results: {_some(comparison.inputs)}"
     for name, (old, new) in difference.environment.items():
         yield f"{name} {_shortened(name, old)} -> {_shortened(name, new)}"
-    yield f"other bytes: {_some(difference.outputs)}" if difference.outputs else "the same bytes all the same"
+    yield f"other bytes: {_some(difference.outputs)}" if difference.outputs else "output bytes unchanged"
 
 
-def code_words(definitions: list[str]) -> str:
-    """Which definitions of a stage's code changed."""
+def compared(comparison: Comparison, definitions: list[str]) -> Iterator[str]:
+    """Parameters, data and code that differ; `definitions`: of the code, empty if unknown."""
+    yield from map(str, comparison.changes)
+    if comparison.data:
+        yield "data files changed"
+    if comparison.code:
+        yield _code(definitions)
+
+
+def _code(definitions: list[str]) -> str:
+    """Name the definitions of a stage's code that changed."""
     if not definitions:
-        return "code changed; which of it, Git cannot tell: the earlier one was not committed"
+        return "code changed; the earlier code was not committed, so its differences are unknown"
     return f"code changed: {_some(definitions)}"
 
 
@@ -239,7 +246,7 @@ def dot(lineage: Lineage) -> str:
         for folder, names in lineage.sources(directory).items():
             lines.append(f"  {_quoted(folder)} -> {_quoted(directory)} [label={_quoted(*names)}];")
     for directory, record in splits(lineage):
-        node = _quoted(f"data of {record['run']}")
+        node = _quoted(f"data of {record.run}")
         lines.append(f"  {node} [shape=cylinder, label={_quoted(*_data_label(directory, record))}];")
         lines.append(f"  {node} -> {_quoted(directory)};")
     return "\n".join([*lines, "}"])
@@ -252,13 +259,13 @@ def _quoted(*lines: str) -> str:
 
 def _label(record: Record) -> list[str]:
     """The lines of a job's box."""
-    outputs = [f"{name} {digest[:SHORT]}" for name, digest in record["outputs"].items()]
+    outputs = [f"{name} {digest[:SHORT]}" for name, digest in record.outputs.items()]
     more = [f"… {len(outputs) - 3} more"] if len(outputs) > 3 else []
-    facts = f"{record['key']} · {record['seconds']:.1f} s"
-    return [f"{record['stage']} {record['run']}", facts, *outputs[:3], *more]
+    facts = record.key if record.seconds is None else f"{record.key} · {record.seconds:.1f} s"
+    return [f"{record.stage} {record.run}", facts, *outputs[:3], *more]
 
 
 def _data_label(directory: str, record: Record) -> list[str]:
     files = data(directory, record)
     shown = [f"{file['name'][-18:]} {file['sha256'][:SHORT]}" for file in files[:3]]
-    return [f"data of {record['run']}", f"{sum(f['bytes'] for f in files):,} bytes", *shown]
+    return [f"data of {record.run}", f"{sum(f['bytes'] for f in files):,} bytes", *shown]

@@ -23,8 +23,8 @@ from urllib.parse import quote
 from hlrs import __version__
 from hlrs.artifacts.code_digest import PACKAGE
 from hlrs.artifacts.data_digest import sha256
-from hlrs.artifacts.files import read_json
 from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, Job
+from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.errors import Failure, UserError
 
@@ -80,7 +80,7 @@ def export(jobs: list[Job], params: Path, target: Path, weights: bool) -> dict[s
     """Write the crate of a finished run to a new folder; the numbers of jobs, files and bytes in it.
 
     UserError if a result is missing, the folder holds something, or the code is not a checkout; Failure if a
-    file is not the one that the records tell of.
+    file is not the one on record.
     """
     missing = [job for job in jobs if not job.complete]
     if missing:
@@ -123,7 +123,7 @@ class Description:
         self.jobs = jobs
         self.report = next(job for job in jobs if job.stage == "report")
         self.weights = weights
-        self.records = {job.key: read_json(job.output(PROVENANCE)) for job in jobs}
+        self.records = {job.key: Record.read(job.output(PROVENANCE)) for job in jobs}
         self.makers = {path: job for job in jobs for path in job.outputs}
         with ThreadPoolExecutor() as pool:
             self.digests = dict(zip(self.makers, pool.map(sha256, map(Path, self.makers)), strict=True))
@@ -145,17 +145,15 @@ class Description:
         self._root()
 
     def _check(self) -> None:
-        """Every file is the one that its own record and its readers' records tell of."""
+        """Check every file against its own record and the records of its readers."""
         for job in self.jobs:
             record = self.records[job.key]
-            told = {str(job.output(name)): digest for name, digest in record["outputs"].items()}
-            told |= {entry["path"]: entry["sha256"] for entry in record["inputs"].values()}
-            for path, digest in told.items():
+            known = {str(job.output(name)): digest for name, digest in record.outputs.items()}
+            known |= {entry.path: entry.sha256 for entry in record.inputs.values()}
+            for path, digest in known.items():
                 if self.digests.get(path) != digest:
                     place = job.output(PROVENANCE)
-                    raise Failure(
-                        f"{path}: not the file that {place} tells of; `hlrs audit` says how to mend it"
-                    )
+                    raise Failure(f"{path}: not the file on record in {place}; `hlrs audit` shows the remedy")
 
     # --- entities -------------------------------------------------------------------------------------
 
@@ -301,11 +299,11 @@ class Description:
             self.slot(job.stage, "parameter", name, TYPES.get(type(value), "Text"), values[-1])
         return values
 
-    def _circumstances(self, action: str, record: dict[str, Any]) -> dict[str, Any]:
-        """What a record measured, and what else it tells of the code, the environment and the machine."""
-        gpu = record.get("gpu") or {}
-        measured = record | {"gpu_peak_memory_bytes": gpu.get("peak_memory_bytes")}
-        facts = {name: record.get(name) for name in FACTS} | {"gpu": gpu.get("name")}
+    def _circumstances(self, action: str, record: Record) -> dict[str, Any]:
+        """What a record measured, and what else it says of the code, the environment and the machine."""
+        body = record.body()
+        measured = body | {"gpu_peak_memory_bytes": record.gpu_memory}
+        facts = {name: body.get(name) for name in FACTS} | {"gpu": record.gpu_name}
         usage = [
             self.add(
                 f"{action}/{name}",
@@ -320,8 +318,8 @@ class Description:
         ]
         known = [self.value(name, fact) for name, fact in facts.items() if fact is not None]
         found = {"resourceUsage": _ref(usage), "additionalProperty": _ref(known)}
-        if record.get("image"):
-            digest = record["image"].removeprefix("sha256:")
+        if record.image:
+            digest = record.image.removeprefix("sha256:")
             image = self.add(f"#image/{digest}", "ContainerImage", name="hlrs", sha256=digest)
             found["containerImage"] = _ref([image])
         return found
@@ -356,7 +354,7 @@ class Description:
     # --- the whole ------------------------------------------------------------------------------------
 
     def _snakemake(self) -> str:
-        return str(self.records[self.report.key]["versions"].get("snakemake", "of unknown version"))
+        return str((self.records[self.report.key].versions or {}).get("snakemake", "of unknown version"))
 
     def _workflow(self) -> None:
         """The Snakefile, with its steps, tools and formal parameters."""
@@ -497,16 +495,16 @@ def _leaves(params: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, params
 
 
-def _times(records: list[dict[str, Any]]) -> dict[str, str]:
-    started, ended = [record["started"] for record in records], [record["ended"] for record in records]
-    return {"startTime": min(started), "endTime": max(ended)}
+def _times(records: list[Record]) -> dict[str, str]:
+    started = [record.started or record.ended for record in records]
+    return {"startTime": min(started), "endTime": max(record.ended for record in records)}
 
 
-def _where(job: Job, record: dict[str, Any]) -> str:
+def _where(job: Job, record: Record) -> str:
     """The command of a job and the machine that it ran on, in a line."""
-    device = record["gpu"]["name"] if record.get("gpu") else record.get("cpu")
-    slurm = f"SLURM job {record['slurm_job']}" if record.get("slurm_job") else None
-    return f"hlrs {job.stage} {job.run}, on {', '.join(filter(None, (record.get('host'), device, slurm)))}"
+    slurm = f"SLURM job {record.slurm_job}" if record.slurm_job else None
+    places = (record.host, record.gpu_name or record.cpu, slurm)
+    return f"hlrs {job.stage} {job.run}, on {', '.join(filter(None, places))}"
 
 
 def _page(title: str, description: str, report: str, params: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hlrs.artifacts.jobs import repeat
-from hlrs.artifacts.records import UNKNOWN, environment
+from hlrs.artifacts.records import Record
 
 Columns = dict[str, list[Any]]
 STAGES = ("search", "extract", "retrain", "evaluate")  # of a run
@@ -19,8 +19,8 @@ PLACE = ("dataset", "method", "seed", "retrain_seed")
 class JobRecord:
     """What the report shows of a job's provenance record; None where something is not recorded.
 
-    `path`: the record, relative to the workflow's folder; `environment`: as in `hlrs.environment`; `seconds`:
-    the time spent on the result; `throughput`: images per second by epoch; `startup`: seconds from the start
+    `path`: the record, relative to the workflow's folder; `environment`: as in `Record`; `seconds`: the
+    time spent on the result; `throughput`: images per second by epoch; `startup`: seconds from the start
     of the process to its first step or image; memory: peak bytes.
     """
 
@@ -41,44 +41,40 @@ class JobRecord:
     startup: float | None
 
     @classmethod
-    def read(cls, stage: str, path: str, record: dict[str, Any]) -> "JobRecord":
-        """Read the record of a job of this stage, as found at `path`."""
-        gpu, startup = record.get("gpu") or {}, record.get("startup")
-        parameters = (record.get("params") or {}).get(stage) or {}
+    def of(cls, path: str, record: Record) -> "JobRecord":
+        """Take what the report shows from a record, as found at `path`."""
+        parameters, startup = record.params.get(record.stage) or {}, record.startup
         return cls(
-            stage=stage,
+            stage=record.stage,
             path=path,
-            key=str(record.get("key") or UNKNOWN),
-            code=str(record.get("code") or UNKNOWN),
-            environment=environment(record),
-            uncommitted=bool(record.get("dirty")),
-            started=record.get("started"),
+            key=record.key,
+            code=record.code,
+            environment=record.environment(),
+            uncommitted=bool(record.dirty),
+            started=record.started,
             seconds=_worked(record),
-            on_gpu=bool(gpu),
+            on_gpu=bool(record.gpu),
             threads=int(parameters.get("threads", 1)),
-            throughput={row["epoch"]: row["images_per_second"] for row in record.get("throughput") or []},
-            host_memory=record.get("peak_memory_bytes"),
-            gpu_memory=gpu.get("peak_memory_bytes"),
-            resumes=record.get("resumes"),
+            throughput={row["epoch"]: row["images_per_second"] for row in record.throughput or []},
+            host_memory=record.peak_memory_bytes,
+            gpu_memory=record.gpu_memory,
+            resumes=record.resumes,
             startup=sum(float(startup.get(f"{part}_seconds") or 0.0) for part in ("imports", "setup"))
             if startup
             else None,
         )
 
 
-def _worked(record: dict[str, Any]) -> float | None:
+def _worked(record: Record) -> float | None:
     """Return the seconds that a job spent on its result.
 
     After a resume, the recorded duration is the last process's, so the epochs' own times replace its training
     time. The part of an interrupted epoch before the last resume is in neither.
     """
-    if record.get("seconds") is None:
-        return None
-    seconds = float(record["seconds"])
-    if not record.get("resumes") or record.get("training_seconds") is None:
-        return seconds
-    epochs = math.fsum(row["seconds"] for row in record.get("throughput") or [])
-    return max(0.0, seconds - float(record["training_seconds"])) + epochs
+    if record.seconds is None or not record.resumes or record.training_seconds is None:
+        return record.seconds
+    epochs = math.fsum(row["seconds"] for row in record.throughput or [])
+    return max(0.0, record.seconds - record.training_seconds) + epochs
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from hlrs.artifacts.files import read_json, replacing, write_text
 from hlrs.artifacts.jobs import PROVENANCE, Job, repeat
+from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.errors import UserError
 from hlrs.report.claim import claims, table
@@ -54,7 +55,7 @@ def _input(job: Job, name: str) -> Path:
 
 def _record(job: Job, stage: str, name: str) -> JobRecord:
     path = _input(job, f"{stage}/{name}/{PROVENANCE}")
-    return JobRecord.read(stage, path.as_posix(), read_json(path))
+    return JobRecord.of(path.as_posix(), Record.read(path))
 
 
 def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run]:

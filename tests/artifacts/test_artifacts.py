@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from hlrs.artifacts.files import read_json, write_json, write_text
-from hlrs.artifacts.jobs import Job, load_spec
+from hlrs.artifacts.jobs import Job, ResultPath, load_spec
+from hlrs.artifacts.records import Record, seal
 from hlrs.artifacts.tables import SCHEMAS, read_table, write_table
 from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.errors import Failure, HlrsError, UserError
@@ -284,3 +285,57 @@ def test_tensors_of_any_memory_layout_are_kept(tmp_path):
     tensor = torch.arange(48.0).reshape(2, 3, 2, 4).to(memory_format=torch.channels_last)
     write_tensors(tmp_path / "t.safetensors", {"t": tensor}, {})
     assert torch.equal(read_tensors(tmp_path / "t.safetensors")[0]["t"], tensor)
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("results/split/d/0123/split.parquet", ("split", "d", "0123", "split.parquet")),
+        ("results/report/all/0123/plots/a.csv", ("report", "all", "0123", "plots/a.csv")),
+        ("results/search/d/m/0/0123", ("search", "d/m/0", "0123", "")),
+    ],
+)
+def test_the_path_of_a_result_has_four_parts(path, parts):
+    found = ResultPath.parse(path)
+    assert (found.stage, found.run, found.key, found.name) == parts
+    assert f"{found.folder}/{found.name}".rstrip("/") == path
+
+
+@pytest.mark.parametrize(
+    "path", ["results/search/d/m/0", "results/other/d/m/0/0123/x", "elsewhere/search/d/m/0/0123/x", "", "/"]
+)
+def test_a_path_of_no_result_is_rejected(path):
+    with pytest.raises(UserError, match="results/STAGE/RUN/KEY"):
+        ResultPath.parse(path)
+
+
+RECORD = {
+    "key": "0123",
+    "stage": "extract",
+    "run": "d/m/0",
+    "params": {"genotype": None},
+    "code": "1",
+    "inputs": {"alphas": {"path": "results/search/d/m/0/4567/alphas.parquet", "sha256": "89", "later": 1}},
+    "outputs": {"genotype.json": "ab"},
+    "ended": "2026-01-01T00:00:00+00:00",
+    "another_version_wrote": [1, 2.0, None],
+}
+
+
+def test_a_record_keeps_every_field_and_no_other(tmp_path):
+    body = RECORD | {"seal": seal(RECORD)}
+    write_json(tmp_path / "written", body)
+    record = Record.read(tmp_path / "written")
+    record.write(tmp_path / "rewritten")
+    assert (tmp_path / "rewritten").read_bytes() == (tmp_path / "written").read_bytes()
+    assert record.intact
+    assert not record.model_copy(update={"seconds": 1.0}).intact
+
+
+@pytest.mark.parametrize(
+    "changes", [{"outputs": []}, {"inputs": {"x": {"path": "/etc/hosts", "sha256": ""}}}, {"seal": None}]
+)
+def test_a_record_that_is_not_whole_is_rejected(tmp_path, changes):
+    write_json(tmp_path / "record", RECORD | {"seal": ""} | changes)
+    with pytest.raises(Failure, match="record: not the record of a job"):
+        Record.read(tmp_path / "record")

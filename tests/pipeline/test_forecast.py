@@ -146,7 +146,7 @@ def test_stages_without_epochs_take_what_they_took(workspace):
     assert (estimate("split/digits").seconds, estimate("split/digits").gpu) == (1.5, False)
     assert (estimate("extract/digits/hlrs/0").how, estimate("extract/digits/hlrs/0").why) == (
         "unknown",
-        "no record of their like yet",
+        "no comparable record yet",
     )
 
 
@@ -156,7 +156,7 @@ def test_a_random_search_is_not_taken_for_a_training(workspace):
         **{"methods.random": {"searcher": {"kind": "random"}}, "matrix.methods": ["darts", "random"]},
     )
     trained(jobs()["search/digits/darts/0"], [10, 10, 10])
-    assert estimate("search/digits/random/0").why == "no record of their like yet"
+    assert estimate("search/digits/random/0").why == "no comparable record yet"
     finish([jobs()["search/digits/random/0"]], seconds=2.0, throughput=[], resumes=0)
     assert estimate("search/digits/random/1", **{"matrix.seeds": [1]}).seconds == 2.0
 
@@ -440,7 +440,7 @@ def test_the_text_tells_units_sources_and_what_checkpoints_save(hurried, monkeyp
         "",
         "search 1 1 h 0 min 1.0 GPU-hours from 1 record on NVIDIA A100",
         "retrain 1 18 min 4 s 0.3 CPU-hours from 1 record on CPU, AMD EPYC",
-        "3 not estimated: extract, evaluate, report (no record of their like yet)",
+        "3 not estimated: extract, evaluate, report (no comparable record yet)",
         "in all 1 1.0 GPU-hours without what is not estimated",
         "in all 1 0.3 CPU-hours without what is not estimated",
         "saved 1 2.0 GPU-hours by checkpoints that are there",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hlrs.artifacts.files import write_json
 from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, abbreviate
+from hlrs.artifacts.records import Record
 from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.params import load
 from hlrs.pipeline import plan
@@ -20,14 +20,14 @@ def read():
 
 
 def finish(jobs, **fields):
-    """Empty results of jobs, with records that tell what the jobs were told."""
+    """Empty results of jobs, with records of the jobs."""
     for job in jobs:
         for name in OUTPUTS[job.stage]:
             job.output(name).parent.mkdir(parents=True, exist_ok=True)
             job.output(name).touch()
         inputs = {name: {"path": path, "sha256": ""} for name, path in job.inputs.items()}
-        facts = {"ended": "2026-01-01T00:00:00+00:00", **vars(job), "inputs": inputs, **fields}
-        write_json(job.output(PROVENANCE), facts)
+        facts = {"ended": "2026-01-01T00:00:00+00:00", **vars(job), "inputs": inputs, "outputs": {}, **fields}
+        Record.sealed(facts).write(job.output(PROVENANCE))
 
 
 def words():
@@ -96,7 +96,7 @@ def test_without_results_there_are_none_yet(workspace):
         (
             {"methods.hlrs.arch_lr": {"kind": "cosine", "final": 0.2}},
             "search/digits/hlrs/0",
-            ["methods.hlrs.arch_lr.kind coupled -> cosine (final 0.2)"],
+            ["methods.hlrs.arch_lr.kind coupled -> cosine (final 0.2)", "code of search changed"],
         ),
         (
             {"methods.darts.retrain": {"epochs": 7}},
@@ -202,7 +202,7 @@ def test_files_that_are_missing_are_named(finished):
     jobs["split/digits"].output("classes.json").unlink()
     found = words()  # whoever reads classes.json waits for it, and runs
     assert found["split/digits"] == ["classes.json missing from its result"]
-    assert found["search/digits/darts/0"] == ["input classes missing, to be made anew"]
+    assert found["search/digits/darts/0"] == ["input classes missing, to be rebuilt"]
     assert "extract/digits/darts/0" not in found
 
 
@@ -236,10 +236,10 @@ def test_two_specs_compare_without_a_record(finished):
     old, search, *_ = plan.plan(read())
     edit(finished, **{"search.epochs": 5, "datasets.digits.seed": 1})
     _, later, *_ = plan.plan(read())
-    found = compare(later, vars(search), read())
+    found = compare(later, search, read())
     assert [str(change) for change in found.changes] == ["search.epochs 3 -> 5"]
     assert (found.inputs, found.code, found.data, found.size) == (["classes", "split"], False, False, 3)
-    assert compare(old, vars(old), read()).size == 0
+    assert compare(old, old, read()).size == 0
 
 
 def test_equal_specs_compare_as_equal(finished):

@@ -66,7 +66,7 @@ def directory(stage, name="digits/hlrs/0"):
 
 
 def rewrite(path, **changes):
-    """Edit a record as a forger would who knows of the seal."""
+    """Edit a record and renew its seal."""
     record = json.loads(path.read_text()) | changes
     record["seal"] = seal(record)
     path.write_text(json.dumps(record))
@@ -109,7 +109,7 @@ def test_an_artifact_that_is_gone(folder):
         (str(path), str(path)),
         (str(directory("evaluate") / "metrics.json"), str(directory("evaluate") / "metrics.json")),
     ]
-    assert broken[0].what == "is missing, though it is on record"
+    assert broken[0].what == "is on record but missing"
     assert f"weights.safetensors of {path.parent}" in broken[1].what
 
 
@@ -163,12 +163,12 @@ def test_an_edited_record(folder, change, what):
     assert report in {f.affected for f in broken}
 
 
-def test_a_record_of_other_parameters_even_if_sealed_anew(folder):
+def test_a_record_of_other_parameters_with_a_fitting_seal(folder):
     path = directory("search") / PROVENANCE
     params = json.loads(path.read_text())["params"]
     rewrite(path, params=params | {"seed": 7})
     broken, _ = audit()
-    assert broken[0].what == "tells of other parameters, code or inputs than those of its key"
+    assert broken[0].what == "holds parameters, code or inputs that do not fit its key"
 
 
 def test_a_result_made_with_other_parameters_under_this_key(folder, edited):  # noqa: F811
@@ -222,10 +222,10 @@ def test_a_record_that_is_missing_or_broken(folder, text):
     "changes",
     [{"outputs": []}, {"run": 1}, {"inputs": {"x": {"path": "/etc/hosts", "sha256": ""}}}, {"params": None}],
 )
-def test_a_record_that_says_what_no_record_says(folder, changes):
+def test_a_record_with_an_invalid_field(folder, changes):
     path = directory("search") / PROVENANCE
     rewrite(path, **changes)
-    assert audit()[0][0].what == "not the record of a job, so its artifacts come from nowhere"
+    assert audit()[0][0].what == "not the record of a job, so these artifacts have no recorded origin"
 
 
 def test_files_without_a_record(folder):
@@ -263,11 +263,11 @@ def test_other_parameters_leave_remarks_and_break_nothing(folder):
     assert {(f.path, f.what) for f in remarks} == {
         ("report", "shows the report of other parameters"),
         ("results", "9 of the 10 results that the params ask for are not here"),
-        ("results", "9 results are made with parameters or code that are not the present ones"),
+        ("results", "9 results are made with other parameters or code"),
     }
 
 
-def test_code_that_was_not_committed_is_told(own):
+def test_uncommitted_code_is_reported(own):
     path = Path("hlrs/nas/bilevel.py")
     path.write_text(path.read_text() + "\nMORE = 1\n")
     code_digest.here.cache_clear()
@@ -277,24 +277,24 @@ def test_code_that_was_not_committed_is_told(own):
     shutil.copytree(mine, job.directory)  # as if it had run here
     rewrite(job.output(PROVENANCE), key=job.key, code=job.code)
     _, remarks = audit()
-    [told] = [f.what for f in remarks if "uncommitted" in f.what]
+    [said] = [f.what for f in remarks if "uncommitted" in f.what]
     head = run(own, "git", "rev-parse", "HEAD~1").stdout[:12]
-    assert told == f"made by uncommitted code, on top of commit {head}: digits/hlrs/0"
+    assert said == f"made by uncommitted code, on top of commit {head}: digits/hlrs/0"
     run(own, "git", "add", "hlrs")
     commit(own, "More")
     rewrite(job.output(PROVENANCE), commit=run(own, "git", "rev-parse", "HEAD").stdout.strip())
     assert not [f for f in audit()[1] if "uncommitted" in f.what]
 
 
-def test_a_mixture_of_machines_is_told(folder):
+def test_a_mixture_of_machines_is_reported(folder):
     path = directory("search") / PROVENANCE
     rewrite(path, cpu="Another CPU")
-    [told] = [f.what for f in audit()[1]]
-    assert told.startswith("runs that are compared differ in device: ")
-    assert "Another CPU (1)" in told
+    [said] = [f.what for f in audit()[1]]
+    assert said.startswith("runs that are compared differ in device: ")
+    assert "Another CPU (1)" in said
     rewrite(path, gpu={"name": "A GPU"}, gpu_kernels=False)
-    [told] = [f.what for f in audit()[1]]
-    assert "A GPU, without kernels of our own (1)" in told
+    [said] = [f.what for f in audit()[1]]
+    assert "A GPU, without kernels of our own (1)" in said
 
 
 def test_data_files_are_compared_when_asked_for(folder):
@@ -313,7 +313,7 @@ def test_data_files_are_compared_when_asked_for(folder):
 
 def test_the_command_names_the_break_and_fails(folder):
     said = run(folder, "hlrs", "audit").stdout
-    assert said.endswith("against records, params, commits and dvc.lock:\nall whole and in agreement\n")
+    assert said.endswith("against records, params, commits and dvc.lock:\neverything agrees\n")
     path = directory("retrain") / "weights.safetensors"
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)

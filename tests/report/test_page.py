@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import hlrs.report.page
+from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import SCHEMAS
 from hlrs.longtail.metrics import evaluate
 from hlrs.nas.drawing import draw_cell
@@ -119,7 +120,7 @@ def record_of(stage: str, name: str) -> JobRecord:
     throughput = [{"epoch": e, "seconds": 9.0, "images_per_second": 1000.0 + e} for e in range(EPOCHS)]
     facts = {"key": key, "commit": "c" * 40, "dirty": False, "lock": "d" * 64, "throughput": throughput}
     path = f"results/{stage}/{name}/{key}/provenance.json"
-    return JobRecord.read(stage, path, record(stage, name) | facts)
+    return JobRecord.of(path, Record.sealed(record(stage, name) | facts))
 
 
 # --- without a browser --------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 
 from hlrs.artifacts.files import write_json, write_text
 from hlrs.artifacts.jobs import OUTPUTS, Job, repeat
+from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import SCHEMAS, write_table
 from hlrs.config.jobs import ReportJob
 from hlrs.config.params import Params
@@ -94,7 +95,11 @@ def alphas(method: str) -> dict:
     return dict(zip(SCHEMAS["alphas"], zip(*rows, strict=True), strict=True))
 
 
+BARE = {"key": "", "stage": "search", "run": "", "params": {}, "code": "", "inputs": {}, "outputs": {}}
+
+
 def record(stage: str, run: str) -> dict:
+    """The fields of a record, without a seal."""
     throughput = [{"epoch": e, "seconds": 2.0, "images_per_second": 100.0 + e} for e in range(3)]
     times = {"started": "2026-11-22T10:00:00+00:00", "ended": "2026-11-22T10:01:30+00:00", "seconds": 90.0}
     device = {
@@ -112,7 +117,17 @@ def record(stage: str, run: str) -> dict:
         "commit": None,
         "dirty": None,
     }
-    return facts | times | device | {"throughput": throughput, "resumes": 1, "versions": {"torch": "2.9.0"}}
+    return (
+        BARE
+        | facts
+        | times
+        | device
+        | {"throughput": throughput, "resumes": 1, "versions": {"torch": "2.9.0"}}
+    )
+
+
+def write_record(path: Path, facts: dict) -> None:
+    Record.sealed(facts).write(path)
 
 
 def make_job(
@@ -135,7 +150,7 @@ def make_job(
         lacking = LACKS.get(method, [])
         for stage in ("search", "extract"):
             if stage not in lacking:
-                put(f"{stage}/{name}/provenance.json", write_json, record(stage, name))
+                put(f"{stage}/{name}/provenance.json", write_record, record(stage, name))
         if "search" not in lacking:
             epochs = 0 if method == "random" else 3
             put(f"search/{name}/alphas.parquet", write_table, "alphas", alphas(method))
@@ -152,7 +167,7 @@ def make_job(
         put(
             f"split/{dataset}/classes.json", write_json, {"names": ["zero", HOSTILE, "two"], "counts": counts}
         )
-        put(f"split/{dataset}/provenance.json", write_json, record("split", dataset))
+        put(f"split/{dataset}/provenance.json", write_record, record("split", dataset))
         for method, of_seed in nested.items():
             for seed, own in zip(seeds, of_seed, strict=True):
                 put_search(f"{dataset}/{method}/{seed}", method)
@@ -162,7 +177,7 @@ def make_job(
                     columns = history("retrain", 3)
                     put(f"retrain/{name}/history.parquet", write_table, "retrain_history", columns)
                     for stage in ("retrain", "evaluate"):
-                        put(f"{stage}/{name}/provenance.json", write_json, record(stage, name))
+                        put(f"{stage}/{name}/provenance.json", write_record, record(stage, name))
     matrix = {"datasets": list(datasets), "methods": list(scores), "seeds": seeds}
     report = {"title": "A <title>", "reference": reference}
     params = Params.model_validate(
@@ -476,12 +491,12 @@ def test_a_difference_is_never_rounded_to_zero():
 
 
 def cost_of(*records: dict) -> Cost:
-    return cost([JobRecord.read(record.get("stage", "search"), "", record) for record in records])
+    return cost([JobRecord.of("", Record.sealed(BARE | {"ended": ""} | record)) for record in records])
 
 
 def test_hours_are_of_gpus_or_of_threads():
-    gpu = {"stage": "search", "seconds": 1800, "gpu": {"name": "A GPU", "peak_memory_bytes": 2**30}}
-    cpu = {"stage": "retrain", "seconds": 900, "params": {"retrain": {"threads": 4}}, "resumes": 0}
+    gpu = {"stage": "search", "seconds": 1800.0, "gpu": {"name": "A GPU", "peak_memory_bytes": 2**30}}
+    cpu = {"stage": "retrain", "seconds": 900.0, "params": {"retrain": {"threads": 4}}, "resumes": 0}
     found = cost_of(gpu, gpu, cpu, {"stage": "search"})
     assert (found.gpu_hours, found.cpu_hours, found.jobs, found.unknown) == (1.0, 1.0, 4, 1)
     assert (found.gpu_memory, found.host_memory, found.resumes, found.startup) == (2**30, None, 0, None)
@@ -620,9 +635,8 @@ def test_every_job_is_linked_to_its_record():
 
 def test_what_jobs_have_in_common_is_shown_once():
     job = make_job(TWO_SEEDS)
-    write_json(
-        Path(job.inputs["extract/d/hlrs/0/provenance.json"]), record("extract", "d/hlrs/0") | {"dirty": True}
-    )
+    edited = record("extract", "d/hlrs/0") | {"dirty": True}
+    write_record(Path(job.inputs["extract/d/hlrs/0/provenance.json"]), edited)
     found = {fact.label: fact for fact in facts(gather(job))}
     assert found["Versions"].values == [("torch 2.9.0", 25)]
     assert found["Commit"].values == [("not recorded", 24), ("not recorded + uncommitted changes", 1)]
