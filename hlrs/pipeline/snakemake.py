@@ -105,7 +105,7 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
     if slurm.available():
         slurm.be_patient()
         locked = (
-            any(locks.LOCKS.glob("*.lock")) and "--nolock" not in sys.argv
+            any(locks.SNAKEMAKE_LOCKS.glob("*.lock")) and "--nolock" not in sys.argv
         )  # Snakemake is about to refuse
         slurm.wait_for_earlier(jobs, wait=executes and not locked)
     planned = Plan(jobs, image)
