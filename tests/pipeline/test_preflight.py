@@ -58,8 +58,8 @@ def test_a_full_disk_is_named_with_its_space_and_the_node(monkeypatch):
     with pytest.raises(UserError) as refused:
         check_disk()
     assert str(refused.value) == (
-        "results/: 250 MB free on n7, a job needs 300 MB; delete what is not needed (.hlrs/aside, old data) "
-        "and run again"
+        "results/: 250 MB free on n7, a job needs 300 MB; delete what you do not need (.hlrs/aside, old data) "
+        "and rerun"
     )
     disk(monkeypatch, results=preflight.FREE_BYTES)
     check_disk()
@@ -92,7 +92,7 @@ def as_nobody(folder, sender):
         sender.send(str(error))
 
 
-@pytest.mark.parametrize(("mode", "told"), [(0o777, "passed"), (0o555, "results/: cannot be written to on")])
+@pytest.mark.parametrize(("mode", "told"), [(0o777, "passed"), (0o555, "results/: not writable on")])
 def test_a_folder_that_the_user_may_not_write_to_is_named(tmp_path, mode, told):
     """By a process that is not root's."""
     Path(".hlrs/checkpoints").mkdir(parents=True)
@@ -130,7 +130,7 @@ def refusal(job):
     return str(refused.value)
 
 
-REACH = "not readable on n7; data must lie where every node reaches them"
+REACH = "not readable on n7; store data where every node can read them"
 
 
 def test_data_that_are_there_pass():
