@@ -216,7 +216,7 @@ COMMENTS = {
     "local-cores": "extractions that the login node runs in parallel, one second each",
     "retries": "SLURM owns every continuation; retries > 0 would resubmit a cancelled job",
     "slurm-requeue": "jobs that were preempted or lost their node resume from their checkpoint",
-    "slurm-status-attempts": "one minute each: how long SLURM may be absent (hlrs/pipeline/slurm_commands.py)",
+    "slurm-status-attempts": "one minute each that SLURM may be absent (hlrs/pipeline/slurm_commands.py)",
     "configfile": "the workflow's settings for this site; next to this file",
 }
 

