@@ -181,9 +181,7 @@ def test_data_that_changed_since_the_plan_are_refused(stage):
     jobs = planned(kind="parquet", train=["data/train.parquet"])
     parquet("data/train.parquet", pixels=b"22")
     told = refusal(jobs[stage])
-    assert (
-        told == f"{jobs[stage].run}: the data files changed since this job was planned; run snakemake again"
-    )
+    assert told == f"{jobs[stage].run}: the data files changed since this job was planned; rerun snakemake"
 
 
 def test_bundled_and_downloaded_data_are_not_looked_for():

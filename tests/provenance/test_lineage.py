@@ -317,7 +317,7 @@ def reasons(name):
 
 def test_a_run_that_is_here_has_nothing_to_explain(folder):
     keys = {stage: directory(stage).name for stage in STAGES[1:]}
-    assert reasons("digits/hlrs/0") == {s: [f"{key} is here; nothing to run"] for s, key in keys.items()}
+    assert reasons("digits/hlrs/0") == {s: [f"{key} exists; nothing to run"] for s, key in keys.items()}
 
 
 def test_parameter_function_and_input_are_named(folder):
