@@ -25,7 +25,10 @@ WIDEST = 110  # columns
 MOST = 6  # reasons per line
 ALONE = "Measurements cover training only, not imports or reading images."
 GUESSED = "A retraining whose search is not finished is measured with a random genotype."
-ELSEWHERE = "CPU-hours measured here do not predict a cluster's GPU-hours; measure those with `srun --gpus=1 hlrs plan`."
+ELSEWHERE = (
+    "CPU-hours measured here do not predict a cluster's GPU-hours; "
+    "measure those with `srun --gpus=1 hlrs plan`."
+)
 
 
 class Outlook:

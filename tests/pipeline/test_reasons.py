@@ -182,7 +182,7 @@ def test_code_and_data_that_changed_are_told(finished, monkeypatch):
         "code of search changed",
         "inputs classes, split changed (split runs)",
     ]
-    monkeypatch.setattr(plan, "content_digest", lambda source: "other bytes")
+    monkeypatch.setattr(plan, "content_digest", lambda *source: "other bytes")
     assert words()["split/digits"] == ["data changed"]
 
 
