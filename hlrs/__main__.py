@@ -1,4 +1,4 @@
-"""`python -m hlrs`: the workflow's rules call this, so that a job runs the code beside its Snakefile."""
+"""`python -m hlrs`, which the workflow's rules call to run the code beside their Snakefile."""
 
 from hlrs.cli import main
 

@@ -1,4 +1,4 @@
-"""The command line: a sub-command a stage, and what people need around them."""
+"""The command line: one subcommand per stage, and those that plan, inspect and publish results."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import hlrs.training.startup  # noqa: F401 - loaded first: its clock stands in where the system does not tell the start
+import hlrs.training.startup  # noqa: F401 - first: its clock replaces a start time that the system does not report
 from hlrs import __version__
 from hlrs.errors import HlrsError, UserError
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from hlrs.artifacts.jobs import Job
 
 STAGE_HELP = {
-    "split": "Cut a long-tailed split: weights, alphas, holdout and test images of a data set.",
-    "search": "Train the supernet: alphas and search history.",
-    "extract": "Derive the genotype from the alphas, and draw its cells.",
-    "retrain": "Train the genotype's network from scratch on the long-tailed training set.",
-    "evaluate": "Evaluate the trained network on the test set: many, medium and few shot.",
-    "report": "Put all runs side by side in one HTML page, CSV tables and plots.",
+    "split": "Draw a long-tailed split of a data set.",
+    "search": "Train the supernet and record its alphas.",
+    "extract": "Derive the genotype from the alphas and draw its cells.",
+    "retrain": "Train the genotype's network from scratch.",
+    "evaluate": "Evaluate the trained network on the test set.",
+    "report": "Compare all runs in one HTML page, CSV tables and plots.",
 }
 RUN_HELP = {
     "split": "RUN is a data set of params.yaml, e.g. digits_lt,",
@@ -32,7 +32,10 @@ RUN_HELP = {
 
 
 class Commands(click.Group):
-    """Turns the project's errors into one line on stderr and an exit status."""
+    """Commands in the order of the workflow; the project's errors become one line and an exit status."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -50,10 +53,9 @@ class Commands(click.Group):
 def main() -> None:
     """Neural architecture search for long-tailed images, as a versioned workflow.
 
-    `snakemake --cores all` runs everything that params.yaml asks for; the stages below are its jobs, one at a
-    time: split, search, extract, retrain, evaluate, report. They read params.yaml in the current folder and
-    write below results/. Exit status: 0 done, 1 failure, 2 a mistake in what was given, 75 stopped by a
-    signal with the state saved (run again to go on).
+    `snakemake --cores all` runs everything that params.yaml requests. The first six commands run its stages
+    one job at a time; they read params.yaml in the current folder and write to results/. Exit status: 0 done,
+    1 failure, 2 wrong arguments, parameters or data, 75 interrupted with the state saved (rerun to resume).
     """
 
 
@@ -67,12 +69,12 @@ params_option = click.option(
 
 
 def _stage_command(stage: str) -> click.Command:
-    run = RUN_HELP.get(stage, "RUN is dataset/method/seed of the matrix, e.g. digits_lt/hlrs/0,")
+    run = RUN_HELP.get(stage, "RUN is data set/method/seed, e.g. digits_lt/hlrs/0,")
     if stage in ("retrain", "evaluate"):
-        run += " or digits_lt/hlrs/0-3 of the retraining with seed 3,"
+        run += " or digits_lt/hlrs/0-3 for the retraining with seed 3,"
 
     @click.argument("run")
-    @click.option("--force", is_flag=True, help="Run even though the result is there.")
+    @click.option("--force", is_flag=True, help="Rerun even if the result exists.")
     @params_option
     def command(run: str, force: bool, params: Path) -> None:
         from hlrs.pipeline.execute import current, execute
@@ -84,7 +86,7 @@ def _stage_command(stage: str) -> click.Command:
 
     command.__doc__ = (
         f"{STAGE_HELP[stage]}\n\n{run} or the path of a frozen spec "
-        "(.hlrs/specs/KEY.json, as the workflow calls it).\n\nPrints the folder of the results."
+        "(.hlrs/specs/KEY.json, which the workflow passes).\n\nPrints the folder of the results."
     )
     return click.command(stage)(command)
 
@@ -94,20 +96,20 @@ for _stage in STAGE_HELP:
 
 
 def _find(stage: str, run: str, params: Path) -> "Job":
-    """The job of a frozen spec, or of a run of the params' matrix."""
+    """Find the job of a frozen spec, or of a run in the matrix. UserError names the runs that exist."""
     from hlrs.artifacts.jobs import load_spec
 
     if run.endswith(".json"):
         job = load_spec(Path(run))
         if job.stage != stage:
-            raise UserError(f"{run}: the spec of a {job.stage} job; `hlrs {job.stage} {run}` runs it")
+            raise UserError(f"{run}: this spec is of stage {job.stage}; run `hlrs {job.stage} {run}`")
         return job
     jobs = [job for job in _jobs(params) if job.stage == stage]
     for job in jobs:
         if job.run == run:
             return job
-    there = ", ".join(job.run for job in jobs) or "none, as no method asks for it"
-    raise UserError(f"{stage} has no run {run!r} in {params}; there are: {there}")
+    known = ", ".join(job.run for job in jobs) or "none, because no method needs it"
+    raise UserError(f"{stage} has no run {run!r} in {params}; choose from: {known}")
 
 
 def _jobs(params: Path) -> "list[Job]":
@@ -121,7 +123,7 @@ def _jobs(params: Path) -> "list[Job]":
 
 
 def _width() -> int:
-    """Columns to write in."""
+    """Return the width of the output in columns."""
     return min(shutil.get_terminal_size((110, 50)).columns, 130)
 
 
@@ -132,20 +134,20 @@ def _width() -> int:
     "--why",
     "run",
     metavar="RUN",
-    help="Of one run (data set/method/seed, or seed-3 for its retraining 3), what differs, in full.",
+    help="Show every difference of one run: data set/method/seed (seed-3 for its retraining 3).",
 )
 def show_plan(params: Path, as_json: bool, run: str | None) -> None:
-    """Show which jobs would run, why, and what they would cost; runs none of them.
+    """Show which jobs would run, why, and at what cost.
 
-    Why: which parameter, code, data or input differs from the nearest earlier result. The cost comes from the
-    records of past runs with the same parameters; without any, from a few seconds of training on this
-    machine's device, which are remembered in .hlrs/calibration.json.
+    The reason is the parameter, code, data or input that differs from the nearest earlier result. The cost
+    comes from records of runs with the same parameters; if there are none, from a few seconds of training on
+    this machine, saved in .hlrs/calibration.json. No job runs.
     """
     from hlrs.config.params import load
     from hlrs.pipeline.plan_view import Outlook
 
     if run is not None and as_json:
-        raise UserError("--json: does not go with --why; without it, --json has every job's differences")
+        raise UserError("--json cannot be combined with --why; --json alone includes every job's differences")
     jobs = _jobs(params)
     if run is not None:
         from hlrs.pipeline.plan_view import why
@@ -163,16 +165,15 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
 @main.command()
 @click.argument("path")
 @params_option
-@click.option("--json", "form", flag_value="json", help="Print JSON: every record whole, every data file.")
-@click.option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz: `| dot -Tsvg`.")
-@click.option("--since", metavar="REV", help="Tell what differs from what DVC recorded at a Git revision.")
+@click.option("--json", "form", flag_value="json", help="Print JSON: complete records and every data file.")
+@click.option("--dot", "form", flag_value="dot", help="Print a Graphviz graph; pipe it to `dot -Tsvg`.")
+@click.option("--since", metavar="REV", help="Show differences from what DVC recorded at a Git revision.")
 def lineage(path: str, params: Path, form: str | None, since: str | None) -> None:
-    """Show where a result comes from, back to the data files.
+    """Trace a result back to the data files.
 
-    PATH is a file below results/ or report/, or a cell of the report: data set/method/seed, data set/method
-    or data set. Shows, for every job on the way, its parameters, the SHA-256 of what it read, code, commit,
-    lock file, image, host, device, SLURM job, duration and resumes; files that are not what was recorded
-    stand out.
+    PATH is a file in results/ or report/, or a cell of the report: data set/method/seed, data set/method or
+    data set. For every job on the way, shows its parameters, the SHA-256 of its inputs, code, commit, lock
+    file, image, host, device, SLURM job, duration and resumes, and marks files that differ from their record.
     """
     from hlrs.config.params import load
     from hlrs.provenance import lineage_view
@@ -185,7 +186,7 @@ def lineage(path: str, params: Path, form: str | None, since: str | None) -> Non
         if form == "json":
             click.echo(json.dumps([asdict(change) for change in changes], indent=1))
         elif form:
-            raise UserError("--dot: does not go with --since; --json does")
+            raise UserError("--dot cannot be combined with --since; use --json")
         else:
             click.echo("\n".join(lineage_view.since(changes, since, _width())))
     elif form == "json":
@@ -198,16 +199,15 @@ def lineage(path: str, params: Path, form: str | None, since: str | None) -> Non
 
 @main.command()
 @params_option
-@click.option("--data", "with_data", is_flag=True, help="Also read the data files and compare them.")
-@click.option("--strict", is_flag=True, help="Exit status 1 for remarks as well.")
+@click.option("--data", "with_data", is_flag=True, help="Also verify the data files.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 for remarks, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def audit(params: Path, with_data: bool, strict: bool, as_json: bool) -> None:
-    """Check that every result is what its record tells, and that all records agree.
+    """Check that results match their records and records agree.
 
-    Reads everything below results/ and compares files, records, the records of who read them, dvc.lock,
-    params.yaml, report/ and the commits on record. Names each break and the first artifact that cannot be
-    trusted for it; remarks are what a reader of the results should know. Exit status 1 if something is
-    broken.
+    Compares everything in results/ with its records, the records of its readers, dvc.lock, params.yaml,
+    report/ and the recorded commits. Names each break and the first artifact that cannot be trusted because
+    of it; remarks are facts that a reader of the results should know. Exit status 1 if anything is broken.
     """
     from hlrs.provenance.audit import Audit, check_data, report
 
@@ -222,13 +222,13 @@ def audit(params: Path, with_data: bool, strict: bool, as_json: bool) -> None:
 
 @main.command()
 @click.argument("stages", nargs=-1, type=click.Choice(list(STAGE_HELP)))
-@click.option("--complete", is_flag=True, help="Refuse if a result that params.yaml asks for is not there.")
+@click.option("--complete", is_flag=True, help="Fail if a result that params.yaml requests is missing.")
 @params_option
 def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
-    """Put results aside that params.yaml does not ask for; of all STAGES by default.
+    """Set aside results that params.yaml does not request.
 
-    results/ then holds what DVC should version. They come back by themselves when params.yaml asks for them
-    again; to free the space, delete .hlrs/aside.
+    STAGES defaults to all. results/ then holds what DVC should version. Results are restored when params.yaml
+    requests them again; to free the space, delete .hlrs/aside.
     """
     from hlrs.artifacts.jobs import RESULTS
     from hlrs.pipeline import locks, plan
@@ -239,25 +239,25 @@ def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
     missing = [job for job in jobs if job.stage in stages and not job.complete]
     if complete and missing:
         raise UserError(
-            f"{missing[0].directory}: {params} asks for it, but it is not there, one of {len(missing)}; "
-            "if the file was edited meanwhile, run again"
+            f"{missing[0].directory}: missing, one of {len(missing)} results that {params} requests; "
+            "if the file was edited meanwhile, rerun"
         )
     for stage in stages:
         for directory in plan.prune(jobs, stage):
-            click.echo(f"put aside {directory}")
-        if complete:  # DVC records a phase, if the methods leave it nothing to do
+            click.echo(f"set aside {directory}")
+        if complete:  # DVC records a phase even if no method needs it
             (RESULTS / stage).mkdir(parents=True, exist_ok=True)
 
 
 @main.command()
 @params_option
 def publish(params: Path) -> None:
-    """Copy the report of the current params to report/, where people and DVC open it by name."""
+    """Copy the report of the current params to report/."""
     from hlrs.artifacts.jobs import PUBLISHED
     from hlrs.pipeline import plan
 
     if not plan.publish(_jobs(params)):
-        raise UserError("the report of these params is not there yet; `snakemake --cores all` makes it")
+        raise UserError("the report of these params does not exist yet; `snakemake --cores all` builds it")
     click.echo(PUBLISHED / "index.html")
 
 
@@ -268,20 +268,21 @@ def publish(params: Path) -> None:
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="Folder to write, new or empty.",
+    help="Folder to write; must be new or empty.",
 )
 @click.option(
     "--weights/--no-weights",
     default=True,
     show_default=True,
-    help="Copy the trained weights, too; without them, their SHA-256 and size still stand in the crate.",
+    help="Copy the trained weights; otherwise the crate only records their SHA-256 and size.",
 )
 @params_option
 def export(folder: Path, weights: bool, params: Path) -> None:
-    """Pack the finished run as an RO-Crate: results, parameters, code, and where each came from.
+    """Package the finished run as an RO-Crate.
 
-    A Provenance Run Crate (https://w3id.org/ro/wfrun/provenance/0.5), for a data repository or a colleague.
-    The data set's images are described, not copied. Open ro-crate-preview.html in it.
+    The crate holds results, parameters, code and the origin of each, for a data repository or a colleague; it
+    follows Provenance Run Crate (https://w3id.org/ro/wfrun/provenance/0.5). The data set's images are
+    described, not copied. Start reading at its ro-crate-preview.html.
     """
     from hlrs.provenance import ro_crate
 
@@ -297,26 +298,26 @@ def export(folder: Path, weights: bool, params: Path) -> None:
     "partitions",
     multiple=True,
     metavar="NAME",
-    help="Partition to use; given twice, the one with GPUs is for the rules that need one.",
+    help="Partition to use; repeat it to run rules without GPUs in another partition.",
 )
 @click.option("--account", metavar="NAME", help="Account to charge.")
 @click.option("--qos", metavar="NAME", help="Quality of service.")
 @click.option("--gpu-type", metavar="TYPE", help="Type of GPU, as sinfo names it.")
 @click.option(
-    "--container", type=click.Path(path_type=Path), help="Apptainer image (SIF) to run every rule in."
+    "--container", type=click.Path(path_type=Path), help="Apptainer image (SIF) that every rule runs in."
 )
 @click.option(
     "--to",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write.  [default: where `snakemake --profile slurm` looks]",
+    help="Folder to write.  [default: where `snakemake --profile slurm` searches]",
 )
-@click.option("--force", is_flag=True, help="Replace a profile that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing profile.")
 def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> None:
-    """Write the Snakemake profile for the cluster that this machine belongs to.
+    """Write a Snakemake profile for this machine's cluster.
 
-    Asks SLURM for partitions, GPUs, time limits and whether accounting answers, and shows what it wrote. From
-    then on, `snakemake --profile slurm` runs the workflow there.
+    Queries SLURM for partitions, GPUs, time limits and accounting, and prints the files it writes.
+    `snakemake --profile slurm` then runs the workflow on the cluster.
     """
     from hlrs.pipeline import slurm_profile as profiles
 
@@ -324,9 +325,11 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
     wanted = profiles.Choice(**choice)
     click.echo(profiles.write(cluster, wanted, folder or profiles.default_folder(), force))
     if profiles.choose(cluster, wanted)[0] is None:
-        click.echo("No GPU is to be had in these partitions: every rule runs on CPUs.")
+        click.echo("No GPU in these partitions: every rule runs on CPUs.")
     if folder is None and (first := profiles.shadowed_by()):
-        click.echo(f"hlrs: ./{first} comes first for `--profile slurm` in this folder; rename it", err=True)
+        click.echo(
+            f"hlrs: ./{first} hides this profile from `--profile slurm` in this folder; rename it", err=True
+        )
 
 
 @main.command()
@@ -334,32 +337,34 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
 @click.option("--channels", type=click.IntRange(2), help="Initial channels.  [default: 36; supernet: 16]")
 @click.option("--cells", type=click.IntRange(1), help="Number of cells.  [default: 20; supernet: 8]")
 @click.option(
-    "--nodes", type=click.IntRange(1), default=4, show_default=True, help="Nodes of a supernet's cell."
+    "--nodes", type=click.IntRange(1), default=4, show_default=True, help="Nodes per cell of a supernet."
 )
 @click.option("--classes", type=click.IntRange(1), default=10, show_default=True, help="Number of classes.")
 @click.option(
     "--image-size", type=click.IntRange(4), default=32, show_default=True, help="Height and width in pixels."
 )
 @click.option(
-    "--in-channels", type=click.IntRange(1), default=3, show_default=True, help="Channels of the images."
+    "--in-channels", type=click.IntRange(1), default=3, show_default=True, help="Channels per image."
 )
 @click.option(
     "--stem",
     type=click.Choice(["cifar", "imagenet"]),
     default="cifar",
     show_default=True,
-    help="Before the cells: one convolution, or three of stride 2.",
+    help="Stem: one convolution (cifar) or three of stride 2 (imagenet).",
 )
 @click.option(
-    "--auxiliary", is_flag=True, help="With the auxiliary head (counted apart, as in the literature)."
+    "--auxiliary",
+    is_flag=True,
+    help="Add the auxiliary head; its weights are counted separately, as in the literature.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def describe(network: str, as_json: bool, **layout: Any) -> None:
-    """Number of weights and multiply-adds of NETWORK.
+    """Count the weights and multiply-adds of a network.
 
     NETWORK is a published genotype (DARTS_V1, DARTS_V2, PC_DARTS, PDARTS), the path of a genotype JSON,
-    `supernet`, or a ResNet for CIFAR (resnet20, resnet32, resnet44, resnet56, resnet110). Multiply-adds are
-    those of convolutions and matrix products for one image.
+    `supernet`, or a ResNet for CIFAR (resnet20, resnet32, resnet44, resnet56, resnet110). Multiply-adds
+    cover the convolutions and matrix products for one image.
     """
     from hlrs.pipeline.model_size import describe as count
 
@@ -376,9 +381,9 @@ def describe(network: str, as_json: bool, **layout: Any) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
-    """Whether everything that is needed is here and works, and what to do where it does not.
+    """Check the installation and show how to repair it.
 
-    Trains a tiny supernet for some steps on the CPU and on every GPU. Exit status 1 if something is broken.
+    Trains a tiny supernet for a few steps on the CPU and on every GPU. Exit status 1 if anything is broken.
     """
     from hlrs.pipeline.doctor import BROKEN, examine, table
 

@@ -1,26 +1,26 @@
-"""The ways in which a command ends early; `hlrs.cli` turns each into one line and an exit status."""
+"""Errors that end a command; `hlrs.cli` turns each into one line and an exit status."""
 
-INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: the state is saved, run again to go on
+INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: the state is saved, rerun to resume
 
 
 class HlrsError(Exception):
-    """An error whose message is one line for the user; `status` is the process's exit status."""
+    """Base of errors whose message is one line for the user; `status` is the exit status."""
 
     status = 1
 
 
 class UserError(HlrsError):
-    """A mistake in a parameter, a file or an argument; the message names it and the remedy."""
+    """Wrong parameter, file or argument; the message names it and the remedy."""
 
     status = 2
 
 
 class Failure(HlrsError):
-    """Something broke while running: a truncated artifact, a loss that is not a number."""
+    """Failure at run time, such as a truncated artifact or a loss that is not a number."""
 
 
 class Interrupted(HlrsError):
-    """A signal (SIGTERM, SIGUSR1 or SIGINT, by name) came; a checkpoint was saved."""
+    """Interruption by a signal (`SIGTERM`, `SIGUSR1` or `SIGINT`); the state is saved."""
 
     status = INTERRUPTED
 

@@ -1,1 +1,1 @@
-"""Plans, runs, locks, clusters."""
+"""Planning and running jobs: keys, locks, Snakemake, DVC and SLURM."""

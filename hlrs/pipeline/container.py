@@ -1,4 +1,4 @@
-"""The image that Snakemake runs the rules in (`--sdm apptainer`): checked, known by digest, given GPUs."""
+"""The image that Snakemake runs the rules in (`--sdm apptainer`): its check, digest and GPUs."""
 
 import os
 import shlex
@@ -13,25 +13,24 @@ PREFIXES = ("APPTAINER", "SINGULARITY")  # SingularityCE reads the latter only
 
 
 def image(named: str | None, apptainer: bool) -> str | None:
-    """The path of the SIF that the rules run in, None without; `apptainer`: whether Snakemake would use it.
+    """Check and return the path of the SIF that the rules run in, or None for no container.
 
-    UserError for a path that cannot be used, and where only one of the two was given.
+    `apptainer`: whether Snakemake uses Apptainer. UserError if only one of the two was given, or if the path
+    is unusable.
     """
     if named is None and not apptainer:
         return None
     if named is None:
         raise UserError(
-            "--sdm apptainer: no image; name one with --config container=FILE.sif (`make image` makes one)"
+            "--sdm apptainer: no image; name one with --config container=FILE.sif (`make image` builds one)"
         )
     if not apptainer:
-        raise UserError(
-            f"--config container={named}: is used with --sdm apptainer only; give both or neither"
-        )
+        raise UserError(f"--config container={named}: works with --sdm apptainer only; give both or neither")
     if shlex.quote(named) != named:  # Snakemake puts it unquoted into a command
         raise UserError(
-            f"--config container={named!r}: a path without blanks and special characters is needed"
+            f"--config container={named!r}: must not contain blanks or special characters; rename it"
         )
-    remedy = "`make image` makes build/hlrs.sif, `apptainer pull FILE.sif URL` fetches an image"
+    remedy = "`make image` builds build/hlrs.sif, `apptainer pull FILE.sif URL` downloads an image"
     try:
         with Path(named).open("rb") as file:
             header = file.read(64)
@@ -43,29 +42,29 @@ def image(named: str | None, apptainer: bool) -> str | None:
 
 
 def hand_in(named: str) -> None:
-    """Tell Apptainer, through this process's environment, the image's digest and whether a GPU was given."""
+    """Pass the image's digest, and --nv if a GPU was given, to Apptainer in environment variables."""
     digest = f"sha256:{file_digests([Path(named)])[0]}"
     for prefix in PREFIXES:
         os.environ[f"{prefix}ENV_{IMAGE}"] = digest
         if gpu_given():
             os.environ[f"{prefix}_NV"] = "1"
-        elif "SLURM_JOB_ID" in os.environ:  # it hands the submitting process's environment on
+        elif "SLURM_JOB_ID" in os.environ:  # which inherits the submitting process's environment
             os.environ.pop(f"{prefix}_NV", None)
 
 
 def gpu_given() -> bool:
-    """Whether SLURM gave this job a GPU; outside SLURM, whether the host has one."""
+    """Return whether SLURM gave this job a GPU or, outside SLURM, whether the host has one."""
     if "SLURM_JOB_ID" in os.environ:
         return given_gpus(os.environ) > 0
     return Path("/dev/nvidiactl").exists()
 
 
 def inside() -> str | None:
-    """The kind of container that this process runs in: apptainer, podman or docker; None outside of one."""
+    """Return the kind of container of this process: apptainer, podman or docker; None outside."""
     marks = {"apptainer": "/.singularity.d", "podman": "/run/.containerenv", "docker": "/.dockerenv"}
     return next((kind for kind, mark in marks.items() if Path(mark).exists()), None)
 
 
 def digest_of_this() -> str | None:
-    """The digest of the image that this process runs in, as it was handed in: `sha256:…`."""
+    """Return the digest (`sha256:…`) of this process's image, as `hand_in` passed it."""
     return os.environ.get(IMAGE) or None

@@ -1,6 +1,6 @@
-"""Short measurements of trainings that no record tells of, remembered in `.hlrs/calibration.json`.
+"""Measure trainings without a record for a few seconds, and save the result in `.hlrs/calibration.json`.
 
-The stage's own task is built on a sample of its split's images, so that a large data set is not read whole.
+The stage's own task runs on a sample of its split's images, so that a large data set is not read whole.
 """
 
 import dataclasses
@@ -37,22 +37,22 @@ SEEDS = ("seed", "retrain_seed")  # of a job: they do not change what it costs
 
 @dataclass(frozen=True)
 class Measurement:
-    """The pace of a training on a device."""
+    """The throughput of a training on a device."""
 
     device: str
     gpu: bool
-    steps: int  # an epoch
-    paces: dict[int, Throughput]  # by the number of batches that a step takes
+    steps: int  # per epoch
+    paces: dict[int, Throughput]  # by batches per step
     date: str
     fresh: bool = False  # measured by this process
 
     def seconds(self, batches: list[int]) -> float:
-        """Of all epochs, given each one's batches a step."""
+        """Return the seconds of all epochs, given the batches per step of each."""
         return self.steps * sum(self.paces[number].seconds for number in batches)
 
 
 class Calibration:
-    """Measures trainings among the jobs of a plan; `say` is told what is being measured."""
+    """Measures trainings among the jobs of a plan; `say` receives what is being measured."""
 
     def __init__(self, jobs: list[Job], say: Callable[[str], None]) -> None:
         self.makers = {path: job for job in jobs for path in job.outputs}
@@ -61,16 +61,16 @@ class Calibration:
         self.known = _memory()
 
     def remembered(self, job: Job) -> Measurement | None:
-        """What is known of a training; a CPU's pace only where there is no GPU."""
+        """Return a saved measurement of a training; one of a CPU only if there is no GPU."""
         entries = self.known.get(self._name(job), {}).items()
         known = [_measurement(device, entry) for device, entry in entries]
         usable = [measurement for measurement in known if measurement.gpu or not gpu_here()]
         return max(usable, key=lambda measurement: (measurement.gpu, measurement.date), default=None)
 
-    def pace(self, job: Job) -> Measurement:
-        """The pace of a training: what is remembered, or else measured now.
+    def throughput(self, job: Job) -> Measurement:
+        """Return the saved throughput of a training, or measure it.
 
-        Raises HlrsError where data are missing or memory does not suffice, ModuleNotFoundError without torch.
+        Raises HlrsError if data are missing or memory is too small, ModuleNotFoundError without torch.
         """
         known = self.remembered(job)
         if known:
@@ -150,7 +150,7 @@ class Calibration:
         return {name: subset.count(name) for name in ("weights", "alphas")}
 
     def steps(self, job: Job) -> int:
-        """The steps of an epoch."""
+        """Return the steps per epoch."""
         from hlrs.data.batches import steps_per_epoch
 
         counts = self.counts(job)
@@ -191,7 +191,7 @@ def _draw_split(split: Job) -> tuple[dict[str, Any], list[str]]:
     except UserError:
         if params.source != offline(params.source):
             raise UserError(
-                f"{split.run}: its images are not there yet; `hlrs split {split.run}` downloads them"
+                f"{split.run}: its images are missing; `hlrs split {split.run}` downloads them"
             ) from None
         raise
     return draw(source.train_labels, source.test_labels, params, source.classes), source.classes
@@ -222,12 +222,12 @@ def signature(params: dict[str, Any]) -> str:
 
 
 def batches(job: Job) -> list[int]:
-    """How many batches a step of each epoch takes: one from each sampler, twice that with alpha steps."""
+    """Return the batches per step of each epoch: one per sampler, twice that with alpha steps."""
     return batches_of(parse(job.stage, job.params))
 
 
 def batches_of(params: SearchJob | RetrainJob) -> list[int]:
-    """Likewise, of a training's parameters."""
+    """Return the batches per step of each epoch, from a training's parameters."""
     if isinstance(params, RetrainJob):
         recipe = params.retrain
         classifier = recipe.classifier.epochs if isinstance(recipe.classifier, RetrainedClassifier) else 0

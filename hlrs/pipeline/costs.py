@@ -1,4 +1,4 @@
-"""What the jobs of a plan cost: from records of the same parameters, or measured.
+"""Estimate what the jobs of a plan cost, from records of the same parameters or measurements.
 
 A GPU-hour is an hour of one GPU, a CPU-hour one of one core.
 """
@@ -19,7 +19,7 @@ TRAINED = ("search", "retrain")  # the stages with epochs
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one job costs, start and end included where records give them."""
+    """The cost of one job, including start and end if records show them."""
 
     job: Job
     how: str  # records, measured, remembered, or unknown
@@ -37,7 +37,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """What is left to do."""
+        """Seconds left to do."""
         return self.overhead + self.training * (1 - self.done)
 
     @property
@@ -110,17 +110,17 @@ class Forecast:
         return Estimate(job, "records", "", device, gpu, 1, overhead, training, sources=_keys(same))
 
     def _measured(self, job: Job) -> Estimate:
-        pace = self.calibration.pace(job)
+        found = self.calibration.throughput(job)
         numbers = batches(job)
         return Estimate(
             job,
-            "measured" if pace.fresh else "remembered",
-            device=pace.device,
-            gpu=pace.gpu,
-            training=pace.seconds(numbers),
+            "measured" if found.fresh else "remembered",
+            device=found.device,
+            gpu=found.gpu,
+            training=found.seconds(numbers),
             sources=frozenset([f"{job.stage} {signature(job.params)} {job.inputs['split']}"]),
-            steps=sum(p.steps for p in pace.paces.values()),
-            date=pace.date,
+            steps=sum(p.steps for p in found.paces.values()),
+            date=found.date,
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether everything that hlrs needs is there and works: `hlrs doctor`."""
+"""Check the installation: `hlrs doctor`."""
 
 import importlib.metadata
 import os
@@ -28,7 +28,7 @@ GIB = 1024**3
 
 
 class State(StrEnum):
-    """How it is with what a check looked at."""
+    """Outcome of a check."""
 
     OK = "ok"
     BROKEN = "broken"
@@ -41,7 +41,7 @@ SIGNS = {OK: "ok", BROKEN: "!!", UNUSED: "--"}
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; `text` tells what was found, or what to do."""
+    """Result of one check; `text` describes the finding, or the remedy."""
 
     name: str
     state: State
@@ -49,14 +49,14 @@ class Check:
 
 
 def examine() -> Iterator[Check]:
-    """Every check, in the order in which they are shown."""
+    """Run every check, in the order of display."""
     yield Check("hlrs", OK, f"{__version__}, {PACKAGE}")
     yield Check("Python", OK, f"{platform.python_version()}, {sys.executable}")
     yield from _devices()
     yield _package("Snakemake", "snakemake")
-    yield _package("its SLURM part", "snakemake-executor-plugin-slurm")
+    yield _package("SLURM executor", "snakemake-executor-plugin-slurm")
     yield _package("DVC", "dvc")
-    yield _program("git", "git", "install git: DVC needs it, and records name the commit by it")
+    yield _program("git", "git", "install git: DVC and the records need it")
     yield _apptainer()
     yield from _slurm()
     yield _image()
@@ -64,11 +64,11 @@ def examine() -> Iterator[Check]:
 
 
 def table(checks: list[Check]) -> str:
-    """A line a check, aligned, and a last one that sums up."""
+    """Format one line per check, aligned, and a summary."""
     lines = [f"{SIGNS[check.state]}  {check.name:16}{check.text}" for check in checks]
     broken = [check.name for check in checks if check.state == BROKEN]
-    verdict = f"To be mended: {', '.join(broken)}." if broken else "Everything that is needed works."
-    return "\n".join([*lines, "", f"{verdict}  (ok: works   --: not needed here   !!: what to do)"])
+    verdict = f"To repair: {', '.join(broken)}." if broken else "Everything required works."
+    return "\n".join([*lines, "", f"{verdict}  (ok: works   --: not needed here   !!: repair)"])
 
 
 # --- PyTorch and its devices --------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def _devices() -> Iterator[Check]:
         yield _gpu(i, expected)
     if torch.cuda.device_count():
         missing = triton_available.missing()
-        text = f"{missing}; without them a search is slower" if missing else "Triton can compile them"
+        text = f"{missing}; searches are slower without them" if missing else "Triton can compile them"
         yield Check("GPU kernels", UNUSED if missing else OK, text)
 
 
@@ -99,14 +99,14 @@ def _gpu(index: int, expected: float | None) -> Check:
     try:
         free, total = torch.cuda.mem_get_info(index)
         facts = f"{torch.cuda.get_device_name(index)}, {total / GIB:.0f} GiB, {free / GIB:.0f} free"
-    except RuntimeError as error:  # in use by a process that has it alone, or defective
+    except RuntimeError as error:  # in exclusive use by another process, or defective
         return Check(f"GPU {index}", BROKEN, f"cannot be used: {_first_line(error)}")
     loss, note = _step(torch.device("cuda", index), expected)
     return Check(f"GPU {index}", BROKEN if loss is None else OK, f"{facts}; {note}")
 
 
 def _driver() -> str | None:
-    """The version of the NVIDIA driver, None where none is loaded."""
+    """Return the version of the NVIDIA driver, None if none is loaded."""
     try:
         words = Path("/proc/driver/nvidia/version").read_text().split()
     except OSError:
@@ -123,16 +123,16 @@ def _driver_check(driver: str | None, usable: bool) -> Check:
         remedy = (
             "start the container with its GPUs: --nv (Apptainer), --device nvidia.com/gpu=all (Podman)"
             if inside()
-            else "PyTorch cannot use it: `nvidia-smi` tells whether it is too old for this CUDA"
+            else "PyTorch cannot use it; check with `nvidia-smi` whether it is too old for this CUDA"
         )
         return Check("NVIDIA driver", BROKEN, f"{driver or 'not found, though a GPU was given'}; {remedy}")
     return Check(
-        "NVIDIA driver", UNUSED, "no GPU here: everything runs on the CPU, searches of real size slowly"
+        "NVIDIA driver", UNUSED, "no GPU: everything runs on the CPU, where searches of real size are slow"
     )
 
 
 def _step(device: "torch.device", expected: float | None) -> tuple[float | None, str]:
-    """The loss of a tiny supernet's first step, None if it failed or is not as expected; what to say."""
+    """Return the loss of a tiny supernet's first step, None if it failed or is wrong, and a message."""
     try:
         losses, seconds = _search(device)
     except Exception as error:
@@ -145,7 +145,7 @@ def _step(device: "torch.device", expected: float | None) -> tuple[float | None,
 
 
 def _search(device: "torch.device") -> tuple[list[float], float]:
-    """Losses of a tiny supernet's search steps on one batch of noise, and the last one's seconds."""
+    """Return the losses of a tiny supernet's steps on one batch of noise, and the last step's seconds."""
     import torch
     from torch.nn import functional as F
 
@@ -193,7 +193,7 @@ def _package(name: str, distribution: str) -> Check:
 
 
 def _answer(*command: str) -> str | None:
-    """What a program prints; None if it fails or gives no answer in time."""
+    """Return a program's output; None if it fails or does not answer within `PATIENCE`."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -216,24 +216,22 @@ def _apptainer() -> Check:
 
 def _slurm() -> Iterator[Check]:
     if not shutil.which("sinfo"):
-        yield Check("SLURM", UNUSED, "no `sinfo` here: only `snakemake --profile slurm` needs it")
+        yield Check("SLURM", UNUSED, "`sinfo` not found: only `snakemake --profile slurm` needs it")
         return
     nodes = _answer("sinfo", "--noheader", "--format=%P %D")
     if nodes is None:
         yield Check(
             "SLURM",
             BROKEN,
-            "`sinfo` fails or does not answer; `scontrol ping` tells which, ask your administrator",
+            "`sinfo` fails or does not answer; run `scontrol ping` or ask your administrator",
         )
         return
     partitions = ", ".join(" ".join([*line.split(), "node(s)"]) for line in nodes.splitlines())
     yield Check("SLURM", OK, partitions or "no partition")
     if _answer("sacct", "--noheader", "--allocations", "--starttime=now") is None:
-        yield Check(
-            "its accounting", UNUSED, "`sacct` does not answer: jobs are followed with `squeue` instead"
-        )
+        yield Check("SLURM accounting", UNUSED, "`sacct` does not answer: `squeue` is used instead")
     else:
-        yield Check("its accounting", OK, "`sacct` answers")
+        yield Check("SLURM accounting", OK, "`sacct` answers")
 
 
 def _image() -> Check:
@@ -241,8 +239,10 @@ def _image() -> Check:
     if digest:
         return Check("image", OK, digest)
     if kind:
-        return Check("image", UNUSED, f"in {kind}, digest not told: records lack it (docs/containers.md)")
-    return Check("image", UNUSED, "this is outside of a container")
+        return Check(
+            "image", UNUSED, f"in {kind}, image digest unknown: records will lack it (docs/containers.md)"
+        )
+    return Check("image", UNUSED, "not in a container")
 
 
 def _disk() -> Check:
@@ -250,9 +250,11 @@ def _disk() -> Check:
     found = f"{free / GIB:.1f} GiB free in {Path.cwd()}"
     if not os.access(".", os.W_OK):
         return Check(
-            "disk", BROKEN, f"{Path.cwd()} cannot be written to; go to your checkout, or mount it writable"
+            "disk", BROKEN, f"{Path.cwd()} is not writable; change to your checkout, or mount it writable"
         )
-    return Check("disk", OK, found) if free >= FREE else Check("disk", BROKEN, f"only {found}; make room")
+    return (
+        Check("disk", OK, found) if free >= FREE else Check("disk", BROKEN, f"only {found}; free some space")
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,8 +1,8 @@
-"""`dvc exp run`: what a queued experiment takes from its checkout, and what outlives a failed one.
+"""Exchange results with queued experiments of `dvc exp run`.
 
-DVC runs a queued experiment in a folder of its own, into which it brings what the baseline recorded, and
-which it deletes at the end. In the checkout, `dvc exp run` begins with a forced checkout, which deletes what
-is not recorded. Here a result's path says what it depends on, so that it serves wherever it was made.
+DVC runs a queued experiment in a folder of its own, which starts from the recorded baseline and is deleted at
+the end. In the checkout, `dvc exp run` begins with a forced checkout, which deletes unrecorded files. The
+path of a result identifies what it depends on, so a result is valid wherever it was computed.
 """
 
 import os
@@ -14,7 +14,7 @@ from hlrs.artifacts.jobs import ASIDE, PROVENANCE, Job
 
 
 def fetch(jobs: list[Job]) -> None:
-    """Copy what the checkout has of these jobs, recorded or not, into a queued experiment's folder."""
+    """Copy these jobs' results and checkpoints from the checkout into a queued experiment's folder."""
     checkout = _checkout()
     if checkout is None or checkout == Path.cwd():
         return
@@ -27,9 +27,9 @@ def fetch(jobs: list[Job]) -> None:
 
 
 def shelve(jobs: list[Job], since: float) -> None:
-    """Copy what these jobs made since a time, and the state of unfinished ones, to where DVC leaves it alone.
+    """Save the jobs' new results and checkpoints from DVC after a phase failed and nothing was recorded.
 
-    For a phase that failed under DVC, of which nothing is recorded.
+    `since`: time in seconds since the epoch from which results count as new.
     """
     checkout = _checkout()
     if checkout is None:
@@ -42,18 +42,18 @@ def shelve(jobs: list[Job], since: float) -> None:
 
 
 def _checkout() -> Path | None:
-    """Where the user called DVC, also in a queued experiment's folder; None if DVC did not start this."""
+    """Return the folder where the user called DVC; None if DVC did not start this process."""
     root = os.environ.get("DVC_ROOT")
     return Path(root) if root else None
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file or folder, if it is there and the target is not, whole or not at all."""
+    """Copy a file or folder atomically if it exists and the target does not."""
     if target.exists() or not source.exists():
         return
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):  # moved away meanwhile, or made by another one: it is a saving, not a need
+    with suppress(OSError):  # moved or created in the meantime: the copy only saves time
         if source.is_dir():
             shutil.copytree(source, temporary)
         else:

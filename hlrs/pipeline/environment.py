@@ -1,4 +1,4 @@
-"""What a job runs in: code, package versions, image, host, device."""
+"""The environment of a job, for its record: code, package versions, image, host, device."""
 
 import hashlib
 import importlib.metadata
@@ -18,6 +18,7 @@ RECORDED = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "scikit-l
 
 
 def here(device: str) -> dict[str, Any]:
+    """Describe the current environment; the GPU only if `device` is "cuda"."""
     return {
         **_git(),
         "versions": versions(),
@@ -33,7 +34,7 @@ def here(device: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of this package, and of what its results depend on."""
+    """Return the versions of Python, of this package and of the packages that its results depend on."""
     known = {"python": platform.python_version()}
     for name in ("hlrs", *RECORDED):
         try:
@@ -44,7 +45,7 @@ def versions() -> dict[str, str]:
 
 
 def _git() -> dict[str, Any]:
-    """Commit of the code, and whether it has changes that are not in it; null outside a checkout."""
+    """Return the commit and whether there are uncommitted changes; both None outside a checkout."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -66,7 +67,7 @@ def _lock_digest() -> str | None:
 
 
 def cpu_model() -> str | None:
-    """The processor's name, None where the system does not tell."""
+    """Return the processor's name, None if the system does not report it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -86,6 +87,6 @@ def _gpu() -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Largest resident size of this process in bytes."""
+    """Return the peak resident set size of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""Run a job: check what it was planned with, run its stage, write its record last."""
+"""Run a job: check its code, data and inputs against the plan, run its stage, write its record last."""
 
 import importlib.metadata
 import signal
@@ -25,30 +25,30 @@ from hlrs.training.startup import called
 
 
 def execute(job: Job) -> None:
-    """Run a job. UserError if its code, data or inputs are no longer what it was planned with.
+    """Run a job. UserError if its code, data or inputs have changed since it was planned.
 
-    If another process is making the same result, wait for it and keep what it made.
+    If another process is computing the same result, wait for it and keep its result.
     """
     check(job)
-    with _warned(job), lease(job) as waited:
+    with _requeued_on_warning(job), lease(job) as waited:
         if not (waited and current(job)):
             _run(job)
 
 
 @contextmanager
-def _warned(job: Job) -> Iterator[None]:
+def _requeued_on_warning(job: Job) -> Iterator[None]:
     """On SLURM's warning signal, raise Interrupted in the body and requeue the job."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(
-            f"{job.run}: {slurm.WARNING.name} came; run it again to continue", slurm.WARNING.name
+            f"{job.run}: interrupted by {slurm.WARNING.name}; rerun to resume", slurm.WARNING.name
         )
 
-    before = signal.signal(slurm.WARNING, stop)  # a training sets its own while it lasts
+    before = signal.signal(slurm.WARNING, stop)  # the training loop replaces it while it runs
     try:
         yield
     except Interrupted as stopped:
-        signal.signal(slurm.WARNING, signal.SIG_IGN)  # it may come twice (pipeline/slurm.py, serve_job)
+        signal.signal(slurm.WARNING, signal.SIG_IGN)  # it may be repeated (slurm.serve_job)
         if stopped.signal == slurm.WARNING.name:
             slurm.request_requeue()
         raise
@@ -57,10 +57,10 @@ def _warned(job: Job) -> Iterator[None]:
 
 
 def _run(job: Job) -> None:
-    """Run a job's stage and write its record."""
-    for stale in job.directory.glob(".*.tmp"):  # of a run that was killed while it wrote
+    """Run a job's stage, write its record and delete its checkpoints."""
+    for stale in job.directory.glob(".*.tmp"):  # of a run that was killed while writing
         stale.unlink()
-    job.output(PROVENANCE).unlink(missing_ok=True)  # a kill must not leave it beside artifacts that are new
+    job.output(PROVENANCE).unlink(missing_ok=True)  # a kill must not leave it beside new artifacts
     started, clock = datetime.now(UTC), time.monotonic()
     inputs = {name: {"path": path, "sha256": sha256(Path(path))} for name, path in job.inputs.items()}
     stage = importlib.import_module(f"hlrs.stages.{job.stage}")
@@ -87,15 +87,16 @@ def _run(job: Job) -> None:
 
 
 def check(job: Job) -> None:
-    """Reject a job whose code, data or inputs changed since it was planned, or whose results find no room."""
+    """Raise UserError if code, inputs or data have changed since the plan, or the disk is full."""
     if not _is_planned_code(job):
         raise UserError(
-            f"{job.run}: the code of {job.stage} changed since this job was planned; run snakemake again"
+            f"{job.run}: the code of {job.stage} changed since this job was planned; rerun snakemake"
         )
     for path in job.inputs.values():
         if not Path(path).is_file():
-            stage = ResultPath.parse(path).stage
-            raise UserError(f"{path}: missing; `hlrs {stage}` or `snakemake {stage}_all` makes it")
+            made = ResultPath.parse(path)
+            command = f"`hlrs {made.stage} {made.run}` or `snakemake {made.stage}_all`"
+            raise UserError(f"{path}: missing; {command} builds it")
     check_disk()
     check_data(job)
 
@@ -108,7 +109,7 @@ def _is_planned_code(job: Job) -> bool:
 
 
 def current(job: Job) -> bool:
-    """Whether the job's results are there and have the bytes on record."""
+    """Return whether the job's results exist and match the digests in its record."""
     if not job.complete:
         return False
     recorded = Record.read(job.output(PROVENANCE)).outputs

@@ -1,4 +1,4 @@
-"""Sizes of networks: weights and multiply-adds, without running them."""
+"""Count weights and multiply-adds of networks without running them."""
 
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ def describe(
     auxiliary: bool,
     stem: str = "cifar",
 ) -> dict[str, Any]:
-    """Weights and multiply-adds of a published genotype, a genotype JSON, a ResNet (resnet32) or `supernet`.
+    """Count the weights and multiply-adds of a published genotype, genotype JSON, ResNet or `supernet`.
 
-    Raises UserError for another name, and for an option that the network does not have.
+    Raises UserError for any other name, and for an option that the network does not have.
     """
     supernet, resnet = network == "supernet", RESNETS.get(network)
     layout: dict[str, Any] = {"in_channels": in_channels, "classes": classes}
@@ -42,7 +42,9 @@ def describe(
             raise UserError(f"--channels: {channels} is odd; a factorized reduction halves it")
         layout |= {"channels": channels, "cells": cells, "stem": stem}
     elif channels or cells or stem != "cifar":
-        raise UserError(f"{network} has its own channels, blocks and stem: leave out what sets them")
+        raise UserError(
+            f"{network} has its own channels, blocks and stem: omit --channels, --cells and --stem"
+        )
     if auxiliary and (supernet or resnet):
         raise UserError(f"--auxiliary: a {network.rstrip('0123456789')} has no auxiliary head")
     with torch.device("meta"):
@@ -72,5 +74,5 @@ def _genotype(name: str) -> Any:
         return PUBLISHED[name]
     if not Path(name).exists():
         known = ", ".join([*PUBLISHED, "supernet", *RESNETS])
-        raise UserError(f"{name}: no such file, nor a published network; known: {known}")
+        raise UserError(f"{name}: neither a file nor a published network; choose from: {known}")
     return from_json(read_json(Path(name)), name)

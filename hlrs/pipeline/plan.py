@@ -1,4 +1,4 @@
-"""From validated params to jobs.
+"""Turn validated params into jobs.
 
 The inputs' paths carry their own keys, so a key covers everything upstream. A result that exists is current.
 `freeze` writes each job's spec to `.hlrs/specs/<key>.json`; jobs read that, never `params.yaml`.
@@ -49,7 +49,7 @@ REPORTED = {  # what the report reads of each stage; with every record, so that 
 
 
 def make_job(stage: str, run: str, params: Spec, inputs: dict[str, str]) -> Job:
-    """A job with its key."""
+    """Build a job with its key."""
     body = {
         "stage": stage,
         "run": run,
@@ -61,7 +61,7 @@ def make_job(stage: str, run: str, params: Spec, inputs: dict[str, str]) -> Job:
 
 
 def plan(params: Params) -> list[Job]:
-    """Every job of the matrix, upstream before downstream. UserError where a data file is missing."""
+    """List every job of the matrix, upstream first. UserError if a data file is missing."""
     jobs: list[Job] = []
     for dataset in params.matrix.datasets:
         jobs += _dataset_jobs(params, dataset)
@@ -139,10 +139,10 @@ def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec
 
 
 def due(jobs: list[Job]) -> list[Job]:
-    """The jobs that Snakemake would run for the report, upstream before downstream.
+    """List the jobs that Snakemake would run for the report, upstream first.
 
-    It runs what makes a missing file that the report or another of these jobs reads, and then also whatever
-    else reads that file; a missing file that nobody asks for makes nothing run.
+    It runs the job that produces a missing file which the report or another due job reads, then every other
+    reader of that file; a missing file that no due job reads triggers nothing.
     """
     makers = {path: job for job in jobs for path in job.outputs}
     missing = {path for path in makers if not Path(path).exists()}
@@ -164,21 +164,21 @@ def due(jobs: list[Job]) -> list[Job]:
 
 
 def freeze(jobs: list[Job]) -> None:
-    """Write the specs that are not there yet; an existing one says the same, its name being its digest."""
+    """Write missing specs; an existing one is identical, because its name is its digest."""
     for job in jobs:
         if not job.spec.exists():
             write_json(job.spec, vars(job))
 
 
 def spec(key: str) -> Job:
-    """The frozen spec of a key."""
+    """Load the frozen spec of a key."""
     return load_spec(SPECS / f"{key}.json")
 
 
 def prune(jobs: list[Job], stage: str) -> list[Path]:
-    """Put a stage's results that the current params do not ask for aside; returns what was there.
+    """Set aside a stage's results that the current params do not request; return their folders.
 
-    DVC then versions just what the params ask for, and `restore` makes going back to others cost nothing.
+    DVC then versions exactly what the params request, and `restore` makes returning to other params free.
     """
     wanted = {job.directory for job in jobs if job.stage == stage}
     stale = [directory for directory in folders(stage) if directory not in wanted]
@@ -191,7 +191,7 @@ def prune(jobs: list[Job], stage: str) -> list[Path]:
 
 
 def restore(jobs: list[Job]) -> None:
-    """Take results back that were put aside and are asked for again."""
+    """Restore results that were set aside and are requested again."""
     for job in jobs:
         if (ASIDE / job.directory).is_dir() and not job.directory.exists():
             _move(ASIDE / job.directory, job.directory)
@@ -205,11 +205,11 @@ def _move(source: Path, target: Path) -> None:
 
 
 def publish(jobs: list[Job]) -> bool:
-    """Copy the current params' report, if it was made, to `report/`, where people and DVC open it by name."""
+    """Copy the current params' report to `report/`; return False if it is not complete."""
     job = next(job for job in jobs if job.stage == "report")
     if not job.complete:
         return False
-    names = [*OUTPUTS["report"], PROVENANCE]  # the record last: it says that the copy is whole
+    names = [*OUTPUTS["report"], PROVENANCE]  # the record last: it marks the copy as complete
     there = all((PUBLISHED / name).exists() for name in names)
     if there and (PUBLISHED / PROVENANCE).read_bytes() == job.output(PROVENANCE).read_bytes():
         return True

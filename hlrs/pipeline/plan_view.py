@@ -1,4 +1,4 @@
-"""`hlrs plan` in words."""
+"""The output of `hlrs plan`: due jobs, reasons and estimates, as text or JSON."""
 
 import shutil
 import textwrap
@@ -20,25 +20,17 @@ from hlrs.provenance.differences import Comparison, Past, code_of, definitions_o
 from hlrs.provenance.lineage_view import compared
 
 WIDEST = 110  # columns
-
-
-MOST = 6  # reasons in a line
-
-
-ALONE = "Measured is the training alone, without imports and the reading of images."
-
-
-GUESSED = "Before its search, a retraining is measured with a random genotype."
-
-
+MOST = 6  # reasons per line
+ALONE = "Measurements cover training only, not imports or reading images."
+GUESSED = "A retraining whose search is not finished is measured with a random genotype."
 ELSEWHERE = (
-    "CPU-hours that were measured here are not GPU-hours of a cluster's nodes: "
-    "`srun --gpus=1 hlrs plan` measures there."
+    "CPU-hours measured here do not predict a cluster's GPU-hours; "
+    "measure those with `srun --gpus=1 hlrs plan`."
 )
 
 
 class Outlook:
-    """The jobs of some params that would run; `say` is told of what takes time."""
+    """The due jobs of a plan; `say` receives a line before each slow step."""
 
     def __init__(self, jobs: list[Job], params: Params, say: Callable[[str], None]) -> None:
         past = Past()
@@ -47,7 +39,7 @@ class Outlook:
         self.forecast = Forecast(past, Calibration(jobs, say))
 
     def facts(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Return everything as JSON values."""
         estimates = [self.forecast.of(reason.job) for reason in self.reasons]
         return {
             "jobs": self.total,
@@ -60,12 +52,12 @@ class Outlook:
         }
 
     def lines(self) -> Iterator[str]:
-        """The text, a line at a time; the reasons come before anything is measured."""
+        """Yield the text line by line; reasons come before anything is measured."""
         if not self.reasons:
-            yield f"None of {self.total} jobs would run: the report of these parameters is there."
+            yield f"None of {self.total} jobs would run: the report of these parameters is complete."
             return
         count = f"{len(self.reasons)} of {self.total} jobs"
-        yield f"{count} would run. Why, compared with the nearest result there is:"
+        yield f"{count} would run. Reasons, compared with the nearest existing result:"
         yield ""
         for (stage, words), runs in fold(self.reasons).items():
             yield from _entry(f"{_head(stage, len(runs))}  ", f"{abbreviate(runs)}: {_join(words)}")
@@ -98,12 +90,12 @@ def _facts(reason: Reason, estimate: Estimate) -> dict[str, Any]:
 
 
 def _join(words: tuple[str, ...]) -> str:
-    shown = words if len(words) <= MOST else (*words[:MOST], f"{len(words) - MOST} more (--json has them)")
+    shown = words if len(words) <= MOST else (*words[:MOST], f"{len(words) - MOST} more (see --json)")
     return "; ".join(shown)
 
 
 def _entry(head: str, text: str) -> Iterator[str]:
-    """A paragraph beside a head, wrapped at the terminal's width."""
+    """Wrap a paragraph beside a head, at the terminal's width."""
     width = max(min(shutil.get_terminal_size().columns, WIDEST), len(head) + 30)
     yield from textwrap.wrap(
         text,
@@ -117,7 +109,7 @@ def _entry(head: str, text: str) -> Iterator[str]:
 
 def _estimate(estimates: list[Estimate]) -> Iterator[str]:
     known = [estimate for estimate in estimates if estimate.how != "unknown"]
-    yield "Estimate: for one job, for all of them, and how it is known"
+    yield "Estimate: per job, in total, and its source"
     yield ""
     for (stage, basis), alike in _alike(known).items():
         mean = _duration(sum(estimate.seconds for estimate in alike) / len(alike))
@@ -130,11 +122,11 @@ def _estimate(estimates: list[Estimate]) -> Iterator[str]:
         text = f"not estimated: {', '.join(dict.fromkeys(stages))} ({why})"
         yield from _entry(f"{_head('', len(stages))}  ", text)
     for part in _by_device(known):
-        without = "  without what is not estimated" if unknown else ""
-        yield f"{_head('in all', len(part))}  {'':12}  {_sum(part):>17}{without}"
+        without = "  excluding jobs not estimated" if unknown else ""
+        yield f"{_head('total', len(part))}  {'':12}  {_sum(part):>17}{without}"
     for part in _by_device([estimate for estimate in known if estimate.saved]):
         saved = _hours(sum(estimate.saved for estimate in part), part[0].gpu)
-        yield f"{_head('saved', len(part))}  {'':12}  {saved:>17}  by checkpoints that are there"
+        yield f"{_head('saved', len(part))}  {'':12}  {saved:>17}  by existing checkpoints"
     yield from _remarks(known)
 
 
@@ -143,7 +135,7 @@ def _head(name: str, jobs: int) -> str:
 
 
 def _remarks(known: list[Estimate]) -> Iterator[str]:
-    """What to know of measured figures."""
+    """Yield remarks on how to read measurements."""
     remarks = []
     measured = [estimate for estimate in known if estimate.how in ("measured", "remembered")]
     if measured:
@@ -158,7 +150,7 @@ def _remarks(known: list[Estimate]) -> Iterator[str]:
 
 
 def _alike(estimates: list[Estimate]) -> dict[tuple[str, str], list[Estimate]]:
-    """Estimates by stage and how they are known, in words."""
+    """Group estimates by stage and source."""
     groups: dict[tuple[str, ...], list[Estimate]] = {}
     for e in sorted(estimates, key=lambda estimate: STAGES.index(estimate.job.stage)):
         groups.setdefault((e.job.stage, e.how, e.device, e.date), []).append(e)
@@ -176,7 +168,7 @@ def _basis(alike: list[Estimate]) -> str:
 
 
 def _by_device(estimates: list[Estimate]) -> list[list[Estimate]]:
-    """Those in GPU-hours, those in CPU-hours; none that is empty."""
+    """Split into GPU-hours and CPU-hours, leaving out empty parts."""
     parts = [[e for e in estimates if e.gpu], [e for e in estimates if not e.gpu]]
     return [part for part in parts if part]
 
@@ -186,7 +178,7 @@ def _sum(estimates: list[Estimate]) -> str:
 
 
 def _hours(hours: float, gpu: bool) -> str:
-    """Two digits, or whole hours."""
+    """Format hours with two digits, or as whole hours from 10."""
     number = f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
     return f"{number if hours >= 0.001 else '< 0.001'} {'GPU' if gpu else 'CPU'}-hours"
 
@@ -200,20 +192,20 @@ def _duration(seconds: float) -> str:
 
 
 def why(run: str, jobs: list[Job], params: Params, width: int) -> Iterator[str]:
-    """For every job of a run, show that its result is here, or what sets it apart from the nearest one.
+    """For every job of a run, report whether its result exists or how it differs from the nearest one.
 
     `run`: data set/method/seed, its retraining with another seed (data set/method/seed-3), a data set (its
-    split) or `all` (the report). UserError for another.
+    split) or `all` (the report). UserError for any other name.
     """
     asked = [job for job in jobs if job.run == run]
     if not asked:
         runs = ", ".join(dict.fromkeys(job.run for job in jobs))
-        raise UserError(f"{run}: no run of the params; there are: {runs}")
+        raise UserError(f"{run}: not a run of the params; choose from: {runs}")
     past = Past()
     due = {reason.job.key: reason for reason in reasons(plan.due(jobs), params, past)}
     for job in sorted(asked, key=lambda job: STAGES.index(job.stage)):
         if job.key not in due:
-            yield f"{job.stage:9}{job.key} is here; nothing to run"
+            yield f"{job.stage:9}{job.key} exists; nothing to run"
             continue
         yield f"{job.stage:9}{job.key} would run"
         nearest = past.nearest(job, params) or past.nearest_of_stage(job, params)
@@ -227,9 +219,9 @@ def why(run: str, jobs: list[Job], params: Params, width: int) -> Iterator[str]:
 
 
 def _against(job: Job, record: Record, comparison: Comparison) -> Iterator[str]:
-    """The differences of a job to an earlier result, one a line."""
+    """Yield the differences of a job from an earlier result, one per line."""
     other = "" if record.run == job.run else f" of {record.run}"
-    yield f"nearest: {record.key}{other}, made {record.ended[:16].replace('T', ' ')} UTC; what differs:"
+    yield f"nearest: {record.key}{other}, made {record.ended[:16].replace('T', ' ')} UTC; differences:"
     code = code_of(record) if comparison.code else None
     definitions: list[str] = []
     if code:

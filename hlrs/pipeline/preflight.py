@@ -1,4 +1,4 @@
-"""What is looked at before a job starts, or before any does: disk, data files, and what a split can draw."""
+"""Checks before a job, or any job, starts: disk space, data files, and splits that can be drawn."""
 
 import os
 import platform
@@ -21,23 +21,23 @@ FREE_BYTES = 300_000_000
 
 
 def check_disk() -> None:
-    """Room for results and checkpoints; UserError that names the folder, its free space and the remedy."""
+    """Raise UserError if results/ or the checkpoints' folder is full or not writable."""
     for folder in (RESULTS, CHECKPOINTS):
         there = next(path for path in (folder, *folder.parents, Path()) if path.exists())
         free = shutil.disk_usage(there).free
         if free < FREE_BYTES:
             raise UserError(
                 f"{folder}/: {free / 1e6:.0f} MB free on {platform.node()}, a job needs "
-                f"{FREE_BYTES / 1e6:.0f} MB; delete what is not needed (.hlrs/aside, old data) and run again"
+                f"{FREE_BYTES / 1e6:.0f} MB; delete what you do not need (.hlrs/aside, old data) and rerun"
             )
         if not os.access(there, os.W_OK):
             raise UserError(
-                f"{folder}/: cannot be written to on {platform.node()}; give its owner the right to"
+                f"{folder}/: not writable on {platform.node()}; grant write permission (chmod u+w)"
             )
 
 
 def check_data(job: Job) -> None:
-    """The data files are reachable from here and are what the job was planned with; UserError otherwise."""
+    """Raise UserError if a data file is unreachable from this node or has changed since the plan."""
     images = job.params.get("images", job.params)
     if "content" not in images:
         return
@@ -47,21 +47,21 @@ def check_data(job: Job) -> None:
             if not os.access(named.path, os.R_OK):
                 raise UserError(
                     f"{named.path}: not readable on {platform.node()}; "
-                    "data must lie where every node reaches them"
+                    "store data where every node can read them"
                 )
     try:
         content = content_digest(source)
     except UserError as error:
         raise UserError(f"{error} (seen from {platform.node()})") from None
     if content != images["content"]:
-        raise UserError(f"{job.run}: the data files changed since this job was planned; run snakemake again")
+        raise UserError(f"{job.run}: the data files changed since this job was planned; rerun snakemake")
 
 
 def check_splits(jobs: Iterable[Job]) -> None:
-    """Splits that are not made yet can be drawn from the images there are; UserError before a job is queued.
+    """Raise UserError, before a job is queued, if a missing split cannot be drawn from the images.
 
-    What is not here is left to the job that needs it, and so are torchvision's data sets: they may have to be
-    downloaded first, by a node that has torch.
+    Data that are not on this machine are left to the job that needs them, and so are torchvision's data sets,
+    which a node with torch may have to download first.
     """
     for job in jobs:
         if job.stage == "split" and not job.complete:

@@ -1,4 +1,4 @@
-"""Why a job would run: its spec beside that of the nearest earlier result."""
+"""Explain why a job would run: compare its spec with the nearest earlier result's."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ class Reason:
     """Why one job would run."""
 
     job: Job
-    missing: list[str]  # files of its result, where others of them are there
+    missing: list[str]  # files missing from an otherwise existing result
     remade: list[str]  # missing inputs that force an existing result to be rebuilt
     against: Record | None  # the nearest earlier result's record
     comparison: Comparison | None
-    checkpoint: tuple[int, int] | None  # epochs that are done, of how many
+    checkpoint: tuple[int, int] | None  # (epochs done, epochs in total)
     due: frozenset[str]  # the stages of its inputs that run before it
 
     def words(self) -> list[str]:
-        """The reasons in a few words each, without the run's name, so that runs can share them."""
+        """Return the reasons in a few words each, without the run's name, so that runs can be grouped."""
         return [*self._result(), *self._checkpoint()]
 
     def _result(self) -> list[str]:
@@ -33,7 +33,7 @@ class Reason:
             names = self.missing if len(self.missing) < 4 else [*self.missing[:3], "…"]
             return [f"{', '.join(names)} missing from its result"]
         if self.remade:
-            return [f"{_inputs(self.job, self.remade)} missing, to be rebuilt"]
+            return [f"{_inputs(self.job, self.remade)} missing, will be rebuilt"]
         if self.comparison is None:
             return ["no result yet"]
         if not self.comparison.size:
@@ -44,7 +44,7 @@ class Reason:
         return [*found, *self._upstream(self.comparison.inputs)]
 
     def _upstream(self, names: list[str]) -> list[str]:
-        """Inputs that changed, by the stage that makes them."""
+        """Group changed inputs by the stage that produces them."""
         if self.job.stage == "report":
             return _reported(names)
         makers: dict[str, list[str]] = {}
@@ -58,11 +58,11 @@ class Reason:
         if self.checkpoint is None:
             return []
         done, epochs = self.checkpoint
-        return [f"interrupted: checkpoint at epoch {done} of {epochs}"]
+        return [f"interrupted: will resume at epoch {done} of {epochs}"]
 
 
 def _reported(names: list[str]) -> list[str]:
-    """Which of the report's inputs changed; they are named stage/run/file."""
+    """Summarize the report's changed inputs, named stage/run/file."""
     stages = [stage for stage in STAGES if any(name.startswith(f"{stage}/") for name in names)]
     runs = {tuple(name.split("/")[1:-1]) for name in names if not name.startswith("split/")}
     behind = f" of {len(runs)} run{'s' * (len(runs) != 1)}" if runs else ""
@@ -70,7 +70,7 @@ def _reported(names: list[str]) -> list[str]:
 
 
 def _maker(job: Job, name: str) -> str:
-    """The stage that makes an input; nothing for one that an earlier result had."""
+    """Return the stage that produces an input; empty if only the earlier result had it."""
     return ResultPath.parse(job.inputs[name]).stage if name in job.inputs else ""
 
 
@@ -79,7 +79,7 @@ def _inputs(job: Job, names: list[str]) -> str:
 
 
 def reasons(jobs: list[Job], params: Params, past: Past) -> list[Reason]:
-    """Explain why each of the jobs would run."""
+    """Explain for each due job why it would run."""
     stages = {job.directory: job.stage for job in jobs}
     found = []
     for job in jobs:
@@ -103,13 +103,13 @@ def reasons(jobs: list[Job], params: Params, past: Past) -> list[Reason]:
 
 
 def epochs(job: Job) -> int:
-    """The epochs that a job trains for, a classifier's own after the others; 0 where it trains nothing."""
+    """Return a job's training epochs, those of a retrained classifier included; 0 if it trains nothing."""
     sizes = job.params.get(job.stage, {})
     return int(sizes.get("epochs", 0)) + int((sizes.get("classifier") or {}).get("epochs", 0))
 
 
 def checkpoint(job: Job) -> tuple[int, int] | None:
-    """(epochs done, epochs in all) of a job's checkpoint, None without a sound one."""
+    """Return (epochs done, epochs in total) of a job's checkpoint, None without a valid one."""
     try:
         return (int(read_facts(job.checkpoint)["epoch"]), epochs(job)) if job.checkpoint.is_file() else None
     except (Failure, KeyError):
@@ -117,7 +117,7 @@ def checkpoint(job: Job) -> tuple[int, int] | None:
 
 
 def fold(found: Iterable[Reason]) -> dict[tuple[str, tuple[str, ...]], list[str]]:
-    """(stage, words) -> the runs of which both hold, stage after stage."""
+    """Group runs by (stage, reasons), in the order of stages."""
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for reason in sorted(found, key=lambda reason: STAGES.index(reason.job.stage)):
         groups.setdefault((reason.job.stage, tuple(reason.words())), []).append(reason.job.run)

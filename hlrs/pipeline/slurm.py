@@ -1,8 +1,8 @@
-"""Living in SLURM: this folder's jobs in the queue, and what a job does when its time is nearly up.
+"""Jobs under SLURM: this folder's jobs in the queue, and requeueing before the time limit.
 
-SLURM owns every continuation: a job whose time limit comes near saves its state and has itself requeued, a
-preempted one and one whose node was lost are requeued by SLURM. All keep their id, so that Snakemake, which
-retries nothing, sees one job that is still at work. Commands and signals: sbatch(1), squeue(1), scontrol(1).
+SLURM owns every continuation: a job that nears its time limit saves its state and requeues itself; SLURM
+requeues a job that was preempted or lost its node. All keep their id, so that Snakemake, which retries
+nothing, sees one running job. Commands and signals: sbatch(1), squeue(1), scontrol(1).
 """
 
 import atexit
@@ -29,21 +29,21 @@ from hlrs.pipeline import slurm_commands
 
 COMMANDS = Path(
     ".hlrs/bin"
-)  # squeue, sacct and sbatch that wait for an absent controller (hlrs/pipeline/slurm_commands.py)
-REQUESTS = Path(".hlrs/requeue")  # a file a job that wants to go on in another allocation
-WARNING = signal.SIGUSR1  # what `sbatch --signal` is told to send before the time limit
-AGAIN_SECONDS = 1.0  # until the warning is passed on once more
+)  # squeue, sacct and sbatch that wait for an absent controller (slurm_commands.py)
+REQUESTS = Path(".hlrs/requeue")  # one file per job that requests another allocation
+WARNING = signal.SIGUSR1  # sent before the time limit, as `sbatch --signal` requests
+AGAIN_SECONDS = 1.0  # between repetitions of the warning
 POLL_SECONDS = 10.0
 ASK_SECONDS = 60.0  # until a command counts as unanswered
 
 
 def available() -> bool:
-    """Whether this machine has SLURM's commands."""
+    """Return whether this machine has SLURM's commands."""
     return shutil.which("sbatch") is not None
 
 
 def ask(*command: str) -> str | None:
-    """What a command prints; None if it is not there, fails, or does not answer within a minute."""
+    """Return a command's output; None if it is missing, fails, or does not answer within `ASK_SECONDS`."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
@@ -54,7 +54,7 @@ def ask(*command: str) -> str | None:
 # --- in the process that submits ----------------------------------------------------------------------
 
 
-def be_patient() -> None:
+def install_commands() -> None:
     """Put squeue, sacct and sbatch that survive an absent controller first in this process's PATH."""
     script = shlex.quote(slurm_commands.__file__)
     for tool in slurm_commands.TOOLS:
@@ -70,7 +70,7 @@ def be_patient() -> None:
 
 @dataclass(frozen=True)
 class Queued:
-    """A job of this folder that SLURM still has."""
+    """A job of this folder in SLURM's queue."""
 
     id: str
     state: str
@@ -78,9 +78,9 @@ class Queued:
 
 
 def queued(keys: Iterable[str]) -> list[Queued] | None:
-    """The jobs in the queue that were submitted from this folder for one of the keys; none without SLURM.
+    """Return the queued jobs that this folder submitted for one of the keys; none without SLURM.
 
-    None if that cannot be known, as squeue does not answer.
+    None if squeue does not answer.
     """
     wanted = set(keys)
     submitted = {(id_, key) for id_, key in slurm_commands.submissions(Path.cwd()) if key in wanted}
@@ -97,20 +97,20 @@ def queued(keys: Iterable[str]) -> list[Queued] | None:
 
 
 def wait_for_earlier(jobs: list[Job], *, wait: bool) -> None:
-    """Wait until no job of an earlier snakemake is at work on a missing result of these; or just tell of it.
+    """Wait for jobs of an earlier snakemake that compute a missing result; without `wait`, only report them.
 
-    Snakemake deletes a job's outputs before it runs it, so a second job of the same key would destroy what
-    the first one makes.
+    Snakemake deletes a job's outputs before it runs it, so a second job of the same key would destroy the
+    result of the first.
     """
     missing = {job.key: job for job in jobs if not job.complete}
-    told = ""
+    shown = ""
     while (earlier := queued(missing)) != []:
         notice = _notice(earlier, missing, wait)
-        if notice != told:
+        if notice != shown:
             print(notice, file=sys.stderr, flush=True)
         if not wait:
             return
-        told = notice
+        shown = notice
         time.sleep(POLL_SECONDS)
 
 
@@ -119,7 +119,7 @@ def _notice(earlier: list[Queued] | None, jobs: dict[str, Job], wait: bool) -> s
         rest = (
             f"; waiting for it (if SLURM is gone for good, delete {slurm_commands.RECORDS})" if wait else ""
         )
-        return f"hlrs: squeue does not answer, and jobs of an earlier snakemake may be at work{rest}"
+        return f"hlrs: squeue does not answer; jobs of an earlier snakemake may be running{rest}"
     shown = [f"{j.id} {j.state.lower()}: {_name(jobs[j.key])}" for j in earlier[:3]]
     more = f", {len(earlier) - 3} more" if len(earlier) > 3 else ""
     ids = " ".join(job.id for job in earlier)
@@ -127,17 +127,17 @@ def _notice(earlier: list[Queued] | None, jobs: dict[str, Job], wait: bool) -> s
     return f"hlrs: jobs of an earlier snakemake are still in the queue ({', '.join(shown)}{more}){rest}"
 
 
-# What SLURM leaves in a job's log, and what to do about it. "CANCELLED AT ... DUE TO" a preemption,
-# a requeue or a lost node is not the end: the job goes on, and its next output follows in the same log.
+# SLURM's messages in a job's log, and their remedies. "CANCELLED AT ... DUE TO" a preemption, a requeue or a
+# lost node is not the end: the job resumes and appends to the same log.
 REASONS = [
     (r"exceeded memory limit|oom.kill|out of memory", "it needed more memory than mem_mb; {raise_it}"),
-    (r"DUE TO TIME LIMIT", "its time limit came before its end; {raise_it}"),
+    (r"DUE TO TIME LIMIT", "it reached its time limit; {raise_it}"),
     (r"CANCELLED AT \S+ \*\*\*", "it was cancelled"),
 ]
 
 
 def failures(jobs: list[Job], since: float) -> list[str]:
-    """Why jobs that were submitted since a time have no result, a line each; 10 at most."""
+    """Explain why jobs submitted since a time have no result: one line per job, at most 10."""
     missing = {job.key: job for job in jobs if not job.complete}
     failed = [
         (id_, missing[key]) for id_, key in slurm_commands.submissions(Path.cwd(), since) if key in missing
@@ -155,7 +155,7 @@ def _reason(id_: str, job: Job) -> str:
     said = re.findall(r"^hlrs: (.*)$", text, re.MULTILINE)
     for pattern, reason in REASONS:
         if re.search(rf"^(slurmstepd|srun)\b.*({pattern})", text, re.IGNORECASE | re.MULTILINE):
-            raise_it = f"set more for {job.stage} in your profile (set-resources), and start again"
+            raise_it = f"raise it for {job.stage} in your profile (set-resources) and rerun"
             return reason.format(raise_it=raise_it)
     return said[-1] if said else f"see {logs[0] if logs else 'its log'}"
 
@@ -168,20 +168,19 @@ def _name(job: Job) -> str:
 
 
 def request_requeue() -> None:
-    """Leave word that this process's SLURM job saved its state and wants another allocation.
+    """Request another allocation for this process's SLURM job, whose state is saved.
 
-    A stage may run in a container, where there is no scontrol: the snakemake around it acts on this.
+    A stage may run in a container without scontrol, so the snakemake outside acts on the request.
     """
     if job := os.environ.get("SLURM_JOB_ID"):
         write_text(REQUESTS / job, json.dumps({"job": job}) + "\n")
 
 
 def serve_job() -> None:
-    """Set up a snakemake that runs inside a SLURM job, in the main thread, before it starts its own.
+    """Prepare a snakemake inside a SLURM job for signals and requeueing; call it in the main thread, first.
 
-    It outlives the warning, passes what SLURM sends on to its stage, which SLURM may leave out (with
-    proctrack/cgroup it signals a step's first process alone), and has the job requeued at its end if the
-    stage asked for that.
+    It survives the warning, forwards signals to its stage, which SLURM may not reach (with proctrack/cgroup
+    it signals only a step's first process), and requeues the job at its end if the stage requested it.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
@@ -190,22 +189,22 @@ def serve_job() -> None:
     sending = threading.Lock()
     atexit.register(_requeue, job, sending)
     signal.signal(WARNING, _outlive)
-    if "SLURM_STEP_ID" not in os.environ:  # the batch script's snakemake, which only waits for the step's
+    if "SLURM_STEP_ID" not in os.environ:  # the batch script's snakemake only waits for the step's
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing)  # also of SIGTERM, for which Snakemake sets its own handler later
+    signal.set_wakeup_fd(writing)  # also for SIGTERM, whose handler Snakemake replaces later
     threading.Thread(target=_pass_on, args=(reading, sending), daemon=True).start()
 
 
 def _outlive(number: int, frame: FrameType | None) -> None:
-    """A handler, and not SIG_IGN, which children would inherit."""
+    """Ignore the warning, without SIG_IGN, which children would inherit."""
 
 
 def _pass_on(reading: int, sending: threading.Lock) -> None:
-    """Send each warning and SIGTERM on to the other processes of this one's group.
+    """Forward warnings and SIGTERM to the other processes of this process's group.
 
-    The warning again and again, since a stage that only starts ignores it (Snakefile); twice does no harm.
+    The warning is repeated, because a stage ignores it while it starts (Snakefile); repetition is harmless.
     """
     warned = False
     while True:
@@ -221,7 +220,7 @@ def _pass_on(reading: int, sending: threading.Lock) -> None:
 
 
 def _group() -> list[int]:
-    """The other processes of this process's group: the rule's shell, its stage, a container's."""
+    """List the other processes of this group: the rule's shell, its stage, a container's."""
     pids = [int(directory.name) for directory in Path("/proc").glob("[0-9]*")]
     found = []
     for pid in pids:
@@ -232,24 +231,24 @@ def _group() -> list[int]:
 
 
 def _requeue(job: str, sending: threading.Lock) -> None:
-    sending.acquire()  # for good: scontrol belongs to the group, too
+    sending.acquire()  # never released: a forwarded signal would reach scontrol, too
     request = REQUESTS / job
     if not request.exists():
         return
     request.unlink()
     refusal = _refusal(job)
     if refusal is None:
-        print(f"hlrs: SLURM job {job} goes on from its checkpoint when its turn comes", file=sys.stderr)
+        print(f"hlrs: SLURM job {job} is requeued and will resume from its checkpoint", file=sys.stderr)
     else:
         print(
             f"hlrs: SLURM job {job} could not be requeued ({refusal}); its state is saved, "
-            "`snakemake --profile slurm` goes on",
+            "rerun `snakemake --profile slurm` to resume",
             file=sys.stderr,
         )
 
 
 def _refusal(job: str) -> str | None:
-    """Have a job requeued, when the controller answers; why that could not be done, None if it was."""
+    """Requeue a job once the controller answers; return None, or the reason for a refusal."""
     deadline = time.monotonic() + ASK_SECONDS
     while True:
         try:

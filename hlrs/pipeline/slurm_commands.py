@@ -1,20 +1,19 @@
-"""squeue, sacct and sbatch for Snakemake's slurm executor, when SLURM does not answer or forgets.
+"""squeue, sacct and sbatch for Snakemake's slurm executor that tolerate an absent or forgetful SLURM.
 
-    python -I patience.py squeue|sacct|sbatch ARGUMENTS
+    python -I slurm_commands.py squeue|sacct|sbatch ARGUMENTS
 
-The executor (2.8) loses its jobs, and waits for ever, when its status queries fail for a moment, when a job
-has left SLURM's memory (MinJobAge), when a job ends as PREEMPTED or NODE_FAIL, or when sacct says who
-cancelled it. So, before the commands:
+The executor (2.8) loses jobs and waits for ever when a status query fails briefly, when SLURM has forgotten
+a job (MinJobAge), when a job ends as PREEMPTED or NODE_FAIL, or when sacct names who cancelled it. Therefore:
 
-- a status query that fails is repeated for up to 50 seconds (the executor gives up on it after 60);
-- what squeue says goes before what sacct says: the database hears of it later, for minutes has a job as
-  PREEMPTED that is pending again, and may never hear of an end; where it does not answer, squeue does;
-- a job that was submitted, that squeue no longer knows and of whose end sacct does not know is told as
-  COMPLETED if the record of its result, which is written last, is there, else as FAILED;
-- a job that ended as PREEMPTED or NODE_FAIL is requeued, as SLURM owns continuations, or else told as FAILED;
-- a submission waits for the controller, and is not repeated if the first try arrived.
+- a failed status query is retried for up to 50 seconds (the executor gives up after 60);
+- squeue takes precedence over sacct, whose database lags: it may list a pending job as PREEMPTED for minutes,
+  or never learn of an end; if sacct does not answer, squeue alone decides;
+- a submitted job that squeue has forgotten and whose end sacct does not know is reported as COMPLETED if its
+  record, which is written last, exists, otherwise as FAILED;
+- a job that ended as PREEMPTED or NODE_FAIL is requeued, or reported as FAILED if that is refused;
+- a submission waits for the controller and is not repeated if the first attempt arrived.
 
-A process of its own, with the standard library alone.
+Runs as a process of its own with only the standard library.
 """
 
 import json
@@ -27,12 +26,12 @@ import time
 from pathlib import Path
 
 TOOLS = ("squeue", "sacct", "sbatch")
-RECORDS = Path(".hlrs/slurm")  # a file a run of snakemake, a line a submission
+RECORDS = Path(".hlrs/slurm")  # one file per snakemake run, one line per submission
 STATUS_SECONDS = 50.0
 SUBMIT_SECONDS = 900.0
 PAUSE_SECONDS = 2.0
 CALL_SECONDS = 25.0
-ABSENT = re.compile(  # what SLURM's commands say of a controller that is away, as opposed to a wrong request
+ABSENT = re.compile(  # messages for an absent controller, as opposed to an invalid request
     r"unable to contact slurm controller|socket timed out|connection refused|communication|"
     r"slurm backup controller|zero bytes were transmitted|temporarily unable|no network address",
     re.IGNORECASE,
@@ -42,18 +41,18 @@ NO_END = (*INTERRUPTED, "PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED
 
 
 def main() -> int:
-    """Run one command in the place of the executor's; returns its exit status."""
+    """Run one command in place of SLURM's; return its exit status."""
     tool, arguments = sys.argv[1], sys.argv[2:]
     run = _option(arguments, "--name", "--job-name")
-    if run is None or not re.fullmatch(r"[A-Za-z0-9_-]+", run):  # not the executor's: as it is
-        os.execv(_real(tool), [tool, *arguments])  # noqa: S606 - as a shell would have
+    if run is None or not re.fullmatch(r"[A-Za-z0-9_-]+", run):  # not from the executor: run unchanged
+        os.execv(_real(tool), [tool, *arguments])  # noqa: S606 - as a shell would
     if tool == "sbatch":
         return _submit(arguments, run)
     return _status(tool, arguments, run)
 
 
 def submissions(folder: Path, since: float = 0.0) -> list[tuple[str, str]]:
-    """(SLURM job, key) of all that was submitted from a folder, by snakemakes active since a time."""
+    """List (SLURM job, key) of a folder's submissions by snakemakes active since a time."""
     found = []
     for record in sorted((folder / RECORDS).glob("*.jsonl")):
         if record.stat().st_mtime >= since:
@@ -67,13 +66,13 @@ def _entries(record: Path) -> list[tuple[str, str]]:
         try:
             entry = json.loads(line)
             found.append((entry["job"], entry["key"]))
-        except (ValueError, KeyError, TypeError):  # a line that was cut off
+        except (ValueError, KeyError, TypeError):  # a truncated line
             continue
     return found
 
 
 def _status(tool: str, arguments: list[str], run: str) -> int:
-    known = _recorded(run)  # before the query: a job that is submitted meanwhile is not forgotten, but new
+    known = _recorded(run)  # first: a job submitted after the query is new, not forgotten
     deadline = time.monotonic() + STATUS_SECONDS
     while True:
         queue = _call("squeue", ["--format=%i|%T", "--states=all", "--noheader", "--name", run])
@@ -96,19 +95,19 @@ def _status(tool: str, arguments: list[str], run: str) -> int:
 
 
 def _states(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
-    """Job -> state as a word; `CANCELLED by 1000`, as sacct has it, is none that the executor knows."""
+    """Map job to state in one word; the executor does not know sacct's `CANCELLED by 1000`."""
     answer = done.stdout if done.returncode == 0 else ""
     lines = (line.split("|", 1) for line in answer.splitlines() if "|" in line)
     return {job: state.partition(" ")[0] for job, state in lines}
 
 
 def _made(key: str) -> bool:
-    """Whether a key's result is there, whole."""
+    """Return whether a key's result is complete."""
     return bool(key) and any(Path("results").glob(f"*/**/{key}/provenance.json"))
 
 
 def _continued(job: str) -> str:
-    """The state of an interrupted job that was asked to go on, and is asked again if nobody heard."""
+    """Requeue an interrupted job and return its state; an unanswered request is retried at the next query."""
     done = _call("scontrol", ["requeue", job])
     return "PENDING" if done.returncode == 0 or ABSENT.search(done.stderr) else "FAILED"
 
@@ -135,7 +134,7 @@ def _submit(arguments: list[str], run: str) -> int:
 
 
 def _arrived(run: str, comment: str, deadline: float) -> str | None:
-    """The job of a submission whose answer was lost, if it arrived; known once squeue answers."""
+    """Return the job of a submission whose answer was lost, if it arrived, once squeue answers."""
     query = ["--noheader", "--states=all", f"--name={run}", "--format=%i|%k"]
     while (done := _call("squeue", query)).returncode != 0 and time.monotonic() < deadline:
         time.sleep(PAUSE_SECONDS)
@@ -152,9 +151,9 @@ def _recorded(run: str) -> list[tuple[str, str]]:
 
 
 def _record(run: str, entry: dict[str, str]) -> None:
-    """Append a line in one write: two submissions of a run may end at once."""
+    """Append a line in one write, because two submissions of a run may end at once."""
     RECORDS.mkdir(parents=True, exist_ok=True)
-    line = f"\n{json.dumps(entry, sort_keys=True)}\n".encode()  # the line before may have been cut off
+    line = f"\n{json.dumps(entry, sort_keys=True)}\n".encode()  # the previous line may be truncated
     file = os.open(RECORDS / f"{run}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(file, line)
@@ -172,7 +171,7 @@ def _call(tool: str, arguments: list[str], text: str | None = None) -> "subproce
 
 
 def _real(tool: str) -> str:
-    """SLURM's own command: the first in PATH that is not in the folder that led here."""
+    """Return SLURM's own command: the first in PATH outside .hlrs/bin."""
     folders = os.environ.get("PATH", "").split(os.pathsep)
     others = os.pathsep.join(f for f in folders if Path(f).parts[-2:] != (".hlrs", "bin"))
     real = shutil.which(tool, path=others)
@@ -182,7 +181,7 @@ def _real(tool: str) -> str:
 
 
 def _option(arguments: list[str], *names: str) -> str | None:
-    """The value of the first of the options that is given, as `--name value` or `--name=value`."""
+    """Return the value of the first option given, as `--name value` or `--name=value`."""
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in names:

@@ -1,7 +1,7 @@
-"""The user's Snakemake profile for a SLURM cluster, written from what the cluster says of itself.
+"""Write the user's Snakemake profile for a SLURM cluster, from what the cluster reports.
 
-It holds what is the site's (partitions, account, time limits, how to ask for a job's state); what a rule
-needs stands in the rule (workflow/rules/).
+It holds the site's facts (partitions, account, time limits, the status command); what a rule needs is in the
+rule (workflow/rules/).
 """
 
 import io
@@ -25,7 +25,7 @@ COLUMNS = "%P|%a|%l|%G"
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition as sinfo shows it: limit in minutes, None for none; GPU types of its nodes."""
+    """A partition as sinfo shows it; `limit` in minutes, None if unlimited; `gpus`: types in its nodes."""
 
     name: str
     default: bool
@@ -35,24 +35,24 @@ class Partition:
 
     @property
     def room(self) -> float:
-        """The time limit, for comparisons."""
+        """The time limit in minutes, infinite if unlimited."""
         return float("inf") if self.limit is None else self.limit
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a cluster says of itself; `accounting`: whether sacct answers."""
+    """What a cluster reports; `accounting`: whether sacct answers."""
 
     name: str
     version: str
     partitions: list[Partition]
     accounting: bool
-    accounts: frozenset[str] = frozenset()  # that the user may charge; none where that is not known
+    accounts: frozenset[str] = frozenset()  # that the user may charge; empty if unknown
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user asks for; nothing where the cluster's own default is wanted."""
+    """What the user requests; empty fields use the cluster's defaults."""
 
     partitions: tuple[str, ...] = ()
     account: str | None = None
@@ -61,21 +61,21 @@ class Choice:
     container: Path | None = None
 
 
-# --- what the cluster says ----------------------------------------------------------------------------
+# --- what the cluster reports ----------------------------------------------------------------------------
 
 
 def survey() -> Cluster:
-    """Ask SLURM; UserError where it does not answer."""
+    """Query SLURM. UserError if it does not answer or shows no partition."""
     listing = ask("sinfo", "--noheader", "--format", COLUMNS)
     settings = ask("scontrol", "show", "config")
     if listing is None or settings is None:
         raise UserError(
-            "SLURM does not answer (sinfo, scontrol show config): run this on a login node of the cluster"
+            "SLURM does not answer (sinfo, scontrol show config); run this on a login node of the cluster"
         )
     facts = dict(re.findall(r"^(\w+)\s*= (.*)$", settings, re.MULTILINE))
     partitions = merge(listing)
     if not partitions:
-        raise UserError("sinfo shows no partition that you may use")
+        raise UserError("sinfo shows no partition that you may use; ask your administrator for access")
     answers = "none" not in facts.get("AccountingStorageType", "none") and _accounting_answers()
     return Cluster(
         facts.get("ClusterName", "?"),
@@ -91,13 +91,13 @@ def _accounting_answers() -> bool:
 
 
 def _accounts() -> frozenset[str]:
-    """The accounts that the user may charge; none if that cannot be known."""
+    """Return the accounts that the user may charge; empty if unknown."""
     listing = ask("sacctmgr", "-nP", "show", "associations", f"user={getuser()}", "format=account")
     return frozenset((listing or "").split())
 
 
 def merge(listing: str) -> list[Partition]:
-    """The partitions of sinfo's lines `name[*]|up|limit|gres`, of which there may be several a partition."""
+    """Parse sinfo's lines `name[*]|up|limit|gres`, of which a partition may have several."""
     found: dict[str, Partition] = {}
     for line in listing.splitlines():
         name, state, limit, gres = line.split("|", 3)
@@ -110,14 +110,14 @@ def merge(listing: str) -> list[Partition]:
 
 
 def gpu_types(gres: str) -> frozenset[str]:
-    """The types of GPU in a gres such as `gpu:a100:4(S:0-1),shard:8`; a GPU without a type is ""."""
+    """Return the GPU types in a gres such as `gpu:a100:4(S:0-1),shard:8`; "" is a GPU without a type."""
     parts = (part.split("(")[0] for part in re.split(r",(?![^()]*\))", gres))
     found = (re.fullmatch(r"gpu(?::([^:]+?))??(?::no_consume)?(?::\d+)?", part) for part in parts)
     return frozenset(match[1] or "" for match in found if match)
 
 
 def minutes(limit: str) -> int | None:
-    """Minutes of SLURM's [days-]hours:minutes:seconds or minutes:seconds; None for infinite."""
+    """Convert SLURM's [days-]hours:minutes:seconds or minutes:seconds to minutes; None if infinite."""
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
         return None
     days, _, clock = limit.rpartition("-")
@@ -129,19 +129,18 @@ def minutes(limit: str) -> int | None:
     return int(days or 0) * 1440 + hours * 60 + mins
 
 
-# --- what is chosen -----------------------------------------------------------------------------------
+# --- choice of partitions -----------------------------------------------------------------------------------
 
 
 def choose(cluster: Cluster, choice: Choice) -> tuple[Partition | None, Partition]:
-    """The partition of the rules that need a GPU, None without GPUs, and that of the others.
+    """Choose the partition of rules that need a GPU (None without GPUs) and that of the others.
 
-    UserError for a partition or a type of GPU that the cluster does not have, or an account that the user
-    may not charge.
+    UserError for an unknown partition or GPU type, or an account that the user may not charge.
     """
     known = {partition.name: partition for partition in cluster.partitions}
     for name in choice.partitions:
         if name not in known:
-            raise UserError(f"--partition {name}: unknown to {cluster.name}; there are: {', '.join(known)}")
+            raise UserError(f"--partition {name}: unknown to {cluster.name}; choose from: {', '.join(known)}")
     allowed = (
         [known[name] for name in choice.partitions]
         or [p for p in known.values() if p.up]
@@ -149,16 +148,16 @@ def choose(cluster: Cluster, choice: Choice) -> tuple[Partition | None, Partitio
     )
     if choice.account and cluster.accounts and choice.account.lower() not in cluster.accounts:
         yours = ", ".join(sorted(cluster.accounts))
-        raise UserError(f"--account {choice.account}: not yours on {cluster.name}; there are: {yours}")
+        raise UserError(f"--account {choice.account}: not yours on {cluster.name}; choose from: {yours}")
     wanted = choice.gpu_type
     types = sorted({gpu for partition in allowed for gpu in partition.gpus if gpu})
     if wanted and wanted not in types:
         where = f"in {', '.join(choice.partitions)}" if choice.partitions else f"on {cluster.name}"
-        raise UserError(f"--gpu-type {wanted}: not {where}; there are: {', '.join(types) or 'none'}")
+        raise UserError(f"--gpu-type {wanted}: not {where}; available: {', '.join(types) or 'none'}")
     if wanted and not re.fullmatch(r"[A-Za-z0-9_.]+", wanted):
         raise UserError(
-            f"--gpu-type {wanted}: Snakemake's slurm executor takes letters, digits, _ and . only; name "
-            "a partition that has no other GPUs instead (--partition)"
+            f"--gpu-type {wanted}: Snakemake's slurm executor accepts only letters, digits, _ and .; use "
+            "--partition with a partition that has no other GPUs"
         )
     with_gpus = [p for p in allowed if (wanted in p.gpus if wanted else p.gpus)]
     gpu = max(with_gpus, key=lambda p: (p.default, p.room), default=None)
@@ -167,7 +166,7 @@ def choose(cluster: Cluster, choice: Choice) -> tuple[Partition | None, Partitio
 
 
 def profile(cluster: Cluster, choice: Choice) -> dict[str, Any]:
-    """The profile's entries."""
+    """Return the entries of the profile."""
     gpu, cpu = choose(cluster, choice)
     needs: dict[str, Any] = {}  # of the rules that train or evaluate
     if gpu is None:
@@ -199,42 +198,42 @@ def profile(cluster: Cluster, choice: Choice) -> dict[str, Any]:
 
 
 def site(cluster: Cluster, choice: Choice) -> dict[str, Any]:
-    """What the workflow is told of the site: the shorter time limit in minutes, the image."""
+    """Return the workflow's settings: the shorter time limit in minutes, and the image."""
     limits = [p.limit for p in choose(cluster, choice) if p is not None and p.limit is not None]
     facts: dict[str, Any] = {"time_limit": min(limits)} if limits else {}
     return facts | ({"container": str(choice.container.resolve())} if choice.container else {})
 
 
 def _literal(text: str) -> str:
-    """A string that Snakemake, which evaluates a resource as an expression, takes as it is."""
+    """Quote a string, because Snakemake evaluates resources as expressions."""
     return repr(text)
 
 
 # --- writing ------------------------------------------------------------------------------------------
 
 COMMENTS = {
-    "jobs": "at most so many in the queue at a time",
-    "local-cores": "the login node runs the extractions, a second each, so many at a time",
-    "retries": "SLURM owns every continuation; with retries > 0 a cancelled job would come back, too",
-    "slurm-requeue": "a preempted job and one whose node was lost go on from their checkpoint",
-    "slurm-status-attempts": "a minute each: how long SLURM may be away (hlrs/pipeline/slurm_commands.py)",
-    "configfile": "what the workflow has to know of the site; beside this file",
+    "jobs": "maximum number of jobs in the queue",
+    "local-cores": "extractions that the login node runs in parallel, one second each",
+    "retries": "SLURM owns every continuation; retries > 0 would resubmit a cancelled job",
+    "slurm-requeue": "jobs that were preempted or lost their node resume from their checkpoint",
+    "slurm-status-attempts": "one minute each that SLURM may be absent (hlrs/pipeline/slurm_commands.py)",
+    "configfile": "the workflow's settings for this site; next to this file",
 }
 
 
 def default_folder() -> Path:
-    """Where `snakemake --profile slurm` looks, after the current folder."""
+    """Return the folder that `snakemake --profile slurm` searches after the current one."""
     from snakemake.common import get_appdirs
 
     return Path(get_appdirs().user_config_dir) / "slurm"
 
 
 def write(cluster: Cluster, choice: Choice, folder: Path, force: bool) -> str:
-    """Write config.yaml and site.yaml; returns their text. UserError if they are there already."""
+    """Write config.yaml and site.yaml and return their text. UserError if one exists and not `force`."""
     if choice.container and not choice.container.is_file():
         raise UserError(f"--container {choice.container}: no such file; `make image` builds one")
     if choice.container and not (shutil.which("apptainer") or shutil.which("singularity")):
-        raise UserError("--container: there is no apptainer here; `module load apptainer`, perhaps")
+        raise UserError("--container: apptainer not found; try `module load apptainer`")
     entries = profile(cluster, choice)
     there = [path for path in (folder / "config.yaml", folder / "site.yaml") if path.exists()]
     if there and not force:
@@ -251,7 +250,7 @@ def write(cluster: Cluster, choice: Choice, folder: Path, force: bool) -> str:
 
 
 def _dumped(entries: dict[str, Any]) -> str:
-    """YAML 1.1, which Snakemake reads: a partition called `on` is quoted."""
+    """Dump YAML 1.1, which Snakemake reads: a partition called `on` is quoted."""
     yaml, text = YAML(), io.StringIO()
     yaml.version, yaml.width = (1, 1), 1000
     yaml.dump(entries, text)
@@ -268,6 +267,6 @@ def _indented(text: str) -> str:
 
 
 def shadowed_by() -> Path | None:
-    """What `snakemake --profile slurm` would find before the user's profile."""
+    """Return what `snakemake --profile slurm` would find before the user's profile."""
     here = Path("slurm")
     return here if here.exists() else None

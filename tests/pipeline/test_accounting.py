@@ -53,7 +53,7 @@ def test_accounting_is_found_and_an_account_that_is_not_the_users_is_one_line(si
     assert "slurm-status-command: sacct\n" in written
     assert f"slurm_account: '''{accounting.ACCOUNT}'''\n" in written
     told = site.command(*command, "labs", status=2)
-    assert told.splitlines() == ["hlrs: --account labs: not yours on hlrstest; there are: lab, root"]
+    assert told.splitlines() == ["hlrs: --account labs: not yours on hlrstest; choose from: lab, root"]
 
 
 def test_a_preempted_search_goes_on_and_slurmdbd_may_be_away(accounted, long_search):

@@ -165,7 +165,7 @@ def test_a_mistake_is_one_line_and_runs_nothing(repository, tmp_path, arguments,
 
 
 def test_a_path_that_the_shell_would_interpret_is_refused():
-    with pytest.raises(UserError, match="without blanks"):
+    with pytest.raises(UserError, match="blanks"):
         container.image("an image.sif", True)
 
 
@@ -182,7 +182,7 @@ def test_a_path_that_the_shell_would_interpret_is_refused():
 )
 def test_apptainer_is_asked_for_gpus_where_slurm_gave_some(image, tmp_path, variables, asked):
     script = (
-        "import subprocess, sys\nfrom hlrs import container\ncontainer.hand_in(sys.argv[1])\n"
+        "import subprocess, sys\nfrom hlrs.pipeline import container\ncontainer.hand_in(sys.argv[1])\n"
         "subprocess.run(['apptainer', '--debug', 'exec', sys.argv[1], 'true'], check=True)"
     )
     done = subprocess.run(

@@ -74,7 +74,7 @@ def test_what_is_broken_is_named_with_a_remedy_and_sets_the_exit_status(tmp_path
     marked = [line.split("  ")[1].strip() for line in shown if line.startswith("!!")]
     assert marked == ["PyTorch", "git", "SLURM"]
     assert "libcudart.so.13: cannot open" in next(line for line in shown if "PyTorch" in line)
-    assert shown[-1].startswith("To be mended: PyTorch, git, SLURM.")
+    assert shown[-1].startswith("To repair: PyTorch, git, SLURM.")
     columns = {line.index(line[4:].split("  ")[-1].strip()) for line in shown if line[:2] in ("!!", "--")}
     assert columns == {20}
 

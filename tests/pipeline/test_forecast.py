@@ -59,7 +59,7 @@ class Unasked(Calibration):
     def __init__(self, jobs):
         super().__init__(list(jobs.values()), lambda text: None)
 
-    def pace(self, job):
+    def throughput(self, job):
         raise UserError("it would be measured")
 
 
@@ -241,7 +241,7 @@ def test_a_resnet_is_measured_without_a_genotype(hurried):
     assert found[0].of(found[1]["retrain/digits/darts/0"]).how == "measured"
     assert "random genotype" not in text
     edit(hurried / "params.yaml", **{"matrix.methods": ["hlrs"], "report": {}})
-    assert "Before its search, a retraining is measured with a random genotype." in "\n".join(shown().lines())
+    assert "random genotype" in "\n".join(shown().lines())
 
 
 # --- measured -----------------------------------------------------------------------------------------
@@ -377,7 +377,7 @@ def shown():
 
 def test_when_nothing_is_due_it_says_so_in_a_line(workspace):
     finish(plan.plan(load(Path("params.yaml"))), seconds=1.0)
-    assert list(shown().lines()) == ["None of 10 jobs would run: the report of these parameters is there."]
+    assert list(shown().lines()) == ["None of 10 jobs would run: the report of these parameters is complete."]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -428,20 +428,20 @@ def test_the_text_tells_units_sources_and_what_checkpoints_save(hurried, monkeyp
     trained(jobs()["retrain/digits/darts/0"], [360, 360, 360], gpu=None)
     write_tensors(jobs()["search/digits/darts/1"].checkpoint, {}, {"epoch": 2, "step": 0})
     assert [" ".join(line.split()) for line in shown().lines()] == [
-        "5 of 10 jobs would run. Why, compared with the nearest result there is:",
+        "5 of 10 jobs would run. Reasons, compared with the nearest existing result:",
         "",
-        "search 1 digits/darts/1: no result yet; interrupted: a checkpoint at epoch 2 of 3 is there",
+        "search 1 digits/darts/1: no result yet; interrupted: will resume at epoch 2 of 3",
         "extract 1 digits/darts/1: no result yet",
         "retrain 1 digits/darts/1: no result yet",
         "evaluate 1 digits/darts/1: no result yet",
         "report 1 all: no result yet",
         "",
-        "Estimate: for one job, for all of them, and how it is known",
+        "Estimate: per job, in total, and its source",
         "",
         "search 1 1 h 0 min 1.0 GPU-hours from 1 record on NVIDIA A100",
         "retrain 1 18 min 4 s 0.3 CPU-hours from 1 record on CPU, AMD EPYC",
         "3 not estimated: extract, evaluate, report (no comparable record yet)",
-        "in all 1 1.0 GPU-hours without what is not estimated",
-        "in all 1 0.3 CPU-hours without what is not estimated",
-        "saved 1 2.0 GPU-hours by checkpoints that are there",
+        "total 1 1.0 GPU-hours excluding jobs not estimated",
+        "total 1 0.3 CPU-hours excluding jobs not estimated",
+        "saved 1 2.0 GPU-hours by existing checkpoints",
     ]

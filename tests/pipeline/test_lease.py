@@ -1,4 +1,4 @@
-"""One writer a key: who holds the lease, who waits, what is taken over from the dead, who is fenced off."""
+"""One writer per key: holding, waiting for, and taking over a lease; one workflow per folder."""
 
 import json
 import os
@@ -16,7 +16,6 @@ from hlrs.artifacts.jobs import Job
 from hlrs.config.params import load
 from hlrs.errors import INTERRUPTED, Failure
 from hlrs.pipeline import locks
-from hlrs.pipeline import locks as leases
 from hlrs.pipeline.locks import LEASES, lease
 from hlrs.pipeline.plan import plan
 from tests.conftest import FORK, REPOSITORY, edit, hlrs, outputs, record, start
@@ -28,15 +27,15 @@ DEADLINE = 60.0
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
-    """Beats in hundredths of a second; who is alive has time enough, also on a loaded machine."""
+    """Beat every 20 ms; DEAD_SECONDS leaves a live holder time, even on a loaded machine."""
     monkeypatch.chdir(tmp_path)
     for name, seconds in (("BEAT", 0.02), ("DEAD", 5.0), ("POLL", 0.01), ("PATIENCE", DEADLINE)):
-        monkeypatch.setattr(leases, f"{name}_SECONDS", seconds)
+        monkeypatch.setattr(locks, f"{name}_SECONDS", seconds)
 
 
 @pytest.fixture
 def soon_dead(monkeypatch):
-    """Where nobody alive is taken for dead."""
+    """Presume dead after 0.3 s, for tests without a live holder."""
     monkeypatch.setattr(locks, "DEAD_SECONDS", 0.3)
 
 
@@ -52,9 +51,9 @@ def until(condition):
 
 
 def hold(folder, beat_seconds, release):
-    """Another process that holds the lease until `release` is there; fenced off, it has another status."""
+    """Hold the lease in another process until `release` exists; its exit status shows whether it lost it."""
     os.chdir(folder)
-    leases.BEAT_SECONDS = beat_seconds
+    locks.BEAT_SECONDS = beat_seconds
     with lease(JOB):
         Path("held").touch()
         until(lambda: Path(release).exists())
@@ -62,7 +61,7 @@ def hold(folder, beat_seconds, release):
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that holds the lease, and beats."""
+    """A process that holds the lease and beats."""
     process = FORK.Process(target=hold, args=(str(tmp_path), 0.02, "release"))
     process.start()
     until(Path("held").exists)
@@ -72,7 +71,7 @@ def holder(tmp_path):
 
 
 def elsewhere(**changes):
-    """Make the lease that of another machine, as a shared file system shows it."""
+    """Write a lease of another machine, as a shared file system shows it."""
     PATH.parent.mkdir(parents=True, exist_ok=True)
     body = {
         "token": "other",
@@ -86,7 +85,7 @@ def elsewhere(**changes):
     write_text(PATH, json.dumps(body | changes))  # whole, as a beat is
 
 
-def test_it_is_held_in_the_body_and_gone_after_it():
+def test_the_lease_is_held_in_the_body_and_released_after_it():
     with lease(JOB) as waited:
         assert not waited
         first = facts()
@@ -96,32 +95,33 @@ def test_it_is_held_in_the_body_and_gone_after_it():
     assert list(LEASES.iterdir()) == []
 
 
-def test_it_is_given_back_when_the_body_fails():
+def test_the_lease_is_released_when_the_body_fails():
     with pytest.raises(Failure, match="broken"), lease(JOB):
         raise Failure("broken")
     assert list(LEASES.iterdir()) == []
 
 
-def test_who_finds_a_live_holder_waits_for_its_end(holder, capsys):
+def test_a_live_holder_is_waited_for(holder, capsys):
     threading.Timer(0.1, Path("release").touch).start()
     with lease(JOB) as waited:
         assert waited
         assert facts()["pid"] == os.getpid()
     holder.join()
     assert holder.exitcode == 0
-    assert f"d/m/0  waits for process {holder.pid} on " in capsys.readouterr().err
+    assert f"d/m/0  waiting for process {holder.pid} on " in capsys.readouterr().err
 
 
-def test_a_live_holder_that_does_not_end_is_named(holder, monkeypatch):
+def test_waiting_too_long_for_a_live_holder_fails_and_names_it(holder, monkeypatch):
     monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.3)
     with pytest.raises(Failure) as caught, lease(JOB):
         pass
-    assert f"still being written by process {holder.pid} on " in str(caught.value)
-    assert "wait for it to end, or stop it" in str(caught.value)
+    assert f"{JOB.directory}: " in str(caught.value)
+    assert f"process {holder.pid} on " in str(caught.value)
+    assert "stop it" in str(caught.value)
     assert facts()["pid"] == holder.pid
 
 
-def test_a_killed_process_of_this_machine_is_known_to_be_dead_at_once(holder, monkeypatch):
+def test_a_killed_holder_on_this_machine_is_dead_at_once(holder, monkeypatch):
     monkeypatch.setattr(locks, "DEAD_SECONDS", 1e9)
     holder.kill()
     holder.join()
@@ -130,13 +130,13 @@ def test_a_killed_process_of_this_machine_is_known_to_be_dead_at_once(holder, mo
         assert waited
 
 
-def test_a_process_that_ended_and_was_not_asked_how_is_dead(monkeypatch):
-    """As in a container whose first process takes no care of others."""
+def test_a_zombie_holder_is_dead(monkeypatch):
+    """As in a container whose init process does not reap."""
     monkeypatch.setattr(locks, "DEAD_SECONDS", 1e9)
     PATH.parent.mkdir(parents=True)
     child = os.fork()
     if child == 0:
-        leases.create(PATH, "other")
+        locks.create(PATH, "other")
         os._exit(0)
     until(lambda: Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
     with lease(JOB) as waited:
@@ -144,33 +144,33 @@ def test_a_process_that_ended_and_was_not_asked_how_is_dead(monkeypatch):
     os.waitpid(child, 0)
 
 
-def test_a_later_process_of_the_same_id_is_not_the_holder(monkeypatch):
+def test_a_later_process_with_the_same_id_is_not_the_holder(monkeypatch):
     monkeypatch.setattr(locks, "DEAD_SECONDS", 1e9)
-    own = leases._process(os.getpid())
+    own = locks._process(os.getpid())
     elsewhere(**{**own, "born": "1"})
     with lease(JOB):
         assert facts()["token"] != "other"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '"x"', ""])
-def test_a_lease_that_was_half_written_is_taken_over(content, soon_dead):
+def test_an_incomplete_lease_is_taken_over(content, soon_dead):
     PATH.parent.mkdir(parents=True)
     PATH.write_text(content)
     with lease(JOB):
         assert facts()["pid"] == os.getpid()
 
 
-def test_a_holder_elsewhere_is_dead_when_its_beat_stands_still(soon_dead):
+def test_a_remote_holder_is_dead_once_its_beat_stops(soon_dead):
     elsewhere()
     began = time.monotonic()
     with lease(JOB) as waited:
         assert waited
-        assert time.monotonic() - began >= leases.DEAD_SECONDS
+        assert time.monotonic() - began >= locks.DEAD_SECONDS
         assert facts()["pid"] == os.getpid()
     assert list(LEASES.iterdir()) == []
 
 
-def test_a_holder_elsewhere_lives_as_long_as_it_beats_whatever_the_clocks_say(monkeypatch):
+def test_a_remote_holder_lives_while_it_beats_whatever_the_clocks_show(monkeypatch):
     monkeypatch.setattr(locks, "DEAD_SECONDS", 1.0)
     monkeypatch.setattr(locks, "PATIENCE_SECONDS", 2.5)
     stop = threading.Event()
@@ -193,7 +193,7 @@ def test_a_holder_elsewhere_lives_as_long_as_it_beats_whatever_the_clocks_say(mo
         thread.join()
 
 
-def test_a_holder_that_was_thought_dead_ends_when_it_wakes(holder, soon_dead):
+def test_a_frozen_holder_that_was_presumed_dead_exits_when_it_wakes(holder, soon_dead):
     os.kill(holder.pid, signal.SIGSTOP)
     frozen = PATH.read_bytes()
     PATH.write_bytes(frozen.replace(facts()["machine"].encode(), b"another"))  # as seen from elsewhere
@@ -205,7 +205,7 @@ def test_a_holder_that_was_thought_dead_ends_when_it_wakes(holder, soon_dead):
         assert facts()["token"] == taken["token"]
 
 
-def test_of_many_that_want_a_dead_ones_lease_one_has_it_at_a_time(monkeypatch):
+def test_a_dead_holders_lease_has_one_new_holder_at_a_time(monkeypatch):
     monkeypatch.setattr(locks, "DEAD_SECONDS", 2.0)
     elsewhere()
     inside, most = [], []
@@ -227,7 +227,7 @@ def test_of_many_that_want_a_dead_ones_lease_one_has_it_at_a_time(monkeypatch):
 
 
 def test_two_commands_for_one_result_train_it_once(workspace):
-    """The second waits for the first, then finds the result and takes it."""
+    """The second waits for the first, then finds its result."""
     run = "digits/darts/0"
     edit(workspace / "params.yaml", **{"search.epochs": 20})  # for the second to find it at work
     assert hlrs(workspace, "split", "digits")[0] == 0
@@ -237,7 +237,7 @@ def test_two_commands_for_one_result_train_it_once(workspace):
     for process in (first, second):
         process.join()
         assert process.exitcode == 0
-    assert "waits for process" in (workspace / "second").read_text()
+    assert "waiting for process" in (workspace / "second").read_text()
     assert "epoch 20/20" in (workspace / "first").read_text()
     assert "epoch" not in (workspace / "second").read_text()
     assert record(workspace, "search", run)["resumes"] == 0
@@ -245,7 +245,7 @@ def test_two_commands_for_one_result_train_it_once(workspace):
     assert not list((workspace / LEASES).iterdir())
 
 
-def test_slurms_warning_while_it_waits_for_the_lease_has_the_job_requeued(workspace):
+def test_slurms_warning_while_waiting_for_the_lease_requeues_the_job(workspace):
     assert hlrs(workspace, "split", "digits")[0] == 0
     job = next(job for job in plan(load(Path("params.yaml"))) if job.stage == "search")
     path = LEASES / f"{job.key}.json"
@@ -259,15 +259,18 @@ def test_slurms_warning_while_it_waits_for_the_lease_has_the_job_requeued(worksp
             stdout=output,
             stderr=output,
         )
-    until(lambda: "waits for process 1 on n7" in Path("output").read_text())
+    until(lambda: "waiting for process 1 on n7" in Path("output").read_text())
     process.send_signal(signal.SIGUSR1)
     assert process.wait(DEADLINE) == INTERRUPTED
-    assert f"hlrs: {job.run}: SIGUSR1 came; run again to go on" in Path("output").read_text()
+    message = Path("output").read_text().splitlines()[-1]
+    assert message.startswith(f"hlrs: {job.run}: ")
+    assert "SIGUSR1" in message
+    assert "rerun to resume" in message
     assert [request.name for request in Path(".hlrs/requeue").iterdir()] == ["7"]
     assert path.exists()  # the other's
 
 
-def test_a_workflows_claim_from_another_host_is_kept_until_somebody_unlocks(workspace):
+def test_a_claim_of_another_host_is_kept_until_unlocked(workspace):
     facts = {"pid": 1, "host": "n7", "machine": "another", "born": "1", "since": "2026-11-24T18:42:03+00:00"}
     locks.RUN.parent.mkdir()
     locks.RUN.write_text(json.dumps({**facts, "command": "snakemake --profile slurm", "token": "another"}))

@@ -57,10 +57,9 @@ def test_a_full_disk_is_named_with_its_space_and_the_node(monkeypatch):
     disk(monkeypatch, results=299_999_999 - 50 * MB)
     with pytest.raises(UserError) as refused:
         check_disk()
-    assert str(refused.value) == (
-        "results/: 250 MB free on n7, a job needs 300 MB; delete what is not needed (.hlrs/aside, old data) "
-        "and run again"
-    )
+    message = str(refused.value)
+    assert message.startswith("results/: 250 MB free on n7, a job needs 300 MB; ")
+    assert ".hlrs/aside" in message
     disk(monkeypatch, results=preflight.FREE_BYTES)
     check_disk()
 
@@ -92,7 +91,7 @@ def as_nobody(folder, sender):
         sender.send(str(error))
 
 
-@pytest.mark.parametrize(("mode", "told"), [(0o777, "passed"), (0o555, "results/: cannot be written to on")])
+@pytest.mark.parametrize(("mode", "told"), [(0o777, "passed"), (0o555, "results/: not writable on")])
 def test_a_folder_that_the_user_may_not_write_to_is_named(tmp_path, mode, told):
     """By a process that is not root's."""
     Path(".hlrs/checkpoints").mkdir(parents=True)
@@ -130,7 +129,7 @@ def refusal(job):
     return str(refused.value)
 
 
-REACH = "not readable on n7; data must lie where every node reaches them"
+REACH = "not readable on n7; store data where every node can read them"
 
 
 def test_data_that_are_there_pass():
@@ -182,9 +181,7 @@ def test_data_that_changed_since_the_plan_are_refused(stage):
     jobs = planned(kind="parquet", train=["data/train.parquet"])
     parquet("data/train.parquet", pixels=b"22")
     told = refusal(jobs[stage])
-    assert (
-        told == f"{jobs[stage].run}: the data files changed since this job was planned; run snakemake again"
-    )
+    assert told == f"{jobs[stage].run}: the data files changed since this job was planned; rerun snakemake"
 
 
 def test_bundled_and_downloaded_data_are_not_looked_for():

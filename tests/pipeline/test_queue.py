@@ -16,7 +16,7 @@ from tests.standins import Commands
 
 KEYS = [f"{number:012x}" for number in range(1, 21)]
 JOBS = [Job("search", f"d/m/{seed}", {}, "", {}, key) for seed, key in enumerate(KEYS)]
-RAISE = "set more for search in your profile (set-resources), and start again"
+RAISE = "raise it for search in your profile (set-resources) and rerun"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def stage_log(job, text):
 
 
 OOM = "it needed more memory than mem_mb; " + RAISE
-LATE = "its time limit came before its end; " + RAISE
+LATE = "it reached its time limit; " + RAISE
 AT = "CANCELLED AT 2024-03-01T10:20:30"
 
 
@@ -229,8 +229,8 @@ def test_the_patient_commands_come_first_once(commands, monkeypatch, tmp_path):
     folder.mkdir()
     monkeypatch.chdir(folder)
     commands.write("squeue", "echo real")
-    slurm.be_patient()
-    slurm.be_patient()
+    slurm.install_commands()
+    slurm.install_commands()
     path = os.environ["PATH"].split(os.pathsep)
     assert path[0] == str(folder / ".hlrs/bin")
     assert path.count(path[0]) == 1
@@ -254,7 +254,9 @@ def test_an_answer_is_what_was_printed_or_nothing(commands, monkeypatch):
 
 def job(program, expected=0, **variables):
     """stderr of a process of SLURM job 41 that serves it and then runs a program."""
-    script = f"from hlrs import slurm\nimport os, signal, subprocess, sys\nslurm.serve_job()\n{program}"
+    script = (
+        f"from hlrs.pipeline import slurm\nimport os, signal, subprocess, sys\nslurm.serve_job()\n{program}"
+    )
     environment = {**os.environ, "SLURM_JOB_ID": "41"} | variables
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -273,7 +275,7 @@ def test_a_job_is_requeued_once_at_its_end_if_its_stage_asked(commands, end, sta
     commands.write("scontrol", "test ! -e .hlrs/requeue/41")
     told = job(f"slurm.request_requeue(); slurm.request_requeue()\n{end}", expected=status)
     assert commands.calls("scontrol") == [["requeue", "41"]]
-    assert "hlrs: SLURM job 41 goes on from its checkpoint when its turn comes\n" in told
+    assert "hlrs: SLURM job 41 is requeued" in told
     assert not (REQUESTS / "41").exists()
 
 
@@ -300,7 +302,7 @@ def test_a_requeue_that_slurm_refuses_is_one_line(commands):
     commands.write("scontrol", f"echo '{refusal}' >&2; exit 1")
     assert job("slurm.request_requeue()") == (
         "hlrs: SLURM job 41 could not be requeued (Requested operation is presently disabled for job 41); "
-        "its state is saved, `snakemake --profile slurm` goes on\n"
+        "its state is saved, rerun `snakemake --profile slurm` to resume\n"
     )
 
 

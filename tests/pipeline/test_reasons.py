@@ -182,7 +182,7 @@ def test_code_and_data_that_changed_are_told(finished, monkeypatch):
         "code of search changed",
         "inputs classes, split changed (split runs)",
     ]
-    monkeypatch.setattr(plan, "content_digest", lambda source: "other bytes")
+    monkeypatch.setattr(plan, "content_digest", lambda *source: "other bytes")
     assert words()["split/digits"] == ["data changed"]
 
 
@@ -202,7 +202,7 @@ def test_files_that_are_missing_are_named(finished):
     jobs["split/digits"].output("classes.json").unlink()
     found = words()  # whoever reads classes.json waits for it, and runs
     assert found["split/digits"] == ["classes.json missing from its result"]
-    assert found["search/digits/darts/0"] == ["input classes missing, to be rebuilt"]
+    assert found["search/digits/darts/0"] == ["input classes missing, will be rebuilt"]
     assert "extract/digits/darts/0" not in found
 
 
@@ -212,7 +212,7 @@ def test_a_checkpoint_is_told(finished):
     write_tensors(search.checkpoint, {}, {"epoch": 7, "step": 2})
     assert words()["search/digits/darts/0"] == [
         "search.epochs 3 -> 12",
-        "interrupted: a checkpoint at epoch 7 of 12 is there",
+        "interrupted: will resume at epoch 7 of 12",
     ]
     search.checkpoint.write_bytes(b"broken")
     assert words()["search/digits/darts/0"] == ["search.epochs 3 -> 12"]
@@ -222,7 +222,7 @@ def test_a_classifiers_own_epochs_are_counted_in(finished):
     edit(finished, **{"retrain.classifier": {"kind": "retrained", "epochs": 4}})
     retrain = next(job for job in plan.plan(read()) if job.stage == "retrain")
     write_tensors(retrain.checkpoint, {}, {"epoch": 5, "step": 0})
-    assert "interrupted: a checkpoint at epoch 5 of 7 is there" in words()["retrain/digits/darts/0"]
+    assert "interrupted: will resume at epoch 5 of 7" in words()["retrain/digits/darts/0"]
 
 
 def test_broken_records_are_passed_over(finished):

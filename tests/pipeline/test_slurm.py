@@ -407,7 +407,7 @@ def test_too_little_memory_is_said_and_more_is_enough(long_search):
     [line] = site.complaints()
     assert re.fullmatch(
         rf"hlrs: search {RUN} \(SLURM job \d+\): it needed more memory than mem_mb; "
-        r"set more for search in your profile \(set-resources\), and start again",
+        r"raise it for search in your profile \(set-resources\) and rerun",
         line,
     )
     site.lay_over(**{"set-resources": {"search": {"mem_mb": 8000}}})

@@ -605,7 +605,7 @@ def test_beside_a_running_workflow_others_say_so_and_after_a_kill_the_next_goes_
             [search] = [json.loads(path.read_text())["pid"] for path in (folder / ".hlrs/leases").iterdir()]
             os.kill(search, signal.SIGSTOP)  # so that it does not end meanwhile
             claim = json.loads((folder / ".hlrs/run.json").read_text())
-            at_work = f"hlrs: {' '.join(first_one)}, process {claim['pid']} on {platform.node()}, is at work"
+            at_work = f"hlrs: {' '.join(first_one)}, process {claim['pid']} on {platform.node()}, is running"
             for command, status in (
                 (("snakemake", "--quiet", "rules", "progress", "host", "--cores", "1"), 2),
                 (("snakemake", "--unlock"), 2),

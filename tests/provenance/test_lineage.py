@@ -313,7 +313,7 @@ def reasons(name):
 
 def test_a_run_that_is_here_has_nothing_to_explain(folder):
     keys = {stage: directory(stage).name for stage in STAGES[1:]}
-    assert reasons("digits/hlrs/0") == {s: [f"{key} is here; nothing to run"] for s, key in keys.items()}
+    assert reasons("digits/hlrs/0") == {s: [f"{key} exists; nothing to run"] for s, key in keys.items()}
 
 
 def test_parameter_function_and_input_are_named(folder):
@@ -326,7 +326,7 @@ def test_parameter_function_and_input_are_named(folder):
     bilevel.write_text(text + "\n\ndef added():\n    return 1\n")
     code_digest.here.cache_clear()
     found = reasons("digits/hlrs/0")
-    assert found["search"][1].startswith(f"nearest: {old['search']}, made 20")
+    assert found["search"][1].startswith(f"nearest: {old['search']}, finished 20")
     assert found["search"][2:] == ["search.epochs 2 -> 4", "code changed: nas.bilevel.added (new)"]
     [new] = [j.key for j in plan.plan(read()) if j.stage == "search" and j.run == "digits/hlrs/0"]
     assert found["extract"][2:] == [f"input alphas: search {old['search']} -> search {new}"]
@@ -335,7 +335,7 @@ def test_parameter_function_and_input_are_named(folder):
 def test_a_new_seed_is_compared_with_the_nearest_run(folder):
     edit(Path("params.yaml"), **{"matrix.seeds": [0, 5]})
     assert reasons("digits/hlrs/5")["search"][2:] == ["seed 0 -> 5"]
-    assert " of digits/hlrs/0, made " in reasons("digits/hlrs/5")["search"][1]
+    assert " of digits/hlrs/0, finished " in reasons("digits/hlrs/5")["search"][1]
 
 
 def test_without_any_result_there_is_nothing_to_compare_with(folder):
