@@ -182,7 +182,58 @@ MISTAKES = {  # name: (old, new, what the message starts with, what else it says
         "allowed: darts, hlrs, random",
     ),
     "seed given twice": ("seeds: [0, 1]", "seeds: [1, 1]", "matrix: seeds names an entry twice", "[1, 1]"),
-    "nothing to run": ("seeds: [0, 1]", "seeds: []", "matrix.seeds: [] is not allowed", "at least 1"),
+    "nothing to run": ("seeds: [0, 1]", "seeds: []", "matrix.seeds: [] is too short", "at least 1 item"),
+    "number for a list": ("seeds: [0, 1]", "seeds: 2", "matrix.seeds: 2 is not a list", "write [2]"),
+    "name for a list": (
+        "datasets: [digits_lt]",
+        "datasets: digits_lt",
+        "matrix.datasets: 'digits_lt' is not a list",
+        "write [digits_lt]",
+    ),
+    "empty list": ("seeds: [0, 1]", "seeds:", "matrix.seeds: is empty", "write [...]"),
+    "too many betas": (
+        "epochs: 12",
+        "alphas: {betas: [0.5, 0.9, 0.9]}",
+        "search.alphas.betas: [0.5, 0.9, 0.9] is too long",
+        "at most 2 items",
+    ),
+    "name of a loss for its mapping": (
+        "{kind: plain}",
+        "{kind: plain, loss: focal}",
+        "methods.darts.objective.loss: 'focal' is not a mapping",
+        "write {kind: focal}",
+    ),
+    "name of a source for its mapping": (
+        "source: {kind: digits}",
+        "source: digits",
+        "datasets.digits_lt.source: 'digits' is not a mapping",
+        "write {kind: digits}",
+    ),
+    "unknown name for a mapping": (
+        "{kind: plain}",
+        "{kind: plain, loss: facol}",
+        "methods.darts.objective.loss: 'facol' is not a mapping",
+        "focal",
+    ),
+    "name for a mapping of an override": (
+        "searcher: {kind: random}",
+        "searcher: {kind: random}\n    retrain: {policy: randaugment}",
+        "methods.random.retrain.policy: 'randaugment' is not a mapping",
+        "write {kind: randaugment}",
+    ),
+    "empty section": ("evaluate: {}", "evaluate:", "evaluate: is empty", "or {} for the defaults"),
+    "number for a section": (
+        "evaluate: {}",
+        "evaluate: 3",
+        "evaluate: 3 is not a mapping",
+        "batch_size",
+    ),
+    "entries left out": (
+        "searcher: {kind: random}",
+        "searcher: {kind: random}\n    retrain:",
+        "methods.random.retrain: is empty",
+        "or {} for none",
+    ),
     "name that is no folder": (
         "datasets: [digits_lt]",
         "datasets: [a/b]",
@@ -522,10 +573,9 @@ def test_two_mistakes_are_counted(complaint):
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n"])
 def test_a_file_that_is_no_mapping(tmp_path, text):
-    path = tmp_path / "params.yaml"
-    path.write_text(text)
-    with pytest.raises(UserError, match="valid dictionary"):
-        load_params(path)
+    found = failing(tmp_path, text.encode())
+    assert found.startswith(": is empty; " if not text else ": ")
+    assert "write its keys: datasets, evaluate, matrix," in found
 
 
 # --- the file -----------------------------------------------------------------------------------------
