@@ -1,11 +1,11 @@
-"""The base of all specs, and what a table of kinds is."""
+"""Define the base of all specs, and the type of a table of kinds."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # becomes a folder's name and a Snakemake wildcard
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # a folder's name and a Snakemake wildcard
 
 
 class Spec(BaseModel):
@@ -25,7 +25,7 @@ Name = Annotated[str, Field(pattern=NAME)]
 
 
 def overlay(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `override` laid over it; a mapping with a `kind` replaces the one below it."""
+    """Lay `override` over `base`, key by key; a mapping with a `kind` replaces the whole one in `base`."""
     merged = dict(base)
     for key, value in override.items():
         nested = isinstance(value, dict) and "kind" not in value and isinstance(base.get(key), dict)

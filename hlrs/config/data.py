@@ -1,4 +1,4 @@
-"""Data sets: source, imbalance, augmentation, groups of classes."""
+"""Specs of data sets: source, imbalance, augmentation, groups of classes."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -6,13 +6,14 @@ from pydantic import Field, model_validator
 
 from hlrs.config.base import Spec
 
-# A source says whether it has a test set of its own (`has_test`), whether its images may differ in size
-# (`any_size`), so that image_size is needed, and what identifies its content if a library verifies the bytes
-# (`identity`; None: its files' bytes do).
+# --- sources --------------------------------------------------------------------------------------------
+# `has_test`: whether the source has a test set of its own. `any_size`: whether its images may differ in size,
+# so that image_size is needed. `identity`: what identifies its content where a library verifies the bytes;
+# None: the bytes of its files do.
 
 
 class Digits(Spec):
-    """scikit-learn's 1,797 handwritten digits, 8×8, grey; comes with the package, no official test set."""
+    """scikit-learn's 1,797 handwritten digits, 8×8, grey; no download, no official test set."""
 
     kind: Literal["digits"] = "digits"
     has_test: ClassVar[bool] = False
@@ -21,9 +22,9 @@ class Digits(Spec):
 
 
 class Parquet(Spec):
-    """Hugging Face image layout: a struct column with `bytes`, and an integer label column.
+    """Hugging Face's image layout: a struct column with `bytes`, and an integer label column.
 
-    `train` and `test` name files, or patterns of them such as data/train-*.parquet.
+    `train` and `test` list files or patterns such as data/train-*.parquet.
     """
 
     kind: Literal["parquet"] = "parquet"
@@ -31,7 +32,7 @@ class Parquet(Spec):
     identity: ClassVar[None] = None
     train: list[str] = Field(min_length=1)
     test: list[str] = []
-    image_column: str | None = None  # found by itself when there is just one
+    image_column: str | None = None  # null: a usual name, else the only one that fits
     label_column: str | None = None
 
     @property
@@ -41,7 +42,7 @@ class Parquet(Spec):
 
 
 class Torchvision(Spec):
-    """A data set that torchvision knows; `download` fetches it into `root` when the split is made."""
+    """One of torchvision's data sets; `download` fetches it into `root` when the split is drawn."""
 
     kind: Literal["torchvision"] = "torchvision"
     has_test: ClassVar[bool] = True
@@ -53,20 +54,18 @@ class Torchvision(Spec):
 
     @property
     def identity(self) -> str:
-        """torchvision verifies the bytes of what it downloads."""
+        """Identify the content by name, as torchvision verifies the bytes that it downloads."""
         return f"torchvision:{self.name}"
 
     @model_validator(mode="after")
     def _has_coarse(self) -> "Torchvision":
         if self.labels == "coarse" and self.name != "cifar100":
-            raise ValueError(
-                f"labels coarse are cifar100's; {self.name} has one kind of labels: leave it out"
-            )
+            raise ValueError(f"labels coarse exist for cifar100 only, not for {self.name}: leave labels out")
         return self
 
 
 class ImageFolder(Spec):
-    """A folder a class, images below it; classes are the sorted folder names of `train`."""
+    """One folder per class, images below it; the classes are the sorted folder names of `train`."""
 
     kind: Literal["image_folder"] = "image_folder"
     any_size: ClassVar[bool] = True
@@ -81,9 +80,9 @@ class ImageFolder(Spec):
 
 
 class ListFile(Spec):
-    """Images below `root`, text files of "path label" lines, as ImageNet-LT and iNaturalist 2018 have them.
+    """Images below `root`, listed in text files of "path label" lines, as for ImageNet-LT, iNaturalist 2018.
 
-    `classes`: a text file with a class name a line; without it classes are called by their number.
+    `classes`: a text file with one class name per line; without it, classes are named by their numbers.
     """
 
     kind: Literal["list_file"] = "list_file"
@@ -101,7 +100,7 @@ class ListFile(Spec):
 
 
 class Npz(Spec):
-    """A MedMNIST file: arrays train_images, train_labels, test_images, test_labels; val_* are not read."""
+    """A MedMNIST file: arrays train_images, train_labels, test_images, test_labels; val_* is ignored."""
 
     kind: Literal["npz"] = "npz"
     has_test: ClassVar[bool] = True
@@ -113,6 +112,9 @@ class Npz(Spec):
 Source = Annotated[Digits | Parquet | Torchvision | ImageFolder | ListFile | Npz, Field(discriminator="kind")]
 
 
+# --- imbalance ------------------------------------------------------------------------------------------
+
+
 class Exponential(Spec):
     """n_c = n_max · factor^(−c/(C−1))  (Cui et al. 2019, §5.1)."""
 
@@ -121,7 +123,7 @@ class Exponential(Spec):
 
 
 class Step(Spec):
-    """The last `minority` share of the classes has n_max/factor images  (Buda et al. 2018)."""
+    """n_max/factor images in each of the last `minority` share of the classes  (Buda et al. 2018)."""
 
     kind: Literal["step"] = "step"
     factor: float = Field(ge=1)
@@ -140,7 +142,7 @@ class Pareto(Spec):
 
 
 class Natural(Spec):
-    """The classes as they are."""
+    """All images of each class, or at most `max_per_class`."""
 
     kind: Literal["natural"] = "natural"
 
@@ -148,10 +150,13 @@ class Natural(Spec):
 Imbalance = Annotated[Exponential | Step | Pareto | Natural, Field(discriminator="kind")]
 
 
-class Augment(Spec):
-    """What happens to training images: crop, flip, colours.
+# --- a data set -----------------------------------------------------------------------------------------
 
-    `crop_padding`: random crop after zero-padding by so many pixels; `flip`: horizontally, with probability
+
+class Augment(Spec):
+    """Augmentation of training images: crop, flip, colours.
+
+    `crop_padding`: random crop after zero-padding by this many pixels; `flip`: horizontally, with probability
     one half; `resized_crop`: a random part of at least this share of the file's image, 3:4 to 4:3, resized to
     image_size (Szegedy et al. 2015; ImageNet's customary 0.08); `color_jitter`: brightness, contrast and
     saturation by a factor of up to 1 ± this, hue by half of it (DARTS's train_imagenet.py has 0.4).
@@ -165,12 +170,12 @@ class Augment(Spec):
     @model_validator(mode="after")
     def _one_crop(self) -> "Augment":
         if self.crop_padding and self.resized_crop is not None:
-            raise ValueError("crop_padding and resized_crop are two ways to crop: set one of them")
+            raise ValueError("crop_padding and resized_crop exclude each other: set only one of them")
         return self
 
 
 class Stream(Spec):
-    """Images that need more than `above_mb` (10⁶ bytes, decoded) are read when needed, by `workers`."""
+    """Images that take more than `above_mb` (10⁶ bytes, decoded) are streamed from disk by `workers`."""
 
     above_mb: int = Field(4000, ge=0)
     workers: int = Field(4, ge=1)
@@ -195,7 +200,7 @@ class Groups(Spec):
 
 
 class Dataset(Spec):
-    """A long-tailed data set: where the images are, how the tail is cut, how images are augmented."""
+    """A long-tailed data set: source, imbalance and split, stem, augmentation, groups."""
 
     source: Source
     imbalance: Imbalance
@@ -206,7 +211,7 @@ class Dataset(Spec):
     weights_fraction: float = Field(0.5, gt=0, lt=1)
     holdout_fraction: float = Field(0.0, ge=0, lt=1)
     image_size: int | None = Field(None, ge=4)
-    stem: Literal["cifar", "imagenet"] = "cifar"  # imagenet: three convolutions of stride 2 before the cells
+    stem: Literal["cifar", "imagenet"] = "cifar"  # imagenet: three stride-2 convolutions before the cells
     augment: Augment = Augment()
     stream: Stream = Stream()
     groups: Groups = Groups()
@@ -215,12 +220,16 @@ class Dataset(Spec):
     def _possible(self) -> "Dataset":
         if self.protocol == "ldam" and self.imbalance.kind not in ("exponential", "step"):
             raise ValueError(
-                f"protocol ldam draws an exponential or step imbalance; it knows no {self.imbalance.kind}"
+                f"protocol ldam needs imbalance exponential or step, not {self.imbalance.kind}: change either"
             )
         if self.protocol == "ldam" and isinstance(self.imbalance, Step) and self.imbalance.minority != 0.5:
-            raise ValueError("protocol ldam knows step imbalance with minority 0.5 only")
+            raise ValueError(
+                f"protocol ldam needs imbalance.minority 0.5, not {self.imbalance.minority:g}: change either"
+            )
         if not self.source.has_test and self.test_per_class is None:
-            raise ValueError("test_per_class is needed, as this source has no test set of its own")
+            raise ValueError(
+                f"test_per_class is needed, as source {self.source.kind} has no test set of its own"
+            )
         if self.source.any_size and self.image_size is None:
             raise ValueError(
                 f"image_size is needed for source {self.source.kind}, whose images may differ in size"

@@ -1,4 +1,4 @@
-"""The parameters of each stage's jobs."""
+"""Specs of the parameters of each stage's jobs."""
 
 from typing import Annotated, Any, Literal
 
@@ -26,7 +26,7 @@ class SplitJob(Spec):
 
 
 class Images(Spec):
-    """What a job needs to know to read and augment images, and which stem their size calls for."""
+    """How a job reads and augments images, and which stem their size calls for."""
 
     content: str
     source: Source
@@ -48,7 +48,7 @@ class SearchJob(Spec):
 
 
 class RandomSearchJob(Spec):
-    """Parameters of a random search: only the size of the search space matters."""
+    """Parameters of a random search: seed and size of the search space."""
 
     seed: int
     searcher: Random
@@ -56,13 +56,13 @@ class RandomSearchJob(Spec):
 
 
 class ExtractJob(Spec):
-    """Parameters of an extraction: the published genotype, or none where alphas are an input."""
+    """Parameters of an extraction: the published genotype, or null where alphas are an input."""
 
     genotype: str | None
 
 
 class RetrainJob(Spec):
-    """Parameters of a retraining job: of a genotype, an input, or of a ResNet of the given depth."""
+    """Parameters of a retraining job: of the genotype among the inputs, or of a ResNet of the given depth."""
 
     seed: int
     retrain_seed: int
@@ -72,7 +72,7 @@ class RetrainJob(Spec):
 
 
 class EvaluateJob(Spec):
-    """Parameters of an evaluation job; network-shaping entries repeat the retraining's."""
+    """Parameters of an evaluation job; entries that shape the network repeat the retraining's."""
 
     resnet: int | None
     images: Images
@@ -101,5 +101,5 @@ STAGES: dict[str, Any] = {
 
 
 def parse(stage: str, params: Any) -> Any:
-    """The parameters of a stage's job from their JSON; ValidationError where they are not of this version."""
+    """Validate a stage's job parameters, as read from JSON; ValidationError for those of another version."""
     return TypeAdapter(STAGES[stage]).validate_python(params)

@@ -1,4 +1,4 @@
-"""From pydantic's errors to one line that names the field, the value and what is allowed."""
+"""Turn pydantic's errors into one line that names the field, the value and what is allowed."""
 
 import difflib
 from collections.abc import Iterator
@@ -11,35 +11,72 @@ from hlrs.config.base import Spec
 
 
 def describe_error(detail: ErrorDetails, raw: Any, model: type[Spec]) -> str:
-    """One line for a pydantic error: the field as the file names it, the value, what is allowed."""
+    """Describe a pydantic error in one line: the field as in the file, the value, what is allowed."""
     field = ".".join(str(part) for part in _path(detail["loc"], raw))
-    value, kind, context = detail["input"], detail["type"], detail.get("ctx", {})
-    if kind == "value_error":
-        message = str(context["error"])
-    elif kind == "extra_forbidden":
-        allowed = _fields(model, detail["loc"][:-1])
-        close = difflib.get_close_matches(str(detail["loc"][-1]), allowed, 1)
-        hint = f", did you mean {close[0]}?" if close else ";"
-        message = f"unknown key{hint} allowed: {', '.join(allowed)}"
-    elif kind == "missing":
-        kinds = _kinds(model, detail["loc"])
-        message = f"is missing{f'; kinds: {kinds}' if kinds else ''}"
-    elif kind == "union_tag_not_found":
-        field, message = f"{field}.kind", f"is missing; allowed: {_kinds(model, detail['loc'])}"
-    elif kind == "union_tag_invalid":
-        field, message = (
-            f"{field}.kind",
-            f"{context['tag']!r} is unknown; allowed: {context['expected_tags']}",
-        )
-    elif kind == "literal_error":
-        message = f"{value!r} is unknown; allowed: {context['expected']}"
-    else:
-        message = f"{value!r} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        field += ".kind"
+    message = _message(detail, model)
     return f"{field}: {message}" if field else message
 
 
+def _message(detail: ErrorDetails, model: type[Spec]) -> str:
+    """Say what is wrong with a field, and how to mend it."""
+    location, value, context = detail["loc"], detail["input"], detail.get("ctx", {})
+    match detail["type"]:
+        case "value_error":
+            return str(context["error"])
+        case "extra_forbidden":
+            allowed = _fields(model, location[:-1])
+            close = difflib.get_close_matches(str(location[-1]), allowed, 1)
+            hint = f", did you mean {close[0]}?" if close else ";"
+            return f"unknown key{hint} allowed: {', '.join(allowed)}"
+        case "missing":
+            kinds = _kinds(model, location)
+            return f"is missing; kinds: {', '.join(kinds)}" if kinds else "is missing"
+        case "union_tag_not_found":
+            return f"is missing; allowed: {', '.join(_kinds(model, location))}"
+        case "union_tag_invalid":
+            return f"{context['tag']!r} is unknown; allowed: {context['expected_tags']}"
+        case "literal_error":
+            return f"{value!r} is unknown; allowed: {context['expected']}"
+        case "model_type" | "model_attributes_type":
+            return _no_mapping(value, model, location)
+        case "dict_type":
+            return f"{_named(value)}; write one entry per line below it, or {{}} for none"
+        case "list_type":
+            return (
+                f"{_named(value, 'list')}; write [{value if isinstance(value, str | int | float) else '...'}]"
+            )
+        case "too_short":
+            return f"{value!r} is too short; write at least {_items(context['min_length'])}"
+        case "too_long":
+            return f"{value!r} is too long; write at most {_items(context['max_length'])}"
+    return f"{value!r} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _no_mapping(value: Any, model: type[Spec], location: tuple[int | str, ...]) -> str:
+    """Say which keys, or which kind, to write in place of a value that should be a mapping."""
+    kinds = _kinds(model, location)
+    if value in kinds:
+        return f"{_named(value)}; write {{kind: {value}}}"
+    if kinds:
+        return f"{_named(value)}; write {{kind: ...}}, with one of: {', '.join(kinds)}"
+    members = _models(_annotation(model, location))
+    required = any(field.is_required() for member in members for field in member.model_fields.values())
+    defaults = "" if required else ", or {} for the defaults"
+    return f"{_named(value)}; write its keys: {', '.join(_fields(model, location))}{defaults}"
+
+
+def _named(value: Any, wanted: str = "mapping") -> str:
+    return "is empty" if value is None else f"{value!r} is not a {wanted}"
+
+
+def _items(count: int) -> str:
+    return f"{count} item{'s' if count > 1 else ''}"
+
+
 def _path(location: tuple[int | str, ...], raw: Any) -> Iterator[int | str]:
-    """The error's location without the union tags that pydantic puts between the file's own keys."""
+    """Yield an error's location without the union tags that pydantic inserts between the file's keys."""
     for part in location:
         tag = isinstance(raw, dict) and part not in raw and raw.get("kind") == part
         if tag or part == "[key]":
@@ -52,7 +89,7 @@ def _path(location: tuple[int | str, ...], raw: Any) -> Iterator[int | str]:
 
 
 def _annotation(model: type[Spec], location: tuple[int | str, ...]) -> Any:
-    """The type at an error's location."""
+    """Return the type at an error's location, None where there is none."""
     current: Any = model
     for part in location:
         if isinstance(current, type) and issubclass(current, BaseModel):
@@ -60,7 +97,7 @@ def _annotation(model: type[Spec], location: tuple[int | str, ...]) -> Any:
                 current.model_fields[str(part)].annotation if str(part) in current.model_fields else None
             )
             continue
-        members = [t for t in _flatten(current) if isinstance(t, type) and issubclass(t, BaseModel)]
+        members = _models(current)
         tagged = (
             [t for t in members if part in get_args(t.model_fields["kind"].annotation)]
             if _has_kind(members)
@@ -78,7 +115,7 @@ def _annotation(model: type[Spec], location: tuple[int | str, ...]) -> Any:
 
 
 def _flatten(annotation: Any) -> Iterator[Any]:
-    """The leaves of unions, Annotated, dict and list annotations."""
+    """Yield the leaves of union, Annotated, dict and list annotations."""
     arguments = get_args(annotation)
     if not arguments:
         yield annotation
@@ -86,24 +123,23 @@ def _flatten(annotation: Any) -> Iterator[Any]:
         yield from _flatten(argument)
 
 
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    return [t for t in _flatten(annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
+
+
 def _has_kind(members: list[type[BaseModel]]) -> bool:
     return bool(members) and all("kind" in member.model_fields for member in members)
 
 
 def _fields(model: type[Spec], location: tuple[int | str, ...]) -> list[str]:
-    """The names allowed at a location."""
-    found = _annotation(model, location)
-    members = [t for t in _flatten(found) if isinstance(t, type) and issubclass(t, BaseModel)]
+    """Return the names allowed at a location."""
+    members = _models(_annotation(model, location))
     return sorted({name for member in members for name in member.model_fields})
 
 
-def _kinds(model: type[Spec], location: tuple[int | str, ...]) -> str:
-    """The kinds allowed at a location, or nothing where there are none."""
-    members = [
-        t for t in _flatten(_annotation(model, location)) if isinstance(t, type) and issubclass(t, BaseModel)
-    ]
-    return (
-        ", ".join(str(get_args(m.model_fields["kind"].annotation)[0]) for m in members)
-        if _has_kind(members)
-        else ""
-    )
+def _kinds(model: type[Spec], location: tuple[int | str, ...]) -> list[str]:
+    """Return the kinds allowed at a location, none where there are no kinds."""
+    members = _models(_annotation(model, location))
+    if not _has_kind(members):
+        return []
+    return [str(get_args(member.model_fields["kind"].annotation)[0]) for member in members]

@@ -1,4 +1,4 @@
-"""Methods: searcher, objective (samplers, loss, mixing), schedule of the architecture's learning rate."""
+"""Specs of methods: searcher, objective (samplers, loss, mixing), schedule of the alphas' learning rate."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -6,8 +6,9 @@ from pydantic import Field, model_validator
 
 from hlrs.config.base import Spec
 
-# A searcher says whether it trains a supernet (`searches`); one that does, which share of the channels it
-# searches on (1/`portion`), and at which progress its architecture takes the first step (`warm_up`).
+# --- searchers ------------------------------------------------------------------------------------------
+# `searches`: whether it trains a supernet. For those that do, `portion`: it searches on one channel in so
+# many; `warm_up`: the progress at which its architecture takes the first step.
 
 
 class Darts(Spec):
@@ -21,7 +22,7 @@ class Darts(Spec):
 
 
 class PcDarts(Spec):
-    """PC-DARTS (Xu et al. 2020): searches on one channel in `portion`, and weighs edges by betas.
+    """PC-DARTS (Xu et al. 2020): searches on one channel in `portion`, weights edges by betas.
 
     The alphas and betas rest up to progress `warm_up` (15 of 50 epochs there).
     """
@@ -51,14 +52,14 @@ class Gdas(Spec):
     def _falls(self) -> "Gdas":
         if self.tau_min > self.tau_max:
             raise ValueError(
-                f"tau_min {self.tau_min:g} is above tau_max {self.tau_max:g}, and the temperature falls; "
-                "swap them, or set one value for both"
+                f"tau_min {self.tau_min:g} is above tau_max {self.tau_max:g}, but the temperature falls: "
+                "swap them, or set both to one value"
             )
         return self
 
 
 class Random(Spec):
-    """A genotype drawn uniformly from the search space: what every search must beat (Li & Talwalkar 2019)."""
+    """A genotype drawn uniformly from the search space: every search's baseline (Li & Talwalkar 2019)."""
 
     kind: Literal["random"] = "random"
     searches: ClassVar[Literal[False]] = False
@@ -73,20 +74,21 @@ class Fixed(Spec):
 
 
 class ResNet(Spec):
-    """The ResNet for CIFAR (He et al. 2016, §4.2), retrained only: what published long-tail tables use."""
+    """The ResNet for CIFAR (He et al. 2016, §4.2), retrained only, as in published long-tail tables."""
 
     kind: Literal["resnet"] = "resnet"
     searches: ClassVar[Literal[False]] = False
     depth: Literal[20, 32, 44, 56, 110] = 32
 
 
-SupernetSearcher = Darts | PcDarts | Gdas  # those that train one
-
+SupernetSearcher = Darts | PcDarts | Gdas  # those that train a supernet
 
 Searcher = Annotated[SupernetSearcher | Random | Fixed | ResNet, Field(discriminator="kind")]
 
+OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # entries of a recipe that a ResNet lacks
 
-OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # of a recipe, what a ResNet has not
+# --- samplers -------------------------------------------------------------------------------------------
+# `rebalances`: whether it changes the class frequencies of the images.
 
 
 class UniformSampler(Spec):
@@ -143,9 +145,10 @@ Sampler = Annotated[
 ]
 
 
-# A loss says what it does about class frequencies, so that no sampler does it as well (`corrects`, "" for
-# nothing), whether its logits are cosines times its `scale`, for a classifier of unit norm (`cosine`), and
-# whether the paper's claim counts it as re-weighting: it favours rare classes or hard images (`reweights`).
+# --- losses ---------------------------------------------------------------------------------------------
+# `corrects`: what it does about class frequencies, so that no sampler does so too ("": nothing). `cosine`:
+# whether its logits are cosines times its `scale`, of a classifier of unit norm. `reweights`: whether the
+# paper's claim counts it as re-weighting, as it favours rare classes or hard images.
 WEIGHTS = "weights the classes by their frequencies in the images"
 
 
@@ -200,7 +203,7 @@ class Ldam(Spec):
 
     @property
     def corrects(self) -> str:
-        """Like the other losses' class variable; only deferred re-weighting corrects."""
+        """Name what deferred re-weighting corrects; "" without it."""
         return "" if self.at is None else WEIGHTS
 
 
@@ -246,12 +249,13 @@ def _check_balance(loss: Any, *samplers: Any) -> None:
     if loss.corrects and changing:
         remedy = "use one of the two" + (", or at: null" if isinstance(loss, Ldam) else "")
         raise ValueError(
-            f"loss {loss.kind} {loss.corrects}, sampler {changing[0]} changes these: classes would be "
+            f"loss {loss.kind} {loss.corrects}, and sampler {changing[0]} changes these: classes would be "
             f"corrected twice; {remedy}"
         )
 
 
-# A mixing coefficient says whether it is drawn at random, or follows from the progress alone (`drawn`).
+# --- mixing coefficients --------------------------------------------------------------------------------
+# `drawn`: whether it is drawn at random, rather than given by the progress alone.
 
 
 class ParabolicDecay(Spec):
@@ -290,7 +294,7 @@ class ParabolicIncrement(Spec):
 
 
 class Beta(Spec):
-    """m ~ Beta(a, a), drawn each step."""
+    """m ~ Beta(a, a), drawn at each step."""
 
     kind: Literal["beta"] = "beta"
     drawn: ClassVar[bool] = True
@@ -310,9 +314,10 @@ Mixing = Annotated[
 ]
 
 
-# An objective says whether it mixes two samplers' batches by a `mixing` (`mixes`), whether it trains an
-# auxiliary head (`auxiliary`), whether it has a single classifier, which can be replaced after training
-# (`one_classifier`), and how many cells exist once per branch (`branch_cells`).
+# --- objectives -----------------------------------------------------------------------------------------
+# `mixes`: whether it mixes the batches of two samplers by a `mixing`. `auxiliary`: whether it can train an
+# auxiliary head. `one_classifier`: whether it has a single classifier, which can be replaced after training.
+# `branch_cells`: how many cells exist once per branch.
 
 
 class Plain(Spec):
@@ -335,7 +340,7 @@ class Plain(Spec):
 class Bilateral(Spec):
     """Bilateral-Branch Network (Zhou et al. 2020): two samplers' batches, mixed by m(t).
 
-    The last `branch_cells` cells exist once a branch; the cells before them are shared.
+    The last `branch_cells` cells exist once per branch; the cells before them are shared.
     """
 
     kind: Literal["bilateral"] = "bilateral"
@@ -355,7 +360,7 @@ class Bilateral(Spec):
 
 
 class DualHead(Spec):
-    """HLRS after the summary: a shared classifier, and class-specific weights that give the final logits.
+    """HLRS as its summary describes it: a shared classifier, and class-specific weights for the final logits.
 
     Only the shared classifier's loss drives the alphas. Row c of the class-specific weights learns at a rate
     ∝ (n_max/n_c)^gamma, whose mean over the images is 1 (our own reading).
@@ -377,6 +382,9 @@ class DualHead(Spec):
 
 
 Objective = Annotated[Plain | Bilateral | DualHead, Field(discriminator="kind")]
+
+
+# --- schedules of the alphas' learning rate η -----------------------------------------------------------
 
 
 class ConstantLR(Spec):
@@ -408,7 +416,7 @@ class StepLR(Spec):
 
 
 class FreezeLR(Spec):
-    """η(t) = η before `at`, 0 from there on: the alphas stay, and their steps are saved."""
+    """η(t) = η before `at`, 0 from there on: the alphas stay, and their steps are skipped."""
 
     kind: Literal["freeze"] = "freeze"
     at: float = Field(0.5, gt=0, lt=1)
@@ -433,8 +441,11 @@ ArchLR = Annotated[
 ]
 
 
+# --- a method -------------------------------------------------------------------------------------------
+
+
 class Method(Spec):
-    """A method composes independent parts; `retrain` overrides single entries of the common recipe."""
+    """A method, composed of independent parts; `retrain` overrides single entries of the common recipe."""
 
     searcher: Searcher
     objective: Objective | None = None
@@ -452,7 +463,7 @@ class Method(Spec):
             given = [name for name in OF_CELLS if name in self.retrain]
             if self.searcher.kind == "resnet" and given:
                 raise ValueError(
-                    f"retrain.{given[0]} is of networks of cells, and a resnet has none: leave it out"
+                    f"retrain.{given[0]} applies to networks of cells, not to a resnet: leave it out"
                 )
             return self
         if self.arch_lr is not None and self.arch_lr.kind == "coupled":
@@ -467,15 +478,18 @@ class Method(Spec):
                 )
         if isinstance(self.arch_lr, FreezeLR) and self.arch_lr.at <= self.searcher.warm_up:
             raise ValueError(
-                f"searcher {self.searcher.kind} begins at progress warm_up ({self.searcher.warm_up}), and "
-                f"arch_lr freeze ends at {self.arch_lr.at}: the alphas would never learn; freeze later"
+                f"arch_lr.at {self.arch_lr.at} freezes the alphas before they learn, from searcher.warm_up "
+                f"{self.searcher.warm_up} on: raise at, or lower warm_up"
             )
         return self
 
 
 def check_branches(objective: Any, cells: int, field: str) -> None:
+    """Reject more branch cells than the network has cells."""
     if objective is not None and objective.branch_cells > cells:
-        raise ValueError(f"{field} is {cells}, fewer than the branch_cells of {objective.branch_cells}")
+        raise ValueError(
+            f"{field} is {cells}, fewer than the branch_cells of {objective.branch_cells}: lower branch_cells"
+        )
 
 
 def check_reached(spec: Spec, epochs: int, field: str = "") -> None:
@@ -495,5 +509,5 @@ def check_moment(progress: float, epochs: int, field: str) -> None:
     if progress > last:
         raise ValueError(
             f"{field} {progress:g} is never reached: the last of {epochs} epochs has progress {last:.3g}; "
-            "set it lower, or more epochs"
+            "lower it, or raise epochs"
         )

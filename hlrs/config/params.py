@@ -1,4 +1,4 @@
-"""The whole of params.yaml: the matrix, consistency across sections, reading the file."""
+"""Spec of the whole of params.yaml, its consistency across sections, and reading the file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from hlrs.errors import UserError
 
 
 class Matrix(Spec):
-    """What is run: every data set × method × seed, the genotype of each retrained once a retraining seed."""
+    """What is run: every data set × method × seed, each genotype retrained once per retraining seed."""
 
     datasets: list[Name] = Field(min_length=1)
     methods: list[Name] = Field(min_length=1)
@@ -28,7 +28,7 @@ class Matrix(Spec):
         for field in ("datasets", "methods", "seeds", "retrain_seeds"):
             values = getattr(self, field)
             if len(set(values)) < len(values):
-                raise ValueError(f"{field} names an entry twice: {values}")
+                raise ValueError(f"{field} repeats an entry: {values}; list each once")
         return self
 
 
@@ -44,7 +44,7 @@ class Sections(Spec):
 
 
 class Params(Sections):
-    """The whole of `params.yaml`; every section must be there, if empty ({}), for DVC to follow it."""
+    """The whole of `params.yaml`; every section must be present, if empty ({}), for DVC to follow it."""
 
     report: Report
 
@@ -65,7 +65,7 @@ class Params(Sections):
         large = [name for name in self.matrix.datasets if self.datasets[name].stem == "imagenet"]
         if resnets and large:
             raise ValueError(
-                f"methods.{resnets[0]}: a resnet has CIFAR's stem, datasets.{large[0]}.stem is imagenet: "
+                f"methods.{resnets[0]}: a resnet has CIFAR's stem, but datasets.{large[0]}.stem is imagenet: "
                 "leave one of them out of the matrix"
             )
         if self.report.reference is not None and self.report.reference not in self.matrix.methods:
@@ -82,11 +82,12 @@ class Params(Sections):
         check_moment(searcher.warm_up, self.search.epochs, f"{field}.warm_up")
         if channels % searcher.portion:
             raise ValueError(
-                f"{field}.portion: {searcher.portion} does not divide search.channels, {channels}"
+                f"{field}.portion: {searcher.portion} does not divide search.channels, {channels}: "
+                "change either"
             )
 
     def retrain_of(self, method: str) -> Retrain:
-        """The common recipe with the method's own entries laid over it; ValueError if they do not fit.
+        """Lay a method's own entries over the common recipe; ValueError if they do not fit.
 
         A ResNet has no auxiliary head and no drop path; its cells are its residual blocks.
         """
@@ -107,7 +108,7 @@ class Params(Sections):
 
 
 def load(path: Path) -> Params:
-    """`params.yaml`, validated; UserError with one line that names file, field and what is allowed."""
+    """Read and validate `params.yaml`; UserError with one line that names file, field and remedy."""
     try:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -117,14 +118,14 @@ def load(path: Path) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        # an unknown key first: where a name is mistyped, it is the cause of a missing one
+        # an unknown key first: a mistyped name also causes a missing key
         details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
         more = f"  (and {len(details) - 1} more)" if len(details) > 1 else ""
         raise UserError(f"{path}: {describe_error(details[0], raw, Params)}{more}") from None
 
 
 def _syntax(error: Exception) -> str:
-    """Line and problem of a YAML error."""
+    """Describe a YAML error by its line and problem."""
     a_key = getattr(error, "context", None) == "while scanning a simple key"  # that lacks its colon
     mark = getattr(error, "context_mark" if a_key else "problem_mark", None)
     where = f":{mark.line + 1}" if mark else ""

@@ -1,4 +1,4 @@
-"""Recipes: how a search, a retraining, an evaluation and the report are run."""
+"""Specs of recipes: how a search, a retraining, an evaluation and the report are run."""
 
 from typing import Annotated, Literal
 
@@ -9,10 +9,10 @@ from hlrs.config.methods import Objective, Plain, check_branches, check_reached
 
 
 def _check_sgd(sgd: "Sgd", epochs: int) -> None:
-    """Refuse a schedule of SGD that has not begun when the training ends."""
+    """Reject a warm-up that takes all epochs, and an `at` beyond the last epoch."""
     if sgd.warm_up and sgd.warm_up >= epochs:
         raise ValueError(
-            f"weights.warm_up {sgd.warm_up} takes all {epochs} epochs: set it lower, or more epochs"
+            f"weights.warm_up {sgd.warm_up} takes all {epochs} epochs: lower it, or raise epochs"
         )
     check_reached(sgd, epochs, "weights")
 
@@ -34,7 +34,7 @@ class MultistepSchedule(Spec):
 class Sgd(Spec):
     """SGD with momentum; the learning rate follows `schedule` by epoch.
 
-    In the first `warm_up` epochs it is that times (epoch + 1)/warm_up  (Goyal et al. 2017, §2.2).
+    The first `warm_up` epochs multiply that by (epoch + 1)/warm_up  (Goyal et al. 2017, §2.2).
     """
 
     lr: float = Field(0.025, gt=0)
@@ -45,21 +45,21 @@ class Sgd(Spec):
     warm_up: int = Field(0, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(3e-4, ge=0)
-    clip: float | None = Field(5.0, gt=0)  # largest norm of the gradient; null: any
+    clip: float | None = Field(5.0, gt=0)  # largest norm of the gradient; null: no clipping
 
     @model_validator(mode="after")
     def _acts(self) -> "Sgd":
         if self.warm_up == 1:
             raise ValueError(
-                "warm_up 1 changes nothing, its epoch has the whole learning rate: 0, or 2 or more"
+                "warm_up 1 changes nothing, as its one epoch has the full learning rate: set 0, or 2 or more"
             )
         if self.lr_min and self.schedule.kind != "cosine":
-            raise ValueError("lr_min is where schedule cosine ends; multistep has none: leave it out or at 0")
+            raise ValueError("lr_min is the end of schedule cosine, multistep has none: leave lr_min out")
         return self
 
 
 class Adam(Spec):
-    """Adam for the alphas, with the L2 penalty in the gradient as DARTS has it."""
+    """Adam for the alphas, with the L2 penalty in the gradient, as in DARTS."""
 
     lr: float = Field(3e-4, gt=0)
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [
@@ -72,11 +72,11 @@ class Adam(Spec):
 class Collapse(Spec):
     """Early stopping against DARTS's collapse: skip connections take over, the validation loss grows sharp.
 
-    Each epoch the dominant eigenvalue of ∇²_α L_val is estimated by `power_iterations` (0: not; Zela et al.
-    2020, §4). `stop` rests the alphas after the epoch in which the normal cell has `skips` skip connections
-    (DARTS+, Liang et al. 2019), or the eigenvalue's size, a mean over `window` epochs, has grown by more than
-    1/`ratio` within `window` epochs; the architecture then goes back to the one before that growth (Zela et
-    al. 2020, §4.3: 5 and 0.75).
+    `power_iterations` estimate the dominant eigenvalue of ∇²_α L_val in each epoch (0: no estimate; Zela et
+    al. 2020, §4). `stop` rests the alphas after the epoch in which the normal cell has `skips` skip
+    connections (DARTS+, Liang et al. 2019), or the eigenvalue's size, a mean over `window` epochs, has grown
+    by more than 1/`ratio` within `window` epochs; the architecture then goes back to the one before that
+    growth (Zela et al. 2020, §4.3: 5 and 0.75).
     """
 
     power_iterations: int = Field(3, ge=0)
@@ -88,7 +88,7 @@ class Collapse(Spec):
     @model_validator(mode="after")
     def _known(self) -> "Collapse":
         if self.stop == "eigenvalue" and not self.power_iterations:
-            raise ValueError("stop eigenvalue needs power_iterations of 1 or more to know it")
+            raise ValueError("stop eigenvalue needs power_iterations of 1 or more")
         return self
 
 
@@ -97,13 +97,11 @@ class Search(Spec):
 
     epochs: int = Field(50, ge=1)
     batch_size: int = Field(64, ge=2)
-    channels: int = Field(16, ge=2, multiple_of=2)  # a factorized reduction halves them
+    channels: int = Field(16, ge=2, multiple_of=2)  # even, as a factorized reduction halves them
     cells: int = Field(8, ge=3)  # fewer would all be reduction cells
     nodes: int = Field(4, ge=1)
     cutout: int = Field(0, ge=0, multiple_of=2)
-    recompute: bool = (
-        False  # a cell's inner maps in the backward pass, instead of keeping them: for large images
-    )
+    recompute: bool = False  # recompute a cell's inner maps in the backward pass: for large images
     threads: int = Field(1, ge=1)
     weights: Sgd = Sgd(lr_min=0.001)
     alphas: Adam = Adam()
@@ -116,12 +114,12 @@ class Search(Spec):
         if self.collapse.stop == "skips" and self.collapse.skips > edges:
             raise ValueError(
                 f"collapse.skips {self.collapse.skips} is never reached: a cell of {self.nodes} nodes keeps "
-                f"{edges} edges"
+                f"{edges} edges; lower it to at most that"
             )
         if self.collapse.stop == "eigenvalue" and self.epochs < needed:
             raise ValueError(
-                f"collapse.stop eigenvalue compares two windows of {self.collapse.window} epochs: it needs "
-                f"epochs of {needed} or more, not {self.epochs}; or a smaller collapse.window"
+                f"collapse.stop eigenvalue compares two windows of {self.collapse.window} epochs: raise "
+                f"epochs from {self.epochs} to {needed} or more, or lower collapse.window"
             )
         return self
 
@@ -134,7 +132,7 @@ class AutoAugment(Spec):
 
 
 class RandAugment(Spec):
-    """`operations` random operations an image at `magnitude` of 30 (Cubuk et al. 2020); torchvision's."""
+    """`operations` random operations per image, at `magnitude` of 30 (Cubuk et al. 2020), torchvision's."""
 
     kind: Literal["randaugment"] = "randaugment"
     operations: int = Field(2, ge=1)
@@ -142,7 +140,7 @@ class RandAugment(Spec):
 
 
 class Mixup(Spec):
-    """λx_i + (1 − λ)x_j, losses alike, λ ~ Beta(alpha, alpha)  (Zhang et al. 2018)."""
+    """λx_i + (1 − λ)x_j, losses likewise, λ ~ Beta(alpha, alpha)  (Zhang et al. 2018)."""
 
     kind: Literal["mixup"] = "mixup"
     alpha: float = Field(1.0, gt=0)
@@ -156,7 +154,7 @@ class Cutmix(Spec):
 
 
 class RetrainedClassifier(Spec):
-    """cRT (Kang et al. 2020, §4.2): the classifier drawn anew, trained alone, class-balanced."""
+    """cRT (Kang et al. 2020, §4.2): the classifier, initialised again, trained alone, class-balanced."""
 
     kind: Literal["retrained"] = "retrained"
     epochs: int = Field(10, ge=1)
@@ -171,7 +169,7 @@ class NormalizedClassifier(Spec):
 
 
 class Retrain(Spec):
-    """The derived network's training from scratch (DARTS, §A.2)."""
+    """The training of the derived network from scratch (DARTS, §A.2)."""
 
     epochs: int = Field(600, ge=1)
     batch_size: int = Field(96, ge=2)
@@ -182,12 +180,13 @@ class Retrain(Spec):
     cutout: int = Field(16, ge=0, multiple_of=2)
     policy: Annotated[AutoAugment | RandAugment, Field(discriminator="kind")] | None = None
     mix: Annotated[Mixup | Cutmix, Field(discriminator="kind")] | None = None
-    ema: float | None = Field(None, gt=0, lt=1)  # decay a step of the weights' moving average, which is kept
+    ema: float | None = Field(None, gt=0, lt=1)  # decay per step of the weights' moving average, the result
     threads: int = Field(1, ge=1)
     weights: Sgd = Sgd()
     objective: Objective = Plain(kind="plain")
+    # what is done to the classifier after training
     classifier: Annotated[RetrainedClassifier | NormalizedClassifier, Field(discriminator="kind")] | None = (
-        None  # what is done to it after training
+        None
     )
 
     @model_validator(mode="after")
@@ -209,14 +208,14 @@ class Retrain(Spec):
             )
         if self.classifier is not None and objective.loss.cosine:
             raise ValueError(
-                f"loss {objective.loss.kind} has a classifier of norm 1: leave out classifier "
+                f"loss {objective.loss.kind} has a classifier of unit norm: leave out classifier "
                 f"{self.classifier.kind}"
             )
         return self
 
 
 class Evaluate(Spec):
-    """The trained network on the test set."""
+    """The evaluation of the trained network on the test set."""
 
     batch_size: int = Field(250, ge=1)
     calibration_bins: int = Field(15, ge=1)
@@ -224,10 +223,10 @@ class Evaluate(Spec):
 
 
 class Report(Spec):
-    """The report; differences are taken to the method `reference`, at the given level of confidence."""
+    """The report: compares methods with `reference`, at the given level of confidence."""
 
     title: str = "Architecture search on long-tailed images"
     reference: str | None = None
     confidence: float = Field(0.95, gt=0, lt=1)
     resamples: int = Field(10_000, ge=100)  # of the bootstrap
-    margin: float = Field(0.01, gt=0, lt=1)  # differences in accuracy up to it count as the same
+    margin: float = Field(0.01, gt=0, lt=1)  # differences in accuracy up to this count as equivalent
