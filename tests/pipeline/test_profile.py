@@ -7,7 +7,6 @@ import pytest
 import yaml
 from snakemake.cli import parse_args
 from snakemake_executor_plugin_slurm.utils import set_gres_string
-from test_cli import complaint, run
 
 from hlrs.errors import UserError
 from hlrs.pipeline import slurm_profile as profiles
@@ -22,6 +21,7 @@ from hlrs.pipeline.slurm_profile import (
     minutes,
 )
 from tests.standins import Commands
+from tests.test_cli import complaint, run
 
 # --- listings -----------------------------------------------------------------------------------------
 
