@@ -1,6 +1,6 @@
 """squeue, sacct and sbatch for Snakemake's slurm executor, when SLURM does not answer or forgets.
 
-    python -I patience.py squeue|sacct|sbatch ARGUMENTS
+    python -I slurm_commands.py squeue|sacct|sbatch ARGUMENTS
 
 The executor (2.8) loses its jobs, and waits for ever, when its status queries fail for a moment, when a job
 has left SLURM's memory (MinJobAge), when a job ends as PREEMPTED or NODE_FAIL, or when sacct says who

@@ -182,7 +182,7 @@ def test_a_path_that_the_shell_would_interpret_is_refused():
 )
 def test_apptainer_is_asked_for_gpus_where_slurm_gave_some(image, tmp_path, variables, asked):
     script = (
-        "import subprocess, sys\nfrom hlrs import container\ncontainer.hand_in(sys.argv[1])\n"
+        "import subprocess, sys\nfrom hlrs.pipeline import container\ncontainer.hand_in(sys.argv[1])\n"
         "subprocess.run(['apptainer', '--debug', 'exec', sys.argv[1], 'true'], check=True)"
     )
     done = subprocess.run(

@@ -25,7 +25,7 @@ SENT_AWAY = (
     'echo "sbatch: error: Batch job submission failed: Unable to contact slurm controller" >&2; exit 1'
 )
 HURRIED = (
-    "import sys; from hlrs import patience as p\n"
+    "import sys; from hlrs.pipeline import slurm_commands as p\n"
     "p.PAUSE_SECONDS, p.STATUS_SECONDS, p.SUBMIT_SECONDS, p.CALL_SECONDS = 0.02, {0}, {0}, {1}\n"
     "sys.exit(p.main())"
 )

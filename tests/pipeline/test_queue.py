@@ -254,7 +254,9 @@ def test_an_answer_is_what_was_printed_or_nothing(commands, monkeypatch):
 
 def job(program, expected=0, **variables):
     """stderr of a process of SLURM job 41 that serves it and then runs a program."""
-    script = f"from hlrs import slurm\nimport os, signal, subprocess, sys\nslurm.serve_job()\n{program}"
+    script = (
+        f"from hlrs.pipeline import slurm\nimport os, signal, subprocess, sys\nslurm.serve_job()\n{program}"
+    )
     environment = {**os.environ, "SLURM_JOB_ID": "41"} | variables
     done = subprocess.run(
         [sys.executable, "-c", script],
