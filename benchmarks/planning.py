@@ -30,9 +30,10 @@ SNAKEMAKE = (
 PLAN = """
 import time
 from pathlib import Path
-from hlrs import config, plan
+from hlrs.config.params import load
+from hlrs.pipeline import plan
 began = time.monotonic()
-jobs = plan.plan(config.load(Path("params.yaml")))
+jobs = plan.plan(load(Path("params.yaml")))
 planned = time.monotonic()
 plan.freeze(jobs)
 print(len(jobs), planned - began, time.monotonic() - planned)

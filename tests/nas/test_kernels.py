@@ -245,7 +245,7 @@ def test_derivatives_of_out_edges_are_the_same_with_kernels(monkeypatch, sources
 
 
 def test_the_sharpness_of_a_supernet_is_the_same_with_kernels(monkeypatch):
-    """Two cells share the alphas of reductions, and the second one's edges read what the first one's write."""
+    """Two cells share their alphas, and the second one's edges read what the first one's write."""
     supernet = Supernet(DartsSearcher(Darts()), nodes=1, in_channels=1, classes=2, channels=2, cells=2)
     initialize(supernet, torch.Generator().manual_seed(0))
     initialize_alphas(supernet, torch.Generator().manual_seed(1))
