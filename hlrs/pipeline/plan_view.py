@@ -221,7 +221,7 @@ def why(run: str, jobs: list[Job], params: Params, width: int) -> Iterator[str]:
 def _against(job: Job, record: Record, comparison: Comparison) -> Iterator[str]:
     """Yield the differences of a job from an earlier result, one per line."""
     other = "" if record.run == job.run else f" of {record.run}"
-    yield f"nearest: {record.key}{other}, made {record.ended[:16].replace('T', ' ')} UTC; differences:"
+    yield f"nearest: {record.key}{other}, finished {record.ended[:16].replace('T', ' ')} UTC; differences:"
     code = code_of(record) if comparison.code else None
     definitions: list[str] = []
     if code:

@@ -69,11 +69,18 @@ def compare(job: Job, old: Job, params: Params) -> Comparison:
     return Comparison(
         changes=[Change(_name(job, path, params), *values) for path, *values in pairs if path not in data],
         data=bool(data),
-        code=old.code != job.code,
+        code=_code_changed(old, job),
         inputs=[
             name for name in sorted(before.keys() | job.inputs) if before.get(name) != job.inputs.get(name)
         ],
     )
+
+
+def _code_changed(old: Job, job: Job) -> bool:
+    """Whether the code differs that both jobs' parameters ask for; other kinds alone are other parameters."""
+    if old.code == job.code:
+        return False
+    return not (ran(here(), job) and ran(here(), old))
 
 
 def _pairs(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
@@ -190,15 +197,15 @@ def code_of(record: Record) -> Code | None:
     return next((code for code in candidates if code and ran(code, record)), None)
 
 
-def ran(code: Code, record: Record) -> bool | None:
+def ran(code: Code, job: Job | Record) -> bool | None:
     """Whether a job ran this code; None if an earlier hlrs made it, whose digests cannot be compared."""
-    if not record.code.startswith(SCHEME):
+    if not job.code.startswith(SCHEME):
         return None
     try:
-        params = parse(record.stage, record.params)
+        params = parse(job.stage, job.params)
     except ValidationError:
         return None
-    return bool(code.digest(record.stage, params) == record.code)
+    return code.digest(job.stage, params) == job.code
 
 
 # --- earlier results ----------------------------------------------------------------------------------
