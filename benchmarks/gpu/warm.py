@@ -3,7 +3,7 @@
     python benchmarks/gpu/warm.py [--processes N] [--sets search,unrolled]
 
 Each process runs the project's own supernet on the CPU, on two tiny images, without launching kernels, and
-compiles its share of the variants that come up; sizes of maps and batches add none. They are stored in Triton's
+compiles its share of the variants that come up; sizes of maps and batches add none. They are kept in Triton's
 cache (TRITON_CACHE_DIR, ~/.triton/cache), where a search on a GPU of that capability finds them.
 """
 
