@@ -430,7 +430,7 @@ def test_the_text_tells_units_sources_and_what_checkpoints_save(hurried, monkeyp
     assert [" ".join(line.split()) for line in shown().lines()] == [
         "5 of 10 jobs would run. Why, compared with the nearest result there is:",
         "",
-        "search 1 digits/darts/1: no result yet; interrupted: a checkpoint at epoch 2 of 3 is there",
+        "search 1 digits/darts/1: no result yet; interrupted: checkpoint at epoch 2 of 3",
         "extract 1 digits/darts/1: no result yet",
         "retrain 1 digits/darts/1: no result yet",
         "evaluate 1 digits/darts/1: no result yet",

@@ -212,7 +212,7 @@ def test_a_checkpoint_is_told(finished):
     write_tensors(search.checkpoint, {}, {"epoch": 7, "step": 2})
     assert words()["search/digits/darts/0"] == [
         "search.epochs 3 -> 12",
-        "interrupted: a checkpoint at epoch 7 of 12 is there",
+        "interrupted: checkpoint at epoch 7 of 12",
     ]
     search.checkpoint.write_bytes(b"broken")
     assert words()["search/digits/darts/0"] == ["search.epochs 3 -> 12"]
@@ -222,7 +222,7 @@ def test_a_classifiers_own_epochs_are_counted_in(finished):
     edit(finished, **{"retrain.classifier": {"kind": "retrained", "epochs": 4}})
     retrain = next(job for job in plan.plan(read()) if job.stage == "retrain")
     write_tensors(retrain.checkpoint, {}, {"epoch": 5, "step": 0})
-    assert "interrupted: a checkpoint at epoch 5 of 7 is there" in words()["retrain/digits/darts/0"]
+    assert "interrupted: checkpoint at epoch 5 of 7" in words()["retrain/digits/darts/0"]
 
 
 def test_broken_records_are_passed_over(finished):
@@ -245,7 +245,7 @@ def test_two_specs_compare_without_a_record(finished):
 def test_equal_specs_compare_as_equal(finished):
     for job in plan.plan(read()):
         [record] = Past().of[job.stage, job.run]
-        assert compare(job, record, read()).size == 0
+        assert compare(job, record.job, read()).size == 0
 
 
 def test_a_hundred_runs_fold_into_a_line_a_reason(workspace):
