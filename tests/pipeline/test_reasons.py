@@ -245,7 +245,7 @@ def test_two_specs_compare_without_a_record(finished):
 def test_equal_specs_compare_as_equal(finished):
     for job in plan.plan(read()):
         [record] = Past().of[job.stage, job.run]
-        assert compare(job, record, read()).size == 0
+        assert compare(job, record.job, read()).size == 0
 
 
 def test_a_hundred_runs_fold_into_a_line_a_reason(workspace):
