@@ -20,6 +20,8 @@ from measure import spread, table
 from PIL import Image
 from torch.nn import functional as F
 
+from hlrs.config.data import ImageFolder
+from hlrs.config.methods import UniformSampler
 from hlrs.data.augment import Augmentation
 from hlrs.data.batches import Batches
 from hlrs.data.loader import Loader, Reader, StreamedSet
@@ -53,7 +55,7 @@ def feed_of(
     statistics = torch.full((3,), 0.5)
     images = StreamedSet(loader, torch.from_numpy(source.train_labels), statistics, statistics)
     positions = torch.arange(IMAGES)
-    return Batches(images, positions, [{"kind": "uniform"}], batch, batches, augmentation, "benchmark")
+    return Batches(images, positions, [UniformSampler()], batch, batches, augmentation, "benchmark")
 
 
 def images_per_second(feed: Batches, epochs: int = 3) -> list[float]:
@@ -101,7 +103,7 @@ def main() -> None:
     results |= {name: vars(arguments)[name] for name in ("size", "batch", "batches")}
     with tempfile.TemporaryDirectory() as folder:
         make_photographs(Path(folder))
-        source = open_source({"kind": "image_folder", "train": folder, "test": None})
+        source = open_source(ImageFolder(train=folder))
         results["loading"] = {
             name: {
                 str(workers): spread(

@@ -30,11 +30,12 @@ SNAKEMAKE = (
 PLAN = """
 import time
 from pathlib import Path
-from hlrs import config, plan
+from hlrs.config.params import load
+from hlrs.pipeline.plan import freeze, plan
 began = time.monotonic()
-jobs = plan.plan(config.load(Path("params.yaml")))
+jobs = plan(load(Path("params.yaml")))
 planned = time.monotonic()
-plan.freeze(jobs)
+freeze(jobs)
 print(len(jobs), planned - began, time.monotonic() - planned)
 """
 COLUMNS = {  # name -> heading

@@ -23,7 +23,7 @@ from measure import alternate, operators, own_process, ratios, spread, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hlrs.config.methods import Darts
+from hlrs.config.methods import Darts, UniformSampler
 from hlrs.data.augment import Augmentation, Batch, send
 from hlrs.data.batches import Batches
 from hlrs.data.images import ImageSet
@@ -335,7 +335,7 @@ def measure_input(device: torch.device, batch: int, pairs: int) -> dict[str, flo
     feed = Batches(
         ImageSet(images, labels, statistics_, statistics_),
         torch.arange(20_000),
-        [{"kind": "uniform"}],
+        [UniformSampler()],
         batch,
         100,
         augmentation,
