@@ -4,7 +4,8 @@
 
 DIR holds CIFAR-10 as train.parquet and test.parquet, with columns img (a struct of bytes and path) and label.
 All labels are kept, but only those images that the LDAM split of imbalance factor 100 draws; the others are
-null, and nobody reads them. So workflow/experiments/cifar10_lt.yaml draws the same split from 51 MB as from 137.
+null, and nobody reads them. So workflow/experiments/cifar10_lt.yaml draws the same split from 51 MB as from
+137.
 CLONE is a clone of github.com/Tomorrowdawn/darts_torch2.1. `--python` is the version on the GPU machine
 (x86-64 Linux).
 """
