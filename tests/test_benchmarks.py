@@ -33,8 +33,10 @@ def missing_names(tree: ast.Module) -> list[str]:
             module = import_module(node.module)
             for alias in node.names:
                 submodule = f"{node.module}.{alias.name}"
-                if not hasattr(module, alias.name) and not importlib.util.find_spec(submodule):
-                    missing.append(submodule)
+                holds = hasattr(module, alias.name) or (
+                    hasattr(module, "__path__") and importlib.util.find_spec(submodule)
+                )
+                missing += [] if holds else [submodule]
     return missing
 
 
