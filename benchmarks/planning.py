@@ -19,7 +19,9 @@ from typing import Any
 
 import yaml
 
+from hlrs.config.params import load
 from hlrs.pipeline.environment import cpu_model, versions
+from hlrs.pipeline.plan import freeze, plan
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks/results/planning.json"
@@ -27,17 +29,6 @@ SNAKEMAKE = (
     *("snakemake", "-n", "--quiet", "--snakefile", str(REPOSITORY / "Snakefile")),
     *("--workflow-profile", str(REPOSITORY / "profiles/default")),
 )
-PLAN = """
-import time
-from pathlib import Path
-from hlrs.config.params import load
-from hlrs.pipeline.plan import freeze, plan
-began = time.monotonic()
-jobs = plan(load(Path("params.yaml")))
-planned = time.monotonic()
-freeze(jobs)
-print(len(jobs), planned - began, time.monotonic() - planned)
-"""
 COLUMNS = {  # name -> heading
     "runs": "runs",
     "jobs": "jobs",
@@ -58,7 +49,11 @@ def main() -> None:
     parser.add_argument(
         "--checkout", type=Path, help="a folder in which the quickstart was run and recorded by DVC"
     )
+    parser.add_argument("--plan", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.plan:
+        print(*plan_here())
+        return
     print("  ".join(f"{heading:>14}" for heading in COLUMNS.values()))
     matrices = [show(matrix(runs)) for runs in arguments.runs]
     result = {"host": host(), "matrices": matrices, "hlrs_help_seconds": median("hlrs", "--help")}
@@ -80,7 +75,7 @@ def matrix(runs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "params.yaml").write_text(yaml.safe_dump(params(runs)))
-        jobs, planned, frozen = run(sys.executable, "-c", PLAN, folder=folder).split()
+        jobs, planned, frozen = run(sys.executable, __file__, "--plan", folder=folder).split()
     return {
         "runs": runs,
         "jobs": int(jobs),
@@ -90,6 +85,15 @@ def matrix(runs: int) -> dict[str, Any]:
         "again_seconds": round(again, 3),
         "seconds_per_job": round(first / int(jobs), 5),
     }
+
+
+def plan_here() -> tuple[int, float, float]:
+    """Plan and freeze the current folder's params.yaml: number of jobs, seconds of either."""
+    began = time.monotonic()
+    jobs = plan(load(Path("params.yaml")))
+    planned = time.monotonic()
+    freeze(jobs)
+    return len(jobs), planned - began, time.monotonic() - planned
 
 
 def params(runs: int) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
     python benchmarks/gpu/warm.py [--processes N] [--sets search,unrolled]
 
-Each process runs the project's own supernet on the CPU, on two tiny images, without launching kernels, and
-compiles its share of the variants that come up; sizes of maps and batches add none. They are kept in Triton's
-cache (TRITON_CACHE_DIR, ~/.triton/cache), where a search on a GPU of that capability finds them.
+Each process runs the project's own supernet on the CPU, on two tiny images, with kernel launches left out,
+and compiles its share of the variants that come up; sizes of maps and batches make no other variants. They
+land in Triton's cache (TRITON_CACHE_DIR, ~/.triton/cache), where a search on a GPU of that capability finds
+them.
 """
 
 import argparse

@@ -146,8 +146,24 @@ class Code:
         parts = [part for statement in statements for part in self._asked_parts(module, statement, kinds)]
         return parts, module.imports | _imports(node for s in statements for node in ast.walk(s))
 
-    def _named(self, module: Module, imports: dict[str, str], node: ast.AST) -> Iterator[Name]:
-        """The definitions that a syntax tree names; all of a module that is not just a name's prefix."""
+    def _named(
+        self, module: Module, imports: dict[str, str], node: ast.AST, local: frozenset[str] = frozenset()
+    ) -> Iterator[Name]:
+        """The definitions that a syntax tree names; all of a module that is not just a name's prefix.
+
+        `local` are the names of the functions around the node, which hide the module's.
+        """
+        if isinstance(node, ast.Name) and node.id in local:
+            return
+        if isinstance(node, (*FUNCTIONS, ast.Lambda)):
+            inner = local | (_locals(node) - _imports(ast.walk(node)).keys())
+            outside = [node.args, *getattr(node, "decorator_list", []), getattr(node, "returns", None)]
+            body = node.body if isinstance(node.body, list) else [node.body]
+            for part in filter(None, outside):
+                yield from self._named(module, imports, part, local)
+            for part in body:
+                yield from self._named(module, imports, part, inner)
+            return
         dotted = _dotted(node, imports)
         target = self._definition(dotted) if dotted else None
         if target:
@@ -159,7 +175,7 @@ class Code:
         if isinstance(node, ast.Name) and node.id in module.definitions:
             yield (module.name, node.id)
         for child in ast.iter_child_nodes(node):
-            yield from self._named(module, imports, child)
+            yield from self._named(module, imports, child, local)
 
     def _definition(self, dotted: str) -> Name | None:
         """The definition, or module, of `hlrs` that a dotted name means; None for other names."""
@@ -376,6 +392,30 @@ def _imports(nodes: Iterable[ast.AST]) -> dict[str, str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def _locals(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> set[str]:
+    """The names that a function binds: its arguments, and what its own body assigns or defines.
+
+    Comprehensions bind theirs for themselves, and count as if they did not: a name too many is followed, none
+    too few.
+    """
+    found = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
+    pending: list[ast.AST] = [*function.body] if isinstance(function.body, list) else []
+    foreign: set[str] = set()
+    while pending:
+        node = pending.pop()
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            foreign |= {*node.names}
+        elif not isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+            elif isinstance(node, ast.ExceptHandler) and node.name:
+                found.add(node.name)
+            pending += ast.iter_child_nodes(node)
+    return found - foreign
 
 
 def _dotted(node: ast.AST | None, imports: dict[str, str]) -> str:

@@ -188,6 +188,25 @@ def test_a_kind_counts_only_where_it_is_asked_for_and_what_it_calls_with_it(smal
 
 
 @pytest.mark.parametrize(
+    ("body", "counts"),
+    [
+        ("    VALUE = 2\n    return VALUE", False),
+        ("    for VALUE in job:\n        return VALUE", False),
+        ("    return [VALUE for VALUE in job]", True),  # followed for nothing, and safe
+        ("    def inner(VALUE):\n        return VALUE\n\n    return inner, VALUE", True),
+        ("    def inner():\n        VALUE = 2\n\n    return VALUE", True),
+        ("    return lambda VALUE: VALUE", False),
+        ("    return lambda other=VALUE: other", True),
+        ("    from hlrs.late import VALUE\n\n    return VALUE", False),
+    ],
+)
+def test_a_local_variable_is_not_the_definition_of_its_name(small, body, counts):
+    stage = small / "stages" / "apart.py"
+    stage.write_text(f"VALUE = 1\n\n\ndef run(job):\n{body}\n")
+    assert (changed_by(stage, replaced("VALUE = 1", "VALUE = 3")) == {"apart"}) == counts
+
+
+@pytest.mark.parametrize(
     "use",
     [
         "def run(job, chosen=secret):\n    return chosen",

@@ -295,6 +295,9 @@ def _epoch(folder):
 
 
 def test_estimates_reckon_with_the_classifiers_epochs():
+    def batches(recipe):
+        return batches_of(RetrainJob.model_construct(retrain=recipe))
+
     recipe = Retrain.model_validate(RECIPE | {"objective": BILATERAL, "classifier": CRT})
-    assert batches_of("retrain", {"retrain": recipe.model_dump()}) == [2, 2, 1, 1]
-    assert batches_of("retrain", {"retrain": Retrain(epochs=3).model_dump()}) == [1, 1, 1]
+    assert batches(recipe) == [2, 2, 1, 1]
+    assert batches(Retrain(epochs=3)) == [1, 1, 1]
