@@ -71,8 +71,8 @@ def draw(
 ) -> dict[str, NDArray[Any]]:
     """Draw a split's columns: index int64, label int32, subset str; training images by class first.
 
-    Without official test images (`test_labels` empty), the test set is first taken out of the training images.
-    UserError where a class has too few images.
+    Without official test images (`test_labels` empty), the test set is taken out of the training images
+    first. UserError where a class has too few images.
     """
     _check_present(train_labels, classes)
     labels = np.concatenate([train_labels, test_labels])
