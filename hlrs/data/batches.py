@@ -35,7 +35,7 @@ class Batches:
         self.requests: list[list[Request]] = []
 
     def begin(self, epoch: int, t: float) -> None:
-        """Draw the epoch's order for each sampler; t is the progress."""
+        """Draw each sampler's order for an epoch at progress t."""
         orders = [self._order(place, epoch, t) for place in range(len(self.samplers))]
         self.requests = [
             [
@@ -51,22 +51,22 @@ class Batches:
         self.images.expect(self.purpose, self.requests)
 
     def _order(self, place: int, epoch: int, t: float) -> Tensor:
-        """Places among `positions`, int64 [steps, batch_size]."""
+        """Draw places among `positions`, int64 [steps, batch_size]."""
         draw = generator(self.purpose, place, "order", epoch)
         drawn = sample(self.samplers[place], self.labels, self.steps * self.batch_size, draw, t)
         return drawn.view(self.steps, self.batch_size)
 
     def __call__(self, step: int) -> list[Batch]:
-        """One batch from each sampler, for a step of the epoch that was begun."""
+        """Return one batch from each sampler for a step of the current epoch."""
         return [self.images.batch(request) for request in self.requests[step]]
 
 
 def batches_of(fields: Sequence[Any]) -> list[Batch]:
-    """Batches, one after the other, of their fields."""
+    """Rebuild batches from their concatenated fields."""
     width = len(Batch._fields)
     return [Batch(*fields[i : i + width]) for i in range(0, len(fields), width)]
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Whole batches in one pass; the rest of the permutation is left out, at least one step."""
+    """Return the number of whole batches in one pass, at least 1; the rest of the permutation is dropped."""
     return max(1, images // batch_size)

@@ -18,7 +18,7 @@ from hlrs.config.methods import (
 
 
 def uniform(spec: UniformSampler, labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tensor:
-    """`count` positions: whole permutations, one after the other, so that every image comes equally often."""
+    """`count` positions: whole permutations, one after the other, so that images occur equally often."""
     rounds = -(-count // len(labels))
     return torch.cat([torch.randperm(len(labels), generator=draw) for _ in range(rounds)])[:count]
 
@@ -61,7 +61,7 @@ def deferred(spec: DeferredSampler, labels: Tensor, count: int, draw: torch.Gene
 def _by_class(labels: Tensor, count: int, draw: torch.Generator, weigh: Callable[[Tensor], Tensor]) -> Tensor:
     """`count` positions with replacement: a class with P_c ∝ weigh(n)_c, then any of its images.
 
-    n, float64, counts the images of the classes that are there: another cannot be drawn, and C leaves it out.
+    n, float64, counts the images of the classes that occur; classes without images are not part of C.
     """
     _, own, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     per_image = (weigh(counts.double()) / counts)[own]  # the class's share, spread over its images
@@ -79,5 +79,5 @@ SAMPLERS: Kinds[Callable[..., Tensor]] = {
 
 
 def sample(spec: Sampler, labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tensor:
-    """`count` positions, int64, among labels int64 [n], drawn by `draw` at progress t."""
+    """Draw `count` positions, int64, among labels int64 [n], with the generator `draw` at progress t."""
     return SAMPLERS[type(spec)](spec, labels, count, draw, t)

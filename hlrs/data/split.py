@@ -1,4 +1,4 @@
-"""Long-tailed splits: which images are drawn, and which of them train weights or alphas, or are held out."""
+"""Long-tailed splits: draw images, and assign them to weights, alphas or holdout."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,15 +17,14 @@ TEST, TRAIN, ASSIGN = range(3)  # purposes of randomness; the numbers are part o
 def exponential(spec: Exponential, n_max: float, classes: int) -> list[int]:
     """⌊n_max · f^(−c/(C−1))⌋  (Cui et al. 2019).
 
-    The order of operations is LDAM-DRW's (Cao et al. 2019), multiplying by 1/f, so that the floor falls as it
-    does there.
+    The order of operations is LDAM-DRW's (Cao et al. 2019), which multiplies by 1/f, for the same floor.
     """
     share = 1 / spec.factor
     return [int(n_max * share ** (c / max(classes - 1, 1))) for c in range(classes)]
 
 
 def step(spec: Step, n_max: float, classes: int) -> list[int]:
-    """⌊n_max/f⌋ in the last `minority` share of the classes  (Buda et al. 2018).
+    """⌊n_max/f⌋ images in each of the last `minority` share of the classes  (Buda et al. 2018).
 
     The share is rounded half up, with at least one class on either side.
     """
@@ -47,7 +46,7 @@ def pareto(spec: Pareto, n_max: float, classes: int) -> list[int]:
 
 
 def natural(spec: Natural, n_max: float, classes: int) -> list[int]:
-    """The most that a class may have."""
+    """Return the largest count allowed, for each class."""
     return [int(n_max)] * classes
 
 
@@ -60,7 +59,7 @@ IMBALANCES: Kinds[Callable[..., list[int]]] = {
 
 
 def class_counts(spec: Imbalance, n_max: float, classes: int) -> list[int]:
-    """Training images per class, head first; for `natural` the most that a class may have."""
+    """Return training images per class, head first; for `natural`, the largest count allowed."""
     return IMBALANCES[type(spec)](spec, n_max, classes)
 
 
@@ -70,10 +69,10 @@ def draw(
     params: SplitJob,
     classes: Sequence[str],
 ) -> dict[str, NDArray[Any]]:
-    """Columns of a split: index int64, label int32, subset str; training images by class, then the test's.
+    """Draw a split's columns: index int64, label int32, subset str; training images by class first.
 
-    Without official test images (`test_labels` empty) the test set is
-    taken out of the training images first. UserError where a class has too few images.
+    Without official test images (`test_labels` empty), the test set is taken out of the training images
+    first. UserError where a class has too few images.
     """
     _check_present(train_labels, classes)
     labels = np.concatenate([train_labels, test_labels])
@@ -98,12 +97,12 @@ def _check_present(train_labels: NDArray[np.int64], classes: Sequence[str]) -> N
     if len(empty):
         raise UserError(
             f"{len(empty)} of {len(classes)} classes have no training image: {_named(empty, classes)}; "
-            "add images of them, or take the classes out of the data set"
+            "add images of them, or remove these classes from the data set"
         )
 
 
 def _named(which: Sequence[int] | NDArray[np.int64], classes: Sequence[str]) -> str:
-    """The names of the first classes of some."""
+    """Name the first five of some classes."""
     shown = ", ".join(classes[c] for c in which[:5])
     return f"{shown}, …" if len(which) > 5 else shown
 
@@ -115,19 +114,21 @@ def _test_set(
     params: SplitJob,
     classes: Sequence[str],
 ) -> NDArray[np.int64]:
-    """The official test images, or `test_per_class` of each class out of them, or out of the pool; sorted."""
+    """Choose the test images, sorted: the official ones, or `test_per_class` of these or of the pool."""
     if params.test_per_class is not None:
         origin = official if len(official) else pool
         counts = [params.test_per_class] * len(classes)
         generator = _generator(params.seed, TEST)
         return np.sort(_draw_each(labels, origin, counts, generator, classes, "test_per_class"))
     if not len(official):
-        raise UserError("the source has no test images; set test_per_class to take some of the others")
+        raise UserError(
+            "the source has no test images; set test_per_class to take some of the training images"
+        )
     return official
 
 
 def _n_max(params: SplitJob, available: NDArray[np.int64]) -> float:
-    """Images of the largest class; LDAM-DRW's is the mean over the classes, not rounded yet."""
+    """Return the images of the largest class; for LDAM-DRW the mean over the classes, not rounded."""
     if params.max_per_class is not None:
         return float(params.max_per_class)
     if isinstance(params.imbalance, Natural):
@@ -143,10 +144,10 @@ def _draw_each(
     classes: Sequence[str],
     remedy: str,
 ) -> NDArray[np.int64]:
-    """For each class the first `counts[c]` of its shuffled images, class by class.
+    """Draw the first `counts[c]` of each class's shuffled images, class by class.
 
-    With RandomState(0) these are LDAM-DRW's very draws (`gen_imbalanced_data`), as all images of a class are
-    shuffled, however few are taken; a larger factor thus draws a subset of what a smaller one draws.
+    With RandomState(0) these are exactly LDAM-DRW's draws (`gen_imbalanced_data`), as all images of a class
+    are shuffled, however few are taken; so a larger factor draws a subset of what a smaller one draws.
     """
     chosen = []
     for rows, name, count in zip(_by_class(labels[origin], len(classes)), classes, counts, strict=True):
@@ -158,15 +159,15 @@ def _draw_each(
 
 
 def _by_class(labels: NDArray[np.int64], classes: int) -> list[NDArray[np.int64]]:
-    """For each class the positions of its labels, ascending."""
+    """Return the positions of each class, ascending."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.searchsorted(labels[order], np.arange(1, classes)))
 
 
 def _subsets(labels: NDArray[np.int64], params: SplitJob, classes: Sequence[str]) -> NDArray[np.str_]:
-    """`holdout`, `weights` or `alphas` for each image, stratified by class.
+    """Assign each image to `holdout`, `weights` or `alphas`, stratified by class.
 
-    Every class has an image in both halves; UserError that names the classes with too few for that.
+    Every class has an image in both halves; UserError names the classes with too few for that.
     """
     generator = _generator(params.seed, ASSIGN)
     subsets = np.full(len(labels), "holdout")
@@ -187,25 +188,25 @@ def _subsets(labels: NDArray[np.int64], params: SplitJob, classes: Sequence[str]
 
 
 def _too_few(short: Sequence[tuple[int, int, int]], params: SplitJob, classes: Sequence[str]) -> str:
-    """What is wrong with classes given as (class, images, images that are not held out)."""
+    """Describe classes with too few images, given as (class, images, images not held out)."""
     c, images, rest = short[0]
     others = [c for c, _, _ in short[1:]]
     found = f"class {classes[c]}: {rest} of {images} images left to train on, 2 needed (weights and alphas)"
     if others:
-        found += f"; too few as well in {len(others)} of {len(classes)} classes: {_named(others, classes)}"
+        found += f"; too few also in {len(others)} of {len(classes)} classes: {_named(others, classes)}"
     if isinstance(params.imbalance, Natural):
         held = "".join(
             f"lower {name}, " for name in ("holdout_fraction", "test_per_class") if getattr(params, name)
         )
-        return f"{found}; {held}add images or take such classes out of the data set"
+        return f"{found}; {held}add images or remove such classes from the data set"
     return f"{found}; lower imbalance.factor or holdout_fraction, or raise max_per_class"
 
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:
-    """A stream of its own for each seed and purpose."""
+    """Return the generator of a seed and purpose."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(purpose,))))
 
 
 def _round(value: float) -> int:
-    """To the nearest integer, halves up."""
+    """Round to the nearest integer, halves up."""
     return int(value + 0.5)

@@ -1,1 +1,1 @@
-"""What makes training fit a long tail: objectives, mixing schedules, metrics."""
+"""Training and evaluation on a long tail: objectives, losses, mixing coefficients, metrics."""

@@ -1,6 +1,6 @@
-"""Losses of logits z float [n, classes] against labels y int64 [n], made for the classes' training counts.
+"""Losses of logits z float [n, classes] against labels y int64 [n], built from the classes' training counts.
 
-A class without images, which no batch can hold, counts as one with a single image.
+A class without images, which occurs in no batch, counts as one with a single image.
 """
 
 import math
@@ -32,7 +32,7 @@ SEESAW_FLOOR = 0.01  # the smallest σ_y that seesaw divides by
 class Loss:
     """The weighted mean Σ_i w_i s_i ℓ(z_i, y_i) / Σ_i w_i of a batch, with w_i = weights[y_i]: a scalar.
 
-    The class weights, float64 [classes], act from progress `at` on; before, and where there are none, all w_i
+    The class weights, float64 [classes], act from progress `at` on; before that, and without weights, all w_i
     are 1. The shares s_i, float [n], are 1 unless images are mixed.
     """
 
@@ -50,7 +50,7 @@ class Loss:
         return (weights * losses).sum() / weights.sum()
 
     def weighs(self, t: float) -> bool:
-        """Whether class weights act at progress t: all that t changes, so that a recorded step goes on."""
+        """Return whether class weights act at progress t, which is all that t changes in a captured step."""
         return self.weights is not None and t >= self.at
 
 
@@ -69,7 +69,7 @@ def focal(spec: Focal, counts: Tensor) -> Loss:
 
     def of_images(logits: Tensor, labels: Tensor) -> Tensor:
         log_p = -_negative_log_p(logits, labels)
-        # never 0, where a power γ < 1 has no slope
+        # never 0, where a power γ < 1 has no finite slope
         rest = (-torch.expm1(log_p)).clamp(min=torch.finfo(logits.dtype).tiny)
         return -(rest**spec.gamma) * log_p
 
@@ -79,8 +79,8 @@ def focal(spec: Focal, counts: Tensor) -> Loss:
 def ldam(spec: Ldam, counts: Tensor) -> Loss:
     """−log p_y of s (cos θ_c − Δ_y [c = y]), margins Δ_c ∝ n_c^(−1/4)  (Cao et al. 2019, §3.2).
 
-    The logits are s cos θ_c already, s = `scale`: the classifier's (nas/network.py), so that inference has
-    them, too. Weights of the effective numbers act from `at` on (deferred re-weighting, §3.3); None: never.
+    The logits are already s cos θ_c with s = `scale`, from the classifier (nas/network.py), so that inference
+    uses them too. Effective-number weights act from `at` on (deferred re-weighting, §3.3); None: never.
     """
     margins = counts**-0.25
     shift = spec.scale * spec.max_margin * margins / margins.max()
@@ -109,9 +109,9 @@ def logit_adjustment(spec: LogitAdjustment, counts: Tensor) -> Loss:
 def seesaw(spec: Seesaw, counts: Tensor) -> Loss:
     """−log p_y of z_c + log(M_yc C_yc)  (Wang et al. 2021, §3.2).
 
-    Mitigation M_yc = min(1, n_c/n_y)^p, compensation C_yc = max(1, σ_c/σ_y)^q with σ = softmax(z), which
-    counts as constant, σ_y as 0.01 at least (mmdet's seesaw_loss.py). n_c are the training set's, not those
-    of the batches so far (our own reading).
+    Mitigation M_yc = min(1, n_c/n_y)^p, compensation C_yc = max(1, σ_c/σ_y)^q with σ = softmax(z), detached,
+    and σ_y at least 0.01 (mmdet's seesaw_loss.py). n_c counts the training set, not the batches so far (our
+    own reading).
     """
     log_n = counts.log()
 
@@ -137,12 +137,12 @@ LOSSES: Kinds[Callable[..., Loss]] = {
 
 
 def make_loss(spec: LossSpec, counts: Tensor) -> Loss:
-    """The loss of a spec; counts: training images per class, int64 [classes]."""
+    """Build the loss of a spec; counts: training images per class, int64 [classes]."""
     return LOSSES[type(spec)](spec, counts.double().clamp(min=1))
 
 
 def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
-    """w_c ∝ (1 − β)/(1 − β^n_c), their sum C: float64 [classes]  (Cui et al. 2019, eq. 2 and §4)."""
+    """w_c ∝ (1 − β)/(1 − β^n_c), which sum to C: float64 [classes]  (Cui et al. 2019, eq. 2 and §4)."""
     weights = (1 - beta) / (1 - beta ** counts.double())
     return weights * len(counts) / weights.sum()
 

@@ -1,4 +1,4 @@
-"""Metrics of a classifier on a balanced test set, overall and by how many training images a class has."""
+"""Metrics of a classifier on a test set, overall and by the number of training images per class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ GROUPS = ("many", "medium", "few")
 
 
 def groups(train_counts: Sequence[int], many_above: int, few_below: int) -> list[str]:
-    """The group of each class: more than `many_above` training images, fewer than `few_below`, or between.
+    """Return each class's group: more than `many_above` training images, fewer than `few_below`, or between.
 
     Liu et al. 2019, §4, with 100 and 20.
     """
@@ -21,14 +21,14 @@ def groups(train_counts: Sequence[int], many_above: int, few_below: int) -> list
 
 
 def confusion(labels: Integers, predicted: Integers, classes: int) -> Integers:
-    """Counts [classes, classes]: row = true class, column = predicted class."""
+    """Count images, integers [classes, classes]: row = true class, column = predicted class."""
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def calibration(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int) -> list[dict[str, Any]]:
-    """The reliability diagram over `bins` equal intervals (low, high], those without images left out.
+    """Compute the reliability diagram over `bins` equal intervals (low, high], without empty ones.
 
-    Each with its images, their accuracy and their mean confidence; 0 counts to the first interval.
+    Each has its number of images, their accuracy and mean confidence; 0 belongs to the first interval.
     """
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return [
@@ -60,10 +60,10 @@ def evaluate(
     few_below: int,
     bins: int,
 ) -> dict[str, Any]:
-    """All metrics of probabilities [images, classes] against labels [images]; fractions in [0, 1].
+    """Compute all metrics of probabilities [images, classes] against labels [images]; fractions in [0, 1].
 
-    Balanced accuracy is the mean of the per-class accuracies; a class without test images has none (null),
-    nor has a group without classes. `nll` is the mean negative log-likelihood in nats.
+    Balanced accuracy is the mean of the per-class accuracies. A class without test images has None, as has a
+    group none of whose classes has test images. `nll` is the mean negative log-likelihood in nats.
     """
     probabilities = probabilities.astype(np.float64)
     predicted = probabilities.argmax(1)

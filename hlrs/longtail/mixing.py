@@ -1,7 +1,7 @@
-"""The mixing coefficient m(t): how much the conventional branch weighs at progress t in [0, 1].
+"""The mixing coefficient m(t): the weight of the conventional branch at progress t in [0, 1].
 
 Zhou et al. 2020 (BBN), §4.3 and the ablation of adaptor strategies, for all but `symmetric`, which is our
-own reading of HLRS. `draw` names the draw of a random coefficient: the same name gives the same value.
+own reading of HLRS. `draw` seeds a random coefficient: the same name gives the same value.
 """
 
 import math
@@ -54,7 +54,7 @@ def beta(spec: Beta, t: float, draw: str) -> float:
 def symmetric(spec: Symmetric, t: float, draw: str) -> float:
     """m = 1 − 2t² up to t = 1/2, then 2(1 − t)².
 
-    m(t) + m(1 − t) = 1, so both heads carry the same total weight (our own reading).
+    m(t) + m(1 − t) = 1, so both branches carry the same total weight (our own reading).
     """
     return 1 - 2 * t**2 if t <= 0.5 else 2 * (1 - t) ** 2
 
@@ -71,5 +71,5 @@ COEFFICIENTS: Kinds[Callable[..., float]] = {
 
 
 def coefficient(spec: Mixing, t: float, draw: str) -> float:
-    """m at progress t."""
+    """Return m at progress t, in [0, 1]."""
     return COEFFICIENTS[type(spec)](spec, t, draw)

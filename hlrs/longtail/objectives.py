@@ -1,7 +1,7 @@
-"""Objectives: how sampled batches become a loss, given one batch from each sampler.
+"""Objectives: the loss of one batch from each sampler.
 
-OBJECTIVES has what computes the loss; DEMANDS has what an objective asks of batches and network, which
-evaluation needs without any loss.
+OBJECTIVES computes the loss; DEMANDS says what an objective needs of batches and network, which evaluation
+asks for without a loss.
 """
 
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ from hlrs.longtail.row_rates import learn_rows_at, row_rates
 class Batch(Protocol):
     """Images float [n, channels, height, width] and labels int64 [n].
 
-    Where images are mixed: the labels of those mixed in, int64 [n], and the share of the former, float [n].
+    For mixed images: `partners` int64 [n], the labels of those mixed in, `share` float [n], that of `labels`.
     """
 
     @property
@@ -44,30 +44,30 @@ class Batch(Protocol):
 
 
 class Network(Protocol):
-    """What an objective asks of a network; see nas/network.py."""
+    """The interface that an objective needs of a network; see nas/network.py."""
 
     def features(self, images: Tensor, branch: int) -> Tensor:
-        """Pooled features of one branch."""
+        """Return the pooled features of one branch."""
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits of the branches' features, side by side."""
+        """Return the logits of the branches' features, concatenated."""
 
     def finalize(self, features: Tensor) -> Tensor:
-        """Logits for inference: of the class-specific weights, where there are some."""
+        """Return the logits for inference: from the class-specific weights, where there are any."""
 
     def heads(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits and those of the auxiliary head."""
+        """Return the logits, and those of the auxiliary head; None without one."""
 
     @property
     def class_specific(self) -> nn.Module | None:
-        """The class-specific weights of a dual head."""
+        """Return the class-specific weights of a dual head; None without one."""
 
 
-Mixing = Tensor | float | None  # a tensor where steps are recorded (training/cuda_graphs.py)
+Mixing = Tensor | float | None  # a tensor in a captured step (training/cuda_graphs.py)
 
 
 class Outcome(NamedTuple):
-    """A loss to descend and the accuracy that went with it, both scalars."""
+    """The loss to minimise and the accuracy on the same batches, both scalars."""
 
     loss: Tensor
     accuracy: Tensor
@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
 class Objective(ABC):
     """A loss over one batch from each sampler, at progress t; `mixing` is m(t), None without branches.
 
-    t must act through `loss` alone: a captured step is out of date as soon as `loss.weighs(t)` changes.
+    t may act through `loss` alone: a step is captured again only when `loss.weighs(t)` changes.
     """
 
     loss: Loss
@@ -84,26 +84,26 @@ class Objective(ABC):
     @classmethod
     @abstractmethod
     def of(cls, spec: Any, counts: Tensor, auxiliary_weight: float, for_alphas: bool) -> "Objective":
-        """The objective of a spec, for weights or alphas; counts: images per class, int64 [classes]."""
+        """Build the objective of a spec, for weights or alphas; counts: images per class, int64 [classes]."""
 
     @abstractmethod
     def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
-        """Loss and accuracy of a network."""
+        """Compute loss and accuracy of a network."""
 
     @abstractmethod
     def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
-        """Register what the objective does to gradients before each step of the optimizer."""
+        """Register how the objective changes gradients before each optimizer step."""
 
 
 class Plain(Objective):
-    """L(f(x), y), plus the auxiliary head's loss times its weight where there is one (DARTS, §A.2)."""
+    """L(f(x), y), plus the auxiliary head's loss times its weight, where there is one (DARTS, §A.2)."""
 
     def __init__(self, loss: Loss, auxiliary_weight: float = 0.0) -> None:
         self.loss, self.auxiliary_weight = loss, auxiliary_weight
 
     @classmethod
     def of(cls, spec: PlainSpec, counts: Tensor, auxiliary_weight: float, for_alphas: bool) -> "Plain":
-        """The same for weights and alphas."""
+        """Build the same objective for weights and alphas."""
         return cls(make_loss(spec.loss, counts), auxiliary_weight)
 
     def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
@@ -133,7 +133,7 @@ class Bilateral(Objective):
     def of(
         cls, spec: BilateralSpec, counts: Tensor, auxiliary_weight: float, for_alphas: bool
     ) -> "Bilateral":
-        """The same for weights and alphas."""
+        """Build the same objective for weights and alphas."""
         return cls(make_loss(spec.loss, counts))
 
     def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
@@ -166,12 +166,12 @@ class DualHead(Objective):
 
     @classmethod
     def of(cls, spec: DualHeadSpec, counts: Tensor, auxiliary_weight: float, for_alphas: bool) -> "DualHead":
-        """For the weights with both classifiers' losses, for the alphas with the shared one's."""
+        """Use both classifiers' losses for the weights, the shared one's for the alphas."""
         return cls(make_loss(spec.loss, counts), row_rates(counts, spec.gamma), for_alphas)
 
     def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
         """Let the class-specific weights learn at their classes' rates."""
-        assert network.class_specific is not None  # as `Demands.dual` asks
+        assert network.class_specific is not None  # by `Demands.dual`
         learn_rows_at(self.rates, network.class_specific.parameters(), optimizer)
 
     def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
@@ -191,12 +191,12 @@ OBJECTIVES: Kinds[type[Objective]] = {PlainSpec: Plain, BilateralSpec: Bilateral
 def make_objective(
     spec: ObjectiveSpec, counts: Tensor, auxiliary_weight: float = 0.0, for_alphas: bool = False
 ) -> Objective:
-    """The objective of a spec, for weights or alphas; counts: images per class, int64 [classes]."""
+    """Build the objective of a spec, for weights or alphas; counts: images per class, int64 [classes]."""
     return OBJECTIVES[type(spec)].of(spec, counts, auxiliary_weight, for_alphas)
 
 
 def loss_of(loss: Loss, logits: Tensor, batch: Batch, t: float) -> Tensor:
-    """L(z, y); of mixed images, λL(z, y) + (1 − λ)L(z, y′), y′ the partners' labels, λ each image's share.
+    """L(z, y); for mixed images, λL(z, y) + (1 − λ)L(z, y′), y′ the partners' labels, λ each image's share.
 
     Zhang et al. 2018 (mixup), authors' code; a loss with class weights takes its weighted mean over each of
     the two sets of labels.
@@ -207,7 +207,7 @@ def loss_of(loss: Loss, logits: Tensor, batch: Batch, t: float) -> Tensor:
 
 
 def accuracy(logits: Tensor, batch: Batch) -> Tensor:
-    """Share of images whose largest logit is their label's; mixed ones count by shares: scalar, float32."""
+    """Compute the share of images classified correctly, mixed ones by their shares: scalar, float32."""
     best = logits.detach().argmax(1)
     hits = (best == batch.labels).float()
     if batch.partners is not None and batch.share is not None:
@@ -215,11 +215,11 @@ def accuracy(logits: Tensor, batch: Batch) -> Tensor:
     return hits.mean()
 
 
-# --- what an objective asks for ---------------------------------------------------------------------------
+# --- what an objective needs ------------------------------------------------------------------------------
 
 
 class Demands(NamedTuple):
-    """What an objective asks of batches and network: samplers, mixing coefficient, branches, classifiers."""
+    """What an objective needs of batches and network: samplers, mixing coefficient, branches, classifiers."""
 
     samplers: list[Sampler]  # one batch of each per step
     mixing: MixingSpec | None
@@ -229,7 +229,7 @@ class Demands(NamedTuple):
     dual: bool  # class-specific weights beside the shared classifier
 
     def layout(self) -> dict[str, Any]:
-        """Arguments of a network's constructor."""
+        """Return arguments for a network's constructor."""
         scale = getattr(self.loss, "scale") if self.loss.cosine else None  # noqa: B009 - of those on cosines
         return {
             "branches": self.branches,
@@ -245,7 +245,7 @@ def plain(spec: PlainSpec) -> Demands:
 
 
 def bilateral(spec: BilateralSpec) -> Demands:
-    """Two samplers, a branch for each, whose features are mixed."""
+    """Two samplers with one branch each, whose features are mixed."""
     samplers = [spec.conventional, spec.rebalancing]
     return Demands(samplers, spec.mixing, spec.loss, branches=2, branch_cells=spec.branch_cells, dual=False)
 
@@ -263,11 +263,11 @@ DEMANDS: Kinds[Callable[..., Demands]] = {
 
 
 def demands_of(spec: ObjectiveSpec) -> Demands:
-    """What an objective asks for."""
+    """Return what an objective needs."""
     return DEMANDS[type(spec)](spec)
 
 
 def mixing_at(spec: ObjectiveSpec, t: float, draw: str) -> float | None:
-    """The mixing coefficient m(t), None where nothing is mixed; `draw` names the draw of a random one."""
+    """Return the mixing coefficient m(t), None where nothing is mixed; `draw` seeds a random one."""
     mixing = demands_of(spec).mixing
     return None if mixing is None else coefficient(mixing, t, draw)

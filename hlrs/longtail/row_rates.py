@@ -1,4 +1,4 @@
-"""Learning rates of a classifier's rows, a class each."""
+"""Learning rates of a classifier's rows, one per class."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def row_rates(counts: Tensor, gamma: float) -> Tensor:
     """r_c = (n_max/n_c)^γ / Z, Z such that the mean over the images, Σ_c n_c r_c / n, is 1.
 
-    Our own reading. counts: training images of each class, int64 [classes]; a class without any has the rate
+    Our own reading. counts: training images per class, int64 [classes]; a class without images has the rate
     of one with a single image. Rates: float64 [classes].
     """
     images = counts.double()
@@ -19,11 +19,11 @@ def row_rates(counts: Tensor, gamma: float) -> Tensor:
 
 
 def learn_rows_at(rates: Tensor, parameters: Iterable[nn.Parameter], optimizer: torch.optim.SGD) -> None:
-    """From now on, the optimizer moves row c of the parameters [classes, ...] at rates[c] times its own rate.
+    """Make the optimizer update row c of the parameters [classes, ...] at rates[c] times its learning rate.
 
     Before each of its steps the gradient g becomes r·g + (r − 1)·λw, to which SGD adds its weight decay λw:
-    r·(g + λw), as with a learning rate of its own for each row, since momentum is linear. The gradient's norm
-    is to be clipped before.
+    r·(g + λw), as with a separate learning rate per row, since momentum is linear. Clip the gradient's norm
+    before.
     """
     rows = [
         (parameter, rates.to(parameter).view(-1, *[1] * (parameter.ndim - 1))) for parameter in parameters

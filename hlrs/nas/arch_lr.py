@@ -1,7 +1,6 @@
-"""Schedules of the architecture's learning rate: a factor at progress t in [0, 1].
+"""Schedules of the alphas' learning rate: its factor at progress t in [0, 1].
 
-Our own reading of HLRS (docs/methods.md). `mixing` is the mixing coefficient m(t), None without
-branches.
+Our own reading of HLRS (docs/methods.md). `mixing` is the mixing coefficient m(t), None without branches.
 """
 
 import math
@@ -68,5 +67,5 @@ SCHEDULES: Kinds[Callable[..., float]] = {
 
 
 def factor(spec: ArchLR, t: float, mixing: float | None) -> float:
-    """Factor on the alphas' learning rate at progress t."""
+    """Return the factor on the alphas' learning rate at progress t, in [0, 1]."""
     return SCHEDULES[type(spec)](spec, t, mixing)

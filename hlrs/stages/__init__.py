@@ -1,1 +1,1 @@
-"""One module a stage: read artifacts, wire the parts, write artifacts."""
+"""One module per stage: read artifacts, wire the parts, write artifacts."""

@@ -19,7 +19,7 @@ from hlrs.training.startup import ready
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write metrics.json and predictions.parquet (a row a test image)."""
+    """Write metrics.json and predictions.parquet (one row per test image)."""
     params = EvaluateJob.model_validate(job.params)
     device = prepare(params.evaluate.threads)
     weights, facts = read_tensors(Path(job.inputs["weights"]))
@@ -42,7 +42,7 @@ def run(job: Job) -> dict[str, Any]:
     startup = ready()
     probabilities = predict(network, images.set, everything, params.evaluate.batch_size)
     if not np.isfinite(probabilities).all():
-        raise Failure(f"{job.inputs['weights']}: outputs are not finite: lower retrain.weights.lr")
+        raise Failure(f"{job.inputs['weights']}: outputs are not finite; lower retrain.weights.lr")
     counts = read_json(Path(job.inputs["classes"]))["counts"]
     train_counts = [w + a for w, a in zip(counts["weights"], counts["alphas"], strict=True)]
     groups = params.groups

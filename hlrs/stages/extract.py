@@ -32,7 +32,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def final_architecture(path: Path) -> tuple[Alphas, EdgeWeights]:
-    """{"normal", "reduce"}: alphas and edge weights after the last epoch; Failure if one is missing."""
+    """Read the last epoch's alphas and edge weights by cell, "normal" and "reduce"; Failure if incomplete."""
     rows = read_table(path, "alphas").to_pylist()
     last = max((row["epoch"] for row in rows), default=0)
     alphas, edge_weights = {}, {}

@@ -1,4 +1,4 @@
-"""A split's images, on the device or streamed."""
+"""The images of a split, on the device or streamed."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,16 +21,15 @@ from hlrs.data.sources.open import open_source
 
 Statistics = tuple[list[float], list[float]]  # mean and standard deviation of each channel
 
-
-SAMPLE = 4096  # images of a streamed set that its channels' statistics are of
+SAMPLE = 4096  # images from which the channel statistics of a streamed set are computed
 
 
 class SplitImages:
     """The images of some subsets of a split; `positions(subset)` finds a subset among them.
 
-    They lie on the device, or are streamed if that takes more than `stream.above_mb`, or if `resized_crop`
-    asks for the files' images. Channels are normalised by the given statistics, or else by the images' own:
-    of a streamed set by those of at most SAMPLE images, the same on every machine.
+    They are held on the device, or streamed if they take more than `stream.above_mb`, or if `resized_crop`
+    needs the files' images. Channels are normalised by the given statistics, else by those of the images that
+    are not held out; of a streamed set, by at most SAMPLE of these, the same on every machine.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class SplitImages:
         return mean, std
 
     def _sample(self, loader: Loader) -> Iterator[npt.NDArray[np.uint8]]:
-        """At most SAMPLE of the images that are trained on, in parts."""
+        """Yield at most SAMPLE of the images that are not held out, in parts."""
         trained = torch.from_numpy(np.flatnonzero(self.subset != "holdout"))
         sample = trained[torch.randperm(len(trained), generator=generator("channel statistics"))[:SAMPLE]]
         requests = as_they_are(sample.sort().values, 64)
@@ -76,11 +75,11 @@ class SplitImages:
         return (loader.pixels(request).numpy() for request in requests)
 
     def positions(self, *subsets: str) -> torch.Tensor:
-        """Positions of the subsets' images within the set: int64, on the CPU."""
+        """Return the positions of the subsets' images within the set: int64, on the CPU."""
         return torch.from_numpy(np.flatnonzero(np.isin(self.subset, subsets)))
 
     def counts(self, *subsets: str) -> torch.Tensor:
-        """Images of each class in the subsets: int64 [classes], on the device."""
+        """Count the images per class in the subsets: int64 [classes], on the device."""
         positions = self.positions(*subsets).to(self.set.labels.device)
         return torch.bincount(self.set.labels[positions], minlength=len(self.classes))
 
@@ -88,12 +87,12 @@ class SplitImages:
 def augmentation_of(
     augment: Augment, cutout: int, policy: AutoAugment | RandAugment | None = None
 ) -> Augmentation:
-    """What a data set's spec and a recipe do to training images together."""
+    """Combine a data set's augmentation with a recipe's cutout and policy."""
     return Augmentation(**dict(augment), cutout=cutout, policy=policy)
 
 
 def as_they_are(positions: torch.Tensor, batch_size: int) -> list[Request]:
-    """Requests for images without augmentation, in order."""
+    """Request images without augmentation, in order."""
     parts = positions.split(batch_size)
     return [Request(part, Augmentation(), ("as they are", number)) for number, part in enumerate(parts)]
 
@@ -101,7 +100,7 @@ def as_they_are(positions: torch.Tensor, batch_size: int) -> list[Request]:
 def predict(
     network: torch.nn.Module, images: LabelledImages, positions: torch.Tensor, batch_size: int
 ) -> npt.NDArray[np.float32]:
-    """Softmax probabilities [positions, classes] of some images; leaves the network in evaluation mode."""
+    """Compute softmax probabilities [positions, classes]; leaves the network in evaluation mode."""
     network.eval()
     requests = as_they_are(positions, batch_size)
     images.expect("predict", [[request] for request in requests])

@@ -12,7 +12,7 @@ from hlrs.nas.resnet import ResNet
 
 
 def read_genotype(path: Path) -> Genotype:
-    """A genotype JSON; UserError where it is not one."""
+    """Read a genotype from JSON; UserError if it is not one."""
     return from_json(read_json(path), str(path))
 
 
@@ -24,9 +24,9 @@ def derived_network(
     in_channels: int,
     classes: int,
 ) -> BranchedNetwork:
-    """The network that is retrained: of the genotype in a file, or a ResNet of a depth.
+    """Build the network to retrain, of the genotype in a file or a ResNet of depth `resnet`.
 
-    With PyTorch's initialisation.
+    Its weights have PyTorch's initialisation.
     """
     layout = {"in_channels": in_channels, "classes": classes, **demands_of(recipe.objective).layout()}
     if resnet is not None:

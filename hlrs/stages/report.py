@@ -59,7 +59,7 @@ def _record(job: Job, stage: str, name: str) -> JobRecord:
 
 
 def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run]:
-    """The retrainings of one genotype, which share everything before them."""
+    """Yield the retrainings of one genotype, which share everything before them."""
     params = job.params["params"]
     searcher = params["methods"][method]["searcher"]["kind"]
     name = f"{dataset}/{method}/{seed}"
@@ -98,7 +98,7 @@ def _history(job: Job, stage: str, name: str) -> Columns:
 
 
 def _drawing(path: Path) -> str:
-    """An SVG from its root element on, ready to be inlined."""
+    """Read an SVG from its root element on, ready to be inlined."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

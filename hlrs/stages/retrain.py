@@ -1,4 +1,4 @@
-"""Retrain: the genotype's network, or a ResNet, from scratch, on the whole long-tailed training set."""
+"""Retrain: train the genotype's network, or a ResNet, from scratch on the whole long-tailed training set."""
 
 import copy
 import itertools
@@ -37,7 +37,7 @@ from hlrs.training.throughput import Throughput, measure
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write weights.safetensors (of the last epoch: nothing is selected) and history.parquet."""
+    """Write weights.safetensors (after the last epoch: nothing is selected) and history.parquet."""
     params = RetrainJob.model_validate(job.params)
     device = prepare(params.retrain.threads)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
@@ -51,7 +51,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
-    """The pace of a retraining in each of some epochs, measured over so many seconds each."""
+    """Measure a retraining's throughput for so many seconds in each of the epochs; writes nothing."""
     params = RetrainJob.model_validate(job.params)
     device = prepare(params.retrain.threads)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
@@ -61,7 +61,7 @@ def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training: its epochs, which weights learn, by which SGD, on which batches."""
+    """A phase of the training: its epochs, the weights that learn, their SGD and batches."""
 
     name: str
     first: int  # epoch
@@ -73,10 +73,10 @@ class Phase:
 
 
 class RetrainTask:
-    """Plain descent on the training set (DARTS, §A.2.1), under any objective.
+    """Train by SGD on the training set (DARTS, §A.2.1), under any objective.
 
-    The result's weights are the network's, or their moving average. A `retrained` classifier has a second
-    phase: drawn anew, it learns alone, on class-balanced batches (Kang et al. 2020, §4.2).
+    The result's weights are the network's, or their moving average. A `retrained` classifier adds a second
+    phase: initialised again, it learns alone on class-balanced batches (Kang et al. 2020, §4.2).
     """
 
     sums = 3  # loss, accuracy, mixing coefficient
@@ -131,7 +131,7 @@ class RetrainTask:
         )
 
     def begin(self, epoch: int) -> None:
-        """Learning rate at the phase's progress; drop path's probability grows as in DARTS's cnn/train.py."""
+        """Set the learning rate at the phase's progress; drop path grows as in DARTS's cnn/train.py."""
         self.epoch = epoch
         self.phase = next(phase for phase in reversed(self.phases) if phase.first <= epoch)
         own = epoch - self.phase.first
@@ -144,17 +144,17 @@ class RetrainTask:
         if self.phase.name == "network":
             self.network.train()
         else:
-            self.result.eval()  # the running statistics stay as they are, too
-        self.compute = self.recorded(self._compute, self.baked())
+            self.result.eval()  # the running statistics stay unchanged too
+        self.compute = self.recorded(self._compute, self.captured_constants())
 
-    def baked(self) -> tuple[Any, ...]:
-        """The epoch's facts that a recorded step holds, others than its inputs and what lies on the GPU."""
+    def captured_constants(self) -> tuple[Any, ...]:
+        """Return the epoch's constants that a captured step holds besides its inputs and device memory."""
         if self.phase.name != "network":
             return (self.phase.name,)
         return self.phase.name, self.drop_path > 0, self.objective.loss.weighs(self.t)
 
     def step(self, step: int) -> Tensor:
-        """One step of SGD, and of the moving average."""
+        """Take one step of SGD, and of the moving average."""
         batches, mixing, factors = self.phase.batches(step), None, None
         if self.phase.name == "network":
             mixing = mixing_at(self.recipe.objective, self.t, f"{self.purpose}/mixing/{self.epoch}/{step}")
@@ -165,7 +165,7 @@ class RetrainTask:
         return self.compute(mixing, factors, *itertools.chain(*batches))
 
     def _drop_path_factors(self, step: int) -> Tensor | None:
-        """What drop path multiplies the step's maps by; None without it."""
+        """Draw the factors by which drop path multiplies the step's maps; None without it."""
         if self.drop_path == 0 or not isinstance(self.network, DerivedNetwork):
             return None
         draw = generator(self.purpose, "drop path", self.epoch, step)
@@ -173,7 +173,7 @@ class RetrainTask:
         return send(draw_factors(maps, batch, self.drop_path, draw), self.device)
 
     def _compute(self, mixing: Mixing, factors: Tensor | None, *fields: Any) -> Tensor:
-        """A step on the batches with these fields."""
+        """Take a step on the batches with these fields."""
         batches = batches_of(fields)
         if self.phase.name == "network":
             if isinstance(self.network, DerivedNetwork):
@@ -187,18 +187,20 @@ class RetrainTask:
         return step_metrics(*outcome, 0.0 if mixing is None else mixing)
 
     def _of_classifier(self, batch: Batch) -> Outcome:
-        """Cross-entropy of the classifier on features that stay as they are."""
+        """Compute the cross-entropy of the classifier on fixed features."""
         with torch.no_grad():
             features = self.result.pooled(batch.images)
         logits = self.result.classify(features)
         return Outcome(F.cross_entropy(logits, batch.labels), accuracy(logits, batch))
 
     def end(self, means: list[float]) -> dict[str, Any]:
-        """The epoch's row of history.parquet; the network's last epoch decides on its classifier."""
+        """Return the epoch's row of history.parquet; after the network's last epoch, adapt its classifier."""
         mixes = self.demands.mixing is not None
         trained, classifier = self.epoch + 1 == self.recipe.epochs, self.recipe.classifier
         if trained and isinstance(classifier, NormalizedClassifier):
-            assert isinstance(self.result.classifier, nn.Linear)  # config.Retrain refuses it for cosines
+            assert isinstance(
+                self.result.classifier, nn.Linear
+            )  # config.recipes.Retrain rejects it for cosines
             normalize_classifier(self.result.classifier, classifier.tau)
         row = {
             "epoch": self.epoch,
@@ -212,7 +214,7 @@ class RetrainTask:
             "holdout_accuracy": self._holdout_accuracy(),
         }
         if trained and isinstance(classifier, RetrainedClassifier):
-            # here, not when the phase begins: a run that is resumed in that phase has its classifier already
+            # here, not when the phase begins: a run resumed in that phase already has its classifier
             initialize(self.result.classifier, generator(self.purpose, "classifier", "weights"))
         return row
 
@@ -223,7 +225,7 @@ class RetrainTask:
         return float((predicted == self.images.labels.cpu().numpy()[self.holdout]).mean())
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, running statistics and momentum; the moving average where there is one."""
+        """Return weights, running statistics and momentum; the moving average where there is one."""
         state = prefixed("net", self.network.state_dict())
         if self.result is not self.network:
             state |= prefixed("average", self.result.state_dict())
@@ -232,7 +234,7 @@ class RetrainTask:
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over a state."""
+        """Restore a state."""
         self.recorded.forget()  # the optimizers' states move to other memory
         self.network.load_state_dict(unprefixed("net", state))
         if self.result is not self.network:

@@ -67,9 +67,9 @@ SEARCHES: Kinds[Callable[..., dict[str, Any]]] = {SearchJob: _train, RandomSearc
 
 
 class SearchTask:
-    """DARTS's alternating descent (Liu et al. 2019, algorithm 1) for any searcher, objective, schedule."""
+    """Alternating descent (DARTS, Liu et al. 2019, algorithm 1) for any searcher, objective, schedule."""
 
-    images_per_step = 0  # set by the epoch: fewer without architecture steps
+    images_per_step = 0  # set per epoch: fewer without architecture steps
     sums = 5  # loss and accuracy on the weights' images, on the alphas' images, mixing coefficient
 
     def __init__(self, params: SearchJob, images: SplitImages, device: torch.device) -> None:
@@ -110,13 +110,13 @@ class SearchTask:
         self.compute = self.recorded(self._compute, self.captured_constants())
 
     def captured_constants(self) -> tuple[Any, ...]:
-        """The numbers of the epoch that a captured step holds besides its inputs and device memory."""
+        """Return the epoch's constants that a captured step holds besides its inputs and device memory."""
         stepped = self.alphas_lr > 0
         unrolled_at = self.weights_lr if stepped and self.searcher.order == 2 else None
         return stepped, self.on_weights.loss.weighs(self.t), self.on_alphas.loss.weighs(self.t), unrolled_at
 
     def _alphas_lr(self) -> float:
-        """By the schedule; 0 skips the architecture's steps: while the searcher rests or after a stop."""
+        """Return the schedule's rate; 0, which skips the steps, while the searcher rests or after a stop."""
         if self.early_stopping.stopped or self.searcher.rests(self.t):
             return 0.0
         mixing = mixing_at(self.params.objective, self.t, "")
@@ -127,7 +127,7 @@ class SearchTask:
         return mixing_at(self.params.objective, self.t, purpose)
 
     def _draw(self, purpose: str, step: int) -> Tensor | None:
-        """What the searcher draws for the passes of one purpose in a step."""
+        """Let the searcher draw for the passes of one purpose in a step."""
         draw = generator(self.params.seed, "search", "draw", purpose, self.epoch, step)
         drawn = self.searcher.draw(self.supernet.shape, draw, self.epoch, self.epochs)
         return None if drawn is None else send(drawn, self.device)
@@ -164,7 +164,7 @@ class SearchTask:
         return step_metrics(*outcome, *seen, 0.0 if mixing is None else mixing)
 
     def _step_alphas(self, training: Callable[[], Outcome], validation: Callable[[], Outcome]) -> Outcome:
-        """Take one Adam step; returns loss and accuracy on the alphas' batch, at w or at the unrolled w′."""
+        """Take one Adam step; return loss and accuracy on the alphas' batch, at w or at the unrolled w′."""
         seen: list[Outcome] = []
 
         def penalized() -> Tensor:
@@ -186,7 +186,7 @@ class SearchTask:
         return seen[0]
 
     def end(self, means: list[float]) -> dict[str, Any]:
-        """Record the architecture, check whether to stop it; returns the epoch's row of history.parquet."""
+        """Record the architecture, check whether to stop it; return the epoch's row of history.parquet."""
         stepped = self.alphas_lr > 0
         eigenvalue = self.early_stopping.estimate(self._estimate)
         self.trajectory.record()
@@ -209,7 +209,7 @@ class SearchTask:
         }
 
     def _estimate(self, vector: Tensor) -> Tensor:
-        """Power iteration from a vector on a quarter of the epoch's first batch of the alphas' images.
+        """Run power iteration from a vector, on a quarter of the epoch's first batch of the alphas' images.
 
         On these, second derivatives need about as much memory as a training step on the whole batch.
         """
@@ -224,13 +224,13 @@ class SearchTask:
         return iterate(vector, self._mixing(0), self._draw("eigenvalue", 0), *itertools.chain(*batches))
 
     def _iterate(self, vector: Tensor, mixing: Mixing, drawn: Tensor | None, *fields: Any) -> Tensor:
-        """Power iteration from a vector on the batches with these fields."""
+        """Run power iteration from a vector on the batches with these fields."""
         self.supernet.drawn = drawn
         loss = self.on_alphas(self.supernet, batches_of(fields), self.t, mixing).loss
         return self.early_stopping.iterate(loss, self.alphas, self.weights, vector)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, architecture, both optimizers, early stopping, and the trajectory so far."""
+        """Return weights, architecture, both optimizers, early stopping, and the trajectory so far."""
         return {
             **prefixed("net", self.supernet.state_dict()),
             **prefixed("sgd", pack_optimizer(self.weights_optimizer)),
@@ -287,7 +287,7 @@ def _make_adam(alphas: list[torch.nn.Parameter], adam: Adam, device: torch.devic
 
 
 def _make_batches(params: SearchJob, images: SplitImages) -> Iterable[Batches]:
-    """Batches of both halves; the weights' half sets the steps per epoch."""
+    """Build the batches of both halves; the weights' half sets the steps per epoch."""
     search, samplers = params.search, demands_of(params.objective).samplers
     augmentation = augmentation_of(params.images.augment, search.cutout)
     positions = {half: images.positions(half) for half in HALVES}

@@ -1,4 +1,4 @@
-"""The long-tailed split of a data set."""
+"""Split: draw the long-tailed split of a data set."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from hlrs.data.split import draw
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write split.parquet, classes.json and files.parquet, which tells the bytes that they come from."""
+    """Write split.parquet, classes.json and files.parquet, which records the bytes of their origin."""
     spec = SplitJob.model_validate(job.params)
     source = open_source(spec.source)
     columns = draw(source.train_labels, source.test_labels, spec, source.classes)
@@ -30,7 +30,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def files(source: Source) -> dict[str, list[Any]]:
-    """Name, size and SHA-256 of every file of a source; names, as paths differ from machine to machine."""
+    """Return name, size and SHA-256 of every file of a source; names, as paths differ between machines."""
     names, paths = zip(*data_files(source), strict=True)
-    digests = file_digests(paths)  # first: it says which files are missing
+    digests = file_digests(paths)  # first, as it reports missing files
     return {"name": list(names), "bytes": [path.stat().st_size for path in paths], "sha256": digests}

@@ -47,7 +47,7 @@ def png(image):
 
 
 def write_parquet(path, images, labels, image="img", label="label", metadata=None, **extra):
-    """A file in the Hugging Face layout, four rows a row group; an image is pixels, bytes or None."""
+    """A file in the Hugging Face layout, four rows per row group; an image is pixels, bytes or None."""
     encoded = [png(i) if isinstance(i, np.ndarray) else i for i in images]
     records = pa.array([{"bytes": e, "path": None} for e in encoded], STRUCT)
     table = pa.table(extra | {image: records, label: labels}).replace_schema_metadata(metadata)
@@ -107,7 +107,7 @@ def lists(root, train, test=None, classes=None):
 
 
 def write_imagenet(root, images, labels, test_images, test_labels):
-    """ImageNet-LT's layout: a folder a class under train and val; its list files beside them."""
+    """ImageNet-LT's layout: one folder per class under train and val; its list files beside them."""
     lines = {"train": [], "val": []}
     for number, label in enumerate(labels):
         lines["train"].append(f"train/n0144{label:04d}/n0144{label:04d}_{number}.JPEG {label}")
@@ -197,7 +197,7 @@ def test_contract(kind, tmp_path):
     assert np.abs(images - expected[asked]).max() <= 0.5
     assert source.read([], size=4).shape == (0, source.channels, 4, 4)
     assert source.read(np.array([5, 6]), size=8).tolist() == source.read([5, 6]).tolist()
-    with pytest.raises(UserError, match=f"asked of a source with {len(labels)}"):
+    with pytest.raises(UserError, match=f"source has {len(labels)}:.*rerun the split"):
         source.read([len(labels)])
 
 
@@ -303,12 +303,12 @@ def test_parquet_reads_only_the_row_groups_asked_for(tmp_path):
     path.write_bytes(content)
     source = open_source(parquet([str(path)]))
     assert source.read([3, 0]).shape == (2, 3, 8, 8)
-    with pytest.raises(UserError, match=r"a\.parquet: cannot be read \(.*anew"):
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read \(.*`dvc pull`"):
         source.read([4])
 
 
 def test_parquet_of_many_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_module, "BATCH", 3)  # a row group of four then takes two
+    monkeypatch.setattr(parquet_module, "BATCH", 3)  # a row group of four then takes two batches
     images = pixels(11)
     source = open_source(parquet([write_parquet(tmp_path / "a.parquet", images, [0] * 11)]))
     asked = np.random.default_rng(1).permutation(11)
@@ -489,7 +489,7 @@ def test_imagenet_lt_as_published(tmp_path):
 
 
 def test_inaturalist_2018_as_published(tmp_path):
-    """A super-category and a class a folder; the class names in a file, in the order of the labels."""
+    """One folder per super-category and class; the class names in a file, in the order of the labels."""
     images = pixels(4)
     names = ["Plantae/7477/a 1.jpg", "Aves/1/b.jpg", "Plantae/7477/c.jpg", "Aves/1/d.jpg"]
     for name, image in zip(names, images, strict=True):
@@ -514,15 +514,15 @@ LINES = ["a/1.jpg 0", "b/2.jpg 1", "c/3.jpg 2"]
 @pytest.mark.parametrize(
     ("train", "test", "classes", "message"),
     [
-        ([*LINES, "d/4.jpg"], None, None, r"train\.txt:4: 'd/4\.jpg' is no line of \"path label\""),
-        (["a/1.jpg,0"], None, None, r"train\.txt:1: 'a/1\.jpg,0' is no line"),
-        (["", "a/1.jpg -1"], None, None, r"train\.txt:2: 'a/1\.jpg -1' is no line"),
-        (["a/1.jpg 1.0"], None, None, r"train\.txt:1: .* is no line"),
-        (["a/1.jpg 99999999999999999999"], None, None, r"train\.txt:1: .* is no line"),
-        (["3"], None, None, r"train\.txt:1: '3' is no line"),
+        ([*LINES, "d/4.jpg"], None, None, r"train\.txt:4: 'd/4\.jpg' is not a \"path label\" line"),
+        (["a/1.jpg,0"], None, None, r"train\.txt:1: 'a/1\.jpg,0' is not a \"path label\" line"),
+        (["", "a/1.jpg -1"], None, None, r"train\.txt:2: 'a/1\.jpg -1' is not a \"path label\" line"),
+        (["a/1.jpg 1.0"], None, None, r"train\.txt:1: .* is not a \"path label\" line"),
+        (["a/1.jpg 99999999999999999999"], None, None, r"train\.txt:1: .* is not a \"path label\" line"),
+        (["3"], None, None, r"train\.txt:1: '3' is not a \"path label\" line"),
         (["a/1.jpg 0", "/data/a.jpg 1"], None, None, r"train\.txt:2: /data/a\.jpg is not below source\.root"),
         (["../a.jpg 0"], None, None, r"train\.txt:1: \.\./a\.jpg is not below source\.root"),
-        (["", " "], None, None, r"train\.txt: names no image"),
+        (["", " "], None, None, r"train\.txt: lists no images"),
         (
             [*LINES, "", "b/2.jpg 2", "a/1.jpg 0"],
             None,
@@ -544,7 +544,7 @@ LINES = ["a/1.jpg 0", "b/2.jpg 1", "c/3.jpg 2"]
             LINES,
             ["d 2", LINES[1], "a/1.jpg 2"],
             None,
-            r"test\.txt: 2 of 3 images are in .*train\.txt as well, the first is b/2",
+            r"test\.txt: 2 of 3 images are also in .*train\.txt, the first is b/2",
         ),
     ],
 )
@@ -602,7 +602,7 @@ GOOD = medmnist(pixels(2), [0, 1], pixels(1), [0])
     [
         (
             {"train_labels": np.zeros((2, 14), dtype=np.uint8)},
-            r"train_labels has 14 labels an image; .*multi-label",
+            r"train_labels has 14 labels per image, .*multi-label",
         ),
         ({"train_labels": np.zeros((3, 1), dtype=np.uint8)}, r"train_labels is uint8 \[3, 1\] for 2 images"),
         ({"test_labels": np.zeros((1, 1))}, r"test_labels is float64 \[1, 1\] for 1 images; .* integers"),
@@ -631,7 +631,7 @@ def test_bad_npz(tmp_path):
     refused(spec, r"a\.npz: no such file")
     for content in (b"", b"text", b"PK\x03\x04" + bytes(40)):
         path.write_bytes(content)
-        refused(spec, r"a\.npz: broken or not an \.npz \(.*\); .*anew")
+        refused(spec, r"a\.npz: broken or not an \.npz \(.*\); .*`dvc pull`")
     refused(
         npz(path, train_images=GOOD["train_images"]),
         r"no array test_images among its arrays \(train_images\)",
@@ -651,7 +651,7 @@ def test_bad_npz(tmp_path):
 
 def test_folders(tmp_path):
     write_folders(tmp_path / "train", pixels(4), [0, 1, 2, 1])
-    write_folders(tmp_path / "test", pixels(1), [2])  # a class less is no mistake
+    write_folders(tmp_path / "test", pixels(1), [2])  # a missing class is no mistake
     (tmp_path / "train" / "dog" / "notes.txt").write_text("not an image")
     source = open_source(folders(tmp_path / "train", tmp_path / "test"))
     assert source.classes == ["cat", "dog", "eel"]
@@ -669,7 +669,7 @@ def test_folders(tmp_path):
 
 def test_bad_folders(tmp_path):
     refused(folders(tmp_path / "none"), "none: No such file or directory; it is named in the params")
-    refused(folders(tmp_path), "no folders in it")
+    refused(folders(tmp_path), "contains no folders; image_folder needs one folder per class")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     refused(folders(tmp_path / "empty"), r"empty: no images .*\.png")
     train = write_folders(tmp_path / "train", pixels(1), [0])
@@ -733,7 +733,7 @@ def test_superclasses_of_cifar100():
 
 
 def test_coarse_labels_of_torchvisions_cifar100(tmp_path, monkeypatch):
-    """On files as torchvision's class wants them, whose checks of the bytes are told of these."""
+    """On files in torchvision's format, with its checksums replaced by theirs."""
     from torchvision import datasets
 
     fine = {"train": [4, 1, 0], "test": [99, 4]}

@@ -108,7 +108,7 @@ def test_pareto_keeps_both_ends_and_falls(factor):
 
 
 def test_pareto_is_near_imagenet_lt():
-    """Published: 115,846 images, 1,280 to 5 a class; 385 classes have more than 100, 136 fewer than 20."""
+    """Published: 115,846 images, 1,280 to 5 per class; 385 classes have more than 100, 136 fewer than 20."""
     counts = np.array(class_counts(pareto(256), 1280, 1000))
     assert (counts[0], counts[-1]) == (1280, 5)
     assert abs(counts.sum() / 115_846 - 1) < 0.06
@@ -318,7 +318,7 @@ def test_subsets_do_not_change_what_is_drawn():
         (
             [50, 1, 9, 1, 1],
             params(Natural()),
-            "^class b: 1 of 1 images left .*; too few as well in 2 of 5 classes: d, e; add images or take",
+            "^class b: 1 of 1 images left .*; too few also in 2 of 5 classes: d, e; add images or remove",
         ),
         (
             [9, *[0] * 7, 9],
@@ -328,7 +328,7 @@ def test_subsets_do_not_change_what_is_drawn():
         (
             [99] * 9,
             params(exponential(99)),
-            r"^class h: 1 of 1 images .*; too few as well in 1 of 9 classes: i; lower imbalance\.factor",
+            r"^class h: 1 of 1 images .*; too few also in 1 of 9 classes: i; lower imbalance\.factor",
         ),
         (
             [50, 50],

@@ -152,7 +152,7 @@ def test_mean_rate_over_the_images_is_one_and_rarer_classes_learn_faster(counts,
 
 
 def problem(steps=10):
-    """A linear classifier, and gradients for it and for something else, drawn anew each step."""
+    """A linear classifier, and gradients for it and for something else, drawn at each step."""
     draw = torch.Generator().manual_seed(3)
     classifier, other = nn.Linear(4, 3).double(), nn.Parameter(torch.ones(5, dtype=torch.float64))
     parameters = [classifier.weight, classifier.bias, other]

@@ -178,7 +178,7 @@ def test_no_vector_is_lost_to_a_loss_that_is_not_finite():
 
 
 def test_a_stop_that_cannot_come_is_refused():
-    with pytest.raises(ValueError, match="needs epochs of 10 or more, not 9"):
+    with pytest.raises(ValueError, match="raise epochs from 9 to 10 or more"):
         Search(epochs=9, collapse=Collapse(stop="eigenvalue"))
 
 

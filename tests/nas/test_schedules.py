@@ -68,7 +68,7 @@ def test_symmetric_falls_without_a_jump():
     assert max(falls) < 2 / 60 + 1e-9  # its steepest slope is -2, at t = 1/2
 
 
-def test_beta_draw_depends_on_what_it_is_for_alone():
+def test_beta_draw_depends_on_its_name_alone():
     first = m("beta", 0.0, "0/search/mixing/3/7", a=0.2)
     assert m("beta", 0.9, "0/search/mixing/3/7", a=0.2) == first
     assert m("beta", 0.0, "0/search/mixing/3/8", a=0.2) != first
@@ -168,13 +168,13 @@ def test_sgd_lr_steps_at_any_progress_by_any_factor():
     assert found == pytest.approx([1.0] * 5 + [0.1] * 2 + [0.01] + [0.001] * 2)
 
 
-def test_sgd_lr_warms_up_on_its_way_along_the_cosine():
+def test_sgd_lr_warms_up_along_the_cosine():
     sgd = Sgd(lr=0.2, lr_min=0.04, warm_up=3)
     # cosine: 0.04 + 0.16 · (1 + cos(π·epoch/4))/2 = 0.2, 0.1765685, 0.12, 0.0634315
     expected = [0.2 / 3, 0.1765685425 * 2 / 3, 0.12, 0.0634314575]
     assert [sgd_lr(sgd, epoch, 4) for epoch in range(4)] == pytest.approx(expected, abs=1e-9)
 
 
-def test_every_schedule_of_config_begins_at_the_learning_rate():
+def test_every_schedule_of_config_starts_at_the_learning_rate():
     for schedule in specs(Sgd.model_fields["schedule"].annotation).values():
         assert sgd_lr(Sgd(lr=0.3, schedule=schedule()), 0, 10) == pytest.approx(0.3)

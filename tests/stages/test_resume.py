@@ -35,7 +35,7 @@ def prepared(upstream, workspace):
 
 
 def undisturbed(folder, stage, **changes):
-    """Outputs of a run in one go, which are then removed."""
+    """Return the outputs of an uninterrupted run, which are then removed."""
     assert hlrs(folder, stage, RUN[stage])[0] == 0
     expected = outputs(folder, stage)
     for path in (folder / "results" / stage / RUN[stage]).iterdir():

@@ -1,4 +1,4 @@
-"""Retraining recipes: every option acts, a classifier made anew, the moving average, ResNets, resume."""
+"""Retraining recipes: every option acts, a retrained classifier, the moving average, ResNets, resume."""
 
 import contextlib
 import copy
@@ -63,7 +63,7 @@ def task_of(*choice, **recipe):
 
 
 def same(a, b, but=()):
-    """Whether two networks' tensors agree, but for those whose names begin so."""
+    """Return whether two networks' tensors agree, apart from those whose names begin with `but`."""
     assert a.keys() == b.keys()
     return all(torch.equal(a[name], b[name]) for name in a if not name.startswith(tuple(but)))
 

@@ -119,7 +119,7 @@ def test_every_schedule_of_the_alphas_trains_and_is_recorded(workspace, kind):
     assert (history["alphas_loss"][1] is None) == (kind == "freeze")
 
 
-def test_the_second_order_step_trains_otherwise_than_the_first(workspace):
+def test_the_second_order_step_trains_differently_from_the_first(workspace):
     alphas = {}
     for order in (1, 2):
         history, by_stage = searched(**method(order=order))
@@ -345,7 +345,7 @@ def test_every_option_of_a_retraining_acts(workspace, monkeypatch, plain, name):
     assert made["retrain"] != plain["fixed"]["retrain"]
 
 
-def test_another_retraining_of_a_genotype_draws_anew(workspace, monkeypatch, plain):
+def test_another_retraining_of_a_genotype_draws_its_own_numbers(workspace, monkeypatch, plain):
     again = TINY["matrix"] | {"methods": ["m"], "retrain_seeds": [3]}
     made, _ = trained(workspace, monkeypatch, PLAIN, matrix=again)
     assert made["search"] == plain["darts"]["search"]

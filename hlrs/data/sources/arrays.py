@@ -1,4 +1,4 @@
-"""Images that lie in memory: digits, torchvision's data sets, MedMNIST's .npz files."""
+"""Images held in memory: digits, torchvision's data sets, MedMNIST's .npz files."""
 
 import zipfile
 import zlib
@@ -25,7 +25,6 @@ TORCHVISION = {
     "mnist": "MNIST",
     "kmnist": "KMNIST",
 }
-
 
 SUPERCLASSES = {  # CIFAR-100's, in the order of its coarse labels
     "aquatic_mammals": "beaver dolphin otter seal whale",
@@ -70,17 +69,21 @@ class ResidentSource(ImageSource):
         return f"{self.name}, image {index}"
 
 
+# --- digits ---------------------------------------------------------------------------------------------
+
+
 def digits_file() -> Path:
-    """scikit-learn's file of handwritten digits, found without importing it (which takes a second)."""
+    """Find scikit-learn's file of digits without importing it, which is slow; UserError without it."""
     from importlib.util import find_spec
 
     package = find_spec("sklearn")
     if package is None or package.origin is None:
-        raise UserError("source digits is scikit-learn's, which is not installed: pip install scikit-learn")
+        raise UserError("source digits needs scikit-learn, which is not installed: pip install scikit-learn")
     return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def digits_source(_: Digits) -> ImageSource:
+    """Read the digits, their grey levels scaled to 0 to 255."""
     rows = np.loadtxt(digits_file(), delimiter=",", dtype=np.uint8)  # 64 pixels of 0 to 16, and the digit
     pixels = np.rint(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     return ResidentSource("digits", [str(digit) for digit in range(10)], pixels, rows[:, -1], [])
@@ -91,9 +94,7 @@ def digits_files(_: Digits) -> list[Named]:
     return [single("digits", str(digits_file()))]
 
 
-def npz_files(spec: Npz) -> list[Named]:
-    """List the .npz file."""
-    return [single("npz", spec.file)]
+# --- torchvision ----------------------------------------------------------------------------------------
 
 
 def torchvision_files(spec: Torchvision) -> list[Named]:
@@ -111,17 +112,18 @@ def torchvision_files(spec: Torchvision) -> list[Named]:
 
 
 def torchvision_source(spec: Torchvision) -> ImageSource:
+    """Read one of torchvision's data sets; UserError if its files are missing or broken."""
     from torchvision import datasets
 
     name, root = spec.name, spec.root
     read = getattr(datasets, TORCHVISION[name])
     remedy = (
-        "look at the network and the disk" if spec.download else "set download: true or copy the files there"
+        "check the network and the disk" if spec.download else "set download: true or copy the files there"
     )
     try:
         train, test = (read(root, train=part, download=spec.download) for part in (True, False))
         pixels = np.concatenate([np.asarray(train.data), np.asarray(test.data)])
-    except Exception as error:  # what torchvision raises on a broken file is undocumented, and varied
+    except Exception as error:  # undocumented and varied on broken files
         raise UserError(f"{root}: {name} is missing or broken ({first_line(error)}); {remedy}") from None
     for part, data in (("training", train), ("test", test)):
         if len(data.data) != len(data.targets):
@@ -135,13 +137,21 @@ def torchvision_source(spec: Torchvision) -> ImageSource:
 
 
 def superclasses(fine: Sequence[str]) -> NDArray[np.int64]:
-    """The coarse label of each of CIFAR-100's fine classes, given by name: int64 [100]."""
+    """Map CIFAR-100's fine classes, given by name, to coarse labels: int64 [100]."""
     coarse = {name: c for c, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
     return np.array([coarse[name] for name in fine])
 
 
+# --- .npz files -----------------------------------------------------------------------------------------
+
+
+def npz_files(spec: Npz) -> list[Named]:
+    """List the .npz file."""
+    return [single("npz", spec.file)]
+
+
 class NpzSource(ImageSource):
-    """The arrays {train,test}_{images,labels} of an .npz; the pixels are read when first asked for."""
+    """The arrays {train,test}_{images,labels} of an .npz; the pixels are read on first use."""
 
     def __init__(self, spec: Npz) -> None:
         self.path = Path(spec.file)
@@ -151,13 +161,13 @@ class NpzSource(ImageSource):
                 there = ", ".join(arrays.files) or "none"
                 raise UserError(
                     f"{self.path}: no array {sorted(missing)[0]} among its arrays ({there}); "
-                    "source npz reads train_ and test_, images and labels, as MedMNIST has them"
+                    "source npz needs train_images, train_labels, test_images and test_labels, as in MedMNIST"
                 )
             shapes = {part: self._shape(arrays, f"{part}_images") for part in PARTS}
             train, test = (self._labels(arrays[f"{part}_labels"], part, shapes[part][0]) for part in PARTS)
         if shapes["train"][1:] != shapes["test"][1:]:
             found = f"training images {list(shapes['train'][1:])}, test images {list(shapes['test'][1:])}"
-            raise UserError(f"{self.path}: {found}; both must be of one shape: {RENEW}")
+            raise UserError(f"{self.path}: {found}; both need one shape: {RENEW}")
         classes = [str(label) for label in range(int(train.max()) + 1)]
         super().__init__(classes, 1 if len(shapes["train"]) == 3 else 3, train, test)
 
@@ -172,7 +182,7 @@ class NpzSource(ImageSource):
             raise UserError(f"{self.path}: broken or not an .npz ({first_line(error)}); {RENEW}") from None
 
     def _shape(self, arrays: Any, name: str) -> tuple[int, ...]:
-        """The shape of an array of images, by its header alone."""
+        """Read the shape of an array of images from its header alone; UserError if it cannot hold images."""
         with arrays.zip.open(f"{name}.npy") as member:
             major, _ = np.lib.format.read_magic(member)
             header = (
@@ -190,12 +200,12 @@ class NpzSource(ImageSource):
     def _labels(self, labels: NDArray[Any], part: str, images: int) -> NDArray[np.int64]:
         if labels.ndim == 2 and labels.shape[1] > 1:
             raise UserError(
-                f"{self.path}: {part}_labels has {labels.shape[1]} labels an image; here an image is of one "
-                "class: use a data set that is not multi-label"
+                f"{self.path}: {part}_labels has {labels.shape[1]} labels per image, but only one is "
+                "supported: use a data set that is not multi-label"
             )
         if labels.shape not in ((images,), (images, 1)) or labels.dtype.kind not in "iu":
             found = f"{part}_labels is {labels.dtype} {list(labels.shape)} for {images} images"
-            raise UserError(f"{self.path}: {found}; labels must be integers, one an image")
+            raise UserError(f"{self.path}: {found}; labels must be integers, one per image")
         return labels.reshape(-1).astype(np.int64)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""An image source: class names, labels, and the pixels asked for."""
+"""The base of image sources: class names, labels, and pixels on request."""
 
 import io
 from abc import ABC, abstractmethod
@@ -16,18 +16,16 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 
-
 PARTS = ("train", "test")
 
-
-RENEW = "copy, write or `dvc pull` it anew"
+RENEW = "copy, write or `dvc pull` it again"
 
 
 class Named(NamedTuple):
     """A file or folder that a source's spec names.
 
-    `files` lists the single files that it stands for: (name within the source, path). Paths are text: half a
-    million `Path` objects would take seconds at each start.
+    `files` lists the single files in it: (name within the source, path). Paths are text, as half a million
+    `Path` objects would take seconds at each start.
     """
 
     name: str
@@ -41,7 +39,7 @@ def single(name: str, path: str) -> Named:
 
 
 class ImageSource(ABC):
-    """Labelled images. Index: position in the training images, the official test images after them.
+    """Labelled images, indexed from the training images on, the official test images after them.
 
     classes: names; channels: 1 or 3; train_labels: int64 [n]; test_labels: int64 [m], 0 without a test set.
     """
@@ -69,17 +67,17 @@ class ImageSource(ABC):
         size: int | None = None,
         crop: Callable[[int, "Image"], "Image"] | None = None,
     ) -> NDArray[np.uint8]:
-        """The images asked for, in that order: uint8 [k, channels, height, width].
+        """Read images in the order of `indices`: uint8 [k, channels, height, width].
 
-        size None: as they are. Else the shorter side is resized to `size` (bilinear, antialiased) and the
-        centre cut out, of what `crop` makes of the image if given (its place in `indices`, the file's image).
+        `crop`, if given, first maps (place in `indices`, the file's image) to an image. Its shorter side is
+        then resized to `size` (bilinear, antialiased) and the centre cut out; size None leaves it as it is.
         UserError for an image that cannot be decoded, and if the images differ in size.
         """
         asked = np.asarray(indices, dtype=np.int64)
         total = len(self.train_labels) + len(self.test_labels)
         if len(asked) and not 0 <= asked.min() <= asked.max() < total:
-            found = f"images {asked.min()} to {asked.max()} are asked of a source with {total}"
-            raise UserError(f"{found}: its files are not those that were split; make the split anew")
+            found = f"images {asked.min()} to {asked.max()} requested, the source has {total}"
+            raise UserError(f"{found}: its files changed after the split; rerun the split")
         images = np.empty((0, self.channels, size or 0, size or 0), dtype=np.uint8)
         for position, image in self._images(asked):
             pixels = pixels_of(crop(position, image) if crop else image, size)
@@ -88,22 +86,23 @@ class ImageSource(ABC):
             if pixels.shape != images.shape[1:]:
                 found = f"{self._where(int(asked[position]))}: {pixels.shape[2]}×{pixels.shape[1]} pixels"
                 raise UserError(
-                    f"{found}, not {images.shape[3]}×{images.shape[2]} as before it; set image_size"
+                    f"{found}, not {images.shape[3]}×{images.shape[2]} like the images before it; "
+                    "set image_size"
                 )
             images[position] = pixels
         return images
 
     @abstractmethod
     def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
-        """(position in `indices`, decoded image), in whatever order is cheapest to read."""
+        """Yield (position in `indices`, decoded image), in the order that is cheapest to read."""
 
     @abstractmethod
     def _where(self, index: int) -> str:
-        """Where the user finds an image."""
+        """Name the place where the user finds an image: its file, and position in it."""
 
 
 def pixels_of(image: "Image", size: int | None) -> NDArray[np.uint8]:
-    """uint8 [channels, height, width]; arithmetic of torchvision's Resize and CenterCrop."""
+    """Convert to uint8 [channels, height, width], as torchvision's Resize and CenterCrop compute it."""
     from PIL.Image import Resampling
 
     if size is not None:
@@ -117,14 +116,16 @@ def pixels_of(image: "Image", size: int | None) -> NDArray[np.uint8]:
 
 
 def decode(file: io.BytesIO | Path, where: str) -> "Image":
+    """Decode an image as RGB; UserError, naming `where`, if it cannot be decoded."""
     from PIL import Image
 
     try:
         with Image.open(file) as image:
             return image.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
+    except Exception as error:  # Pillow's decoders raise almost anything on broken bytes
         raise UserError(f"{where}: not an image that can be decoded ({first_line(error)}); {RENEW}") from None
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""One folder per class."""
+"""Image files: one folder per class."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FilesSource(ImageSource):
-    """A file an image: `files`, training images first."""
+    """One file per image: `files`, training images first."""
 
     files: Sequence[str | Path]
 
@@ -30,15 +30,13 @@ class FilesSource(ImageSource):
 
 
 class FolderSource(FilesSource):
-    """A folder a class, its images below it at any depth, in sorted order."""
+    """One folder per class, its images below it at any depth, in sorted order."""
 
     def __init__(self, spec: ImageFolder) -> None:
         roots = [Path(getattr(spec, part)) for part in PARTS if getattr(spec, part)]
         classes = _folders(roots[0])
         if not classes:
-            raise UserError(
-                f"{roots[0]}: no folders in it; image_folder takes each class from a folder of its own"
-            )
+            raise UserError(f"{roots[0]}: contains no folders; image_folder needs one folder per class")
         files: list[Path] = []
         labels = []
         for root in roots:
@@ -52,7 +50,7 @@ class FolderSource(FilesSource):
             labels.append(np.repeat(np.arange(len(classes)), [len(folder) for folder in folders]))
             if not len(labels[-1]):
                 raise UserError(
-                    f"{root}: no images in its folders; put {', '.join(sorted(IMAGE_SUFFIXES))} there"
+                    f"{root}: no images in its folders; add {', '.join(sorted(IMAGE_SUFFIXES))} there"
                 )
         self.files = files
         test = labels[1] if len(roots) == 2 else np.empty(0, dtype=np.int64)
@@ -79,10 +77,10 @@ def folder_files(spec: ImageFolder) -> list[Named]:
 
 
 def _tree(part: str, root: Path) -> list[tuple[str, str]]:
-    """List the images of a folder tree."""
+    """List the images of a folder tree; UserError if there are none."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; image_folder needs one folder per class below it")
     files = _image_files(root)
     if not files:
-        raise UserError(f"{root}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise UserError(f"{root}: no images in its folders; add {', '.join(sorted(IMAGE_SUFFIXES))}")
     return [(f"{part}/{path.relative_to(root)}", str(path)) for path in files]

@@ -1,4 +1,4 @@
-"""Images that text files list."""
+"""Image files listed in text files."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hlrs.errors import UserError
 
 
 class ListSource(FilesSource):
-    """Images below a folder, with labels, that text files of "path label" lines name."""
+    """Images below a folder, listed with their labels in text files of "path label" lines."""
 
     def __init__(self, spec: ListFile) -> None:
         names, train = _read_list(Path(spec.train))
@@ -27,11 +27,11 @@ class ListSource(FilesSource):
                 raise UserError(f"{found}, those of {spec.train}; use lists of one data set")
             both = set(names).intersection(others)
             if both:
-                found = f"{len(both)} of {len(others)} images are in {spec.train} as well"
+                found = f"{len(both)} of {len(others)} images are also in {spec.train}"
                 first = next(name for name in others if name in both)
                 raise UserError(
-                    f"{spec.test}: {found}, the first is {first}; what is trained on cannot test: "
-                    "take them out of one of the lists"
+                    f"{spec.test}: {found}, the first is {first}; training images cannot be test "
+                    "images: remove them from one of the lists"
                 )
             names += others
         self.names = names
@@ -51,7 +51,7 @@ def list_files(spec: ListFile) -> list[Named]:
 
 
 def _known_classes(spec: ListFile, labels: NDArray[np.int64]) -> list[str]:
-    """The names in the file of class names, or numbers; each class must be among the training labels."""
+    """Return class names from their file, or numbers; UserError for a class without training images."""
     found = np.unique(labels)
     count = int(found[-1]) + 1
     names: list[str] | None = None
@@ -73,7 +73,7 @@ def _known_classes(spec: ListFile, labels: NDArray[np.int64]) -> list[str]:
 
 
 def _read_list(path: Path) -> tuple[list[str], NDArray[np.int64]]:
-    """The paths and labels of a file of "path label" lines; a path may hold spaces, a line may be blank."""
+    """Read the paths and labels of "path label" lines; a path may contain spaces, a line may be blank."""
     names, labels = [], []
     for number, line in enumerate(_text(path, "a list of images").split("\n"), 1):
         parts = line.rsplit(None, 1)
@@ -82,26 +82,26 @@ def _read_list(path: Path) -> tuple[list[str], NDArray[np.int64]]:
         name, label = parts if len(parts) == 2 else (line, "")
         if not (label.isascii() and label.isdecimal() and len(label) < 10):
             raise UserError(
-                f'{path}:{number}: {line.strip()[:80]!r} is no line of "path label"; '
+                f'{path}:{number}: {line.strip()[:80]!r} is not a "path label" line; '
                 "a label is a whole number from 0 on"
             )
         if name.startswith("/") or "/../" in f"/{name}/":
-            raise UserError(f"{path}:{number}: {name} is not below source.root; name images relative to it")
+            raise UserError(f"{path}:{number}: {name} is not below source.root; give paths relative to it")
         names.append(name)
         labels.append(int(label))
     if not names:
-        raise UserError(f'{path}: names no image; write lines of "path label" into it')
+        raise UserError(f'{path}: lists no images; write "path label" lines into it')
     repeated = len(names) - len(set(names))
     if repeated:
         first = {name: i for i, name in reversed([*enumerate(names)])}
         entry = next(i for i, name in enumerate(names) if first[name] != i)
-        found = f"{names[entry]} is named a second time; {repeated:,} of {len(names):,} lines repeat an image"
-        raise UserError(f"{_line(path, entry)}: {found}: name each once")
+        found = f"{names[entry]} is listed twice; {repeated:,} of {len(names):,} lines repeat an image"
+        raise UserError(f"{_line(path, entry)}: {found}: list each once")
     return names, np.array(labels, dtype=np.int64)
 
 
 def _line(path: Path, entry: int) -> str:
-    """Where in a list an entry stands."""
+    """Name the file and line of an entry of a list."""
     lines = _text(path, "a list of images").split("\n")
     return f"{path}:{[number for number, line in enumerate(lines, 1) if line.strip()][entry]}"
 

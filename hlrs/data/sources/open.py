@@ -1,4 +1,4 @@
-"""Opening a source, and listing its files, by its spec."""
+"""Open a source, and list its files, by its spec."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,6 @@ SOURCES: Kinds[Callable[..., ImageSource]] = {
     Npz: NpzSource,
 }
 
-
 FILES: Kinds[Callable[..., list[Named]]] = {
     Digits: digits_files,
     Parquet: parquet_files,
@@ -45,6 +44,6 @@ def files_of(spec: Source) -> list[Named]:
 def open_source(spec: Source) -> ImageSource:
     """Open the source that a spec describes; no image is decoded yet.
 
-    UserError for a file that is missing or broken and for labels that are not 0 to C − 1.
+    UserError for a missing or broken file, and for labels outside 0 to C − 1.
     """
     return SOURCES[type(spec)](spec)

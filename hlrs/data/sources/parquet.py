@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 
 BATCH = 256  # rows of a Parquet file in memory at a time, encoded
 
-
-BUFFER = 1 << 20  # bytes; left to its defaults, pyarrow holds a whole row group at once
+BUFFER = 1 << 20  # bytes; by default, pyarrow holds a whole row group at once
 
 
 class ParquetSource(ImageSource):
-    """Encoded images in Parquet files; only the row groups that hold what is asked for are read."""
+    """Encoded images in Parquet files; reads only the row groups that hold the requested images."""
 
     def __init__(self, spec: Parquet) -> None:
         files = parts(spec)
@@ -57,7 +56,7 @@ class ParquetSource(ImageSource):
         super().__init__(names or self._numbered(train), 3, train, test)
 
     def _numbered(self, train: NDArray[np.int64]) -> list[str]:
-        """Classes without names: one for each label up to the largest; there cannot be more than images."""
+        """Number classes without names up to the largest label; UserError if that exceeds the images."""
         largest = int(train.argmax())
         if train[largest] >= len(train):
             found = f"{self._where(largest)}: label {train[largest]} with {len(train)} training images"
@@ -75,18 +74,18 @@ class ParquetSource(ImageSource):
                     yield int(positions[place]), image
 
     def _decoded(self, number: int, rows: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
-        """(position in `rows`, image) of the given rows, sorted, of one file."""
+        """Yield (position in `rows`, image) for the given rows, sorted, of one file."""
         for first, batch in self._batches(number, rows):
             lower, upper = np.searchsorted(rows, [first, first + len(batch)])
             for place in range(lower, upper):
                 where = self._where(int(self.starts[number] + rows[place]))
                 encoded = batch[int(rows[place]) - first].as_py()
                 if encoded is None:
-                    raise UserError(f"{where}: no image, its bytes are null; write the images into the file")
+                    raise UserError(f"{where}: no image, its bytes are null; write the image into the file")
                 yield place, decode(io.BytesIO(encoded), where)
 
     def _batches(self, number: int, rows: NDArray[np.int64]) -> Iterator[tuple[int, "pa.Array"]]:
-        """(first row, encoded images) of the row groups of one file that hold any of the given rows."""
+        """Yield (first row, encoded images) for one file's row groups that hold any of the given rows."""
         import pyarrow as pa
 
         metadata = self.metadata[number]
@@ -125,7 +124,7 @@ def parts(spec: Parquet) -> dict[str, list[Path]]:
     for path in (path for part in PARTS for path in found[part]):
         if path in seen:
             raise UserError(
-                f"{path}: named twice in source.train and source.test; a file's images are read once: "
+                f"{path}: named twice in source.train and source.test; each file is read once: "
                 "name it, or a pattern that matches it, in one place"
             )
         seen.add(path)
@@ -133,7 +132,7 @@ def parts(spec: Parquet) -> dict[str, list[Path]]:
 
 
 def _matches(entry: str, field: str) -> list[Path]:
-    """The files of a pattern, also those of which there is only a `.dvc` pointer; else the file named."""
+    """Return the files of a pattern, with those that exist only as `.dvc` pointers; else the file named."""
     if not any(sign in entry for sign in "*?[") or Path(entry).exists():
         return [Path(entry)]
     root = Path(Path(entry).anchor)
@@ -141,7 +140,7 @@ def _matches(entry: str, field: str) -> list[Path]:
     found = {path for path in root.glob(pattern) if path.suffix != ".dvc"}
     found |= {path.with_suffix("") for path in root.glob(f"{pattern}.dvc")}
     if not found:
-        raise UserError(f"{entry}: no file matches this pattern; write the files there or correct {field}")
+        raise UserError(f"{entry}: no file matches this pattern; add the files or correct {field}")
     return sorted(found)
 
 
@@ -160,7 +159,7 @@ def _open_parquet(path: Path, metadata: "pq.FileMetaData | None" = None) -> "pq.
 
 
 def _choose(path: Path, schema: "pa.Schema", role: str, named: str | None) -> str:
-    """The column of a role, `image` or `label`: as named, or by a usual name, or the only one of its type."""
+    """Choose the column of a role, image or label: as named, by a usual name, or the only one of its type."""
     import pyarrow as pa
 
     def fits(kind: "pa.DataType") -> bool:
@@ -182,7 +181,7 @@ def _choose(path: Path, schema: "pa.Schema", role: str, named: str | None) -> st
 
 
 def _class_names(path: Path, schema: "pa.Schema", label_column: str) -> list[str] | None:
-    """From the schema's metadata: `class_names`, or what Hugging Face's `datasets` notes of a ClassLabel."""
+    """Read class names from the schema's metadata: `class_names`, or Hugging Face's ClassLabel."""
     metadata = schema.metadata or {}
     try:
         if b"class_names" in metadata:
