@@ -175,14 +175,14 @@ def test_the_nearest_result_has_the_fewest_differences_and_then_is_the_newest(fi
 
 def test_code_and_data_that_changed_are_told(finished, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "code_digest", lambda stage: f"another {stage}")
+        patch.setattr(plan, "code_digest", lambda stage, params: f"another {stage}")
         found = words()
     assert found["split/digits"] == ["code of split changed"]
     assert found["search/digits/darts/0"] == [
         "code of search changed",
         "inputs classes, split changed (split runs)",
     ]
-    monkeypatch.setattr(plan, "content_digest", lambda *source: "other bytes")
+    monkeypatch.setattr(plan, "content_digest", lambda source: "other bytes")
     assert words()["split/digits"] == ["data changed"]
 
 
