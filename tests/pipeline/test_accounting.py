@@ -5,8 +5,10 @@ turn, it says PREEMPTED.
 """
 
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 from snakemake_executor_plugin_slurm.job_status_query import query_job_status_sacct
 
 from tests.cluster import accounting
@@ -49,9 +51,10 @@ def state(site, sacct, job):
 
 def test_accounting_is_found_and_an_account_that_is_not_the_users_is_one_line(site):
     command = ("hlrs", "profile", "slurm", "--force", "--account")
-    written = site.command(*command, accounting.ACCOUNT)
-    assert "slurm-status-command: sacct\n" in written
-    assert f"slurm_account: '''{accounting.ACCOUNT}'''\n" in written
+    site.command(*command, accounting.ACCOUNT)
+    written = yaml.safe_load(Path(f"{site.folder}.config/snakemake/slurm/config.yaml").read_text())
+    assert written["slurm-status-command"] == "sacct"
+    assert written["default-resources"]["slurm_account"] == f"'{accounting.ACCOUNT}'"
     told = site.command(*command, "labs", status=2)
     assert told.splitlines() == ["hlrs: --account labs: not yours on hlrstest; choose from: lab, root"]
 
