@@ -180,7 +180,7 @@ def test_a_missing_file_is_one_line_that_names_it(workspace, source):
 
 
 def test_a_folder_without_images_is_refused(workspace):
-    with pytest.raises(UserError, match="data: no images.*add "):
+    with pytest.raises(UserError, match=r"data: no images.*add "):
         content_digest(ImageFolder(kind="image_folder", train="data"))
 
 
