@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import SCHEMAS
 from hlrs.nas.drawing import draw_cell
 from hlrs.nas.genotype import PRIMITIVES, edges
@@ -82,17 +83,20 @@ def make_run(method: str, seed: int, **changes) -> Run:
             "retrain": history("retrain", loss=[1.0, 0.5]),
         },
         alphas=weights(3),
-        records={stage: JobRecord.read(stage, "", record) for stage in stages},
+        records={stage: record_of(stage, **record) for stage in stages},
         cells={"normal": "", "reduce": ""},
     )  # fmt: skip
     return replace(run, **changes)
 
 
+def record_of(stage: str, **facts) -> JobRecord:
+    body = {"key": "", "stage": stage, "run": "", "params": {}, "code": "", "inputs": {}, "outputs": {}}
+    return JobRecord.of("", Record.sealed(body | {"ended": ""} | facts))
+
+
 def make_results(runs: list[Run], names=NAMES, counts=COUNTS, reference: str | None = "darts") -> Results:
     report = {"title": "T", "reference": reference, "confidence": 0.95}
-    return Results(
-        report, {}, {"d": {"names": names, "counts": counts}}, {"d": JobRecord.read("split", "", {})}, runs
-    )
+    return Results(report, {}, {"d": {"names": names, "counts": counts}}, {"d": record_of("split")}, runs)
 
 
 def drawn(results: Results, name: str) -> charts.Figure:
@@ -452,7 +456,7 @@ def test_archive_holds_every_figure_as_svg_and_csv_and_depends_on_results_alone(
     cells = {cell: draw_cell([NODE], cell, [2]) for cell in ("normal", "reduce")}
     runs = [replace(make_run(method, seed), cells=cells) for method in ("darts", "hlrs") for seed in (0, 1)]
     figures.archive(make_results(runs), tmp_path / "a.zip")
-    other_host = {stage: JobRecord.read(stage, "", {"host": "other"}) for stage in runs[0].records}
+    other_host = {stage: record_of(stage, host="other") for stage in runs[0].records}
     elsewhere = [replace(run, records=other_host) for run in runs]
     figures.archive(make_results(elsewhere), tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
