@@ -1,4 +1,4 @@
-"""How long `hlrs audit` takes for results of a given size: python benchmarks/audit.py [--gigabytes 10]."""
+"""Time `hlrs audit` on results of a given size: python benchmarks/audit.py [--gigabytes 10]."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ LARGE = 512 << 20  # bytes of a file of weights
 
 
 def fill(count: int) -> None:
-    """Results of so many retrainings, each with its own random weights, and a dvc.lock: MD5 as well."""
+    """Write results of `count` retrainings, with random weights, and a dvc.lock, which requires MD5 too."""
     LOCK.write_text("stages: {}\n")
     for seed in range(count):
         body = {"stage": "retrain", "run": f"d/m/{seed}", "params": {"seed": seed}, "code": "", "inputs": {}}

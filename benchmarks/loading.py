@@ -1,4 +1,4 @@
-"""Images a second that loader workers decode and augment, beside what a training step of them takes.
+"""Images per second that loader workers decode and augment, beside what a training step consumes.
 
     python benchmarks/loading.py [--size 224] [--batch 32] [--batches 8] [--workers 1 2] [--threads 1]
 
@@ -59,7 +59,7 @@ def feed_of(
 
 
 def images_per_second(feed: Batches, epochs: int = 3) -> list[float]:
-    """Of epochs that do nothing but take the batches, after one that starts the workers."""
+    """Measure epochs that only fetch batches, after one that starts the workers."""
     rates = []
     for epoch in range(epochs + 1):
         feed.begin(epoch, 0.0)
@@ -71,7 +71,7 @@ def images_per_second(feed: Batches, epochs: int = 3) -> list[float]:
 
 
 def training_images_per_second(size: int, batch: int, steps: int = 2) -> float:
-    """Of forward and backward of a small derived network with the stem for large images."""
+    """Measure forward and backward passes of a small derived network with the stem for large images."""
     network = DerivedNetwork(
         PUBLISHED["DARTS_V2"],
         auxiliary=False,
@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def rows_of(results: dict[str, Any], workers: Sequence[int]) -> list[list[str]]:
-    """Images a second by augmentation and workers; what a step of training would take them for, last."""
+    """Tabulate images per second by augmentation and workers, and a training step's last."""
     rows = [["images/s", *(f"{number} workers" for number in workers)]]
     for name, rates in results["loading"].items():
         rows.append([name, *(f"{rates[str(number)]['median']:.0f}" for number in workers)])

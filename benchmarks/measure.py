@@ -20,12 +20,12 @@ from hlrs.pipeline.environment import cpu_model
 RESULTS = Path(__file__).parent / "results"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}  # of processes started here
 Step = Callable[[], Any]
-# first touches of memory on a CPU, on a GPU compilation in the first step and recording in the second
+# first touches of memory on a CPU, on a GPU compilation in the first step and capture in the second
 WARM_UP = 3
 
 
 def alternate(steps: Sequence[Step], pairs: int, device: torch.device) -> list[list[float]]:
-    """Seconds of each step in each round, in which each step runs once; the first rounds warm up."""
+    """Measure each step's seconds in each round, in which each runs once; the first rounds warm up."""
     seconds: list[list[float]] = [[] for _ in steps]
     for round_ in range(WARM_UP + pairs):
         for own, step in zip(seconds, steps, strict=True):
@@ -41,7 +41,7 @@ def alternate(steps: Sequence[Step], pairs: int, device: torch.device) -> list[l
 
 
 class Worker:
-    """This script called anew with other arguments, to take a step whenever it is asked (see `work`)."""
+    """Another process of this script, with other arguments, that takes a step on request (see `work`)."""
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -53,18 +53,18 @@ class Worker:
         )
 
     def step(self) -> float:
-        """Seconds that a step took."""
+        """Take a step; return its seconds."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 
     def end(self) -> None:
-        """Ask no more."""
+        """Wait for the process to end."""
         self.process.communicate()
 
 
 def work(step: Step) -> None:
-    """Take a step for each line that comes in, and answer with its seconds."""
+    """Take a step for each line of standard input, and print its seconds."""
     for _ in sys.stdin:
         started = time.perf_counter()
         step()
@@ -72,7 +72,7 @@ def work(step: Step) -> None:
 
 
 def take_turns(workers: Sequence[Worker], pairs: int) -> list[list[float]]:
-    """As `alternate`, of steps in processes of their own."""
+    """As `alternate`, for steps in separate processes."""
     rounds = [[worker.step() for worker in workers] for _ in range(WARM_UP + pairs)]
     for worker in workers:
         worker.end()
@@ -80,7 +80,7 @@ def take_turns(workers: Sequence[Worker], pairs: int) -> list[list[float]]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
+    """Return the median, the smallest and the largest."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
@@ -102,27 +102,27 @@ class Operators(TorchDispatchMode):
 
 
 def operators(step: Step) -> int:
-    """Operators that a step dispatches."""
+    """Count the operators that a step dispatches."""
     with Operators() as counted:
         step()
     return counted.count
 
 
 def own_process(*arguments: str) -> Any:
-    """What this script prints as JSON when called anew with other arguments."""
+    """Run this script with other arguments in a new process; return the JSON that it prints."""
     command = [sys.executable, sys.argv[0], *arguments]
     return json.loads(subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True).stdout)
 
 
 def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes (Linux)."""
+    """Return the largest resident size of this process so far, in bytes (Linux)."""
     # not getrusage's, which a process inherits from the one that started it
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes a second, read and written, of a large copy on a GPU."""
+    """Measure a large copy on a GPU: bytes per second, read and written."""
     x = torch.ones(2**29, device=device)
     y = torch.empty_like(x)
     [seconds] = alternate([lambda: y.copy_(x)], 5, device)
@@ -130,7 +130,7 @@ def bandwidth(device: torch.device) -> float:
 
 
 def host(device: torch.device, threads: int) -> dict[str, Any]:
-    """What was measured on, and when."""
+    """Describe the machine, the versions and the date."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": cpu_model(),
@@ -149,7 +149,7 @@ def record(name: str, results: dict[str, Any]) -> None:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table, the first one its head."""
+    """Format rows as a Markdown table, the first one its head."""
     head, *body = rows
     lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""How long planning takes: `snakemake -n` of growing matrices, `hlrs --help`, and an idle, finished checkout.
+"""Time planning: `snakemake -n` of growing matrices, `hlrs --help`, and an idle, finished checkout.
 
     python benchmarks/planning.py [--checkout FOLDER]
 
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 from hlrs.config.params import load
 from hlrs.pipeline.environment import cpu_model, versions
@@ -36,7 +36,7 @@ COLUMNS = {  # name -> heading
     "freeze_seconds": "freeze s",
     "first_seconds": "snakemake -n s",
     "again_seconds": "again s",
-    "seconds_per_job": "s a job",
+    "seconds_per_job": "s per job",
 }
 
 
@@ -67,14 +67,14 @@ def main() -> None:
 
 
 def matrix(runs: int) -> dict[str, Any]:
-    """What so many runs cost: their plan, its specs, and `snakemake -n` with these to write and without."""
+    """Time the plan of `runs` runs, writing its specs, and `snakemake -n` before and after that."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "params.yaml").write_text(yaml.safe_dump(params(runs)))
+        YAML().dump(params(runs), folder / "params.yaml")
         first, again = (seconds(*SNAKEMAKE, folder=folder) for _ in range(2))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "params.yaml").write_text(yaml.safe_dump(params(runs)))
+        YAML().dump(params(runs), folder / "params.yaml")
         jobs, planned, frozen = run(sys.executable, __file__, "--plan", folder=folder).split()
     return {
         "runs": runs,
@@ -88,7 +88,7 @@ def matrix(runs: int) -> dict[str, Any]:
 
 
 def plan_here() -> tuple[int, float, float]:
-    """Plan and freeze the current folder's params.yaml: number of jobs, seconds of either."""
+    """Plan and freeze the current folder's params.yaml; return the number of jobs and the seconds of each."""
     began = time.monotonic()
     jobs = plan(load(Path("params.yaml")))
     planned = time.monotonic()
@@ -97,10 +97,10 @@ def plan_here() -> tuple[int, float, float]:
 
 
 def params(runs: int) -> dict[str, Any]:
-    """The quickstart's params with five methods, all alike, and as many seeds as make so many runs."""
+    """Make the quickstart's params with five identical methods and runs/5 seeds."""
     if runs % 5:
         sys.exit(f"--runs {runs}: not a multiple of 5")
-    tree: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    tree: dict[str, Any] = YAML(typ="safe").load(REPOSITORY / "params.yaml")
     methods = [f"method{i}" for i in range(5)]
     tree["methods"] = {name: tree["methods"]["hlrs"].copy() for name in methods}
     tree["matrix"] |= {"methods": methods, "seeds": list(range(runs // 5))}
@@ -109,7 +109,7 @@ def params(runs: int) -> dict[str, Any]:
 
 
 def finished(folder: Path) -> dict[str, float]:
-    """Seconds of the commands that find nothing to do; ends the program where there is something."""
+    """Time the commands that find nothing to do; SystemExit if they find something."""
     for command, idle in (("snakemake -n", "Nothing to be done"), ("dvc status", "up to date")):
         if idle not in run(*command.split(), folder=folder):
             sys.exit(
@@ -125,7 +125,7 @@ def finished(folder: Path) -> dict[str, float]:
 
 
 def run(*command: str, folder: Path = REPOSITORY) -> str:
-    """A command's output, with this checkout's code; ends the program if it fails."""
+    """Run a command with this checkout's code; return its output, SystemExit if it fails."""
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -138,14 +138,14 @@ def run(*command: str, folder: Path = REPOSITORY) -> str:
 
 
 def seconds(*command: str, folder: Path = REPOSITORY) -> float:
-    """How long a command takes."""
+    """Time a command."""
     began = time.monotonic()
     run(*command, folder=folder)
     return time.monotonic() - began
 
 
 def median(*command: str, folder: Path = REPOSITORY) -> float:
-    """How long a command takes, the middle of five times."""
+    """Time a command: the median of five times."""
     return round(statistics.median(seconds(*command, folder=folder) for _ in range(5)), 3)
 
 
@@ -156,7 +156,7 @@ def show(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def host() -> dict[str, Any]:
-    """Where and when this was measured."""
+    """Describe the machine, the versions and the date."""
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),

@@ -1,6 +1,6 @@
 """The reference: Tomorrowdawn/darts_torch2.1 on GitHub (commit 21482c0), read from a clone, on any device.
 
-None of it is committed here. For a CPU its modules are compiled with their calls of CUDA taken out.
+None of it is committed here. For a CPU its modules are compiled without their calls of CUDA.
 """
 
 import functools
@@ -15,7 +15,7 @@ MODULES = ("genotypes", "operations", "utils", "model_search", "model", "archite
 
 
 def load(clone: Path, device: torch.device) -> dict[str, types.ModuleType]:
-    """The reference's modules by name; SystemExit where `clone` does not hold them."""
+    """Load the reference's modules by name; SystemExit if `clone` does not hold them."""
     loaded = {}
     for name in MODULES:
         path = clone / "cnn" / f"{name}.py"
@@ -35,7 +35,7 @@ def load(clone: Path, device: torch.device) -> dict[str, types.ModuleType]:
 
 
 def as_it_runs(step: Callable[[], None]) -> Callable[[], None]:
-    """The reference's step under its scripts' settings: cuDNN's fastest algorithms, deterministic or not."""
+    """Give the reference's step its scripts' settings: cuDNN's fastest algorithms, deterministic or not."""
 
     @functools.wraps(step)
     def run() -> None:

@@ -3,7 +3,7 @@
     python benchmarks/steps.py --reference CLONE [--threads 2] [--pairs 5] [--device cpu]
 
 Prints tables and writes benchmarks/results/steps-DEVICE.json. Ratios are of alternating pairs, in one process
-where nothing else is said.
+unless stated otherwise.
 """
 
 import argparse
@@ -48,7 +48,7 @@ LR, MOMENTUM, DECAY, CLIP = 0.025, 0.9, 3e-4, 5.0
 def batches(
     count: int, batch: int, size: int, classes: int, device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
-    """Random images and labels, always the same."""
+    """Draw random images and labels, always the same."""
     draw = torch.Generator().manual_seed(0)
     return [
         (
@@ -82,7 +82,7 @@ def search_step(
     bilateral: bool = False,
     bfloat16: bool = False,
 ) -> Callable[[], Tensor]:
-    """A whole search step as in hlrs/stages/search.py: alphas on the first batches, weights on the last."""
+    """Make a search step as in hlrs/stages/search.py: alphas on the first batches, weights on the last."""
     alphas, weights = list(supernet.alphas.values()), supernet.weights()
     device = data[0][0].device
     cuda = device.type == "cuda"
@@ -126,7 +126,7 @@ def reference_search(modules: dict[str, Any], device: torch.device) -> nn.Module
 def reference_step(
     modules: dict[str, Any], network: Any, data: list[tuple[Tensor, Tensor]]
 ) -> Callable[[], None]:
-    """A step of the reference's train_search.py, first order."""
+    """Make a first-order step of the reference's train_search.py."""
     arguments = types.SimpleNamespace(
         momentum=MOMENTUM, weight_decay=DECAY, arch_learning_rate=3e-4, arch_weight_decay=1e-3
     )
@@ -146,7 +146,7 @@ def reference_step(
 
 
 def copy_weights(network: Any, supernet: Supernet) -> None:
-    """The reference's weights and alphas into the supernet."""
+    """Copy the reference's weights and alphas into the supernet."""
     with torch.no_grad():
         for ours, theirs in zip(supernet.stem.parameters(), network.stem.parameters(), strict=True):
             ours.copy_(theirs)
@@ -167,7 +167,7 @@ def copy_weights(network: Any, supernet: Supernet) -> None:
 
 
 def copy_edge(primitives: Any, out: Any, group: int) -> None:
-    """One edge's weights of the reference into the rows of its group."""
+    """Copy one edge's weights of the reference into the rows of its group."""
     convolutions = [
         *zip((out.sep3, out.sep5), primitives[4:6], strict=True),
         *zip((out.dil3, out.dil5), primitives[6:8], strict=True),
@@ -187,7 +187,7 @@ RETRAIN_BATCH, AUXILIARY_WEIGHT, DROP = 96, 0.4, 0.2
 
 
 def retrain_step(device: torch.device, bfloat16: bool = False) -> Callable[[], Any]:
-    """DARTS_V2 with 20 cells of 36 channels, auxiliary head and drop path."""
+    """Make a step of DARTS_V2 with 20 cells of 36 channels, auxiliary head and drop path."""
     [(images, labels)] = batches(1, RETRAIN_BATCH, 32, 10, device)
     network = DerivedNetwork(
         PUBLISHED["DARTS_V2"], auxiliary=True, in_channels=3, classes=10, channels=36, cells=20
@@ -213,7 +213,7 @@ def retrain_step(device: torch.device, bfloat16: bool = False) -> Callable[[], A
 
 
 def reference_retrain_step(modules: dict[str, Any], device: torch.device) -> Callable[[], None]:
-    """The reference's of the same network, as in its train.py."""
+    """Make the reference's step of the same network, as in its train.py."""
     [(images, labels)] = batches(1, RETRAIN_BATCH, 32, 10, device)
     network = modules["model"].NetworkCIFAR(36, 10, 20, True, modules["genotypes"].DARTS_V2).to(device)
     network.drop_path_prob = DROP
@@ -235,7 +235,7 @@ def reference_retrain_step(modules: dict[str, Any], device: torch.device) -> Cal
 
 
 def measure_search(modules: dict[str, Any], device: torch.device, batch: int, pairs: int) -> dict[str, Any]:
-    """Our search step beside the reference's, with the same weights."""
+    """Measure our search step beside the reference's, with the same weights."""
     data = batches(2, batch, LAYOUT["size"], LAYOUT["classes"], device)
     network = reference_search(modules, device)
     supernet = make_supernet(device, LAYOUT["channels"], LAYOUT["cells"], LAYOUT["classes"])
@@ -257,7 +257,7 @@ def measure_search(modules: dict[str, Any], device: torch.device, batch: int, pa
 def measure_gpu_search(
     modules: dict[str, Any], device: torch.device, batch: int, pairs: int
 ) -> dict[str, Any]:
-    """On a GPU: a search step in bfloat16 beside the reference's, and the memory that each takes."""
+    """Measure, on a GPU, a search step in bfloat16 beside the reference's, and the memory of each."""
     data = batches(2, batch, LAYOUT["size"], LAYOUT["classes"], device)
     shape = LAYOUT["channels"], LAYOUT["cells"], LAYOUT["classes"]
     make: dict[str, Callable[[], Any]] = {
@@ -281,7 +281,7 @@ def measure_gpu_search(
 
 
 def floor_bytes(batch: int, channels: int, cells: int, size: int, classes: int) -> int:
-    """The fewest bytes a first-order step moves in float32: its wide maps, at batch norms alone.
+    """Count the fewest bytes a first-order step moves in float32: its wide maps, at batch norms alone.
 
     Of each edge there are six maps that must lie in memory, since a batch norm needs all of one before any of
     it can be used: each is written and read in the forward pass (12). In the backward pass those of the four
@@ -297,24 +297,24 @@ def floor_bytes(batch: int, channels: int, cells: int, size: int, classes: int) 
 
 
 def measure_pair(steps: Any, pairs: int, device: torch.device) -> dict[str, Any]:
-    """One step beside another."""
+    """Measure one step beside another."""
     return compared(*alternate(steps, pairs, device))
 
 
 def compared(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """Spreads of both, and of their ratio."""
+    """Return the spreads of both, and of their ratio."""
     return {"seconds": spread(ours), "other_seconds": spread(theirs), "ratio": ratios(ours, theirs)}
 
 
 def measure_retraining_apart(clone: Path, threads: int, pairs: int) -> dict[str, Any]:
-    """On a CPU: our retraining step and the reference's, each in its own process, as its user runs it."""
+    """Measure, on a CPU, our retraining step and the reference's, each in its own process."""
     options = "--reference", str(clone), "--threads", str(threads)
     workers = [measure.Worker("--retrain", which, *options) for which in ("ours", "reference")]
     return compared(*measure.take_turns(workers, pairs))
 
 
 def measure_variants(device: torch.device, batch: int, pairs: int) -> dict[str, Any]:
-    """Two branches, the unrolled step, and recomputed cells, each beside the plain first-order step."""
+    """Measure two branches, the unrolled step, and recomputed cells beside the plain first-order step."""
     make = functools.partial(make_supernet, device, LAYOUT["channels"], LAYOUT["cells"], LAYOUT["classes"])
     data = batches(4, batch, LAYOUT["size"], LAYOUT["classes"], device)
     plain = search_step(make(), data[:2])
@@ -327,7 +327,7 @@ def measure_variants(device: torch.device, batch: int, pairs: int) -> dict[str, 
 
 
 def measure_input(device: torch.device, batch: int, pairs: int) -> dict[str, float]:
-    """Seconds a step's two batches take (crop, flip, cutout), as a share of the step."""
+    """Measure a step's two batches (crop, flip, cutout) as a share of the step."""
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20_000, 3, 32, 32), generator=draw, dtype=torch.uint8).to(device)
     labels = torch.randint(0, 10, (20_000,), generator=draw).to(device)
@@ -350,7 +350,7 @@ def measure_input(device: torch.device, batch: int, pairs: int) -> dict[str, flo
 
 
 def measure_curve(device: torch.device, pairs: int) -> list[dict[str, Any]]:
-    """Seconds a first-order step takes, one quantity changed at a time."""
+    """Time a first-order step, one quantity changed at a time."""
     base = LAYOUT | {"batch": 32}
     changes = {
         "channels": (8, 16, 32),
@@ -388,7 +388,7 @@ def peak_memory(which: str, clone: Path, batch: int, threads: int) -> None:
 
 
 def measure_memory(clone: Path, batch: int, threads: int) -> dict[str, Any]:
-    """Peak memory of a step, each in a process of its own, twice."""
+    """Measure the peak memory of each step twice, in separate processes."""
     peaks = {
         which: [
             own_process(
@@ -413,7 +413,7 @@ def row(name: str, value: dict[str, float], target: str) -> list[str]:
 
 
 def report(results: dict[str, Any]) -> str:
-    """The tables."""
+    """Format the tables."""
     cuda = results["host"]["gpu"] is not None
     rows = [["measured", "median", "range", "goal"]]
     for batch, found in results["search"].items():
