@@ -15,9 +15,9 @@ SUBSETS = ("weights", "alphas", "holdout", "test")
 # Column -> type, in order. Index: position in the source's training images, official test images after them.
 SCHEMAS: dict[str, dict[str, str]] = {
     "split": {"index": "int64", "label": "int32", "subset": "string"},
-    # a row a data file, named as in the source
+    # one row per data file, named as in the source
     "files": {"name": "string", "bytes": "int64", "sha256": "string"},
-    # a row an epoch × cell × edge × primitive; epoch e: after e epochs; weight: softmax of an edge's alphas;
+    # one row per epoch × cell × edge × operation, after that many epochs; weight: softmax of the alphas;
     # edge_weight: softmax of the betas of a node's edges, 1 without betas
     "alphas": {
         "epoch": "int32",
@@ -43,12 +43,12 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "entropy_reduce": "float64",
         "skips_normal": "int32",  # skip connections in the genotype that would be extracted now
         "skips_reduce": "int32",
-        "eigenvalue": "float64",  # dominant, of the alphas' loss by the alphas; null: not asked, not finite
-        "stopped": "int32",  # 1 from the epoch on at whose end the watch on the collapse let the alphas rest
+        "eigenvalue": "float64",  # dominant, of the alphas' loss by the alphas; null: not estimated, or not finite
+        "stopped": "int32",  # 1 from the epoch at whose end early stopping froze the alphas
     },
     "retrain_history": {
         "epoch": "int32",
-        "phase": "string",  # network; classifier, which is trained anew at the end (cRT)
+        "phase": "string",  # network; classifier, which is retrained at the end (cRT)
         "progress": "float64",  # of the phase
         "loss": "float64",
         "accuracy": "float64",

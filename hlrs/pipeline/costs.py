@@ -171,7 +171,7 @@ def _keys(records: list[Record]) -> frozenset[str]:
 
 
 def _weight(stage: str, params: dict[str, Any]) -> list[Any]:
-    """What the cost of a stage without epochs depends on most: only records with the same tell of it."""
+    """Return what the cost of a stage without epochs depends on most; records must share it."""
     images, retrain = params.get("images", params), params.get("retrain", {})
     network = [images.get("image_size"), params.get("resnet"), retrain.get("channels"), retrain.get("cells")]
     kinds = {"split": [images.get("source")], "evaluate": [images.get("source"), *network]}

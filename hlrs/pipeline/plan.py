@@ -114,8 +114,8 @@ def _run_jobs(
     resnet = searcher.depth if isinstance(searcher, ResNet) else None
     for retrain_seed in params.matrix.retrain_seeds:
         again = repeat(run, retrain_seed)
-        told = RetrainJob(seed=seed, retrain_seed=retrain_seed, resnet=resnet, images=images, retrain=recipe)
-        retrain = make_job("retrain", again, told, network)
+        job = RetrainJob(seed=seed, retrain_seed=retrain_seed, resnet=resnet, images=images, retrain=recipe)
+        retrain = make_job("retrain", again, job, network)
         trained = {"weights": str(retrain.output("weights.safetensors")), **network}
         evaluation = EvaluateJob(
             resnet=resnet, images=images, retrain=recipe, groups=groups, evaluate=params.evaluate

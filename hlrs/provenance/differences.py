@@ -179,7 +179,7 @@ def _difference(old: Record | None, new: Record, params: Params) -> Difference:
 
 
 def changed_definitions(old: Record, new: Record) -> list[str]:
-    """The functions whose code differs between two jobs of a stage; empty where Git cannot tell."""
+    """The functions whose code differs between two jobs of a stage; empty if Git does not know it."""
     then, now = code_of(old), code_of(new)
     if old.code == new.code or then is None or now is None:
         return []

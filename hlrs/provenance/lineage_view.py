@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from hlrs.artifacts.code_digest import SCHEME
 from hlrs.artifacts.jobs import STAGES, abbreviate, search_of
 from hlrs.artifacts.records import UNKNOWN, Record
 from hlrs.provenance.differences import Comparison, Difference
@@ -28,10 +29,10 @@ def tree(lineage: Lineage, width: int) -> Iterator[str]:
     if max(runs.values(), default=0) > 1:
         yield from _table(lineage)
     else:
-        told = _first_shown(lineage)
+        shown_params = _first_shown(lineage)
         shown: set[str] = set()
         for directory in dict.fromkeys(map(directory_of, lineage.targets)):
-            for line in _branch(lineage, directory, told, shared, shown):
+            for line in _branch(lineage, directory, shown_params, shared, shown):
                 yield from _wrapped(line, width)
     yield ""
     jobs = len(lineage.records)
@@ -63,17 +64,21 @@ def _shared(lineage: Lineage) -> dict[str, str]:
 def _first_shown(lineage: Lineage) -> dict[str, dict[str, Any]]:
     """Folder -> its parameters, without the groups that a job before it shares."""
     seen: set[str] = set()
-    told: dict[str, dict[str, Any]] = {}
+    shown_params: dict[str, dict[str, Any]] = {}
     for directory, record in sorted(lineage.records.items(), key=lambda item: STAGES.index(item[1].stage)):
         groups = {n: json.dumps({n: v}) for n, v in record.params.items() if isinstance(v, dict)}
         hidden = {name for name, group in groups.items() if group in seen} | {"content"}
-        told[directory] = {name: value for name, value in record.params.items() if name not in hidden}
+        shown_params[directory] = {name: value for name, value in record.params.items() if name not in hidden}
         seen.update(groups.values())
-    return told
+    return shown_params
 
 
 def _branch(
-    lineage: Lineage, directory: str, told: dict[str, dict[str, Any]], shared: dict[str, str], shown: set[str]
+    lineage: Lineage,
+    directory: str,
+    shown_params: dict[str, dict[str, Any]],
+    shared: dict[str, str],
+    shown: set[str],
 ) -> Iterator[str]:
     """The lines of a job and, with their branches, of everything before it."""
     if directory in lineage.missing:
@@ -85,14 +90,14 @@ def _branch(
     for name, value in record.environment().items():
         if name not in shared:
             yield f"  {name} {value}"
-    if words := parameters(told[directory]):
+    if words := parameters(shown_params[directory]):
         yield f"  {words}"
     sources = lineage.sources(directory)
     for folder, read in sources.items():
         last = folder == [*sources][-1]
         first, *rest = _artifacts(lineage, folder, read, folder in shown)
         yield f"{'└' if last else '├'}─ {first}"
-        branch = () if folder in shown else _branch(lineage, folder, told, shared, shown)
+        branch = () if folder in shown else _branch(lineage, folder, shown_params, shared, shown)
         yield from (f"{'   ' if last else '│  '}{line}" for line in (*rest, *branch))
     if record.stage == "split":
         yield from _data_lines(directory, record)
@@ -100,7 +105,7 @@ def _branch(
 
 def _headline(record: Record) -> str:
     """Stage, key, time, SLURM job, resumes: what a job's record begins with."""
-    parts = [f"{record.stage} {record.key}", f"code {record.code[:SHORT]}"]
+    parts = [f"{record.stage} {record.key}", f"code {record.code.removeprefix(SCHEME)[:SHORT]}"]
     parts += [] if record.seconds is None else [f"{record.seconds:.1f} s"]
     parts += [f"{record.ended[:16].replace('T', ' ')} UTC"]
     parts += [f"SLURM job {record.slurm_job}"] if record.slurm_job else []
@@ -134,10 +139,10 @@ def _data_lines(directory: str, record: Record) -> Iterator[str]:
         yield f"     … and {len(files) - LISTED} more: {directory}/files.parquet"
 
 
-def parameters(told: dict[str, Any]) -> str:
+def parameters(shown_params: dict[str, Any]) -> str:
     """'seed 0; searcher: darts, order 1; search: epochs 12, weights.lr 0.05, …'."""
     groups = []
-    for name, value in told.items():
+    for name, value in shown_params.items():
         inner = ", ".join(_flat(value))
         groups.append(f"{name}: {inner}" if isinstance(value, dict) else f"{name} {inner}")
     return "; ".join(groups)

@@ -242,7 +242,7 @@ class Description:
             self.add(self.id_of(path), "File", **facts, description=left_out, **properties)
 
     def _source(self, job: Job) -> str:
-        """The images that a split was cut out of, and their files where its table tells of them."""
+        """Describe the images that a split was drawn from, with their files if its table lists them."""
         identifier = f"#data/{quote(job.run)}"
         files = read_table(job.output(FILES), "files").to_pylist()
         size = sum(file["bytes"] for file in files)

@@ -96,7 +96,7 @@ def test_without_results_there_are_none_yet(workspace):
         (
             {"methods.hlrs.arch_lr": {"kind": "cosine", "final": 0.2}},
             "search/digits/hlrs/0",
-            ["methods.hlrs.arch_lr.kind coupled -> cosine (final 0.2)", "code of search changed"],
+            ["methods.hlrs.arch_lr.kind coupled -> cosine (final 0.2)"],
         ),
         (
             {"methods.darts.retrain": {"epochs": 7}},

@@ -293,7 +293,7 @@ def test_the_command(folder):
     jobs = json.loads(run(folder, "hlrs", "lineage", "report/index.html", "--json").stdout)["jobs"]
     assert len(jobs) == 10
     failed = run(folder, "hlrs", "lineage", "digits/hlrs/0", "--since", "HEAD~1", "--dot", status=2)
-    assert failed.stderr == "hlrs: --dot: does not go with --since; --json does\n"
+    assert failed.stderr == "hlrs: --dot cannot be combined with --since; use --json\n"
 
 
 # --- why a key is what it is --------------------------------------------------------------------------
@@ -339,10 +339,10 @@ def test_without_any_result_there_is_nothing_to_compare_with(folder):
     shutil.rmtree("results")
     shutil.rmtree(ASIDE, ignore_errors=True)
     assert reasons("digits/hlrs/0")["search"][1:] == ["no result of its stage to compare with"]
-    with pytest.raises(UserError, match="digits/none/0: no run of the params; there are: digits, "):
+    with pytest.raises(UserError, match="digits/none/0: not a run of the params; choose from: digits, "):
         reasons("digits/none/0")
 
 
 def test_why_in_json_is_refused(folder):
     failed = run(folder, "hlrs", "plan", "--why", "digits/hlrs/0", "--json", status=2)
-    assert failed.stderr.startswith("hlrs: --json: does not go with --why; ")
+    assert failed.stderr.startswith("hlrs: --json cannot be combined with --why; ")
