@@ -43,7 +43,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "entropy_reduce": "float64",
         "skips_normal": "int32",  # skip connections in the genotype that would be extracted now
         "skips_reduce": "int32",
-        "eigenvalue": "float64",  # dominant, of the alphas' loss by the alphas; null: not estimated, or not finite
+        "eigenvalue": "float64",  # dominant, of the alphas' loss by the alphas; null: unknown
         "stopped": "int32",  # 1 from the epoch at whose end early stopping froze the alphas
     },
     "retrain_history": {
