@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from hlrs.artifacts.tensors import read_tensors
-from hlrs.config.data import Augment, Digits, ImageFolder, Stream
+from hlrs.config.data import Augment, Digits, ImageFolder, Parquet, Stream
 from hlrs.config.jobs import SearchJob
 from hlrs.config.methods import ReversedSampler, UniformSampler
 from hlrs.config.params import Params, load
@@ -190,10 +190,10 @@ def test_nothing_is_drawn_from_the_global_generator(folder):
 
 
 def test_sources_can_be_sent_to_a_worker(folder, tmp_path):
-    from tests.data.test_sources import parquet, pixels, write_parquet
+    from tests.data.test_sources import pixels, write_parquet
 
     file = write_parquet(tmp_path / "a.parquet", pixels(3), [0, 1, 0])
-    for source in (source_of(folder), open_source(parquet([file])), open_source(Digits())):
+    for source in (source_of(folder), open_source(Parquet(train=[str(file)])), open_source(Digits())):
         sent = pickle.loads(pickle.dumps(source))
         assert np.array_equal(sent.read([2, 0], 8), source.read([2, 0], 8))
 
@@ -211,10 +211,10 @@ def test_an_image_that_cannot_be_decoded_is_named(folder, tmp_path):
 
 
 def test_an_image_of_another_size_is_named(tmp_path):
-    from tests.data.test_sources import parquet, pixels, write_parquet
+    from tests.data.test_sources import pixels, write_parquet
 
     file = write_parquet(tmp_path / "a.parquet", [*pixels(2, 8, 8), *pixels(2, 6, 8)], [0, 0, 1, 1])
-    reader = Reader(open_source(parquet([file])), None, (3, 8, 8))
+    reader = Reader(open_source(Parquet(train=[str(file)])), None, (3, 8, 8))
     assert reader[Order(np.array([0, 1]), Augmentation(), ("p",))][1].shape == (2, 3, 8, 8)
     error = reader[Order(np.array([3, 2]), Augmentation(), ("p",))][1]
     assert isinstance(error, UserError)

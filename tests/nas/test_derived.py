@@ -133,7 +133,7 @@ def test_initialisation_has_pytorchs_bounds_and_is_the_same_for_the_same_seed():
 
 
 def test_describe_rejects_an_unknown_genotype_and_odd_channels(tmp_path):
-    with pytest.raises(UserError, match=r"known: DARTS_V1, .*supernet, resnet20"):
+    with pytest.raises(UserError, match=r"DARTS_V3: .*DARTS_V1, .*supernet, resnet20"):
         describe("DARTS_V3", **CIFAR, auxiliary=False)
     with pytest.raises(UserError, match="--channels: 5 is odd"):
         describe("DARTS_V2", **{**CIFAR, "channels": 5}, auxiliary=False)

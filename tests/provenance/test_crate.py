@@ -388,11 +388,11 @@ def test_many_data_files_are_counted_and_their_table_is_named(work):
 # --- mistakes -------------------------------------------------------------------------------------------
 
 
-def complaint(folder, *arguments):
-    """The one line on stderr of an export that makes nothing."""
+def complaint(folder, *arguments, status=2):
+    """The one line on stderr of an export that makes nothing and ends with this status."""
     before = sorted(folder.iterdir())
-    status, stdout, stderr = export(folder, *arguments)
-    assert (status, stdout, stderr.count("\n")) == (1 if "tells of" in stderr else 2, "", 1), stderr
+    found, stdout, stderr = export(folder, *arguments)
+    assert (found, stdout, stderr.count("\n")) == (status, "", 1), stderr
     assert sorted(folder.iterdir()) == before
     return stderr.removeprefix("hlrs: ").strip()
 
@@ -421,5 +421,7 @@ def test_a_file_that_is_not_the_recorded_one_is_named(work, name):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    line = complaint(work, "crate", "--no-weights")
-    assert line.startswith(f"{path.relative_to(work)}: not the file that results/retrain/digits/hlrs/0/")
+    line = complaint(work, "crate", "--no-weights", status=1)
+    assert line.startswith(f"{path.relative_to(work)}: ")
+    assert f"{path.parent.relative_to(work)}/provenance.json" in line
+    assert "`hlrs audit`" in line
