@@ -161,7 +161,7 @@ MISTAKES = {  # name: (old, new, what the message starts with, what else it says
         "    searcher: {kind: darts, order: 1}\n",
         "",
         "methods.darts.searcher: is missing",
-        "kinds: darts, pc_darts, gdas, random, fixed, resnet",
+        "kinds: darts, pc_darts, ",
     ),
     "data set without source": (
         "    source: {kind: digits}\n",
