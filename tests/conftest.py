@@ -4,6 +4,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -130,6 +131,8 @@ FORK.set_forkserver_preload(
 
 
 def _command(folder: str, arguments: list[str], log: str, checkpoint_seconds: float) -> None:
+    # a fork server that a streamed set's loader started has the signals blocked that a training answers
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.chdir(folder)
     sys.stderr = sys.stdout = Path(log).open("a", buffering=1)  # noqa: SIM115 - as long as the process
     import hlrs.training.loop
