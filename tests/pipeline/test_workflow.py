@@ -708,7 +708,7 @@ def test_a_fresh_clone_with_dvc_pull_has_the_data_and_nothing_to_do(recorded, tm
     run(clone, "dvc", "pull")
     assert dvc_status(clone) == CLEAN
     assert snakemake(clone) == NOTHING
-    assert "all whole and in agreement" in run(clone, "hlrs", "audit").stdout
+    assert "everything agrees" in run(clone, "hlrs", "audit").stdout
     for name in ("results", "report", "data"):
         assert tree(clone / name) == tree(folder / name)
 
