@@ -274,13 +274,16 @@ class Audit:
             code = committed(commit)
             if code is None:
                 why = f"commit {commit[:SHORT]} is not in this repository, so their code cannot be checked"
+                remedy = "`git fetch` the commit, or rebuild them"
             elif (known := ran(code, record)) is None:
                 why = "made by an earlier version of hlrs, whose code digests cannot be checked"
+                remedy = "check out their commit to audit them, or rebuild them"
             elif not known:
                 why = f"made by uncommitted code, on top of commit {commit[:SHORT]}"
+                remedy = "commit the code, then rebuild them"
             else:
                 continue
-            found.setdefault((stage, why, "commit the code, then rebuild them"), []).append(record.run)
+            found.setdefault((stage, why, remedy), []).append(record.run)
         for (stage, why, remedy), runs in found.items():
             yield Finding(str(RESULTS / stage), f"{why}: {abbreviate(runs)}", remedy, False)
 

@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -742,3 +743,26 @@ def test_every_spec_is_frozen_strict_and_closed():
     for model in models():
         settings = {name: model.model_config.get(name) for name in ("frozen", "extra", "strict")}
         assert settings == {"frozen": True, "extra": "forbid", "strict": True}, model
+
+
+UNIONS = {
+    "schedule": get_args(methods.ArchLR)[0],
+    "loss": get_args(methods.Loss)[0],
+    "sampler": get_args(methods.Sampler)[0],
+    "mixing": get_args(methods.Mixing)[0],
+    "objective": get_args(methods.Objective)[0],
+    "searcher": get_args(methods.Searcher)[0],
+    "searcher of a supernet": methods.SupernetSearcher,
+    "source": get_args(data.Source)[0],
+}
+OF_SUPERNETS = {"portion", "warm_up"}  # rules of the searchers that train one
+
+
+@pytest.mark.parametrize("family", UNIONS)
+def test_every_kind_states_the_rules_of_its_family(family):
+    specs = get_args(UNIONS[family])
+    rules = {rule for spec in specs for rule in spec.__class_vars__}
+    rules -= OF_SUPERNETS if family == "searcher" else set()
+    assert {
+        (s.__name__, r) for s in specs for r in rules if not hasattr(s, r) and r not in s.model_fields
+    } == set()

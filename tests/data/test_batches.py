@@ -152,6 +152,12 @@ def test_every_sampler_of_config_is_implemented_and_tested():
     assert set(specs(Sampler)) == {spec.kind for spec, _, _ in SHARES} | {"uniform"}
 
 
+def test_a_sampler_says_that_it_rebalances_if_its_classes_have_other_shares_than_their_images():
+    own = (100 / 120, 16 / 120, 4 / 120)
+    changing = {spec.kind for spec, _, shares in SHARES if shares != own}
+    assert {kind for kind, spec in specs(Sampler).items() if spec.rebalances} == changing
+
+
 @pytest.mark.parametrize("kind", specs(Sampler))
 @pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
 def test_every_sampler_of_config_draws_positions(kind, t):

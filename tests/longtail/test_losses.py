@@ -330,6 +330,12 @@ def test_other_losses_keep_the_linear_classifier():
 # --- corrected once -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_says_that_it_corrects_if_the_class_counts_change_it(kind):
+    other = value(kind, 0.9, counts=[10, 500, 81])
+    assert bool(KINDS[kind]().corrects) == (other != pytest.approx(value(kind, 0.9), rel=1e-6))
+
+
 @pytest.mark.parametrize("kind", ["balanced_softmax", "logit_adjustment", "seesaw", "class_balanced", "ldam"])
 def test_a_loss_that_corrects_frequencies_is_refused_under_a_sampler_that_changes_them(kind):
     for sampler in ("class_balanced", "reversed", "square_root", "progressive", "deferred"):

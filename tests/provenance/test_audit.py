@@ -286,6 +286,15 @@ def test_uncommitted_code_is_reported(own):
     assert not [f for f in audit()[1] if "uncommitted" in f.what]
 
 
+def test_code_that_cannot_be_checked_is_reported_with_a_remedy_of_its_own(folder):
+    rewrite(directory("search") / PROVENANCE, code="0" * 64)  # without a scheme, as records were
+    rewrite(directory("split", "digits") / PROVENANCE, commit="0" * 40)
+    remedies = {f.path: f.remedy for f in audit()[1] if "cannot be checked" in f.what}
+    assert remedies.keys() == {"results/search", "results/split"}
+    assert "check out their commit" in remedies["results/search"]
+    assert "git fetch" in remedies["results/split"]
+
+
 def test_a_mixture_of_machines_is_reported(folder):
     path = directory("search") / PROVENANCE
     rewrite(path, cpu="Another CPU")
