@@ -87,7 +87,7 @@ class Code:
             of = f"{module.removeprefix('hlrs.')}.{name}".rstrip(".")
             for statement in self._statements((module, name)):
                 if isinstance(statement, ast.ClassDef):
-                    found.update(self._members(of, module, statement))
+                    found.update(self._members(of, (module, name), statement))
                 else:
                     found[of] = self._digest((module, name), kinds)
         found.update((file, _sha256(self.files[file])) for file in self._templates(names))
@@ -112,11 +112,24 @@ class Code:
         """The definitions that a definition names; its module's loose statements, which run in any case."""
         asked = name, self._relevant(name, kinds)
         if asked not in self._used:
-            module = self._module(name[0])
-            found = [(name[0], "")] if name[1] and module.loose else []
-            parts, imports = self._parts(name, kinds)
-            self._used[asked] = found + [use for part in parts for use in self._named(module, imports, part)]
+            found = [(name[0], "")] if name[1] and self._module(name[0]).loose else []
+            for dotted in self._resolved(name, kinds).values():
+                target = self._definition(dotted)
+                if target and target[1]:
+                    found.append(target)
+                elif (
+                    target
+                ):  # a module that is more than a name's prefix: any of its definitions may be meant
+                    found += [(target[0], each) for each in self._module(target[0]).definitions]
+            self._used[asked] = found
         return self._used[asked]
+
+    def _resolved(self, name: Name, kinds: frozenset[str]) -> dict[ast.AST, str]:
+        """The dotted name of every name in a definition that means a definition or an import."""
+        parts, imports = self._parts(name, kinds)
+        module = self._module(name[0])
+        known = {own: f"{module.name}.{own}" for own in module.definitions} | imports
+        return {node: dotted for part in parts for node, dotted in self._resolve(part, known)}
 
     def _declared(
         self, names: Iterable[Name], kinds: frozenset[str], specs: Iterable[type[Spec]]
@@ -146,36 +159,32 @@ class Code:
         parts = [part for statement in statements for part in self._asked_parts(module, statement, kinds)]
         return parts, module.imports | _imports(node for s in statements for node in ast.walk(s))
 
-    def _named(
-        self, module: Module, imports: dict[str, str], node: ast.AST, local: frozenset[str] = frozenset()
-    ) -> Iterator[Name]:
-        """The definitions that a syntax tree names; all of a module that is not just a name's prefix.
+    def _resolve(
+        self, node: ast.AST, known: Mapping[str, str], local: frozenset[str] = frozenset()
+    ) -> Iterator[tuple[ast.AST, str]]:
+        """(node, dotted name) of every known name, and of every module of `hlrs` or attribute of one.
 
-        `local` are the names of the functions around the node, which hide the module's.
+        `local` are the names of the functions around the node, which hide the module's; what a function
+        imports is known, not local.
         """
-        if isinstance(node, ast.Name) and node.id in local:
-            return
         if isinstance(node, (*FUNCTIONS, ast.Lambda)):
             inner = local | (_locals(node) - _imports(ast.walk(node)).keys())
-            outside = [node.args, *getattr(node, "decorator_list", []), getattr(node, "returns", None)]
             body = node.body if isinstance(node.body, list) else [node.body]
-            for part in filter(None, outside):
-                yield from self._named(module, imports, part, local)
-            for part in body:
-                yield from self._named(module, imports, part, inner)
-            return
-        dotted = _dotted(node, imports)
-        target = self._definition(dotted) if dotted else None
-        if target:
-            if target[1]:
-                yield target
-            else:
-                yield from ((target[0], name) for name in self._module(target[0]).definitions)
-            return
-        if isinstance(node, ast.Name) and node.id in module.definitions:
-            yield (module.name, node.id)
-        for child in ast.iter_child_nodes(node):
-            yield from self._named(module, imports, child, local)
+            for part in ast.iter_child_nodes(node):
+                yield from self._resolve(part, known, inner if part in body else local)
+        elif isinstance(node, ast.Name):
+            if node.id in known and node.id not in local:
+                yield node, known[node.id]
+        elif isinstance(node, ast.Attribute) and (dotted := self._of_module(node, known, local)):
+            yield node, dotted
+        else:
+            for child in ast.iter_child_nodes(node):
+                yield from self._resolve(child, known, local)
+
+    def _of_module(self, node: ast.Attribute, known: Mapping[str, str], local: frozenset[str]) -> str:
+        """The dotted name of a module of `hlrs` or of what stands in one; empty for any other attribute."""
+        dotted = _dotted(node, known, local)
+        return dotted if self._path(dotted) or self._path(dotted.rpartition(".")[0]) else ""
 
     def _definition(self, dotted: str) -> Name | None:
         """The definition, or module, of `hlrs` that a dotted name means; None for other names."""
@@ -202,7 +211,6 @@ class Code:
         entries = [
             (_dotted(key, module.imports), value)
             for key, value in zip(statement.value.keys, statement.value.values, strict=True)
-            if key is not None
         ]
         return [value for key, value in entries if key.rpartition(".")[2] in kinds]
 
@@ -212,34 +220,38 @@ class Code:
         """Digest of a definition by what it is; the kinds matter for tables alone."""
         asked = name, self._relevant(name, kinds)
         if asked not in self._digests:
-            tokens = [name[1], *self._tokens(*self._parts(name, kinds))]
+            tokens = [name[1], *self._tokens(self._parts(name, kinds)[0], self._resolved(name, kinds))]
             self._digests[asked] = _sha256("\0".join(tokens).encode())
         return self._digests[asked]
 
-    def _members(self, of: str, module: str, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    def _members(self, of: str, name: Name, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
         """(name, digest) of each method of a class, and of what is in none of them."""
-        imports = self._module(module).imports | _imports(ast.walk(node))
+        resolved = self._resolved(name, frozenset())
         rest: list[Any] = [*node.bases, *node.keywords, *node.decorator_list]
         for child in node.body:
             if isinstance(child, FUNCTIONS):
-                tokens = "\0".join(self._tokens(child, imports))
-                yield f"{of}.{child.name}", _sha256(tokens.encode())
+                yield f"{of}.{child.name}", _sha256("\0".join(self._tokens(child, resolved)).encode())
             elif not _is_docstring(child):
                 rest.append(child)
-        yield of, _sha256("\0".join(self._tokens(rest, imports)).encode())
+        yield of, _sha256("\0".join(self._tokens(rest, resolved)).encode())
 
-    def _tokens(self, node: Any, imports: dict[str, str]) -> Iterator[str]:
-        """A syntax tree spelled out, imported names as what they mean, whatever they are called here.
+    def _tokens(self, node: Any, resolved: Mapping[ast.AST, str]) -> Iterator[str]:
+        """A syntax tree spelled out, names as what they mean, wherever that is and whatever it is called here.
 
         Without empty fields: Python versions differ in which they have.
         """
         if isinstance(node, list):
             yield "["
             for item in node:
-                yield from self._tokens(item, imports)
+                yield from self._tokens(item, resolved)
             yield "]"
-        elif isinstance(node, ast.Name | ast.Attribute) and (meaning := self._meaning(node, imports)):
-            yield meaning
+        elif isinstance(node, ast.AST) and node in resolved:
+            found, ours = self._definition(resolved[node]), resolved[node].startswith("hlrs.")
+            yield (
+                f"{(found and found[1]) or resolved[node].rpartition('.')[2]} of hlrs"
+                if ours
+                else resolved[node]
+            )
         elif isinstance(node, ast.AST):
             yield type(node).__name__
             for name, value in ast.iter_fields(node):
@@ -247,18 +259,9 @@ class Code:
                     value = [s for s in value if not _is_docstring(s) and not isinstance(s, _IMPORTS)]
                 if value not in (None, []) and name not in ("ctx", "kind", "type_comment", "type_ignores"):
                     yield name
-                    yield from self._tokens(value, imports)
+                    yield from self._tokens(value, resolved)
         else:
             yield repr(node)
-
-    def _meaning(self, node: ast.expr, imports: dict[str, str]) -> str:
-        """What an imported name means: a definition's own name, or the dotted name of what is not ours."""
-        dotted = _dotted(node, imports)
-        if not dotted.startswith("hlrs."):
-            return f"{dotted} imported" if isinstance(node, ast.Name) and dotted else ""
-        found = self._definition(dotted)
-        name = found[1] if found else dotted.rpartition(".")[2]
-        return f"{name} of hlrs" if name else ""
 
     # --- files ----------------------------------------------------------------------------------------
 
@@ -351,6 +354,7 @@ def is_table(statement: ast.AST) -> bool:
         and isinstance(statement.annotation.value, ast.Name)
         and statement.annotation.value.id == TABLE
         and isinstance(statement.value, ast.Dict)
+        and None not in statement.value.keys  # no **other
     )
 
 
@@ -418,12 +422,12 @@ def _locals(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> se
     return found - foreign
 
 
-def _dotted(node: ast.AST | None, imports: dict[str, str]) -> str:
-    """The dotted name of an imported name or of an attribute of one; empty for anything else."""
+def _dotted(node: ast.AST | None, known: Mapping[str, str], local: frozenset[str] = frozenset()) -> str:
+    """The dotted name of a known name or of an attribute of a module's; empty for anything else."""
     if isinstance(node, ast.Name):
-        return imports.get(node.id, "")
+        return "" if node.id in local else known.get(node.id, "")
     if isinstance(node, ast.Attribute):
-        before = _dotted(node.value, imports)
+        before = _dotted(node.value, known, local)
         return f"{before}.{node.attr}" if before else ""
     return ""
 

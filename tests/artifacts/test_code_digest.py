@@ -169,6 +169,31 @@ def test_moving_code_renaming_a_module_and_reordering_do_not_count(small):
     assert digests("near", "table") == before
 
 
+def test_a_definition_moved_out_of_the_module_that_uses_it_does_not_count(small):
+    before = digests("table")
+    (small / "help.py").write_text("HELP = 1\n")
+    parts = small / "parts.py"
+    parts.write_text(
+        parts.read_text()
+        .replace("HELP = 1\n", "from hlrs.help import HELP as OTHER\n")
+        .replace("return HELP", "return OTHER")
+    )
+    assert digests("table") == before
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "from hlrs.hidden import A\n\n\ndef run(job):\n    return A.make()",
+        "import hlrs.hidden\n\n\ndef run(job):\n    return hlrs.hidden.A.make()",
+    ],
+)
+def test_a_class_counts_whose_attribute_is_used(small, use):
+    (small / "stages" / "apart.py").write_text(f"{use}\n")
+    (small / "hidden.py").write_text("class A:\n    @staticmethod\n    def make():\n        return 1\n")
+    assert changed_by(small / "hidden.py", replaced("return 1", "return 2")) == {"apart"}
+
+
 def test_what_an_import_means_counts(small):
     stage = small / "stages" / "apart.py"
     assert changed_by(stage, replaced("import json", "import os as json")) == {"apart"}
