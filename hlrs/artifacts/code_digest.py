@@ -58,6 +58,7 @@ class Code:
         self._modules: dict[str, Module] = {}
         self._asked: dict[tuple[str, frozenset[str]], list[Name]] = {}
         self._used: dict[tuple[Name, frozenset[str]], list[Name]] = {}
+        self._meanings: dict[tuple[Name, frozenset[str]], dict[ast.AST, str]] = {}
         self._read: dict[tuple[Name, frozenset[str]], list[ast.Attribute]] = {}
         self._digests: dict[tuple[Name, frozenset[str]], str] = {}
 
@@ -126,10 +127,13 @@ class Code:
 
     def _resolved(self, name: Name, kinds: frozenset[str]) -> dict[ast.AST, str]:
         """The dotted name of every name in a definition that means a definition or an import."""
-        parts, imports = self._parts(name, kinds)
-        module = self._module(name[0])
-        known = {own: f"{module.name}.{own}" for own in module.definitions} | imports
-        return {node: dotted for part in parts for node, dotted in self._resolve(part, known)}
+        asked = name, self._relevant(name, kinds)
+        if asked not in self._meanings:
+            parts, imports = self._parts(name, kinds)
+            module = self._module(name[0])
+            known = {own: f"{module.name}.{own}" for own in module.definitions} | imports
+            self._meanings[asked] = {n: dotted for part in parts for n, dotted in self._resolve(part, known)}
+        return self._meanings[asked]
 
     def _declared(
         self, names: Iterable[Name], kinds: frozenset[str], specs: Iterable[type[Spec]]
@@ -168,7 +172,7 @@ class Code:
         imports is known, not local.
         """
         if isinstance(node, (*FUNCTIONS, ast.Lambda)):
-            inner = local | (_locals(node) - _imports(ast.walk(node)).keys())
+            inner = local | _locals(node)
             body = node.body if isinstance(node.body, list) else [node.body]
             for part in ast.iter_child_nodes(node):
                 yield from self._resolve(part, known, inner if part in body else local)
@@ -236,7 +240,7 @@ class Code:
         yield of, _sha256("\0".join(self._tokens(rest, resolved)).encode())
 
     def _tokens(self, node: Any, resolved: Mapping[ast.AST, str]) -> Iterator[str]:
-        """A syntax tree spelled out, names as what they mean, wherever that is and whatever it is called here.
+        """A syntax tree spelled out, names as what they mean, wherever that is and whatever it is called.
 
         Without empty fields: Python versions differ in which they have.
         """
@@ -399,7 +403,7 @@ def _imports(nodes: Iterable[ast.AST]) -> dict[str, str]:
 
 
 def _locals(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> set[str]:
-    """The names that a function binds: its arguments, and what its own body assigns or defines.
+    """The names that a function binds but by import: its arguments, and what its own body assigns or defines.
 
     Comprehensions bind theirs for themselves, and count as if they did not: a name too many is followed, none
     too few.
@@ -413,6 +417,8 @@ def _locals(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> se
             found.add(node.name)
         elif isinstance(node, ast.Global | ast.Nonlocal):
             foreign |= {*node.names}
+        elif isinstance(node, _IMPORTS):
+            foreign |= _imports([node]).keys()
         elif not isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 found.add(node.id)
