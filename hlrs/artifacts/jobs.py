@@ -16,17 +16,9 @@ from hlrs.artifacts.files import read_json
 from hlrs.errors import UserError
 
 SPECS = Path(".hlrs/specs")
-
-
 RESULTS = Path("results")
-
-
 CHECKPOINTS = Path(".hlrs/checkpoints")
-
-
 PROVENANCE = "provenance.json"
-
-
 OUTPUTS = {
     "split": ["split.parquet", "classes.json", "files.parquet"],
     "search": ["alphas.parquet", "history.parquet"],
@@ -152,8 +144,6 @@ def load_spec(path: Path) -> Job:
 
 
 PUBLISHED = Path("report")
-
-
 ASIDE = Path(".hlrs/aside")  # may be deleted to free space
 
 

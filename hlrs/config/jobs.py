@@ -88,8 +88,6 @@ class ReportJob(Spec):
     params: Sections
 
 
-JobParams = SplitJob | SearchJob | RandomSearchJob | ExtractJob | RetrainJob | EvaluateJob | ReportJob
-
 STAGES: dict[str, Any] = {
     "split": SplitJob,
     "search": SearchJob | RandomSearchJob,
