@@ -146,9 +146,9 @@ Sampler = Annotated[
 
 
 # --- losses ---------------------------------------------------------------------------------------------
-# `corrects`: what it does about class frequencies, so that no sampler does so too ("": nothing). `cosine`:
-# whether its logits are cosines times its `scale`, of a classifier of unit norm. `reweights`: whether the
-# paper's claim counts it as re-weighting, as it favours rare classes or hard images.
+# `corrects`: what it does about class frequencies, so that no sampler does so too ("": nothing). `scale`:
+# of cosines, if its logits are those of a classifier of unit norm times it. `reweights`: whether the paper's
+# claim counts it as re-weighting, as it favours rare classes or hard images.
 WEIGHTS = "weights the classes by their frequencies in the images"
 
 
@@ -157,7 +157,7 @@ class CrossEntropy(Spec):
 
     kind: Literal["cross_entropy"] = "cross_entropy"
     corrects: ClassVar[str] = ""
-    cosine: ClassVar[bool] = False
+    scale: ClassVar[None] = None
     reweights: ClassVar[bool] = False
     smoothing: float = Field(0.0, ge=0, lt=1)
 
@@ -170,7 +170,7 @@ class ClassBalanced(Spec):
 
     kind: Literal["class_balanced"] = "class_balanced"
     corrects: ClassVar[str] = WEIGHTS
-    cosine: ClassVar[bool] = False
+    scale: ClassVar[None] = None
     reweights: ClassVar[bool] = True
     beta: float = Field(0.9999, ge=0, lt=1)
     at: float = Field(0.0, ge=0, lt=1)
@@ -181,7 +181,7 @@ class Focal(Spec):
 
     kind: Literal["focal"] = "focal"
     corrects: ClassVar[str] = ""
-    cosine: ClassVar[bool] = False
+    scale: ClassVar[None] = None
     reweights: ClassVar[bool] = True
     gamma: float = Field(2.0, ge=0)
 
@@ -194,7 +194,6 @@ class Ldam(Spec):
     """
 
     kind: Literal["ldam"] = "ldam"
-    cosine: ClassVar[bool] = True
     reweights: ClassVar[bool] = True
     max_margin: float = Field(0.5, gt=0)
     scale: float = Field(30.0, gt=0)
@@ -212,7 +211,7 @@ class BalancedSoftmax(Spec):
 
     kind: Literal["balanced_softmax"] = "balanced_softmax"
     corrects: ClassVar[str] = "shifts the logits by the classes' frequencies in the images"
-    cosine: ClassVar[bool] = False
+    scale: ClassVar[None] = None
     reweights: ClassVar[bool] = True
 
 
@@ -221,7 +220,7 @@ class LogitAdjustment(Spec):
 
     kind: Literal["logit_adjustment"] = "logit_adjustment"
     corrects: ClassVar[str] = "shifts the logits by the classes' frequencies in the images"
-    cosine: ClassVar[bool] = False
+    scale: ClassVar[None] = None
     reweights: ClassVar[bool] = True
     tau: float = Field(1.0, gt=0)
 
@@ -231,7 +230,7 @@ class Seesaw(Spec):
 
     kind: Literal["seesaw"] = "seesaw"
     corrects: ClassVar[str] = "compares the classes' frequencies in the images"
-    cosine: ClassVar[bool] = False
+    scale: ClassVar[None] = None
     reweights: ClassVar[bool] = True
     p: float = Field(0.8, ge=0)
     q: float = Field(2.0, ge=0)
@@ -315,7 +314,7 @@ Mixing = Annotated[
 
 
 # --- objectives -----------------------------------------------------------------------------------------
-# `mixes`: whether it mixes the batches of two samplers by a `mixing`. `auxiliary`: whether it can train an
+# `mixing`: the coefficient that mixes the batches of two samplers. `auxiliary`: whether it can train an
 # auxiliary head. `one_classifier`: whether it has a single classifier, which can be replaced after training.
 # `branch_cells`: how many cells exist once per branch.
 
@@ -324,7 +323,7 @@ class Plain(Spec):
     """One network, one sampler, one loss."""
 
     kind: Literal["plain"] = "plain"
-    mixes: ClassVar[bool] = False
+    mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = True
     one_classifier: ClassVar[bool] = True
     branch_cells: ClassVar[int] = 0
@@ -344,7 +343,6 @@ class Bilateral(Spec):
     """
 
     kind: Literal["bilateral"] = "bilateral"
-    mixes: ClassVar[bool] = True
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = True
     mixing: Mixing = ParabolicDecay(kind="parabolic_decay")
@@ -367,7 +365,7 @@ class DualHead(Spec):
     """
 
     kind: Literal["dual_head"] = "dual_head"
-    mixes: ClassVar[bool] = False
+    mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = False
     branch_cells: ClassVar[int] = 0
@@ -467,11 +465,11 @@ class Method(Spec):
                 )
             return self
         if self.arch_lr is not None and self.arch_lr.kind == "coupled":
-            if self.objective is None or not self.objective.mixes:
+            mixing = None if self.objective is None else self.objective.mixing
+            if mixing is None:
                 raise ValueError(
                     "arch_lr coupled follows the mixing coefficient: it needs objective bilateral"
                 )
-            mixing = getattr(self.objective, "mixing")  # noqa: B009 - of those that mix
             if mixing.drawn:
                 raise ValueError(
                     f"arch_lr coupled needs a mixing that depends on progress alone, not {mixing.kind}"

@@ -197,7 +197,7 @@ class Retrain(Spec):
         objective = self.objective
         if self.auxiliary_weight and not objective.auxiliary:
             raise ValueError(f"objective {objective.kind} has no auxiliary head: set auxiliary_weight to 0")
-        if self.mix is not None and objective.mixes:
+        if self.mix is not None and objective.mixing is not None:
             raise ValueError(
                 f"objective {objective.kind} mixes batches itself: leave out mix {self.mix.kind}"
             )
@@ -206,7 +206,7 @@ class Retrain(Spec):
                 f"objective {objective.kind} has class-specific weights for the tail: leave out classifier "
                 f"{self.classifier.kind}"
             )
-        if self.classifier is not None and objective.loss.cosine:
+        if self.classifier is not None and objective.loss.scale is not None:
             raise ValueError(
                 f"loss {objective.loss.kind} has a classifier of unit norm: leave out classifier "
                 f"{self.classifier.kind}"

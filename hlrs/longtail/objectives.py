@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from hlrs.config.base import Kinds
 from hlrs.config.methods import Bilateral as BilateralSpec
 from hlrs.config.methods import DualHead as DualHeadSpec
-from hlrs.config.methods import Loss as LossSpec
-from hlrs.config.methods import Mixing as MixingSpec
 from hlrs.config.methods import Objective as ObjectiveSpec
 from hlrs.config.methods import Plain as PlainSpec
 from hlrs.config.methods import Sampler
@@ -219,40 +217,26 @@ def accuracy(logits: Tensor, batch: Batch) -> Tensor:
 
 
 class Demands(NamedTuple):
-    """What an objective needs of batches and network: samplers, mixing coefficient, branches, classifiers."""
+    """What an objective needs of batches and network: samplers, branches, classifiers."""
 
     samplers: list[Sampler]  # one batch of each per step
-    mixing: MixingSpec | None
-    loss: LossSpec
     branches: int
-    branch_cells: int  # cells at the end that exist once per branch
     dual: bool  # class-specific weights beside the shared classifier
-
-    def layout(self) -> dict[str, Any]:
-        """Return arguments for a network's constructor."""
-        scale = getattr(self.loss, "scale") if self.loss.cosine else None  # noqa: B009 - of those on cosines
-        return {
-            "branches": self.branches,
-            "branch_cells": self.branch_cells,
-            "cosine": scale,
-            "dual": self.dual,
-        }
 
 
 def plain(spec: PlainSpec) -> Demands:
     """One sampler, one branch, one classifier."""
-    return Demands([spec.sampler], None, spec.loss, branches=1, branch_cells=0, dual=False)
+    return Demands([spec.sampler], branches=1, dual=False)
 
 
 def bilateral(spec: BilateralSpec) -> Demands:
-    """Two samplers with one branch each, whose features are mixed."""
-    samplers = [spec.conventional, spec.rebalancing]
-    return Demands(samplers, spec.mixing, spec.loss, branches=2, branch_cells=spec.branch_cells, dual=False)
+    """Two samplers, and a branch for each, whose features are mixed."""
+    return Demands([spec.conventional, spec.rebalancing], branches=2, dual=False)
 
 
 def dual_head(spec: DualHeadSpec) -> Demands:
     """One sampler, one branch, two classifiers."""
-    return Demands([spec.sampler], None, spec.loss, branches=1, branch_cells=0, dual=True)
+    return Demands([spec.sampler], branches=1, dual=True)
 
 
 DEMANDS: Kinds[Callable[..., Demands]] = {
@@ -267,7 +251,17 @@ def demands_of(spec: ObjectiveSpec) -> Demands:
     return DEMANDS[type(spec)](spec)
 
 
+def layout_of(spec: ObjectiveSpec) -> dict[str, Any]:
+    """Return what an objective asks of a network, as arguments of its constructor."""
+    demands = demands_of(spec)
+    return {
+        "branches": demands.branches,
+        "branch_cells": spec.branch_cells,
+        "cosine": spec.loss.scale,
+        "dual": demands.dual,
+    }
+
+
 def mixing_at(spec: ObjectiveSpec, t: float, draw: str) -> float | None:
     """Return the mixing coefficient m(t), None where nothing is mixed; `draw` seeds a random one."""
-    mixing = demands_of(spec).mixing
-    return None if mixing is None else coefficient(mixing, t, draw)
+    return None if spec.mixing is None else coefficient(spec.mixing, t, draw)

@@ -237,7 +237,7 @@ def batches_of(params: SearchJob | RetrainJob) -> list[int]:
 
 
 def _samplers(objective: Objective) -> int:
-    return 2 if objective.mixes else 1
+    return 1 if objective.mixing is None else 2
 
 
 def _alphas_step(params: SearchJob, t: float) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hlrs.artifacts.files import read_json
 from hlrs.config.recipes import Retrain
-from hlrs.longtail.objectives import demands_of
+from hlrs.longtail.objectives import layout_of
 from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import Genotype, from_json
 from hlrs.nas.network import BranchedNetwork
@@ -28,7 +28,7 @@ def derived_network(
 
     Its weights have PyTorch's initialisation.
     """
-    layout = {"in_channels": in_channels, "classes": classes, **demands_of(recipe.objective).layout()}
+    layout = {"in_channels": in_channels, "classes": classes, **layout_of(recipe.objective)}
     if resnet is not None:
         return ResNet(resnet, **layout)
     assert genotype is not None  # hlrs.pipeline.plan gives one or the other

@@ -87,7 +87,6 @@ class RetrainTask:
         self.recipe, self.device, self.recorded = params.retrain, device, GraphCache(device)
         self.purpose = f"{params.seed}/retrain/{params.retrain_seed}"
         counts = images.counts("weights", "alphas")
-        self.demands = demands_of(self.recipe.objective)
         self.objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
         self.network = derived_network(
             genotype, params.resnet, self.recipe, images.stem, images.channels, len(images.classes)
@@ -109,7 +108,7 @@ class RetrainTask:
     def _phases(self, augment: Augment) -> list[Phase]:
         recipe, classifier = self.recipe, self.recipe.classifier
         weights, sgd = list(self.network.parameters()), recipe.weights
-        batches = self._batches(self.demands.samplers, augment, self.purpose)
+        batches = self._batches(demands_of(recipe.objective).samplers, augment, self.purpose)
         phases = [Phase("network", 0, recipe.epochs, weights, sgd, make_sgd(weights, sgd), batches)]
         if isinstance(classifier, RetrainedClassifier):
             weights = list(self.result.classifier.parameters())
@@ -195,7 +194,7 @@ class RetrainTask:
 
     def end(self, means: list[float]) -> dict[str, Any]:
         """Return the epoch's row of history.parquet; after the network's last epoch, adapt its classifier."""
-        mixes = self.demands.mixing is not None
+        mixes = self.recipe.objective.mixing is not None
         trained, classifier = self.epoch + 1 == self.recipe.epochs, self.recipe.classifier
         if trained and isinstance(classifier, NormalizedClassifier):
             assert isinstance(

@@ -15,7 +15,7 @@ from hlrs.config.recipes import Adam
 from hlrs.data.augment import send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
-from hlrs.longtail.objectives import Mixing, Outcome, demands_of, make_objective, mixing_at
+from hlrs.longtail.objectives import Mixing, Outcome, demands_of, layout_of, make_objective, mixing_at
 from hlrs.nas import arch_lr, bilevel, genotype, trajectory
 from hlrs.nas.collapse import EarlyStopping
 from hlrs.nas.network import initialize
@@ -75,7 +75,6 @@ class SearchTask:
     def __init__(self, params: SearchJob, images: SplitImages, device: torch.device) -> None:
         self.params, self.device, self.epochs = params, device, params.search.epochs
         self.searcher = SEARCHERS[type(params.searcher)](params.searcher)
-        self.demands = demands_of(params.objective)
         self.on_weights, self.on_alphas = (
             make_objective(params.objective, images.counts(half), for_alphas=half == "alphas")
             for half in HALVES
@@ -202,7 +201,7 @@ class SearchTask:
             "alphas_accuracy": means[3] if stepped else None,
             "weights_lr": self.weights_lr,
             "alphas_lr": self.alphas_lr,
-            "mixing": means[4] if self.demands.mixing is not None else None,
+            "mixing": means[4] if self.params.objective.mixing is not None else None,
             **trajectory.describe(self.trajectory.architectures[-1]),
             "eigenvalue": eigenvalue,
             "stopped": int(self.early_stopping.stopped),
@@ -268,7 +267,7 @@ def _make_supernet(params: SearchJob, searcher: Searcher, images: SplitImages) -
         cells=search.cells,
         recompute=search.recompute,
         stem=images.stem,
-        **demands_of(params.objective).layout(),
+        **layout_of(params.objective),
     )
     initialize(supernet, generator(params.seed, "search", "weights"))
     initialize_alphas(supernet, generator(params.seed, "search", "alphas"))

@@ -385,7 +385,7 @@ def test_a_change_of_what_a_kind_calls_reaches_the_jobs_that_ask_for_it():
 @pytest.mark.parametrize(
     ("spec", "variable", "jobs_of"),
     [
-        (methods.CrossEntropy, "cosine", {"darts", "hlrs", "retrain", "evaluate"}),
+        (methods.CrossEntropy, "scale", {*BEFORE} - {"split", "extract"}),  # charts read a `scale`, too
         (methods.CrossEntropy, "reweights", {"report"}),  # of the claim
         (methods.Focal, "reweights", set()),  # nobody asks for it
         (methods.CrossEntropy, "corrects", set()),  # the params are checked by it, no result depends on it

@@ -17,7 +17,7 @@ from hlrs.config.methods import Darts, DualHead, Plain
 from hlrs.config.params import Params
 from hlrs.config.recipes import Sgd
 from hlrs.data.augment import Batch
-from hlrs.longtail.objectives import demands_of, make_objective
+from hlrs.longtail.objectives import layout_of, make_objective
 from hlrs.longtail.row_rates import learn_rows_at, row_rates
 from hlrs.nas import bilevel
 from hlrs.nas.derived import DerivedNetwork
@@ -39,7 +39,7 @@ LAYOUT = {"in_channels": 1, "classes": 3, "channels": 2, "cells": 3}
 @pytest.fixture
 def supernet():
     draw = torch.Generator().manual_seed(5)
-    network = Supernet(DartsSearcher(Darts()), nodes=1, **LAYOUT, **demands_of(SPEC).layout()).double()
+    network = Supernet(DartsSearcher(Darts()), nodes=1, **LAYOUT, **layout_of(SPEC)).double()
     initialize(network, draw)
     initialize_alphas(network, draw, scale=0.5)
     return network
@@ -125,11 +125,9 @@ def test_both_classifiers_and_the_backbone_learn_in_the_weights_step(supernet):
     assert all(float(g.abs().max()) > 0 for g in torch.autograd.grad(loss, weights))
     kinds = sum(isinstance(m, nn.Linear) for m in supernet.modules())
     assert kinds == 2
-    network = DerivedNetwork(PUBLISHED["DARTS_V1"], auxiliary=False, **LAYOUT, **demands_of(SPEC).layout())
+    network = DerivedNetwork(PUBLISHED["DARTS_V1"], auxiliary=False, **LAYOUT, **layout_of(SPEC))
     assert network.class_specific.weight.shape == network.classifier.weight.shape
-    plain = DerivedNetwork(
-        PUBLISHED["DARTS_V1"], auxiliary=False, **LAYOUT, **demands_of(Plain(kind="plain")).layout()
-    )
+    plain = DerivedNetwork(PUBLISHED["DARTS_V1"], auxiliary=False, **LAYOUT, **layout_of(Plain(kind="plain")))
     assert plain.class_specific is None
 
 

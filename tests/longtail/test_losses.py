@@ -15,7 +15,7 @@ from hlrs.artifacts.tensors import read_tensors
 from hlrs.config.methods import Bilateral, ClassBalanced, DualHead, Loss, Plain
 from hlrs.config.params import Params
 from hlrs.longtail.losses import LOSSES, effective_number_weights, make_loss
-from hlrs.longtail.objectives import demands_of
+from hlrs.longtail.objectives import layout_of
 from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import CosineClassifier, initialize
@@ -289,7 +289,7 @@ def test_mixed_losses_add_up_by_shares(kind):
 
 def ldam_network(auxiliary=True, scale=30.0):
     objective = Plain(kind="plain", loss={"kind": "ldam", "scale": scale})
-    layout = {"in_channels": 1, "classes": 3, "channels": 2, "cells": 3, **demands_of(objective).layout()}
+    layout = {"in_channels": 1, "classes": 3, "channels": 2, "cells": 3, **layout_of(objective)}
     network = DerivedNetwork(PUBLISHED["DARTS_V1"], auxiliary=auxiliary, **layout)
     initialize(network, torch.Generator().manual_seed(1))
     return network.double()
@@ -324,7 +324,7 @@ def test_every_classifier_of_an_ldam_network_gives_cosines_the_auxiliary_head_in
 
 def test_other_losses_keep_the_linear_classifier():
     for kind in set(KINDS) - {"ldam"}:
-        assert demands_of(Plain(kind="plain", loss={"kind": kind})).layout()["cosine"] is None
+        assert layout_of(Plain(kind="plain", loss={"kind": kind}))["cosine"] is None
 
 
 # --- corrected once -----------------------------------------------------------------------------------
