@@ -425,7 +425,7 @@ def test_a_gpu_that_was_given_and_is_not_there_is_one_line(site):
     [line] = site.complaints()
     assert re.fullmatch(
         r"hlrs: search digits/darts/0 \(SLURM job \d+\): SLURM gave this job 1 GPU on \S+, PyTorch sees 0: "
-        r"`hlrs doctor` .*",
+        r"run `hlrs doctor` .* HLRS_DEVICE=cpu",
         line,
     )
 
