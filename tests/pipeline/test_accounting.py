@@ -1,7 +1,7 @@
-"""The workflow on a real SLURM whose jobs are accounted for (tests/cluster/accounting.py), asked by sacct.
+"""The workflow on a real SLURM with accounting (tests/cluster/accounting.py), queried by sacct.
 
-slurmdbd hears of what happens from the controller, later; and of a job that was preempted, and waits for its
-turn, it says PREEMPTED.
+slurmdbd hears from the controller with a delay, and reports a preempted job that waits in the queue as
+PREEMPTED.
 """
 
 import time
@@ -43,23 +43,24 @@ OWN, EXECUTORS = "sacct", ".hlrs/bin/sacct"
 
 
 def state(site, sacct, job):
-    """What SLURM's own sacct, or the one that the executor gets, says of a job."""
+    """A job's state according to SLURM's own sacct or to the one that the executor calls."""
     run = site.cluster.ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%j")
     found = site.command(sacct, *query_job_status_sacct(run).split()[1:])
     return dict(line.split("|") for line in found.splitlines())[job]
 
 
-def test_accounting_is_found_and_an_account_that_is_not_the_users_is_one_line(site):
+def test_accounting_is_detected_and_a_foreign_account_refused(site):
     command = ("hlrs", "profile", "slurm", "--force", "--account")
     site.command(*command, accounting.ACCOUNT)
     written = yaml.safe_load(Path(f"{site.folder}.config/snakemake/slurm/config.yaml").read_text())
     assert written["slurm-status-command"] == "sacct"
     assert written["default-resources"]["slurm_account"] == f"'{accounting.ACCOUNT}'"
-    told = site.command(*command, "labs", status=2)
-    assert told.splitlines() == ["hlrs: --account labs: not yours on hlrstest; choose from: lab, root"]
+    [line] = site.command(*command, "labs", status=2).splitlines()
+    assert line.startswith("hlrs: --account labs: ")
+    assert "lab, root" in line
 
 
-def test_a_preempted_search_goes_on_and_slurmdbd_may_be_away(accounted, long_search):
+def test_a_preempted_search_resumes_and_slurmdbd_may_be_down(accounted, long_search):
     site, *reference = long_search
     site.start("search_all", "--verbose")
     job, node = site.job()
@@ -68,9 +69,9 @@ def test_a_preempted_search_goes_on_and_slurmdbd_may_be_away(accounted, long_sea
         *("sbatch", "--partition=urgent", f"--account={accounting.ACCOUNT}", f"--nodelist={node}"),
         *("--exclusive", "--wrap=true", "--output=/dev/null"),
     )
-    site.wait(lambda: state(site, OWN, job) == "PREEMPTED", "it is not preempted")
+    site.wait(lambda: state(site, OWN, job) == "PREEMPTED", "the job is not preempted")
     assert state(site, EXECUTORS, job) in ("COMPLETING", "PENDING")
-    site.goes_on(safe)
+    site.wait_until_resumed(safe)
     site.cluster.kill("slurmdbd")
     away = time.monotonic()
     site.wait(lambda: time.monotonic() - away > AWAY_SECONDS, "")
@@ -79,10 +80,10 @@ def test_a_preempted_search_goes_on_and_slurmdbd_may_be_away(accounted, long_sea
     assert "command=sacct" in site.output.read_text()
     same_as_undisturbed(site, *reference)
     query = ("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=account,state")
-    site.cluster.wait(lambda: site.cluster.ask(*query) == "lab|COMPLETED", "it is not accounted for")
+    site.cluster.wait(lambda: site.cluster.ask(*query) == "lab|COMPLETED", "the job is not in the accounting")
 
 
-def test_a_job_that_was_cancelled_is_told_with_its_reason(accounted):
+def test_a_cancelled_job_is_reported_with_its_reason(accounted):
     site = accounted
     edit(site.folder / "params.yaml", **{"matrix.methods": ["hlrs"], "report": {}, "search.epochs": 1000})
     site.command("hlrs", "split", "digits")
@@ -92,4 +93,5 @@ def test_a_job_that_was_cancelled_is_told_with_its_reason(accounted):
     site.cluster.ask("scancel", job)
     site.finish(status=1)
     [line] = site.complaints()
-    assert line == f"hlrs: search {RUN} (SLURM job {job}): it was cancelled"
+    assert line.startswith(f"hlrs: search {RUN} (SLURM job {job}): ")
+    assert "cancelled" in line

@@ -1,4 +1,4 @@
-"""`hlrs doctor`: what works, what does not, and what to do; also where it is PyTorch that is broken."""
+"""`hlrs doctor`: what works, what does not, and the remedy; even if PyTorch is broken."""
 
 import importlib.metadata
 import json
@@ -26,14 +26,14 @@ def program(folder, name, text):
 
 @pytest.fixture
 def programs(tmp_path):
-    """A folder with Git, and no other program."""
+    """A folder with Git and no other program."""
     folder = tmp_path / "programs"
     program(folder, "git", f'exec {shutil.which("git")} "$@"')
     return folder
 
 
 def examine(folder, programs, *arguments, status=0, **variables):
-    """What `hlrs doctor` prints in a process that finds those programs only."""
+    """The output of `hlrs doctor` in a process that finds only those programs."""
     foreign = ("SLURM_", "CUDA_", "HLRS_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     path = variables.pop("PYTHONPATH", "")
@@ -48,7 +48,7 @@ def examine(folder, programs, *arguments, status=0, **variables):
     return done.stdout
 
 
-def test_where_all_is_well_every_line_says_what_was_found(tmp_path, programs):
+def test_each_check_of_a_working_machine_shows_what_it_found(tmp_path, programs):
     digest = f"sha256:{64 * 'a'}"
     checks = {
         check["name"]: check for check in json.loads(examine(tmp_path, programs, "--json", HLRS_IMAGE=digest))
@@ -56,13 +56,13 @@ def test_where_all_is_well_every_line_says_what_was_found(tmp_path, programs):
     for name, distribution in (("Snakemake", "snakemake"), ("DVC", "dvc"), ("PyTorch", "torch")):
         assert checks[name]["state"] == "ok"
         assert importlib.metadata.version(distribution).split("+")[0] in checks[name]["text"]
-    assert "5 search steps, the last in " in checks["CPU"]["text"]
+    assert "5 search steps" in checks["CPU"]["text"]
     assert sum(name.startswith("GPU ") for name in checks) == torch.cuda.device_count()
     assert {checks[name]["state"] for name in ("Apptainer", "SLURM")} == {"not needed"}
     assert checks["image"] == {"name": "image", "state": "ok", "text": digest}
 
 
-def test_what_is_broken_is_named_with_a_remedy_and_sets_the_exit_status(tmp_path, programs):
+def test_broken_tools_are_named_with_a_remedy_and_set_the_exit_status(tmp_path, programs):
     (programs / "git").unlink()
     program(programs, "sinfo", "echo down >&2; exit 1")
     modules = tmp_path / "modules"
@@ -74,12 +74,12 @@ def test_what_is_broken_is_named_with_a_remedy_and_sets_the_exit_status(tmp_path
     marked = [line.split("  ")[1].strip() for line in shown if line.startswith("!!")]
     assert marked == ["PyTorch", "git", "SLURM"]
     assert "libcudart.so.13: cannot open" in next(line for line in shown if "PyTorch" in line)
-    assert shown[-1].startswith("To repair: PyTorch, git, SLURM.")
+    assert "PyTorch, git, SLURM" in shown[-1]
     columns = {line.index(line[4:].split("  ")[-1].strip()) for line in shown if line[:2] in ("!!", "--")}
     assert columns == {20}
 
 
-def test_gpus_that_slurm_gave_and_nobody_sees_are_broken(monkeypatch):
+def test_allocated_gpus_without_a_driver_are_broken(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_JOB_GPUS", "0")
     assert doctor._driver_check(None, usable=False).state == BROKEN
@@ -90,14 +90,14 @@ def test_gpus_that_slurm_gave_and_nobody_sees_are_broken(monkeypatch):
     assert doctor._driver_check("550.54", usable=True) == doctor.Check("NVIDIA driver", OK, "550.54")
 
 
-def test_a_device_that_computes_something_else_is_broken():
+def test_a_device_that_computes_another_loss_than_the_cpu_is_broken():
     loss, _ = doctor._step(torch.device("cpu"), None)
     assert loss is not None
     assert doctor._step(torch.device("cpu"), loss)[0] == loss
-    assert doctor._step(torch.device("cpu"), loss + 0.02) == (
-        None,
-        f"a search step's loss is {loss:.4f}, on the CPU {loss + 0.02:.4f}",
-    )
+    broken, reason = doctor._step(torch.device("cpu"), loss + 0.02)
+    assert broken is None
+    assert f"{loss:.4f}" in reason
+    assert f"{loss + 0.02:.4f}" in reason
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,8 @@ def test_slurm_works_with_and_without_accounting(programs, monkeypatch, accounti
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setattr(doctor, "PATIENCE", 0.3)
     slurm, records = doctor._slurm()
-    assert slurm == doctor.Check("SLURM", OK, "main* 2 node(s)")
+    assert (slurm.name, slurm.state) == ("SLURM", OK)
+    assert "main* 2" in slurm.text
     assert records.state == state
 
 

@@ -33,16 +33,14 @@ from tests.pipeline.test_workflow import (  # noqa: F401 - fixtures
 )
 
 
-def test_a_queued_experiment_runs_what_its_values_touch_and_is_applied_with_nothing_left_to_run(
-    edited, tmp_path
-):
+def test_a_queued_experiment_runs_what_its_values_affect_and_leaves_nothing_to_run(edited, tmp_path):
     folder = duplicate(edited[0], tmp_path / "folder")
     before = _records(folder)
     overrides = (
         "matrix.methods=[hlrs]",
         "report.reference=hlrs",
         "+evaluate.calibration_bins=7",
-        # back to the schedule before the last commit, whose results lie aside in the checkout alone
+        # the schedule before the last commit, whose results are only in the checkout, set aside
         "methods.hlrs.arch_lr.kind=coupled",
         "~methods.hlrs.arch_lr.final",
     )
@@ -67,7 +65,7 @@ def test_a_queued_experiment_runs_what_its_values_touch_and_is_applied_with_noth
     assert metrics["digits.darts.balanced_accuracy"]["new"] is None
 
 
-# --- what experiments and their checkout take from each other -----------------------------------------
+# --- what experiments and their checkout copy from each other -----------------------------------------
 
 
 JOBS = [Job("extract", f"d/m/{seed}", {}, "", {}, f"{seed:012x}") for seed in range(4)]
@@ -94,7 +92,7 @@ def queued(checkout, monkeypatch):
     return folder
 
 
-def test_a_queued_experiment_takes_whole_results_and_states_from_its_checkout(checkout, queued):
+def test_a_queued_experiment_copies_complete_results_and_checkpoints_from_its_checkout(checkout, queued):
     made, aside, partial, stopped = JOBS
     make(checkout, made)
     make(checkout / ASIDE, aside)
@@ -110,10 +108,10 @@ def test_a_queued_experiment_takes_whole_results_and_states_from_its_checkout(ch
     }
     make(queued, made, "other")
     dvc_experiments.fetch(JOBS)
-    assert set(tree(queued / made.directory).values()) == {b"other"}  # what is there stays
+    assert set(tree(queued / made.directory).values()) == {b"other"}  # existing results stay
 
 
-def test_what_a_failed_phase_made_is_kept_in_the_checkout(checkout, queued):
+def test_results_of_a_failed_phase_are_kept_in_the_checkout(checkout, queued):
     older, made, stopped, _ = JOBS
     make(queued, older)
     for path in older.outputs:
@@ -140,7 +138,7 @@ def test_without_dvc_nothing_is_shelved(checkout, queued, monkeypatch):
     assert not JOBS[1].complete
 
 
-def test_a_copy_that_breaks_off_leaves_nothing(checkout, queued, monkeypatch):
+def test_a_failed_copy_leaves_nothing(checkout, queued, monkeypatch):
     make(checkout, JOBS[0])
 
     def fails(self, target):

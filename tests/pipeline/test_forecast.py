@@ -1,4 +1,4 @@
-"""What a plan's jobs cost: against records made by hand, and against a clock that is told."""
+"""What a plan's jobs cost, checked against handmade records and a simulated clock."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ from tests.conftest import TINY, edit
 from tests.pipeline.test_reasons import finish
 
 A100 = {"name": "NVIDIA A100"}
-# TINY's split: 40·10^(−c/9) images of class c, cut down; half of each, halves up, train the weights
+# TINY's split: 40·10^(−c/9) images of class c, rounded down; half of each, rounded up, trains the weights
 COUNTS = [40, 30, 23, 18, 14, 11, 8, 6, 5, 4]
 WEIGHTS = [20, 15, 12, 9, 7, 6, 4, 3, 3, 2]
 
@@ -36,7 +36,7 @@ def jobs():
 
 
 def trained(job, epochs, images=320, **fields):
-    """A record of a training: so many seconds for each epoch of so many images, and 4 s around them."""
+    """Write the record of a training: each epoch's seconds, all of `images` images, and 4 s around them."""
     throughput = [
         {"epoch": epoch, "seconds": float(seconds), "images_per_second": images / seconds}
         for epoch, seconds in enumerate(epochs)
@@ -53,8 +53,8 @@ def trained(job, epochs, images=320, **fields):
     finish([job], **facts | fields)
 
 
-class Unasked(Calibration):
-    """May be asked for images, not for a measurement."""
+class Unmeasured(Calibration):
+    """Counts images but refuses to measure."""
 
     def __init__(self, jobs):
         super().__init__(list(jobs.values()), lambda text: None)
@@ -67,7 +67,7 @@ def estimate(name, **changes):
     """The estimate for a job after an edit, without measurements."""
     edit(Path("params.yaml"), **changes)
     known = jobs()
-    return Forecast(Past(), Unasked(known)).of(known[name])
+    return Forecast(Past(), Unmeasured(known)).of(known[name])
 
 
 # --- from records -------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_seeds_of_the_same_parameters_are_averaged(workspace):
     assert found.hours == pytest.approx(49 / 3600)
 
 
-def test_a_cpus_hours_are_those_of_its_cores(workspace):
+def test_cpu_hours_count_every_thread(workspace):
     edit(workspace / "params.yaml", **{"search.threads": 4})
     trained(jobs()["search/digits/hlrs/0"], [10, 10, 10], gpu=None)
     found = estimate("search/digits/hlrs/1", **{"matrix.seeds": [1]})
@@ -93,7 +93,7 @@ def test_a_cpus_hours_are_those_of_its_cores(workspace):
     assert estimate("search/digits/hlrs/1", **{"search.threads": 2}).why == "it would be measured"
 
 
-def test_a_mixture_of_devices_is_not_averaged(workspace):
+def test_records_of_different_devices_are_not_averaged(workspace):
     edit(workspace / "params.yaml", **{"matrix.seeds": [0, 1]})
     trained(jobs()["search/digits/hlrs/0"], [10, 10, 10], gpu=None, ended="2026-01-01")
     trained(jobs()["search/digits/hlrs/1"], [2, 2, 2], ended="2026-01-02")
@@ -101,8 +101,8 @@ def test_a_mixture_of_devices_is_not_averaged(workspace):
     assert (found.device, found.seconds) == ("NVIDIA A100", pytest.approx(10))
 
 
-def test_a_resumed_training_counts_whole(workspace):
-    """Its last process came into the second epoch at the half: 5 + 10 s of training and 3 s around it."""
+def test_a_resumed_training_counts_every_process(workspace):
+    """Its last process started halfway through the second epoch: 5 + 10 s of training and 3 s around it."""
     record = {
         "throughput": [
             {"epoch": 0, "seconds": 10.0, "images_per_second": 32.0},
@@ -127,8 +127,8 @@ def test_a_checkpoint_saves_its_epochs(workspace):
     assert found.saved == pytest.approx(30 / 3600)
 
 
-def test_a_checkpoint_of_frozen_alphas_saves_the_dear_epochs(workspace):
-    """Of four epochs the first two step the alphas, so they are two thirds of the batches."""
+def test_a_checkpoint_of_frozen_alphas_saves_the_expensive_epochs(workspace):
+    """The first two of four epochs step the alphas, so they take two thirds of the batches."""
     freeze = {"methods.darts.arch_lr": {"kind": "freeze", "at": 0.5}, "search.epochs": 4}
     edit(workspace / "params.yaml", **freeze)
     write_tensors(jobs()["search/digits/darts/0"].checkpoint, {}, {"epoch": 2, "step": 0})
@@ -136,27 +136,25 @@ def test_a_checkpoint_of_frozen_alphas_saves_the_dear_epochs(workspace):
     assert estimate("search/digits/darts/0").done == pytest.approx(2 / 3)
 
 
-def test_stages_without_epochs_take_what_they_took(workspace):
+def test_stages_without_epochs_are_estimated_from_their_seconds(workspace):
     edit(workspace / "params.yaml", **{"matrix.seeds": [0, 1]})
     finish([jobs()["evaluate/digits/darts/0"]], seconds=6.0, gpu=A100)
     finish([jobs()["evaluate/digits/darts/1"]], seconds=8.0, gpu=A100)
     finish([jobs()["split/digits"]], seconds=1.5, gpu=None, cpu="AMD EPYC")
     assert estimate("evaluate/digits/hlrs/0").seconds == pytest.approx(7)
-    assert estimate("evaluate/digits/darts/1").seconds == pytest.approx(8)  # its own
+    assert estimate("evaluate/digits/darts/1").seconds == pytest.approx(8)  # its own record
     assert (estimate("split/digits").seconds, estimate("split/digits").gpu) == (1.5, False)
-    assert (estimate("extract/digits/hlrs/0").how, estimate("extract/digits/hlrs/0").why) == (
-        "unknown",
-        "no comparable record yet",
-    )
+    assert estimate("extract/digits/hlrs/0").how == "unknown"
+    assert "record" in estimate("extract/digits/hlrs/0").why
 
 
-def test_a_random_search_is_not_taken_for_a_training(workspace):
+def test_a_random_search_is_not_estimated_from_a_training(workspace):
     edit(
         workspace / "params.yaml",
         **{"methods.random": {"searcher": {"kind": "random"}}, "matrix.methods": ["darts", "random"]},
     )
     trained(jobs()["search/digits/darts/0"], [10, 10, 10])
-    assert estimate("search/digits/random/0").why == "no comparable record yet"
+    assert "record" in estimate("search/digits/random/0").why
     finish([jobs()["search/digits/random/0"]], seconds=2.0, throughput=[], resumes=0)
     assert estimate("search/digits/random/1", **{"matrix.seeds": [1]}).seconds == 2.0
 
@@ -175,7 +173,7 @@ def test_a_random_search_is_not_taken_for_a_training(workspace):
         {"methods.darts.searcher": {"kind": "darts", "order": 2}},
     ],
 )
-def test_a_record_of_other_parameters_is_not_used_but_the_training_measured(workspace, changes):
+def test_a_record_of_other_parameters_is_ignored_and_the_training_measured(workspace, changes):
     trained(jobs()["search/digits/darts/0"], [10, 10, 10])
     assert estimate("search/digits/darts/0").how == "records"
     assert estimate("search/digits/darts/0", **changes).why == "it would be measured"
@@ -188,7 +186,7 @@ FIXED = {"methods.darts": {"searcher": {"kind": "fixed", "genotype": "PC_DARTS"}
 RETRAINED = sum(COUNTS) // 16 * 16  # images of an epoch of a retraining
 
 
-def test_a_resnet_tells_nothing_of_networks_of_cells(workspace):
+def test_a_resnets_record_is_not_used_for_networks_of_cells(workspace):
     edit(workspace / "params.yaml", **RESNET)
     trained(jobs()["retrain/digits/darts/0"], [10, 10, 10], RETRAINED)
     assert estimate("retrain/digits/hlrs/0").why == "it would be measured"
@@ -201,15 +199,15 @@ def test_further_retrainings_take_as_long_as_the_first(workspace):
     assert (found.how, found.seconds) == ("records", pytest.approx(34))
 
 
-def test_a_classifiers_own_epochs_are_reckoned_as_a_batch_a_step(workspace):
+def test_a_classifiers_own_epochs_take_one_batch_per_step(workspace):
     bilateral = {"objective": {"kind": "bilateral"}, "auxiliary_weight": 0.0}
     own = bilateral | {"classifier": {"kind": "retrained", "epochs": 2}}
     edit(workspace / "params.yaml", **{"methods.darts.retrain": own})
     assert cost_probe.batches(jobs()["retrain/digits/darts/0"]) == [2, 2, 2, 1, 1]
 
 
-def test_alphas_that_warm_up_take_a_batch_a_step(workspace):
-    """Of four epochs PC-DARTS's alphas rest in two, at progress 0 and 0.25; of eight in four."""
+def test_epochs_before_the_alphas_start_take_one_batch_per_step(workspace):
+    """PC-DARTS's alphas rest in two of four epochs, at progress 0 and 0.25, and in four of eight."""
     pc_darts = {"methods.darts.searcher": {"kind": "pc_darts", "portion": 2, "warm_up": 0.4}}
     edit(workspace / "params.yaml", **pc_darts, **{"search.epochs": 4})
     assert cost_probe.batches(jobs()["search/digits/darts/0"]) == [1, 1, 2, 2]
@@ -220,12 +218,12 @@ def test_alphas_that_warm_up_take_a_batch_a_step(workspace):
 @pytest.mark.parametrize(
     ("objective", "batches"), [({"kind": "dual_head"}, [2] * 3), ({"kind": "bilateral"}, [4] * 3)]
 )
-def test_two_samplers_take_twice_the_batches_and_a_dual_head_takes_one(workspace, objective, batches):
+def test_two_samplers_double_the_batches_and_a_dual_head_does_not(workspace, objective, batches):
     edit(workspace / "params.yaml", **{"methods.darts.objective": objective})
     assert cost_probe.batches(jobs()["search/digits/darts/0"]) == batches
 
 
-def test_the_published_genotype_itself_is_measured(workspace, tmp_path):
+def test_a_published_genotype_is_measured_itself(workspace, tmp_path):
     edit(workspace / "params.yaml", **FIXED)
     known = jobs()
     held = Calibration(list(known.values()), lambda text: None)
@@ -248,7 +246,7 @@ def test_a_resnet_is_measured_without_a_genotype(hurried):
 
 
 class Steps:
-    """A task whose first step takes ten seconds and the others one."""
+    """A task whose first step takes ten seconds and every other one second."""
 
     steps = 3
 
@@ -271,26 +269,26 @@ def test_the_first_step_warms_up_and_the_others_are_measured():
     assert task.taken == [("begin", 4), 0, *(step % 3 for step in range(15))]
 
 
-def test_a_step_that_takes_all_of_the_time_is_measured_alone():
+def test_a_step_that_takes_the_whole_time_is_measured_alone():
     task = Steps()
     assert measure(task, 0, 10.0, lambda: task.now) == Throughput(1, 10.0)
 
 
-def test_a_pace_becomes_seconds_by_steps_and_epochs():
+def test_seconds_are_pace_times_steps_and_epochs():
     measured = Measurement("CPU, x", False, 6, {2: Throughput(9, 0.5), 1: Throughput(9, 0.25)}, "2026-01-01")
     assert measured.seconds([2, 2, 1]) == pytest.approx(6 * (0.5 + 0.5 + 0.25))
 
 
 @pytest.fixture
 def hurried(workspace, monkeypatch):
-    """Measurements over as few steps as can be."""
+    """Measure as few steps as possible."""
     monkeypatch.setattr(cost_probe, "SECONDS", 1e-6)
     return workspace
 
 
-def measured(said):
+def measured(notices):
     known = jobs()
-    return Forecast(Past(), Calibration(list(known.values()), said.append)), known
+    return Forecast(Past(), Calibration(list(known.values()), notices.append)), known
 
 
 def test_without_records_the_stages_own_steps_are_measured_once(hurried):
@@ -298,12 +296,12 @@ def test_without_records_the_stages_own_steps_are_measured_once(hurried):
         hurried / "params.yaml",
         **{"methods.darts.arch_lr": {"kind": "freeze", "at": 0.5}, "matrix.seeds": [0, 1]},
     )
-    said = []
-    forecast, known = measured(said)
+    notices = []
+    forecast, known = measured(notices)
     found = [forecast.of(known[f"{s}/digits/darts/{seed}"]) for s in ("search", "retrain") for seed in (0, 1)]
     assert [e.how for e in found] == ["measured"] * 4
     assert found[0].training == found[1].training
-    assert len(said) == 2  # a search and a retraining
+    assert len(notices) == 2  # a search and a retraining
     entries = {
         len(e["paces"]): e for [e] in (held.values() for held in json.loads(MEMORY.read_text()).values())
     }
@@ -314,14 +312,14 @@ def test_without_records_the_stages_own_steps_are_measured_once(hurried):
     [(_, seconds)] = entries[1]["paces"].values()
     assert found[2].training == pytest.approx(9 * 3 * seconds)
     assert not Path("results").exists()
-    again, known = measured(said)
+    again, known = measured(notices)
     assert again.of(known["search/digits/darts/1"]).how == "remembered"
     assert again.of(known["search/digits/darts/1"]).training == found[0].training
-    assert len(said) == 2
+    assert len(notices) == 2
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
-def test_a_broken_memory_is_measured_anew(hurried, text):
+def test_a_broken_memory_is_measured_again(hurried, text):
     MEMORY.parent.mkdir(exist_ok=True)
     MEMORY.write_text(text)
     forecast, known = measured([])
@@ -329,21 +327,21 @@ def test_a_broken_memory_is_measured_anew(hurried, text):
     assert len(json.loads(MEMORY.read_text())) == 1
 
 
-def test_what_was_measured_on_a_gpu_is_preferred(hurried):
-    said = []
-    forecast, known = measured(said)
+def test_a_measurement_on_a_gpu_is_preferred(hurried):
+    notices = []
+    forecast, known = measured(notices)
     job = known["search/digits/darts/0"]
     assert not forecast.of(job).gpu
     memory = json.loads(MEMORY.read_text())
     [held] = memory.values()
     held["NVIDIA A100"] = {"gpu": True, "steps": 5, "paces": {"2": [100, 0.01]}, "date": "2020-01-01"}
     write_json(MEMORY, memory)
-    forecast, _ = measured(said)
+    forecast, _ = measured(notices)
     assert forecast.of(job).device == "NVIDIA A100"
     assert forecast.of(job).hours == pytest.approx(5 * 3 * 0.01 / 3600)
 
 
-def test_data_that_are_not_there_are_not_downloaded(hurried):
+def test_missing_data_are_not_downloaded(hurried):
     params = copy.deepcopy(TINY)
     params["datasets"]["digits"]["source"] = {
         "kind": "torchvision",
@@ -360,12 +358,12 @@ def test_data_that_are_not_there_are_not_downloaded(hurried):
     assert not Path("data").exists()
 
 
-def test_without_torch_nothing_is_measured_but_records_serve(hurried, monkeypatch):
+def test_without_torch_only_records_give_estimates(hurried, monkeypatch):
     trained(jobs()["search/digits/hlrs/0"], [10, 10, 10])
     monkeypatch.setitem(sys.modules, "torch", None)
     forecast, known = measured([])
     assert forecast.of(known["search/digits/hlrs/0"]).seconds == pytest.approx(34)
-    assert forecast.of(known["retrain/digits/hlrs/0"]).why == "torch is not installed here"
+    assert "torch" in forecast.of(known["retrain/digits/hlrs/0"]).why
 
 
 # --- what is shown ------------------------------------------------------------------------------------
@@ -376,9 +374,10 @@ def shown():
     return Outlook(plan.plan(params), params, lambda text: None)
 
 
-def test_when_nothing_is_due_it_says_so_in_a_line(workspace):
+def test_a_complete_plan_is_one_line(workspace):
     finish(plan.plan(load(Path("params.yaml"))), seconds=1.0)
-    assert list(shown().lines()) == ["None of 10 jobs would run: the report of these parameters is complete."]
+    [line] = shown().lines()
+    assert "None of 10 jobs" in line
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -388,14 +387,14 @@ def test_a_hundred_runs_stay_readable(hurried, monkeypatch, width):
     trained(jobs()["search/digits/hlrs/7"], [36, 36, 36], gpu=None)
     edit(hurried / "params.yaml", **{"search.weights": {"lr": 0.1}})
     lines = list(shown().lines())
-    assert lines[0].startswith("402 of 402 jobs would run.")
+    assert "402 of 402 jobs" in lines[0]
     assert len(lines) < 40
     assert max(map(len, lines)) <= width
     assert any(" 99  digits/darts/{0..49}, digits/hlrs/{0..6,8..49}: no result yet" in line for line in lines)
 
 
 def test_the_json_holds_what_the_text_says(hurried):
-    """A search of 3 · 36 + 4 s is due for a second seed, and all that follows it."""
+    """For a second seed, a search of 3 · 36 + 4 s and everything after it are due."""
     edit(hurried / "params.yaml", **{"matrix.methods": ["darts"]})
     for name, job in jobs().items():
         if name.startswith(("search", "retrain")):
@@ -421,7 +420,7 @@ def test_the_json_names_the_parameters_that_differ(hurried):
     assert extract["differs"]["inputs"] == ["alphas"]
 
 
-def test_the_text_tells_units_sources_and_what_checkpoints_save(hurried, monkeypatch):
+def test_the_text_shows_units_sources_and_what_checkpoints_save(hurried, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     edit(hurried / "params.yaml", **{"matrix.methods": ["darts"], "matrix.seeds": [0, 1]})
     finish([job for name, job in jobs().items() if name.endswith(("digits", "darts/0"))])

@@ -229,7 +229,7 @@ def test_a_dead_holders_lease_has_one_new_holder_at_a_time(monkeypatch):
 def test_two_commands_for_one_result_train_it_once(workspace):
     """The second waits for the first, then finds its result."""
     run = "digits/darts/0"
-    edit(workspace / "params.yaml", **{"search.epochs": 20})  # for the second to find it at work
+    edit(workspace / "params.yaml", **{"search.epochs": 20})  # long enough for the second to find it running
     assert hlrs(workspace, "split", "digits")[0] == 0
     first = start(workspace, "search", run, log="first")
     until(lambda: list((workspace / LEASES).glob("*.json")))
@@ -267,7 +267,7 @@ def test_slurms_warning_while_waiting_for_the_lease_requeues_the_job(workspace):
     assert "SIGUSR1" in message
     assert "rerun to resume" in message
     assert [request.name for request in Path(".hlrs/requeue").iterdir()] == ["7"]
-    assert path.exists()  # the other's
+    assert path.exists()  # the other holder's
 
 
 def test_a_claim_of_another_host_is_kept_until_unlocked(workspace):

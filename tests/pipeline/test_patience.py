@@ -1,4 +1,4 @@
-"""squeue, sacct and sbatch as the executor gets them, around stand-ins for SLURM's own."""
+"""The squeue, sacct and sbatch that the executor calls, wrapped around stand-ins for SLURM's own."""
 
 import json
 import os
@@ -45,14 +45,14 @@ def call(*arguments, text=None):
 
 
 def hurried(*arguments, seconds=20.0, call_seconds=20.0):
-    """Likewise, with pauses of hundredths of a second and other deadlines."""
+    """The same, with pauses of hundredths of a second and other deadlines."""
     command = [sys.executable, "-c", HURRIED.format(seconds, call_seconds), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout, done.stderr
 
 
 def submitted(*entries, run=RUN):
-    """The record of a run of snakemake's that submitted (job, key)s."""
+    """Write the record of a Snakemake run that submitted these (job, key) pairs."""
     path = slurm_commands.RECORDS / f"{run}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps({"job": job, "key": key}) + "\n" for job, key in entries))
@@ -70,13 +70,13 @@ def make(key):
 
 @pytest.mark.parametrize("tool", slurm_commands.TOOLS)
 @pytest.mark.parametrize("arguments", [["--version"], [], ["--name", "a job; ls", "two  words", "*"]])
-def test_what_is_not_the_executors_is_passed_on_as_it_is(commands, tool, arguments):
+def test_other_calls_are_passed_through_unchanged(commands, tool, arguments):
     commands.write(tool, "cat; echo answer; echo complaint >&2; exit 7")
     assert call(tool, *arguments, text="input\n") == (7, "input\nanswer\n", "complaint\n")
     assert commands.calls(tool) == [arguments]
 
 
-def test_the_folder_that_led_here_is_passed_over(commands, tmp_path, monkeypatch):
+def test_a_wrapper_does_not_call_itself(commands, tmp_path, monkeypatch):
     commands.write("squeue", "echo real")
     wrapper = tmp_path / ".hlrs/bin/squeue"
     wrapper.parent.mkdir(parents=True)
@@ -87,43 +87,45 @@ def test_the_folder_that_led_here_is_passed_over(commands, tmp_path, monkeypatch
     assert (done.stdout, commands.calls("squeue")) == ("real\n", [["--me"]])
 
 
-def test_a_command_that_is_not_there_is_one_line(commands, monkeypatch):
+def test_a_missing_command_is_one_line(commands, monkeypatch):
     monkeypatch.setenv("PATH", str(commands.folder))
-    assert call(*SQUEUE) == (1, "", "squeue: not found\n")
+    status, output, complaint = call(*SQUEUE)
+    assert (status, output, complaint.count("\n")) == (1, "", 1)
+    assert complaint.startswith("squeue: ")
 
 
 # --- states -------------------------------------------------------------------------------------------
 
 
-def test_states_are_told_as_slurm_tells_them(commands):
+def test_states_are_passed_on_as_slurm_reports_them(commands):
     commands.write("squeue", "echo '7|RUNNING'; echo '8|PENDING'; echo '9|TIMEOUT'")
     assert call(*SQUEUE) == (0, "7|RUNNING\n8|PENDING\n9|TIMEOUT\n", "")
     assert commands.calls("squeue") == [list(SQUEUE[1:])]
     commands.write("squeue", "true")
     commands.write("sacct", "echo '7|CANCELLED by 1000'; echo '8|OUT_OF_MEMORY'")
-    assert call(*SACCT) == (0, "7|CANCELLED\n8|OUT_OF_MEMORY\n", "")  # the executor knows CANCELLED alone
+    assert call(*SACCT) == (0, "7|CANCELLED\n8|OUT_OF_MEMORY\n", "")  # the executor knows only CANCELLED
     assert commands.calls("sacct") == [list(SACCT[1:])]
 
 
 @pytest.mark.parametrize("query", [SQUEUE, SACCT])
-def test_a_query_that_fails_twice_is_repeated(commands, query):
+def test_a_query_that_fails_twice_is_retried(commands, query):
     commands.write("squeue", AWAY)
     commands.write(query[0], f"[ $n -gt 2 ] || {{ {AWAY}; }}; echo '7|RUNNING'")
     assert hurried(*query) == (0, "7|RUNNING\n", "")
     assert commands.calls(query[0]) == [list(query[1:])] * 3
 
 
-def test_a_query_that_fails_on_and_on_ends_with_its_status(commands):
+def test_a_query_that_keeps_failing_returns_its_status(commands):
     commands.write("squeue", AWAY.replace("exit 1", "exit 3"))
     started = time.monotonic()
-    status, told, complaint = hurried(*SQUEUE, seconds=0.5)
-    assert (status, told) == (3, "")
+    status, output, complaint = hurried(*SQUEUE, seconds=0.5)
+    assert (status, output) == (3, "")
     assert complaint == "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
     assert time.monotonic() - started > 0.5
     assert len(commands.calls("squeue")) > 1
 
 
-def test_a_query_that_hangs_is_cut_off_and_repeated(commands):
+def test_a_hanging_query_is_killed_and_retried(commands):
     commands.write("squeue", "[ $n -gt 1 ] || exec sleep 50; echo '7|RUNNING'")
     assert hurried(*SQUEUE, call_seconds=1.0) == (0, "7|RUNNING\n", "")
 
@@ -135,7 +137,7 @@ def test_the_real_deadlines_are_shorter_than_the_executors():
 
 
 @pytest.mark.parametrize("complaint", [DISABLED, UNREACHABLE])
-def test_where_accounting_does_not_answer_squeue_does(commands, complaint):
+def test_squeue_answers_if_accounting_does_not(commands, complaint):
     commands.write("sacct", complaint)
     commands.write("squeue", "echo '7|RUNNING'")
     submitted(("7", KEY), ("8", OTHER))
@@ -144,14 +146,14 @@ def test_where_accounting_does_not_answer_squeue_does(commands, complaint):
     assert commands.calls("squeue") == [list(SQUEUE[1:])]
 
 
-def test_a_job_that_squeue_forgot_is_told_by_its_record(commands):
+def test_a_job_that_squeue_forgot_is_judged_by_its_result(commands):
     commands.write("squeue", "echo '7|RUNNING'")
     submitted(("6", KEY), ("7", "777777777777"), ("8", OTHER))
     make(KEY)
     assert call(*SQUEUE) == (0, "7|RUNNING\n6|COMPLETED\n8|FAILED\n", "")
 
 
-def test_a_record_elsewhere_is_no_result(commands):
+def test_a_record_outside_of_results_is_ignored(commands):
     commands.write("squeue", "true")
     submitted(("6", KEY))
     aside = Path(".hlrs/aside/search/digits/hlrs/0", KEY, "provenance.json")
@@ -160,23 +162,23 @@ def test_a_record_elsewhere_is_no_result(commands):
     assert call(*SQUEUE)[1] == "6|FAILED\n"
 
 
-def test_jobs_of_another_snakemake_are_none_of_its_business(commands):
+def test_jobs_of_another_snakemake_are_ignored(commands):
     commands.write("squeue", "true")
     submitted(("6", KEY), run="another")
     assert call(*SQUEUE) == (0, "", "")
 
 
-def test_what_accounting_does_not_know_yet_the_queue_does(commands):
+def test_a_job_unknown_to_accounting_is_found_in_the_queue(commands):
     commands.write("sacct", "echo '7|RUNNING'")
     commands.write("squeue", "echo '7|RUNNING'; echo '8|PENDING'")
     submitted(("7", KEY), ("8", OTHER))
     assert call(*SACCT)[1] == "7|RUNNING\n8|PENDING\n"
     commands.write("squeue", AWAY)
-    assert call(*SACCT)[1] == "7|RUNNING\n"  # what nobody knows is not made up
+    assert call(*SACCT)[1] == "7|RUNNING\n"  # an unknown state is not invented
 
 
 @pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL", "REQUEUED", "CANCELLED by 0"])
-def test_a_job_that_was_requeued_goes_on_whatever_accounting_says(commands, state):
+def test_a_requeued_job_is_pending_whatever_accounting_says(commands, state):
     """SLURM 22.05: PREEMPTED until the job's begin time, two minutes; `scontrol requeue` then fails."""
     commands.write("sacct", f"echo '7|{state}'")
     commands.write("squeue", "echo '7|PENDING'")
@@ -184,8 +186,8 @@ def test_a_job_that_was_requeued_goes_on_whatever_accounting_says(commands, stat
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "PENDING", "PREEMPTED", "NODE_FAIL", "REQUEUED", None])
-def test_a_job_of_whose_end_accounting_never_heard_is_told_by_its_record(commands, state):
-    """The controller was killed with what it had to tell slurmdbd, and forgot the job."""
+def test_a_job_whose_end_accounting_missed_is_judged_by_its_result(commands, state):
+    """The controller was killed before it reported to slurmdbd, and forgot the job."""
     commands.write("sacct", f"echo '6|{state}'; echo '7|{state}'" if state else "true")
     commands.write("squeue", "true")
     submitted(("6", KEY), ("7", OTHER))
@@ -193,7 +195,7 @@ def test_a_job_of_whose_end_accounting_never_heard_is_told_by_its_record(command
     assert call(*SACCT) == (0, "6|COMPLETED\n7|FAILED\n", "")
 
 
-def test_an_end_that_accounting_knows_is_told(commands):
+def test_an_end_known_to_accounting_is_passed_on(commands):
     commands.write("sacct", "echo '6|TIMEOUT'; echo '7|COMPLETED'")
     commands.write("squeue", "true")
     submitted(("6", KEY), ("7", OTHER))
@@ -201,7 +203,7 @@ def test_an_end_that_accounting_knows_is_told(commands):
     assert call(*SACCT) == (0, "6|TIMEOUT\n7|COMPLETED\n", "")
 
 
-def test_a_job_that_is_submitted_while_the_query_runs_is_told_as_nothing(commands):
+def test_a_job_submitted_during_the_query_is_not_reported(commands):
     record = submitted(("7", KEY))
     new = json.dumps({"job": "8", "key": OTHER})
     commands.write("squeue", f"echo '{new}' >> {record}; echo '7|RUNNING'")
@@ -210,7 +212,7 @@ def test_a_job_that_is_submitted_while_the_query_runs_is_told_as_nothing(command
     assert call(*SQUEUE)[1] == "7|RUNNING\n8|FAILED\n"
 
 
-def test_a_line_that_was_cut_off_is_passed_over(commands):
+def test_a_truncated_line_is_skipped(commands):
     path = submitted(("6", KEY), ("7", OTHER))
     path.write_text(path.read_text() + '{"job": "8", "k')
     commands.write("squeue", "echo '7|RUNNING'")
@@ -218,7 +220,7 @@ def test_a_line_that_was_cut_off_is_passed_over(commands):
     assert slurm_commands.submissions(Path()) == [("6", KEY), ("7", OTHER)]
 
 
-def test_what_is_recorded_after_a_line_that_was_cut_off_is_kept(commands):
+def test_a_submission_after_a_truncated_line_is_kept(commands):
     path = submitted(("6", KEY))
     path.write_text(path.read_text() + '{"job": "7", "k')
     commands.write("sbatch", "echo 8")
@@ -243,7 +245,7 @@ def test_an_interrupted_job_that_slurm_does_not_requeue_has_failed(commands, sta
     assert call(*SQUEUE) == (0, "7|FAILED\n", "")
 
 
-def test_an_interrupted_job_is_asked_again_when_the_controller_is_back(commands):
+def test_a_requeue_is_retried_when_the_controller_is_back(commands):
     commands.write("squeue", "echo '7|NODE_FAIL'")
     commands.write("scontrol", AWAY)
     assert call(*SQUEUE) == (0, "7|PENDING\n", "")
@@ -294,18 +296,18 @@ def test_a_submission_waits_for_the_controller(commands, complaint):
         "Memory specification can not be satisfied",
     ],
 )
-def test_a_submission_that_slurm_refuses_is_not_repeated(commands, complaint):
+def test_a_submission_that_slurm_refuses_is_not_retried(commands, complaint):
     commands.write("sbatch", f"echo 'sbatch: error: {complaint}' >&2; exit 1")
     assert call(*SBATCH) == (1, "", f"sbatch: error: {complaint}\n")
     assert len(commands.calls("sbatch")) == 1
     assert slurm_commands.submissions(Path()) == []
 
 
-def test_a_submission_gives_up_in_the_end(commands):
+def test_a_submission_gives_up_eventually(commands):
     commands.write("sbatch", SENT_AWAY)
     commands.write("squeue", "true")
-    status, told, complaint = hurried(*SBATCH, seconds=0.3)
-    assert (status, told) == (1, "")
+    status, output, complaint = hurried(*SBATCH, seconds=0.3)
+    assert (status, output) == (1, "")
     assert "Unable to contact slurm controller" in complaint
     assert slurm_commands.submissions(Path()) == []
 
@@ -320,15 +322,15 @@ def test_a_submission_whose_answer_was_lost_is_not_sent_twice(commands):
     assert slurm_commands.submissions(Path()) == [("7", KEY)]
 
 
-def test_nothing_is_sent_again_before_squeue_answered(commands):
-    """The controller took the job, and went away before it could say so."""
+def test_nothing_is_resent_before_squeue_answers(commands):
+    """The controller accepted the job, then died before it could say so."""
     commands.write("sbatch", SENT_AWAY)
     commands.write("squeue", f"[ $n -gt 2 ] || {{ {AWAY}; }}; echo '7|{COMMENT}'")
     assert hurried(*SBATCH) == (0, "7\n", "")
     assert len(commands.calls("sbatch")) == 1
 
 
-def test_the_script_is_sent_with_every_try(commands):
+def test_the_script_is_sent_with_every_attempt(commands):
     commands.write("sbatch", f"cat >> sent; [ $n -gt 1 ] || {{ {SENT_AWAY}; }}; echo 7")
     commands.write("squeue", "true")
     command = [sys.executable, "-c", HURRIED.format(20, 20), *SBATCH, "/dev/stdin"]
@@ -337,15 +339,15 @@ def test_the_script_is_sent_with_every_try(commands):
     assert Path("sent").read_text() == "#!/bin/sh\ntrue\n" * 2
 
 
-def test_submissions_at_once_are_all_recorded(commands):
+def test_concurrent_submissions_are_all_recorded(commands):
     commands.write("sbatch", "echo $n")
     command = [sys.executable, "-I", slurm_commands.__file__, *SBATCH]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
-    told = [process.communicate(timeout=60)[0].strip() for process in processes]
-    assert sorted(slurm_commands.submissions(Path())) == sorted((job, KEY) for job in told)
+    ids = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert sorted(slurm_commands.submissions(Path())) == sorted((job, KEY) for job in ids)
 
 
-def test_submissions_are_those_of_active_snakemakes(commands):
+def test_submissions_are_those_of_active_snakemake_runs(commands):
     submitted(("6", KEY), run="old")
     os.utime(slurm_commands.RECORDS / "old.jsonl", (1000, 1000))
     submitted(("7", OTHER))

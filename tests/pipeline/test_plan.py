@@ -1,4 +1,4 @@
-"""The plan: which jobs there are, what their keys depend on, and what prune, publish and freeze do."""
+"""The plan: its jobs, what their keys depend on, and what prune, publish and freeze do."""
 
 import ast
 import itertools
@@ -82,7 +82,7 @@ def keys(of):
 
 
 def changed(**changes):
-    """The jobs, by stage and run, whose key a change of the params changes; none may come or go."""
+    """(stage, run) of the jobs whose key a change of the params changes; no job may appear or vanish."""
     before, after = keys(params()), keys(params(**changes))
     assert before.keys() == after.keys()
     return {job for job in before if before[job] != after[job]}
@@ -102,7 +102,7 @@ RUN_STAGES = ("search", "extract", "retrain", "evaluate")
 # --- jobs ---------------------------------------------------------------------------------------------
 
 
-def test_the_jobs_are_a_split_a_data_set_four_stages_a_run_and_the_report():
+def test_the_plan_is_a_split_per_data_set_four_stages_per_run_and_the_report():
     jobs = plan.plan(params())
     expected = {("split", "small"), ("split", "large")} | runs(RUN_STAGES) | REPORT
     assert len(jobs) == 2 + 4 * 12 + 1
@@ -117,7 +117,7 @@ def test_every_input_is_the_output_of_an_earlier_job():
         made |= set(job.outputs)
 
 
-def test_paths_say_stage_run_and_key():
+def test_paths_name_stage_run_and_key():
     for job in plan.plan(params()):
         assert len(job.key) == 12
         assert int(job.key, 16) >= 0
@@ -125,13 +125,13 @@ def test_paths_say_stage_run_and_key():
         assert [path.removeprefix(prefix) for path in job.outputs] == [*OUTPUTS[job.stage], PROVENANCE]
 
 
-def test_searchers_without_training_are_told_no_images():
+def test_searchers_without_training_get_no_images():
     search = {job.run: job.params for job in plan.plan(params()) if job.stage == "search"}
     assert "images" in search["small/darts/0"]
     assert set(search["small/random/1"]) == {"seed", "searcher", "nodes"}
 
 
-# --- methods that search nothing, several retrainings -------------------------------------------------
+# --- methods without a search, several retrainings ----------------------------------------------------
 
 FIXED = {"methods__random__searcher": {"kind": "fixed", "genotype": "PDARTS"}}
 RESNET = {"methods__random__searcher": {"kind": "resnet", "depth": 20}}
@@ -159,7 +159,7 @@ def test_a_resnet_is_retrained_and_evaluated_alone():
     assert jobs["retrain", "small/darts/1"].params["resnet"] is None
 
 
-def test_a_genotype_is_retrained_once_a_retraining_seed():
+def test_a_genotype_is_retrained_once_per_retraining_seed():
     jobs = {(job.stage, job.run): job for job in plan.plan(params(**AGAIN, matrix__seeds=[7]))}
     names = [f"{stage} {run}" for stage, run in jobs if run.startswith("small/darts/")]
     assert names == [
@@ -173,7 +173,7 @@ def test_a_genotype_is_retrained_once_a_retraining_seed():
     assert jobs["evaluate", "small/darts/7-3"].inputs["weights"] == str(again.output("weights.safetensors"))
 
 
-def test_more_retrainings_touch_the_report_alone():
+def test_more_retrainings_affect_only_the_report():
     before, after = keys(params()), keys(params(**AGAIN))
     assert {job for job in before if before[job] != after[job]} == REPORT
     assert after.keys() - before.keys() == {
@@ -181,7 +181,7 @@ def test_more_retrainings_touch_the_report_alone():
     }
 
 
-def test_a_resnet_does_not_depend_on_what_only_cells_have():
+def test_a_resnet_does_not_depend_on_the_options_of_cells():
     cells = {"retrain__cells": 8, "retrain__channels": 20, "retrain__drop_path": 0.1}
     before, after = keys(params(**RESNET)), keys(params(**RESNET, **cells))
     assert {run for job, run in before if before[job, run] != after[job, run]} == {
@@ -198,12 +198,12 @@ def test_a_resnet_does_not_depend_on_what_only_cells_have():
         ("d-1/m-2/4-15", "d-1/m-2/4", (4, 15)),
     ],
 )
-def test_a_runs_name_tells_its_seeds_and_its_search(run, search, seeds):
+def test_a_runs_name_holds_its_seeds_and_its_search(run, search, seeds):
     assert (search_of(run), seeds_of(run)) == (search, seeds)
     assert repeat(search, seeds[1]) == run
 
 
-def test_other_names_are_no_runs_of_a_search():
+def test_other_names_are_not_runs_of_a_search():
     assert [search_of(name) for name in ("all", "cifar-10")] == ["all", "cifar-10"]
 
 
@@ -214,67 +214,67 @@ def test_the_same_params_give_the_same_keys():
     assert keys(params()) == keys(params())
 
 
-def test_a_methods_schedule_changes_what_follows_its_search_and_the_report():
+def test_a_methods_schedule_affects_all_stages_of_its_runs_and_the_report():
     assert changed(methods__darts__arch_lr={"kind": "cosine"}) == runs(RUN_STAGES, methods=["darts"]) | REPORT
 
 
-def test_a_methods_override_changes_its_retraining():
+def test_a_methods_override_affects_its_retraining():
     assert changed(methods__hlrs__retrain={"weights": {"clip": 1}}) == (
         runs(("retrain", "evaluate"), methods=["hlrs"]) | REPORT
     )
 
 
-def test_the_search_does_not_touch_split_nor_a_search_that_trains_nothing():
+def test_search_options_affect_neither_the_split_nor_a_search_without_training():
     assert changed(search__epochs=7) == runs(RUN_STAGES, methods=["darts", "hlrs"]) | REPORT
 
 
-def test_the_size_of_the_search_space_touches_every_search():
+def test_the_size_of_the_search_space_affects_every_search():
     assert changed(search__nodes=3) == runs(RUN_STAGES) | REPORT
 
 
-def test_the_retraining_touches_neither_search_nor_extraction():
+def test_retraining_options_affect_neither_search_nor_extraction():
     assert changed(retrain__epochs=7) == runs(("retrain", "evaluate")) | REPORT
 
 
-def test_groups_touch_evaluation_alone():
+def test_groups_affect_only_the_evaluation():
     assert changed(datasets__small__groups={"many_above": 60}) == runs(("evaluate",), ["small"]) | REPORT
 
 
-def test_the_evaluation_touches_no_training():
+def test_evaluation_options_affect_no_training():
     assert changed(evaluate__calibration_bins=10) == runs(("evaluate",)) | REPORT
 
 
-def test_a_data_sets_tail_touches_all_of_that_data_set():
+def test_a_data_sets_imbalance_affects_all_of_its_jobs():
     found = changed(datasets__small__imbalance={"kind": "exponential", "factor": 20})
     assert found == {("split", "small")} | runs(RUN_STAGES, ["small"]) | REPORT
 
 
-def test_augmentation_does_not_touch_the_split():
+def test_augmentation_does_not_affect_the_split():
     found = changed(datasets__small__augment={"flip": True})
     assert found == runs(("search", "extract", "retrain", "evaluate"), ["small"], ["darts", "hlrs"]) | (
         runs(("retrain", "evaluate"), ["small"], ["random"]) | REPORT
     )
 
 
-def test_the_reports_words_touch_the_report_alone():
+def test_the_reports_title_affects_only_the_report():
     assert changed(report__title="Another") == REPORT
 
 
-def test_what_the_matrix_does_not_use_touches_nothing():
+def test_entries_outside_of_the_matrix_affect_nothing():
     assert changed(datasets__unused__test_per_class=20) == set()
 
 
-def test_a_default_written_out_changes_nothing():
+def test_an_explicit_default_changes_nothing():
     assert changed(search__epochs=50, methods__darts__searcher={"kind": "darts", "order": 1}) == set()
 
 
-def test_a_smaller_matrix_keeps_the_keys_of_what_is_left():
+def test_a_smaller_matrix_keeps_the_remaining_keys():
     before, after = keys(params()), keys(params(matrix__seeds=[0], matrix__methods=["darts", "random"]))
     assert set(after) < set(before)
     assert {job for job in after if after[job] != before[job]} == REPORT
 
 
-def test_another_seed_is_another_key_in_all_that_draws():
+def test_another_seed_gives_other_keys():
     found = keys(params())
     for stage, dataset, method in itertools.product(RUN_STAGES, ("small", "large"), ("darts", "random")):
         assert found[stage, f"{dataset}/{method}/0"] != found[stage, f"{dataset}/{method}/1"]
@@ -291,7 +291,7 @@ def test_keys_do_not_depend_on_the_order_of_entries():
 
 
 def test_a_missing_data_file_stops_the_plan():
-    with pytest.raises(UserError, match=r"none\.parquet: No such file"):
+    with pytest.raises(UserError, match=r"none\.parquet: "):
         plan.plan(params(datasets__small__source={"kind": "parquet", "train": ["none.parquet"]}))
 
 
@@ -299,7 +299,7 @@ def test_a_missing_data_file_stops_the_plan():
 
 
 def effort(runs):
-    """(instructions of hlrs that run, bytes of all specs) when so many runs are planned."""
+    """(executed instructions of hlrs, bytes of all specs) of planning this many runs."""
     done = 0
 
     def trace(frame, event, argument):
@@ -311,7 +311,7 @@ def effort(runs):
         return trace
 
     of = params(matrix__datasets=["small"], matrix__methods=["darts"], matrix__seeds=list(range(runs)))
-    plan.plan(params())  # digests are remembered from here on
+    plan.plan(params())  # to cache the digests
     before = sys.gettrace()
     sys.settrace(trace)
     try:
@@ -329,7 +329,7 @@ def test_the_plan_of_a_thousand_runs_grows_linearly():
     assert many_bytes < 11 * few_bytes
 
 
-def test_code_and_data_are_digested_once_however_many_runs_there_are(monkeypatch):
+def test_code_and_data_are_digested_once_for_any_number_of_runs(monkeypatch):
     done = Counter()
 
     def counted(function):
@@ -353,7 +353,7 @@ def test_code_and_data_are_digested_once_however_many_runs_there_are(monkeypatch
 
 
 def make(job, text="made"):
-    """Results of a job, each holding its own name."""
+    """Write the results of a job, each holding its own name."""
     for path in map(Path, job.outputs):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text} {path.name} of {job.key}")
@@ -378,7 +378,7 @@ def test_freeze_leaves_an_existing_spec_alone():
     assert jobs[3].spec.read_text() == "as it was"
 
 
-def test_freeze_writes_the_specs_that_are_new_and_no_other(monkeypatch):
+def test_freeze_writes_only_new_specs(monkeypatch):
     written = []
     monkeypatch.setattr(
         plan, "write_json", lambda path, value: (written.append(path), write_json(path, value))
@@ -390,8 +390,8 @@ def test_freeze_writes_the_specs_that_are_new_and_no_other(monkeypatch):
     assert written == [job.spec for job in few] + [job.spec for job in more if job.spec not in specs]
 
 
-def test_an_unknown_key_is_one_line():
-    with pytest.raises(UserError, match=r"0123456789ab\.json: no such file"):
+def test_an_unknown_key_is_named():
+    with pytest.raises(UserError, match=r"0123456789ab\.json: "):
         plan.spec("0123456789ab")
 
 
@@ -412,7 +412,7 @@ def test_prune_removes_the_stale_results_of_one_stage_only():
     ("axis", "gone", "left"),
     [("datasets", "large", ["small"]), ("methods", "hlrs", ["darts", "random"]), ("seeds", "1", [0])],
 )
-def test_prune_of_a_smaller_matrix_leaves_nothing_of_what_was_taken_out(axis, gone, left, entirely):
+def test_prune_of_a_smaller_matrix_leaves_nothing_of_the_removed_entries(axis, gone, left, entirely):
     whole = params()
     for job in plan.plan(whole):
         make(job)
@@ -431,7 +431,7 @@ def test_prune_of_a_smaller_matrix_leaves_nothing_of_what_was_taken_out(axis, go
     assert {path for job in plan.plan(whole) for path in job.outputs} <= files("results")
 
 
-def test_prune_and_restore_know_retrainings_published_genotypes_and_resnets():
+def test_prune_and_restore_handle_retrainings_published_genotypes_and_resnets():
     more = params(**AGAIN, **FIXED, methods__hlrs={"searcher": {"kind": "resnet"}})
     for job in plan.plan(more):
         make(job)
@@ -447,7 +447,7 @@ def test_prune_and_restore_know_retrainings_published_genotypes_and_resnets():
 SMALL = {"matrix__datasets": ["small"], "matrix__methods": ["darts", "random"], "matrix__seeds": [0]}
 DARTS = runs(RUN_STAGES, ["small"], ["darts"], [0])
 ALL = {("split", "small")} | runs(RUN_STAGES, ["small"], ["darts", "random"], [0]) | REPORT
-SITUATIONS = {  # changed params, results that are missing, and what has to run then
+SITUATIONS = {  # changed params, missing results, and what has to run
     "finished": ({}, set(), set()),
     "fresh": ({}, ALL, ALL),
     "a method edited": ({"methods__darts__arch_lr": {"kind": "cosine"}}, set(), DARTS | REPORT),
@@ -457,14 +457,14 @@ SITUATIONS = {  # changed params, results that are missing, and what has to run 
         set(),
         runs(RUN_STAGES, ["small"], ["darts", "random"], [1]) | REPORT,
     ),
-    "a result that nobody misses": ({}, {("search", "small/darts/0")}, set()),
+    "a result that no missing job reads": ({}, {("search", "small/darts/0")}, set()),
     "a chain": ({}, DARTS | REPORT, DARTS | REPORT),
-    "the report, which reads of every result": (
+    "the report, which reads every result": (
         {},
         {("search", "small/darts/0")} | REPORT,
         {("search", "small/darts/0"), ("extract", "small/darts/0")} | REPORT,  # the alphas' other reader
     ),
-    "what others read as well": (  # an extraction reads alphas, which are there
+    "an input of several jobs": (  # an extraction reads the alphas, which exist
         {},
         {("split", "small")} | REPORT,
         ALL - runs(["extract"]),
@@ -481,7 +481,7 @@ def test_what_is_due(situation):
     assert {(job.stage, job.run) for job in plan.due(plan.plan(params(**SMALL | changes)))} == expected
 
 
-def test_a_file_of_the_report_is_due():
+def test_a_missing_file_makes_the_report_due():
     jobs = plan.plan(params(**SMALL))
     for job in jobs:
         make(job)
@@ -489,7 +489,7 @@ def test_a_file_of_the_report_is_due():
     assert [job.stage for job in plan.due(jobs)] == ["report"]
 
 
-def test_what_is_due_of_a_retraining_leaves_its_search_alone():
+def test_a_new_retraining_does_not_make_its_search_due():
     few, more = plan.plan(params()), plan.plan(params(**AGAIN))
     for job in few:
         make(job)
@@ -498,7 +498,7 @@ def test_what_is_due_of_a_retraining_leaves_its_search_alone():
     )
 
 
-def test_restore_takes_back_what_is_asked_for_again():
+def test_restore_brings_back_the_results_of_earlier_params():
     old, new = plan.plan(params()), plan.plan(params(methods__darts__arch_lr={"kind": "cosine"}))
     for job in {job.key: job for job in old + new}.values():
         make(job)
@@ -509,7 +509,7 @@ def test_restore_takes_back_what_is_asked_for_again():
     assert all(Path(path).read_text().endswith(job.key) for job in old for path in job.outputs)
 
 
-def test_restore_leaves_a_result_alone_that_was_made_again():
+def test_restore_keeps_a_rebuilt_result():
     old, new = plan.plan(params()), plan.plan(params(report__title="Another"))
     make(report_of(old), "first")
     plan.prune(new, "report")
@@ -518,7 +518,7 @@ def test_restore_leaves_a_result_alone_that_was_made_again():
     assert report_of(old).output("index.html").read_text().startswith("second")
 
 
-def test_prune_before_anything_was_made():
+def test_prune_without_results():
     assert plan.prune(plan.plan(params()), "search") == []
 
 
@@ -572,7 +572,7 @@ def test_publish_leaves_a_current_report_alone():
     assert Path("report/index.html").stat().st_ino == before
 
 
-def test_publish_brings_back_a_file_that_was_deleted():
+def test_publish_restores_a_deleted_file():
     jobs = plan.plan(params())
     make(report_of(jobs))
     plan.publish(jobs)

@@ -1,4 +1,4 @@
-"""What a job looks at before it starts: disk, data files as its node sees them, and the GPUs it was given."""
+"""What a job checks before it starts: disk space, data files as its node sees them, and allocated GPUs."""
 
 import multiprocessing
 import os
@@ -35,7 +35,7 @@ def node(tmp_path, monkeypatch):
 
 
 def disk(monkeypatch, **free):
-    """Free bytes of the file systems of some folders; the others have plenty."""
+    """Set the free bytes of some folders, others have plenty; return the folders that get checked."""
     asked = []
 
     def usage(path):
@@ -57,21 +57,20 @@ def test_a_full_disk_is_named_with_its_space_and_the_node(monkeypatch):
     disk(monkeypatch, results=299_999_999 - 50 * MB)
     with pytest.raises(UserError) as refused:
         check_disk()
-    message = str(refused.value)
-    assert message.startswith("results/: 250 MB free on n7, a job needs 300 MB; ")
-    assert ".hlrs/aside" in message
+    for fact in ("results/: ", "250 MB", "n7", "300 MB", ".hlrs/aside"):
+        assert fact in str(refused.value)
     disk(monkeypatch, results=preflight.FREE_BYTES)
     check_disk()
 
 
-def test_the_checkpoints_disk_is_looked_at_as_well(monkeypatch):
+def test_the_checkpoints_disk_is_checked_too(monkeypatch):
     Path(".hlrs/checkpoints").mkdir(parents=True)
     disk(monkeypatch, **{".hlrs_checkpoints": 0})
-    with pytest.raises(UserError, match=r"^\.hlrs/checkpoints/: 0 MB free on n7"):
+    with pytest.raises(UserError, match=r"^\.hlrs/checkpoints/: .*\b0 MB .*\bn7\b"):
         check_disk()
 
 
-def test_of_folders_that_are_not_there_the_next_above_is_looked_at(monkeypatch):
+def test_the_parent_of_a_missing_folder_is_checked(monkeypatch):
     Path(".hlrs").mkdir()
     asked = disk(monkeypatch)
     check_disk()
@@ -80,7 +79,7 @@ def test_of_folders_that_are_not_there_the_next_above_is_looked_at(monkeypatch):
 
 def as_nobody(folder, sender):
     os.chdir(folder)
-    if os.geteuid() == 0:  # who may write everywhere
+    if os.geteuid() == 0:  # root may write everywhere
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
@@ -91,9 +90,9 @@ def as_nobody(folder, sender):
         sender.send(str(error))
 
 
-@pytest.mark.parametrize(("mode", "told"), [(0o777, "passed"), (0o555, "results/: not writable on")])
-def test_a_folder_that_the_user_may_not_write_to_is_named(tmp_path, mode, told):
-    """By a process that is not root's."""
+@pytest.mark.parametrize(("mode", "outcome"), [(0o777, "passed"), (0o555, "results/: ")])
+def test_an_unwritable_folder_is_named(tmp_path, mode, outcome):
+    """The process that checks is not root's."""
     Path(".hlrs/checkpoints").mkdir(parents=True)
     Path(".hlrs/checkpoints").chmod(0o777)
     Path("results").mkdir()
@@ -103,7 +102,7 @@ def test_a_folder_that_the_user_may_not_write_to_is_named(tmp_path, mode, told):
     process = multiprocessing.get_context("fork").Process(target=as_nobody, args=(tmp_path, sender))
     process.start()
     assert receiver.poll(30)
-    assert receiver.recv().startswith(told)
+    assert receiver.recv().startswith(outcome)
     process.join()
 
 
@@ -117,7 +116,7 @@ def parquet(path, pixels=b"1"):
 
 
 def planned(**source):
-    """The jobs, one a stage, of params with a source."""
+    """The jobs of params with a source, one per stage."""
     Path("params.yaml").write_text(yaml.safe_dump(TINY))
     edit(Path("params.yaml"), **{"datasets.digits.source": source, "datasets.digits.image_size": 8})
     return {job.stage: job for job in plan.plan(load(Path("params.yaml")))}
@@ -129,10 +128,15 @@ def refusal(job):
     return str(refused.value)
 
 
-REACH = "not readable on n7; store data where every node can read them"
+def unreadable(job):
+    """The file that the refusal of a job names as unreadable on this node."""
+    path, problem = refusal(job).split(": ", 1)
+    assert "n7" in problem
+    assert "every node" in problem
+    return path
 
 
-def test_data_that_are_there_pass():
+def test_readable_data_pass():
     parquet("data/train.parquet")
     jobs = planned(kind="parquet", train=["data/train.parquet"])
     for job in jobs.values():
@@ -140,37 +144,38 @@ def test_data_that_are_there_pass():
 
 
 @pytest.mark.parametrize("stage", ["split", "search", "retrain", "evaluate"])
-def test_a_file_that_this_node_does_not_see_is_named(stage):
+def test_a_file_that_this_node_cannot_read_is_named(stage):
     parquet("data/train.parquet")
     jobs = planned(kind="parquet", train=["data/train.parquet"])
     Path("data/train.parquet").unlink()
-    assert refusal(jobs[stage]) == f"data/train.parquet: {REACH}"
+    assert unreadable(jobs[stage]) == "data/train.parquet"
 
 
 @pytest.mark.parametrize("stage", ["extract", "report"])
-def test_a_stage_that_reads_no_images_does_not_look_for_them(stage):
+def test_a_stage_that_reads_no_images_does_not_check_them(stage):
     parquet("data/train.parquet")
     jobs = planned(kind="parquet", train=["data/train.parquet"])
     Path("data/train.parquet").unlink()
     check_data(jobs[stage])
 
 
-def test_a_file_that_dvc_did_not_pull_is_named_though_planning_needs_its_pointer_only():
+def test_a_file_that_dvc_did_not_pull_is_named():
+    """The plan needs only its pointer."""
     pointer = {"outs": [{"md5": "0" * 32, "path": "train.parquet"}]}
     Path("data").mkdir()
     Path("data/train.parquet.dvc").write_text(yaml.safe_dump(pointer))
     jobs = planned(kind="parquet", train=["data/train.parquet"])
-    assert refusal(jobs["search"]) == f"data/train.parquet: {REACH}"
+    assert unreadable(jobs["search"]) == "data/train.parquet"
     parquet("data/train.parquet")
     check_data(jobs["search"])
 
 
-def test_a_folder_that_dvc_tracks_whole_is_named():
+def test_a_folder_that_dvc_tracks_as_a_whole_is_named():
     Path("data").mkdir()
     pointer = {"outs": [{"md5": "0" * 32 + ".dir", "path": "tree"}]}
     Path("data/tree.dvc").write_text(yaml.safe_dump(pointer))
     jobs = planned(kind="image_folder", train="data/tree")
-    assert refusal(jobs["split"]) == f"data/tree: {REACH}"
+    assert unreadable(jobs["split"]) == "data/tree"
     Path("data/tree").mkdir()
     check_data(jobs["split"])
 
@@ -180,11 +185,11 @@ def test_data_that_changed_since_the_plan_are_refused(stage):
     parquet("data/train.parquet")
     jobs = planned(kind="parquet", train=["data/train.parquet"])
     parquet("data/train.parquet", pixels=b"22")
-    told = refusal(jobs[stage])
-    assert told == f"{jobs[stage].run}: the data files changed since this job was planned; rerun snakemake"
+    for fact in (f"{jobs[stage].run}: ", "data files", "changed", "rerun snakemake"):
+        assert fact in refusal(jobs[stage])
 
 
-def test_bundled_and_downloaded_data_are_not_looked_for():
+def test_bundled_and_downloaded_data_are_not_checked():
     for source in ({"kind": "digits"}, {"kind": "torchvision", "name": "cifar10", "root": "nowhere"}):
         job = planned(**source)["search"]
         assert job.params["images"]["content"] == content_digest(
@@ -193,7 +198,7 @@ def test_bundled_and_downloaded_data_are_not_looked_for():
         check_data(job)
 
 
-def test_images_of_a_list_that_this_node_does_not_see_are_counted():
+def test_unreadable_images_of_a_list_are_counted():
     for number in range(3):
         Path("data").mkdir(exist_ok=True)
         Path(f"data/{number}.jpg").write_bytes(b"1")
@@ -201,16 +206,14 @@ def test_images_of_a_list_that_this_node_does_not_see_are_counted():
     job = planned(kind="list_file", root="data", train="train.txt")["search"]
     check_data(job)
     Path("data/1.jpg").unlink()
-    assert refusal(job) == (
-        "data/1.jpg: No such file or directory; 1 of 3 data files cannot be reached: "
-        "put them there or correct the params (seen from n7)"
-    )
+    for fact in ("data/1.jpg: ", "1 of 3 data files", "correct the params", "n7"):
+        assert fact in refusal(job)
     Path("train.txt").unlink()
-    assert refusal(job) == f"train.txt: {REACH}"
+    assert unreadable(job) == "train.txt"
 
 
 def write_images(count_of, folder="data"):
-    """A folder a class; the images are never decoded here."""
+    """Write a folder per class; these tests never decode the images."""
     for name, count in count_of.items():
         Path(folder, name).mkdir(parents=True)
         for number in range(count):
@@ -220,16 +223,16 @@ def write_images(count_of, folder="data"):
 def test_a_split_that_cannot_be_drawn_is_refused_before_any_job_runs():
     write_images({"cat": 60, "dog": 0, "eel": 60})
     jobs = planned(kind="image_folder", train="data")
-    with pytest.raises(UserError, match=r"^1 of 3 classes have no training image: dog; add images"):
+    with pytest.raises(UserError, match=r"^1 of 3 classes .*\bdog\b.*\badd images"):
         check_splits(jobs.values())
     write_images({"dog/more": 60})
     check_splits(planned(kind="image_folder", train="data").values())
 
 
-def test_a_split_that_is_made_or_whose_data_are_elsewhere_is_not_drawn(monkeypatch):
+def test_a_split_that_exists_or_whose_data_are_elsewhere_is_not_drawn(monkeypatch):
     write_images({"cat": 1})
     jobs = planned(kind="image_folder", train="data")
-    with pytest.raises(UserError, match=r"^class cat: 1 images available, 5 needed; lower test_per_class"):
+    with pytest.raises(UserError, match=r"\bcat: 1 .*\b5 .*\btest_per_class"):
         check_splits(jobs.values())
     for path in jobs["split"].outputs:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -255,18 +258,18 @@ SLURM = {"SLURM_JOB_ID": "41"}
         (SLURM | {"SLURM_STEP_GPUS": "2,3", "CUDA_VISIBLE_DEVICES": "0,1"}, 2),
         (SLURM | {"CUDA_VISIBLE_DEVICES": "1"}, 1),
         (SLURM | {"CUDA_VISIBLE_DEVICES": "MIG-0c757cd7-e942-5726-a0b8-0e8fb7067135"}, 1),
-        (SLURM | {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 0),  # as SLURM hides GPUs that were not asked for
+        (SLURM | {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 0),  # as SLURM hides GPUs that were not requested
         (SLURM | {"CUDA_VISIBLE_DEVICES": ""}, 0),
         (SLURM | {"SLURM_STEP_GPUS": "", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 0),
     ],
 )
-def test_gpus_given_are_counted_as_slurm_tells_them(environment, count):
+def test_allocated_gpus_are_counted_from_slurms_variables(environment, count):
     assert given_gpus(environment) == count
 
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """PyTorch on a node where it sees GPUs with so much memory free, of 80 GiB."""
+    """Have PyTorch see GPUs of 80 GiB, with this much free on each."""
 
     def set_up(*free_gib):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(free_gib))
@@ -287,7 +290,7 @@ TWO = SLURM | {"SLURM_STEP_GPUS": "0,1", "CUDA_VISIBLE_DEVICES": "0,1"}
     [
         ({}, (), "cpu"),
         ({}, (80,), "cuda"),
-        ({}, (1,), "cuda"),  # a desktop's, which is nobody's gift
+        ({}, (1,), "cuda"),  # a desktop's, not allocated by SLURM
         (SLURM, (), "cpu"),
         (SLURM | {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, (), "cpu"),
         (ONE, (80,), "cuda"),
@@ -296,30 +299,28 @@ TWO = SLURM | {"SLURM_STEP_GPUS": "0,1", "CUDA_VISIBLE_DEVICES": "0,1"}
         (ONE | {"HLRS_DEVICE": "cpu"}, (), "cpu"),
     ],
 )
-def test_the_gpu_is_used_where_there_is_one(gpus, environment, free, device):
+def test_the_gpu_is_used_if_there_is_one(gpus, environment, free, device):
     gpus(*free)
     assert choose(environment) == device
 
 
-def test_a_gpu_that_was_given_and_is_not_seen_is_no_reason_to_use_the_cpu(gpus):
+def test_an_allocated_gpu_that_torch_does_not_see_is_an_error(gpus):
     gpus()
-    with pytest.raises(
-        UserError, match=r"^SLURM gave this job 1 GPU on n7, PyTorch sees 0: run `hlrs doctor`"
-    ):
+    with pytest.raises(UserError, match=r"\b1 GPU on n7\b.*\b0\b.*`hlrs doctor`"):
         choose(ONE)
     gpus(80)
-    with pytest.raises(UserError, match=r"^SLURM gave this job 2 GPUs on n7, PyTorch sees 1: "):
+    with pytest.raises(UserError, match=r"\b2 GPUs on n7\b.*\b1\b.*`hlrs doctor`"):
         choose(TWO)
 
 
-def test_a_gpu_that_is_somebody_elses_is_named(gpus):
+def test_a_gpu_that_others_use_is_named(gpus):
     gpus(80, 39)
     with pytest.raises(UserError) as refused:
         choose(TWO)
-    assert str(refused.value).startswith("GPU 1 on n7 has 41.9 of 85.9 GB free: ")
-    assert "`nvidia-smi`" in str(refused.value)
+    for fact in ("GPU 1 on n7", "41.9 of 85.9 GB", "`nvidia-smi`"):
+        assert fact in str(refused.value)
 
 
 def test_an_unknown_device_is_refused():
-    with pytest.raises(UserError, match=r"^HLRS_DEVICE=cuda:1: unknown; allowed: cpu"):
+    with pytest.raises(UserError, match=r"^HLRS_DEVICE=cuda:1: .*\bcpu\b"):
         choose({"HLRS_DEVICE": "cuda:1"})

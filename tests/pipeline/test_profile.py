@@ -118,11 +118,11 @@ def names(of, **choice):
     [
         # (of the rules with a GPU, of the others)
         ([CPU], {}, (None, "cpu")),
-        ([CPU, LONG], {}, (None, "cpu")),  # the default one, though another has more room
-        ([LONG, CPU, SHORT, GPU], {}, ("gpu", "cpu")),  # more room than the short one
+        ([CPU, LONG], {}, (None, "cpu")),  # the default one, though another has more time
+        ([LONG, CPU, SHORT, GPU], {}, ("gpu", "cpu")),  # more time than the short one
         ([BOTH], {}, ("both", "both")),
         ([GPU, BOTH], {}, ("both", "both")),
-        ([BOTH, LONG], {}, ("both", "long")),  # CPU rules do not sit on nodes with GPUs
+        ([BOTH, LONG], {}, ("both", "long")),  # CPU rules avoid nodes with GPUs
         ([CPU, DOWN, SHORT], {}, ("short", "cpu")),
         ([CPU, DOWN], {}, (None, "cpu")),
         ([DOWN], {}, ("down", "down")),
@@ -131,36 +131,31 @@ def names(of, **choice):
         ([CPU, GPU], {"partitions": ("cpu",)}, (None, "cpu")),
         ([CPU, LONG, GPU], {"partitions": ("long", "gpu")}, ("gpu", "long")),
         ([CPU, LONG, GPU], {"partitions": ("gpu", "long")}, ("gpu", "long")),
-        ([CPU, DOWN], {"partitions": ("down",)}, ("down", "down")),  # as it was asked for by name
+        ([CPU, DOWN], {"partitions": ("down",)}, ("down", "down")),  # because it was requested by name
         ([CPU, SHORT, GPU], {"gpu_type": "v100"}, ("gpu", "cpu")),
         ([CPU, SHORT, GPU], {"gpu_type": "a100", "partitions": ("short",)}, ("short", "short")),
         ([CPU, PLAIN, SHORT], {"gpu_type": "a100"}, ("short", "cpu")),
     ],
 )
-def test_partitions_that_are_chosen(partitions, choice, expected):
+def test_chosen_partitions(partitions, choice, expected):
     assert names(partitions, **choice) == expected
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "facts"),
     [
-        ({"partitions": ("gpus",)}, "--partition gpus: unknown to hpc; choose from: cpu, gpu, down, plain"),
-        ({"partitions": ("cpu", "x")}, "--partition x: unknown to hpc; choose from: cpu, gpu, down, plain"),
-        ({"gpu_type": "h100"}, "--gpu-type h100: not on hpc; available: a100, v100"),
-        (
-            {"gpu_type": "a100", "partitions": ("cpu",)},
-            "--gpu-type a100: not in cpu; available: none",
-        ),
-        (
-            {"gpu_type": "a100", "partitions": ("cpu", "plain")},
-            "--gpu-type a100: not in cpu, plain; available: none",
-        ),
+        ({"partitions": ("gpus",)}, ("--partition gpus: ", "hpc", "cpu, gpu, down, plain")),
+        ({"partitions": ("cpu", "x")}, ("--partition x: ", "hpc", "cpu, gpu, down, plain")),
+        ({"gpu_type": "h100"}, ("--gpu-type h100: ", "hpc", "a100, v100")),
+        ({"gpu_type": "a100", "partitions": ("cpu",)}, ("--gpu-type a100: ", "cpu;", "none")),
+        ({"gpu_type": "a100", "partitions": ("cpu", "plain")}, ("--gpu-type a100: ", "cpu, plain;", "none")),
     ],
 )
-def test_what_the_cluster_does_not_have_is_named(choice, told):
+def test_what_the_cluster_does_not_have_is_named(choice, facts):
     with pytest.raises(UserError) as refused:
         names([CPU, GPU, DOWN, PLAIN], **choice)
-    assert str(refused.value) == told
+    for fact in facts:
+        assert fact in str(refused.value)
 
 
 # --- the profile as Snakemake reads it ----------------------------------------------------------------
@@ -168,7 +163,7 @@ def test_what_the_cluster_does_not_have_is_named(choice, told):
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """An empty folder; and an empty one for the user's settings."""
+    """An empty current folder, and another for the user's settings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
@@ -193,7 +188,7 @@ AWKWARD = ["all", "open", "123", "007", "1e3", "a-b", "max", "None", "true", "in
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_names_arrive_as_they_are(name):
+def test_names_arrive_unchanged(name):
     """Snakemake evaluates resources as Python; `max`, `123` or `a-b` would be something else."""
     gpu = Partition(f"{name}x", False, True, None, frozenset({"123"}))
     partitions = [Partition(name, True, True, None, frozenset()), gpu]
@@ -205,7 +200,7 @@ def test_names_arrive_as_they_are(name):
     assert args.set_resources.keys() == set(GPU_RULES)
 
 
-def test_the_settings_are_those_that_the_executor_takes():
+def test_the_executor_accepts_the_settings():
     args = read(cluster(CPU, GPU))
     assert (args.executor, args.jobs, args.retries, args.slurm_requeue) == ("slurm", 100, 0, True)
     assert args.slurm_status_command == "squeue"
@@ -217,21 +212,21 @@ def test_the_settings_are_those_that_the_executor_takes():
     assert read(cluster(CPU, GPU, accounting=True)).slurm_status_command == "sacct"
 
 
-def test_without_gpus_no_rule_asks_for_one():
+def test_without_gpus_no_rule_requests_one():
     args = read(cluster(CPU))
     assert {rule: resources(found) for rule, found in args.set_resources.items()} == {
         rule: {"gpu": 0} for rule in GPU_RULES
     }
 
 
-def test_in_one_partition_for_all_nothing_is_set_for_a_rule():
+def test_a_single_partition_needs_no_settings_per_rule():
     args = read(cluster(BOTH))
     assert resources(args.default_resources) == {"slurm_partition": "both"}
     assert not args.set_resources
 
 
 @pytest.mark.parametrize("gpu_type", ["a100", "a100_3g.20gb", "1080", "nvidia_a100-sxm4-80gb"])
-def test_a_type_of_gpu_is_one_that_the_executor_submits_or_refused(gpu_type):
+def test_a_gpu_type_is_one_that_the_executor_submits_or_refused(gpu_type):
     typed = cluster(CPU, Partition("gpu", False, True, None, frozenset({gpu_type})))
     if "-" in gpu_type:  # the executor knows no such types
         with pytest.raises(UserError, match=f"^--gpu-type {gpu_type}: .*--partition"):
@@ -245,14 +240,14 @@ def test_a_type_of_gpu_is_one_that_the_executor_submits_or_refused(gpu_type):
     ("partitions", "limit"),
     [([CPU], 2880), ([CPU, GPU], 1440), ([LONG], None), ([BOTH, LONG], 2880), ([CPU, SHORT], 60)],
 )
-def test_the_workflow_is_told_the_shorter_time_limit(partitions, limit):
+def test_the_workflow_gets_the_shorter_time_limit(partitions, limit):
     args = read(cluster(*partitions))
     assert [path.resolve() for path in args.configfile] == [Path("slurm/site.yaml").resolve()]
-    told = yaml.safe_load(Path("slurm/site.yaml").read_text())
-    assert told == ({} if limit is None else {"time_limit": limit})
+    written = yaml.safe_load(Path("slurm/site.yaml").read_text())
+    assert written == ({} if limit is None else {"time_limit": limit})
 
 
-def test_an_image_is_run_by_apptainer_and_named_whole(monkeypatch, tmp_path):
+def test_an_image_is_run_by_apptainer_and_named_by_its_full_path(monkeypatch, tmp_path):
     Commands(tmp_path / "commands", monkeypatch).write("apptainer", "true")
     Path("hlrs.sif").touch()
     args = read(cluster(CPU), container=Path("hlrs.sif"))
@@ -260,7 +255,7 @@ def test_an_image_is_run_by_apptainer_and_named_whole(monkeypatch, tmp_path):
     assert yaml.safe_load(Path("slurm/site.yaml").read_text())["container"] == str(tmp_path / "hlrs.sif")
 
 
-def test_names_that_yaml_would_take_for_something_else_stay_text():
+def test_names_that_yaml_would_misread_stay_text():
     """Snakemake reads a profile as YAML 1.1."""
     entries = {"on": "no", "partition": "010", "time": "12:30"}
     assert yaml.safe_load(profiles._dumped(entries)) == entries
@@ -281,7 +276,7 @@ Slurmctld(primary) at head is UP
 
 @pytest.fixture
 def slurm(monkeypatch, tmp_path):
-    """A cluster's answers."""
+    """Set a cluster's answers."""
     commands = Commands(tmp_path / "commands", monkeypatch)
 
     def answer(*lines, accounting="accounting_storage/none"):
@@ -301,10 +296,11 @@ def test_the_profile_is_where_snakemake_looks_for_it(slurm, tmp_path):
     assert parse_args(["--profile", "slurm"])[1].executor == "slurm"
     for name in ("config.yaml", "site.yaml"):
         text = (folder / name).read_text()
-        assert text.startswith("# hpc, SLURM 22.05.8; written by `hlrs profile slurm` on ")
+        for fact in ("# hpc", "SLURM 22.05.8", "`hlrs profile slurm`"):
+            assert fact in text.splitlines()[0]
         assert f"{folder / name}:\n" + "".join(f"    {line}\n" for line in text.splitlines()) in shown
     assert commands.calls("scontrol") == [["show", "config"]]
-    assert commands.calls("sacct") == []  # slurm.conf says that there is no accounting
+    assert commands.calls("sacct") == []  # slurm.conf declares no accounting
     assert "No GPU" not in shown
 
 
@@ -321,7 +317,7 @@ def test_the_profile_is_where_snakemake_looks_for_it(slurm, tmp_path):
         ("(null)", "echo 'Slurm accounting storage is disabled' >&2; exit 1", "squeue"),
     ],
 )
-def test_whether_accounting_answers_decides_who_is_asked(slurm, storage, sacct, expected):
+def test_sacct_is_the_status_command_only_if_accounting_answers(slurm, storage, sacct, expected):
     commands = slurm(accounting=storage)
     commands.write("sacct", sacct)
     commands.write("sacctmgr", "true")
@@ -333,55 +329,56 @@ def test_whether_accounting_answers_decides_who_is_asked(slurm, storage, sacct, 
     ("account", "listing", "refused"),
     [
         ("lab", "printf 'lab\\nroot\\n'", False),
-        ("Lab", "printf 'lab\\nroot\\n'", False),  # SLURM has accounts in small letters
+        ("Lab", "printf 'lab\\nroot\\n'", False),  # SLURM stores accounts in lower case
         ("labs", "printf 'root\\nlab\\n'", True),
         ("labs", "true", False),  # sbatch has the last word
         ("labs", "echo 'sacctmgr: error: Sending PersistInit msg: Connection refused' >&2; exit 1", False),
     ],
 )
-def test_an_account_that_is_not_the_users_is_refused(slurm, account, listing, refused):
+def test_a_foreign_account_is_refused(slurm, account, listing, refused):
     commands = slurm(accounting="accounting_storage/slurmdbd")
     commands.write("sacct", "true")
     commands.write("sacctmgr", listing)
     arguments = ("profile", "slurm", "--to", "here", "--account", account)
     if refused:
-        assert complaint(*arguments) == "--account labs: not yours on hpc; choose from: lab, root"
+        line = complaint(*arguments)
+        assert line.startswith("--account labs: ")
+        assert "lab, root" in line
     else:
         assert run(*arguments)[0] == 0
     assert Path("here").exists() != refused
 
 
-def test_a_profile_that_is_there_is_kept_unless_forced(slurm):
+def test_an_existing_profile_is_kept_unless_forced(slurm):
     slurm()
     assert run("profile", "slurm", "--to", "here")[0] == 0
     before = Path("here/config.yaml").read_text()
-    assert complaint("profile", "slurm", "--to", "here", "--qos", "low") == (
-        "here/config.yaml: exists; --force replaces it"
-    )
+    line = complaint("profile", "slurm", "--to", "here", "--qos", "low")
+    assert line.startswith("here/config.yaml: ")
+    assert "--force" in line
     assert Path("here/config.yaml").read_text() == before
     assert run("profile", "slurm", "--to", "here", "--qos", "low", "--force")[0] == 0
     assert "qos" in Path("here/config.yaml").read_text()
     Path("here/config.yaml").unlink()
-    assert complaint("profile", "slurm", "--to", "here") == "here/site.yaml: exists; --force replaces it"
+    assert complaint("profile", "slurm", "--to", "here").startswith("here/site.yaml: ")
     assert not Path("here/config.yaml").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "facts"),
     [
-        (["--partition", "gpus"], "--partition gpus: unknown to hpc; choose from: cpu, gpu"),
-        (["--gpu-type", "h100"], "--gpu-type h100: not on hpc; available: a100"),
-        (
-            ["--gpu-type", "a100", "--partition", "cpu"],
-            "--gpu-type a100: not in cpu; available: none",
-        ),
-        (["--container", "no.sif"], "--container no.sif: no such file; `make image` builds one"),
-        (["--container", "."], "--container .: no such file; `make image` builds one"),
+        (["--partition", "gpus"], ("--partition gpus: ", "hpc", "cpu, gpu")),
+        (["--gpu-type", "h100"], ("--gpu-type h100: ", "hpc", "a100")),
+        (["--gpu-type", "a100", "--partition", "cpu"], ("--gpu-type a100: ", "cpu", "none")),
+        (["--container", "no.sif"], ("--container no.sif: ", "`make image`")),
+        (["--container", "."], ("--container .: ", "`make image`")),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(slurm, arguments, told):
+def test_mistakes_are_one_line_and_nothing_is_written(slurm, arguments, facts):
     slurm()
-    assert complaint("profile", "slurm", "--to", "here", *arguments) == told
+    line = complaint("profile", "slurm", "--to", "here", *arguments)
+    for fact in facts:
+        assert fact in line
     assert not Path("here").exists()
 
 
@@ -394,46 +391,49 @@ def test_a_container_without_apptainer_is_one_line(slurm, monkeypatch, tmp_path)
     )
     slurm()
     Path("hlrs.sif").touch()
-    told = complaint("profile", "slurm", "--to", "here", "--container", "hlrs.sif")
-    assert told.startswith("--container: ")
-    assert "`module load apptainer`" in told
+    line = complaint("profile", "slurm", "--to", "here", "--container", "hlrs.sif")
+    assert line.startswith("--container: ")
+    assert "`module load apptainer`" in line
     assert not Path("here").exists()
 
 
 AWAY = "echo 'slurm_load_partitions: Unable to contact slurm controller (connect failure)' >&2; exit 1"
-SILENT = "SLURM does not answer (sinfo, scontrol show config); run this on a login node of the cluster"
+SILENT = ("SLURM", "sinfo, scontrol show config", "login node")
 
 
 @pytest.mark.parametrize("silent", ["sinfo", "scontrol"])
 def test_a_slurm_that_does_not_answer_is_one_line(slurm, silent):
     slurm().write(silent, AWAY)
-    assert complaint("profile", "slurm", "--to", "here") == SILENT
+    line = complaint("profile", "slurm", "--to", "here")
+    for fact in SILENT:
+        assert fact in line
     assert not Path("here").exists()
 
 
-def test_no_slurm_is_the_same_line(tmp_path, monkeypatch):
+def test_a_missing_slurm_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert complaint("profile", "slurm", "--to", "here") == SILENT
+    line = complaint("profile", "slurm", "--to", "here")
+    for fact in SILENT:
+        assert fact in line
 
 
 def test_no_partition_is_one_line(slurm):
     slurm("")
-    assert complaint("profile", "slurm", "--to", "here").startswith("sinfo shows no partition")
+    line = complaint("profile", "slurm", "--to", "here")
+    assert "sinfo" in line
+    assert "no partition" in line
 
 
-def test_a_cluster_without_gpus_is_told_of(slurm):
+def test_a_cluster_without_gpus_is_reported(slurm):
     slurm("cpu*|up|infinite|(null)")
-    assert run("profile", "slurm", "--to", "here")[1].endswith(
-        "No GPU in these partitions: every rule runs on CPUs.\n"
-    )
+    assert "No GPU" in run("profile", "slurm", "--to", "here")[1].splitlines()[-1]
 
 
-def test_what_comes_before_the_users_profile_is_named(slurm):
+def test_a_folder_that_hides_the_profile_is_named(slurm):
     slurm()
     Path("slurm").mkdir()
-    status, _, told = run("profile", "slurm")
-    assert (status, told) == (
-        0,
-        "hlrs: ./slurm hides this profile from `--profile slurm` in this folder; rename it\n",
-    )
+    status, _, notice = run("profile", "slurm")
+    assert (status, notice.count("\n")) == (0, 1)
+    for fact in ("hlrs: ./slurm ", "`--profile slurm`", "rename"):
+        assert fact in notice
     assert run("profile", "slurm", "--to", "slurm")[2] == ""

@@ -1,4 +1,4 @@
-"""Records: sealed, and never beside artifacts that they do not tell of."""
+"""Records are sealed, and never stay beside artifacts that they do not describe."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def test_a_seal_is_the_digest_of_everything_else_in_the_record(job):
     assert record["seal"] == seal(record) != seal(record | {"seconds": record["seconds"] + 1})
 
 
-def test_what_ends_amid_writing_anew_leaves_no_record(job, monkeypatch):
+def test_an_interrupted_rebuild_leaves_no_record(job, monkeypatch):
     assert current(job)
 
     def killed(source):

@@ -1,4 +1,4 @@
-"""hlrs in SLURM's queue, without a SLURM: why jobs failed, who waits for whom, what a job does at its end."""
+"""hlrs in SLURM's queue, without SLURM: why jobs failed, what waits for what, and how a job ends."""
 
 import json
 import os
@@ -16,12 +16,11 @@ from tests.standins import Commands
 
 KEYS = [f"{number:012x}" for number in range(1, 21)]
 JOBS = [Job("search", f"d/m/{seed}", {}, "", {}, key) for seed, key in enumerate(KEYS)]
-RAISE = "raise it for search in your profile (set-resources) and rerun"
 
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """Stand-ins, and no id of a SLURM job that the tests themselves run in."""
+    """Stand-ins for SLURM's commands, outside of any SLURM job that the tests run in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(slurm, "POLL_SECONDS", 0.01)
@@ -57,13 +56,13 @@ def stage_log(job, text):
     path.write_text(text)
 
 
-OOM = "it needed more memory than mem_mb; " + RAISE
-LATE = "it reached its time limit; " + RAISE
+OOM = ("memory", "mem_mb", "search", "set-resources")
+LATE = ("time limit", "search", "set-resources")
 AT = "CANCELLED AT 2024-03-01T10:20:30"
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    ("line", "facts"),
     [
         ("slurmstepd: error: Job 7 exceeded memory limit (9012345 > 8388608), being killed", OOM),
         ("slurmstepd: error: Step 7.0 exceeded memory limit (9012345 > 8388608), being killed", OOM),
@@ -75,33 +74,37 @@ AT = "CANCELLED AT 2024-03-01T10:20:30"
         ("srun: error: n1: task 0: Out Of Memory", OOM),
         (f"slurmstepd: error: *** JOB 7 ON n1 {AT} DUE TO TIME LIMIT ***", LATE),
         (f"slurmstepd: error: *** STEP 7.0 ON n1 {AT} DUE TO TIME LIMIT ***", LATE),
-        (f"slurmstepd: error: *** JOB 7 ON n1 {AT} ***", "it was cancelled"),
-        ("hlrs: d/m/0: the loss is not a number", "d/m/0: the loss is not a number"),
-        ("hlrs: one thing\nhlrs: then another", "then another"),
+        (f"slurmstepd: error: *** JOB 7 ON n1 {AT} ***", ("cancelled",)),
+        ("hlrs: d/m/0: the loss is not a number", ("7): d/m/0: the loss is not a number",)),
+        ("hlrs: one thing\nhlrs: then another", ("7): then another",)),
     ],
 )
-def test_why_a_job_failed_is_read_from_its_log(commands, line, reason):
+def test_the_reason_of_a_failure_is_read_from_the_jobs_log(commands, line, facts):
     submitted(("7", KEYS[0]))
     log("7", f"Building DAG of jobs...\n{line}\nError in rule search:\n")
-    assert slurm.failures(JOBS, 0.0) == [f"search d/m/0 (SLURM job 7): {reason}"]
+    [failure] = slurm.failures(JOBS, 0.0)
+    for fact in ("search d/m/0 (SLURM job 7): ", *facts):
+        assert fact in failure
 
 
 @pytest.mark.parametrize(
     "earlier", ["PREEMPTION", "JOB REQUEUE", "NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS"]
 )
-def test_an_interruption_that_the_job_went_on_from_is_not_why_it_failed(commands, earlier):
+def test_an_interruption_that_the_job_resumed_from_is_not_the_reason(commands, earlier):
     submitted(("7", KEYS[0]))
     log("7", f"slurmstepd: error: *** JOB 7 ON n1 {AT} DUE TO {earlier} ***\nhlrs: the file is truncated\n")
     assert slurm.failures(JOBS, 0.0) == ["search d/m/0 (SLURM job 7): the file is truncated"]
 
 
-def test_a_gpu_without_memory_left_is_not_told_as_main_memory(commands):
+def test_exhausted_gpu_memory_is_not_reported_as_main_memory(commands):
     submitted(("7", KEYS[0]))
     path = log("7", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n")
-    assert slurm.failures(JOBS, 0.0) == [f"search d/m/0 (SLURM job 7): see {path}"]
+    [failure] = slurm.failures(JOBS, 0.0)
+    assert str(path) in failure
+    assert "mem_mb" not in failure
 
 
-def test_the_stages_own_log_is_read_as_well(commands):
+def test_the_stages_own_log_is_read_too(commands):
     submitted(("7", KEYS[0]), ("8", KEYS[1]))
     stage_log(JOBS[0], "epoch 1\nhlrs: no room\n")
     log("8", "hlrs: no data\n")
@@ -112,27 +115,29 @@ def test_the_stages_own_log_is_read_as_well(commands):
     ]
 
 
-def test_where_nothing_is_known_the_log_is_named(commands):
+def test_a_failure_without_a_reason_names_the_log(commands):
     submitted(("7", KEYS[0]), ("8", KEYS[1]))
     path = log("7", "Killed\n")
-    assert slurm.failures(JOBS, 0.0) == [
-        f"search d/m/0 (SLURM job 7): see {path}",
-        "search d/m/1 (SLURM job 8): see its log",
-    ]
+    logged, unlogged = slurm.failures(JOBS, 0.0)
+    assert logged.startswith("search d/m/0 (SLURM job 7): ")
+    assert str(path) in logged
+    assert unlogged.startswith("search d/m/1 (SLURM job 8): ")
+    assert "log" in unlogged
 
 
-def test_of_jobs_with_results_of_other_params_and_of_earlier_runs_nothing_is_said(commands):
+def test_finished_foreign_and_earlier_jobs_are_not_reported(commands):
     submitted(("7", KEYS[0]), ("8", "ffffffffffff"))
     make(JOBS[0])
     os.utime(submitted(("6", KEYS[1]), run="earlier"), (1000, 1000))
     assert slurm.failures(JOBS, 2000.0) == []
 
 
-def test_ten_failures_are_told_at_most(commands):
+def test_at_most_ten_failures_are_reported(commands):
     submitted(*((str(100 + i), key) for i, key in enumerate(KEYS[:13])))
-    told = slurm.failures(JOBS, 0.0)
-    assert (len(told), told[-1]) == (11, "and 3 more")
-    assert told[9] == "search d/m/9 (SLURM job 109): see its log"
+    lines = slurm.failures(JOBS, 0.0)
+    assert len(lines) == 11
+    assert lines[9].startswith("search d/m/9 (SLURM job 109): ")
+    assert "3 more" in lines[10]
     submitted(*((str(100 + i), key) for i, key in enumerate(KEYS[:10])))
     assert len(slurm.failures(JOBS, 0.0)) == 10
 
@@ -140,7 +145,7 @@ def test_ten_failures_are_told_at_most(commands):
 # --- jobs of an earlier snakemake ---------------------------------------------------------------------
 
 
-def test_queued_are_jobs_of_this_folder_and_of_these_keys(commands, tmp_path):
+def test_queued_lists_the_jobs_of_this_folder_and_these_keys(commands, tmp_path):
     submitted(("9", KEYS[0]), ("10", KEYS[1]), ("11", KEYS[2]), ("12", KEYS[3]))
     lines = [f"10|PENDING|{tmp_path}", f"9|RUNNING|{tmp_path}", f"11|RUNNING|{tmp_path}x"]
     lines += [f"12|RUNNING|{tmp_path}", f"13|RUNNING|{tmp_path}"]
@@ -152,7 +157,7 @@ def test_queued_are_jobs_of_this_folder_and_of_these_keys(commands, tmp_path):
     assert f"--user={os.getuid()}" in commands.calls("squeue")[0]
 
 
-def test_without_submissions_or_without_slurm_nobody_is_asked(commands, monkeypatch):
+def test_without_submissions_or_slurm_squeue_is_not_called(commands, monkeypatch):
     commands.write("squeue", "echo '9|RUNNING|/'")
     commands.write("sbatch", "true")
     assert slurm.queued(KEYS) == []
@@ -173,15 +178,14 @@ def test_a_job_of_an_earlier_snakemake_is_waited_for(commands, tmp_path, capsys)
     )
     slurm.wait_for_earlier(JOBS, wait=True)
     assert len(commands.calls("squeue")) == 5
-    assert capsys.readouterr().err.splitlines() == [
-        "hlrs: jobs of an earlier snakemake are still in the queue (9 running: search d/m/0, "
-        "10 pending: search d/m/1); waiting for them (`scancel 9 10` stops them and loses nothing)",
-        "hlrs: jobs of an earlier snakemake are still in the queue (9 running: search d/m/0); "
-        "waiting for them (`scancel 9` stops them and loses nothing)",
-    ]
+    both, one = capsys.readouterr().err.splitlines()
+    for fact in ("9 running: search d/m/0", "10 pending: search d/m/1", "`scancel 9 10`"):
+        assert fact in both
+    for fact in ("9 running: search d/m/0", "`scancel 9`"):
+        assert fact in one
 
 
-def test_a_dry_run_tells_and_does_not_wait(commands, tmp_path, capsys):
+def test_a_dry_run_reports_and_does_not_wait(commands, tmp_path, capsys):
     ids = [str(9 + i) for i in range(5)]
     submitted(*zip(ids, KEYS, strict=False))
     commands.write("sbatch", "true")
@@ -189,13 +193,12 @@ def test_a_dry_run_tells_and_does_not_wait(commands, tmp_path, capsys):
     commands.write("squeue", f"[ $n -lt 9 ] || exit 0\n{lines}")
     slurm.wait_for_earlier(JOBS, wait=False)
     assert len(commands.calls("squeue")) == 1
-    assert capsys.readouterr().err == (
-        "hlrs: jobs of an earlier snakemake are still in the queue (9 running: search d/m/0, "
-        "10 running: search d/m/1, 11 running: search d/m/2, 2 more)\n"
-    )
+    [line] = capsys.readouterr().err.splitlines()
+    assert "(9 running: search d/m/0, 10 running: search d/m/1, 11 running: search d/m/2, 2 more)" in line
+    assert "scancel" not in line
 
 
-def test_a_job_whose_result_is_there_is_not_waited_for(commands, tmp_path, capsys):
+def test_a_job_with_a_result_is_not_waited_for(commands, tmp_path, capsys):
     submitted(("9", KEYS[0]))
     make(JOBS[0])
     commands.write("sbatch", "true")
@@ -204,15 +207,16 @@ def test_a_job_whose_result_is_there_is_not_waited_for(commands, tmp_path, capsy
     assert capsys.readouterr().err == ""
 
 
-def test_while_squeue_does_not_answer_nothing_is_begun(commands, capsys):
-    """The jobs of an earlier snakemake may be at work."""
+def test_nothing_starts_while_squeue_does_not_answer(commands, capsys):
+    """The jobs of an earlier snakemake may be running."""
     submitted(("9", KEYS[0]))
     commands.write("sbatch", "true")
     commands.write("squeue", "[ $n -gt 3 ] || exit 1")
     slurm.wait_for_earlier(JOBS, wait=True)
     assert len(commands.calls("squeue")) == 4
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("hlrs: squeue does not answer")
+    for fact in ("hlrs: squeue ", "earlier snakemake", str(slurm_commands.RECORDS)):
+        assert fact in line
 
 
 def test_a_dry_run_does_not_wait_for_squeue(commands, capsys):
@@ -221,10 +225,10 @@ def test_a_dry_run_does_not_wait_for_squeue(commands, capsys):
     commands.write("squeue", "[ $n -gt 9 ] || exit 1")
     slurm.wait_for_earlier(JOBS, wait=False)
     assert len(commands.calls("squeue")) == 1
-    assert capsys.readouterr().err.startswith("hlrs: squeue does not answer")
+    assert capsys.readouterr().err.startswith("hlrs: squeue ")
 
 
-def test_the_patient_commands_come_first_once(commands, monkeypatch, tmp_path):
+def test_the_patient_commands_come_first_in_path_once(commands, monkeypatch, tmp_path):
     folder = tmp_path / "a folder; and 'quotes"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -239,7 +243,7 @@ def test_the_patient_commands_come_first_once(commands, monkeypatch, tmp_path):
     assert (done.stdout, commands.calls("squeue")) == ("real\n", [["--me", "a  b"]])
 
 
-def test_an_answer_is_what_was_printed_or_nothing(commands, monkeypatch):
+def test_an_answer_is_the_output_or_none(commands, monkeypatch):
     commands.write("sinfo", "echo yes; echo no >&2; exit $1")
     assert slurm.ask("sinfo", "0") == "yes\n"
     assert slurm.ask("sinfo", "1") is None
@@ -253,7 +257,7 @@ def test_an_answer_is_what_was_printed_or_nothing(commands, monkeypatch):
 
 
 def job(program, expected=0, **variables):
-    """stderr of a process of SLURM job 41 that serves it and then runs a program."""
+    """stderr of a process that serves SLURM job 41 and then runs a program."""
     script = (
         f"from hlrs.pipeline import slurm\nimport os, signal, subprocess, sys\nslurm.serve_job()\n{program}"
     )
@@ -264,22 +268,24 @@ def job(program, expected=0, **variables):
         capture_output=True,
         text=True,
         timeout=60,
-        start_new_session=True,  # a job's processes are a group of their own
+        start_new_session=True,  # a job's processes form their own group
     )
     assert done.returncode == expected, done.stderr
     return done.stderr
 
 
 @pytest.mark.parametrize(("end", "status"), [("", 0), ("sys.exit(75)", 75), ("raise ValueError", 1)])
-def test_a_job_is_requeued_once_at_its_end_if_its_stage_asked(commands, end, status):
+def test_a_job_is_requeued_once_at_its_end_if_its_stage_requested_it(commands, end, status):
     commands.write("scontrol", "test ! -e .hlrs/requeue/41")
-    told = job(f"slurm.request_requeue(); slurm.request_requeue()\n{end}", expected=status)
+    output = job(f"slurm.request_requeue(); slurm.request_requeue()\n{end}", expected=status)
     assert commands.calls("scontrol") == [["requeue", "41"]]
-    assert "hlrs: SLURM job 41 is requeued" in told
+    [line] = [line for line in output.splitlines() if line.startswith("hlrs: ")]
+    assert "SLURM job 41" in line
+    assert "requeued" in line
     assert not (REQUESTS / "41").exists()
 
 
-def test_a_job_whose_stage_did_not_ask_ends(commands):
+def test_a_job_without_a_request_is_not_requeued(commands):
     commands.write("scontrol", "true")
     (REQUESTS / "42").parent.mkdir(parents=True)
     (REQUESTS / "42").write_text("another's\n")
@@ -289,7 +295,7 @@ def test_a_job_whose_stage_did_not_ask_ends(commands):
     assert [path.name for path in REQUESTS.iterdir()] == ["42"]
 
 
-def test_outside_a_job_nothing_is_asked_and_nothing_is_set_up(commands):
+def test_outside_a_job_nothing_is_requested_or_set_up(commands):
     slurm.request_requeue()
     assert not REQUESTS.exists()
     before = signal.getsignal(signal.SIGUSR1)
@@ -300,19 +306,19 @@ def test_outside_a_job_nothing_is_asked_and_nothing_is_set_up(commands):
 def test_a_requeue_that_slurm_refuses_is_one_line(commands):
     refusal = "Requested operation is presently disabled\n  for job 41"
     commands.write("scontrol", f"echo '{refusal}' >&2; exit 1")
-    assert job("slurm.request_requeue()") == (
-        "hlrs: SLURM job 41 could not be requeued (Requested operation is presently disabled for job 41); "
-        "its state is saved, rerun `snakemake --profile slurm` to resume\n"
-    )
+    [line] = job("slurm.request_requeue()").splitlines()
+    reason = "Requested operation is presently disabled for job 41"
+    for fact in ("hlrs: SLURM job 41 ", reason, "rerun `snakemake --profile slurm`"):
+        assert fact in line
 
 
-def test_where_there_is_no_scontrol_it_is_one_line(commands):
-    told = job("slurm.request_requeue()", PATH=str(commands.folder))
-    assert told.startswith("hlrs: SLURM job 41 could not be requeued (")
-    assert told.count("\n") == 1
+def test_a_missing_scontrol_is_one_line(commands):
+    [line] = job("slurm.request_requeue()", PATH=str(commands.folder)).splitlines()
+    for fact in ("hlrs: SLURM job 41 ", "scontrol", "rerun `snakemake --profile slurm`"):
+        assert fact in line
 
 
-def test_the_warning_ends_neither_the_job_nor_is_it_ignored_by_its_children(commands):
+def test_the_warning_does_not_end_the_job_and_its_children_do_not_ignore_it(commands):
     commands.write("scontrol", "true")
     job(
         "os.kill(os.getpid(), signal.SIGUSR1)\n"
@@ -322,7 +328,7 @@ def test_the_warning_ends_neither_the_job_nor_is_it_ignored_by_its_children(comm
     )
 
 
-def test_a_stage_that_only_starts_gets_the_warning_when_it_listens(commands):
+def test_a_starting_stage_gets_the_warning_once_it_listens(commands):
     commands.write("scontrol", "true")
     listen = "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7)); print(flush=True); signal.pause()"
     starting = f"import signal, sys\ninput()\n{listen}"
@@ -342,7 +348,7 @@ def test_a_stage_that_only_starts_gets_the_warning_when_it_listens(commands):
     job(program, SLURM_STEP_ID="0")
 
 
-def test_the_warning_is_that_which_a_stage_saves_at():
+def test_the_warning_is_the_signal_at_which_a_stage_saves():
     from hlrs.pipeline.snakemake import SLURM_EXTRA
 
     assert SLURM_EXTRA.split()[0] == "--signal=USR1@120"

@@ -1,4 +1,4 @@
-"""The workflow on a real SLURM of two nodes (tests/cluster/slurm.py), and all that happens to jobs there.
+"""The workflow on a real SLURM of two nodes (tests/cluster/slurm.py), and what can happen to jobs there.
 
 The cluster has no accounting, forgets a job ten seconds after its end, and its GPUs are device files.
 """
@@ -51,7 +51,7 @@ CPU = {"HLRS_DEVICE": "cpu"}  # the device files are no GPUs
 
 @contextlib.contextmanager
 def running(kind, folder, **settings):
-    """A cluster of a kind, slurm or accounting; where it cannot be had, CI fails and others are told."""
+    """A cluster of a kind, slurm or accounting; if it cannot run, CI fails and other runs skip."""
     reason = kind.missing()
     if reason:
         untested("ON A REAL SLURM", reason, "HLRS_TEST_SLURM")
@@ -65,7 +65,7 @@ def running(kind, folder, **settings):
 
 
 @pytest.mark.e2e
-def test_a_cluster_whose_test_was_killed_is_cleared_away(tmp_path):
+def test_the_cluster_of_a_killed_test_is_cleaned_up(tmp_path):
     if reason := slurm.missing():
         untested("ON A REAL SLURM", reason, "HLRS_TEST_SLURM")
     left = slurm.Cluster(tmp_path / "left")
@@ -74,9 +74,9 @@ def test_a_cluster_whose_test_was_killed_is_cleared_away(tmp_path):
         process.stdout.readline()  # its nodes are up
         process.kill()
     assert len(left.marked()) == 4  # munged, slurmctld and two slurmd
-    assert slurm.missing() == ""  # what is left in /etc/slurm is not taken for the machine's own
+    assert slurm.missing() == ""  # links left in /etc/slurm do not count as the machine's own files
     with slurm.alone():
-        left.wait(lambda: not left.marked(), "its daemons live on")
+        left.wait(lambda: not left.marked(), "its daemons still run")
         assert not any(os.path.lexists(slurm.ETC / name) for name in slurm.FILES)
 
 
@@ -121,7 +121,7 @@ class Site:
         return done.stdout + done.stderr
 
     def profile(self, *options):
-        """`hlrs profile slurm`, then shorter pauses: nothing here takes minutes."""
+        """Run `hlrs profile slurm` and shorten the pauses: nothing here takes minutes."""
         self.command("hlrs", "profile", "slurm", *options)
         self.lay_over(**QUICK)
 
@@ -131,12 +131,12 @@ class Site:
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
 
     def set_site(self, **facts):
-        """Lay other facts over the site's."""
+        """Override facts of the site."""
         path = Path(f"{self.folder}.config/snakemake/slurm/site.yaml")
         path.write_text(yaml.safe_dump((yaml.safe_load(path.read_text()) or {}) | facts))
 
     def start(self, *arguments, **variables):
-        """`snakemake --profile slurm` in the background."""
+        """Run `snakemake --profile slurm` in the background."""
         with self.output.open("a") as output:
             self.process = subprocess.Popen(
                 ["snakemake", "--profile", "slurm", *arguments],
@@ -152,17 +152,17 @@ class Site:
         return Path(f"{self.folder}.output")
 
     def finish(self, status=0):
-        """Wait for it."""
+        """Wait until it ends with this status."""
         code = self.process.wait(DEADLINE)
-        assert code == status, f"{code}\n{self.told()}"
+        assert code == status, f"{code}\n{self.transcript()}"
         self.process = None
 
     def complaints(self):
-        """The lines of hlrs's own that snakemake showed."""
+        """The lines of hlrs in snakemake's output."""
         return [line for line in self.output.read_text().splitlines() if line.startswith("hlrs:")]
 
-    def told(self):
-        """What it said, and what the jobs' logs say."""
+    def transcript(self):
+        """Its output and the jobs' logs."""
         logs = [
             *(self.folder / ".snakemake/slurm_logs").rglob("*.log"),
             *(self.folder / "logs").rglob("*.log"),
@@ -172,15 +172,15 @@ class Site:
         )
 
     def wait(self, condition, complaint):
-        """Until the condition holds, while snakemake runs."""
+        """Wait until the condition holds; fail if snakemake ends first."""
         deadline = time.monotonic() + DEADLINE
         while not condition():
             ended = self.process is not None and self.process.poll() is not None
             if ended or time.monotonic() > deadline:
-                raise AssertionError(f"{complaint}\n{self.told()}\n{self.cluster.logs()}")
+                raise AssertionError(f"{complaint}\n{self.transcript()}\n{self.cluster.logs()}")
             time.sleep(0.05)
 
-    # --- a search at work -----------------------------------------------------------------------------
+    # --- the running search ---------------------------------------------------------------------------
 
     def job(self, state="RUNNING"):
         """(id, node) of the search in the queue, once it is in this state."""
@@ -203,7 +203,7 @@ class Site:
         return text[0] if text else ""
 
     def resumed(self):
-        """The epoch at which the present run of the search went on."""
+        """The epoch at which the current run of the search resumed."""
         match = re.search(r"resumed at epoch (\d+)", self.log)
         return int(match[1]) if match else 0
 
@@ -221,9 +221,9 @@ class Site:
         return pid
 
     def progressed(self):
-        """Wait until the search went on, and trained further; the epoch that is safe."""
+        """Wait until the search saves another epoch; return the number of safe epochs."""
         before = self.position()
-        self.wait(lambda: self.position() > before, "the search does not go on")
+        self.wait(lambda: self.position() > before, "the search makes no progress")
         return self.position()
 
     def position(self):
@@ -231,14 +231,14 @@ class Site:
         paths = list((self.folder / CHECKPOINTS).glob("*.safetensors"))
         return read_tensors(paths[0])[1]["epoch"] if paths else 0
 
-    def goes_on(self, epoch):
-        """Wait until the search goes on where it was, or later: no epoch is trained twice."""
-        self.wait(lambda: self.resumed() >= epoch, f"the search does not go on at epoch {epoch}")
+    def wait_until_resumed(self, epoch):
+        """Wait until the search resumes where it was, or later: no epoch is trained twice."""
+        self.wait(lambda: self.resumed() >= epoch, f"the search does not resume at epoch {epoch}")
 
 
 @pytest.fixture
 def site(cluster, repository, tmp_path):
-    """A checkout with tiny params on an empty queue, and the profile written."""
+    """A checkout with tiny params and a profile, on an empty queue."""
     cluster.wait(lambda: not cluster.queue(), "jobs are left in the queue")
     one = Site(cluster, duplicate(repository, tmp_path / "site"))
     one.profile()
@@ -251,7 +251,7 @@ def site(cluster, repository, tmp_path):
 
 @pytest.fixture
 def long_search(site):
-    """A site whose params ask for one search that takes a while; an undisturbed one runs elsewhere."""
+    """A site with params of one long search, and the same search running undisturbed elsewhere."""
     site.command("hlrs", "split", "digits")
     edit(site.folder / "params.yaml", **LONG)
     reference = duplicate(site.folder, site.folder.with_name("reference"))
@@ -268,7 +268,7 @@ def long_search(site):
 
 
 def same_as_undisturbed(site, reference, process):
-    """The search's bytes are those of one that nothing happened to, and every epoch was counted once."""
+    """Check that the search's bytes are the undisturbed one's and every epoch was counted once."""
     assert process.wait(DEADLINE) == 0
     assert outputs(site.folder, "search") == outputs(reference, "search")
     found = record(site.folder, "search", RUN)
@@ -301,7 +301,7 @@ def test_the_workflow_runs_on_slurm_and_gives_the_same_bytes(site, first):
 
 
 def test_rules_run_in_a_container_on_slurm(site, image):
-    """The warning reaches a search through Apptainer; the job goes on in another allocation."""
+    """The warning reaches a search through Apptainer; the job resumes in another allocation."""
     edit(site.folder / "params.yaml", **LONG)
     site.command("hlrs", "split", "digits")
     site.profile("--force", "--container", str(image[0]))
@@ -309,35 +309,35 @@ def test_rules_run_in_a_container_on_slurm(site, image):
     site.start("search_all")
     safe = site.progressed()
     os.kill(site.step_process(), signal.SIGUSR1)
-    site.goes_on(safe)
+    site.wait_until_resumed(safe)
     site.finish()
     found = record(site.folder, "search", RUN)
     assert found["image"] == f"sha256:{sha256(image[0])}"
     assert (found["resumes"], found["slurm_gpus"]) == (1, 1)
-    assert image[1] in site.log  # written by the image's python alone
+    assert image[1] in site.log  # which only the image's python writes
 
 
-# --- interruptions: SLURM owns the continuation, nobody has to do anything ----------------------------
+# --- interruptions: SLURM resumes the job, nobody has to act ------------------------------------------
 
 
-def test_a_search_goes_on_past_its_time_limit_a_preemption_and_the_loss_of_its_node(long_search):
+def test_a_search_survives_its_time_limit_a_preemption_and_the_loss_of_its_node(long_search):
     site, *reference = long_search
     site.set_site(time_limit=30)
     site.start("search_all")
     job, node = site.job()
     assert site.cluster.ask("squeue", "--noheader", "-o", "%l", f"--jobs={job}") == "30:00"
     safe = site.progressed()
-    # SLURM looks at limits each 30 s; the search is not to end before. SLURM sends SIGCONT with its warning.
+    # SLURM checks limits every 30 s; the search must not end before. SLURM sends SIGCONT with its warning.
     os.kill(site.stage_process(), signal.SIGSTOP)
     site.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=3")  # it warns 2 minutes before that
-    site.wait(lambda: "SIGUSR1; state saved" in site.log or site.resumed(), "SLURM does not warn")
-    site.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # no warning among what follows
-    site.goes_on(safe)
+    site.wait(lambda: "SIGUSR1" in site.log or site.resumed(), "SLURM does not warn")
+    site.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # no further warning
+    site.wait_until_resumed(safe)
     assert site.job()[0] == job
 
     safe = site.progressed()
     os.kill(site.step_process(), signal.SIGUSR1)  # alone, as SLURM signals with proctrack/cgroup
-    site.goes_on(safe)
+    site.wait_until_resumed(safe)
 
     safe = site.progressed()
     node = site.job()[1]
@@ -349,23 +349,23 @@ def test_a_search_goes_on_past_its_time_limit_a_preemption_and_the_loss_of_its_n
         "--wrap=true",
         "--output=/dev/null",
     )
-    site.wait(lambda: site.cluster.queue().get(job, ["gone"])[0] != "RUNNING", "it is not preempted")
-    site.goes_on(safe)
+    site.wait(lambda: site.cluster.queue().get(job, ["gone"])[0] != "RUNNING", "the job is not preempted")
+    site.wait_until_resumed(safe)
 
     safe = site.progressed()
     node = site.job()[1]
     site.cluster.lose(node)
     site.wait(lambda: site.job()[1] != node, "the job does not leave the lost node")
-    site.goes_on(safe)
+    site.wait_until_resumed(safe)
     site.cluster.start_node(node)
     site.finish()
     assert same_as_undisturbed(site, *reference)["resumes"] >= 4
 
 
-# --- failures: nothing is lost, and the same command goes on ------------------------------------------
+# --- failures: nothing is lost, and the same command resumes ------------------------------------------
 
 
-def test_what_ends_a_job_or_snakemake_costs_nothing_but_the_same_command_again(long_search):
+def test_the_same_command_resumes_after_the_end_of_a_job_or_snakemake(long_search):
     site, *reference = long_search
     site.start("search_all")
     job, _ = site.job()
@@ -375,65 +375,60 @@ def test_what_ends_a_job_or_snakemake_costs_nothing_but_the_same_command_again(l
     assert f"SLURM-job '{job}' failed" in site.output.read_text()
 
     site.start("search_all")
-    site.goes_on(safe)
+    site.wait_until_resumed(safe)
     safe = site.progressed()
     os.kill(site.stage_process(), signal.SIGKILL)
     site.finish(status=1)
 
     site.start("search_all")
-    site.goes_on(safe)
+    site.wait_until_resumed(safe)
     safe = site.progressed()
     job, _ = site.job()
     stage = site.stage_process()
     os.kill(stage, signal.SIGSTOP)  # so that it does not end before the next snakemake has seen it
     site.process.kill()
     site.process.wait()
-    notice = f"hlrs: jobs of an earlier snakemake are still in the queue ({job} running: search {RUN})"
-    assert notice in site.command("snakemake", "--profile", "slurm", "-n", "search_all")
+    assert f"{job} running: search {RUN}" in site.command(
+        "snakemake", "--profile", "slurm", "-n", "search_all"
+    )
     site.start("search_all")
-    waiting = f"waiting for them (`scancel {job}` stops them and loses nothing)"
-    site.wait(lambda: waiting in site.output.read_text(), "it does not wait for the earlier one's job")
+    remedy = f"`scancel {job}`"
+    site.wait(lambda: remedy in site.output.read_text(), "it does not wait for the earlier one's job")
     os.kill(stage, signal.SIGCONT)
     site.finish()
     assert IDLE in site.output.read_text()  # the earlier one's job made it
     assert same_as_undisturbed(site, *reference)["resumes"] == 2
 
 
-def test_too_little_memory_is_said_and_more_is_enough(long_search):
+def test_too_little_memory_is_reported_and_more_is_enough(long_search):
     site, *reference = long_search
     site.lay_over(**{"set-resources": {"search": {"mem_mb": 150}}})
     site.start("search_all")
     site.finish(status=1)
     [line] = site.complaints()
-    assert re.fullmatch(
-        rf"hlrs: search {RUN} \(SLURM job \d+\): it needed more memory than mem_mb; "
-        r"raise it for search in your profile \(set-resources\) and rerun",
-        line,
-    )
+    assert re.match(rf"hlrs: search {RUN} \(SLURM job \d+\): .*\bmem_mb\b.*\bset-resources\b", line)
     site.lay_over(**{"set-resources": {"search": {"mem_mb": 8000}}})
     site.start("search_all")
     site.finish()
     same_as_undisturbed(site, *reference)
 
 
-def test_a_gpu_that_was_given_and_is_not_there_is_one_line(site):
+def test_a_missing_allocated_gpu_is_one_line(site):
     edit(site.folder / "params.yaml", **{"matrix.methods": ["darts"]})
     site.command("hlrs", "split", "digits")
     del site.environment["HLRS_DEVICE"]
     site.start("search_all")
     site.finish(status=1)
     [line] = site.complaints()
-    assert re.fullmatch(
-        r"hlrs: search digits/darts/0 \(SLURM job \d+\): SLURM gave this job 1 GPU on \S+, PyTorch sees 0: "
-        r"run `hlrs doctor` .* HLRS_DEVICE=cpu",
-        line,
-    )
+    assert re.match(r"hlrs: search digits/darts/0 \(SLURM job \d+\): .*\b1 GPU on \w+", line)
+    assert "`hlrs doctor`" in line
+    assert "HLRS_DEVICE=cpu" in line
 
 
 # --- SLURM itself -------------------------------------------------------------------------------------
 
 
-def test_a_controller_that_is_away_for_two_minutes_strands_nobody(long_search):
+def test_the_workflow_survives_two_minutes_without_a_controller(long_search):
     site, *reference = long_search
     site.start("search_all")
     site.progressed()

@@ -1,7 +1,7 @@
-"""Snakemake and DVC for real, in copies of this working tree: what runs, what does not, and what is recorded.
+"""Snakemake and DVC in copies of this working tree: what runs, what does not, and what is recorded.
 
-An execution is counted twice over, by the job logs that were written and by the provenance records that are
-new. What the cases start from is made once a session, also with several workers, and copied for each case.
+Every execution is counted twice, by new job logs and by new provenance records. The tests' starting points
+are made once per session, even with several workers, and copied for each test.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ from tests.conftest import REPOSITORY, TINY, at_work_in, edit, hlrs, make_all, o
 DEADLINE = 300.0  # seconds until a command counts as hanging
 IDLE = "Nothing to be done"
 CLEAN = "Data and pipelines are up to date."
-COUPLED = {"methods.hlrs.arch_lr": {"kind": "coupled"}}  # as it is at first
+COUPLED = {"methods.hlrs.arch_lr": {"kind": "coupled"}}  # as it is initially
 COSINE = {"methods.hlrs.arch_lr": {"kind": "cosine", "final": 0.2}}
 DARTS_ALONE = {"matrix.methods": ["darts"]}
 BOTH = {"matrix.methods": ["darts", "hlrs"]}
 
 
 def runs_of(*methods):
-    """Search to evaluation of the methods, each once, and the report; a job is spelled stage/run."""
+    """Search to evaluation of the methods, each once, and the report; a job is named stage/run."""
     stages = ("search", "extract", "retrain", "evaluate")
     return Counter([*(f"{stage}/digits/{m}/0" for stage in stages for m in methods), "report/all"])
 
@@ -58,7 +58,7 @@ EVERYTHING = Counter(["split/digits"]) + runs_of("darts", "hlrs")
 
 
 def tiny():
-    """TINY with fewer images and epochs: nearly all the time is then Python's start."""
+    """TINY with fewer images and epochs: nearly all the time is Python's startup."""
     params = copy.deepcopy(TINY)
     params["datasets"]["digits"]["max_per_class"] = 20
     params["datasets"]["digits"]["groups"] = {"many_above": 10, "few_below": 4}
@@ -81,12 +81,12 @@ def checkout(folder):
 
 
 def duplicate(source, target):
-    """A copy of a folder, with its times of change."""
+    """Copy a folder with its modification times."""
     return Path(shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True))
 
 
 def environment(folder):
-    """This process's commands with the code of `folder`, and nobody's settings."""
+    """This process's environment with the code of `folder` and nobody's settings."""
     foreign = ("PYTEST_", "GIT_", "DVC_", "SNAKEMAKE_", "SLURM_")
     people = ("AUTHOR_NAME", "AUTHOR_EMAIL", "COMMITTER_NAME", "COMMITTER_EMAIL")
     return {
@@ -117,19 +117,19 @@ def commit(folder, message):
 
 
 def pipeline():
-    """What dvc.yaml says."""
+    """The content of dvc.yaml."""
     return yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
 
 
 def record_by_dvc(folder):
-    """Have DVC record what a finished run made, without asking Snakemake for it."""
+    """Have DVC record what a finished run made, without running Snakemake."""
     run(folder, "hlrs", "prune")
     (folder / "results/search").mkdir(exist_ok=True)  # of a phase without jobs
     run(folder, "dvc", "commit", "--force")
 
 
 def dvc_status(folder):
-    """What `dvc status` says."""
+    """The output of `dvc status`."""
     return run(folder, "dvc", "status").stdout.strip()
 
 
@@ -144,26 +144,26 @@ def replace(path, old, new):
 
 
 def _logs(folder):
-    """(job, time of change) of every log."""
+    """(job, modification time) of every log."""
     root = folder / "logs"
     return {(str(p.parent.relative_to(root)), p.stat().st_mtime_ns) for p in root.rglob("*.log")}
 
 
 def _records(folder):
-    """(key, text) of every provenance record, wherever a result lies by now."""
+    """(key, text) of every provenance record, also of results set aside."""
     roots = (folder / "results", folder / ".hlrs/aside")
     return {(p.parent.name, p.read_text()) for root in roots for p in root.rglob(PROVENANCE)}
 
 
 def jobs_of(records):
-    """How many of some records each job left."""
-    told = [json.loads(text) for _, text in records]
-    return Counter(f"{record['stage']}/{record['run']}" for record in told)
+    """How many of the records each job left."""
+    bodies = [json.loads(text) for _, text in records]
+    return Counter(f"{record['stage']}/{record['run']}" for record in bodies)
 
 
 @contextlib.contextmanager
 def counting(folder, failed=NOTHING):
-    """How often each job left a new record in the body: every job that ran, but for those in `failed`."""
+    """How often each job left a new record in the body: every job that ran, except those in `failed`."""
     ran: Counter[str] = Counter()
     logs, records = _logs(folder), _records(folder)
     yield ran
@@ -185,7 +185,7 @@ def snakemake(folder, *arguments):
 
 @contextlib.contextmanager
 def in_the_first_search(folder, *command, status=0):
-    """The body happens after the first search's first epoch, while the other one waits."""
+    """Run the body after the first search's first epoch, while the other search waits."""
     with (folder / "shown").open("w") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment(folder), stdout=output, stderr=output, start_new_session=True
@@ -219,7 +219,7 @@ def tree(folder):
 
 
 def results(folder):
-    """How many results there are of each job, each of them whole, with nothing else below results/."""
+    """How many results each job has, all of them complete, with nothing else below results/."""
     root = folder / "results"
     found = [path.parent for path in root.rglob(PROVENANCE)]
     files = {f"{d.relative_to(root)}/{f}" for d in found for f in [*OUTPUTS[stage_of(d, root)], PROVENANCE]}
@@ -232,7 +232,7 @@ def stage_of(directory, root):
     return directory.relative_to(root).parts[0]
 
 
-# --- what the cases start from ------------------------------------------------------------------------
+# --- starting points ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -257,13 +257,13 @@ def once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def repository(once):
-    """A Git repository, not to be changed, of this working tree with tiny params."""
+    """A Git repository of this working tree with tiny params; do not change it."""
     return once(checkout)[0]
 
 
 @pytest.fixture(scope="session")
 def first(once, repository):
-    """A folder, not to be changed, in which all was run once, its params edited meanwhile; what ran."""
+    """A folder, not to be changed, in which everything ran once while its params were edited; what ran."""
 
     def first_run(folder):
         path = duplicate(repository, folder) / "params.yaml"
@@ -343,7 +343,7 @@ def test_the_first_run_makes_everything_once_and_the_second_nothing(first, finis
     assert snakemake(finished) == NOTHING
 
 
-def test_params_edited_while_jobs_run_change_none_of_them(first):
+def test_params_edited_during_a_run_change_none_of_its_jobs(first):
     records = [json.loads(path.read_text()) for path in (first[0] / "results").rglob(PROVENANCE)]
     epochs = [
         record["params"][stage]["epochs"] for record in records if (stage := record["stage"]) in TRAINED
@@ -361,10 +361,10 @@ def test_another_process_makes_the_same_bytes(first, repository, tmp_path):
     assert made.keys() == remade.keys()
     assert len(made) == sum(len(OUTPUTS[job.split("/")[0]]) for job in EVERYTHING.elements())
     different = [Path(name).name for name in made if made[name] != remade[name]]
-    assert different == ["index.html"]  # it tells when and for how long
+    assert different == ["index.html"]  # it shows dates and durations
 
 
-def test_every_result_has_a_record_that_tells_its_digest(first):
+def test_every_result_has_a_record_with_its_digest(first):
     paths = list((first[0] / "results").rglob(PROVENANCE))
     assert len(paths) == EVERYTHING.total()
     for path in paths:
@@ -380,15 +380,15 @@ def test_every_result_has_a_record_that_tells_its_digest(first):
         }
 
 
-def test_a_job_killed_before_its_record_runs_again_and_snakemake_does_not_look_for_work_meanwhile(finished):
+def test_a_job_killed_before_its_record_runs_again_and_snakemake_does_not_poll(finished):
     [record] = (finished / "results/split/digits").glob(f"*/{PROVENANCE}")
     record.unlink()
-    remove(finished, "report")  # which would have come after it
+    remove(finished, "report")  # which comes after it
     with counting(finished) as ran:
         output = run(finished, "snakemake", "--cores", "1", "--verbose").stderr
     assert ran == Counter(["split/digits", "report/all"])
     assert record.is_file()
-    assert output.count("Resources before job selection") <= ran.total() + 1  # it begins with two
+    assert output.count("Resources before job selection") <= ran.total() + 1  # it starts with two
 
 
 def test_the_report_is_published_whole(first):
@@ -397,7 +397,7 @@ def test_the_report_is_published_whole(first):
     assert tree(made).keys() == {*OUTPUTS["report"], PROVENANCE}
 
 
-def test_snakemakes_own_report_of_a_finished_workflow_carries_captions(finished):
+def test_snakemakes_own_report_has_captions(finished):
     logs = _logs(finished)
     run(finished, "snakemake", "--report", "snakemake.zip")
     assert _logs(finished) == logs
@@ -416,7 +416,7 @@ def test_snakemakes_own_report_of_a_finished_workflow_carries_captions(finished)
     assert not re.search(r'(src|href)="https?:', page)
 
 
-def test_methods_that_search_nothing_have_no_search_under_snakemake_and_dvc_either(unsearched, tmp_path):
+def test_methods_without_a_search_have_none_under_snakemake_and_dvc(unsearched, tmp_path):
     folder = duplicate(unsearched[0], tmp_path / "folder")
     assert snakemake(folder) == NOTHING
     assert executions(folder, "dvc", "repro", "--force", "--single-item", "search") == NOTHING
@@ -430,7 +430,7 @@ def test_methods_that_search_nothing_have_no_search_under_snakemake_and_dvc_eith
     assert len({path.read_bytes() for path in weights}) == 2
 
 
-def test_a_retraining_by_hand_is_named_with_its_seed(unsearched, tmp_path):
+def test_a_single_retraining_is_named_by_its_seed(unsearched, tmp_path):
     folder = duplicate(unsearched[0], tmp_path / "folder")
     [directory] = folder.glob("results/retrain/digits/resnet/0-3/*")
     before = (directory / "weights.safetensors").read_bytes()
@@ -442,14 +442,14 @@ def test_a_retraining_by_hand_is_named_with_its_seed(unsearched, tmp_path):
     assert (directory / "weights.safetensors").read_bytes() == before
     status, failed = hlrs(folder, "search", "digits/resnet/0")
     assert status == 2
-    assert "search has no run 'digits/resnet/0'" in failed
+    assert "'digits/resnet/0'" in failed
 
 
 # --- large matrices -----------------------------------------------------------------------------------
 
 
 def calls(folder, runs):
-    """How many functions `snakemake -n` calls for a matrix of so many runs: all of them, and ours alone."""
+    """How many functions `snakemake -n` calls for a matrix of this many runs: in total, and ours."""
     edit(folder / "params.yaml", **DARTS_ALONE, **{"matrix.seeds": list(range(runs))})
     profiled = ("-m", "cProfile", "-o", "profile", "-m", "snakemake", "-n")
     shown = run(folder, sys.executable, *profiled).stdout
@@ -460,16 +460,16 @@ def calls(folder, runs):
     return profile.total_calls, ours
 
 
-def test_what_snakemake_plans_grows_linearly_with_the_matrix(repository, tmp_path):
+def test_planning_by_snakemake_grows_linearly_with_the_matrix(repository, tmp_path):
     folder = duplicate(repository, tmp_path / "large")
     for few, some, many in zip(*(calls(folder, runs) for runs in (10, 20, 40)), strict=True):
         assert many - some < 2.2 * (some - few)
 
 
-# --- edits and back -----------------------------------------------------------------------------------
+# --- edits and their reversal -------------------------------------------------------------------------
 
 
-def test_an_edit_runs_what_follows_and_undoing_it_nothing(recorded, edited, tmp_path):
+def test_an_edit_runs_what_depends_on_it_and_undoing_it_runs_nothing(recorded, edited, tmp_path):
     assert edited[1] == runs_of("hlrs")
     folder = duplicate(edited[0], tmp_path / "folder")
     old, new = (tree(made[0] / "report") for made in (recorded, edited))
@@ -499,7 +499,7 @@ def test_a_smaller_matrix_leaves_no_orphan_and_a_larger_one_runs_nothing(finishe
     assert results(finished) == EVERYTHING
 
 
-def test_code_runs_the_stages_that_import_it_and_comments_run_nothing(finished, monkeypatch):
+def test_changed_code_runs_the_stages_that_import_it_and_comments_run_nothing(finished, monkeypatch):
     supernet = finished / "hlrs/nas/supernet.py"
     replace(supernet, '"""Weights of one or', '"""The weights of one or')
     replace(supernet, "def initialize_alphas(", "# a remark\ndef initialize_alphas(")
@@ -511,9 +511,7 @@ def test_code_runs_the_stages_that_import_it_and_comments_run_nothing(finished, 
         assert due_here() == runs_of("darts", "hlrs")
 
 
-def test_growth_and_moves_leave_every_result_current_and_a_changed_kind_what_asked_for_it(
-    finished, monkeypatch
-):
+def test_new_kinds_and_moved_modules_run_nothing_and_a_changed_kind_runs_its_users(finished, monkeypatch):
     """A kind is added to each table; a module is renamed with all its mentions; then a schedule changes."""
     package = finished / "hlrs"
     for file, table in TABLES.items():
@@ -534,22 +532,22 @@ def test_growth_and_moves_leave_every_result_current_and_a_changed_kind_what_ask
 
 
 def remove(folder, *jobs):
-    """Remove the results of jobs, each spelled stage/run."""
+    """Remove the results of jobs, each named stage/run."""
     for job in jobs:
         shutil.rmtree(folder / "results" / job)
 
 
 def due_here():
-    """How often the plan of the current folder's params would have each job run."""
+    """How often the plan for the current folder's params would run each job."""
     jobs = plan.plan(load(Path("params.yaml")))
     plan.restore(jobs)
     return Counter(f"{job.stage}/{job.run}" for job in plan.due(jobs))
 
 
 CHAIN = ("search", "extract", "retrain", "evaluate")
-SITUATIONS = {  # what is done to a folder in which all was run; tests/test_plan.py has more of them
+SITUATIONS = {  # edits of a folder in which everything ran; test_plan.py has more of them
     "a method edited": lambda folder: edit(folder / "params.yaml", **COSINE),
-    "what others read as well": lambda folder: remove(
+    "an input of several jobs": lambda folder: remove(
         folder, "report", "split", *(f"{stage}/digits/darts" for stage in CHAIN)
     ),
 }
@@ -565,7 +563,7 @@ def test_the_plan_names_the_jobs_that_snakemake_would_run(finished, monkeypatch,
     assert expected
 
 
-def test_the_command_tells_from_real_records_what_would_run_and_what_it_costs(finished):
+def test_hlrs_plan_shows_what_would_run_and_its_cost_from_real_records(finished):
     assert hlrs(finished, "plan")[1].count("\n") == 1
     edit(finished / "params.yaml", **{"matrix.seeds": [1]})
     before = tree(finished / "results")
@@ -580,7 +578,7 @@ def test_the_command_tells_from_real_records_what_would_run_and_what_it_costs(fi
     assert facts["gpu_hours"] + facts["cpu_hours"] == pytest.approx(took / 3600, rel=0.5)
 
 
-def test_an_estimate_without_records_is_within_reach_of_what_then_runs(first, repository, tmp_path):
+def test_an_estimate_without_records_has_the_right_magnitude(first, repository, tmp_path):
     folder = duplicate(repository, tmp_path / "folder")
     shown = hlrs(folder, "plan", "--json")[1]
     facts = json.loads(shown[shown.index("{") :])  # after the lines on what is measured
@@ -596,32 +594,33 @@ def test_an_estimate_without_records_is_within_reach_of_what_then_runs(first, re
 # --- while jobs run -----------------------------------------------------------------------------------
 
 
-def test_beside_a_running_workflow_others_say_so_and_after_a_kill_the_next_goes_on(recorded, tmp_path):
+def test_a_running_workflow_refuses_others_and_after_a_kill_the_next_one_continues(recorded, tmp_path):
     folder = duplicate(recorded[0], tmp_path / "folder")
     edit(folder / "params.yaml", **{"search.epochs": 4})
     first_one = ("snakemake", "--cores", "1", "search_all")
     with counting(folder) as ran:
         with in_the_first_search(folder, *first_one, status=-signal.SIGKILL):
             [search] = [json.loads(path.read_text())["pid"] for path in (folder / ".hlrs/leases").iterdir()]
-            os.kill(search, signal.SIGSTOP)  # so that it does not end meanwhile
+            os.kill(search, signal.SIGSTOP)  # so that it does not end in between
             claim = json.loads((folder / ".hlrs/run.json").read_text())
-            at_work = f"hlrs: {' '.join(first_one)}, process {claim['pid']} on {platform.node()}, is running"
+            running = (" ".join(first_one), f"process {claim['pid']} on {platform.node()}")
+            stop = f"kill -INT -{claim['pid']}`"  # it leads a session of its own
             for command, status in (
                 (("snakemake", "--quiet", "rules", "progress", "host", "--cores", "1"), 2),
                 (("snakemake", "--unlock"), 2),
                 (("dvc", "repro"), 255),
                 (("hlrs", "prune"), 1),
             ):
-                said = run(folder, *command, status=status)
-                [line] = [line for line in said.stderr.splitlines() if line.startswith("hlrs: ")]
-                assert line.startswith(at_work), command
-                assert f"kill -INT -{claim['pid']}`" in line  # it leads a session of its own
-                assert "Traceback" not in said.stdout + said.stderr
+                done = run(folder, *command, status=status)
+                [line] = [line for line in done.stderr.splitlines() if line.startswith("hlrs: ")]
+                for fact in (*running, stop):
+                    assert fact in line, command
+                assert "Traceback" not in done.stdout + done.stderr
             assert json.loads((folder / ".hlrs/run.json").read_text()) == claim
             os.kill(claim["pid"], signal.SIGKILL)
             os.kill(search, signal.SIGCONT)
         assert list((folder / ".snakemake/locks").iterdir())
-        run(folder, *first_one)  # without --unlock; it takes what the search, which went on, makes
+        run(folder, *first_one)  # without --unlock; it uses the result of the search, which continued
     assert ran == Counter(["search/digits/darts/0", "search/digits/hlrs/0"])
     assert not (folder / ".hlrs/run.json").exists()
     assert results(folder) == EVERYTHING + ran
@@ -679,9 +678,9 @@ def test_dvc_shows_metrics_and_plots_of_both_methods(recorded, tmp_path):
         assert f'"method": "{method}"' in page
 
 
-def test_git_and_dvc_checkout_go_back_and_forward_and_run_nothing(recorded, edited, tmp_path):
+def test_git_and_dvc_checkout_switch_versions_and_run_nothing(recorded, edited, tmp_path):
     folder = duplicate(edited[0], tmp_path / "folder")
-    shutil.rmtree(folder / ".hlrs/aside")  # what comes back comes from DVC's cache
+    shutil.rmtree(folder / ".hlrs/aside")  # so that results come from DVC's cache
     for revision, version in (("HEAD~1", recorded[0]), ("main", edited[0])):
         run(folder, "git", "checkout", "--quiet", revision)
         run(folder, "dvc", "checkout")
