@@ -66,7 +66,7 @@ def place():
 
 @pytest.fixture(scope="session")
 def work(place):
-    """A checkout with tiny params that belongs to the user that Podman is told."""
+    """A checkout with tiny params, owned by the user that Podman runs as."""
     folder = place / "work"
     folder.mkdir()
     checkout(folder)
@@ -78,7 +78,7 @@ def work(place):
 
 @pytest.fixture(scope="session")
 def podman(work):
-    """podman(command): what it prints in the image, where nothing but the checkout can be written to."""
+    """podman(command): what it prints in the image, where only the checkout is writable."""
     digest = output("podman", "image", "inspect", "--format", "{{.Digest}}", NAME).strip()
     options = ["--read-only", "--read-only-tmpfs=false", f"--user={STRANGER}:{STRANGER}"]
     options += [f"--volume={work}:/checkout", f"--env=HLRS_IMAGE={digest}"]
@@ -119,7 +119,7 @@ def test_it_starts_and_everything_works(inside):
     assert "search steps" in checks["CPU"]["text"]
 
 
-def test_it_holds_this_code_and_not_a_link_to_it(inside):
+def test_it_contains_this_code_and_not_a_link_to_it(inside):
     """Every module and template, byte for byte."""
     script = (
         "from hlrs.artifacts.code_digest import here; import hashlib, json; "
@@ -129,13 +129,13 @@ def test_it_holds_this_code_and_not_a_link_to_it(inside):
     assert found == {f: hashlib.sha256(content).hexdigest() for f, content in here().files.items()}
 
 
-def test_it_holds_no_compiler_and_its_files_cannot_be_changed(inside):
+def test_it_contains_no_compiler_and_its_files_are_read_only(inside):
     search = f"for name in {' '.join(COMPILERS)}; do command -v $name; done"
     script = f"{search}; touch /opt/hlrs/x 2>&1 || echo refused"
     assert inside("sh", "-c", script).splitlines()[1:] == ["refused"]
 
 
-def test_its_labels_tell_the_version_and_the_lock_file():
+def test_its_labels_name_the_version_and_the_lock_file():
     expected = {
         "org.opencontainers.image.version": hlrs.__version__,
         "hlrs.lock": f"sha256:{sha256(REPOSITORY / 'requirements.lock')}",
@@ -147,7 +147,7 @@ def test_its_labels_tell_the_version_and_the_lock_file():
     assert labels | expected == labels
 
 
-def test_under_podman_snakemake_and_git_run_inside_and_the_record_names_the_image(podman, work):
+def test_snakemake_and_git_run_under_podman_and_the_record_names_the_image(podman, work):
     podman("snakemake", "--cores", "1", "split_all")
     [path] = (work / "results/split").rglob(PROVENANCE)
     record = json.loads(path.read_text())

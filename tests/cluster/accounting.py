@@ -1,6 +1,6 @@
-"""The cluster of slurm.py with accounting: slurmdbd over a MariaDB of its own, which has no port.
+"""The cluster of slurm.py with accounting: slurmdbd on its own MariaDB, which opens no port.
 
-Needs Debian's slurmdbd and mariadb-server besides; neither has to be set up, or run.
+Also needs Debian's slurmdbd and mariadb-server, neither of them configured or running.
 """
 
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.cluster import slurm
 
-ACCOUNT = "lab"  # that root may charge, besides the one that every cluster has for it
+ACCOUNT = "lab"  # that root may charge, besides the default one
 
 
 def missing() -> str:
@@ -21,7 +21,7 @@ def missing() -> str:
 
 
 class Cluster(slurm.Cluster):
-    """The daemons, those of the accounting among them, all below one folder."""
+    """The daemons, including those of the accounting, all below one folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -35,13 +35,13 @@ class Cluster(slurm.Cluster):
             "AccountingStorageHost": "127.0.0.1",
             "AccountingStoragePort": self.port,
             "AccountingStoragePass": self._munge_socket(),
-            "AccountingStorageEnforce": "associations",  # an account that is unknown is refused
+            "AccountingStorageEnforce": "associations",  # an unknown account is refused
         }
         super().start(**accounting, **settings)
 
     def start_accounting(self) -> None:
-        """Start slurmdbd: the accounts and the jobs as they were."""
-        # it reads slurmdbd.conf beside slurm.conf, and nobody else does: no link from /etc/slurm
+        """Start slurmdbd with the accounts and jobs that it had."""
+        # only slurmdbd reads slurmdbd.conf, beside slurm.conf: it needs no link from /etc/slurm
         self._daemon("slurmdbd", "env", f"SLURM_CONF={self.folder / 'slurm.conf'}", "slurmdbd", "-D")
         self.wait(lambda: self._answers("sacctmgr", "show", "stats"), "slurmdbd does not answer")
 
@@ -57,7 +57,7 @@ class Cluster(slurm.Cluster):
         data = f"--datadir={self.folder / 'database'}"
         self.ask(
             *("mariadb-install-db", "--no-defaults", data, "--user=root", "--skip-test-db"),
-            "--auth-root-authentication-method=normal",  # no password, for whoever reaches the socket
+            "--auth-root-authentication-method=normal",  # no password on the socket
         )
         address = Path(self.environment["MYSQL_UNIX_PORT"])
         files = (data, f"--socket={address}", f"--pid-file={self.folder / 'mariadbd.pid'}")
@@ -75,7 +75,7 @@ class Cluster(slurm.Cluster):
             "LogFile": self.folder / "slurmdbd.log",
             "PidFile": self.folder / "slurmdbd.pid",
             "StorageType": "accounting_storage/mysql",
-            "StorageHost": "localhost",  # by the socket of MYSQL_UNIX_PORT
+            "StorageHost": "localhost",  # through the socket of MYSQL_UNIX_PORT
             "StorageUser": "root",
         }
         path = self.folder / "slurmdbd.conf"

@@ -3,7 +3,7 @@
 
     python tests/cluster/slurm.py FOLDER
 
-keeps one until Ctrl-C. Needs root and Debian's slurm-wlm and munge, and a machine without a SLURM of its own:
+keeps one until Ctrl-C. Needs root, Debian's slurm-wlm and munge, and a machine without a SLURM of its own:
 its configuration is linked into /etc/slurm, because Snakemake's job steps drop the variable SLURM_CONF.
 """
 
@@ -23,8 +23,8 @@ from pathlib import Path
 
 NAME = "hlrstest"
 NODES = ("n1", "n2")
-GPUS = 2  # a node; device files that are no GPUs
-MEMORY = 16000  # MB a node; declared, not checked
+GPUS = 2  # per node; device files, not real GPUs
+MEMORY = 16000  # MB per node; declared, not checked
 START_SECONDS = 60.0
 ETC = Path("/etc/slurm")
 FILES = ("slurm.conf", "gres.conf")
@@ -41,12 +41,12 @@ def missing() -> str:
     if os.geteuid():
         return "slurmd needs root to start jobs"
     own = next((path for path in map(ETC.joinpath, FILES) if path.exists() and not _ours(path)), None)
-    return f"{own} is there: this machine has a SLURM of its own" if own else ""
+    return f"{own} exists: this machine has a SLURM of its own" if own else ""
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Wait for whoever else runs a cluster on this machine, and clear away what one left that was killed."""
+    """Wait until no other cluster runs on this machine, and clean up after a killed one."""
     with Path(tempfile.gettempdir(), "hlrs-test-slurm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for folder in {path.readlink().parent for path in map(ETC.joinpath, FILES) if _ours(path)}:
@@ -55,7 +55,7 @@ def alone() -> Iterator[None]:
 
 
 def _ours(path: Path) -> bool:
-    """Whether a file of /etc/slurm is a link of this module's, be its folder still there or not."""
+    """Whether a file of /etc/slurm is a link of this module, even if its folder is gone."""
     if not path.is_symlink():
         return False
     configuration = path.readlink().parent / "slurm.conf"
@@ -80,7 +80,7 @@ class Cluster:
         self.wait(lambda: all(self.node_state(node) == "idle" for node in NODES), "nodes are not idle")
 
     def stop(self) -> None:
-        """Kill every daemon, be it of an earlier process, and all that works with this cluster."""
+        """Kill every daemon, even of an earlier process, and everything that uses this cluster."""
         for name in list(self.daemons):
             self.kill(name)
         for pid in [*self.shepherds(), *self.marked()]:
@@ -93,7 +93,7 @@ class Cluster:
     # --- daemons --------------------------------------------------------------------------------------
 
     def start_controller(self, *arguments: str) -> None:
-        """Start slurmctld: the queue as it was, or empty with `-c`."""
+        """Start slurmctld with the queue that it had, or an empty one with `-c`."""
         self._daemon("slurmctld", "slurmctld", "-D", *arguments)
         self.wait(lambda: "UP" in self._answers("scontrol", "ping"), "slurmctld does not answer")
 
@@ -102,28 +102,28 @@ class Cluster:
         self._daemon(node, "slurmd", "-D", "-N", node)
 
     def kill(self, name: str) -> None:
-        """SIGKILL for a daemon: the name it was started under, or the node of a slurmd."""
+        """Kill a daemon by the name it was started under, a slurmd by its node."""
         process = self.daemons.pop(name)
         process.kill()
         process.wait()
 
     def lose(self, node: str) -> None:
-        """A node dies: its slurmd and its jobs' processes, at once, without a word to the controller."""
+        """Kill a node: its slurmd and its jobs' processes at once, without notice to the controller."""
         jobs = [job for job, (_, _, its_node, _) in self.queue().items() if its_node == node]
         self.kill(node)
         lost = [*self.shepherds(jobs), *self.processes(node)]
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # else a shepherd tells how its processes ended
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # else a shepherd reports how its processes ended
             for pid in lost:
-                with contextlib.suppress(ProcessLookupError):  # one that ended by itself meanwhile
+                with contextlib.suppress(ProcessLookupError):  # it already ended by itself
                     os.kill(pid, number)
 
     def marked(self) -> list[int]:
-        """Every process that works with this cluster: its daemons, its jobs, and whoever submits them."""
+        """Every process that uses this cluster: its daemons, its jobs, and their submitters."""
         mark = f"{MARK}={self.folder}\0".encode()
         return [pid for pid in _pids() if mark in _read(pid, "environ")]
 
     def processes(self, node: str = "") -> list[int]:
-        """The processes of this cluster's jobs; of one node if it is named."""
+        """The processes of this cluster's jobs, or only those of one node."""
         place = f"SLURMD_NODENAME={node}".encode()
         return [pid for pid in self.marked() if place in _read(pid, "environ")]
 
@@ -182,7 +182,7 @@ class Cluster:
             "SlurmctldPort": controller,
             "SlurmUser": "root",
             "AuthType": "auth/munge",
-            # cred_expire: how long a requeued job waits before it may start again; 120 s if not said
+            # cred_expire: how long a requeued job waits before it may start again; 120 s by default
             "AuthInfo": f"socket={self._munge_socket()},cred_expire=5",
             "CredType": "cred/munge",
             "StateSaveLocation": self.folder / "state",
@@ -228,7 +228,7 @@ class Cluster:
         ]
         return "\n".join(text) + "\n"
 
-    # --- asking ---------------------------------------------------------------------------------------
+    # --- queries --------------------------------------------------------------------------------------
 
     def ask(self, *command: str) -> str:
         """What a SLURM command prints; CalledProcessError if it fails."""
@@ -238,7 +238,7 @@ class Cluster:
         ).stdout.strip()
 
     def node_state(self, node: str) -> str:
-        """`idle`, `mixed`, `down*` … as sinfo has it."""
+        """`idle`, `mixed`, `down*` … as sinfo shows it."""
         return self.ask("sinfo", "--noheader", "--node", "--partition=main", f"--nodes={node}", "-o", "%T")
 
     def queue(self, *, all_states: bool = False) -> dict[str, list[str]]:
@@ -248,7 +248,7 @@ class Cluster:
         return {line.split("|")[0]: line.split("|")[1:] for line in lines}
 
     def wait(self, condition: Callable[[], object], complaint: str, seconds: float = START_SECONDS) -> None:
-        """Until the condition holds; AssertionError with the daemons' logs if that takes too long."""
+        """Wait until the condition holds; AssertionError with the daemons' logs if that takes too long."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
