@@ -1,4 +1,4 @@
-"""The audit of a workflow that ran, was recorded by DVC and committed: whatever is wrong is found."""
+"""The audit of a workflow that ran, was recorded by DVC and committed finds whatever is wrong."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from tests.pipeline.test_workflow import (  # noqa: F401
 
 @pytest.fixture(scope="module")
 def whole(recorded, tmp_path_factory):  # noqa: F811
-    """A copy of what was recorded, the current folder; the package's code is the one in it, read once."""
+    """A copy of the recorded folder, made current; the package's code is the copy's, read once."""
     copy = duplicate(recorded[0], tmp_path_factory.mktemp("audited"))
     with pytest.MonkeyPatch.context() as patch, at_work_in(copy, patch):
         yield copy
@@ -39,7 +39,7 @@ def whole(recorded, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture
 def folder(whole, recorded):  # noqa: F811
-    """The same, whole again after the test."""
+    """The same, restored after the test."""
     yield whole
     for name in ("results", "report"):
         shutil.rmtree(whole / name, ignore_errors=True)
@@ -56,7 +56,7 @@ def own(recorded, tmp_path, monkeypatch):  # noqa: F811
 
 
 def audit(check=lambda audited: audited.findings()):
-    """(path, what) of every break, and of every remark."""
+    """The breaks and the remarks."""
     found = [*check(Audit(plan.plan(load(Path("params.yaml")))))]
     return [f for f in found if f.broken], [f for f in found if not f.broken]
 
@@ -73,11 +73,11 @@ def rewrite(path, **changes):
     path.write_text(json.dumps(record))
 
 
-def test_what_was_recorded_and_committed_is_whole(folder):
+def test_a_recorded_and_committed_workflow_is_intact(folder):
     assert audit() == ([], [])
 
 
-def test_methods_without_a_search_and_retrainings_are_whole_too(unsearched, tmp_path, monkeypatch):  # noqa: F811
+def test_methods_without_a_search_and_retrainings_are_intact_too(unsearched, tmp_path, monkeypatch):  # noqa: F811
     with at_work_in(duplicate(unsearched[0], tmp_path / "audited"), monkeypatch):
         assert audit() == ([], [])
         genotype = directory("extract", "digits/fixed/0") / "genotype.json"
@@ -92,17 +92,19 @@ def test_a_byte_flipped_in_any_artifact_is_found_there(folder):
         if not path.is_file() or path.name == PROVENANCE:
             continue
         whole = path.read_bytes()
+        digest = sha256(path)
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         broken, remarks = audit()
         assert [(f.path, f.affected) for f in broken] == [(str(path), str(path))]
-        assert broken[0].what.startswith("has other bytes than on record: sha256 ")
+        assert sha256(path)[:8] in broken[0].what
+        assert digest[:8] in broken[0].what
         assert not remarks
         path.write_bytes(whole)
         tried += 1
     assert tried == 3 + 2 * (2 + 3 + 2 + 2) + len(OUTPUTS["report"])
 
 
-def test_an_artifact_that_is_gone(folder):
+def test_a_missing_artifact(folder):
     path = directory("retrain") / "weights.safetensors"
     path.unlink()
     broken, _ = audit()
@@ -110,11 +112,11 @@ def test_an_artifact_that_is_gone(folder):
         (str(path), str(path)),
         (str(directory("evaluate") / "metrics.json"), str(directory("evaluate") / "metrics.json")),
     ]
-    assert broken[0].what == "is on record but missing"
+    assert "missing" in broken[0].what
     assert f"weights.safetensors of {path.parent}" in broken[1].what
 
 
-def test_how_much_rests_on_a_broken_artifact_is_counted(folder):
+def test_the_results_that_rest_on_a_broken_artifact_are_counted(folder):
     path = directory("extract") / "genotype.json"
     path.write_text(path.read_text() + " ")
     [broken], _ = audit()
@@ -146,19 +148,12 @@ def test_a_genotype_swapped_with_its_record_adjusted(folder):
     assert str(other / "genotype.json") in {f.path for f in broken if "dvc.lock" in f.what}
 
 
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        ({"seconds": 1.0}, "was edited: it does not fit its seal"),
-        ({"host": "elsewhere"}, "was edited: it does not fit its seal"),
-        ({"seed": 3}, "was edited: it does not fit its seal"),
-    ],
-)
-def test_an_edited_record(folder, change, what):
+@pytest.mark.parametrize("change", [{"seconds": 1.0}, {"host": "elsewhere"}, {"seed": 3}])
+def test_an_edited_record(folder, change):
     path = directory("search") / PROVENANCE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     broken, _ = audit()
-    assert (str(path), what) in {(f.path, f.what) for f in broken}
+    assert any("seal" in f.what for f in broken if f.path == str(path))
     assert broken[0].affected == str(directory("search") / "alphas.parquet")
     report = str(directory("report", "all") / "index.html")  # it read the record as it was
     assert report in {f.affected for f in broken}
@@ -169,7 +164,8 @@ def test_a_record_of_other_parameters_with_a_fitting_seal(folder):
     params = json.loads(path.read_text())["params"]
     rewrite(path, params=params | {"seed": 7})
     broken, _ = audit()
-    assert broken[0].what == "holds parameters, code or inputs that do not fit its key"
+    assert broken[0].path == str(path)
+    assert "key" in broken[0].what
 
 
 def test_a_result_made_with_other_parameters_under_this_key(folder, edited):  # noqa: F811
@@ -180,7 +176,8 @@ def test_a_result_made_with_other_parameters_under_this_key(folder, edited):  # 
     shutil.copytree(other, mine)
     broken, _ = audit()
     assert broken[0].path == str(mine / PROVENANCE)
-    assert broken[0].what == f"is the record of search digits/hlrs/0, key {other.name}: copied from there"
+    assert "search digits/hlrs/0" in broken[0].what
+    assert other.name in broken[0].what
     assert str(directory("extract") / "genotype.json") in {f.affected for f in broken}
 
 
@@ -196,7 +193,7 @@ def test_results_copied_from_another_run(folder):
     shutil.copytree(directory("retrain", "digits/darts/0"), mine)
     broken, _ = audit()
     assert broken[0].path == str(mine / PROVENANCE)
-    assert broken[0].what.startswith("is the record of retrain digits/darts/0, key ")
+    assert "retrain digits/darts/0" in broken[0].what
 
 
 def test_a_missing_link(folder):
@@ -206,7 +203,7 @@ def test_a_missing_link(folder):
     first_of = {f"{directory(stage) / OUTPUTS[stage][0]}" for stage in ("retrain", "evaluate")}
     assert {f.affected for f in broken} == first_of | {str(directory("report", "all") / "index.html")}
     assert all(str(gone) in f.what for f in broken)
-    assert "1 of the 10 results that the params ask for are not here" in {f.what for f in remarks}
+    assert any("1 of the 10 results" in f.what for f in remarks)
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "{}"])
@@ -226,7 +223,9 @@ def test_a_record_that_is_missing_or_broken(folder, text):
 def test_a_record_with_an_invalid_field(folder, changes):
     path = directory("search") / PROVENANCE
     rewrite(path, **changes)
-    assert audit()[0][0].what == "not the record of a job, so these artifacts have no recorded origin"
+    broken, _ = audit()
+    assert broken[0].path == str(path)
+    assert "no recorded origin" in broken[0].what
 
 
 def test_files_without_a_record(folder):
@@ -236,7 +235,7 @@ def test_files_without_a_record(folder):
     assert {f.path for f in audit()[0]} == {str(path) for path in stray}
 
 
-def test_bytes_and_record_agree_but_dvc_recorded_others(own):
+def test_bytes_and_record_agree_but_differ_from_dvcs(own):
     target = directory("report", "all")
     page = target / "index.html"
     page.write_text(page.read_text() + " ")
@@ -244,9 +243,8 @@ def test_bytes_and_record_agree_but_dvc_recorded_others(own):
     rewrite(target / PROVENANCE, outputs=outputs | {"index.html": sha256(page)})
     shutil.rmtree("report")
     broken, _ = audit()
-    assert {(f.path, f.what) for f in broken} == {
-        (str(path), "is not the version in dvc.lock") for path in (page, target / PROVENANCE)
-    }
+    assert {f.path for f in broken} == {str(page), str(target / PROVENANCE)}
+    assert all("dvc.lock" in f.what for f in broken)
     run(own, "hlrs", "publish")
     run(own, "dvc", "commit", "--force", "--quiet", "report")
     assert audit()[0] == []
@@ -257,15 +255,13 @@ def test_a_published_report_that_is_not_the_result(folder):
     assert [f.path for f in audit()[0]] == ["report/summary.csv"]
 
 
-def test_other_parameters_leave_remarks_and_break_nothing(folder):
+def test_other_parameters_cause_remarks_and_no_break(folder):
     edit(Path("params.yaml"), **{"search.epochs": 4})
     broken, remarks = audit()
     assert not broken
-    assert {(f.path, f.what) for f in remarks} == {
-        ("report", "shows the report of other parameters"),
-        ("results", "9 of the 10 results that the params ask for are not here"),
-        ("results", "9 results are made with other parameters or code"),
-    }
+    assert sorted(f.path for f in remarks) == ["report", "results", "results"]
+    for path, fact in (("report", "other parameters"), ("results", "9 of the 10"), ("results", "9 results")):
+        assert any(f.path == path and fact in f.what for f in remarks)
 
 
 def test_uncommitted_code_is_reported(own):
@@ -277,17 +273,17 @@ def test_uncommitted_code_is_reported(own):
     shutil.copytree(mine, job.directory)  # as if it had run here
     rewrite(job.output(PROVENANCE), key=job.key, code=job.code)
     _, remarks = audit()
-    [said] = [f.what for f in remarks if "uncommitted" in f.what]
-    head = run(own, "git", "rev-parse", "HEAD~1").stdout[:12]
-    assert said == f"made by uncommitted code, on top of commit {head}: digits/hlrs/0"
+    [remark] = [f.what for f in remarks if "uncommitted" in f.what]
+    assert run(own, "git", "rev-parse", "HEAD~1").stdout[:12] in remark
+    assert "digits/hlrs/0" in remark
     run(own, "git", "add", "hlrs")
     commit(own, "More")
     rewrite(job.output(PROVENANCE), commit=run(own, "git", "rev-parse", "HEAD").stdout.strip())
     assert not [f for f in audit()[1] if "uncommitted" in f.what]
 
 
-def test_code_that_cannot_be_checked_is_reported_with_a_remedy_of_its_own(folder):
-    rewrite(directory("search") / PROVENANCE, code="0" * 64)  # without a scheme, as records were
+def test_code_that_cannot_be_checked_is_reported_with_its_own_remedy(folder):
+    rewrite(directory("search") / PROVENANCE, code="0" * 64)  # without a scheme, as in older records
     rewrite(directory("split", "digits") / PROVENANCE, commit="0" * 40)
     remedies = {f.path: f.remedy for f in audit()[1] if "cannot be checked" in f.what}
     assert remedies.keys() == {"results/search", "results/split"}
@@ -298,15 +294,15 @@ def test_code_that_cannot_be_checked_is_reported_with_a_remedy_of_its_own(folder
 def test_a_mixture_of_machines_is_reported(folder):
     path = directory("search") / PROVENANCE
     rewrite(path, cpu="Another CPU")
-    [said] = [f.what for f in audit()[1]]
-    assert said.startswith("runs that are compared differ in device: ")
-    assert "Another CPU (1)" in said
+    [remark] = [f.what for f in audit()[1]]
+    assert "device" in remark
+    assert "Another CPU (1)" in remark
     rewrite(path, gpu={"name": "A GPU"}, gpu_kernels=False)
-    [said] = [f.what for f in audit()[1]]
-    assert "A GPU, without kernels of our own (1)" in said
+    [remark] = [f.what for f in audit()[1]]
+    assert "A GPU, without kernels" in remark
 
 
-def test_data_files_are_compared_when_asked_for(folder):
+def test_data_files_are_compared_on_request(folder):
     assert audit(check_data) == ([], [])
     target = directory("split", "digits")
     import pyarrow as pa
@@ -316,24 +312,24 @@ def test_data_files_are_compared_when_asked_for(folder):
     forged = table.set_column(2, "sha256", pa.array(["0" * 64]))
     pq.write_table(forged, target / "files.parquet")
     [broken], _ = audit(check_data)
-    assert broken.what == "has other bytes than when digits was split"
+    assert "digits" in broken.what
     assert broken.affected == str(target / "split.parquet")
 
 
 def test_the_command_names_the_break_and_fails(folder):
-    said = run(folder, "hlrs", "audit").stdout
-    assert said.endswith("against records, params, commits and dvc.lock:\neverything agrees\n")
+    output = run(folder, "hlrs", "audit").stdout
+    assert output.endswith("everything agrees\n")
     path = directory("retrain") / "weights.safetensors"
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\xff" if path.read_bytes()[-1:] != b"\xff" else b"\x00")
-    said = run(folder, "hlrs", "audit", status=1).stdout
-    assert f"broken  {path}: has other bytes" in said
-    assert "first affected: this file; 2 other results made from it" in said
-    assert said.endswith("1 broken, 0 remarks\n")
+    output = run(folder, "hlrs", "audit", status=1).stdout
+    assert f"broken  {path}: " in output
+    assert "2 other results" in output
+    assert output.endswith("1 broken, 0 remarks\n")
 
 
-def test_a_file_of_several_names_is_read_once(tmp_path, monkeypatch):
+def test_a_file_with_several_names_is_read_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a").write_bytes(b"abc")
     os.link("a", "b")

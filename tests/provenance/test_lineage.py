@@ -38,7 +38,7 @@ STAGES = ["split", "search", "extract", "retrain", "evaluate"]
 
 @pytest.fixture
 def folder(edited, tmp_path, monkeypatch):  # noqa: F811
-    """A copy of what was recorded twice, the current folder; the package's code is the one in it."""
+    """A copy of the twice-recorded folder, made current; the package's code is the copy's."""
     copy = duplicate(edited[0], tmp_path / "lineage")
     with at_work_in(copy, monkeypatch):
         yield copy
@@ -95,7 +95,7 @@ def test_a_cell_of_the_report_leads_to_the_data(folder):
         ("EXTRACT", ["split", "search", "extract"]),
     ],
 )
-def test_what_may_be_asked_for(folder, asked, stages):
+def test_cells_data_sets_files_and_folders_have_a_lineage(folder, asked, stages):
     for stage in STAGES[1:]:
         asked = asked.replace(stage.upper(), str(directory(stage)))
     assert {record.stage for record in lineage(asked).records.values()} == set(stages)
@@ -106,31 +106,28 @@ def test_what_may_be_asked_for(folder, asked, stages):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (
-            "digits/hlrs/7",
-            "no such file, nor a data set, data set/method or data set/method/seed of the params",
-        ),
-        ("params.yaml", "not in the folder of a result"),
-        ("results/search", "not in the folder of a result"),
-        ("/", "not below the current folder"),
+        ("digits/hlrs/7", "data set/method/seed of the params"),
+        ("params.yaml", "folder of a result"),
+        ("results/search", "folder of a result"),
+        ("/", "current folder"),
     ],
 )
-def test_what_has_no_lineage_is_one_line(folder, asked, message):
-    with pytest.raises(UserError, match=message) as caught:
+def test_a_path_without_a_lineage_is_one_line(folder, asked, message):
+    with pytest.raises(UserError, match=f"^{asked}: .*{message}") as caught:
         lineage(asked)
     assert "\n" not in str(caught.value)
 
 
-def test_what_has_no_record_ends_in_one_line(folder):
+def test_a_missing_record_is_one_line(folder):
     path = directory("search")
     (path / PROVENANCE).unlink()
-    with pytest.raises(UserError, match=f"{path}/provenance.json: missing, so .* has no recorded origin"):
+    with pytest.raises(UserError, match=f"^{path}/provenance.json: .*alphas.parquet"):
         lineage(str(path / "alphas.parquet"))
 
 
-def test_a_cell_without_a_result_says_so(folder):
+def test_a_cell_without_a_result_is_named(folder):
     edit(Path("params.yaml"), **{"retrain.epochs": 3})
-    with pytest.raises(UserError, match="digits/hlrs/0: has no result yet; `hlrs plan`"):
+    with pytest.raises(UserError, match=r"^digits/hlrs/0: .*`hlrs plan`"):
         lineage("digits/hlrs/0")
 
 
@@ -158,14 +155,14 @@ def test_the_tree_shows_everything_once_and_fits(folder):
     assert "!" not in text
 
 
-def test_the_tree_marks_what_is_not_as_recorded(folder):
+def test_the_tree_marks_what_differs_from_the_records(folder):
     (directory("extract") / "genotype.json").write_text("{}")
     (directory("split", "digits") / PROVENANCE).unlink()
     (directory("retrain") / "weights.safetensors").unlink()
     text = "\n".join(lineage_view.tree(lineage("digits/hlrs/0"), 200))
-    assert re.search(r"genotype.json +sha256 \w{64}  ! the file here has other bytes", text)
+    assert re.search(r"genotype.json +sha256 \w{64}  ! .*other bytes", text)
     assert re.search(r"weights.safetensors +sha256 \w{64}  \(not here\)", text)
-    assert f"! no record: {directory('split', 'digits')}/provenance.json is missing" in text
+    assert re.search(f"! .*{directory('split', 'digits')}/provenance.json", text)
 
 
 def test_many_runs_take_one_line_each(folder):
@@ -192,7 +189,7 @@ def test_the_graph_holds_every_job_and_link(folder):
 
 @pytest.fixture
 def retrained(unsearched, tmp_path, monkeypatch):  # noqa: F811
-    """A copy of what was retrained without a search, the current folder."""
+    """A copy of the folder without searches, made current."""
     copy = duplicate(unsearched[0], tmp_path / "retrained")
     with at_work_in(copy, monkeypatch):
         yield copy
@@ -207,11 +204,11 @@ def retrained(unsearched, tmp_path, monkeypatch):  # noqa: F811
         ("digits/resnet", ["digits", "digits/resnet/0", "digits/resnet/0-3"]),
     ],
 )
-def test_a_retraining_leads_to_the_genotype_that_it_is_of(retrained, asked, runs):
+def test_a_retraining_leads_to_its_genotype(retrained, asked, runs):
     assert sorted({record.run for record in lineage(asked).records.values()}) == runs
 
 
-def test_a_search_stands_for_its_retrainings_where_none_has_seed_0(retrained):
+def test_a_search_stands_for_its_retrainings_if_none_has_seed_0(retrained):
     edit(Path("params.yaml"), **{"matrix.retrain_seeds": [3]})
     assert lineage("digits/fixed/0").targets == lineage("digits/fixed/0-3").targets
 
@@ -239,7 +236,7 @@ def test_the_line_of_a_retraining_has_its_genotypes_key(retrained):
 
 
 @pytest.mark.parametrize("asked", ["report", "digits/fixed/0-3", "digits/resnet/0"])
-def test_the_graph_holds_what_there_is_without_a_search(retrained, asked):
+def test_the_graph_without_a_search_holds_every_job_and_link(retrained, asked):
     found = lineage(asked)
     links = {(s, d) for d in found.records for s in found.sources(d)}
     assert lineage_view.dot(found).count(" [label=") == len(found.records) + len(links)
@@ -264,12 +261,12 @@ def test_what_differs_from_an_earlier_commit(folder):
     changes = {d.stage: d for d in since(found, "HEAD~1")}
     assert [*changes] == STAGES
     assert changes["split"].same
-    said = {stage: [*lineage_view.words(change)] for stage, change in changes.items()}
-    assert said["search"][0] == "methods.hlrs.arch_lr.kind coupled -> cosine (final 0.2)"
-    assert said["extract"][0] == "from other results: alphas"
-    assert said["retrain"][0] == "from other results: genotype"
-    assert said["evaluate"][0] == "from other results: genotype, weights"
-    assert said["search"][-1].startswith("other bytes: alphas.parquet, history.parquet")
+    lines = {stage: [*lineage_view.words(change)] for stage, change in changes.items()}
+    assert lines["search"][0] == "methods.hlrs.arch_lr.kind coupled -> cosine (final 0.2)"
+    assert lines["extract"][0].endswith(": alphas")
+    assert lines["retrain"][0].endswith(": genotype")
+    assert lines["evaluate"][0].endswith(": genotype, weights")
+    assert "alphas.parquet, history.parquet" in lines["search"][-1]
     assert all(d.same for d in since(found, "HEAD"))
     darts = lineage("digits/darts/0")
     assert all(d.same for d in since(darts, "HEAD~1"))
@@ -277,23 +274,28 @@ def test_what_differs_from_an_earlier_commit(folder):
 
 @pytest.mark.parametrize(
     ("revision", "message"),
-    [("nowhere", "nowhere: no such revision"), ("HEAD~2", "HEAD~2: has no dvc.lock")],
+    [("nowhere", "^nowhere: .*`git log`"), ("HEAD~2", r"^HEAD~2: .*\bdvc\.lock\b")],
 )
 def test_a_revision_that_cannot_be_compared_is_one_line(folder, revision, message):
     with pytest.raises(UserError, match=message):
         earlier(lineage("digits/hlrs/0"), revision)
 
 
-def test_the_command(folder):
+def test_the_command_shows_a_tree_differences_or_json(folder):
     assert run(folder, "hlrs", "lineage", "digits/hlrs/0").stdout.startswith(
         "results/evaluate/digits/hlrs/0/"
     )
-    said = run(folder, "hlrs", "lineage", "digits/hlrs/0", "--since", "HEAD~1").stdout
-    assert said.startswith("4 of 5 jobs differ from those at HEAD~1:\n\nsearch digits/hlrs/0\n")
+    shown = run(folder, "hlrs", "lineage", "digits/hlrs/0", "--since", "HEAD~1").stdout
+    headline, _, first_job, *_ = shown.splitlines()
+    assert "4 of 5 jobs" in headline
+    assert "HEAD~1" in headline
+    assert first_job == "search digits/hlrs/0"
     jobs = json.loads(run(folder, "hlrs", "lineage", "report/index.html", "--json").stdout)["jobs"]
     assert len(jobs) == 10
     failed = run(folder, "hlrs", "lineage", "digits/hlrs/0", "--since", "HEAD~1", "--dot", status=2)
-    assert failed.stderr == "hlrs: --dot cannot be combined with --since; use --json\n"
+    [line] = failed.stderr.splitlines()
+    for fact in ("hlrs: --dot ", "--since", "--json"):
+        assert fact in line
 
 
 # --- why a key is what it is --------------------------------------------------------------------------
@@ -312,9 +314,11 @@ def reasons(name):
     return found
 
 
-def test_a_run_that_is_here_has_nothing_to_explain(folder):
-    keys = {stage: directory(stage).name for stage in STAGES[1:]}
-    assert reasons("digits/hlrs/0") == {s: [f"{key} exists; nothing to run"] for s, key in keys.items()}
+def test_an_existing_run_has_nothing_to_explain(folder):
+    found = reasons("digits/hlrs/0")
+    assert [*found] == STAGES[1:]
+    for stage, [line] in found.items():
+        assert directory(stage).name in line
 
 
 def test_parameter_function_and_input_are_named(folder):
@@ -323,8 +327,10 @@ def test_parameter_function_and_input_are_named(folder):
     replace(Path("hlrs/nas/bilevel.py"), "list(torch.autograd.grad(validation(), alphas))", "[*alphas]")
     code_digest.here.cache_clear()
     found = reasons("digits/hlrs/0")
-    assert found["search"][1].startswith(f"nearest: {old['search']}, finished 20")
-    assert found["search"][2:] == ["search.epochs 2 -> 4", "code changed: nas.bilevel.first_order"]
+    assert old["search"] in found["search"][1]
+    epochs, code = found["search"][2:]
+    assert epochs == "search.epochs 2 -> 4"
+    assert "nas.bilevel.first_order" in code
     [new] = [j.key for j in plan.plan(read()) if j.stage == "search" and j.run == "digits/hlrs/0"]
     assert found["extract"][2:] == [f"input alphas: search {old['search']} -> search {new}"]
 
@@ -332,17 +338,19 @@ def test_parameter_function_and_input_are_named(folder):
 def test_a_new_seed_is_compared_with_the_nearest_run(folder):
     edit(Path("params.yaml"), **{"matrix.seeds": [0, 5]})
     assert reasons("digits/hlrs/5")["search"][2:] == ["seed 0 -> 5"]
-    assert " of digits/hlrs/0, finished " in reasons("digits/hlrs/5")["search"][1]
+    assert "digits/hlrs/0" in reasons("digits/hlrs/5")["search"][1]
 
 
 def test_without_any_result_there_is_nothing_to_compare_with(folder):
     shutil.rmtree("results")
     shutil.rmtree(ASIDE, ignore_errors=True)
-    assert reasons("digits/hlrs/0")["search"][1:] == ["no result of its stage to compare with"]
-    with pytest.raises(UserError, match="digits/none/0: not a run of the params; choose from: digits, "):
+    [line] = reasons("digits/hlrs/0")["search"][1:]
+    assert "no result" in line
+    with pytest.raises(UserError, match=r"^digits/none/0: .*: digits, "):
         reasons("digits/none/0")
 
 
 def test_why_in_json_is_refused(folder):
     failed = run(folder, "hlrs", "plan", "--why", "digits/hlrs/0", "--json", status=2)
-    assert failed.stderr.startswith("hlrs: --json cannot be combined with --why; ")
+    for fact in ("hlrs: --json ", "--why"):
+        assert fact in failed.stderr
