@@ -1,4 +1,4 @@
-"""The report's figures: what they draw against numbers worked out by hand, their size, their files."""
+"""The report's figures: what they draw, against numbers worked out by hand, their size and their files."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ GENOTYPE = {"normal": [NODE], "normal_concat": [2], "reduce": [NODE], "reduce_co
 
 
 def weights(epochs: int, nodes: int = 1, primitives=OPERATIONS) -> dict:
-    """Of both cells: those of skip_connect grow by 0.01 an epoch, by 0.02 on edges from state 1, ..."""
+    """Of both cells: those of skip_connect grow by 0.01 per epoch, by 0.02 on edges from state 1, ..."""
     rows = [
         (epoch, cell, node, state, op, 0.0, 1 / 3 + 0.01 * epoch * (1 + state) * (op == "skip_connect"), 1.0)
         for epoch in range(epochs)
@@ -136,7 +136,7 @@ def test_shades_of_shares_begin_at_their_numbers():
     assert [heatmaps.shares().level(v) for v in (0, 0.99, 1, 4.9, 5, 49, 50, 100)] == [0, 0, 1, 2, 3, 5, 6, 6]
 
 
-def test_shades_of_changes_are_the_same_to_either_side():
+def test_shades_of_changes_are_symmetric():
     shades = heatmaps.changes()
     assert [shades.level(v) for v in (-60, -5, -0.5, 0, 0.5, 5, 60)] == [-6, -3, 0, 0, 0, 3, 6]
     assert [mark.label for mark in shades.marks][5:8] == ["−1", "0", "+1"]
@@ -176,7 +176,7 @@ def test_differences_of_confusions_to_the_reference():
     assert "Mean of the diagonal 10." in figure.parts["hlrs"]  # of 0 and +20
 
 
-def test_without_a_reference_every_method_has_its_matrix():
+def test_without_a_reference_every_method_has_its_own_matrix():
     results = make_results([make_run("darts", 0), make_run("hlrs", 0)], reference=None)
     assert [*drawn(results, "confusion").parts] == ["darts", "hlrs"]
     every = {f.name for section in figures.sections(results, "d") for f in section.figures}
@@ -184,7 +184,7 @@ def test_without_a_reference_every_method_has_its_matrix():
 
 
 def many_classes(count: int, method: str = "darts", shift: int = 0) -> Run:
-    """Each class is taken for the one `shift` ranks below it."""
+    """Each class is mistaken for the one `shift` ranks below it."""
     confusion = [[0] * count for _ in range(count)]
     for i in range(count):
         confusion[i][min(i + shift, count - 1)] = 5
@@ -206,7 +206,7 @@ def thousand(*runs: Run) -> Results:
     return make_results([*runs], names=[f"class {i}" for i in range(1000)], counts=counts | rest)
 
 
-def test_of_many_classes_neighbours_are_taken_together():
+def test_many_classes_are_grouped_with_their_neighbours():
     results = thousand(many_classes(1000), many_classes(1000, "hlrs", shift=5))
     figure = drawn(results, "confusion_differences")
     found = {(true, guess): value for _, true, guess, value in figure.data[1] if value}
@@ -263,12 +263,12 @@ def test_an_interval_beyond_the_chart_has_no_cap_there():
     assert caps == [2, 1]
 
 
-def test_outline_of_many_bars_has_a_step_for_equal_ones():
+def test_the_outline_of_many_bars_has_one_step_for_equal_ones():
     axes = charts.Axes("", "class", "images", (0, 1), (0, 100), width=400)
     svg = charts.bar_chart({"a": [100] * 300 + [50] * 300, "b": [0] * 600}, ["c"] * 600, axes, [])
     path = re.search(r'class="fill s0" d="([^"]*)"', svg).group(1)
     heights = [float(v) for v in re.findall(r"V([\d.]+)", path)]
-    assert len(heights) == 3  # two steps there, one back
+    assert len(heights) == 3  # two steps out, one back
     assert heights[2] - heights[0] == pytest.approx(2 * (heights[2] - heights[1]), abs=0.2)
 
 
@@ -316,7 +316,7 @@ def test_the_eigenvalue_is_drawn_where_it_was_estimated():
     assert "search_eigenvalue" not in {f.name for section in none for f in section.figures}
 
 
-def test_where_the_watch_stopped_the_alphas():
+def test_the_epoch_at_which_the_watch_stopped_the_alphas_is_noted():
     runs = [make_run("darts", 0), make_run("hlrs", 3, search={"stopped": [0, 1, 1]})]
     assert [figures_training.stopped(run) for run in runs] == [None, 1]
     assert "hlrs (seed 3 after epoch 1)" in drawn(make_results(runs), "search_skips").note
@@ -332,7 +332,7 @@ def test_retrainings_have_a_line_each_and_share_the_search():
     assert [row[:3] for row in drawn(results, "search_losses").data[1]] == [["darts", 0, e] for e in range(3)]
 
 
-def test_of_many_runs_few_lines_are_drawn():
+def test_many_runs_get_few_lines():
     methods = {f"m{i}": [make_run(f"m{i}", s) for s in range(4)] for i in range(26)}
     assert figures_training.single_lines(methods) == 3
     assert figures_training.single_lines({"m0": methods["m0"]}) == 10
@@ -350,7 +350,7 @@ def test_coupled_rates_and_equal_lines_are_drawn_once_and_named():
     assert "w 0.02, α 0.02 (hlrs); w 0.02, α 0.003 (darts)" in figure.note
 
 
-def test_of_many_seeds_the_median_and_the_range_are_drawn():
+def test_many_seeds_get_a_median_and_a_range():
     runs = [make_run("darts", i, search={"weights_loss": [float(i), 2.0, None]}) for i in range(11)]
     lines, areas = figures_training.curves(figures_training.SEARCH_PANELS[1], "search", runs)
     assert [line.ys for line in lines] == [[5.0, 2.0, None]]
@@ -360,12 +360,12 @@ def test_of_many_seeds_the_median_and_the_range_are_drawn():
     again = [
         *runs,
         *(replace(runs[0], seed=11 + i) for i in range(4)),
-    ]  # equal lines count as often as they are
+    ]  # equal lines count as often as they occur
     lines, _ = figures_training.curves(figures_training.SEARCH_PANELS[1], "search", again)
     assert lines[0].ys[0] == 3.0
 
 
-def test_a_range_goes_there_along_the_highs_and_back_along_the_lows():
+def test_a_range_runs_along_the_highs_and_back_along_the_lows():
     area = charts.Range("r", 0, [0, 1, 2], [0.0, None, 1.0], [2.0, 3.0, 3.0])
     axes = charts.Axes("t", "x", "y", (0, 2), (0, 4))
     path = re.search(r'class="range s0" d="([^"]*)"', charts.line_chart([], axes, [area])).group(1)
@@ -397,8 +397,8 @@ def test_maps_show_the_weights():
     assert [edge.chosen for edge in found] == ["skip_connect", "sep_conv_3x3"]
     assert found[1].rows["skip_connect"] == pytest.approx([1 / 3, 1 / 3 + 0.02, 1 / 3 + 0.04])
     svg = figures_training.maps([run]).chart(run)
-    # from 1/3 to 1/3 + 0.04 in steps of 0.005: eight above the lowest, not drawn one; row 1: skip_connect;
-    # a map is 3 columns wide and 1 from the next, the reduction cell begins at column 9
+    # from 1/3 to 1/3 + 0.04 in steps of 0.005: eight above the lowest, which is not drawn; row 1:
+    # skip_connect; a map is 3 columns wide and 1 from the next; the reduction cell begins at column 9
     assert {place: opacity for place, (_, opacity) in cells_of(svg).items()} == {
         (first + column, 1): opacity
         for first in (0, 9)
@@ -408,7 +408,7 @@ def test_maps_show_the_weights():
     assert "0←k-1: largest at the end skip_connect, 0.37; in the genotype: sep_conv_3x3" in svg
 
 
-def test_many_epochs_are_taken_together():
+def test_many_epochs_are_grouped():
     run = replace(make_run("darts", 0), alphas=weights(51))
     rows = figures_training.edges(run)["normal"][0].rows["skip_connect"]
     assert len(rows) == 25
@@ -420,7 +420,7 @@ def test_many_epochs_are_taken_together():
 
 
 def searches(seeds: int) -> Results:
-    """As large as DARTS's: 50 epochs, 14 edges a cell, 8 primitives."""
+    """As large as DARTS's: 50 epochs, 14 edges per cell, 8 primitives."""
     alphas = weights(51, nodes=4, primitives=PRIMITIVES)
     genotype = GENOTYPE | {"normal": [NODE] * 4, "reduce": [NODE] * 4}
     runs = [
@@ -452,7 +452,7 @@ def unpacked(path: Path) -> dict[str, str]:
         return {name: file.read(name).decode() for name in file.namelist()}
 
 
-def test_archive_holds_every_figure_as_svg_and_csv_and_depends_on_results_alone(tmp_path):
+def test_the_archive_holds_every_figure_as_svg_and_csv_and_depends_on_results_only(tmp_path):
     cells = {cell: draw_cell([NODE], cell, [2]) for cell in ("normal", "reduce")}
     runs = [replace(make_run(method, seed), cells=cells) for method in ("darts", "hlrs") for seed in (0, 1)]
     figures.archive(make_results(runs), tmp_path / "a.zip")
@@ -498,7 +498,7 @@ def test_a_file_has_its_legend_below_the_chart():
     assert legend[-1] == 225
 
 
-def test_page_and_files_have_the_same_colours_and_know_every_class():
+def test_page_and_files_have_the_same_colours_and_style_every_class():
     page = Path(figures.__file__).with_name("page.html.j2").read_text()
     for colours in (charts.LIGHT, charts.DARK):
         assert all(f"--{name}: {value};" in page for name, value in colours.items())

@@ -1,6 +1,6 @@
-"""The report's page in a real Chromium: what is seen, clicked, printed; small, and with 200 runs.
+"""The report's page in a real Chromium: what is seen, clicked and printed, with few runs and with 200.
 
-Without Chromium these tests are skipped; HLRS_TEST_BROWSER=required has them fail instead.
+Without Chromium these tests are skipped; HLRS_TEST_BROWSER=required makes them fail instead.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def large(tmp_path_factory):
 
 
 def many_runs(model: Results) -> Results:
-    """Two data sets × ten methods × ten seeds, 50 epochs, 14 edges a cell, 100 classes."""
+    """Two data sets × ten methods × ten seeds, 50 epochs, 14 edges per cell, 100 classes."""
     methods, seeds = ["darts", *(f"{'method_' * 4}{i}" for i in range(1, METHODS))], list(range(SEEDS))
     sizes = [int(500 * 0.01 ** (c / (CLASSES - 1))) for c in range(CLASSES)]
     counts = {"weights": sizes, "alphas": sizes, "holdout": [0] * CLASSES, "test": [10] * CLASSES}
@@ -107,7 +107,7 @@ def history(stage: str, rng: np.random.Generator) -> dict:
 
 
 def alpha_keys() -> dict:
-    """All columns but the numbers: 14 edges a cell, every primitive, after every epoch."""
+    """All columns but the numbers: 14 edges per cell, every primitive, after every epoch."""
     edges = [(node, source) for node in range(4) for source in range(node + 2)]
     keys = product(range(EPOCHS + 1), ("normal", "reduce"), edges, PRIMITIVES)
     rows = ((epoch, cell, *edge, primitive) for epoch, cell, edge, primitive in keys)
@@ -205,17 +205,17 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Opens a page in a window of its own: `visit(path, width=1280, **options of the context)`."""
+    """Open a page in a window of its own: `visit(path, width=1280, **options of the context)`."""
     with contextlib.ExitStack() as stack:
 
         def open_page(path: Path, fragment: str = "", width: int = 1280, **options):
             context = browser.new_context(viewport={"width": width, "height": 900}, **options)
             stack.callback(context.close)
             tab = context.new_page()
-            tab.said, tab.asked = [], []
-            tab.on("console", lambda message: tab.said.append(message.text))
-            tab.on("pageerror", lambda error: tab.said.append(str(error)))
-            tab.on("request", lambda request: tab.asked.append(request.url))
+            tab.messages, tab.requests = [], []
+            tab.on("console", lambda message: tab.messages.append(message.text))
+            tab.on("pageerror", lambda error: tab.messages.append(str(error)))
+            tab.on("request", lambda request: tab.requests.append(request.url))
             tab.goto(path.as_uri() + fragment)
             return tab
 
@@ -231,22 +231,22 @@ def unfold(tab) -> None:
 def test_no_error_no_request_no_overflow(visit, request, size, width):
     path = request.getfixturevalue(size)
     tab = visit(path, width=width, color_scheme="dark" if width == 390 else "light")
-    assert (tab.said, tab.asked) == ([], [path.as_uri()])
+    assert (tab.messages, tab.requests) == ([], [path.as_uri()])
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     unfold(tab)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert tab.said == []
+    assert tab.messages == []
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
-def test_the_first_screen_answers(visit, small, width, height):
+def test_the_first_screen_shows_the_answer(visit, small, width, height):
     tab = visit(small, width=width)
     tab.set_viewport_size({"width": width, "height": height})
     answer = tab.locator(".answer").bounding_box()
     assert answer["y"] + answer["height"] < height
     assert "darts" in tab.locator(".headline").inner_text()
     rows = tab.locator(".answer").get_by_role("row")
-    assert rows.count() == 1 + 2 * (1 + 2)  # for those who do not see it still a table, also on a phone
+    assert rows.count() == 1 + 2 * (1 + 2)  # still a table for screen readers, also on a phone
     row = tab.locator(".answer").get_by_role("row", name="hlrs").first
     assert [" ".join(cell.split()) for cell in row.get_by_role("cell").all_inner_texts()] == [
         "+2.0 −10.7 to +14.7", "", "not significant 2 seeds",
@@ -256,7 +256,7 @@ def test_the_first_screen_answers(visit, small, width, height):
         for what, i in ((".zero", 0), (".dot", 0), (".span", 1), (".span", 2))
     )
     left, right = (end["x"] + end["width"] / 2 for end in ends)
-    unit = (right - left) / (14.706 + 10.706)  # pixels a percentage point
+    unit = (right - left) / (14.706 + 10.706)  # pixels per percentage point
     assert zero["x"] + zero["width"] / 2 - left == pytest.approx(10.706 * unit, abs=1.0)
     assert dot["x"] + dot["width"] / 2 - left == pytest.approx(12.706 * unit, abs=1.0)
 
@@ -269,7 +269,7 @@ def test_the_palette_follows_the_reader(visit, small):
     assert colours(color_scheme="dark") == "rgb(20, 24, 30)"
 
 
-def test_links_lead_to_what_is_there(visit, small):
+def test_every_link_has_a_target(visit, small):
     tab = visit(small)
     links = tab.evaluate("[...document.links].map((link) => link.getAttribute('href'))")
     inside = {link for link in links if link.startswith("#")}
@@ -291,7 +291,7 @@ def test_a_link_opens_the_records(visit, small):
     assert visit(small, f"#{LINEAGE}", java_script_enabled=False).locator(f"[id='{LINEAGE}']").is_visible()
 
 
-def test_records_are_linked_from_where_the_page_was_made_and_from_where_it_is_published(visit, small):
+def test_links_to_records_work_where_the_page_was_made_and_where_it_is_published(visit, small):
     folder = small.parents[4]  # of results/report/all/KEY/index.html
     published = folder / "report" / "index.html"
     published.parent.mkdir(exist_ok=True)
@@ -302,7 +302,7 @@ def test_records_are_linked_from_where_the_page_was_made_and_from_where_it_is_pu
         assert all(Path(link.removeprefix("file://")).is_file() for link in links)
 
 
-def test_a_jump_opens_what_is_folded(visit, large):
+def test_a_jump_unfolds_its_target(visit, large):
     tab = visit(large, java_script_enabled=False)
     link = tab.locator(".jump a", has_text="Search").first
     target = tab.locator(f"[id='{link.get_attribute('href')[1:]}']")
@@ -318,10 +318,10 @@ def test_a_digest_is_copied_whole(visit, small):
     characters = digest.evaluate(
         "(e) => e.getBoundingClientRect().width / parseFloat(getComputedStyle(e).fontSize)"
     )
-    assert 12 * 0.5 < characters < 12 * 0.7  # twelve digits of about 0.6 em are seen
+    assert 12 * 0.5 < characters < 12 * 0.7  # twelve digits of about 0.6 em are visible
 
 
-def test_without_javascript_nothing_but_sorting_is_missing(visit, small):
+def test_without_javascript_only_sorting_is_missing(visit, small):
     def text_of(**options):
         tab = visit(small, **options)
         unfold(tab)
@@ -362,7 +362,7 @@ def test_sorting_by_a_column_is_announced_and_stable(visit, five):
     assert column(table, 0) == ["darts", "d", "c", "b", "a"]
 
 
-def test_sorting_knows_signs_units_and_what_is_missing(visit, five):
+def test_sorting_handles_signs_units_and_missing_values(visit, five):
     tab = visit(five)
     table = tab.get_by_role("table").filter(has_text="n − 1")
     table.get_by_role("columnheader", name="vs. darts").first.get_by_role("button").click()
@@ -376,14 +376,14 @@ def test_sorting_knows_signs_units_and_what_is_missing(visit, five):
         assert column(classes, 4)[-1] == "–"
 
 
-def test_totals_and_groups_stay_where_they_are(visit, small):
+def test_totals_and_groups_stay_in_place(visit, small):
     table = visit(small).get_by_role("table").filter(has_text="GPU-hours of jobs")
     for methods in (["darts", "hlrs", "random"], ["random", "hlrs", "darts"]):
         sort_by(table, "Method")
         assert column(table, 0) == ["d", *methods, "all methods", "e", *methods, "all methods"]
 
 
-def test_the_keyboard_sees_where_it_is(visit, small):
+def test_keyboard_focus_is_visible(visit, small):
     tab = visit(small)
     button = tab.locator("th button").first
     button.focus()
@@ -397,7 +397,7 @@ def test_the_keyboard_sees_where_it_is(visit, small):
 # --- paper --------------------------------------------------------------------------------------------
 
 
-def test_prints_on_a4_with_the_folded_tables_open(visit, small):
+def test_the_page_prints_on_a4_with_the_folded_tables_open(visit, small):
     tab = visit(small)
     pdf = tab.pdf(prefer_css_page_size=True)
     sizes = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf)

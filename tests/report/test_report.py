@@ -83,7 +83,7 @@ def history(stage: str, epochs: int) -> dict:
 
 
 def alphas(method: str) -> dict:
-    """Of two edges a cell and two primitives, after 0, 1, 2 epochs; a random search has the last only."""
+    """Of two edges per cell and two primitives, after 0, 1, 2 epochs; a random search has only the last."""
     epochs = [0] if method == "random" else [0, 1, 2]
     rows = [
         (epoch, cell, 0, state, primitive, 0.1 * epoch * sign, 0.5 + 0.1 * epoch * sign, 1.0)
@@ -289,7 +289,7 @@ def test_histories_with_gaps_and_an_empty_search():
     assert len(rows(job, "plots/retrain.csv")) == 3 * 2 * 3
 
 
-def test_same_bytes_and_no_times_or_hosts_outside_the_page():
+def test_files_other_than_the_page_depend_on_no_times_or_hosts():
     job = make_job(TWO_SEEDS)
     run(job)
     tables = [name for name in OUTPUTS["report"] if name != "index.html"]
@@ -301,7 +301,7 @@ def test_same_bytes_and_no_times_or_hosts_outside_the_page():
     assert [job.output(name).read_bytes() for name in tables] == before
 
 
-def test_reads_what_the_plan_hands_over():
+def test_the_report_reads_what_the_plan_provides():
     names = {name.split("/")[0] + "/" + name.split("/")[-1] for name in make_job(TWO_SEEDS).inputs}
     assert names == {f"{stage}/{name}" for stage, files in REPORTED.items() for name in files}
 
@@ -362,7 +362,7 @@ def test_a_shared_search_costs_once():
     total = hours_table(results).groups[0].total
     assert total[1].text == "24"  # 4 searches and extractions, 8 retrainings and evaluations
     hours = [cell.text for cell in total[2:]]
-    assert hours == ["0.1", "0.1", "0.2", "0.2", "0.6", "0.15"]  # 90 s a job; a seed of each method
+    assert hours == ["0.1", "0.1", "0.2", "0.2", "0.6", "0.15"]  # 90 s per job; last: per seed and method
     second = lineage_table(results).groups[0].rows[1]
     assert second[0].text == "d/darts/0-3"
     assert second[2].href.endswith("search/d/darts/0/provenance.json")
@@ -372,7 +372,7 @@ def test_a_shared_search_costs_once():
 WITHOUT = {"darts": [0.5, 0.6], "published": [0.5, 0.7], "resnet32": [0.4, 0.5]}
 
 
-def test_what_a_method_lacks_is_not_shown():
+def test_stages_that_a_method_lacks_are_not_shown():
     job = make_job(WITHOUT)
     text = html(job)
     assert re.search(r"[Nn]o search: published, resnet32", text)
@@ -399,26 +399,26 @@ def test_a_report_of_resnets_alone():
 # --- words --------------------------------------------------------------------------------------------
 
 
-def said(scores: dict[str, list[float]], **options) -> list[str]:
+def answers(scores: dict[str, list[float]], **options) -> list[str]:
     results = gather(make_job(scores, **options))
     return answer(results, compare(results))
 
 
 def test_interval_that_includes_zero_claims_nothing():
-    [sentence] = said({"darts": [0.5, 0.6], "hlrs": [0.53, 0.61]})
+    [sentence] = answers({"darts": [0.5, 0.6], "hlrs": [0.53, 0.61]})
     for fact in ("hlrs on d", "+2.0", "darts", "95 % interval −10.7 to +14.7, p 0.3, 2 seeds"):
         assert fact in sentence
     assert sentence.endswith(": not significant.")
 
 
-def test_interval_that_leaves_out_zero():
-    up = said({"darts": [0.5, 0.5, 0.5], "hlrs": [0.52, 0.53, 0.54]})
+def test_interval_that_excludes_zero():
+    up = answers({"darts": [0.5, 0.5, 0.5], "hlrs": [0.52, 0.53, 0.54]})
     assert up[0].endswith("(95 % interval +0.5 to +5.5, p 0.035, 3 seeds): higher.")  # t = 3√3, 2 degrees
-    assert said({"darts": [0.5, 0.5, 0.5], "hlrs": [0.48, 0.47, 0.46]})[0].endswith(": lower.")
+    assert answers({"darts": [0.5, 0.5, 0.5], "hlrs": [0.48, 0.47, 0.46]})[0].endswith(": lower.")
 
 
 def test_the_corrected_p_decides():
-    """Of two methods each p of 0.035 is doubled: both intervals leave out 0, and nothing is shown."""
+    """With two methods each p of 0.035 is doubled: both intervals exclude 0, yet nothing is significant."""
     up = [0.52, 0.53, 0.54]
     results = gather(make_job({"darts": [0.5, 0.5, 0.5], "hlrs": up, "a": up}))
     found = [d for d in compare(results) if d.metric == "balanced_accuracy"]
@@ -428,8 +428,8 @@ def test_the_corrected_p_decides():
     assert "p 0.07, corrected for 2 methods" in answer(results, found)[1]
 
 
-def test_one_seed_says_so():
-    sentences = said({"darts": [0.5], "hlrs": [0.6]})
+def test_one_seed_is_stated():
+    sentences = answers({"darts": [0.5], "hlrs": [0.6]})
     assert "One seed" in sentences[0]
     assert "+10.0 percentage points" in sentences[1]
     assert "interval" not in sentences[1]
@@ -441,7 +441,7 @@ def test_one_seed_says_so():
 
 
 def test_same_difference_in_every_seed_is_no_certainty():
-    [sentence] = said({"darts": [0.5, 0.6], "hlrs": [0.6, 0.7]})
+    [sentence] = answers({"darts": [0.5, 0.6], "hlrs": [0.6, 0.7]})
     assert "same in every seed" in sentence
     assert "significant" not in sentence
 
@@ -453,11 +453,11 @@ def test_several_comparisons_are_counted():
         "b": [0.49, 0.5, 0.51],
         "c": [0.4, 0.41, 0.39],
     }
-    headline = said(scores)[0]
+    headline = answers(scores)[0]
     for fact in ("darts", "higher in 1 (by 2.5 points)", "lower in 1 (by 10.0 points)", "of 3 comparisons"):
         assert fact in headline
     assert headline.endswith("one is not significant.")
-    none = said({"darts": [0.5, 0.5], "a": [0.4, 0.6], "b": [0.4, 0.7]})[0]
+    none = answers({"darts": [0.5, 0.5], "a": [0.4, 0.6], "b": [0.4, 0.7]})[0]
     assert none.startswith("No method differs significantly from darts")
 
 
@@ -465,7 +465,7 @@ def test_many_comparisons_are_summarized():
     scores = {"darts": [0.5, 0.5, 0.5], "up": [0.6, 0.601, 0.602]} | {
         f"m{i}": [0.4, 0.5, 0.6] for i in range(12)
     }
-    assert said(scores)[1:] == ["d: higher: up +10.1; not significant: 12 methods."]
+    assert answers(scores)[1:] == ["d: higher: up +10.1; not significant: 12 methods."]
     text = html(make_job(scores))
     assert "Every difference with its interval" in text
     assert "In words" not in text
@@ -480,11 +480,11 @@ def test_the_claim_stands_near_the_top():
 
 
 def test_without_a_reference_nothing_is_compared():
-    assert "report.reference" in said(TWO_SEEDS, reference=None)[0]
+    assert "report.reference" in answers(TWO_SEEDS, reference=None)[0]
     job = make_job(TWO_SEEDS, reference=None)
     assert 'class="glance"' not in html(job)
     assert rows(job, "differences.csv") == []
-    assert "nothing to compare" in said({"darts": [0.5, 0.6]})[0]
+    assert "nothing to compare" in answers({"darts": [0.5, 0.6]})[0]
 
 
 def test_a_difference_is_never_rounded_to_zero():
@@ -524,8 +524,8 @@ def test_after_a_resume_the_epochs_of_all_processes_count():
     assert cost_of(facts | {"resumes": 0}).images_per_second == 11.0
 
 
-def test_the_page_adds_hours_up():
-    text = html(make_job(TWO_SEEDS))  # 90 s a job on a GPU, four jobs a run, two runs a method
+def test_the_page_sums_up_the_hours():
+    text = html(make_job(TWO_SEEDS))  # 90 s per job on a GPU, four jobs per run, two runs per method
     total = text.split('id="cost"')[1].split('<tr class="total">')[1].split("</tr>")[0]
     assert re.findall(r"<td[^>]*>([^<]*)</td>", total) == ["24", "0.15", "0.15", "0.15", "0.15", "0.6", "0.1"]
     assert "1 data set × 3 methods × 2 seeds = 6 runs, 2026-11-22, 0.6 GPU-hours" in text
@@ -540,7 +540,7 @@ def test_durations_and_sizes():
 
 
 class Page(HTMLParser):
-    """Collects elements; complains about one that is not closed."""
+    """Collect elements; fail on one that is not closed."""
 
     VOID = ("meta", "link", "br")
 
@@ -581,7 +581,7 @@ def test_page_fetches_nothing_and_runs_its_own_script_only():
     assert set(re.findall(r"https?://[^\"'\s<]*", text)) <= {"http://www.w3.org/2000/svg"}
 
 
-def test_anchors_lead_somewhere_and_are_unique():
+def test_anchors_exist_and_are_unique():
     page = Page(html(make_job(TWO_SEEDS, datasets=("d", "e"))))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -600,7 +600,7 @@ def test_hostile_names_are_escaped():
     assert "<title>A &lt;title&gt;</title>" in text
 
 
-def test_page_shows_cells_records_and_what_is_not_there():
+def test_page_shows_cells_records_and_what_is_missing():
     job = make_job(TWO_SEEDS)
     text = html(job)
     assert text.count('class="cell"') == 3 * 2
@@ -639,7 +639,7 @@ def test_every_job_is_linked_to_its_record():
     assert row[0].anchor == "lineage/d/hlrs/1"
 
 
-def test_what_jobs_have_in_common_is_shown_once():
+def test_facts_that_jobs_share_are_shown_once():
     job = make_job(TWO_SEEDS)
     edited = record("extract", "d/hlrs/0") | {"dirty": True}
     write_record(Path(job.inputs["extract/d/hlrs/0/provenance.json"]), edited)

@@ -73,7 +73,7 @@ def test_bootstrap_of_three_is_what_all_27_resamples_give(values):
     assert bootstrap(values, 0.95, 20_000) == pytest.approx((min(values), max(values)))  # 1/27 > 2.5 %
 
 
-def test_bootstrap_repeats_and_knows_degenerate_data():
+def test_bootstrap_is_reproducible_and_handles_degenerate_data():
     values = [0.51, 0.55, 0.58, 0.49, 0.6]
     assert bootstrap(values, 0.95, 1000) == bootstrap(values, 0.95, 1000)
     assert bootstrap([0.5], 0.95, 1000) is None
