@@ -7,7 +7,7 @@ No other module builds or parses these paths.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -153,47 +153,45 @@ def key_of(body: dict[str, Any]) -> str:
 
 
 STAGES = list(OUTPUTS)  # in the order in which they run
+Row = tuple[str, ...]  # data set, method, seed of the search, "-" or "", seed of the retraining or ""
 
 
 def abbreviate(runs: Iterable[str]) -> str:
-    """Runs in a shell's spelling: `digits_lt/{darts,hlrs}/{0..4}`; a data set's name or `all` as it is.
+    """Shorten runs with a shell's braces, `digits_lt/{darts,hlrs}/{0..4}`; a data set's name or `all` stays.
 
-    Retrainings but the first stand behind their searches: `digits_lt/darts/{0..4}-{1,2}`.
+    Repeated retrainings are listed apart from the first: `digits_lt/darts/{0..4}-{1,2}`.
     """
     plain: list[str] = []
-    seeds: dict[tuple[str, str, int], list[int]] = {}
+    rows: list[Row] = []
     for run in runs:
         dataset, *rest = run.split("/")
         if rest:
-            seed, again = seeds_of(run)
-            seeds.setdefault((dataset, rest[0], again), []).append(seed)
+            method, seeds = rest
+            rows.append((dataset, method, *seeds.partition("-")))
         else:
-            plain.append(dataset)
-    repeats: dict[tuple[str, str, str, bool], list[int]] = {}
-    for (dataset, method, again), numbers in seeds.items():
-        repeats.setdefault((dataset, method, _range(sorted(numbers)), again > 0), []).append(again)
-    methods: dict[tuple[str, str], list[str]] = {}
-    for (dataset, method, numbered, behind), numbers in repeats.items():
-        spelled = f"{numbered}-{_range(sorted(numbers))}" if behind else numbered
-        methods.setdefault((dataset, spelled), []).append(method)
-    datasets: dict[tuple[str, str], list[str]] = {}
-    for (dataset, numbered), names in methods.items():
-        datasets.setdefault((_braces(names), numbered), []).append(dataset)
-    return ", ".join([*plain, *("/".join((_braces(names), *rest)) for rest, names in datasets.items())])
+            plain.append(run)
+    for field, join in ((2, _ranges), (4, _ranges), (1, ",".join), (0, ",".join)):
+        rows = _fold(rows, field, join)
+    return ", ".join([*plain, *(f"{dataset}/{method}/{''.join(seeds)}" for dataset, method, *seeds in rows)])
 
 
-def _braces(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{{{','.join(names)}}}"
+def _fold(rows: list[Row], field: int, join: Callable[[list[str]], str]) -> list[Row]:
+    """Merge the rows that differ in one field only."""
+    groups: dict[tuple[Row, Row], list[str]] = {}
+    for row in rows:
+        groups.setdefault((row[:field], row[field + 1 :]), []).append(row[field])
+    return [
+        (*before, values[0] if len(values) == 1 else f"{{{join(values)}}}", *after)
+        for (before, after), values in groups.items()
+    ]
 
 
-def _range(seeds: list[int]) -> str:
-    """0, {0,1}, {0..9}, {0..3,7}."""
-    parts: list[list[int]] = []
-    for seed in seeds:
-        if parts and seed == parts[-1][-1] + 1:
-            parts[-1].append(seed)
+def _ranges(numbers: list[str]) -> str:
+    """Spell numbers by their ranges: 0,1 or 0..9 or 0..3,7."""
+    ranges: list[list[int]] = []
+    for number in sorted(map(int, numbers)):
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1].append(number)
         else:
-            parts.append([seed])
-    spelled = [f"{part[0]}..{part[-1]}" if len(part) > 2 else ",".join(map(str, part)) for part in parts]
-    text = ",".join(spelled)
-    return text if len(seeds) == 1 else f"{{{text}}}"
+            ranges.append([number])
+    return ",".join(f"{r[0]}..{r[-1]}" if len(r) > 2 else ",".join(map(str, r)) for r in ranges)

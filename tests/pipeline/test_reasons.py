@@ -267,6 +267,7 @@ def test_a_hundred_runs_fold_into_a_line_per_reason(workspace):
         (["a/m/0"], "a/m/0"),
         (["a/m/1", "a/m/0"], "a/m/{0,1}"),
         (["a/m/0", "a/m/1", "a/m/2", "a/m/7"], "a/m/{0..2,7}"),
+        (["a/m/10", "b", "a/m/9", "a/m/2"], "b, a/m/{2,9,10}"),  # names first; by value, not by digits
         (["a/m/0", "a/n/0", "a/n/1"], "a/m/0, a/n/{0,1}"),
         (["a/m/0", "a/n/0", "b/m/0", "b/n/0"], "{a,b}/{m,n}/0"),
         (["a/m/0", "a/n/0", "b/m/0"], "a/{m,n}/0, b/m/0"),
