@@ -1,16 +1,19 @@
-"""Write the user's Snakemake profile for a SLURM cluster, from what the cluster reports.
+"""Write the user's Snakemake profile for a SLURM cluster from what the cluster reports.
 
-It holds the site's facts (partitions, account, time limits, the status command); what a rule needs is in the
-rule (workflow/rules/).
+The profile holds what depends on the site: partitions, account, time limit, status command. What a rule needs
+is declared in the rule (workflow/rules/).
 """
 
 import io
+import math
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from getpass import getuser
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -25,28 +28,28 @@ COLUMNS = "%P|%a|%l|%G"
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition as sinfo shows it; `limit` in minutes, None if unlimited; `gpus`: types in its nodes."""
+    """A partition as sinfo shows it."""
 
     name: str
     default: bool
     up: bool
-    limit: int | None
-    gpus: frozenset[str]
+    limit: int | None  # minutes; None if unlimited
+    gpus: frozenset[str]  # types in its nodes; "" is a GPU without a type
 
     @property
-    def room(self) -> float:
-        """The time limit in minutes, infinite if unlimited."""
-        return float("inf") if self.limit is None else self.limit
+    def preference(self) -> tuple[bool, float]:
+        """Rank the default partition highest, then by time limit."""
+        return self.default, math.inf if self.limit is None else self.limit
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a cluster reports; `accounting`: whether sacct answers."""
+    """What a cluster reports."""
 
     name: str
     version: str
     partitions: list[Partition]
-    accounting: bool
+    accounting: bool  # whether sacct answers
     accounts: frozenset[str] = frozenset()  # that the user may charge; empty if unknown
 
 
@@ -65,7 +68,7 @@ class Choice:
 
 
 def survey() -> Cluster:
-    """Query SLURM. UserError if it does not answer or shows no partition."""
+    """Query SLURM; raise UserError if it does not answer or shows no partition."""
     listing = ask("sinfo", "--noheader", "--format", COLUMNS)
     settings = ask("scontrol", "show", "config")
     if listing is None or settings is None:
@@ -100,12 +103,11 @@ def merge(listing: str) -> list[Partition]:
     """Parse sinfo's lines `name[*]|up|limit|gres`, of which a partition may have several."""
     found: dict[str, Partition] = {}
     for line in listing.splitlines():
-        name, state, limit, gres = line.split("|", 3)
-        known = found.get(name.rstrip("*"))
-        gpus = gpu_types(gres) | (known.gpus if known else frozenset())
-        found[name.rstrip("*")] = Partition(
-            name.rstrip("*"), name.endswith("*"), state == "up", minutes(limit), gpus
-        )
+        starred, state, limit, gres = line.split("|", 3)
+        name, gpus = starred.rstrip("*"), gpu_types(gres)
+        if name in found:
+            gpus |= found[name].gpus
+        found[name] = Partition(name, starred.endswith("*"), state == "up", minutes(limit), gpus)
     return list(found.values())
 
 
@@ -117,15 +119,17 @@ def gpu_types(gres: str) -> frozenset[str]:
 
 
 def minutes(limit: str) -> int | None:
-    """Convert SLURM's [days-]hours:minutes:seconds or minutes:seconds to minutes; None if infinite."""
+    """Convert SLURM's [days-]hours[:minutes[:seconds]] or minutes[:seconds] to minutes; None if infinite.
+
+    The executor's parse_time_to_minutes takes minutes:seconds for hours:minutes, so 30:00 for 30 hours.
+    """
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
         return None
     days, _, clock = limit.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
-    if days:  # days-hours[:minutes[:seconds]]
-        hours, mins = parts[0], parts[1] if len(parts) > 1 else 0
-    else:
-        hours, mins = (parts[0], parts[1]) if len(parts) == 3 else (0, parts[0])
+    if not days and len(parts) < 3:
+        parts = [0, *parts]  # no hours
+    hours, mins = [*parts, 0][:2]
     return int(days or 0) * 1440 + hours * 60 + mins
 
 
@@ -135,20 +139,34 @@ def minutes(limit: str) -> int | None:
 def choose(cluster: Cluster, choice: Choice) -> tuple[Partition | None, Partition]:
     """Choose the partition of rules that need a GPU (None without GPUs) and that of the others.
 
-    UserError for an unknown partition or GPU type, or an account that the user may not charge.
+    Raises UserError for an unknown partition or GPU type, or an account that the user may not charge.
     """
+    allowed = _allowed(cluster, choice.partitions)
+    _check_account(cluster, choice.account)
+    _check_gpu_type(cluster, choice, allowed)
+    wanted = choice.gpu_type
+    with_gpus = [p for p in allowed if (wanted in p.gpus if wanted else p.gpus)]
+    gpu = max(with_gpus, key=lambda p: p.preference, default=None)
+    cpu = max(allowed, key=lambda p: (not p.gpus, p.preference))
+    return gpu, cpu
+
+
+def _allowed(cluster: Cluster, names: Sequence[str]) -> list[Partition]:
+    """Return the partitions of these names; without names those that are up, or all if none is."""
     known = {partition.name: partition for partition in cluster.partitions}
-    for name in choice.partitions:
+    for name in names:
         if name not in known:
             raise UserError(f"--partition {name}: unknown to {cluster.name}; choose from: {', '.join(known)}")
-    allowed = (
-        [known[name] for name in choice.partitions]
-        or [p for p in known.values() if p.up]
-        or [*known.values()]
-    )
-    if choice.account and cluster.accounts and choice.account.lower() not in cluster.accounts:
+    return [known[name] for name in names] or [p for p in cluster.partitions if p.up] or cluster.partitions
+
+
+def _check_account(cluster: Cluster, account: str | None) -> None:
+    if account and cluster.accounts and account.lower() not in cluster.accounts:
         yours = ", ".join(sorted(cluster.accounts))
-        raise UserError(f"--account {choice.account}: not yours on {cluster.name}; choose from: {yours}")
+        raise UserError(f"--account {account}: not yours on {cluster.name}; choose from: {yours}")
+
+
+def _check_gpu_type(cluster: Cluster, choice: Choice, allowed: list[Partition]) -> None:
     wanted = choice.gpu_type
     types = sorted({gpu for partition in allowed for gpu in partition.gpus if gpu})
     if wanted and wanted not in types:
@@ -159,27 +177,18 @@ def choose(cluster: Cluster, choice: Choice) -> tuple[Partition | None, Partitio
             f"--gpu-type {wanted}: Snakemake's slurm executor accepts only letters, digits, _ and .; use "
             "--partition with a partition that has no other GPUs"
         )
-    with_gpus = [p for p in allowed if (wanted in p.gpus if wanted else p.gpus)]
-    gpu = max(with_gpus, key=lambda p: (p.default, p.room), default=None)
-    cpu = max(allowed, key=lambda p: (not p.gpus, p.default, p.room))
-    return gpu, cpu
+
+
+# --- the two files ----------------------------------------------------------------------------------------
 
 
 def profile(cluster: Cluster, choice: Choice) -> dict[str, Any]:
     """Return the entries of the profile."""
     gpu, cpu = choose(cluster, choice)
-    needs: dict[str, Any] = {}  # of the rules that train or evaluate
     if gpu is None:
-        needs["gpu"] = 0
-    elif gpu is not cpu:
-        needs["slurm_partition"] = _literal(gpu.name)
-    if choice.gpu_type:
-        needs["gpu_model"] = _literal(choice.gpu_type)
-    defaults = {"slurm_partition": _literal(cpu.name)}
-    if choice.account:
-        defaults["slurm_account"] = _literal(choice.account)
-    if choice.qos:
-        defaults["qos"] = _literal(choice.qos)
+        needs: dict[str, Any] = {"gpu": 0}
+    else:
+        needs = _literals(slurm_partition=None if gpu is cpu else gpu.name, gpu_model=choice.gpu_type)
     return {
         "executor": "slurm",
         "jobs": 100,
@@ -192,21 +201,23 @@ def profile(cluster: Cluster, choice: Choice) -> dict[str, Any]:
         "slurm-init-seconds-before-status-checks": 20,
         "configfile": "site.yaml",
         **({"software-deployment-method": "apptainer"} if choice.container else {}),
-        "default-resources": defaults,
+        "default-resources": _literals(
+            slurm_partition=cpu.name, slurm_account=choice.account, qos=choice.qos
+        ),
         **({"set-resources": {rule: dict(needs) for rule in GPU_RULES}} if needs else {}),
     }
+
+
+def _literals(**resources: str | None) -> dict[str, str]:
+    """Quote the resources that are set, because Snakemake evaluates them as expressions."""
+    return {name: repr(text) for name, text in resources.items() if text}
 
 
 def site(cluster: Cluster, choice: Choice) -> dict[str, Any]:
     """Return the workflow's settings: the shorter time limit in minutes, and the image."""
     limits = [p.limit for p in choose(cluster, choice) if p is not None and p.limit is not None]
-    facts: dict[str, Any] = {"time_limit": min(limits)} if limits else {}
-    return facts | ({"container": str(choice.container.resolve())} if choice.container else {})
-
-
-def _literal(text: str) -> str:
-    """Quote a string, because Snakemake evaluates resources as expressions."""
-    return repr(text)
+    settings: dict[str, Any] = {"time_limit": min(limits)} if limits else {}
+    return settings | ({"container": str(choice.container.resolve())} if choice.container else {})
 
 
 # --- writing ------------------------------------------------------------------------------------------
@@ -216,8 +227,8 @@ COMMENTS = {
     "local-cores": "extractions that the login node runs in parallel, one second each",
     "retries": "SLURM owns every continuation; retries > 0 would resubmit a cancelled job",
     "slurm-requeue": "jobs that were preempted or lost their node resume from their checkpoint",
-    "slurm-status-attempts": "one minute each that SLURM may be absent (hlrs/pipeline/slurm_commands.py)",
-    "configfile": "the workflow's settings for this site; next to this file",
+    "slurm-status-attempts": "one minute each that SLURM may not answer (hlrs/pipeline/slurm_commands.py)",
+    "configfile": "the workflow's settings for this site, next to this file",
 }
 
 
@@ -229,24 +240,30 @@ def default_folder() -> Path:
 
 
 def write(cluster: Cluster, choice: Choice, folder: Path, force: bool) -> str:
-    """Write config.yaml and site.yaml and return their text. UserError if one exists and not `force`."""
-    if choice.container and not choice.container.is_file():
-        raise UserError(f"--container {choice.container}: no such file; `make image` builds one")
-    if choice.container and not (shutil.which("apptainer") or shutil.which("singularity")):
-        raise UserError("--container: apptainer not found; try `module load apptainer`")
-    entries = profile(cluster, choice)
-    there = [path for path in (folder / "config.yaml", folder / "site.yaml") if path.exists()]
-    if there and not force:
-        raise UserError(f"{there[0]}: exists; --force replaces it")
+    """Write config.yaml and site.yaml, and return what to show of them.
+
+    Raises UserError if one exists and not `force`, or if the image or the program that runs it is missing.
+    """
+    _check_container(choice.container)
     title = f"# {cluster.name}, SLURM {cluster.version}; written by `hlrs profile slurm` on {date.today()}\n"
-    facts = site(cluster, choice)
+    entries = _dumped(profile(cluster, choice)).splitlines()
     texts = {
-        "config.yaml": title + "".join(map(_commented, _dumped(entries).splitlines())),
-        "site.yaml": title + (_dumped(facts) if facts else "{}\n"),
+        folder / "config.yaml": title + "".join(map(_commented, entries)),
+        folder / "site.yaml": title + _dumped(site(cluster, choice)),
     }
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    return "\n".join(f"{folder / name}:\n{_indented(text)}" for name, text in texts.items())
+    existing = [path for path in texts if path.exists()]
+    if existing and not force:
+        raise UserError(f"{existing[0]}: exists; --force replaces it")
+    for path, text in texts.items():
+        write_text(path, text)
+    return "\n".join(f"{path}:\n{indent(text, '    ')}" for path, text in texts.items())
+
+
+def _check_container(container: Path | None) -> None:
+    if container and not container.is_file():
+        raise UserError(f"--container {container}: no such file; `make image` builds one")
+    if container and not (shutil.which("apptainer") or shutil.which("singularity")):
+        raise UserError("--container: apptainer not found; try `module load apptainer`")
 
 
 def _dumped(entries: dict[str, Any]) -> str:
@@ -254,16 +271,12 @@ def _dumped(entries: dict[str, Any]) -> str:
     yaml, text = YAML(), io.StringIO()
     yaml.version, yaml.width = (1, 1), 1000
     yaml.dump(entries, text)
-    return text.getvalue().removeprefix("%YAML 1.1\n---\n")
+    return text.getvalue().removeprefix("%YAML 1.1\n---").lstrip()
 
 
 def _commented(line: str) -> str:
     comment = COMMENTS.get(line.split(":")[0])
     return f"{line}  # {comment}\n" if comment else f"{line}\n"
-
-
-def _indented(text: str) -> str:
-    return "".join(f"    {line}\n" for line in text.splitlines())
 
 
 def shadowed_by() -> Path | None:
