@@ -1,8 +1,8 @@
-"""Charts as inline SVG: lines, stacked bars, points, intervals, differences, reliability.
+"""Draw charts as inline SVG: lines, stacked bars, points, intervals, differences, reliability.
 
-Colours are classes (`s0`, `s1`, ...; `label`, `grid`, ...) that the page's style sheet defines, so that a
-chart suits light and dark; `document` turns a chart into a file of its own, with style sheet and legend.
-Hover texts are `<title>` elements.
+Colours are classes (`s0`, `s1`, ...; `label`, `grid`, ...) that the page's style sheet defines for its light
+and its dark scheme; `document` turns a chart into a standalone file, with style sheet and legend. Hover texts
+are `<title>` elements.
 """
 
 import math
@@ -15,16 +15,16 @@ from typing import Any, Literal
 
 Values = Sequence[float | None]
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # header, rows
-FEW = 30  # up to so many bars, each has its hover text
-HOVERABLE = 300  # up to so many classes or points, each has its hover text
+FEW = 30  # bars of a difference chart; with more, none has a hover text
+HOVERABLE = 300  # classes or points; with more, none has a hover text
 CHARACTER = 6.2  # approximate width of a character at 11 px
-MOST_POINTS = 100  # of a line; more are invisible at the size of a chart
+MOST_POINTS = 100  # of a line; at the size of a chart, more would not show
 SAMPLES = {"line": "M1 5H25", "fill": "M6 0h12v10h-12z", "dots": "M12 5h0", "broad": "M1 5H25"}
 LIGHT = {"text": "#1b2330", "soft": "#566172", "rule": "#d5dae2", "page": "#fff", "s0": "#0072b2",
          "s1": "#c85a00", "s2": "#00805c"}  # fmt: skip
 DARK = {"text": "#e3e7ee", "soft": "#a2acbb", "rule": "#353d4a", "page": "#14181e", "s0": "#56b4e9",
         "s1": "#f0a04b", "s2": "#35c79a"}  # fmt: skip
-COLOURS = Template(  # of a chart in a file of its own; page.html.j2 repeats them for the page
+COLOURS = Template(  # of standalone charts; page.html.j2 repeats them for the page
     "svg{background:$page}.label{fill:$soft}.heading,.value,.mark{fill:$text}.inverse{fill:$page}"
     ".black{fill:#000}"
     ".grid,.frame{stroke:$rule}.axis,.tick,.band,.guide,.seed{stroke:$soft}.chosen,.minus{stroke:$text}"
@@ -45,22 +45,22 @@ SHAPES = (
 
 @dataclass(frozen=True)
 class Mark:
-    """A legend entry: `classes` and `path` of a sample in a box of 26 × 10 pixels."""
+    """A legend entry, with a sample in a box of 26 × 10 pixels."""
 
     label: str
-    classes: str
-    path: str
+    classes: str  # of the sample
+    path: str  # of the sample
     attributes: str = ""
 
     @property
     def sample(self) -> str:
-        """The sample as SVG."""
+        """Return the sample as SVG."""
         return f'<path class="{self.classes}" d="{self.path}"{self.attributes}/>'
 
 
 @dataclass(frozen=True)
 class Axes:
-    """The surroundings of a chart. `whole`, `whole_y`: the axis counts, so ticks are whole numbers."""
+    """The size, title and axes of a chart."""
 
     title: str
     x_label: str
@@ -68,8 +68,8 @@ class Axes:
     x_range: tuple[float, float]
     y_range: tuple[float, float]
     log_x: bool = False
-    whole: bool = False
-    whole_y: bool = False
+    whole: bool = False  # whether x is a count, with ticks at whole numbers only
+    whole_y: bool = False  # the same for y
     width: int = 320
     height: int = 210
     y_names: Sequence[str] = ()  # rows from the top down, in place of numbers on the y axis
@@ -79,17 +79,14 @@ class Axes:
 
 @dataclass(frozen=True)
 class Line:
-    """One line, with gaps where y is None; `series` selects its colour and dash.
-
-    `kind`: "line" or "line broad"; `end`: a short label at its end.
-    """
+    """A line, with gaps where y is None."""
 
     label: str
-    series: int
+    series: int  # selects colour and dashes
     xs: Sequence[float]
     ys: Values
-    kind: str = "line"
-    end: str = ""
+    kind: str = "line"  # or "line broad"
+    end: str = ""  # a short label at the line's end
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Spread:
-    """A row of an interval chart: single values, their mean and, optionally, its interval."""
+    """A row of an interval chart: values, their mean and the interval of the mean, if known."""
 
     label: str
     values: Sequence[float]
@@ -115,7 +112,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from 0 to `value` under a whisker from `low` to `high`; not drawn without a value."""
+    """A bar from 0 to `value` with a whisker from `low` to `high`; not drawn without a value."""
 
     label: str
     series: int
@@ -124,7 +121,7 @@ class Bar:
     high: float
 
 
-Band = tuple[str, int, int]  # bracket above bars: label, first and last bar
+Band = tuple[str, int, int]  # a bracket above bars: label, first and last bar
 
 
 @dataclass(frozen=True)
@@ -171,13 +168,13 @@ def rank_ticks(count: int) -> list[int]:
 
 
 def number(value: float) -> str:
-    """Format a tick's label: no needless digits, a real minus sign, thousands set apart."""
+    """Format a tick's label without needless digits, with a real minus sign and thousands separated."""
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return text.replace(",", "\u202f").replace("-", "−")
 
 
 class _Frame:
-    """The scales from data to pixels, and the axes."""
+    """The axes of a chart, and the scales from data to pixels."""
 
     def __init__(self, axes: Axes, top: int = 26, x_ticks: bool = True) -> None:
         self.axes, self.x_ticks = axes, x_ticks
@@ -208,41 +205,46 @@ class _Frame:
         return [tick for tick in ticks if low <= tick <= high]
 
     def draw(self, body: list[str]) -> str:
-        """Draw the whole chart as SVG, `body` between the grid and the labels."""
+        """Draw the whole chart as SVG, with `body` in front of the axes."""
         axes, parts = self.axes, []
         for tick, text in zip(self.ys, self.y_texts, strict=True):
             y = self.y(tick)
             parts.append(f'<path class="grid" d="M{self.left:.1f} {y:.1f}H{self.right:.1f}"/>')
-            parts.append(written(self.left - 5, y + 3.8, text, "end"))
+            parts.append(text_element(self.left - 5, y + 3.8, text, "end"))
         for tick in self._ticks() if self.x_ticks else []:
             x = self.x(tick)
             parts.append(f'<path class="tick" d="M{x:.1f} {self.bottom:.1f}v4"/>')
-            parts.append(written(x, self.bottom + 15, number(tick)))
+            parts.append(text_element(x, self.bottom + 15, number(tick)))
         parts.append(f'<path class="axis" d="M{self.left:.1f} {self.bottom:.1f}H{self.right:.1f}"/>')
-        parts.append(written((self.left + self.right) / 2, axes.height - 6, axes.x_label))
+        parts.append(text_element((self.left + self.right) / 2, axes.height - 6, axes.x_label))
         if axes.y_label:
             turned = f'transform="translate(11 {(self.top + self.bottom) / 2:.1f}) rotate(-90)"'
             parts.append(f'<text class="label" text-anchor="middle" {turned}>{escape(axes.y_label)}</text>')
-        parts.append(written(self.left, 13, axes.title, "start", "heading"))
-        said = f"{axes.title}: {axes.y_label} against {axes.x_label}" if axes.y_label else axes.title
-        return svg(axes.width, axes.height, f"{said}. {axes.summary}".rstrip(), parts + body)
+        parts.append(text_element(self.left, 13, axes.title, "start", "heading"))
+        summary = f"{axes.title}: {axes.y_label} against {axes.x_label}" if axes.y_label else axes.title
+        return svg(axes.width, axes.height, f"{summary}. {axes.summary}".rstrip(), parts + body)
 
 
-def svg(width: float, height: float, said: str, parts: Iterable[str]) -> str:
-    """Build a chart's element around its parts; `said`: its text for screen readers."""
+def svg(width: float, height: float, summary: str, parts: Iterable[str]) -> str:
+    """Wrap the parts of a chart in its element; `summary` is for screen readers."""
     return (
         f'<svg class="chart" role="img" viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
-        f' height="{height:g}" aria-label="{escape(said)}">{"".join(parts)}</svg>'
+        f' height="{height:g}" aria-label="{escape(summary)}">{"".join(parts)}</svg>'
     )
 
 
-def written(x: float, y: float, words: str, anchor: str = "middle", kind: str = "label") -> str:
-    """Write a text element; `anchor`: start, middle or end."""
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+def text_element(x: float, y: float, text: str, anchor: str = "middle", kind: str = "label") -> str:
+    """Place a text; `anchor`: start, middle or end."""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _title(text: str) -> str:
+    """Return the element that gives the one around it a hover text."""
+    return f"<title>{escape(text)}</title>"
 
 
 def thinned(count: int) -> list[int]:
-    """Return indices of at most MOST_POINTS of `count` points, evenly spaced and including the last."""
+    """Return the indices of at most MOST_POINTS of `count` points, evenly spaced, the last included."""
     step = -(-count // MOST_POINTS)
     return [i for i in range(count) if (count - 1 - i) % step == 0]
 
@@ -259,28 +261,31 @@ def line_chart(
     `ranges` are drawn below the lines, `guides` are horizontal levels (y, label), `points` are marked.
     """
     frame = _Frame(axes)
-    body = [_range(frame, area) for area in ranges]
-    for level, label in guides:
-        height = frame.y(level)
-        body.append(f'<path class="guide" d="M{frame.left:.1f} {height:.1f}H{frame.right:.1f}"/>')
-        body.append(written(frame.right, height - 3, label, "end"))
+    body = [_range(frame, area) for area in ranges] + [_guide(frame, *guide) for guide in guides]
     ends: list[tuple[float, str]] = []
     for line in lines:
         path, last = _path(frame, line)
         if last is not None:
-            title = f"<title>{escape(line.label)}</title>"
-            body.append(f'<path class="{line.kind} s{line.series}" d="{path}">{title}</path>')
+            body.append(f'<path class="{line.kind} s{line.series}" d="{path}">{_title(line.label)}</path>')
             ends += [(last, line.end)] if line.end else []
-    body += [
-        f'<circle class="mark" cx="{frame.x(p.x):.1f}" cy="{frame.y(p.y):.1f}" r="3.2">'
-        f"<title>{escape(p.label)}</title></circle>"
-        for p in points
-    ]
+    body += [_mark(frame, point) for point in points]
     return frame.draw(body + _end_labels(frame, ends))
 
 
+def _guide(frame: _Frame, level: float, label: str) -> str:
+    """Draw a horizontal line across the chart, with its label above the right end."""
+    y = frame.y(level)
+    line = f'<path class="guide" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>'
+    return line + text_element(frame.right, y - 3, label, "end")
+
+
+def _mark(frame: _Frame, point: Point) -> str:
+    place = f'cx="{frame.x(point.x):.1f}" cy="{frame.y(point.y):.1f}"'
+    return f'<circle class="mark" {place} r="3.2">{_title(point.label)}</circle>'
+
+
 def _path(frame: _Frame, line: Line) -> tuple[str, float | None]:
-    """Return a line's path, in relative steps of tenths of a pixel, and the height where it ends."""
+    """Return a line's path, in relative steps of tenths of a pixel, and the y where it ends, if any."""
     path: list[str] = []
     pen: tuple[int, int] | None = None
     last = None
@@ -302,23 +307,22 @@ def _tenths(value: int) -> str:
 
 
 def _range(frame: _Frame, area: Range) -> str:
-    """Draw the area as one path, forth along the highs and back along the lows; gaps are bridged."""
+    """Draw an area as one path, out along the highs and back along the lows, bridging gaps."""
     places = [i for i in thinned(len(area.xs)) if area.lows[i] is not None and area.highs[i] is not None]
     there = [(frame.x(area.xs[i]), frame.y(area.highs[i])) for i in places]  # type: ignore[arg-type]
     back = [(frame.x(area.xs[i]), frame.y(area.lows[i])) for i in reversed(places)]  # type: ignore[arg-type]
     outline = [(round(10 * x), round(10 * y)) for x, y in there + back]
     steps = [f"l{_tenths(x - u)} {_tenths(y - v)}" for (u, v), (x, y) in pairwise(outline)]
     path = f"M{_tenths(outline[0][0])} {_tenths(outline[0][1])}{''.join(steps)}z".replace(" -", "-")
-    title = f"<title>{escape(area.label)}</title>"
-    return f'<path class="range s{area.series}" d="{path}">{title}</path>'
+    return f'<path class="range s{area.series}" d="{path}">{_title(area.label)}</path>'
 
 
 def _end_labels(frame: _Frame, ends: Sequence[tuple[float, str]]) -> list[str]:
-    """Draw labels right of the lines, moved up where two would overlap."""
+    """Draw labels to the right of the lines, moving them up where two would overlap."""
     body, above = [], math.inf
     for y, label in sorted(set(ends), reverse=True):
         above = min(y + 3.8, above - 12)
-        body.append(written(frame.right + 4, above, label, "start"))
+        body.append(text_element(frame.right + 4, above, label, "start"))
     return body
 
 
@@ -328,9 +332,9 @@ def bar_chart(
     axes: Axes,
     bands: Sequence[Band],
 ) -> str:
-    """Draw one stacked bar per name, `stacks` from the bottom up; `bands` are drawn above the bars.
+    """Draw one stacked bar per name, `stacks` from the bottom up and `bands` above the bars.
 
-    Bars too narrow to be distinguished become the steps of one outline.
+    Bars too narrow to distinguish become the steps of one outline.
     """
     frame = _Frame(axes, top=48, x_ticks=False)
     pitch = (frame.right - frame.left) / max(len(names), 1)
@@ -356,34 +360,34 @@ def _bars(frame: _Frame, pitch: float, base: Sequence[float], tops: Sequence[flo
 
 
 def _steps(frame: _Frame, pitch: float, base: Sequence[float], tops: Sequence[float]) -> str:
-    """Draw the outline of neighbouring bars, forth along the tops and back along the base."""
+    """Draw one outline of all bars, out along the tops and back along the base."""
+    edges = [frame.left + i * pitch for i in range(len(tops) + 1)]
+    out = _stairs(tops, edges[1:])
+    back = _stairs(base[::-1], edges[-2::-1])
+    return f"M{frame.left:.1f} {base[0]:.1f}{out}{back}z"
 
-    def along(heights: list[str], order: Iterable[int], far: int) -> str:
-        return "".join(
-            f"V{height}H{frame.left + (max(group) + 1 if far else min(group)) * pitch:.1f}"
-            for height, group in ((h, [*g]) for h, g in groupby(order, key=lambda i: heights[i]))
-        )
 
-    there = along([f"{v:.1f}" for v in tops], range(len(tops)), 1)
-    back = along([f"{v:.1f}" for v in base], range(len(base) - 1, -1, -1), 0)
-    return f"M{frame.left:.1f} {base[0]:.1f}{there}{back}z"
+def _stairs(heights: Sequence[float], ends: Sequence[float]) -> str:
+    """Draw a step at each height up to its end; equal neighbours share one."""
+    steps = groupby(zip(heights, ends, strict=True), key=lambda step: f"{step[0]:.1f}")
+    return "".join(f"V{height}H{[*group][-1][1]:.1f}" for height, group in steps)
 
 
 def _bands(frame: _Frame, pitch: float, bands: Sequence[Band], y: float) -> list[str]:
-    """Draw brackets above the bars, with their labels as far as they fit."""
+    """Draw brackets above the bars, their labels shortened or left out where space is short."""
     body = []
     for label, first, last in bands:
         x, end = frame.left + first * pitch + 1, frame.left + (last + 1) * pitch - 1
         body.append(f'<path class="band" d="M{x:.1f} {y:.0f}v-6H{end:.1f}v6"/>')
         fits = label if len(label) * CHARACTER < end - x + 6 else label[:3] if end - x > 16 else ""
-        body.append(written((x + end) / 2, y - 10, fits) if fits else "")
+        body.append(text_element((x + end) / 2, y - 10, fits) if fits else "")
     return body
 
 
 def _bar_names(
     frame: _Frame, pitch: float, names: Sequence[str], stacks: Mapping[str, Sequence[float]]
 ) -> list[str]:
-    """Draw hover texts of the bars, and their labels below."""
+    """Draw the labels below the bars, and the bars' hover texts."""
     body = _bar_labels(frame, pitch, names)
     for i, name in enumerate(names if len(names) <= HOVERABLE else ()):
         counts = ", ".join(f"{label} {number(values[i])}" for label, values in stacks.items())
@@ -392,10 +396,12 @@ def _bar_names(
 
 
 def _bar_labels(frame: _Frame, pitch: float, names: Sequence[str]) -> list[str]:
-    """Draw the names if they fit, else some ranks."""
+    """Draw the names if they fit, otherwise some ranks."""
     if pitch < CHARACTER * (1 + max((len(name) for name in names), default=0)):
         return _rank_labels(frame, len(names))
-    return [written(frame.left + (i + 0.5) * pitch, frame.bottom + 15, name) for i, name in enumerate(names)]
+    return [
+        text_element(frame.left + (i + 0.5) * pitch, frame.bottom + 15, name) for i, name in enumerate(names)
+    ]
 
 
 def _rank_labels(frame: _Frame, count: int) -> list[str]:
@@ -404,44 +410,49 @@ def _rank_labels(frame: _Frame, count: int) -> list[str]:
     for rank in range(1, count + 1) if room else rank_ticks(count):
         half = CHARACTER * len(str(rank)) / 2
         x = frame.left + (rank - 0.5) / count * (frame.right - frame.left)
-        body.append(written(min(x, frame.axes.width - half), frame.bottom + 15, str(rank)))
+        body.append(text_element(min(x, frame.axes.width - half), frame.bottom + 15, str(rank)))
     return body
 
 
-def _bar_title(frame: _Frame, pitch: float, place: int, words: str) -> str:
-    """Draw the hover text of a bar."""
-    x, height = frame.left + place * pitch, frame.bottom - frame.top
+def _bar_title(frame: _Frame, pitch: float, index: int, text: str) -> str:
+    """Give a bar its hover text, over the whole height of the chart."""
+    x, height = frame.left + index * pitch, frame.bottom - frame.top
     area = f'x="{x:.1f}" y="{frame.top:.0f}" width="{pitch:.1f}" height="{height:.1f}"'
-    return f'<rect class="hover" {area}><title>{escape(words)}</title></rect>'
+    return f'<rect class="hover" {area}>{_title(text)}</rect>'
 
 
 def difference_chart(bars: Sequence[Bar], ranks: int, axes: Axes, bands: Sequence[Band]) -> str:
-    """Draw bars up and down from 0, with whiskers, for ranks 1 to `ranks`; `bands` are drawn above the bars.
-
-    Few bars have hover texts.
-    """
+    """Draw bars up and down from 0, with whiskers, for ranks 1 to `ranks`, and `bands` above the bars."""
     frame = _Frame(axes, top=56, x_ticks=False)
-    pitch, zero = (frame.right - frame.left) / max(len(bars), 1), frame.y(0)
-    width = pitch * 0.8 if pitch > 4 else pitch
-    body = [f'<path class="axis" d="M{frame.left:.1f} {zero:.1f}H{frame.right:.1f}"/>']
-    for series in sorted({bar.series for bar in bars}):
-        path = "".join(
-            f"M{frame.left + (i + 0.5) * pitch - width / 2:.1f} {zero:.1f}v{frame.y(bar.value) - zero:.1f}"
-            f"h{width:.1f}V{zero:.1f}z"
-            for i, bar in enumerate(bars)
-            if bar.series == series and bar.value is not None
-        )
-        body.append(f'<path class="fill s{series}" d="{path}" fill-opacity=".65"/>')
-    whiskers = "".join(
+    pitch = (frame.right - frame.left) / max(len(bars), 1)
+    body = [f'<path class="axis" d="M{frame.left:.1f} {frame.y(0):.1f}H{frame.right:.1f}"/>']
+    body += [_bars_of(frame, pitch, bars, series) for series in sorted({bar.series for bar in bars})]
+    body.append(_whiskers(frame, pitch, bars))
+    body += _bands(frame, pitch, bands, 51) + _rank_labels(frame, ranks)
+    hoverable = bars if len(bars) <= FEW else ()
+    return frame.draw(body + [_bar_title(frame, pitch, i, bar.label) for i, bar in enumerate(hoverable)])
+
+
+def _bars_of(frame: _Frame, pitch: float, bars: Sequence[Bar], series: int) -> str:
+    """Draw the bars of one series."""
+    zero, width = frame.y(0), pitch * 0.8 if pitch > 4 else pitch
+    path = "".join(
+        f"M{frame.left + (i + 0.5) * pitch - width / 2:.1f} {zero:.1f}v{frame.y(bar.value) - zero:.1f}"
+        f"h{width:.1f}V{zero:.1f}z"
+        for i, bar in enumerate(bars)
+        if bar.series == series and bar.value is not None
+    )
+    return f'<path class="fill s{series}" d="{path}" fill-opacity=".65"/>'
+
+
+def _whiskers(frame: _Frame, pitch: float, bars: Sequence[Bar]) -> str:
+    path = "".join(
         f"M{frame.left + (i + 0.5) * pitch:.1f} {frame.y(bar.low):.1f}V{frame.y(bar.high):.1f}"
         for i, bar in enumerate(bars)
         if bar.value is not None and bar.high > bar.low
     )
     thin = f'stroke-width="{min(1.5, pitch * 0.3):.1f}" stroke-opacity=".7"'
-    body.append(f'<path class="axis" d="{whiskers}" {thin}/>' if whiskers else "")
-    body += _bands(frame, pitch, bands, 51) + _rank_labels(frame, ranks)
-    few = bars if len(bars) <= FEW else ()
-    return frame.draw(body + [_bar_title(frame, pitch, i, bar.label) for i, bar in enumerate(few)])
+    return f'<path class="axis" d="{path}" {thin}/>' if path else ""
 
 
 def interval_chart(rows: Sequence[Spread], axes: Axes) -> str:
@@ -459,30 +470,24 @@ def interval_chart(rows: Sequence[Spread], axes: Axes) -> str:
         body.append(f'<path class="seed" d="{dots}"/>')
         body.append(f'<path class="mark" d="M{frame.x(row.mean) - 1.5:.1f} {y - 7:.1f}h3v14h-3z"/>')
         area = f'x="{frame.left:.1f}" y="{y - 9:.1f}" width="{frame.right - frame.left:.1f}" height="18"'
-        body.append(f'<rect class="hover" {area}><title>{escape(row.label)}</title></rect>')
+        body.append(f'<rect class="hover" {area}>{_title(row.label)}</rect>')
     return frame.draw(body)
 
 
 def reliability_chart(bins: Sequence[Mapping[str, float]], axes: Axes) -> str:
-    """Draw the accuracy of each bin as a bar, a line from there to its mean confidence, and the diagonal.
+    """Draw each bin's accuracy as a bar, a line from there to its mean confidence, and the diagonal.
 
-    Bins are as in metrics.json, axes go from 0 to 1; above the bars, the share of the images in each bin.
+    Above the bars is the share of the images in each bin. Bins are as in metrics.json, axes run from 0 to 1.
     """
     frame = _Frame(axes, top=66)
     total, most = sum(b["images"] for b in bins), max((b["images"] for b in bins), default=1)
-    bars, gaps, shares, titles = [], [], [], []
+    bars, gaps, shares = [], [], []
     for b in bins:
-        x, width = frame.x(b["low"]) + 0.5, frame.x(b["high"]) - frame.x(b["low"]) - 1
+        x, width = _bin_span(frame, b)
         top, middle, tall = frame.y(b["accuracy"]), frame.x(b["confidence"]), 26 * b["images"] / most
         bars.append(f"M{x:.1f} {frame.bottom:.1f}V{top:.1f}h{width:.1f}V{frame.bottom:.1f}z")
         gaps.append(f"M{middle:.1f} {top:.1f}V{frame.y(b['confidence']):.1f}")
         shares.append(f"M{x:.1f} 58v-{tall:.1f}h{width:.1f}v{tall:.1f}z")
-        words = (
-            f"confidence {b['confidence']:.2f}, accuracy {b['accuracy']:.2f},"
-            f" {100 * b['images'] / total:.1f} % of the images"
-        )
-        area = f'x="{x:.1f}" y="32" width="{width:.1f}" height="{frame.bottom - 32:.1f}"'
-        titles.append(f'<rect class="hover" {area}><title>{words}</title></rect>')
     diagonal = f"M{frame.x(0):.1f} {frame.y(0):.1f}L{frame.x(1):.1f} {frame.y(1):.1f}"
     body = [
         f'<path class="fill s0" d="{"".join(bars)}" fill-opacity=".6"/>',
@@ -490,26 +495,38 @@ def reliability_chart(bins: Sequence[Mapping[str, float]], axes: Axes) -> str:
         f'<path class="guide" d="{diagonal}"/>',
         f'<path class="chosen" d="{"".join(gaps)}"/>',
     ]
-    return frame.draw(body + titles)
+    return frame.draw(body + [_bin_title(frame, b, total) for b in bins])
+
+
+def _bin_span(frame: _Frame, b: Mapping[str, float]) -> tuple[float, float]:
+    """Return the left edge and the width of a bin's bar."""
+    return frame.x(b["low"]) + 0.5, frame.x(b["high"]) - frame.x(b["low"]) - 1
+
+
+def _bin_title(frame: _Frame, b: Mapping[str, float], total: float) -> str:
+    """Give a bin its hover text."""
+    x, width = _bin_span(frame, b)
+    share = f"{100 * b['images'] / total:.1f} % of the images"
+    text = f"confidence {b['confidence']:.2f}, accuracy {b['accuracy']:.2f}, {share}"
+    area = f'x="{x:.1f}" y="32" width="{width:.1f}" height="{frame.bottom - 32:.1f}"'
+    return f'<rect class="hover" {area}>{_title(text)}</rect>'
 
 
 def scatter_chart(points: Sequence[Point], axes: Axes, *, hover: bool = True) -> str:
-    """Draw points, one colour per series; few points have hover texts."""
+    """Draw points, one colour per series; up to HOVERABLE points have hover texts."""
     frame = _Frame(axes)
     body = []
     for series in sorted({point.series for point in points}):
         path = "".join(f"M{frame.x(p.x):.1f} {frame.y(p.y):.1f}h0" for p in points if p.series == series)
         body.append(f'<path class="dots s{series}" d="{path}"/>')
     for p in points if hover and len(points) <= HOVERABLE else []:
-        title = f"<title>{escape(p.label)}</title>"
-        body.append(
-            f'<circle class="hover" cx="{frame.x(p.x):.1f}" cy="{frame.y(p.y):.1f}" r="5">{title}</circle>'
-        )
+        place = f'cx="{frame.x(p.x):.1f}" cy="{frame.y(p.y):.1f}"'
+        body.append(f'<circle class="hover" {place} r="5">{_title(p.label)}</circle>')
     return frame.draw(body)
 
 
 def marks(labels: Sequence[str], kind: Literal["line", "fill", "dots"]) -> list[Mark]:
-    """Return legend entries of series 0, 1, ...."""
+    """Return the legend entries of series 0, 1, ..."""
     return [Mark(label, f"{kind} s{i}", SAMPLES[kind]) for i, label in enumerate(labels)]
 
 
@@ -523,54 +540,56 @@ def legend(entries: Sequence[Mark]) -> str:
 
 
 def document(chart: str, entries: Sequence[Mark]) -> str:
-    """Turn a chart into a file of its own, with colours for light and dark and its legend below.
+    """Turn a chart into a standalone file, with colours for light and dark schemes and the legend below.
 
     Colours are plain style rules, which Inkscape, LaTeX converters and browsers understand.
     """
     head, body = chart.removesuffix("</svg>").split(">", 1)
     width, height = (float(head.split(f'{name}="')[1].split('"')[0]) for name in (" width", " height"))
-    place, rows = 12.0, []
-    below = height + 6
-    for mark in entries:
-        room = 40 + CHARACTER * len(mark.label)
-        if place > 12 and place + room > width:
-            place, below = 12.0, below + 17
-        sample = f'<g transform="translate({place:.1f} {below:.1f})">{mark.sample}</g>'
-        rows.append(sample + written(place + 31, below + 9, mark.label, "start"))
-        place += room
-    tall = below + 17 if entries else height
+    rows, bottom = _legend_rows(entries, width, height)
     style = (
         f"{COLOURS.substitute(LIGHT)}@media (prefers-color-scheme:dark){{{COLOURS.substitute(DARK)}}}{SHAPES}"
     )
     head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    head = head.replace(f' height="{height:g}"', f' height="{tall:g}"')
-    head = head.replace(f'viewBox="0 0 {width:g} {height:g}"', f'viewBox="0 0 {width:g} {tall:g}"')
-    return f"{head}><style>{style}</style>{body}{''.join(rows)}</svg>\n"
+    head = head.replace(f' height="{height:g}"', f' height="{bottom:g}"')
+    head = head.replace(f'viewBox="0 0 {width:g} {height:g}"', f'viewBox="0 0 {width:g} {bottom:g}"')
+    return f"{head}><style>{style}</style>{body}{rows}</svg>\n"
+
+
+def _legend_rows(entries: Sequence[Mark], width: float, height: float) -> tuple[str, float]:
+    """Draw a legend as SVG below a chart, wrapped at its width; return it and the y where it ends."""
+    if not entries:
+        return "", height
+    x, y, drawn = 12.0, height + 6, []
+    for mark in entries:
+        room = 40 + CHARACTER * len(mark.label)
+        if x > 12 and x + room > width:
+            x, y = 12.0, y + 17
+        drawn.append(f'<g transform="translate({x:.1f} {y:.1f})">{mark.sample}</g>')
+        drawn.append(text_element(x + 31, y + 9, mark.label, "start"))
+        x += room
+    return "".join(drawn), y + 17
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts under one title; `name`: unique within the data set, and valid as a file name.
+    """Charts under one title."""
 
-    `parts`: SVG by a name that is valid as a file name; `data`: the numbers drawn, None for times and speeds,
-    which do not depend on the results alone.
-    """
-
-    name: str
+    name: str  # unique within the data set, and valid as a file name
     title: str
     marks: Sequence[Mark]
-    parts: dict[str, str]
+    parts: dict[str, str]  # SVG by a name that is valid as a file name
     note: str = ""
     wide: bool = False  # charts keep their width instead of being small multiples
     first_only: bool = False  # the page shows the first part only
-    data: Table | None = None
+    data: Table | None = None  # the numbers drawn; None for times and speeds, which differ from run to run
 
     @property
     def legend(self) -> str:
-        """The legend as HTML."""
+        """Return the legend as HTML."""
         return legend(self.marks)
 
     @property
     def charts(self) -> list[str]:
-        """The charts that the page inlines, as SVG."""
+        """Return the charts that the page inlines, as SVG."""
         return list(self.parts.values())[: 1 if self.first_only else None]

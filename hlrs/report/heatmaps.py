@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from hlrs.report.charts import CHARACTER, Mark, Values, number, rank_ticks, svg, written
+from hlrs.report.charts import CHARACTER, Mark, Values, number, rank_ticks, svg, text_element
 
 NUMBERED = 12  # up to so many rows, the cells of a matrix contain their numbers
 NAMED = 30  # up to so many rows, each has its name
@@ -152,11 +152,11 @@ def matrix_chart(
         f"<g {scaled}>{tiles}</g>",
         "" if numbered else _struck_through(levels, left, top),
         f'<path class="frame" d="M{left:.1f} {top:.0f}h{SIDE}v{SIDE}h-{SIDE}z"/>',
-        written(left, 13, title, "start", "heading"),
+        text_element(left, 13, title, "start", "heading"),
         *(_names(short, left, top) if named else _ranks(ranks, left, top)),
         *(_numbers(cells, levels, shades, left, top) if numbered else []),
         *(_cell_titles(cells, names, left, top) if hover else []),
-        written(left + SIDE / 2, bottom, "predicted class"),
+        text_element(left + SIDE / 2, bottom, "predicted class"),
         f'<text class="label" text-anchor="middle" {turned}>true class</text>',
     ]
     return svg(round(left + SIDE + 16), round(bottom + 6), f"{title}: confusion matrix. {summary}", body)
@@ -179,7 +179,7 @@ def _names(names: Sequence[str], left: float, top: float) -> list[str]:
     side, body = SIDE / len(names), []
     for i, name in enumerate(names):
         middle = (i + 0.5) * side
-        body.append(written(left - 4, top + middle + 3.8, name, "end"))
+        body.append(text_element(left - 4, top + middle + 3.8, name, "end"))
         turned = f'transform="translate({left + middle + 3.8:.1f} {top + SIDE + 4:.1f}) rotate(-90)"'
         body.append(f'<text class="label" text-anchor="end" {turned}>{escape(name)}</text>')
     return body
@@ -190,8 +190,8 @@ def _ranks(count: int, left: float, top: float) -> list[str]:
     body = []
     for rank in rank_ticks(count):
         place = (rank - 0.5) / count * SIDE
-        body.append(written(left - 4, top + place + 3.8, str(rank), "end"))
-        body.append(written(left + place, top + SIDE + 13, str(rank)))
+        body.append(text_element(left - 4, top + place + 3.8, str(rank), "end"))
+        body.append(text_element(left + place, top + SIDE + 13, str(rank)))
     return body
 
 
@@ -209,7 +209,7 @@ def _numbers(
             kind = f"value {shades.ink(level)}".rstrip()
             sign = "+" if shades.diverging and value > 0 else ""
             x, y = left + (j + 0.5) * side, top + (i + 0.5) * side + 3
-            body.append(written(x, y, sign + number(round(value)), "middle", kind))
+            body.append(text_element(x, y, sign + number(round(value)), "middle", kind))
     return body
 
 
@@ -281,10 +281,12 @@ def edges_chart(
     """
     plan = _Plan(cells)
     grid: dict[tuple[int, int], Sequence[int | None]] = {}
-    body = [written(2, 13, title, "start", "heading"), _row_names(plan)]
+    body = [text_element(2, 13, title, "start", "heading"), _row_names(plan)]
     outlines: dict[str, list[str]] = {"frame": [], "chosen": [], "mark": []}
     for c, (name, edges) in enumerate(cells.items()):
-        body.append(written(plan.pixels(*plan.place(c, 0, 0))[0], 32, f"{name} cell", "start", "heading"))
+        body.append(
+            text_element(plan.pixels(*plan.place(c, 0, 0))[0], 32, f"{name} cell", "start", "heading")
+        )
         for edge in edges:
             column, row = plan.place(c, edge.node, edge.state)
             x, y = plan.pixels(column, row)
@@ -296,11 +298,11 @@ def edges_chart(
             if edge.chosen in plan.primitives:
                 middle = y + (plan.primitives.index(str(edge.chosen)) + 0.5) * ROW
                 outlines["mark"].append(f"M{x + plan.width + 1:.0f} {middle:.1f}l6-3.5v7z")
-            body.append(written(x, y - 4, edge.label, "start"))
+            body.append(text_element(x, y - 4, edge.label, "start"))
             box = f'x="{x:.0f}" y="{y:.0f}" width="{plan.width}" height="{plan.height}"'
             body.append(f'<rect class="hover" {box}><title>{escape(_said(edge))}</title></rect>')
     span = f"epoch {epochs[0]} to {epochs[1]}" if plan.columns > 1 else "at the end of the search"
-    body.append(written(plan.left, plan.bottom + 14, span, "start"))
+    body.append(text_element(plan.left, plan.bottom + 14, span, "start"))
     scaled = f'transform="translate({plan.left} {plan.top + ROW / 2}) scale({plan.column:.4g} {ROW})"'
     maps = [f"<g {scaled}>{''.join(_tiles(grid, shades))}</g>"]
     maps += [f'<path class="{kind}" d="{"".join(paths)}"/>' for kind, paths in outlines.items() if paths]
