@@ -1,9 +1,9 @@
-"""A finished run as an RO-Crate: what was made, out of what, by which code, where and when.
+"""Export a finished run as an RO-Crate: what was made, from what, by which code, where and when.
 
-The crate is a Provenance Run Crate 0.5 (https://w3id.org/ro/wfrun/provenance), so also a Workflow Run Crate,
-on RO-Crate 1.1. Stages are tools, rules are steps, each job's record becomes its actions; files keep the
-paths that they have in the checkout. What is not in the crate (data, weights that are left out) is described
-under a local name, `#path`.
+The crate is a Provenance Run Crate 0.5 (https://w3id.org/ro/wfrun/provenance), and so a Workflow Run Crate,
+on RO-Crate 1.1. Stages are tools, rules are steps, and each job's record becomes its actions; files keep
+their paths in the checkout. What is not in the crate (data, omitted weights) is described under a local
+identifier, `#path`.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ CODE = (
     README,
     LOCK,
 )
-FORMATS = {  # what mimetypes does not know, or knows differently from one system to the next
+FORMATS = {  # that mimetypes does not know, or that depend on the system
     ".csv": "text/csv",
     ".gz": "application/gzip",
     ".md": "text/markdown",
@@ -66,21 +66,21 @@ FORMATS = {  # what mimetypes does not know, or knows differently from one syste
 }
 WEIGHTS = ".safetensors"
 FILES = "files.parquet"  # a split's table of data files
-LISTED = 100  # data files described one by one; of more, their number and where they are listed
+LISTED = 100  # data files; more are not described one by one, only counted, and their table named
 
-TYPES = {bool: "Boolean", int: "Integer", float: "Float"}  # of a parameter; everything else is text
+TYPES = {bool: "Boolean", int: "Integer", float: "Float"}  # of parameters; all others are text
 UNITS = {"seconds": "SEC", "peak_memory_bytes": "BYTE", "gpu_peak_memory_bytes": "BYTE", "resumes": "NUM"}
-FACTS = (  # of a record, that are no measurements
+FACTS = (  # of a record, besides its measurements
     *("key", "code", "commit", "dirty", "lock", "versions"),
     *("host", "platform", "cpu", "device", "slurm_job"),
 )
 
 
 def export(jobs: list[Job], params: Path, target: Path, weights: bool) -> dict[str, int]:
-    """Write the crate of a finished run to a new folder; the numbers of jobs, files and bytes in it.
+    """Write the crate of a finished run to a new folder; return its numbers of jobs, files and bytes.
 
-    UserError if a result is missing, the folder holds something, or the code is not a checkout; Failure if a
-    file is not the one on record.
+    Raises UserError if a result is missing, the folder is not empty or the code is not a checkout; Failure if
+    a file differs from its record.
     """
     missing = [job for job in jobs if not job.complete]
     if missing:
@@ -102,7 +102,7 @@ def export(jobs: list[Job], params: Path, target: Path, weights: bool) -> dict[s
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place when the body is done, whole or not at all."""
+    """Yield a folder beside the target that replaces it once the body has succeeded."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -115,7 +115,7 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 
 class Description:
-    """The entities of a crate, made from the jobs of a run and their records."""
+    """Builds the entities of a crate from the jobs of a run and their records."""
 
     def __init__(self, jobs: list[Job], params: Path, weights: bool) -> None:
         from rocrate.rocrate import ROCrate
@@ -131,7 +131,7 @@ class Description:
         inside = not params.is_absolute() and ".." not in params.parts
         self.params = params.as_posix() if inside else params.name
         self.slots: dict[str, dict[str, Any]] = {}  # formal parameters by identifier
-        self.connections: dict[str, dict[str, str]] = {}  # stage -> its input's slot -> the output's slot
+        self.connections: dict[str, dict[str, str]] = {}  # stage -> slot of its input -> slot of an output
 
         self.crate = ROCrate(version="1.1")
         self.crate.metadata.extra_contexts.append(CONTEXT)
@@ -145,7 +145,7 @@ class Description:
         self._root()
 
     def _check(self) -> None:
-        """Check every file against its own record and the records of its readers."""
+        """Check every file against its own record and those of the jobs that read it."""
         for job in self.jobs:
             record = self.records[job.key]
             known = {str(job.output(name)): digest for name, digest in record.outputs.items()}
@@ -158,7 +158,7 @@ class Description:
     # --- entities -------------------------------------------------------------------------------------
 
     def add(self, identifier: str, kind: str, /, **properties: Any) -> str:
-        """Describe something that is not a file in the crate, once; its identifier."""
+        """Describe something that is not a file in the crate, once, and return its identifier."""
         from rocrate.model.contextentity import ContextEntity
 
         if identifier not in self.crate:
@@ -166,12 +166,12 @@ class Description:
         return identifier
 
     def add_file(self, source: Path, path: str, digest: str, /, **properties: Any) -> None:
-        """Copy a file into the crate under a path, and describe it."""
+        """Copy a file into the crate under a path and describe it."""
         facts = _file_facts(path, source.stat().st_size, digest) | properties
         self.crate.add_file(source, path, properties=facts)
 
     def value(self, name: str, value: Any, /, **properties: Any) -> str:
-        """Describe a named value; equal ones once; its identifier."""
+        """Describe a named value, once if it recurs, and return its identifier."""
         plain = value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
         spelled = quote(str(plain), safe="")
         if len(spelled) > 64:
@@ -179,27 +179,30 @@ class Description:
         return self.add(f"#{name}={spelled}", "PropertyValue", name=name, value=plain, **properties)
 
     def slot(self, stage: str, kind: str, name: str, type_: str, example: str) -> str:
-        """Note a formal parameter (kind: input, parameter, output) and what realizes it; its identifier."""
+        """Note a formal parameter and an example of it, and return its identifier.
+
+        `kind`: input, parameter or output.
+        """
         identifier = _slot(stage, kind, name)
         known = self.slots.setdefault(identifier, {"name": name, "types": set(), "example": example})
         known["types"].add(type_)
         return identifier
 
     def id_of(self, path: str) -> str:
-        """The identifier of a result: its path, or a local name where it is left out of the crate."""
+        """Return the identifier of a result: its path, or a local one if the crate omits it."""
         return quote(path) if self.weights or not path.endswith(WEIGHTS) else f"#{quote(path)}"
 
     # --- files ----------------------------------------------------------------------------------------
 
     def _code(self, params: Path) -> None:
-        """The files of the checkout and the parameter file."""
+        """Add the files of the checkout and the parameter file."""
         found = sorted({path for pattern in CODE for path in CHECKOUT.glob(pattern) if path.is_file()})
         files = {p.relative_to(CHECKOUT).as_posix(): p for p in found if "__pycache__" not in p.parts}
         for path, source in (files | {self.params: params}).items():
             self.add_file(source, path, sha256(source), **self._about_code(path))
 
     def _about_code(self, path: str) -> dict[str, Any]:
-        """What there is to say of a file of the checkout besides what it holds."""
+        """Return the properties of a file of the checkout that do not follow from its contents."""
         if path == self.params:
             return {"exampleOfWork": _ref([f"{WORKFLOW}#params"])}
         if path == LICENSE:
@@ -217,21 +220,21 @@ class Description:
         return {}
 
     def _results(self) -> None:
-        """The jobs' files, each with the formal parameters that it realizes."""
-        realized: dict[str, set[str]] = {path: set() for path in self.makers}
+        """Add the jobs' files, each with the formal parameters that it is an example of."""
+        examples: dict[str, set[str]] = {path: set() for path in self.makers}
         for job in self.jobs:
             connections = self.connections.setdefault(job.stage, {})
             for path in job.outputs:
-                realized[path].add(self.slot(job.stage, "output", _name(path, job), "File", self.id_of(path)))
+                examples[path].add(self.slot(job.stage, "output", _name(path, job), "File", self.id_of(path)))
             for role, path in job.inputs.items():
                 slot = self.slot(job.stage, "input", _without_run(role), "File", self.id_of(path))
                 maker = self.makers[path]
                 connections[slot] = _slot(maker.stage, "output", _name(path, maker))
-                realized[path].add(slot)
+                examples[path].add(slot)
         for path, job in self.makers.items():
             record = Path(path).name == PROVENANCE
             about = {"about": _ref([_action(job)])} if record else {}
-            self._result(path, exampleOfWork=_ref(sorted(realized[path])), **about)
+            self._result(path, exampleOfWork=_ref(sorted(examples[path])), **about)
 
     def _result(self, path: str, /, **properties: Any) -> None:
         if self.id_of(path) == quote(path):
@@ -242,7 +245,7 @@ class Description:
             self.add(self.id_of(path), "File", **facts, description=left_out, **properties)
 
     def _source(self, job: Job) -> str:
-        """Describe the images that a split was drawn from, with their files if its table lists them."""
+        """Describe the images that a split was drawn from, file by file if they are few."""
         identifier = f"#data/{quote(job.run)}"
         files = read_table(job.output(FILES), "files").to_pylist()
         size = sum(file["bytes"] for file in files)
@@ -263,10 +266,10 @@ class Description:
             )
         return self.add(identifier, "Dataset", description=described, **facts)
 
-    # --- what happened --------------------------------------------------------------------------------
+    # --- actions --------------------------------------------------------------------------------------
 
     def _job(self, job: Job) -> None:
-        """A job's actions: the run of the tool, and the step of the workflow that it was."""
+        """Describe a job as a run of its tool and as a step of the workflow."""
         record = self.records[job.key]
         action = _action(job)
         consumed = [self.id_of(path) for path in job.inputs.values()]
@@ -292,6 +295,7 @@ class Description:
         )
 
     def _parameters(self, job: Job) -> list[str]:
+        """Describe a job's parameters and return their identifiers."""
         values = []
         for name, value in _leaves(job.params):
             slot = _slot(job.stage, "parameter", name)
@@ -300,7 +304,7 @@ class Description:
         return values
 
     def _circumstances(self, action: str, record: Record) -> dict[str, Any]:
-        """What a record measured, and what else it says of the code, the environment and the machine."""
+        """Return the properties of an action that a record gives: resources, code, environment, machine."""
         body = record.body()
         measured = body | {"gpu_peak_memory_bytes": record.gpu_memory}
         facts = {name: body.get(name) for name in FACTS} | {"gpu": record.gpu_name}
@@ -310,7 +314,7 @@ class Description:
                 "PropertyValue",
                 name=name,
                 value=measured[name],
-                propertyID=f"hlrs/pipeline/execute.py#{name}",  # the code that measures it says what it is
+                propertyID=f"hlrs/pipeline/execute.py#{name}",  # defined by the code that measures it
                 unitCode=f"https://qudt.org/vocab/unit/{unit}",
             )
             for name, unit in UNITS.items()
@@ -325,7 +329,7 @@ class Description:
         return found
 
     def _run(self) -> None:
-        """The run of the workflow as one action, and that of Snakemake as the one that organized it."""
+        """Describe the run of the workflow as an action, and that of Snakemake as what organized it."""
         records = list(self.records.values())
         sources = [f"#data/{quote(job.run)}" for job in self.jobs if job.stage == "split"]
         self.add(
@@ -351,25 +355,38 @@ class Description:
             result=_ref(["#run"]),
         )
 
-    # --- the whole ------------------------------------------------------------------------------------
+    # --- workflow -------------------------------------------------------------------------------------
 
     def _snakemake(self) -> str:
         return str((self.records[self.report.key].versions or {}).get("snakemake", "of unknown version"))
 
     def _workflow(self) -> None:
-        """The Snakefile, with its steps, tools and formal parameters."""
+        """Describe the Snakefile with its steps, tools and formal parameters."""
         made = {job.stage for job in self.jobs}
         stages = [stage for stage in OUTPUTS if stage in made]
         for position, stage in enumerate(stages, start=1):
             self._stage(stage, position)
-        source = CHECKOUT / WORKFLOW
-        file = _file_facts(WORKFLOW, source.stat().st_size, sha256(source)) | {
-            "encodingFormat": "text/x-python"
+        self.crate.add_workflow(
+            CHECKOUT / WORKFLOW,
+            WORKFLOW,
+            main=True,
+            lang="snakemake",
+            lang_version=self._snakemake(),
+            properties=self._about_workflow(stages),
+        )
+        self.slots[f"{WORKFLOW}#params"] = {
+            "name": "params",
+            "types": {"File"},
+            "example": quote(self.params),
         }
-        lock = {"buildInstructions": _ref([LOCK])} if LOCK in self.crate else {}
-        properties = {
+        self._formal_parameters()
+
+    def _about_workflow(self, stages: list[str]) -> dict[str, Any]:
+        source = CHECKOUT / WORKFLOW
+        return {
             "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"],
-            **file,
+            **_file_facts(WORKFLOW, source.stat().st_size, sha256(source)),
+            "encodingFormat": "text/x-python",
             "name": "hlrs: neural architecture search for long-tailed images",
             "conformsTo": _ref([WORKFLOW_PROFILE]),
             "version": __version__,
@@ -379,24 +396,23 @@ class Description:
             "output": _ref(slot for stage in stages for slot in self._slots(stage, "output")),
             "hasPart": _ref(map(_tool, stages)),
             "step": _ref(map(_step, stages)),
-            **lock,
+            **({"buildInstructions": _ref([LOCK])} if LOCK in self.crate else {}),
         }
-        language = {"lang": "snakemake", "lang_version": self._snakemake()}
-        self.crate.add_workflow(source, WORKFLOW, main=True, properties=properties, **language)
-        self.slots[f"{WORKFLOW}#params"] = {
-            "name": "params",
-            "types": {"File"},
-            "example": quote(self.params),
-        }
+
+    def _formal_parameters(self) -> None:
+        """Describe the slots, once all their types are known."""
         for identifier, slot in self.slots.items():
-            types, example = sorted(slot["types"]), _ref([slot["example"]])
-            kind = types[0] if len(types) == 1 else types
+            types = sorted(slot["types"])
             self.add(
-                identifier, "FormalParameter", name=slot["name"], additionalType=kind, workExample=example
+                identifier,
+                "FormalParameter",
+                name=slot["name"],
+                additionalType=types[0] if len(types) == 1 else types,
+                workExample=_ref([slot["example"]]),
             )
 
     def _stage(self, stage: str, position: int) -> None:
-        """A rule as a step, with what its tool is handed from other steps."""
+        """Describe a rule as a step, with the connections from other steps' outputs to its tool's inputs."""
         tool = self.crate.get(_tool(stage))
         tool["input"] = _ref(self._slots(stage, "input") + self._slots(stage, "parameter"))
         tool["output"] = _ref(self._slots(stage, "output"))
@@ -422,7 +438,7 @@ class Description:
         return [slot for slot in self.slots if slot.startswith(_slot(stage, kind, ""))]
 
     def _root(self) -> None:
-        """The crate itself, and the page that people open first."""
+        """Describe the crate itself, and add the page that people open first."""
         from rocrate.model.preview import Preview
 
         for profile, name in PROFILES.items():
@@ -446,7 +462,7 @@ class Description:
 
 
 def _ref(identifiers: Iterable[str]) -> Any:
-    """References to entities; a single one is no list, as RO-Crate 1.1 recommends."""
+    """Refer to entities; a single reference stands without a list, as RO-Crate 1.1 recommends."""
     references = [{"@id": identifier} for identifier in identifiers]
     return references[0] if len(references) == 1 else references
 
@@ -476,7 +492,7 @@ def _name(path: str, job: Job) -> str:
 
 
 def _without_run(role: str) -> str:
-    """An input's name for every run alike: search/history.parquet, of search/d/darts/0/history.parquet."""
+    """Drop the run from an input's name: search/d/darts/0/history.parquet becomes search/history.parquet."""
     first, _, rest = role.partition("/")
     return f"{first}/{Path(rest).name}" if rest else first
 
@@ -487,7 +503,7 @@ def _file_facts(path: str, size: int, digest: str) -> dict[str, Any]:
 
 
 def _leaves(params: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every parameter by its dotted name; a list is one value."""
+    """Yield every parameter by its dotted name; a list is one value."""
     if isinstance(params, dict):
         for field, value in params.items():
             yield from _leaves(value, f"{name}.{field}" if name else field)
@@ -501,19 +517,19 @@ def _times(records: list[Record]) -> dict[str, str]:
 
 
 def _where(job: Job, record: Record) -> str:
-    """The command of a job and the machine that it ran on, in a line."""
+    """Name the command of a job and the machine that it ran on."""
     slurm = f"SLURM job {record.slurm_job}" if record.slurm_job else None
     places = (record.host, record.gpu_name or record.cpu, slurm)
     return f"hlrs {job.stage} {job.run}, on {', '.join(filter(None, places))}"
 
 
 def _page(title: str, description: str, report: str, params: str) -> str:
-    """HTML for people: what the crate is, where things are in it, and the report itself."""
+    """Write the HTML that people see: a description of the crate, links and the report."""
     links = {
-        report: "the report, as below",
+        report: "the report, also below",
         params: "its parameters",
         README: "how to run it again",
-        "ro-crate-metadata.json": "what each file is, what made it, out of what, where and when",
+        "ro-crate-metadata.json": "what each file is, and what made it, from what, where and when",
     }
     items = "\n".join(f'<li><a href="{link}">{link}</a>: {what}</li>' for link, what in links.items())
     return f"""<!DOCTYPE html>
