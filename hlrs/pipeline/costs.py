@@ -1,6 +1,6 @@
-"""Estimate what the jobs of a plan cost, from records of the same parameters or measurements.
+"""Estimate what the jobs of a plan cost, from records of the same parameters or from measurements.
 
-A GPU-hour is an hour of one GPU, a CPU-hour one of one core.
+A GPU-hour is one hour on one GPU, a CPU-hour one hour on one core.
 """
 
 from dataclasses import dataclass, replace
@@ -19,66 +19,64 @@ TRAINED = ("search", "retrain")  # the stages with epochs
 
 @dataclass(frozen=True)
 class Estimate:
-    """The cost of one job, including start and end if records show them."""
+    """The cost of one job."""
 
     job: Job
     how: str  # records, measured, remembered, or unknown
-    why: str = ""  # of an unknown one
+    why: str = ""  # the cost is unknown
     device: str = ""
     gpu: bool = False
     threads: int = 1
-    overhead: float = 0.0  # seconds before and after the training
-    training: float = 0.0  # seconds of it from the first epoch to the last
-    done: float = 0.0  # share of it that a checkpoint holds
+    overhead: float = 0.0  # seconds before and after the training, as far as records show them
+    training: float = 0.0  # seconds from the first epoch to the last
+    done: float = 0.0  # share of the training that a checkpoint holds
     sources: frozenset[str] = frozenset()  # keys of records, or names of measurements
-    steps: int = 0  # measured
+    steps: int = 0  # that were measured
     date: str = ""  # of the measurement
-    guessed: bool = False  # measured with a random genotype
+    guessed: bool = False  # whether a random genotype was measured
 
     @property
     def seconds(self) -> float:
-        """Seconds left to do."""
+        """Return the seconds that the job will take."""
         return self.overhead + self.training * (1 - self.done)
 
     @property
     def hours(self) -> float:
-        """GPU-hours or CPU-hours."""
+        """Return the GPU-hours or CPU-hours that the job will take."""
         return self.seconds * (1 if self.gpu else self.threads) / 3600
 
     @property
     def saved(self) -> float:
-        """GPU-hours or CPU-hours that a checkpoint saves."""
+        """Return the GPU-hours or CPU-hours that a checkpoint saves."""
         return self.training * self.done * (1 if self.gpu else self.threads) / 3600
 
 
 class Forecast:
-    """Estimates for the jobs of a plan."""
+    """Estimates the jobs of a plan."""
 
     def __init__(self, past: Past, calibration: Calibration) -> None:
-        self.past, self.calibration = past, calibration
+        self.calibration = calibration
         self.by_stage: dict[str, list[Record]] = {}
         for record in sorted(past.records, key=lambda record: record.ended, reverse=True):
             if record.seconds is not None:
                 self.by_stage.setdefault(record.stage, []).append(record)
-        self.found: dict[tuple[str, str, str], Estimate] = {}
+        self.trainings: dict[tuple[str, str, str], Estimate] = {}  # by stage, parameters and split
 
     def of(self, job: Job) -> Estimate:
-        """The estimate for a job; the same for jobs that differ in nothing but the seeds."""
-        if job.stage in TRAINED and "images" in job.params:  # a random search has none
-            name = job.stage, signature(job.params), job.inputs["split"]
-            if name not in self.found:
-                self.found[name] = self._training(job)
-            threads = job.params[job.stage]["threads"]
-            guessed = self.calibration.guesses(job)
-            return replace(self.found[name], job=job, done=_share_done(job), threads=threads, guessed=guessed)
-        return self._other(job)
+        """Estimate a job; jobs that differ only in their seeds share one estimate of the training."""
+        if job.stage not in TRAINED or "images" not in job.params:  # as in a random search
+            return self._other(job)
+        name = job.stage, signature(job.params), job.inputs["split"]
+        if name not in self.trainings:
+            self.trainings[name] = self._training(job)
+        threads = job.params[job.stage]["threads"]
+        guessed = self.calibration.guesses(job)
+        return replace(self.trainings[name], job=job, done=_share_done(job), threads=threads, guessed=guessed)
 
     def _other(self, job: Job) -> Estimate:
-        """A stage without epochs takes as long as its like took before: for this run, else for others."""
-        known = self.by_stage.get(job.stage, [])
-        known = [
-            record for record in known if _weight(job.stage, record.params) == _weight(job.stage, job.params)
-        ]
+        """Estimate a job without epochs by records of this run, or of comparable ones."""
+        weight = _weight(job.stage, job.params)
+        known = [r for r in self.by_stage.get(job.stage, []) if _weight(r.stage, r.params) == weight]
         known = [record for record in known if record.run == job.run] or known
         if not known:
             return Estimate(job, "unknown", "no comparable record yet")
@@ -88,7 +86,7 @@ class Forecast:
         return Estimate(job, "records", "", device, gpu, threads, seconds, sources=_keys(same))
 
     def _training(self, job: Job) -> Estimate:
-        """From records of the same parameters and split, else from a measurement."""
+        """Estimate a training by records of the same parameters and split, or by a measurement."""
         wanted = signature(job.params), job.inputs["split"]
         same = [r for r in self.by_stage.get(job.stage, []) if _trains(r)]
         same = [r for r in same if (signature(r.params), _split(r)) == wanted]
@@ -128,10 +126,10 @@ class Forecast:
 
 
 def _trained(record: Record) -> tuple[float, float]:
-    """Seconds before and after the training, and seconds of the training.
+    """Return the seconds outside the training and those of the training.
 
-    After a resume the record's duration is the last process's, and the throughput of the epoch it resumed in
-    covers only the rest of that epoch: it is extrapolated to the whole epoch.
+    After a resume, a record's duration is that of the last process, and the throughput of the epoch in which
+    it resumed covers only the rest of that epoch; it is extrapolated to the whole epoch.
     """
     epochs = record.throughput or []
     numbers = batches_of(parse(record.stage, record.params))
@@ -145,19 +143,19 @@ def _trained(record: Record) -> tuple[float, float]:
 
 
 def _mean_training(records: list[Record]) -> tuple[float, float]:
-    """The means of `_trained`."""
+    """Return the mean of `_trained` over records."""
     overhead, training = (sum(part) / len(records) for part in zip(*map(_trained, records), strict=True))
     return overhead, training
 
 
 def _of_one_device(records: list[Record]) -> tuple[list[Record], str, bool]:
-    """The records of the newest one's device, its name, and whether it is a GPU; newest first."""
+    """Return the records of the first one's device, its name, and whether it is a GPU."""
     device = _device(records[0])
     return [record for record in records if _device(record) == device], *device
 
 
 def _trains(record: Record) -> bool:
-    """Whether a record has what an estimate of a training needs."""
+    """Return whether a record suffices to estimate a training."""
     return bool(record.throughput) and record.training_seconds is not None and record.resumes is not None
 
 
@@ -171,11 +169,11 @@ def _keys(records: list[Record]) -> frozenset[str]:
 
 
 def _weight(stage: str, params: dict[str, Any]) -> list[Any]:
-    """Return what the cost of a stage without epochs depends on most; records must share it."""
+    """Return what the cost of a stage without epochs mostly depends on."""
     images, retrain = params.get("images", params), params.get("retrain", {})
     network = [images.get("image_size"), params.get("resnet"), retrain.get("channels"), retrain.get("cells")]
     kinds = {"split": [images.get("source")], "evaluate": [images.get("source"), *network]}
-    return kinds.get(stage, [params.get("searcher")])  # a random search is like no other
+    return kinds.get(stage, [params.get("searcher")])  # separates a random search from the rest
 
 
 def _split(record: Record) -> str | None:
@@ -183,7 +181,7 @@ def _split(record: Record) -> str | None:
 
 
 def _share_done(job: Job) -> float:
-    """The share of a training that its checkpoint holds, in whole epochs."""
+    """Return the share of a training, in whole epochs, that its checkpoint holds."""
     held = checkpoint(job)
     numbers = batches(job)
     return sum(numbers[: held[0]]) / sum(numbers) if held else 0.0
