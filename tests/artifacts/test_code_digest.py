@@ -1,4 +1,4 @@
-"""What counts as a change of a job's code, what does not, and which definitions changed."""
+"""What counts as a change of a job's code, and which definitions changed."""
 
 import ast
 import importlib
@@ -82,7 +82,7 @@ def digests(*stages, given=Params()):  # noqa: B008 - frozen
 
 
 def changed_by(path: Path, change, stages=("near", "apart"), given=Params()) -> set[str]:  # noqa: B008
-    """The stages whose digest changes with the text of a file; the change must change the text."""
+    """The stages whose digest depends on a change of a file; the change must alter its text."""
     before, text = digests(*stages, given=given), path.read_text()
     edited = change(text)
     assert edited != text
@@ -103,7 +103,7 @@ def replaced(old, new):
     "change",
     [
         lambda text: "# a comment\n" + text + "\n\n# another\n",
-        lambda text: text + '\n"""A string that acts on nothing."""\n',
+        lambda text: text + '\n"""A string without effect."""\n',
         replaced("(weights, a, b, x, y)", "(\n    weights, a,  # two\n    b, x, y,\n)"),
         replaced("(§2.4)", "(§2.5)"),
         replaced("The docstring of the module", "Other words"),
@@ -113,7 +113,7 @@ def replaced(old, new):
     ],
     ids=["comment", "bare string", "layout", "docstring", "module docstring", "quotes", "import", "unused"],
 )
-def test_comments_docstrings_layout_and_what_nothing_uses_do_not_count(small, change):
+def test_comments_docstrings_layout_and_unused_code_do_not_count(small, change):
     assert changed_by(small / "deep" / "inner.py", change) == set()
 
 
@@ -154,7 +154,7 @@ def test_imports_inside_functions_are_followed(small):
 
 
 @pytest.mark.parametrize("name", ["config.py", "errors.py", "unused.py"])
-def test_declarations_and_what_nothing_uses_do_not_count(small, name):
+def test_declarations_and_unused_modules_do_not_count(small, name):
     assert changed_by(small / name, replaced("1", "2")) == set()
 
 
@@ -188,19 +188,19 @@ def test_a_definition_moved_out_of_the_module_that_uses_it_does_not_count(small)
         "import hlrs.hidden\n\n\ndef run(job):\n    return hlrs.hidden.A.make()",
     ],
 )
-def test_a_class_counts_whose_attribute_is_used(small, use):
+def test_a_class_counts_if_its_attribute_is_used(small, use):
     (small / "stages" / "apart.py").write_text(f"{use}\n")
     (small / "hidden.py").write_text("class A:\n    @staticmethod\n    def make():\n        return 1\n")
     assert changed_by(small / "hidden.py", replaced("return 1", "return 2")) == {"apart"}
 
 
-def test_what_an_import_means_counts(small):
+def test_the_target_of_an_import_counts(small):
     stage = small / "stages" / "apart.py"
     assert changed_by(stage, replaced("import json", "import os as json")) == {"apart"}
     assert changed_by(stage, replaced("import os as json", "import os as json, re")) == set()
 
 
-def test_a_kind_counts_only_where_it_is_asked_for_and_what_it_calls_with_it(small):
+def test_a_kind_and_its_callees_count_only_where_selected(small):
     one, two, stages = Params(), Params(chosen=Two()), ("table",)
     parts = small / "parts.py"
     assert changed_by(parts, replaced("return 2", "return 3"), stages, one) == set()
@@ -217,7 +217,7 @@ def test_a_kind_counts_only_where_it_is_asked_for_and_what_it_calls_with_it(smal
     [
         ("    VALUE = 2\n    return VALUE", False),
         ("    for VALUE in job:\n        return VALUE", False),
-        ("    return [VALUE for VALUE in job]", True),  # followed for nothing, and safe
+        ("    return [VALUE for VALUE in job]", True),  # counts needlessly, which is safe
         ("    def inner(VALUE):\n        return VALUE\n\n    return inner, VALUE", True),
         ("    def inner():\n        VALUE = 2\n\n    return VALUE", True),
         ("    return lambda VALUE: VALUE", False),
@@ -225,7 +225,7 @@ def test_a_kind_counts_only_where_it_is_asked_for_and_what_it_calls_with_it(smal
         ("    from hlrs.late import VALUE\n\n    return VALUE", False),
     ],
 )
-def test_a_local_variable_is_not_the_definition_of_its_name(small, body, counts):
+def test_a_local_variable_hides_a_definition(small, body, counts):
     stage = small / "stages" / "apart.py"
     stage.write_text(f"VALUE = 1\n\n\ndef run(job):\n{body}\n")
     assert (changed_by(stage, replaced("VALUE = 1", "VALUE = 3")) == {"apart"}) == counts
@@ -240,21 +240,21 @@ def test_a_local_variable_is_not_the_definition_of_its_name(small, body, counts)
     ],
     ids=["default", "decorator", "decorated class"],
 )
-def test_what_only_a_default_or_a_decorator_names_counts(small, use):
+def test_names_in_defaults_and_decorators_count(small, use):
     (small / "stages" / "apart.py").write_text(f"from hlrs.hidden import secret\n\n\n{use}\n")
     (small / "hidden.py").write_text("def secret(value=None):\n    return value\n")
     assert changed_by(small / "hidden.py", replaced("return value", "return 1")) == {"apart"}
 
 
-def test_a_module_that_is_handed_on_counts_whole(small):
-    """As for getattr(late, name): any of its definitions may be meant."""
+def test_a_module_passed_as_a_value_counts_whole(small):
+    """As with getattr(late, name), any of its definitions may be used."""
     (small / "stages" / "apart.py").write_text(
         "from hlrs import late\n\n\ndef run(job):\n    return vars(late)\n"
     )
     assert changed_by(small / "late.py", replaced("OTHER = 1", "OTHER = 2")) == {"apart"}
 
 
-def test_what_runs_when_a_module_is_imported_counts(small):
+def test_code_that_runs_on_import_counts(small):
     assert changed_by(small / "deep" / "inner.py", lambda text: text + "\n\nprint(1)\n") == {"near"}
 
 
@@ -325,7 +325,7 @@ def due(edits: dict[str, Any]) -> set[str]:
 
 
 def with_kind(table: str, name: str) -> Any:
-    """Add a kind: a definition behind its module's table, and its entry, keyed by a spec of the same name."""
+    """Add a kind: a definition after its module's table, and its entry, keyed by a spec of the same name."""
 
     def change(text: str) -> str:
         tree = ast.parse(text)
@@ -360,15 +360,15 @@ def test_a_new_kind_makes_no_job_due(file, table):
     assert due({file: with_kind(table, "brand_new")}) == set()
 
 
-def test_a_change_of_a_kind_reaches_the_jobs_that_ask_for_it():
+def test_a_change_of_a_kind_affects_only_jobs_that_select_it():
     assert due({"nas/arch_lr.py": replaced("return 1.0\n", "return 0.5\n")}) == {"darts"}
     assert due({"longtail/mixing.py": replaced("return 1 - t**2", "return 1 - t**3")}) == {"hlrs"}
-    assert due({"longtail/losses.py": replaced("-(rest**", "+(rest**")}) == set()  # nobody asks for focal
+    assert due({"longtail/losses.py": replaced("-(rest**", "+(rest**")}) == set()  # no job selects focal
     assert due({"nas/searchers/gdas.py": lambda text: text.replace("return ", "return 0 or ")}) == set()
 
 
-def test_a_change_of_what_a_kind_calls_reaches_the_jobs_that_ask_for_it():
-    """Of cross-entropy and of class weights, which nobody asks for."""
+def test_a_change_of_a_callee_affects_only_jobs_that_select_its_caller():
+    """A callee of cross-entropy, and one of class weights, which no job selects."""
     assert due(
         {"longtail/losses.py": replaced("losses = self.of_images(", "losses = 2 * self.of_images(")}
     ) == {
@@ -385,18 +385,18 @@ def test_a_change_of_what_a_kind_calls_reaches_the_jobs_that_ask_for_it():
 @pytest.mark.parametrize(
     ("spec", "variable", "jobs_of"),
     [
-        (methods.CrossEntropy, "scale", {*BEFORE} - {"split", "extract"}),  # charts read a `scale`, too
-        (methods.CrossEntropy, "reweights", {"report"}),  # of the claim
-        (methods.Focal, "reweights", set()),  # nobody asks for it
-        (methods.CrossEntropy, "corrects", set()),  # the params are checked by it, no result depends on it
+        (methods.CrossEntropy, "scale", {*BEFORE} - {"split", "extract"}),  # charts also read a `scale`
+        (methods.CrossEntropy, "reweights", {"report"}),  # read by the claim
+        (methods.Focal, "reweights", set()),  # no job selects it
+        (methods.CrossEntropy, "corrects", set()),  # validates params only; no result depends on it
     ],
 )
-def test_what_a_spec_declares_counts_where_it_is_asked_for_and_read(spec, variable, jobs_of, monkeypatch):
-    monkeypatch.setattr(spec, variable, "otherwise")
+def test_a_class_variable_of_a_spec_counts_only_where_selected_and_read(spec, variable, jobs_of, monkeypatch):
+    monkeypatch.setattr(spec, variable, "changed")
     assert due({}) == jobs_of
 
 
-def test_a_change_reaches_the_stages_that_use_it_and_no_other():
+def test_a_change_affects_only_the_stages_that_use_it():
     again = replaced("return ", "return 0 or ")
     assert due({"longtail/metrics.py": again}) == {"evaluate"}
     assert due({"data/batches.py": again}) == {"darts", "hlrs", "retrain"}
@@ -406,7 +406,7 @@ def test_a_change_reaches_the_stages_that_use_it_and_no_other():
     assert due({"report/page.html.j2": replaced("<h1", "<h1 ")}) == {"report"}
 
 
-def test_the_workflow_around_the_stages_and_the_declarations_do_not_count():
+def test_orchestration_and_declarations_do_not_count():
     again = replaced("return ", "return 0 or ")
     outside = (
         "pipeline/plan.py",
@@ -418,8 +418,8 @@ def test_the_workflow_around_the_stages_and_the_declarations_do_not_count():
     assert due(dict.fromkeys(outside, again)) == set()
 
 
-def test_a_renamed_and_a_moved_module_make_no_job_due():
-    """One renamed with all its mentions, one moved to another room."""
+def test_renaming_or_moving_a_module_makes_no_job_due():
+    """Rename one module with all its mentions; move another to a different room."""
     files = {name: re.sub(rb"\bbilevel\b", b"twofold", text) for name, text in FILES.items()}
     files = {
         name: text.replace(b"hlrs.longtail.row_rates", b"hlrs.data.rates") for name, text in files.items()
@@ -431,13 +431,13 @@ def test_a_renamed_and_a_moved_module_make_no_job_due():
 
 
 def modules() -> list[Any]:
-    """All modules of the package that load here."""
+    """All modules of the package that can be imported on this machine."""
     names = [m.name for m in pkgutil.walk_packages(hlrs.__path__, "hlrs.") if ".triton_" not in m.name]
     return [importlib.import_module(name) for name in names if not name.endswith("__main__")]
 
 
-def test_every_table_of_kinds_is_written_in_the_one_form_that_the_digest_reads():
-    """A mapping from specs to anything, at a module's top level, is an annotated display of names."""
+def test_every_table_of_kinds_has_the_form_that_the_digest_reads():
+    """A mapping keyed by specs, at a module's top level, is an annotated dict display of names."""
     found = []
     for module in modules():
         tables = {n.target.id for n in ast.parse(Path(module.__file__).read_text()).body if is_table(n)}
@@ -460,7 +460,7 @@ def test_every_table_of_kinds_is_written_in_the_one_form_that_the_digest_reads()
 
 
 def test_no_two_specs_share_a_name():
-    """The digest knows kinds by the names of their specs."""
+    """The digest identifies kinds by the names of their specs."""
     found = [spec for room in (data, jobs, methods, params, recipes) for spec in vars(room).values()]
     specs = {spec for spec in found if isinstance(spec, type) and issubclass(spec, Spec)}
     assert len({spec.__name__ for spec in specs}) == len(specs) > 50
@@ -488,7 +488,7 @@ def test_every_kind_that_params_may_name_is_in_its_table():
 
 
 def reached() -> list[str]:
-    """The files that any of the jobs needs."""
+    """The files that any job needs."""
     names = {name.rsplit(".", 1)[0] for job in JOBS.values() for name in here().definitions(*job)}
     files = [
         file
@@ -499,8 +499,8 @@ def reached() -> list[str]:
     return files
 
 
-def test_nothing_in_a_stage_is_reached_but_by_its_name():
-    """The digest follows names: what strings could reach is refused."""
+def test_stages_refer_to_definitions_only_by_name():
+    """The digest follows names, so access by string is forbidden."""
     for file in reached():
         for node in ast.walk(ast.parse(FILES[file])):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
@@ -510,8 +510,8 @@ def test_nothing_in_a_stage_is_reached_but_by_its_name():
             assert not forbidden, file
 
 
-def test_no_module_of_a_stage_acts_when_it_is_imported():
-    """At its top level are imports, definitions and types, nothing else."""
+def test_no_module_of_a_stage_runs_code_on_import():
+    """Its top level holds only imports, definitions and types."""
     for file in reached():
         loose = here()._module("hlrs." + file.removesuffix(".py").replace("/", ".")).loose
         assert not loose, f"{file}:{loose[0].lineno}"
@@ -547,7 +547,7 @@ def test_changed_definitions_are_named(small):
     ]
 
 
-def test_the_code_of_a_commit_has_the_digest_that_it_had_in_the_checkout(small):
+def test_a_commit_has_the_digest_of_its_checkout(small):
     def git(*arguments):
         names = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
         done = subprocess.run(["git", *names, *arguments], cwd=small.parent, check=True, capture_output=True)

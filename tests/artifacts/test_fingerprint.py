@@ -11,6 +11,7 @@ from hlrs.artifacts import data_digest
 from hlrs.artifacts.data_digest import content_digest, data_files, file_digests
 from hlrs.config.data import Digits, ImageFolder, ListFile, Npz, Parquet, Torchvision
 from hlrs.errors import UserError
+from tests.messages import says
 
 
 @pytest.fixture
@@ -62,12 +63,12 @@ def test_order_and_part_of_the_files_count(workspace):
 def test_an_unchanged_file_is_not_read_again(workspace):
     first = content_digest(parquet())
     times = Path("data/train.parquet").stat()
-    Path("data/train.parquet").write_bytes(b"OTHER BYTE")  # what a second reading would see
+    Path("data/train.parquet").write_bytes(b"OTHER BYTE")  # what reading again would find
     os.utime("data/train.parquet", ns=(times.st_atime_ns, times.st_mtime_ns))
     assert content_digest(parquet()) == first
 
 
-def test_of_many_files_only_the_changed_one_is_read_again(images, monkeypatch):
+def test_only_the_changed_file_of_many_is_read_again(images, monkeypatch):
     read = []
     original = data_digest.sha256
     monkeypatch.setattr(data_digest, "sha256", lambda path: read.append(str(path)) or original(path))
@@ -82,7 +83,7 @@ def test_of_many_files_only_the_changed_one_is_read_again(images, monkeypatch):
     assert read[5:] == ["data/b/2.jpg"] * 2
 
 
-def test_what_was_read_is_remembered_though_it_was_cut_short(images, monkeypatch):
+def test_an_interrupted_run_keeps_its_digests(images, monkeypatch):
     monkeypatch.setattr(data_digest, "ThreadPoolExecutor", Serial)
     original = data_digest.sha256
     read = []
@@ -121,14 +122,14 @@ def test_a_touched_file_is_read_again_and_keeps_its_digest(workspace):
 
 
 @pytest.mark.parametrize("memory", ["", "{", "\x00", "[]"])
-def test_a_broken_memory_is_forgotten(workspace, memory):
+def test_a_broken_cache_is_ignored(workspace, memory):
     first = content_digest(parquet())
     data_digest.MEMORY.write_text(memory)
     data_digest.CONTENTS.write_text(memory)
     assert content_digest(parquet()) == first
 
 
-def test_the_pointer_of_dvc_answers_for_the_file(workspace):
+def test_a_dvc_pointer_stands_for_the_file(workspace):
     Path("data/train.parquet.dvc").write_text("outs:\n- md5: 0123abc\n  path: train.parquet\n")
     expected = hashlib.sha256(b"train/0 0123abc").hexdigest()
     assert content_digest(parquet()) == expected
@@ -136,13 +137,13 @@ def test_the_pointer_of_dvc_answers_for_the_file(workspace):
     assert content_digest(parquet()) == expected
 
 
-def test_the_pointer_of_dvc_answers_for_a_folder(workspace):
+def test_a_dvc_pointer_stands_for_a_folder(workspace):
     Path("data/images.dvc").write_text("outs:\n- md5: 77ff.dir\n  path: images\n")
     source = ImageFolder(kind="image_folder", train="data/images")
     assert content_digest(source) == hashlib.sha256(b"train 77ff.dir").hexdigest()
 
 
-def test_a_folder_is_its_images_by_name(workspace):
+def test_the_digest_of_a_folder_covers_its_images_by_name(workspace):
     for name in ("a/1.png", "b/2.JPG", "b/notes.txt"):
         path = Path("data/images", name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,11 +152,11 @@ def test_a_folder_is_its_images_by_name(workspace):
     before = content_digest(source)
     Path("data/images/b/notes.txt").write_text("not an image")
     assert content_digest(source) == before
-    Path("data/images/b/2.JPG").rename("data/images/a/2.JPG")  # the same bytes, of another class
+    Path("data/images/b/2.JPG").rename("data/images/a/2.JPG")  # the same bytes in another class
     assert content_digest(source) != before
 
 
-def test_torchvisions_files_are_known_by_name(workspace):
+def test_the_digest_of_torchvision_is_that_of_its_name(workspace):
     found = {
         content_digest(Torchvision(kind="torchvision", name=n, root=r))
         for n, r in (("cifar10", "x"), ("cifar10", "y"), ("cifar100", "x"))
@@ -163,7 +164,7 @@ def test_torchvisions_files_are_known_by_name(workspace):
     assert len(found) == 2
 
 
-def test_digits_come_with_scikit_learn(workspace):
+def test_digits_need_no_files(workspace):
     assert content_digest(Digits(kind="digits")) == content_digest(Digits(kind="digits"))
     assert not Path("data/digits").exists()
 
@@ -173,18 +174,19 @@ def test_digits_come_with_scikit_learn(workspace):
     [parquet("data/none.parquet"), ImageFolder(kind="image_folder", train="data/none")],
     ids=["file", "folder"],
 )
-def test_a_missing_file_is_one_line_that_names_it(workspace, source):
-    with pytest.raises(UserError, match=r"^data/none.*: (No such file|no such folder)") as caught:
+def test_a_missing_file_is_named_in_one_line(workspace, source):
+    with pytest.raises(UserError) as caught:
         content_digest(source)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("data/none")
+    says(str(caught.value))
 
 
-def test_a_folder_without_images_is_refused(workspace):
-    with pytest.raises(UserError, match=r"data: no images.*add "):
+def test_a_folder_without_images_is_rejected(workspace):
+    with pytest.raises(UserError, match=r"^data\b.*images.*add\b"):
         content_digest(ImageFolder(kind="image_folder", train="data"))
 
 
-def test_every_file_is_named_also_below_a_folder_that_dvc_tracks(workspace):
+def test_files_below_a_folder_that_dvc_tracks_are_listed(workspace):
     for name in ("a/1.png", "b/2.png"):
         path = Path("data/images", name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +198,7 @@ def test_every_file_is_named_also_below_a_folder_that_dvc_tracks(workspace):
     assert digests == [hashlib.sha256(name.encode()).hexdigest() for name in ("a/1.png", "b/2.png")]
 
 
-def test_a_list_is_its_lines_and_the_images_it_names(images):
+def test_the_digest_of_a_list_covers_its_lines_and_images(images):
     texts = [("train", b"a/1 0.jpg 0\nb/2.jpg 1\n"), ("test", b"c.jpg 1\n")]
     named = [(f"root/{name}", name.encode()) for name in ("a/1 0.jpg", "b/2.jpg", "c.jpg")]
     lines = [f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in texts + named]
@@ -212,21 +214,18 @@ def test_a_list_is_its_lines_and_the_images_it_names(images):
 def test_missing_images_are_counted_and_the_first_is_named(images):
     for name in ("b/2.jpg", "c.jpg"):
         Path("data", name).unlink()
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as caught:
         content_digest(images)
-    assert str(refused.value) == (
-        "data/b/2.jpg: No such file or directory; 2 of 3 data files cannot be reached: "
-        "put them there or correct the params"
-    )
+    says(str(caught.value), "data/b/2.jpg", "2 of 3", "params")
 
 
-def test_bad_lists_are_refused_when_the_plan_is_made(images):
+def test_bad_lists_are_rejected_on_planning(images):
     Path("test.txt").write_text("c.jpg 2\n")
-    with pytest.raises(UserError, match=r"^test\.txt:1: label 2 is none of 0 to 1, those of train\.txt"):
+    with pytest.raises(UserError, match=r"^test\.txt:1\b.*\b2\b.*\b0 to 1\b.*train\.txt"):
         content_digest(images)
 
 
-def test_a_root_that_dvc_tracks_is_not_looked_into(images):
+def test_a_root_that_dvc_tracks_is_not_read(images):
     Path("data.dvc").write_text("outs:\n- md5: 77ff.dir\n  path: data\n")
     before = content_digest(images)
     shutil.rmtree("data")  # as in a fresh clone
@@ -235,7 +234,7 @@ def test_a_root_that_dvc_tracks_is_not_looked_into(images):
     assert content_digest(images) != before
 
 
-def test_a_file_that_a_pattern_matches_anew_changes_the_digest(workspace):
+def test_another_file_that_a_pattern_matches_changes_the_digest(workspace):
     first = content_digest(parquet("data/*.parquet"))
     assert first == content_digest(parquet())
     Path("data/train-2.parquet").write_bytes(b"more")
@@ -245,11 +244,11 @@ def test_a_file_that_a_pattern_matches_anew_changes_the_digest(workspace):
     tracked = content_digest(parquet("data/*.parquet"))
     Path("data/train-2.parquet").unlink()  # before `dvc pull`
     assert content_digest(parquet("data/*.parquet")) == tracked
-    with pytest.raises(UserError, match=r"^data/x-\*: no file matches this pattern"):
+    with pytest.raises(UserError, match=r"^data/x-\*.*source\.train"):
         content_digest(parquet("data/x-*"))
 
 
-def test_an_npz_is_its_bytes(workspace):
+def test_the_digest_of_an_npz_is_that_of_its_bytes(workspace):
     Path("data/path.npz").write_bytes(b"arrays")
     expected = hashlib.sha256(f"npz {hashlib.sha256(b'arrays').hexdigest()}".encode()).hexdigest()
     assert content_digest(Npz(kind="npz", file="data/path.npz")) == expected

@@ -13,6 +13,7 @@ from hlrs.config.methods import Bilateral
 from hlrs.config.params import Params
 from hlrs.config.params import load as load_params
 from hlrs.errors import UserError
+from tests.messages import says
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))]
@@ -47,7 +48,7 @@ report: {reference: darts}
 
 @pytest.fixture
 def load(tmp_path):
-    """Load PARAMS with some replacements (old, new); each must apply."""
+    """Load PARAMS with some replacements (old, new), each of which must apply."""
 
     def load_changed(*changes):
         text = PARAMS
@@ -69,7 +70,6 @@ def complaint(load, tmp_path):
         with pytest.raises(UserError) as caught:
             load(*changes)
         message = str(caught.value)
-        assert "\n" not in message
         assert message.startswith(f"{tmp_path / 'params.yaml'}: ")
         return message.removeprefix(f"{tmp_path / 'params.yaml'}: ")
 
@@ -78,257 +78,253 @@ def complaint(load, tmp_path):
 
 # --- mistakes -----------------------------------------------------------------------------------------
 
-MISTAKES = {  # name: (old, new, what the message starts with, what else it says)
-    "imbalance below 1": (
-        "factor: 10",
-        "factor: 0.5",
-        "datasets.digits_lt.imbalance.factor: 0.5 is not allowed",
-        "greater than or equal to 1",
-    ),
+MISTAKES = {  # name: (old, new, the field that the message starts with, what else it names)
+    "imbalance below 1": ("factor: 10", "factor: 0.5", "datasets.digits_lt.imbalance.factor", "0.5", "1"),
     "unknown key": (
         "test_per_class: 50",
         "test_per_class: 50\n    test_per_clas: 50",
-        "datasets.digits_lt.test_per_clas: unknown key, did you mean test_per_class?",
+        "datasets.digits_lt.test_per_clas",
+        "did you mean test_per_class",
         "max_per_class",
     ),
-    "unknown section": (
-        "search:",
-        "serch: {}\nsearch:",
-        "serch: unknown key, did you mean search?",
-        "matrix",
-    ),
+    "unknown section": ("search:", "serch: {}\nsearch:", "serch", "did you mean search", "matrix"),
     "unknown key of a kind": (
         "{kind: symmetric}",
         "{kind: symmetric, a: 1}",
-        "methods.hlrs.objective.mixing.a: unknown key",
-        "allowed: kind",
+        "methods.hlrs.objective.mixing.a",
+        "unknown",
+        "kind",
     ),
     "key of another kind": (
         "{kind: constant}",
         "{kind: cosine, at: 0.5}",
-        "methods.darts.arch_lr.at: unknown key",
-        "allowed: final, kind",
+        "methods.darts.arch_lr.at",
+        "unknown",
+        "final, kind",
     ),
-    "text for a number": (
-        "epochs: 12",
-        'epochs: "12"',
-        "search.epochs: '12' is not allowed",
-        "valid integer",
-    ),
-    "fraction for a count": (
-        "epochs: 12",
-        "epochs: 12.5",
-        "search.epochs: 12.5 is not allowed",
-        "valid integer",
-    ),
-    "truth for a number": (
-        "seeds: [0, 1]",
-        "seeds: [0, true]",
-        "matrix.seeds.1: True is not allowed",
-        "integer",
-    ),
-    "odd channels": ("epochs: 12", "channels: 5", "search.channels: 5 is not allowed", "multiple of 2"),
-    "momentum of 1": (
-        "{lr: 0.05}",
-        "{momentum: 1}",
-        "retrain.weights.momentum: 1 is not allowed",
-        "less than 1",
-    ),
+    "text for a number": ("epochs: 12", 'epochs: "12"', "search.epochs", "'12'", "integer"),
+    "fraction for a count": ("epochs: 12", "epochs: 12.5", "search.epochs", "12.5", "integer"),
+    "truth for a number": ("seeds: [0, 1]", "seeds: [0, true]", "matrix.seeds.1", "True", "integer"),
+    "odd channels": ("epochs: 12", "channels: 5", "search.channels", "5", "multiple of 2"),
+    "momentum of 1": ("{lr: 0.05}", "{momentum: 1}", "retrain.weights.momentum", "less than 1"),
     "unknown kind of mixing": (
         "kind: symmetric",
         "kind: parabolic",
-        "methods.hlrs.objective.mixing.kind: 'parabolic' is unknown",
-        "'parabolic_decay', 'linear_decay', 'cosine_decay', 'equal', 'parabolic_increment', 'beta', 'symm",
+        "methods.hlrs.objective.mixing.kind",
+        "'parabolic'",
+        "'parabolic_decay', 'linear_decay', 'cosine_decay', 'equal'",
+        "'symmetric'",
     ),
     "unknown kind of source": (
         "kind: digits",
         "kind: cifar10",
-        "datasets.digits_lt.source.kind: 'cifar10' is unknown",
+        "datasets.digits_lt.source.kind",
+        "'cifar10'",
         "'torchvision'",
     ),
-    "kind left out": (
-        "{kind: plain}",
-        "{}",
-        "methods.darts.objective.kind: is missing",
-        "allowed: plain, bilateral",
-    ),
+    "kind left out": ("{kind: plain}", "{}", "methods.darts.objective.kind", "missing", "plain, bilateral"),
     "unknown value": (
         "test_per_class: 50",
         "test_per_class: 50\n    protocol: LDAM",
-        "datasets.digits_lt.protocol: 'LDAM' is unknown",
+        "datasets.digits_lt.protocol",
+        "'LDAM'",
         "'seeded' or 'ldam'",
     ),
     "method without searcher": (
         "    searcher: {kind: darts, order: 1}\n",
         "",
-        "methods.darts.searcher: is missing",
-        "kinds: darts, pc_darts, ",
+        "methods.darts.searcher",
+        "missing",
+        "darts, pc_darts",
     ),
     "data set without source": (
         "    source: {kind: digits}\n",
         "",
-        "datasets.digits_lt.source: is missing",
-        "kinds: digits, parquet, torchvision, image_folder",
+        "datasets.digits_lt.source",
+        "missing",
+        "digits, parquet, torchvision, image_folder",
     ),
-    "section left out": ("evaluate: {}\n", "", "evaluate: is missing", ""),
+    "section left out": ("evaluate: {}\n", "", "evaluate", "missing"),
     "undefined data set": (
         "datasets: [digits_lt]",
         "datasets: [cifar]",
-        "matrix.datasets: 'cifar' is not defined",
-        "allowed: digits_lt",
+        "matrix.datasets",
+        "'cifar'",
+        "digits_lt",
     ),
     "undefined method": (
         "methods: [darts, hlrs",
         "methods: [drats, hlrs",
-        "matrix.methods: 'drats' is not defined",
-        "allowed: darts, hlrs, random",
+        "matrix.methods",
+        "'drats'",
+        "darts, hlrs, random",
     ),
-    "repeated seed": ("seeds: [0, 1]", "seeds: [1, 1]", "matrix: seeds repeats an entry", "[1, 1]"),
-    "nothing to run": ("seeds: [0, 1]", "seeds: []", "matrix.seeds: [] is too short", "at least 1 item"),
-    "number for a list": ("seeds: [0, 1]", "seeds: 2", "matrix.seeds: 2 is not a list", "write [2]"),
+    "repeated seed": ("seeds: [0, 1]", "seeds: [1, 1]", "matrix", "seeds", "[1, 1]", "once"),
+    "nothing to run": ("seeds: [0, 1]", "seeds: []", "matrix.seeds", "[]", "1"),
+    "number for a list": ("seeds: [0, 1]", "seeds: 2", "matrix.seeds", "list", "[2]"),
     "name for a list": (
         "datasets: [digits_lt]",
         "datasets: digits_lt",
-        "matrix.datasets: 'digits_lt' is not a list",
-        "write [digits_lt]",
+        "matrix.datasets",
+        "list",
+        "[digits_lt]",
     ),
-    "empty list": ("seeds: [0, 1]", "seeds:", "matrix.seeds: is empty", "write [...]"),
+    "empty list": ("seeds: [0, 1]", "seeds:", "matrix.seeds", "empty", "[...]"),
     "too many betas": (
         "epochs: 12",
         "alphas: {betas: [0.5, 0.9, 0.9]}",
-        "search.alphas.betas: [0.5, 0.9, 0.9] is too long",
-        "at most 2 items",
+        "search.alphas.betas",
+        "[0.5, 0.9, 0.9]",
+        "2",
     ),
     "name of a loss for its mapping": (
         "{kind: plain}",
         "{kind: plain, loss: focal}",
-        "methods.darts.objective.loss: 'focal' is not a mapping",
-        "write {kind: focal}",
+        "methods.darts.objective.loss",
+        "'focal'",
+        "{kind: focal}",
     ),
     "name of a source for its mapping": (
         "source: {kind: digits}",
         "source: digits",
-        "datasets.digits_lt.source: 'digits' is not a mapping",
-        "write {kind: digits}",
+        "datasets.digits_lt.source",
+        "'digits'",
+        "{kind: digits}",
     ),
     "unknown name for a mapping": (
         "{kind: plain}",
         "{kind: plain, loss: facol}",
-        "methods.darts.objective.loss: 'facol' is not a mapping",
+        "methods.darts.objective.loss",
+        "'facol'",
         "focal",
     ),
     "name for a mapping of an override": (
         "searcher: {kind: random}",
         "searcher: {kind: random}\n    retrain: {policy: randaugment}",
-        "methods.random.retrain.policy: 'randaugment' is not a mapping",
-        "write {kind: randaugment}",
+        "methods.random.retrain.policy",
+        "'randaugment'",
+        "{kind: randaugment}",
     ),
-    "empty section": ("evaluate: {}", "evaluate:", "evaluate: is empty", "or {} for the defaults"),
-    "number for a section": (
-        "evaluate: {}",
-        "evaluate: 3",
-        "evaluate: 3 is not a mapping",
-        "batch_size",
-    ),
+    "empty section": ("evaluate: {}", "evaluate:", "evaluate", "empty", "{}", "defaults"),
+    "number for a section": ("evaluate: {}", "evaluate: 3", "evaluate", "3", "batch_size"),
     "entries left out": (
         "searcher: {kind: random}",
         "searcher: {kind: random}\n    retrain:",
-        "methods.random.retrain: is empty",
-        "or {} for none",
+        "methods.random.retrain",
+        "empty",
+        "{}",
     ),
     "name that is no folder": (
         "datasets: [digits_lt]",
         "datasets: [a/b]",
-        "matrix.datasets.0: 'a/b' is not allowed",
+        "matrix.datasets.0",
+        "'a/b'",
         "pattern",
     ),
     "coupled without bilateral": (
         "{kind: constant}",
         "{kind: coupled}",
-        "methods.darts: arch_lr coupled",
-        "needs objective bilateral",
+        "methods.darts",
+        "arch_lr coupled",
+        "objective bilateral",
     ),
     "coupled to a random mixing": (
         "kind: symmetric",
         "kind: beta",
-        "methods.hlrs: arch_lr coupled",
-        "not beta",
+        "methods.hlrs",
+        "arch_lr coupled",
+        "beta",
     ),
     "random with an objective": (
         "searcher: {kind: random}",
         "searcher: {kind: random}\n    objective: {kind: plain}",
-        "methods.random: searcher random trains nothing",
-        "leave out objective and arch_lr",
+        "methods.random",
+        "searcher random",
+        "leave out",
+        "objective",
+        "arch_lr",
     ),
     "more branch cells than cells": (
         "{kind: symmetric}}",
         "{kind: symmetric}, branch_cells: 4}",
-        "methods.hlrs.objective.branch_cells: search.cells is 3",
-        "branch_cells of 4",
+        "methods.hlrs.objective.branch_cells",
+        "search.cells",
+        "3",
+        "4",
+        "lower branch_cells",
     ),
-    "no test set": (
-        "    test_per_class: 50\n",
-        "",
-        "datasets.digits_lt: test_per_class is needed",
-        "no test set",
-    ),
+    "no test set": ("    test_per_class: 50\n", "", "datasets.digits_lt", "test_per_class", "source digits"),
     "ldam of a natural tail": (
         "imbalance: {kind: exponential, factor: 10}",
         "imbalance: {kind: natural}\n    protocol: ldam",
-        "datasets.digits_lt: protocol ldam",
+        "datasets.digits_lt",
+        "protocol ldam",
         "natural",
+        "change",
     ),
     "groups that overlap": (
         "test_per_class: 50",
         "test_per_class: 50\n    groups: {many_above: 20, few_below: 30}",
-        "datasets.digits_lt.groups: few_below (30)",
+        "datasets.digits_lt.groups",
+        "few_below (30)",
         "many_above (20)",
     ),
     "reference that is not run": (
         "reference: darts",
         "reference: foo",
-        "report.reference: 'foo' is not in the matrix",
-        "allowed: darts, hlrs, random",
+        "report.reference",
+        "'foo'",
+        "darts, hlrs, random",
     ),
     "auxiliary head with two branches": (
         "auxiliary_weight: 0",
         "auxiliary_weight: 0.4, objective: {kind: bilateral}",
-        "retrain: objective bilateral has no auxiliary head",
-        "auxiliary_weight to 0",
+        "retrain",
+        "objective bilateral",
+        "auxiliary_weight",
+        "0",
     ),
     "value of an override": (
         "searcher: {kind: random}",
         "searcher: {kind: random}\n    retrain: {epochs: 0}",
-        "methods.random.retrain.epochs: 0 is not allowed",
-        "greater than or equal to 1",
+        "methods.random.retrain.epochs",
+        "0",
+        "1",
     ),
     "key of an override": (
         "searcher: {kind: random}",
         "searcher: {kind: random}\n    retrain: {epoch: 9}",
-        "methods.random.retrain.epoch: unknown key, did you mean epochs?",
+        "methods.random.retrain.epoch",
+        "did you mean epochs",
         "auxiliary_weight",
     ),
     "nested value of an override": (
         "searcher: {kind: random}",
         "searcher: {kind: random}\n    retrain: {weights: {lr: fast}}",
-        "methods.random.retrain.weights.lr: 'fast' is not allowed",
-        "valid number",
+        "methods.random.retrain.weights.lr",
+        "'fast'",
+        "number",
     ),
     "kind in an override": (
         "searcher: {kind: random}",
         "searcher: {kind: random}\n    retrain: {objective: {kind: bilateral, mixing: {kind: z}}}",
-        "methods.random.retrain.objective.mixing.kind: 'z' is unknown",
+        "methods.random.retrain.objective.mixing.kind",
+        "'z'",
         "'parabolic_decay'",
     ),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_named_with_its_field_and_what_is_allowed(complaint, name):
-    old, new, start, more = MISTAKES[name]
-    message = complaint((old, new))
-    assert message.startswith(start)
-    assert more in message
+def test_a_mistake_is_reported_with_its_field_and_a_remedy(complaint, name):
+    old, new, field, *facts = MISTAKES[name]
+    blames(complaint((old, new)), field, *facts)
+
+
+def blames(message, field, *facts):
+    """Assert that a message starts with a field, and names the facts."""
+    assert re.match(rf"{re.escape(field)}[: ]", message), message
+    says(message, *facts)
 
 
 # --- parts that exclude each other ----------------------------------------------------------------------
@@ -342,12 +338,12 @@ SEARCH, RECIPE, LR = "epochs: 12", "epochs: 30", "{lr: 0.05}"
 
 
 def searched(objective):
-    """Let the method darts search under another objective."""
+    """Give the method darts another objective in the search."""
     return [(OBJECTIVE, f"objective: {objective}")]
 
 
 def retrained(entries):
-    """Let the method random be retrained with entries of its own."""
+    """Give the method random its own entries for retraining."""
     return [(ALONE, f"{ALONE}\n    retrain: {{{entries}}}")]
 
 
@@ -355,70 +351,98 @@ def sampled(loss, sampler):
     return searched(f"{{kind: plain, loss: {{kind: {loss}}}, sampler: {{kind: {sampler}}}}}")
 
 
-IMPOSSIBLE = {  # name: (replacements, what the message starts with, pattern of the remedy)
+IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, what else it names)
     "Balanced Softmax of a balanced batch": (
         sampled("balanced_softmax", "class_balanced"),
-        "methods.darts.objective: loss balanced_softmax",
-        "sampler class_balanced .*use one of the two",
+        "methods.darts.objective",
+        "loss balanced_softmax",
+        "sampler class_balanced",
+        "use one",
     ),
     "logit adjustment of a square-root batch": (
         sampled("logit_adjustment", "square_root"),
-        "methods.darts.objective: loss logit_adjustment",
-        "sampler square_root .*use one of the two",
+        "methods.darts.objective",
+        "loss logit_adjustment",
+        "sampler square_root",
+        "use one",
     ),
     "seesaw of a progressively balanced batch": (
         sampled("seesaw", "progressive"),
-        "methods.darts.objective: loss seesaw",
-        "sampler progressive .*use one of the two",
+        "methods.darts.objective",
+        "loss seesaw",
+        "sampler progressive",
+        "use one",
     ),
     "effective numbers of a reversed batch": (
         sampled("class_balanced", "reversed"),
-        "methods.darts.objective: loss class_balanced",
-        "sampler reversed .*use one of the two",
+        "methods.darts.objective",
+        "loss class_balanced",
+        "sampler reversed",
+        "use one",
     ),
     "two deferred remedies": (
         sampled("ldam", "deferred"),
-        "methods.darts.objective: loss ldam",
-        "sampler deferred .*use one of the two, or at: null",
+        "methods.darts.objective",
+        "loss ldam",
+        "sampler deferred",
+        "use one",
+        "at: null",
     ),
     "Balanced Softmax in two branches": (
         searched("{kind: bilateral, loss: {kind: balanced_softmax}}"),
-        "methods.darts.objective: loss balanced_softmax",
-        "sampler reversed .*use one of the two",
+        "methods.darts.objective",
+        "loss balanced_softmax",
+        "sampler reversed",
+        "use one",
     ),
     "seesaw in a balanced dual head": (
         searched("{kind: dual_head, loss: {kind: seesaw}, sampler: {kind: class_balanced}}"),
-        "methods.darts.objective: loss seesaw",
-        "sampler class_balanced .*use one of the two",
+        "methods.darts.objective",
+        "loss seesaw",
+        "sampler class_balanced",
+        "use one",
     ),
     "balanced twice in retraining": (
         [(RECIPE, "epochs: 30, objective: {kind: plain, loss: {kind: seesaw}, sampler: {kind: reversed}}")],
-        "retrain.objective: loss seesaw",
-        "sampler reversed .*use one of the two",
+        "retrain.objective",
+        "loss seesaw",
+        "sampler reversed",
+        "use one",
     ),
     "coupled to a dual head": (
         [*searched("{kind: dual_head}"), ("{kind: constant}", "{kind: coupled}")],
-        "methods.darts: arch_lr coupled",
-        "needs objective bilateral",
+        "methods.darts",
+        "arch_lr coupled",
+        "objective bilateral",
     ),
     "a published genotype with a schedule": (
         [(ALONE, "searcher: {kind: fixed, genotype: DARTS_V2}\n    arch_lr: {kind: constant}")],
-        "methods.random: searcher fixed",
-        "leave out objective and arch_lr",
+        "methods.random",
+        "searcher fixed",
+        "leave out",
+        "objective",
+        "arch_lr",
     ),
     "a resnet with an objective in the search": (
         [(ALONE, "searcher: {kind: resnet}\n    objective: {kind: plain}")],
-        "methods.random: searcher resnet",
-        "leave out objective and arch_lr",
+        "methods.random",
+        "searcher resnet",
+        "leave out",
+        "objective",
+        "arch_lr",
     ),
     "a resnet with channels": (
         [(ALONE, "searcher: {kind: resnet}\n    retrain: {epochs: 9, channels: 32}")],
-        "methods.random: retrain.channels",
+        "methods.random",
+        "retrain.channels",
+        "resnet",
         "leave it out",
     ),
     "a resnet with drop path": (
         [(ALONE, "searcher: {kind: resnet}\n    retrain: {drop_path: 0}")],
-        "methods.random: retrain.drop_path",
+        "methods.random",
+        "retrain.drop_path",
+        "resnet",
         "leave it out",
     ),
     "more branch cells than a resnet has blocks": (
@@ -429,121 +453,156 @@ IMPOSSIBLE = {  # name: (replacements, what the message starts with, pattern of 
                 "    retrain: {objective: {kind: bilateral, branch_cells: 10}}",
             )
         ],
-        "methods.random.retrain: cells (blocks",
-        "is 9, .*lower branch_cells",
+        "methods.random.retrain",
+        "cells (blocks",
+        "9",
+        "10",
+        "lower branch_cells",
     ),
     "a resnet on large images": (
         [(ALONE, "searcher: {kind: resnet}"), (TEST, f"{TEST}\n    stem: imagenet")],
-        "methods.random: a resnet",
-        "datasets.digits_lt.stem .*out of the matrix",
+        "methods.random",
+        "resnet",
+        "datasets.digits_lt.stem",
+        "imagenet",
+        "matrix",
     ),
     "an auxiliary head beside a dual head": (
         [("auxiliary_weight: 0", "auxiliary_weight: 0.4, objective: {kind: dual_head}")],
-        "retrain: objective dual_head",
-        "set auxiliary_weight to 0",
+        "retrain",
+        "objective dual_head",
+        "auxiliary_weight",
+        "0",
     ),
     "mixed images in two branches": (
         retrained("objective: {kind: bilateral}, mix: {kind: cutmix}"),
-        "methods.random.retrain: objective bilateral",
+        "methods.random.retrain",
+        "objective bilateral",
         "leave out mix cutmix",
     ),
     "a classifier after a dual head": (
         retrained("objective: {kind: dual_head}, classifier: {kind: tau_normalized}"),
-        "methods.random.retrain: objective dual_head",
+        "methods.random.retrain",
+        "objective dual_head",
         "leave out classifier tau_normalized",
     ),
     "a classifier after LDAM": (
         retrained("objective: {kind: plain, loss: {kind: ldam}}, classifier: {kind: retrained}"),
-        "methods.random.retrain: loss ldam",
+        "methods.random.retrain",
+        "loss ldam",
         "leave out classifier retrained",
     ),
     "superclasses of CIFAR-10": (
         [(SOURCE, "source: {kind: torchvision, name: cifar10, labels: coarse}")],
-        "datasets.digits_lt.source: labels coarse",
+        "datasets.digits_lt.source",
+        "labels coarse",
+        "cifar10",
         "leave labels out",
     ),
     "two crops": (
         [(TEST, f"{TEST}\n    image_size: 8\n    augment: {{crop_padding: 4, resized_crop: 0.08}}")],
-        "datasets.digits_lt.augment: crop_padding and",
-        "set only one",
+        "datasets.digits_lt.augment",
+        "crop_padding",
+        "resized_crop",
+        "only one",
     ),
     "a resized crop to no size": (
         [(TEST, f"{TEST}\n    augment: {{resized_crop: 0.08}}")],
-        "datasets.digits_lt: image_size is",
+        "datasets.digits_lt",
+        "image_size",
         "augment.resized_crop",
     ),
     "images of any size": (
         [(SOURCE, "source: {kind: list_file, root: a, train: b, test: c}")],
-        "datasets.digits_lt: image_size is",
+        "datasets.digits_lt",
+        "image_size",
         "source list_file",
     ),
-    "a power law that LDAM-DRW does not know": (
+    "a power law under LDAM-DRW's protocol": (
         [(IMBALANCE, "imbalance: {kind: pareto, factor: 10}\n    protocol: ldam")],
-        "datasets.digits_lt: protocol ldam",
+        "datasets.digits_lt",
+        "protocol ldam",
         "pareto",
+        "change",
     ),
-    "a cosine's end for steps": (
+    "the end of a cosine for steps": (
         [(LR, "{schedule: {kind: multistep}, lr_min: 0.001}")],
-        "retrain.weights: lr_min is",
+        "retrain.weights",
         "leave lr_min out",
+        "multistep",
     ),
     "a collapse that is not estimated": (
         [(SEARCH, "epochs: 12, collapse: {power_iterations: 0, stop: eigenvalue}")],
-        "search.collapse: stop eigenvalue",
-        "power_iterations of 1 or more",
+        "search.collapse",
+        "stop eigenvalue",
+        "power_iterations",
+        "1",
     ),
     "more skip connections than edges": (
         [(SEARCH, "epochs: 12, nodes: 2, collapse: {stop: skips, skips: 5}")],
-        "search: collapse.skips 5",
-        "4 edges; lower it",
+        "search",
+        "collapse.skips 5",
+        "4 edges",
+        "lower",
     ),
     "re-weighting after the search's end": (
         [(SEARCH, "epochs: 4"), *searched("{kind: plain, loss: {kind: ldam, at: 0.8}}")],
-        "methods.darts.objective.loss.at 0.8",
-        "progress 0.75;.* lower it, or raise epochs",
+        "methods.darts.objective.loss.at",
+        "0.8",
+        "progress 0.75",
+        "lower",
+        "raise epochs",
     ),
     "re-sampling after the retraining's end": (
         retrained("epochs: 2, objective: {kind: plain, sampler: {kind: deferred, at: 0.6}}"),
-        "methods.random.retrain: objective.sampler.at 0.6",
-        "progress 0.5;.* lower it, or raise epochs",
+        "methods.random.retrain",
+        "objective.sampler.at 0.6",
+        "progress 0.5",
+        "lower",
+        "raise epochs",
     ),
     "alphas that freeze after the end": (
         [(SEARCH, "epochs: 2"), ("{kind: constant}", "{kind: freeze, at: 0.7}")],
-        "methods.darts.arch_lr.at 0.7",
-        "progress 0.5;.* lower it, or raise epochs",
+        "methods.darts.arch_lr.at",
+        "0.7",
+        "progress 0.5",
+        "lower",
+        "raise epochs",
     ),
     "alphas that never move": (
         [(SEARCH, "epochs: 2"), ("{kind: darts, order: 1}", "{kind: pc_darts, warm_up: 0.6}")],
-        "methods.darts.searcher.warm_up 0.6",
-        "progress 0.5;.* lower it, or raise epochs",
+        "methods.darts.searcher.warm_up",
+        "0.6",
+        "progress 0.5",
+        "lower",
+        "raise epochs",
     ),
     "a step of the learning rate after the end": (
         [(RECIPE, "epochs: 10"), (LR, "{schedule: {kind: multistep, at: [0.5, 0.95]}}")],
-        "retrain: weights.schedule.at 0.95",
-        "progress 0.9;.* lower it, or raise epochs",
+        "retrain",
+        "weights.schedule.at 0.95",
+        "progress 0.9",
+        "lower",
+        "raise epochs",
     ),
-    "a warm-up that is none": (
-        [(LR, "{warm_up: 1}")],
-        "retrain.weights: warm_up 1",
-        "set 0, or 2 or more",
-    ),
+    "a warm-up without effect": ([(LR, "{warm_up: 1}")], "retrain.weights", "warm_up 1", "0", "2"),
     "a warm-up without end": (
         [(LR, "{warm_up: 30}")],
-        "retrain: weights.warm_up 30",
-        "lower it, or raise epochs",
+        "retrain",
+        "weights.warm_up 30",
+        "lower",
+        "raise epochs",
     ),
 }
 
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
-def test_parts_that_exclude_each_other_are_rejected_with_the_remedy(complaint, name):
-    changes, start, remedy = IMPOSSIBLE[name]
-    message = complaint(*changes)
-    assert message.startswith(start)
-    assert re.search(remedy, message)
+def test_parts_that_exclude_each_other_are_rejected_with_a_remedy(complaint, name):
+    changes, field, *facts = IMPOSSIBLE[name]
+    blames(complaint(*changes), field, *facts)
 
 
-POSSIBLE = {  # close to the impossible, and valid
+POSSIBLE = {  # close to the above, and valid
     "LDAM without re-weighting, of a balanced batch": searched(
         "{kind: plain, loss: {kind: ldam, at: null}, sampler: {kind: class_balanced}}"
     ),
@@ -574,11 +633,11 @@ POSSIBLE = {  # close to the impossible, and valid
 
 
 @pytest.mark.parametrize("name", POSSIBLE)
-def test_what_is_close_to_the_impossible_is_valid(load, name):
+def test_combinations_close_to_rejected_ones_are_valid(load, name):
     assert load(*POSSIBLE[name])
 
 
-def test_a_resnet_takes_the_common_recipe_but_for_its_network(load):
+def test_a_resnet_uses_the_common_recipe_except_for_its_network(load):
     params = load(
         (ALONE, "searcher: {kind: resnet, depth: 56}\n    retrain: {weights: {clip: null}}"),
         ("auxiliary_weight: 0", "auxiliary_weight: 0.4, drop_path: 0.3, channels: 20"),
@@ -590,21 +649,21 @@ def test_a_resnet_takes_the_common_recipe_but_for_its_network(load):
 
 
 def test_two_mistakes_are_counted(complaint):
-    assert complaint(("epochs: 12", "epochs: 0"), ("epochs: 30", "epochs: 0")).endswith("(and 1 more)")
+    says(complaint(("epochs: 12", "epochs: 0"), ("epochs: 30", "epochs: 0")), "1 more")
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n"])
-def test_a_file_that_is_not_a_mapping(tmp_path, text):
-    found = failing(tmp_path, text.encode())
-    assert found.startswith(": is empty; " if not text else ": ")
-    assert "write its keys: datasets, evaluate, matrix," in found
+@pytest.mark.parametrize(
+    ("text", "problem"), [("", "empty"), ("- a\n- b\n", "['a', 'b']"), ("just words\n", "'just words'")]
+)
+def test_a_file_that_is_not_a_mapping(tmp_path, text, problem):
+    says(failing(tmp_path, text.encode()), problem, "datasets, evaluate, matrix")
 
 
 # --- the file -----------------------------------------------------------------------------------------
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.yaml: No such file or directory; run in the folder"):
+    with pytest.raises(UserError, match=r"nowhere\.yaml\b.*\bfolder\b"):
         load_params(tmp_path / "nowhere.yaml")
 
 
@@ -613,7 +672,7 @@ def failing(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
         load_params(path)
-    assert "\n" not in str(caught.value)
+    says(str(caught.value), "params.yaml")
     return str(caught.value).removeprefix(str(path))
 
 
@@ -621,7 +680,7 @@ def test_a_repeated_key_is_rejected_with_its_line(tmp_path):
     twice = PARAMS.replace("  seeds: [0, 1]\n", "  seeds: [0, 1]\n  seeds: [2]\n")  # lines 4 and 5
     found = failing(tmp_path, twice.encode())
     assert found.startswith(":5: ")
-    assert "seeds" in found
+    says(found, "seeds")
 
 
 @pytest.mark.parametrize(
@@ -634,27 +693,29 @@ def test_a_repeated_key_is_rejected_with_its_line(tmp_path):
     ids=["bracket", "tab", "colon"],
 )
 def test_invalid_yaml_is_rejected_with_its_line(tmp_path, text, line):
-    assert failing(tmp_path, text.encode()).startswith(f":{line}: not valid YAML: ")
+    found = failing(tmp_path, text.encode())
+    assert found.startswith(f":{line}: ")
+    says(found, "YAML")
 
 
 def test_a_key_that_is_not_a_string_is_rejected(tmp_path):
-    assert "strings" in failing(tmp_path, f"1: 2\n{PARAMS}".encode())
+    says(failing(tmp_path, f"1: 2\n{PARAMS}".encode()), "1", "strings")
 
 
 def test_bytes_that_are_not_text_are_rejected(tmp_path):
-    assert "not valid YAML" in failing(tmp_path, b"matrix: \xff\xfe\n")
+    says(failing(tmp_path, b"matrix: \xff\xfe\n"), "YAML")
 
 
 def test_a_control_character_is_rejected_in_one_line(tmp_path):
-    assert "not valid YAML" in failing(tmp_path, b"matrix: a\x00b\n")
+    says(failing(tmp_path, b"matrix: a\x00b\n"), "YAML")
 
 
 def test_an_unfilled_template_is_rejected(tmp_path):
-    assert "not valid YAML" in failing(tmp_path, b"search:\n  epochs: {{ EPOCHS }}\n")
+    says(failing(tmp_path, b"search:\n  epochs: {{ EPOCHS }}\n"), "YAML")
 
 
 def test_infinity_is_rejected(complaint):
-    assert complaint(("factor: 10", "factor: .inf")).startswith("datasets.digits_lt.imbalance.factor: inf")
+    blames(complaint(("factor: 10", "factor: .inf")), "datasets.digits_lt.imbalance.factor", "inf")
 
 
 @pytest.mark.parametrize(("text", "value"), [("3e-4", 3e-4), ("1E-3", 1e-3), ("5.e-2", 0.05), ("1e+0", 1.0)])
@@ -664,7 +725,7 @@ def test_exponents_without_a_point_are_numbers(load, text, value):
     assert lr == value
 
 
-def test_words_and_hexadecimals_stay_what_yaml_says(load):
+def test_a_word_that_starts_like_a_number_stays_a_word(load):
     report = load(("reference: darts", "title: 3e-4x, reference: darts")).report
     assert report.title == "3e-4x"
 
@@ -693,13 +754,13 @@ def test_dvc_reads_the_same(tmp_path, monkeypatch, text):
 # --- what is accepted ---------------------------------------------------------------------------------
 
 
-def test_an_override_changes_its_entries_alone(load):
+def test_an_override_changes_only_its_entries(load):
     params = load(
         ("searcher: {kind: random}", "searcher: {kind: random}\n    retrain: {weights: {clip: 1}, cells: 8}")
     )
     recipe = params.retrain_of("random")
     assert (recipe.weights.clip, recipe.cells) == (1.0, 8)
-    assert (recipe.weights.lr, recipe.epochs) == (0.05, 30)  # of the common recipe, not the defaults
+    assert (recipe.weights.lr, recipe.epochs) == (0.05, 30)  # from the common recipe, not the defaults
     assert params.retrain_of("darts") == params.retrain
 
 
@@ -755,7 +816,7 @@ UNIONS = {
     "searcher of a supernet": methods.SupernetSearcher,
     "source": get_args(data.Source)[0],
 }
-OF_SUPERNETS = {"portion", "warm_up"}  # rules of the searchers that train one
+OF_SUPERNETS = {"portion", "warm_up"}  # rules of searchers that train one
 
 
 @pytest.mark.parametrize("family", UNIONS)
