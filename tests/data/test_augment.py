@@ -1,4 +1,4 @@
-"""Resized crops, colours and policies against direct calls of torchvision; mixing worked out by hand."""
+"""Resized crops, colours and policies compared with torchvision; mixing worked out by hand."""
 
 import random
 from collections import Counter
@@ -48,7 +48,7 @@ def boxes(image, share, count):
     return found
 
 
-def test_a_resized_crop_is_torchvisions_box_cut_out_and_resized():
+def test_a_resized_crop_matches_torchvision():
     image = photo(40, 60)
     for seed, (top, left, height, width) in enumerate(boxes(image, 0.08, 20)):
         expected = image.crop((left, top, left + width, top + height)).resize(
@@ -58,7 +58,7 @@ def test_a_resized_crop_is_torchvisions_box_cut_out_and_resized():
 
 
 def test_resized_crops_cover_the_range_of_shares_and_ratios():
-    """The pixels of the image are its coordinates, which show where a crop was."""
+    """The pixels of the image are its coordinates, so they show what was cropped."""
     y, x = np.mgrid[:200, :250]
     image = Image.fromarray(np.stack([y, x, y * 0], -1).astype(np.uint8))
     shares, ratios = [], []
@@ -96,7 +96,7 @@ def by_hand(images, transform):
     return torch.stack(found)
 
 
-def test_colour_jitter_is_torchvisions_with_half_the_strength_for_hue():
+def test_colour_jitter_matches_torchvision_with_half_the_strength_for_hue():
     images = [photo(seed=seed) for seed in range(6)]
     expected = by_hand(images, transforms.ColorJitter((0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (-0.2, 0.2)))
     assert torch.equal(changed(images, Augmentation(color_jitter=0.4)), expected)
@@ -118,7 +118,7 @@ def test_colour_jitter_by_hand_in_the_drawn_order():
 
 
 @pytest.mark.parametrize("policy", [AUTO, RAND, AutoAugment(policy="imagenet"), AutoAugment(policy="svhn")])
-def test_policies_are_torchvisions(policy):
+def test_policies_match_torchvision(policy):
     images = [photo(seed=seed) for seed in range(8)]
     if policy.kind == "autoaugment":
         transform = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy.policy))
@@ -210,7 +210,7 @@ def test_mixup_by_hand():
     assert mixed.share.dtype == torch.float32
 
 
-def test_cutmix_pastes_a_box_and_its_share_is_the_rest():
+def test_cutmix_pastes_a_box_and_its_share_is_the_remaining_area():
     seen = set()
     for number in range(300):
         batch = numbered()
@@ -263,7 +263,7 @@ def test_mixing_is_seeded_and_follows_the_beta_distribution(kind, alpha):
     assert all(0 <= share <= 1 for share in shares)
 
 
-def test_every_image_is_mixed_with_any_other():
+def test_partners_are_drawn_from_all_images():
     partners = Counter(int(mix(numbered(), generator(n), Mixup(alpha=1.0)).partners[0]) for n in range(400))
     assert set(partners) == {0, 10, 20, 30}
     assert min(partners.values()) > 60

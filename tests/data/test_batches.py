@@ -1,4 +1,4 @@
-"""Samplers, augmentation, normalisation: against naive loops, exact shares and literal numbers."""
+"""Samplers, augmentation, normalisation: compared with naive loops, exact shares and literal numbers."""
 
 import math
 from collections import Counter
@@ -30,7 +30,7 @@ def labels_of(*counts):
 
 
 def within(found, draws, share, sigmas=4.5):
-    """Whether a count is what so many draws give, within the binomial's spread."""
+    """Whether a count is within the binomial's spread of its expectation."""
     return abs(found - draws * share) <= sigmas * math.sqrt(draws * share * (1 - share))
 
 
@@ -58,7 +58,7 @@ def test_uniform_sampler_is_a_permutation():
     assert order.tolist() != list(range(13))
 
 
-def test_uniform_sampler_goes_round_whole_permutations():
+def test_uniform_sampler_chains_whole_permutations():
     order = samplers.uniform(UNIFORM, labels_of(5), 13, generator("p"), 0.0).tolist()
     assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]
     assert order[:5] != order[5:10]
@@ -83,7 +83,7 @@ def test_reversed_sampler_is_uniform_within_a_class():
     assert all(within(drawn[i], 18_000, 6 / 9 / 10) for i in range(90, 100))
 
 
-def test_reversed_sampler_passes_over_a_class_that_is_not_there():
+def test_reversed_sampler_skips_an_absent_class():
     labels = torch.tensor([0, 0, 0, 2])  # shares 1/4 and 3/4
     drawn = labels[samplers.reversed_sampler(REVERSED, labels, 4000, generator("r"), 0.0)]
     assert within(int((drawn == 2).sum()), 4000, 3 / 4)
@@ -123,7 +123,7 @@ def test_samplers_draw_uniformly_within_a_class(spec, t, shares):
 
 
 @pytest.mark.parametrize(("spec", "t", "shares"), SHARES)
-def test_no_sampler_draws_a_class_that_is_not_there_or_counts_it(spec, t, shares):
+def test_samplers_ignore_absent_classes(spec, t, shares):
     labels = labels_of(0, 100, 0, 16, 4, 0)
     found = Counter(labels[sample(spec, labels, 30_000, t)].tolist())
     assert set(found) == {1, 3, 4}
@@ -131,7 +131,7 @@ def test_no_sampler_draws_a_class_that_is_not_there_or_counts_it(spec, t, shares
 
 
 @pytest.mark.parametrize("t", [0.0, 0.79])
-def test_the_deferred_sampler_is_uniform_before_its_time(t):
+def test_the_deferred_sampler_starts_as_the_uniform_one(t):
     labels = labels_of(60, 30, 10)
     order = sample(DeferredSampler(at=0.8), labels, 100, t)
     assert sorted(order.tolist()) == list(range(100))  # whole passes: no image twice
@@ -152,7 +152,7 @@ def test_every_sampler_of_config_is_implemented_and_tested():
     assert set(specs(Sampler)) == {spec.kind for spec, _, _ in SHARES} | {"uniform"}
 
 
-def test_a_sampler_says_that_it_rebalances_if_its_classes_have_other_shares_than_their_images():
+def test_a_sampler_declares_rebalancing_if_it_changes_class_shares():
     own = (100 / 120, 16 / 120, 4 / 120)
     changing = {spec.kind for spec, _, shares in SHARES if shares != own}
     assert {kind for kind, spec in specs(Sampler).items() if spec.rebalances} == changing
@@ -191,12 +191,12 @@ def same(first, second):
     )
 
 
-def test_a_batch_depends_on_purpose_epoch_and_step_alone():
+def test_a_batch_depends_only_on_purpose_epoch_and_step():
     feed = some_batches()
     for epoch in range(3):
         feed.begin(epoch, 0.0)
         straight = [feed(step) for step in range(3)]
-    assert same(drawn(some_batches(), 2, 1), straight[1])  # as a resumed run draws it
+    assert same(drawn(some_batches(), 2, 1), straight[1])  # like a resumed run
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_another_purpose_epoch_or_step_draws_another_batch(other):
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "reversed"])
-def test_every_epoch_has_an_order_of_its_own(sampler):
+def test_every_epoch_has_its_own_order(sampler):
     images = ImageSet(numbered(40, 1, 4, 4), torch.arange(40), torch.zeros(1), torch.ones(1))
     feed = Batches(images, torch.arange(40), [spec(Sampler, sampler)], 8, 5, Augmentation(), "p")
     epochs = []
@@ -220,7 +220,7 @@ def test_every_epoch_has_an_order_of_its_own(sampler):
     assert len(set(epochs)) == 3
 
 
-def test_every_epoch_and_step_has_an_augmentation_of_its_own():
+def test_every_epoch_and_step_has_its_own_augmentation():
     one = plain_set(numbered(1, 1, 8, 8))
     feed = Batches(one, torch.zeros(1, dtype=torch.int64), [UNIFORM], 1, 12, Augmentation(4), "p")
     epochs = []
@@ -231,13 +231,13 @@ def test_every_epoch_and_step_has_an_augmentation_of_its_own():
     assert len(set(epochs[0])) > 6  # of 81 windows
 
 
-def test_generators_of_two_purposes_differ_and_of_one_agree():
+def test_generators_differ_between_purposes_only():
     first, again, other = (torch.rand(3, generator=generator(*p)) for p in ((0, "a"), (0, "a"), (1, "a")))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_an_epoch_passes_over_the_positions_once():
+def test_an_epoch_visits_every_position_once():
     images = ImageSet(numbered(40, 1, 4, 4), torch.arange(40), torch.zeros(1), torch.ones(1))
     positions = torch.arange(0, 40, 2)
     feed = Batches(images, positions, [UNIFORM], 5, 4, Augmentation(), "p")
@@ -253,7 +253,7 @@ def test_batch_size_is_at_most_the_number_of_images():
 
 
 @pytest.mark.parametrize(("images", "batch", "steps"), [(64, 64, 1), (127, 64, 1), (128, 64, 2), (3, 64, 1)])
-def test_the_last_partial_batch_is_left_out(images, batch, steps):
+def test_the_last_partial_batch_is_dropped(images, batch, steps):
     assert steps_per_epoch(images, batch) == steps
 
 
@@ -287,7 +287,7 @@ def test_crop_and_flip_at_literal_offsets(channels):
     assert found.tolist() == expected
 
 
-def test_every_offset_and_side_comes_equally_often():
+def test_offsets_and_flips_are_equally_frequent():
     image = numbered(1, 1, 3, 4)
     variants = {
         str(naive_crop(image[0].tolist(), 1, row, column, flipped))
@@ -331,13 +331,13 @@ def test_cutout_is_a_square_around_any_pixel_clipped_at_the_border():
     for image in found:
         empty = torch.nonzero(image[0] == 0)
         (top, left), (bottom, right) = empty.amin(0).tolist(), (empty.amax(0) + 1).tolist()
-        assert len(empty) == (bottom - top) * (right - left)  # nothing but a rectangle
+        assert len(empty) == (bottom - top) * (right - left)  # exactly a rectangle
         assert torch.equal(image[0], image[1])  # the same in every channel
         seen.add((top, bottom, left, right))
     assert seen == holes
 
 
-def test_cutout_leaves_the_mean_colour_and_the_padding_is_black():
+def test_cutout_fills_with_the_mean_colour_and_padding_is_black():
     white = torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)
     images = plain_set(white, (0.75,), (0.25,))
     cut, *_ = images.batch(Request(torch.zeros(50, dtype=torch.int64), Augmentation(cutout=2), ("h",)))
@@ -346,7 +346,7 @@ def test_cutout_leaves_the_mean_colour_and_the_padding_is_black():
     assert set(shifted.unique().tolist()) == {-3.0, 1.0}
 
 
-def test_without_augmentation_the_images_come_as_they_are():
+def test_without_augmentation_images_are_unchanged():
     images = numbered(5, 1, 3, 3)
     found, labels, *_ = plain_set(images).batch(Request(torch.tensor([3, 0]), Augmentation(), ("n",)))
     assert torch.equal(found.round().to(torch.uint8), images[[3, 0]])
@@ -386,7 +386,7 @@ def test_normalisation_numbers():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_channel_statistics_are_numpys(channels):
+def test_channel_statistics_match_numpy(channels):
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (20, channels, 5, 7), dtype=np.uint8)
     images[:, 0] //= 3

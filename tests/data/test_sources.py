@@ -1,4 +1,4 @@
-"""Sources: labels, pixels, order, and one line for whatever is wrong with the user's files."""
+"""Sources: labels, pixels, order, and one line about any fault in the user's files."""
 
 import gzip
 import hashlib
@@ -28,6 +28,7 @@ from hlrs.data.sources.arrays import SUPERCLASSES, superclasses, torchvision_fil
 from hlrs.data.sources.parquet import parts
 from hlrs.errors import UserError
 from tests.conftest import TINY
+from tests.messages import says
 from tests.specs import spec as spec_of
 from tests.specs import specs
 
@@ -116,7 +117,7 @@ def write_imagenet(root, images, labels, test_images, test_labels):
     for line, image in zip([*lines["train"], *lines["val"]], [*images, *test_images], strict=True):
         path = root / line.split()[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(image))  # Pillow goes by the bytes, not by the name
+        path.write_bytes(png(image))  # Pillow identifies formats by content, not by name
     train = write_list(root / "ImageNet_LT_train.txt", lines["train"])
     return lists(root, train, write_list(root / "ImageNet_LT_test.txt", lines["val"]))
 
@@ -127,7 +128,7 @@ def npz(path, **arrays):
 
 
 def medmnist(images, labels, test_images, test_labels):
-    """The arrays of a MedMNIST file; the validation images are not ours to read."""
+    """The arrays of a MedMNIST file; validation images must not be read."""
     column = [np.array(some, dtype=np.uint8)[:, None] for some in (labels, test_labels)]
     return {
         "train_images": images,
@@ -143,7 +144,7 @@ def torchvision(root, name="fashion_mnist", labels="fine"):
     return {"kind": "torchvision", "name": name, "root": str(root), "download": False, "labels": labels}
 
 
-LABELS = [2, 0, 1, 0, 2, 1, 1, 0, 0, 2]  # of the training images of every made-up source
+LABELS = [2, 0, 1, 0, 2, 1, 1, 0, 0, 2]  # of the training images of every source in these tests
 TEST_LABELS = [0, 1, 2]
 
 
@@ -184,7 +185,7 @@ def make(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_contract(kind, tmp_path):
+def test_every_source_gives_its_labels_and_pixels(kind, tmp_path):
     spec, expected, labels = make(kind, tmp_path)
     source = open_source(spec)
     assert np.concatenate([source.train_labels, source.test_labels]).tolist() == labels
@@ -197,7 +198,7 @@ def test_contract(kind, tmp_path):
     assert np.abs(images - expected[asked]).max() <= 0.5
     assert source.read([], size=4).shape == (0, source.channels, 4, 4)
     assert source.read(np.array([5, 6]), size=8).tolist() == source.read([5, 6]).tolist()
-    with pytest.raises(UserError, match=f"source has {len(labels)}:.*rerun the split"):
+    with pytest.raises(UserError, match=rf"\b{len(labels)}\b.*rerun the split"):
         source.read([len(labels)])
 
 
@@ -213,7 +214,7 @@ def test_a_split_of_every_kind_of_source(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["split", "images"], catch_exceptions=False)
     if kind == "torchvision":  # three of Fashion-MNIST's ten classes
-        assert result.output.startswith("hlrs: 7 of 10 classes have no training image: Dress, Coat, ")
+        says(result.output, "7 of 10", "Dress, Coat", "add")
         return
     assert result.exit_code == 0, result.output
     folder = Path(result.output.splitlines()[-1])
@@ -267,8 +268,9 @@ def test_size_is_resize_and_centre_crop(shape, size, tmp_path):
 def test_native_sizes_must_agree(tmp_path):
     images = [*pixels(2), pixels(1, 10, 12)[0]]
     source = open_source(parquet([write_parquet(tmp_path / "a.parquet", images, [0, 0, 0])]))
-    with pytest.raises(UserError, match=r"a\.parquet, row 2: 12×10 pixels, not 8×8 .*image_size"):
+    with pytest.raises(UserError) as caught:
         source.read([0, 1, 2])
+    says(str(caught.value), "a.parquet, row 2", "12×10", "8×8", "image_size")
     assert source.read([0, 1, 2], size=6).shape == (3, 3, 6, 6)
 
 
@@ -282,18 +284,18 @@ def test_encoded_images_become_rgb(tmp_path):
 # --- Parquet ------------------------------------------------------------------------------------------
 
 
-def test_parquet_decodes_only_what_is_asked_for(tmp_path):
+def test_parquet_decodes_only_requested_images(tmp_path):
     images = [*pixels(5), b"no image", None]
     path = write_parquet(tmp_path / "a.parquet", images, [0] * 7)
     source = open_source(parquet([path]))
     assert source.read([4, 0]).shape == (2, 3, 8, 8)
-    with pytest.raises(UserError, match=r"a\.parquet, row 5: not an image.*cannot identify"):
+    with pytest.raises(UserError, match=r"a\.parquet, row 5\b.*image.*`dvc pull`"):
         source.read([0, 5])
-    with pytest.raises(UserError, match=r"a\.parquet, row 6: .*null"):
+    with pytest.raises(UserError, match=r"a\.parquet, row 6\b.*null"):
         source.read([6])
 
 
-def test_parquet_reads_only_the_row_groups_asked_for(tmp_path):
+def test_parquet_reads_only_row_groups_of_requested_images(tmp_path):
     path = Path(write_parquet(tmp_path / "a.parquet", pixels(8), [0] * 8))
     column = pq.ParquetFile(path).metadata.row_group(1).column(0)
     content = bytearray(path.read_bytes())
@@ -302,7 +304,7 @@ def test_parquet_reads_only_the_row_groups_asked_for(tmp_path):
     path.write_bytes(content)
     source = open_source(parquet([str(path)]))
     assert source.read([3, 0]).shape == (2, 3, 8, 8)
-    with pytest.raises(UserError, match=r"a\.parquet: cannot be read \(.*`dvc pull`"):
+    with pytest.raises(UserError, match=r"a\.parquet\b.*`dvc pull`"):
         source.read([4])
 
 
@@ -360,51 +362,63 @@ def truncated(path):
     return path
 
 
-BAD_PARQUET = {
-    "missing": (lambda p: str(p), r"a\.parquet: no such file"),
-    "a folder": (lambda p: p.mkdir() or str(p), r"a\.parquet: truncated or not Parquet"),
-    "text": (lambda p: p.write_text("label,img\n" * 9) and str(p), r"a\.parquet: truncated or not Parquet"),
-    "empty": (lambda p: p.write_bytes(b"") or str(p), r"a\.parquet: truncated or not Parquet"),
-    "truncated": (lambda p: truncated(write_parquet(p, pixels(2), [0, 0])), r"a\.parquet: truncated or not"),
-    "no rows": (lambda p: write_parquet(p, [], pa.array([], pa.int64())), r"a\.parquet: no rows"),
-    "text labels": (lambda p: write_parquet(p, pixels(2), ["a", "b"]), "no column of integers.* img, label;"),
+BAD_PARQUET = {  # how to write it, and what the message names
+    "missing": (lambda p: str(p), "params"),
+    "a folder": (lambda p: p.mkdir() or str(p), "Parquet", "dvc pull"),
+    "text": (lambda p: p.write_text("label,img\n" * 9) and str(p), "Parquet", "dvc pull"),
+    "empty": (lambda p: p.write_bytes(b"") or str(p), "Parquet", "dvc pull"),
+    "truncated": (lambda p: truncated(write_parquet(p, pixels(2), [0, 0])), "Parquet", "dvc pull"),
+    "no rows": (lambda p: write_parquet(p, [], pa.array([], pa.int64())), "rows", "source.train"),
+    "text labels": (
+        lambda p: write_parquet(p, pixels(2), ["a", "b"]),
+        "integers",
+        "img, label",
+        "source.label_column",
+    ),
     "two labels": (
         lambda p: write_parquet(p, pixels(1), [0], label="a", b=[1]),
-        "more than one column of integers",
+        "integers",
+        "b, img, a",
+        "source.label_column",
     ),
     "no image": (
         lambda p: pq.write_table(pa.table({"label": [0]}), p) or str(p),
-        "no struct.*columns label;",
+        "`bytes`",
+        "label",
+        "source.image_column",
     ),
     "image as text": (
         lambda p: pq.write_table(pa.table({"img": [{"bytes": "x"}], "label": [0]}), p) or str(p),
-        "no struct with a field `bytes`",
+        "`bytes`",
+        "img, label",
+        "source.image_column",
     ),
-    "negative": (lambda p: write_parquet(p, pixels(3), [0, 1, -1]), r"a\.parquet, row 2: label -1 "),
-    "null": (lambda p: write_parquet(p, pixels(2), [0, None]), r"a\.parquet, row 1: label is null"),
+    "negative": (lambda p: write_parquet(p, pixels(3), [0, 1, -1]), "row 2", "label -1"),
+    "null": (lambda p: write_parquet(p, pixels(2), [0, None]), "row 1", "label", "null"),
     "too large": (
         lambda p: write_parquet(p, pixels(3), [0, 3, 1], metadata=CLASS_NAMES),
-        r"a\.parquet, row 1: label 3 is none of 0 to 2",
+        "row 1",
+        "label 3",
+        "0 to 2",
     ),
-    "absurd": (
-        lambda p: write_parquet(p, pixels(2), [0, 10**5]),
-        r"row 1: label 10+ with 2 training images",
-    ),
+    "absurd": (lambda p: write_parquet(p, pixels(2), [0, 10**5]), "row 1", "label 100000", "2", "renumber"),
     "names": (
         lambda p: write_parquet(p, pixels(1), [0], metadata={"class_names": "[1"}),
-        "class names .* JSON",
+        "class names",
+        "JSON",
     ),
     "mapping": (
         lambda p: write_parquet(p, pixels(1), [0], metadata={"class_names": '{"a": 1}'}),
-        "class names .* JSON",
+        "class names",
+        "JSON",
     ),
 }
 
 
 @pytest.mark.parametrize("case", BAD_PARQUET)
 def test_bad_parquet(case, tmp_path):
-    write, message = BAD_PARQUET[case]
-    refused(parquet([write(tmp_path / "a.parquet")]), message)
+    write, *facts = BAD_PARQUET[case]
+    rejected(parquet([write(tmp_path / "a.parquet")]), "a.parquet", *facts)
 
 
 def test_bad_parquet_beside_a_good_one(tmp_path):
@@ -412,21 +426,21 @@ def test_bad_parquet_beside_a_good_one(tmp_path):
     other = write_parquet(tmp_path / "other.parquet", pixels(1), [0], metadata={"class_names": '["owl"]'})
     label = write_parquet(tmp_path / "label.parquet", pixels(1), [3])
     column = write_parquet(tmp_path / "column.parquet", pixels(1), [0], label="target")
-    refused(parquet([good], [other]), r"other\.parquet: its class names are not those of .*good\.parquet")
-    refused(parquet([good], [label]), r"label\.parquet, row 0: label 3 is none of 0 to 2")
-    refused(parquet([good, column]), r"column\.parquet: no column of integers called label .* img, target;")
-    refused(parquet([good], label_column="class"), "no column of integers called class .*source.label_column")
-    refused(parquet([good], image_column="label"), "no struct .* called label .*source.image_column")
+    rejected(parquet([good], [other]), "other.parquet", "class names", "good.parquet")
+    rejected(parquet([good], [label]), "label.parquet", "row 0", "label 3", "0 to 2")
+    rejected(parquet([good, column]), "column.parquet", "label", "img, target", "source.label_column")
+    rejected(parquet([good], label_column="class"), "good.parquet", "class", "source.label_column")
+    rejected(parquet([good], image_column="label"), "good.parquet", "`bytes`", "source.image_column")
 
 
-def refused(spec, message):
-    """Opening fails with one line that matches and that tells what to do."""
-    with pytest.raises(UserError, match=message) as caught:
+def rejected(spec, *facts):
+    """Assert that a source cannot be opened, and that the message names the facts."""
+    with pytest.raises(UserError) as caught:
         open_source(spec)
-    assert "\n" not in str(caught.value)
+    says(str(caught.value), *facts)
 
 
-def test_files_that_a_pattern_matches_are_read_in_sorted_order(tmp_path):
+def test_files_of_a_pattern_are_read_in_sorted_order(tmp_path):
     """Hugging Face's layout: several files a part, the class names of every label column in the metadata."""
     names = {"fine_label": ["ant", "bee", "cod"], "coarse_label": ["insect", "fish"]}
     features = {column: {"names": of, "_type": "ClassLabel"} for column, of in names.items()}
@@ -444,7 +458,7 @@ def test_files_that_a_pattern_matches_are_read_in_sorted_order(tmp_path):
         write_parquet(
             path, images[rows], labels.pop("fine_label"), label="fine_label", metadata=metadata, **labels
         )
-    (tmp_path / "train-00000-of-00003.parquet.dvc").touch()  # a pointer is no further file
+    (tmp_path / "train-00000-of-00003.parquet.dvc").touch()  # a pointer, not a file of images
     spec = parquet([f"{tmp_path}/train-*"], [f"{tmp_path}/test-?????-of-*.parquet"])
     source = open_source(spec)
     assert source.classes == ["ant", "bee", "cod"]
@@ -456,7 +470,7 @@ def test_files_that_a_pattern_matches_are_read_in_sorted_order(tmp_path):
     assert source.train_labels.tolist() == coarse[:5]
 
 
-def test_a_pattern_is_relative_to_the_folder_too_and_yields_to_a_file_of_that_name(tmp_path, monkeypatch):
+def test_a_file_takes_precedence_over_a_pattern_of_the_same_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a[1].parquet", "a1.parquet"):
         Path(name).touch()
@@ -467,9 +481,9 @@ def test_a_pattern_is_relative_to_the_folder_too_and_yields_to_a_file_of_that_na
 
 
 def test_bad_patterns(tmp_path):
-    refused(parquet([f"{tmp_path}/train-*.parquet"]), r"train-\*\.parquet: no file matches .*source\.train$")
+    rejected(parquet([f"{tmp_path}/train-*.parquet"]), "train-*.parquet", "pattern", "source.train")
     path = write_parquet(tmp_path / "test.parquet", pixels(1), [0])
-    refused(parquet([f"{tmp_path}/*.parquet"], [path]), r"test\.parquet: named twice in source\.train and")
+    rejected(parquet([f"{tmp_path}/*.parquet"], [path]), "test.parquet", "source.train", "source.test")
 
 
 # --- lists --------------------------------------------------------------------------------------------
@@ -483,12 +497,12 @@ def test_imagenet_lt_as_published(tmp_path):
     assert source.train_labels.tolist() == [1, 0, 1]
     assert source.test_labels.tolist() == [0, 1]
     Path(source.files[1]).write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"n01440000_1\.JPEG: not an image that can be decoded"):
+    with pytest.raises(UserError, match=r"n01440000_1\.JPEG\b.*image.*`dvc pull`"):
         source.read([1])
 
 
 def test_inaturalist_2018_as_published(tmp_path):
-    """One folder per super-category and class; the class names in a file, in the order of the labels."""
+    """One folder per super-category and class; class names in a file, in the order of the labels."""
     images = pixels(4)
     names = ["Plantae/7477/a 1.jpg", "Aves/1/b.jpg", "Plantae/7477/c.jpg", "Aves/1/d.jpg"]
     for name, image in zip(names, images, strict=True):
@@ -511,56 +525,45 @@ LINES = ["a/1.jpg 0", "b/2.jpg 1", "c/3.jpg 2"]
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "classes", "message"),
+    ("train", "test", "classes", "facts"),
     [
-        ([*LINES, "d/4.jpg"], None, None, r"train\.txt:4: 'd/4\.jpg' is not a \"path label\" line"),
-        (["a/1.jpg,0"], None, None, r"train\.txt:1: 'a/1\.jpg,0' is not a \"path label\" line"),
-        (["", "a/1.jpg -1"], None, None, r"train\.txt:2: 'a/1\.jpg -1' is not a \"path label\" line"),
-        (["a/1.jpg 1.0"], None, None, r"train\.txt:1: .* is not a \"path label\" line"),
-        (["a/1.jpg 99999999999999999999"], None, None, r"train\.txt:1: .* is not a \"path label\" line"),
-        (["3"], None, None, r"train\.txt:1: '3' is not a \"path label\" line"),
-        (["a/1.jpg 0", "/data/a.jpg 1"], None, None, r"train\.txt:2: /data/a\.jpg is not below source\.root"),
-        (["../a.jpg 0"], None, None, r"train\.txt:1: \.\./a\.jpg is not below source\.root"),
-        (["", " "], None, None, r"train\.txt: lists no images"),
-        (
-            [*LINES, "", "b/2.jpg 2", "a/1.jpg 0"],
-            None,
-            None,
-            r"train\.txt:5: b/2\.jpg is .* 2 of 5 lines repeat",
-        ),
-        (["a 1", "b 4", "c 1"], None, None, "no image of 3 of the labels 0 to 4, the first is 0;.*from 0 on"),
-        (["a 0", "b 1", "c 4"], None, None, "no image of 2 of the labels 0 to 4, the first is 2;"),
-        (["a 0", "b 999999999"], None, None, "no image of 999,999,998 of the labels"),
-        (LINES, None, ["x", "y", "z", "w"], "no image of 1 of the labels 0 to 3, the first is 3;"),
-        (
-            ["", *LINES],
-            None,
-            ["x", "y"],
-            r"train\.txt:4: label 2, but .*classes\.txt names 2 classes, 0 to 1;",
-        ),
-        (LINES, ["d 2", "", "e 3"], None, r"test\.txt:3: label 3 is none of 0 to 2, those of .*train\.txt;"),
+        ([*LINES, "d/4.jpg"], None, None, ("train.txt:4", "'d/4.jpg'", "path label")),
+        (["a/1.jpg,0"], None, None, ("train.txt:1", "'a/1.jpg,0'", "path label")),
+        (["", "a/1.jpg -1"], None, None, ("train.txt:2", "'a/1.jpg -1'", "path label")),
+        (["a/1.jpg 1.0"], None, None, ("train.txt:1", "'a/1.jpg 1.0'", "path label")),
+        (["a/1.jpg 99999999999999999999"], None, None, ("train.txt:1", "path label")),
+        (["3"], None, None, ("train.txt:1", "'3'", "path label")),
+        (["a/1.jpg 0", "/data/a.jpg 1"], None, None, ("train.txt:2", "a.jpg", "source.root")),
+        (["../a.jpg 0"], None, None, ("train.txt:1", "../a.jpg", "source.root")),
+        (["", " "], None, None, ("train.txt", "images", "path label")),
+        ([*LINES, "", "b/2.jpg 2", "a/1.jpg 0"], None, None, ("train.txt:5", "b/2.jpg", "2 of 5", "once")),
+        # how many labels of how many lack images, and the first of them
+        (["a 1", "b 4", "c 1"], None, None, ("train.txt", "3", "0 to 4", "from 0 on")),
+        (["a 0", "b 1", "c 6"], None, None, ("train.txt", "4", "0 to 6", "2")),
+        (["a 0", "b 999999999"], None, None, ("train.txt", "999,999,998")),
+        (LINES, None, ["v", "w", "x", "y", "z"], ("train.txt", "2", "0 to 4", "3")),
+        (["", *LINES], None, ["x", "y"], ("train.txt:4", "label 2", "classes.txt", "0 to 1")),
+        (LINES, ["d 2", "", "e 3"], None, ("test.txt:3", "label 3", "0 to 2", "train.txt")),
         (
             LINES,
             ["d 2", LINES[1], "a/1.jpg 2"],
             None,
-            r"test\.txt: 2 of 3 images are also in .*train\.txt, the first is b/2",
+            ("test.txt", "2 of 3", "train.txt", "b/2.jpg", "remove"),
         ),
     ],
 )
-def test_bad_lists(train, test, classes, message, tmp_path):
+def test_bad_lists(train, test, classes, facts, tmp_path):
     named = {"train": train, "test": test, "classes": classes}
     written = {name: lines and write_list(tmp_path / f"{name}.txt", lines) for name, lines in named.items()}
-    refused(lists(tmp_path, **written), message)
+    rejected(lists(tmp_path, **written), *facts)
 
 
-def test_lists_that_are_not_there_or_not_text(tmp_path):
-    refused(lists(tmp_path, f"{tmp_path}/no.txt"), r"no\.txt: No such file .* as a list of images")
+def test_missing_and_binary_lists(tmp_path):
+    rejected(lists(tmp_path, f"{tmp_path}/no.txt"), "no.txt", "images", "params")
     train = write_list(tmp_path / "train.txt", LINES)
-    refused(
-        lists(tmp_path, train, None, f"{tmp_path}/c.txt"), r"c\.txt: No such file .* as a file of class names"
-    )
+    rejected(lists(tmp_path, train, None, f"{tmp_path}/c.txt"), "c.txt", "class names", "params")
     (tmp_path / "latin.txt").write_bytes("é.jpg 0".encode("latin-1"))
-    refused(lists(tmp_path, f"{tmp_path}/latin.txt"), r"latin\.txt: not text in UTF-8")
+    rejected(lists(tmp_path, f"{tmp_path}/latin.txt"), "latin.txt", "UTF-8")
 
 
 # --- MedMNIST -----------------------------------------------------------------------------------------
@@ -579,7 +582,7 @@ def test_medmnist(tmp_path):
     assert open_source(npz(tmp_path / "flat.npz", **flat)).train_labels.tolist() == [1, 0, 2, 1]
 
 
-def test_medmnists_pixels_are_not_read_for_its_labels(tmp_path, monkeypatch):
+def test_labels_of_medmnist_are_read_without_its_pixels(tmp_path, monkeypatch):
     spec = npz(tmp_path / "a.npz", **medmnist(pixels(2), [0, 1], pixels(1), [0]))
     read = []
     original = np.lib.npyio.NpzFile.__getitem__
@@ -597,51 +600,39 @@ GOOD = medmnist(pixels(2), [0, 1], pixels(1), [0])
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("changed", "facts"),
     [
-        (
-            {"train_labels": np.zeros((2, 14), dtype=np.uint8)},
-            r"train_labels has 14 labels per image, .*multi-label",
-        ),
-        ({"train_labels": np.zeros((3, 1), dtype=np.uint8)}, r"train_labels is uint8 \[3, 1\] for 2 images"),
-        ({"test_labels": np.zeros((1, 1))}, r"test_labels is float64 \[1, 1\] for 1 images; .* integers"),
-        ({"test_labels": np.array([[2]])}, r"a\.npz, test image 0: label 2 is none of 0 to 1"),
-        ({"train_labels": np.array([[0], [-1]])}, r"a\.npz, train image 1: label -1 is none"),
-        (
-            {"train_images": np.zeros((2, 8, 8, 8), dtype=np.uint8)},
-            r"train_images is uint8 \[2, 8, 8, 8\]; images must",
-        ),
-        ({"train_images": np.zeros((2, 8, 8))}, r"train_images is float64 \[2, 8, 8\]; images must be uint8"),
-        ({"train_images": np.array([{}, {}])}, r"train_images is object \[2\]; images must be uint8"),
-        (
-            {"train_labels": np.array([{}, {}])},
-            r"a\.npz: broken or not an \.npz \(Object arrays cannot be loaded",
-        ),
-        ({"test_images": pixels(1)[..., 0]}, r"training images \[8, 8, 3\], test images \[8, 8\]"),
+        ({"train_labels": np.zeros((2, 14), dtype=np.uint8)}, ("train_labels", "14", "multi-label")),
+        ({"train_labels": np.zeros((3, 1), dtype=np.uint8)}, ("train_labels", "[3, 1]", "2")),
+        ({"test_labels": np.zeros((1, 1))}, ("test_labels", "float64", "integers")),
+        ({"test_labels": np.array([[2]])}, ("test image 0", "label 2", "0 to 1")),
+        ({"train_labels": np.array([[0], [-1]])}, ("train image 1", "label -1")),
+        ({"train_images": np.zeros((2, 8, 8, 8), dtype=np.uint8)}, ("train_images", "[2, 8, 8, 8]", "3")),
+        ({"train_images": np.zeros((2, 8, 8))}, ("train_images", "float64", "uint8")),
+        ({"train_images": np.array([{}, {}])}, ("train_images", "object", "uint8")),
+        ({"train_labels": np.array([{}, {}])}, (".npz", "dvc pull")),
+        ({"test_images": pixels(1)[..., 0]}, ("[8, 8, 3]", "[8, 8]", "dvc pull")),
     ],
 )
-def test_bad_arrays(changed, message, tmp_path):
-    refused(npz(tmp_path / "a.npz", **(GOOD | changed)), message)
+def test_bad_arrays(changed, facts, tmp_path):
+    rejected(npz(tmp_path / "a.npz", **(GOOD | changed)), "a.npz", *facts)
 
 
 def test_bad_npz(tmp_path):
     path = tmp_path / "a.npz"
     spec = {"kind": "npz", "file": str(path)}
-    refused(spec, r"a\.npz: no such file")
+    rejected(spec, "a.npz", "params")
     for content in (b"", b"text", b"PK\x03\x04" + bytes(40)):
         path.write_bytes(content)
-        refused(spec, r"a\.npz: broken or not an \.npz \(.*\); .*`dvc pull`")
-    refused(
-        npz(path, train_images=GOOD["train_images"]),
-        r"no array test_images among its arrays \(train_images\)",
-    )
+        rejected(spec, "a.npz", ".npz", "dvc pull")
+    rejected(npz(path, train_images=GOOD["train_images"]), "a.npz", "array test_images", "MedMNIST")
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    refused(spec, r"a\.npz: broken or not an \.npz")
+    rejected(spec, "a.npz", ".npz", "dvc pull")
     npz(path, **GOOD)
     source = open_source(spec)
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(UserError, match=r"a\.npz: broken or not an \.npz"):
+    with pytest.raises(UserError, match=r"a\.npz\b.*`dvc pull`"):
         source.read([0])
 
 
@@ -659,21 +650,21 @@ def test_folders(tmp_path):
     broken = tmp_path / "train" / "dog" / "0" / "01.PNG"
     broken.write_bytes(broken.read_bytes()[:60])
     assert source.read([0, 2, 3]).shape == (3, 3, 8, 8)
-    with pytest.raises(UserError, match=r"dog/0/01\.PNG: not an image that can be decoded"):
+    with pytest.raises(UserError, match=r"dog/0/01\.PNG\b.*image.*`dvc pull`"):
         source.read([1])
     broken.unlink()
-    with pytest.raises(UserError, match=r"dog/0/01\.PNG: not an image .*No such file"):
+    with pytest.raises(UserError, match=r"dog/0/01\.PNG\b.*No such file"):
         source.read([1])
 
 
 def test_bad_folders(tmp_path):
-    refused(folders(tmp_path / "none"), "none: No such file or directory; it is named in the params")
-    refused(folders(tmp_path), "contains no folders; image_folder needs one folder per class")
+    rejected(folders(tmp_path / "none"), "none", "params")
+    rejected(folders(tmp_path), "image_folder", "one folder per class")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    refused(folders(tmp_path / "empty"), r"empty: no images .*\.png")
+    rejected(folders(tmp_path / "empty"), "empty", ".png")
     train = write_folders(tmp_path / "train", pixels(1), [0])
-    refused(folders(train, tmp_path / "empty"), r"empty: no images")
-    refused(folders(train, write_folders(tmp_path / "test", pixels(1), [2])), "test/eel: no such class")
+    rejected(folders(train, tmp_path / "empty"), "empty", ".png")
+    rejected(folders(train, write_folders(tmp_path / "test", pixels(1), [2])), "eel", "train", "rename")
 
 
 # --- torchvision --------------------------------------------------------------------------------------
@@ -681,7 +672,7 @@ def test_bad_folders(tmp_path):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist", "mnist", "kmnist"])
 def test_torchvision_without_its_files(name, tmp_path):
-    refused(torchvision(tmp_path / "tv", name), rf"tv: {name} is missing or broken .*set download: true")
+    rejected(torchvision(tmp_path / "tv", name), "tv", name, "download: true")
     assert not (tmp_path / "tv").exists()
 
 
@@ -690,14 +681,14 @@ def test_torchvision_names_and_broken_files(tmp_path):
     assert open_source(spec).classes[0] == "T-shirt/top"
     labels = tmp_path / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte"
     labels.write_bytes(struct.pack(">II", 0x801, 9) + bytes(9))
-    refused(spec, "holds 10 training images and 9 labels")
+    rejected(spec, "fashion_mnist", "10", "9", "download: true")
     labels.write_bytes(struct.pack(">II", 0x801, 10) + bytes([10] * 10))
-    refused(spec, r"\(fashion_mnist\), image 0: label 10 is none of 0 to 9")
+    rejected(spec, "fashion_mnist", "image 0", "label 10", "0 to 9")
     labels.write_bytes(gzip.compress(bytes(20)))
-    refused(spec, "fashion_mnist is missing or broken")
+    rejected(spec, "fashion_mnist", "download: true")
 
 
-def test_torchvision_names_the_files_that_it_reads(tmp_path):
+def test_torchvision_files_are_those_that_it_reads(tmp_path):
     make("torchvision", tmp_path)
     raw = tmp_path / "FashionMNIST" / "raw"
     files = torchvision_files(Torchvision(name="fashion_mnist", root=str(tmp_path)))
@@ -732,7 +723,7 @@ def test_superclasses_of_cifar100():
 
 
 def test_coarse_labels_of_torchvisions_cifar100(tmp_path, monkeypatch):
-    """On files in torchvision's format, with its checksums replaced by theirs."""
+    """Reads files in torchvision's format, with its checksums patched to match them."""
     from torchvision import datasets
 
     fine = {"train": [4, 1, 0], "test": [99, 4]}

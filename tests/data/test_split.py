@@ -1,4 +1,4 @@
-"""Splits: published counts, LDAM-DRW's very indices, stratified halves."""
+"""Splits: published counts, the indices of LDAM-DRW, stratified halves."""
 
 import hashlib
 from pathlib import Path
@@ -16,6 +16,7 @@ from hlrs.data.sources.arrays import digits_file
 from hlrs.data.split import class_counts, draw
 from hlrs.errors import UserError
 from hlrs.stages import split
+from tests.messages import says
 
 CIFAR10_LT_100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]  # as published; 12,406 in all
 
@@ -117,7 +118,7 @@ def test_pareto_is_near_imagenet_lt():
 
 
 def test_pareto_is_the_quantile_function_of_numpys_draws():
-    """The mean of sorted draws of numpy's Pareto (Lomax) of power 6, in place of ImageNet-LT's one draw."""
+    """Compares with the mean of sorted draws of numpy's Pareto (Lomax) of power 6."""
     draws = np.sort(np.random.default_rng(0).pareto(6, (4000, 50)))[:, ::-1].mean(axis=0)
     scaled = 1000 * (0.01 + 0.99 * (draws - draws[-1]) / (draws[0] - draws[-1]))
     assert np.abs(np.array(class_counts(pareto(100), 1000, 50)) / scaled - 1)[:40].max() < 0.25
@@ -125,7 +126,7 @@ def test_pareto_is_the_quantile_function_of_numpys_draws():
 
 @pytest.mark.parametrize("factor", [10, 20, 50, 100, 200])
 @pytest.mark.parametrize("classes", [10, 100])
-def test_class_counts_are_ldams_to_the_last_bit(factor, classes):
+def test_class_counts_equal_those_of_ldam_drw(factor, classes):
     img_max, imb_factor = 50000 / classes, {10: 0.1, 20: 0.05, 50: 0.02, 100: 0.01, 200: 0.005}[factor]
     expected = [int(img_max * (imb_factor ** (cls_idx / (classes - 1.0)))) for cls_idx in range(classes)]
     assert class_counts(exponential(factor), img_max, classes) == expected
@@ -137,7 +138,7 @@ def test_class_counts_are_ldams_to_the_last_bit(factor, classes):
 
 
 def ldam_drw(targets, cls_num, imb_type, imb_factor):
-    """What LDAM-DRW's IMBALANCECIFAR10 draws, in its words; NumPy's global state is put back."""
+    """Draw as LDAM-DRW's IMBALANCECIFAR10, in its own code; restore NumPy's global state."""
     state = np.random.get_state()
     try:
         np.random.seed(0)
@@ -163,7 +164,7 @@ def ldam_drw(targets, cls_num, imb_type, imb_factor):
 
 @pytest.mark.parametrize(("imbalance", "kind"), [(exponential(100), "exp"), (step(100), "step")])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_ldam_draws_what_ldam_drw_draws(imbalance, kind, seed):
+def test_ldam_draws_the_images_of_ldam_drw(imbalance, kind, seed):
     train, test = shuffled_labels([5000] * 10), shuffled_labels([1000] * 10)
     before = np.random.get_state()[1].tolist()
     index, _, subset = drawn(train, test, params(imbalance, protocol="ldam", seed=seed))
@@ -175,7 +176,7 @@ def test_ldam_draws_what_ldam_drw_draws(imbalance, kind, seed):
     assert "test" not in subset[: len(expected)]
 
 
-def test_ldam_without_a_test_set_draws_from_what_the_test_set_leaves():
+def test_ldam_draws_from_the_images_that_the_test_set_leaves():
     train = shuffled_labels([60] * 4)
     index, _, subset = drawn(train, [], params(exponential(5), protocol="ldam", test_per_class=10))
     pool = np.setdiff1d(np.arange(240), index[subset == "test"])
@@ -185,8 +186,9 @@ def test_ldam_without_a_test_set_draws_from_what_the_test_set_leaves():
 
 def test_ldam_mean_and_cap():
     train = shuffled_labels([50, 61, 62])  # mean 57.67: LDAM-DRW would take 57 of the first, which has 50
-    with pytest.raises(UserError, match="class a: 50 images available, 57 needed; lower max_per_class"):
+    with pytest.raises(UserError) as caught:
         drawn(train, train, params(exponential(10), protocol="ldam"))
+    says(str(caught.value), "class a", "50", "57", "max_per_class")
     _, label, subset = drawn(train, train, params(exponential(10), protocol="ldam", max_per_class=50))
     assert np.bincount(label[subset != "test"]).tolist() == [50, 15, 5]
 
@@ -225,7 +227,7 @@ def test_natural():
 
 
 def test_natural_tail_with_an_official_test_list():
-    """As iNaturalist 2018: its validation images are the test set, and classes of two are in both halves."""
+    """Like iNaturalist 2018: validation images are the test set, and a class of two is in both halves."""
     train, test = shuffled_labels([500, 40, 3, 2]), shuffled_labels([3, 3, 3, 3])
     index, label, subset = drawn(train, test, params(Natural()))
     assert sorted(index[subset == "test"].tolist()) == list(range(545, 557))
@@ -234,7 +236,7 @@ def test_natural_tail_with_an_official_test_list():
 
 
 def test_many_classes_are_drawn_in_the_order_of_their_positions():
-    """Against the plain loop: a class's positions, ascending, then its own shuffle."""
+    """Agrees with the plain loop: a class's positions, ascending, then its own shuffle."""
     train = shuffled_labels([30] * 40)
     index, _, subset = drawn_of(40, train, train, params(exponential(3), protocol="ldam"))
     expected = ldam_drw(train, 40, "exp", 1 / 3)
@@ -244,7 +246,7 @@ def test_many_classes_are_drawn_in_the_order_of_their_positions():
 # --- test set -----------------------------------------------------------------------------------------
 
 
-def test_balanced_test_set_out_of_the_pool():
+def test_a_balanced_test_set_from_the_pool():
     train = shuffled_labels([60, 50, 55])
     index, label, subset = drawn(train, [], params(exponential(5), test_per_class=20))
     assert np.bincount(label[subset == "test"]).tolist() == [20, 20, 20]
@@ -253,7 +255,7 @@ def test_balanced_test_set_out_of_the_pool():
     assert subset.tolist()[-60:] == ["test"] * 60
 
 
-def test_some_of_the_official_test_set():
+def test_a_part_of_the_official_test_set():
     train, test = shuffled_labels([20, 20]), shuffled_labels([9, 11])
     index, label, subset = drawn(train, test, params(exponential(2), test_per_class=5))
     assert np.bincount(label[subset == "test"]).tolist() == [5, 5]
@@ -269,7 +271,7 @@ def test_some_of_the_official_test_set():
     [
         ([10, 5, 2], 0.5, 0.0, [5, 3, 1], [5, 2, 1], [0, 0, 0]),  # 2.5 rounds up
         ([10, 5, 3], 0.5, 0.2, [4, 2, 1], [4, 2, 1], [2, 1, 1]),  # 0.6 of an image is one
-        ([20, 4, 2], 0.9, 0.0, [18, 3, 1], [2, 1, 1], [0, 0, 0]),  # 3.6 and 1.8, but one is left to alphas
+        ([20, 4, 2], 0.9, 0.0, [18, 3, 1], [2, 1, 1], [0, 0, 0]),  # 3.6 and 1.8, but alphas get one
         ([20, 4, 2], 0.1, 0.1, [2, 1, 1], [16, 3, 1], [2, 0, 0]),  # 0.4 and 0.2, but at least one
     ],
 )
@@ -286,68 +288,45 @@ def test_subsets_are_stratified(counts, weights_fraction, holdout_fraction, weig
         assert np.bincount(label[subset == name], minlength=3).tolist() == expected, name
 
 
-def test_subsets_do_not_change_what_is_drawn():
+def test_subset_fractions_do_not_change_the_drawn_images():
     train = shuffled_labels([100, 100])
     plain = drawn(train, train, params(exponential(5)))
     other = drawn(train, train, params(exponential(5), weights_fraction=0.8, holdout_fraction=0.25))
     assert plain[0].tolist() == other[0].tolist()
     assert plain[2].tolist() != other[2].tolist()
     head = plain[2][:100]
-    assert 10 < (head[:50] == "weights").sum() < 40  # drawn at random, not by position
+    assert 10 < (head[:50] == "weights").sum() < 40  # at random, not by position
 
 
 # --- bad inputs ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("counts", "settings", "message"),
+    ("counts", "settings", "facts"),
     [
-        ([10, 3], params(exponential(2)), "class b: 3 images available, 5 needed; lower max_per_class"),
-        ([10, 10], params(exponential(2), max_per_class=11), "class a: 10 images available, 11 needed"),
-        (
-            [10, 0, 10],
-            params(exponential(2)),
-            "^1 of 3 classes have no training image: b; add images of them",
-        ),
-        (
-            [50, 50],
-            params(exponential(50)),
-            r"class b: 1 of 1 images left .*2 needed.*imbalance\.factor .*max_per",
-        ),
-        ([50, 5], params(Natural(), holdout_fraction=0.8), "class b: 1 of 5 .*holdout_fraction"),
-        (
-            [50, 1, 9, 1, 1],
-            params(Natural()),
-            "^class b: 1 of 1 images left .*; too few also in 2 of 5 classes: d, e; add images or remove",
-        ),
-        (
-            [9, *[0] * 7, 9],
-            params(Natural()),
-            "^7 of 9 classes have no training image: b, c, d, e, f, …; add images",
-        ),
-        (
-            [99] * 9,
-            params(exponential(99)),
-            r"^class h: 1 of 1 images .*; too few also in 1 of 9 classes: i; lower imbalance\.factor",
-        ),
-        (
-            [50, 50],
-            params(exponential(2), test_per_class=3),
-            "class a: 2 images available, 3 needed; lower test_per",
-        ),
+        ([10, 3], params(exponential(2)), ("class b", "3", "5", "max_per_class")),
+        ([10, 10], params(exponential(2), max_per_class=11), ("class a", "10", "11", "max_per_class")),
+        ([10, 0, 10], params(exponential(2)), ("1 of 3", "b", "add")),
+        ([50, 50], params(exponential(50)), ("class b", "1 of 1", "2", "imbalance.factor", "max_per_class")),
+        ([50, 5], params(Natural(), holdout_fraction=0.8), ("class b", "1 of 5", "holdout_fraction")),
+        ([50, 1, 9, 1, 1], params(Natural()), ("class b", "1 of 1", "2 of 5", "d, e", "add")),
+        ([9, *[0] * 7, 9], params(Natural()), ("7 of 9", "b, c, d, e, f, …", "add")),
+        ([99] * 9, params(exponential(99)), ("class h", "1 of 1", "1 of 9", "i", "imbalance.factor")),
+        ([50, 50], params(exponential(2), test_per_class=3), ("class a", "2", "3", "test_per_class")),
     ],
 )
-def test_too_few_images(counts, settings, message):
+def test_too_few_images(counts, settings, facts):
     test = np.repeat(np.arange(len(counts)), 2)
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError) as caught:
         drawn(shuffled_labels(counts), test, settings)
-    assert "\n" not in str(caught.value)
+    says(str(caught.value), *facts)
 
 
 def test_too_few_images_for_a_test_set():
-    with pytest.raises(UserError, match="class b: 9 images available, 10 needed; lower test_per_class"):
+    with pytest.raises(UserError) as caught:
         drawn(shuffled_labels([50, 9]), [], params(exponential(2), test_per_class=10))
-    with pytest.raises(UserError, match="no test images; set test_per_class"):
+    says(str(caught.value), "class b", "9", "10", "test_per_class")
+    with pytest.raises(UserError, match=r"no test images.*test_per_class"):
         drawn(shuffled_labels([50, 9]), [], params(exponential(2)))
 
 
@@ -366,7 +345,7 @@ def test_every_experiment_is_valid(path):
 @pytest.mark.parametrize(
     ("name", "classes", "images"), [("cifar10_lt", 10, 12406), ("cifar100_lt", 100, 10847)]
 )
-def test_the_cifars_are_ldams_and_so_is_their_resnet(name, classes, images):
+def test_cifar_experiments_follow_ldam_drw(name, classes, images):
     params = load(EXPERIMENTS / f"{name}.yaml")
     dataset = params.datasets[name]
     assert (dataset.protocol, dataset.source.name) == ("ldam", name.removesuffix("_lt"))
@@ -379,7 +358,7 @@ def test_the_cifars_are_ldams_and_so_is_their_resnet(name, classes, images):
 
 
 @pytest.mark.parametrize("name", ["imagenet_lt", "inaturalist2018"])
-def test_large_images_are_read_from_lists_with_an_official_test_list(name):
+def test_experiments_on_large_images_read_lists_with_an_official_test_set(name):
     params = load(EXPERIMENTS / f"{name}.yaml")
     dataset = params.datasets[name]
     assert (dataset.source.kind, dataset.imbalance.kind) == ("list_file", "natural")

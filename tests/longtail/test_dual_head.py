@@ -1,4 +1,4 @@
-"""HLRS after the summary: what drives the weights, the alphas and the logits, and the rates of the rows."""
+"""HLRS as summarized: losses of weights and alphas, inference, and learning rates of the rows."""
 
 import copy
 import math
@@ -64,7 +64,7 @@ def hits(logits, labels):
 # --- objective ----------------------------------------------------------------------------------------
 
 
-def test_weights_descend_on_both_losses_and_alphas_see_the_shared_one(supernet):
+def test_weights_minimize_both_losses_and_alphas_the_shared_one(supernet):
     seen = batch()
     shared, final = logits_of(supernet, seen.images)
     losses = [F.cross_entropy(logits, seen.labels).item() for logits in (shared, final)]
@@ -73,8 +73,8 @@ def test_weights_descend_on_both_losses_and_alphas_see_the_shared_one(supernet):
     assert found[1].loss.item() == pytest.approx(losses[0], rel=1e-12)
 
 
-def test_accuracy_is_that_of_the_logits_that_count(supernet):
-    with torch.no_grad():  # the shared classifier always says class 0, the class-specific weights class 2
+def test_accuracy_is_that_of_final_logits_for_weights_and_shared_ones_for_alphas(supernet):
+    with torch.no_grad():  # shared logits predict class 0, final logits class 2
         supernet.classifier.bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
         supernet.class_specific.bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
     found = [
@@ -92,7 +92,7 @@ def test_inference_reads_the_class_specific_weights(supernet):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_class_specific_weights_have_no_part_in_the_alphas_gradient(supernet, order):
+def test_class_specific_weights_do_not_affect_the_alphas_gradient(supernet, order):
     alphas, weights = list(supernet.alphas.values()), supernet.weights()
     training, validation = (make_objective(SPEC, COUNTS, for_alphas=a) for a in (False, True))
 
@@ -109,7 +109,7 @@ def test_class_specific_weights_have_no_part_in_the_alphas_gradient(supernet, or
     own = {id(p) for p in supernet.class_specific.parameters()}
     still = [torch.zeros_like(w) for w in weights]
     before = gradient(still)
-    # nor has their trial step: at whatever rate a row learns, the gradient is the same
+    # nor does their trial step: the gradient does not depend on the rates of the rows
     after = gradient([torch.ones_like(w) if id(w) in own else torch.zeros_like(w) for w in weights])
     if order == 1:
         with torch.no_grad():
@@ -145,12 +145,12 @@ def test_mean_rate_over_the_images_is_one_and_rarer_classes_learn_faster(counts,
     rates = row_rates(torch.tensor(counts), gamma).tolist()
     assert sum(n * r for n, r in zip(counts, rates, strict=True)) / sum(counts) == pytest.approx(1, rel=1e-12)
     for n, r in zip(counts, rates, strict=True):
-        expected = (counts[0] / max(n, 1)) ** gamma  # an empty class is taken for one with one image
+        expected = (counts[0] / max(n, 1)) ** gamma  # an empty class counts as one with one image
         assert r / rates[0] == pytest.approx(expected, rel=1e-12)
 
 
 def problem(steps=10):
-    """A linear classifier, and gradients for it and for something else, drawn at each step."""
+    """A linear classifier and another parameter, and targets for both, drawn at each step."""
     draw = torch.Generator().manual_seed(3)
     classifier, other = nn.Linear(4, 3).double(), nn.Parameter(torch.ones(5, dtype=torch.float64))
     parameters = [classifier.weight, classifier.bias, other]
@@ -168,7 +168,7 @@ def loss_of(parameters, targets):
 
 
 def with_a_group_for_each_row(rates, lr, sgd, clip):
-    """torch's own SGD: the rows as parameters of their own, in groups of their own."""
+    """Train with torch's own SGD, each row a separate parameter in a separate group."""
     [weight, bias, other], targets = problem()
     rows = [nn.Parameter(value.detach().clone()) for tensor in (weight, bias) for value in tensor]
     groups = [{"params": [row], "lr": lr(0) * r} for row, r in zip(rows, [*rates, *rates], strict=True)]
@@ -198,7 +198,7 @@ def with_one_group(rates, lr, sgd, clip):
 @pytest.mark.parametrize("clip", [None, 5.0])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_rows_learn_as_under_sgd_with_a_group_for_each(momentum, weight_decay, clip):
+def test_row_rates_equal_sgd_with_a_group_for_each_row(momentum, weight_decay, clip):
     rates = row_rates(COUNTS, 1.0)
     sgd = {"momentum": momentum, "weight_decay": weight_decay}
 
@@ -213,7 +213,7 @@ def test_rows_learn_as_under_sgd_with_a_group_for_each(momentum, weight_decay, c
     assert all(float((f - p).abs().max()) > 1e-3 for f, p in zip(found[:2], plain[:2], strict=True))
 
 
-def test_without_gamma_it_is_plain_sgd_bit_for_bit():
+def test_gamma_0_equals_plain_sgd_bit_for_bit():
     sgd = {"momentum": 0.9, "weight_decay": 0.1}
     found, plain = (
         with_one_group(rates, lambda _: 0.002, sgd, 5.0) for rates in (row_rates(COUNTS, 0.0), None)
@@ -221,7 +221,7 @@ def test_without_gamma_it_is_plain_sgd_bit_for_bit():
     assert all(torch.equal(f, p) for f, p in zip(found, plain, strict=True))
 
 
-def test_a_dual_heads_class_specific_weights_learn_at_their_classes_rates_and_nothing_else_does(supernet):
+def test_only_class_specific_weights_learn_at_the_rates_of_their_classes(supernet):
     sgd = Sgd(lr=0.1, momentum=0.0, weight_decay=0.01, clip=None)
 
     def moved(objective):
@@ -274,7 +274,7 @@ def first_step(stage, by_stage, genotype=None):
     return {name: p.detach() - before[name] for name, p in network.named_parameters()}
 
 
-def test_rows_learn_at_the_rates_of_the_images_they_learn_from_in_search_and_retraining(workspace):
+def test_row_rates_follow_the_class_counts_of_search_and_retraining(workspace):
     plain, dual = jobs(gamma=0.0), jobs(gamma=1.0)
     for stage in (split, search, extract):
         stage.run(plain[stage.__name__.rpartition(".")[2]])
@@ -299,7 +299,7 @@ def test_a_dual_head_is_searched_retrained_and_evaluated(workspace):
     by_stage = jobs()
     for stage in (split, search, extract, retrain, evaluate):
         stage.run(by_stage[stage.__name__.rpartition(".")[2]])
-    # at the start ten classes cost about log 10 a classifier: both of them the weights, one the alphas
+    # at the start each classifier's loss is about log 10: weights see both, alphas one
     history = read_table(by_stage["search"].output("history.parquet"), "search_history").to_pydict()
     assert history["weights_loss"][0] == pytest.approx(2 * math.log(10), rel=0.2)
     assert history["alphas_loss"][0] == pytest.approx(math.log(10), rel=0.2)

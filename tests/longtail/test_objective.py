@@ -1,4 +1,4 @@
-"""Objectives: losses against formulas written out in plain Python, gradients by finite differences."""
+"""Objectives: losses compared with formulas in plain Python, gradients with finite differences."""
 
 import math
 
@@ -27,7 +27,7 @@ LOSS = make_loss(CrossEntropy(), COUNTS)
 
 
 class Fixed:
-    """A network whose features are fixed matrices, whatever the images show."""
+    """A network whose features are fixed matrices for any images."""
 
     def __init__(self, auxiliary: bool = False) -> None:
         self.tables = [tensor(CONVENTIONAL), tensor(REBALANCING)]
@@ -122,7 +122,7 @@ def mixed():
     return Batch(torch.zeros(3, 1, 2, 2), torch.tensor(LABELS_C), torch.tensor(PARTNERS), share)
 
 
-def test_mixed_images_are_charged_for_both_labels_by_their_shares():
+def test_the_loss_of_mixed_images_weights_both_labels_by_their_shares():
     loss, _ = Plain(LOSS, 0.4)(Fixed(auxiliary=True), [mixed()], 0.0, None)
     main = naive_logits(CONVENTIONAL, REBALANCING, WEIGHT, BIAS, 1, 1)
     expected = 0.0
@@ -134,8 +134,8 @@ def test_mixed_images_are_charged_for_both_labels_by_their_shares():
 
 
 def test_accuracy_of_mixed_images_counts_by_shares():
-    share = {  # of the three images, by hand, where the largest logit is this class's
-        0: [0.75, 1.0, 0.0],  # the label's; both labels'; neither's
+    share = {  # of the three images, by hand, if this class has the largest logit
+        0: [0.75, 1.0, 0.0],  # the label; both labels; neither
         1: [0.25, 0.0, 1.0],
         2: [0.0, 0.0, 0.0],
     }
@@ -147,7 +147,7 @@ def test_accuracy_of_mixed_images_counts_by_shares():
 # --- bilateral ----------------------------------------------------------------------------------------
 
 
-def test_samplers_are_the_uniform_and_the_reversed_one_in_the_order_of_the_branches():
+def test_branches_use_the_uniform_and_the_reversed_sampler_in_this_order():
     assert demands_of(PlainSpec(kind="plain")).samplers == [UniformSampler()]
     bilateral = BilateralSpec(kind="bilateral")
     assert demands_of(bilateral).samplers == [UniformSampler(), ReversedSampler()]
@@ -158,14 +158,14 @@ def test_samplers_are_the_uniform_and_the_reversed_one_in_the_order_of_the_branc
 
 
 @pytest.mark.parametrize("m", [1.0, 0.0, 0.3, 0.5])
-def test_bilateral_loss_is_the_formula_of_the_paper(m):
+def test_bilateral_loss_matches_the_formula_of_the_paper(m):
     loss, _ = Bilateral(LOSS)(Fixed(), batches(), 0.0, m)
     expected = naive_bilateral(CONVENTIONAL, REBALANCING, WEIGHT, BIAS, m)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("m", "branch"), [(1.0, 0), (0.0, 1)])
-def test_at_the_ends_one_branch_alone_is_heard(m, branch):
+def test_at_the_ends_only_one_branch_gets_gradients(m, branch):
     network = Fixed()
     Bilateral(LOSS)(network, batches(), 0.0, m).loss.backward()
     assert float(network.tables[branch].grad.abs().sum()) > 0
