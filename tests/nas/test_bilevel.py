@@ -1,4 +1,4 @@
-"""The alphas' gradients against exact ones: differentiated through the unrolled step, and by hand."""
+"""The alphas' gradients compared with exact ones, by hand and differentiated through the unrolled step."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_unrolled_gradient_is_the_exact_bilevel_gradient_of_a_supernet(options, 
         assert float((e - g).norm() / e.norm()) > 1e-2  # the second-order term is no rounding error
 
 
-def test_weights_come_back_bit_for_bit_even_after_an_error():
+def test_weights_are_restored_bit_for_bit_even_after_an_error():
     w = nn.Parameter(torch.randn(50, generator=torch.Generator().manual_seed(0)))
     before = w.detach().clone()
     seen = []
@@ -91,7 +91,7 @@ def test_weights_come_back_bit_for_bit_even_after_an_error():
     assert torch.equal(w, before)
 
 
-def test_frozen_parameters_want_no_gradients_inside_the_block_alone():
+def test_parameters_are_frozen_only_inside_the_block():
     w, a = nn.Parameter(torch.ones(3)), nn.Parameter(torch.full((3,), 2.0))
     with frozen([w]):
         assert (w.requires_grad, a.requires_grad) == (False, True)
@@ -124,7 +124,7 @@ def test_a_graph_from_before_a_move_can_be_differentiated_again_after_it():
     assert torch.equal(by_a, torch.tensor([3 * 1.0 * 7.0, 3 * 4.0 * 11.0], dtype=torch.float64))
 
 
-def test_second_order_evaluates_each_loss_once_the_validation_at_the_unrolled_weights():
+def test_second_order_evaluates_each_loss_once():
     w, a = (nn.Parameter(torch.tensor([value], dtype=torch.float64)) for value in (3.0, 2.0))
     seen = []
 

@@ -115,7 +115,7 @@ def test_edges_start_and_end_at_their_states():
     assert along[-1][1] == pytest.approx(float(end.get("y")) + float(end.get("height")) / 2, abs=0.11)
 
 
-def test_description_in_words():
+def test_the_description_lists_every_edge():
     text = draw_cell([[("sep_conv_3x3", 0)], [("skip_connect", 2)]], "t", [2, 3])
     assert "<desc>c_{k-2} to node 0: sep_conv_3x3; node 0 to node 1: skip_connect</desc>" in text
 

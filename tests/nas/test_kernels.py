@@ -1,4 +1,4 @@
-"""The Triton kernels, interpreted on the CPU, against PyTorch's convolutions in double precision."""
+"""The Triton kernels, interpreted on the CPU, compared with PyTorch in double precision."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def expected(x, weight, gradient):
     return y.detach(), *torch.autograd.grad(y, (x, weight), gradient)
 
 
-def test_without_a_compiler_or_headers_no_map_takes_kernels(monkeypatch, tmp_path):
+def test_kernels_need_triton_a_compiler_and_headers(monkeypatch, tmp_path):
     monkeypatch.setattr(triton_available, "KERNEL_DEVICE", "cpu")
     monkeypatch.delenv("CC", raising=False)
     x = torch.zeros(1, 1, 2, 2)

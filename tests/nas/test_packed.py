@@ -59,7 +59,7 @@ def test_gradients_of_packing_are_channels_last():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_batch_norm_is_that_of_the_single_images(training):
+def test_batch_norm_equals_that_of_single_images(training):
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(8, 3, 5, 7, generator=draw, dtype=torch.float64) * 2 + 3
     weight, bias, mean = torch.randn(3, 3, generator=draw, dtype=torch.float64)

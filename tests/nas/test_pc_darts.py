@@ -1,4 +1,4 @@
-"""PC-DARTS: its cells against one edge and one operation at a time; edge weights; a real search."""
+"""PC-DARTS: its cells compared with one edge and one operation at a time; edge weights."""
 
 import numpy as np
 import pytest
@@ -145,7 +145,7 @@ def test_second_derivatives_by_the_betas_agree_with_the_plain_cells():
 
 
 @pytest.mark.parametrize("size", [7, 5])
-def test_odd_images_pass(size):
+def test_images_of_odd_size_are_accepted(size):
     supernet = pc_supernet(nodes=2, portion=4)
     assert supernet(torch.randn(4, 2, size, size, dtype=torch.float64)).shape == (4, 3)
 

@@ -68,7 +68,7 @@ def test_symmetric_falls_without_a_jump():
     assert max(falls) < 2 / 60 + 1e-9  # its steepest slope is -2, at t = 1/2
 
 
-def test_beta_draw_depends_on_its_name_alone():
+def test_beta_draw_depends_only_on_its_name():
     first = m("beta", 0.0, "0/search/mixing/3/7", a=0.2)
     assert m("beta", 0.9, "0/search/mixing/3/7", a=0.2) == first
     assert m("beta", 0.0, "0/search/mixing/3/8", a=0.2) != first
@@ -103,7 +103,7 @@ def test_the_parameter_of_beta_acts():
 
 
 @pytest.mark.parametrize("kind", specs(Mixing))
-def test_a_mixing_is_drawn_only_if_its_spec_says_so(kind):
+def test_only_mixings_whose_spec_is_drawn_are_random(kind):
     assert (m(kind, 0.3, "one") != m(kind, 0.3, "other")) == specs(Mixing)[kind].drawn
 
 

@@ -1,4 +1,4 @@
-"""The supernet against one edge and one operation at a time, as in DARTS's cnn/model_search.py."""
+"""The supernet compared with one edge and one operation at a time, as in DARTS's cnn/model_search.py."""
 
 import itertools
 import sys
@@ -77,7 +77,7 @@ def plain_cell(cell: SearchCell, before: Tensor, previous: Tensor, weights: Tens
     for node in range(nodes):
         total = torch.zeros(())
         for state in range(node + 2):
-            # the two inputs' edges are one after the other in the first OutEdges; later states have their own
+            # the first OutEdges holds the edges of both inputs in turn; each later state has its own
             out = cell.out_edges[max(0, state - 1)]
             group = state * nodes + node if state < 2 else node - (state - 1)
             total = total + plain_mixture(out, group, states[state], weights[row])
@@ -123,7 +123,7 @@ def test_logits_and_both_gradients_agree_with_the_plain_cells(nodes):
 
 
 def test_agreement_survives_twenty_optimizer_steps_in_float32():
-    # with seed 0, a map is so near 0 before a ReLU that rounding decides on its gradient
+    # with seed 0, a map before a ReLU is so near 0 that its gradient depends on rounding
     networks = [small_supernet(2, torch.float32, seed=1) for _ in range(2)]
     forwards = [networks[0], lambda images: plain_forward(networks[1], images)]
     optimizers = [torch.optim.SGD(n.parameters(), 0.02, momentum=0.9) for n in networks]
@@ -142,12 +142,12 @@ def test_agreement_survives_twenty_optimizer_steps_in_float32():
 
 
 @pytest.mark.parametrize("size", [7, 9, 5])
-def test_odd_images_pass(size):
+def test_images_of_odd_size_are_accepted(size):
     supernet = small_supernet(2, torch.float32)
     assert supernet(torch.randn(4, 2, size, size)).shape == (4, 3)
 
 
-def test_number_of_weights_is_that_of_the_authors_code():
+def test_number_of_weights_matches_the_authors_code():
     # "param size = 1.930618MB" in the logs of DARTS's train_search.py (16 channels, 8 cells, CIFAR-10)
     with torch.device("meta"):
         supernet = Supernet(DartsSearcher(Darts()), nodes=4, in_channels=3, classes=10, channels=16, cells=8)
@@ -155,7 +155,7 @@ def test_number_of_weights_is_that_of_the_authors_code():
     assert [a.shape for a in supernet.alphas.values()] == [(14, 8), (14, 8)]
 
 
-def test_rows_of_the_alphas_are_shared_out_to_the_states_they_leave():
+def test_rows_of_the_alphas_are_grouped_by_the_state_they_leave():
     supernet = small_supernet(3, torch.float32)
     rows = [own.tolist() for own in supernet.order.split(supernet.counts)]
     assert rows == [[0, 2, 5, 1, 3, 6], [4, 7], [8]]
@@ -179,7 +179,7 @@ def test_branches_have_their_own_last_cells_and_share_the_rest():
     assert supernet.classifier.in_features == 2 * supernet.features(images, 0).shape[1]
 
 
-def test_a_forward_pass_leaves_no_trace():
+def test_a_forward_pass_changes_no_state():
     supernet = small_supernet(2, torch.float32)
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
     supernet(torch.randn(4, 2, 8, 8))
@@ -245,7 +245,7 @@ def kept_for_backward(supernet: Supernet) -> tuple[Tensor, int]:
     kept = {}
 
     def pack(x: Tensor) -> Tensor:
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage()  # held, so no address comes twice
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage()  # kept alive, so no address recurs
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
@@ -266,7 +266,7 @@ def test_recomputing_changes_no_bit_and_keeps_less_than_half():
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_frozen_weights_keep_less_and_get_no_gradients(recompute):
+def test_frozen_weights_save_memory_and_get_no_gradients(recompute):
     supernet = small_supernet(2, torch.float32, recompute=recompute)
     alphas = list(supernet.alphas.values())
     loss, kept = kept_for_backward(supernet)
@@ -322,7 +322,7 @@ def test_operators_of_a_search_step():
             step(order)
         counts.append(counting.operators)
     # the reference, DARTS's cnn/model_search.py and train_search.py, dispatches 41,108 (docs/benchmarks.md)
-    total = counts[0].total()  # of its own, so that a failure does not list them all
+    total = counts[0].total()  # a variable, so that a failure does not list all counts
     assert 1000 < total <= 41_108 // 5
     # unrolled: 13 convolutions or gradients of one where the plain step has 5, and what is recomputed
     convolutions = [count["convolution"] + count["convolution_backward"] for count in counts]

@@ -84,7 +84,7 @@ def trained(task, steps=4, epochs=None):
 
 
 class Eager(GraphCache):
-    """Makes every call a first one, which runs eagerly."""
+    """Treats every call as the first one, which runs eagerly."""
 
     def __call__(self, compute, constants=None):
         return lambda *inputs: CapturedStep(compute, self.device)(*inputs)
@@ -150,7 +150,7 @@ def stood_in(monkeypatch):
 @pytest.mark.parametrize(
     "method", ["mixed at random", "deferred", "unrolled", "PC-DARTS after a while", "GDAS"]
 )
-def test_no_recorded_step_of_a_search_is_out_of_date(workspace, stood_in, method):
+def test_no_captured_step_of_a_search_is_stale(workspace, stood_in, method):
     job = by_stage(METHODS[method])["search"]
     task = stood_in(search_task(job))
     assert_same(trained(task, steps=3), trained(eager(search_task(job)), steps=3))
@@ -208,7 +208,7 @@ def test_a_captured_step_sees_new_noise_and_a_new_temperature(workspace, stood_i
         for step in range(3):
             task.step(step)
             graph, (_, for_weights, for_alphas, *_) = task.compute.graph, task.compute.inputs
-            assert task.supernet.drawn is for_weights  # what the step read last is its own memory
+            assert task.supernet.drawn is for_weights  # a captured step reads its own memory
             seen += [(graph, drawn.clone()) for drawn in (for_weights, for_alphas)]
     assert len({id(graph) for graph, _ in seen[2:]}) == 1
     noise = {tuple(drawn[:, 0].flatten().tolist()) for _, drawn in seen}
@@ -217,7 +217,7 @@ def test_a_captured_step_sees_new_noise_and_a_new_temperature(workspace, stood_i
     assert temperatures == [[10.0]] * 6 + [[pytest.approx(5.05)]] * 6  # 3 epochs from 10 to 0.1
 
 
-def test_what_is_drawn_depends_on_seed_purpose_epoch_and_step_alone(workspace):
+def test_draws_depend_only_on_seed_purpose_epoch_and_step(workspace):
     job = by_stage({"searcher": GDAS})["search"]
     one, other = search_task(job), search_task(job)
     one.begin(0)

@@ -12,6 +12,7 @@ from hlrs.errors import Interrupted
 from hlrs.training import startup
 from hlrs.training.loop import fit
 from tests.conftest import hlrs, record
+from tests.messages import says
 from tests.training.test_training import JOB, Count
 
 CPU = torch.device("cpu")
@@ -19,7 +20,7 @@ TICK = 0.02  # resolution of the system's start time of a process
 
 
 class Clock:
-    """A time.monotonic() that stands still unless a test moves it."""
+    """A time.monotonic() that advances only when a test moves it."""
 
     def __init__(self, monkeypatch, start=100.0):
         self.now = start
@@ -41,7 +42,7 @@ class Warming(Count):
 
 @pytest.fixture
 def clock(tmp_path, monkeypatch):
-    """A clock of a process that called its stage 4.9 s after its start, and has set it up for 1.3 s."""
+    """A clock at 1.3 s after a stage was called, which was 4.9 s after the start of the process."""
     monkeypatch.chdir(tmp_path)
     clock = Clock(monkeypatch)
     monkeypatch.setattr(startup, "process_start", lambda: 95.1)
@@ -79,7 +80,7 @@ def test_a_training_records_startup_first_step_and_median_step(clock, capsys):
     }
     assert facts["training_seconds"] == 15.0
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "d/m/0  started in 6.2 s (imports 4.9 s, data and model 1.3 s)"
+    says(lines[0], "d/m/0", "started", "6.2 s", "imports 4.9 s", "1.3 s")
     assert [line.split("  ")[-1] for line in lines[1:]] == ["4 s left", "2 s left", "0 s left"]
 
 
@@ -95,8 +96,8 @@ def test_a_resumed_training_records_the_times_of_its_own_process(clock, capsys):
     assert facts["startup"]["first_step_seconds"] == 10.0
     assert (facts["resumes"], facts["training_seconds"]) == (1, 14.0)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].endswith("data and model 2.0 s)")
-    assert lines[1] == "d/m/0  resumed at epoch 0, step 1"
+    says(lines[0], "started", "2.0 s")
+    says(lines[1], "d/m/0", "resumed", "epoch 0", "step 1")
 
 
 def test_a_finished_training_has_no_first_step(clock):
@@ -121,7 +122,7 @@ def test_startup_times_are_in_records_and_logs(workspace):
         parts = [times.get("imports_seconds", 0), times.get("setup_seconds", 0)]
         if sys.platform == "linux":  # elsewhere, forked processes count from the start of their server
             assert sum(parts) + records[stage].get("training_seconds", 0) <= elapsed + TICK
-        assert ("started in" in output) == (stage in ("search", "retrain"))
+        assert ("started" in output) == (stage in ("search", "retrain"))
     steps = {"first_step_seconds", "median_step_seconds"}
     start = {"imports_seconds", "setup_seconds"}
     assert {stage: set(r.get("startup", {})) for stage, r in records.items()} == {

@@ -21,7 +21,7 @@ def drawn(searcher, shape=(1, 2, 8), epoch=0, seed=0):
 
 
 @pytest.mark.parametrize("tau", [10.0, 0.1])
-def test_operations_are_chosen_as_often_as_their_softmax_says(tau):
+def test_operations_are_chosen_with_the_probabilities_of_their_softmax(tau):
     # all draws at once: the edges of one large draw share their alphas; 4 standard deviations
     searcher, count = make(tau_max=tau, tau_min=tau), 20_000
     for alphas in ALPHAS:
@@ -42,7 +42,7 @@ def test_the_choice_does_not_depend_on_the_temperature():
 
 
 @pytest.mark.parametrize("tau", [10.0, 0.5])
-def test_the_gradient_is_that_of_the_soft_choice_at_the_same_noise(tau):
+def test_the_gradient_equals_that_of_the_soft_choice_at_the_same_noise(tau):
     searcher = make(tau_max=tau, tau_min=tau)
     noise, along = drawn(searcher)[0], torch.linspace(-1, 1, 16).view(2, 8)
     found, expected = (ALPHAS.clone().double().requires_grad_() for _ in range(2))
@@ -62,14 +62,14 @@ def test_the_temperature_falls_linearly_from_epoch_to_epoch(epoch, epochs, tau):
     assert make(tau_max=4.0, tau_min=4.0).temperature(epoch, epochs) == 4.0
 
 
-def test_noise_is_gumbels():
+def test_noise_is_gumbel_distributed():
     # mean 0.5772 (Euler's constant), variance pi²/6, each within 4 standard errors of 80,000 draws
     noise = drawn(make(), (1, 10_000, 8))[0]
     assert float(noise.mean()) == pytest.approx(0.577216, abs=4 * (1.644934 / 80_000) ** 0.5)
     assert float(noise.var()) == pytest.approx(1.644934, abs=4 * (4.4 * 1.644934**2 / 80_000) ** 0.5)
 
 
-def test_a_cell_applies_the_chosen_operations_alone_and_learns_about_all():
+def test_a_cell_applies_only_chosen_operations_and_learns_about_all():
     searcher = make()
     supernet = small_supernet(2, torch.float64, searcher=searcher)
     supernet.drawn = searcher.draw(supernet.shape, torch.Generator().manual_seed(3), 0, 10).double()
@@ -79,7 +79,7 @@ def test_a_cell_applies_the_chosen_operations_alone_and_learns_about_all():
     for cell in supernet.shared:
         alphas, place = supernet.alphas[cell.kind], list(supernet.alphas).index(cell.kind)
         chosen = (alphas.detach() + supernet.drawn[place][0]).argmax(1)
-        # written otherwise than in the searcher: a leaf whose gradient is that by the one-hot weights
+        # unlike in the searcher, the one-hot weights are a leaf, so it holds their gradient
         leaf = choices.setdefault(cell.kind, F.one_hot(chosen, 8).double().requires_grad_())
         states = states[1], plain_cell(cell, *(F.relu(state) for state in states), leaf)
     logits = supernet.classifier(states[1].mean((2, 3)))
@@ -96,7 +96,7 @@ def test_a_cell_applies_the_chosen_operations_alone_and_learns_about_all():
 
 
 def test_temperatures_that_rise_or_vanish_are_rejected():
-    with pytest.raises(ValueError, match=r"tau_min 2 is above tau_max 1.*swap"):
+    with pytest.raises(ValueError, match=r"tau_min 2\b.*tau_max 1\b.*swap\b"):
         Gdas(tau_max=1.0, tau_min=2.0)
     with pytest.raises(ValueError, match="tau_min"):
         Gdas(tau_min=0.0)

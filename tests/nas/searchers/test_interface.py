@@ -19,13 +19,13 @@ def make(spec):
     return SEARCHERS[spec](spec())
 
 
-def test_every_kind_says_whether_it_trains_a_supernet_and_those_that_do_have_a_searcher():
+def test_kinds_that_search_a_supernet_have_a_searcher():
     union = get_args(SearcherSpec)[0]
     assert {spec for spec in get_args(union) if vars(spec)["searches"]} == set(SPECS) == SEARCHERS.keys()
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_searcher_does_what_its_spec_tells_the_plan(spec):
+def test_a_searcher_agrees_with_its_spec(spec):
     searcher = make(spec)
     assert searcher.portion == spec().portion
     assert [searcher.rests(t) for t in (0.0, 0.2999, 0.5, 0.99)] == [
@@ -57,7 +57,7 @@ def test_weights_are_distributions_and_draws_follow_their_generator(spec):
     assert searcher.penalty(supernet.architecture()) is None
 
 
-def test_a_penalty_adds_to_the_architectures_gradient_and_to_no_recorded_loss(workspace, monkeypatch):
+def test_a_penalty_changes_the_architectures_gradient_but_no_recorded_loss(workspace, monkeypatch):
     job = by_stage({})["search"]
     found = []
     for factor in (None, 3.0):
