@@ -1,4 +1,4 @@
-"""Small workflows in a folder of their own."""
+"""Small workflows, each in its own folder."""
 
 import contextlib
 import json
@@ -74,13 +74,13 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest first, the one that waits for its end last."""
+    """Run the slowest files first, and the accounting tests, which mostly wait, last."""
     order = {"test_slurm.py": -2, "test_workflow.py": -1, "test_accounting.py": 1}
     items.sort(key=lambda item: order.get(item.path.name, 0))
 
 
 def untested(what: str, reason: str, variable: str):
-    """End a test for lack of a tool: as a failure where the variable says `required`, else as a loud skip."""
+    """End a test that lacks a tool: fail if the variable is `required`, else skip with a warning."""
     message = f"NOT TESTED {what}: {reason}"
     if os.environ.get(variable) == "required":
         pytest.fail(message)
@@ -90,7 +90,7 @@ def untested(what: str, reason: str, variable: str):
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
-    """An empty folder with a tiny params.yaml, and the current one."""
+    """An empty folder with a tiny params.yaml, which is the current one."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(TINY))
     return tmp_path
@@ -98,7 +98,7 @@ def workspace(tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def at_work_in(folder: Path, monkeypatch):
-    """In the body, a checkout is the current folder, and the package's code is the one in it."""
+    """Make a checkout the current folder, and its package the one that is digested."""
     from hlrs.artifacts import code_digest
 
     monkeypatch.chdir(folder)
@@ -112,7 +112,7 @@ def at_work_in(folder: Path, monkeypatch):
 
 
 def edit(path: Path, **changes) -> None:
-    """Lay nested changes over params.yaml: edit(p, **{"search.epochs": 4})."""
+    """Change entries of params.yaml: edit(p, **{"search.epochs": 4})."""
     params = yaml.safe_load(path.read_text())
     for dotted, value in changes.items():
         *parents, last = dotted.split(".")
@@ -123,7 +123,7 @@ def edit(path: Path, **changes) -> None:
     path.write_text(yaml.safe_dump(params))
 
 
-# A process that imported torch once and forks: a stage starts in milliseconds, and can be killed.
+# A server that has imported torch and forks: a stage starts in milliseconds, and can be killed.
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
     ["torch._dynamo", "hlrs.cli", "hlrs.stages.search", "hlrs.stages.retrain", "hlrs.stages.evaluate"]
@@ -131,7 +131,7 @@ FORK.set_forkserver_preload(
 
 
 def _command(folder: str, arguments: list[str], log: str, checkpoint_seconds: float) -> None:
-    # a fork server that a streamed set's loader started has the signals blocked that a training answers
+    # if a streamed set's loader started the fork server, it blocks the signals that a training handles
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.chdir(folder)
     sys.stderr = sys.stdout = Path(log).open("a", buffering=1)  # noqa: SIM115 - as long as the process
@@ -143,7 +143,7 @@ def _command(folder: str, arguments: list[str], log: str, checkpoint_seconds: fl
 
 
 def start(folder: Path, *arguments: str, log: str = "log", checkpoint_seconds: float = 300.0):
-    """`hlrs ARGUMENTS` in a process of its own; its output goes to the file `log`."""
+    """Start `hlrs ARGUMENTS` in a new process; its output goes to the file `log`."""
     process = FORK.Process(
         target=_command, args=(str(folder), list(arguments), str(folder / log), checkpoint_seconds)
     )
@@ -152,7 +152,7 @@ def start(folder: Path, *arguments: str, log: str = "log", checkpoint_seconds: f
 
 
 def hlrs(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Exit status and output of `hlrs ARGUMENTS`."""
+    """Run `hlrs ARGUMENTS`; return its exit status and output."""
     process = start(folder, *arguments, log="output")
     process.join()
     output = (folder / "output").read_text()
@@ -175,7 +175,7 @@ def _make_all(folder: str) -> None:
 
 
 def make_all(folder: Path) -> None:
-    """Run every job that is due in one process, sooner than Snakemake; a checkout by its own code."""
+    """Run every due job in one process, faster than Snakemake; a checkout runs its own code."""
     process = FORK.Process(target=_make_all, args=(str(folder),))
     process.start()
     process.join()

@@ -1,4 +1,4 @@
-"""The benchmarks can be imported without a GPU, with all that they use of hlrs: a rename there fails here."""
+"""The benchmarks can be imported without a GPU, and all names that they import from hlrs exist."""
 
 import ast
 import importlib.util
@@ -16,7 +16,7 @@ PATHS = sorted([*FOLDER.glob("*.py"), *FOLDER.glob("gpu/*.py")])
 
 @pytest.fixture
 def importable(monkeypatch):
-    """In the test, benchmarks find one another by name, as they do when they are run."""
+    """Let benchmarks import one another by name, as when they run."""
     for folder in (FOLDER, FOLDER / "gpu"):
         monkeypatch.syspath_prepend(str(folder))
     yield
@@ -26,7 +26,7 @@ def importable(monkeypatch):
 
 
 def missing_names(tree: ast.Module) -> list[str]:
-    """The names that a module imports from hlrs, in functions too, and that are not there."""
+    """The names that a module imports from hlrs, also in functions, and that do not exist."""
     missing = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hlrs":

@@ -1,4 +1,4 @@
-"""What loads without torch, and what packages hold; import-linter holds the directions (pyproject.toml)."""
+"""Modules that load without torch, and contents of packages; import-linter checks directions."""
 
 import ast
 import json
@@ -12,13 +12,8 @@ import pytest
 import hlrs
 
 PACKAGE = Path(hlrs.__file__).parent
-LIGHT = (
-    "artifacts",
-    "config",
-    "pipeline",
-    "provenance",
-    "report",
-)  # for the Snakefile, a login node, `hlrs plan`
+# loaded by the Snakefile, on a login node, and by `hlrs plan`
+LIGHT = ("artifacts", "config", "pipeline", "provenance", "report")
 HEAVY = ("hlrs.pipeline.model_size",)  # builds networks
 ALL = [module.name for module in pkgutil.walk_packages(hlrs.__path__, "hlrs.")]
 LIGHT_MODULES = [
@@ -50,7 +45,7 @@ SLOW = {
 
 
 def loaded(*modules: str) -> dict[str, list[str]]:
-    """For each module, imported in turn by one process, which slow packages are loaded by then."""
+    """For each module, imported in turn by one process, the slow packages loaded so far."""
     script = (
         "import importlib, json, sys\n"
         "found = {}\n"
@@ -75,7 +70,7 @@ def test_the_command_line_loads_without_slow_packages():
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda p: p.parent.name)
 def test_packages_hold_a_docstring_and_the_version_only(path):
-    """The code digest passes over `__init__.py`."""
+    """The code digest skips `__init__.py`."""
     docstring, *rest = ast.parse(path.read_text()).body
     assert isinstance(docstring, ast.Expr)
     assert isinstance(docstring.value, ast.Constant)

@@ -1,4 +1,4 @@
-"""Streamed images: the same bytes as resident ones, for any number of workers; errors and signals."""
+"""Streamed images: the same bytes as resident ones for any number of workers; errors and signals."""
 
 import copy
 import hashlib
@@ -36,6 +36,7 @@ from hlrs.stages import images as images_module
 from hlrs.stages import search, split
 from hlrs.stages.images import SplitImages
 from tests.conftest import TINY, edit, hlrs
+from tests.messages import says
 
 POLICY = RandAugment(operations=2, magnitude=9)
 AUGMENTATIONS = {
@@ -140,7 +141,7 @@ def test_resized_crops_do_not_depend_on_the_workers(folder):
 
 def test_a_resized_crop_needs_the_files(folder):
     request = Request(torch.arange(2), Augmentation(resized_crop=0.5), ("p",))
-    with pytest.raises(ValueError, match="only a streamed set"):
+    with pytest.raises(ValueError, match=r"resized_crop.*streamed"):
         resident(folder, INDEX).batch(request)
 
 
@@ -155,12 +156,12 @@ def test_an_epoch_can_resume_restart_and_skip_steps(folder):
         feed.begin(0, 0.5)
     assert same(whole[:2], training(0))
     assert same(whole[:2], training(0))  # as `throughput.measure` repeats steps
-    assert same(whole[10:], validation(2))  # in another order than they are read
+    assert same(whole[10:], validation(2))  # not in the order in which they are read
     assert same(whole[8:10], training(2))
     assert same(whole[6:8], validation(1))
 
 
-def test_the_loader_reads_ahead_consumers_interleaved(folder):
+def test_the_loader_interleaves_consumers_as_it_reads_ahead(folder):
     read = streamed(folder, INDEX)
     consumers = feeds(read, Augmentation())
     epoch_of(consumers, 0, steps=[0])
@@ -205,9 +206,9 @@ def test_an_image_that_cannot_be_decoded_is_named(folder, tmp_path):
     source = source_of(tmp_path / "broken")
     where = source.files.index(broken)
     images = streamed(tmp_path / "broken", np.array([0, where]))
-    with pytest.raises(UserError, match=r"07\.png: not an image that can be decoded") as caught:
+    with pytest.raises(UserError) as caught:
         images.batch(Request(torch.tensor([0, 1]), Augmentation(), ("p",)))
-    assert "\n" not in str(caught.value)
+    says(str(caught.value), "07.png", "image", "dvc pull")
 
 
 def test_an_image_of_another_size_is_named(tmp_path):
@@ -218,11 +219,10 @@ def test_an_image_of_another_size_is_named(tmp_path):
     assert reader[Order(np.array([0, 1]), Augmentation(), ("p",))][1].shape == (2, 3, 8, 8)
     error = reader[Order(np.array([3, 2]), Augmentation(), ("p",))][1]
     assert isinstance(error, UserError)
-    assert str(error).startswith(f"{file}, row 3: 8×6 pixels, not 8×8")
-    assert "set image_size" in str(error)
+    says(str(error), "a.parquet, row 3", "8×6", "8×8", "image_size")
 
 
-def test_a_worker_that_dies_is_one_line(folder):
+def test_a_dead_worker_is_reported(folder):
     read = streamed(folder, INDEX)
     [feed, _] = feeds(read, Augmentation(), steps=50)
     feed.begin(0, 0.5)
@@ -245,12 +245,12 @@ def test_a_worker_that_dies_is_one_line(folder):
 STREAM = {"stream": {"above_mb": 0, "workers": 1}}
 
 
-def test_a_streamed_run_resumed_in_the_middle_of_an_epoch_gives_the_resident_bytes(workspace):
-    """Search, signalled in the middle, retraining with a held-out curve, evaluation."""
+def test_a_streamed_run_resumed_within_an_epoch_gives_the_resident_bytes(workspace):
+    """Covers a search interrupted by a signal, a retraining with a held-out curve, and an evaluation."""
     edit(workspace / "params.yaml", **{"datasets.digits.holdout_fraction": 0.1, "retrain.epochs": 1})
     expected = run_all(("split", *RESULTS))
     assert len(expected) == 9  # alphas, genotype, drawings, weights, metrics, predictions, two histories
-    shutil.rmtree(".hlrs/checkpoints")  # which the command removes, not the stage
+    shutil.rmtree(".hlrs/checkpoints")  # removed by the command, not the stage
     edit(workspace / "params.yaml", **{"datasets.digits.stream": STREAM["stream"]})
     process = search_alone(workspace)
     for pid in [*descendants(process.pid), process.pid]:  # as SLURM and a terminal do
@@ -276,9 +276,8 @@ def run_all(stages):
     for job in plan.plan(load(Path("params.yaml"))):
         if job.stage in stages and job.run in ("digits", "digits/hlrs/0", "digits/hlrs/0/0"):
             importlib.import_module(f"hlrs.stages.{job.stage}").run(job)
-            made = [
-                Path(path) for path in job.outputs if Path(path).exists()
-            ]  # only the command writes a record
+            # only the command writes the record
+            made = [Path(path) for path in job.outputs if Path(path).exists()]
             digests |= {(job.stage, path.name): sha256(path.read_bytes()) for path in made}
     return {key: digest for key, digest in digests.items() if key[0] != "split"}
 
@@ -304,7 +303,7 @@ def descendants(pid):
     return [*children, *(further for child in children for further in descendants(child))]
 
 
-def test_no_worker_outlives_a_run_that_is_killed(workspace):
+def test_no_worker_outlives_a_killed_run(workspace):
     edit(workspace / "params.yaml", **{"datasets.digits.stream": STREAM["stream"], "search.epochs": 60})
     assert hlrs(workspace, "split", "digits")[0] == 0
     process = search_alone(workspace)
@@ -318,7 +317,7 @@ def test_no_worker_outlives_a_run_that_is_killed(workspace):
         time.sleep(0.05)
 
 
-def test_a_decode_error_ends_the_job_with_the_line_that_names_the_file(folder, workspace):
+def test_a_decode_error_ends_the_job_and_names_the_file(folder, workspace):
     shutil.copytree(folder, workspace / "images")
     for image in (workspace / "images/b").glob("*.png"):
         image.write_bytes(image.read_bytes()[:60])
@@ -339,9 +338,8 @@ def test_a_decode_error_ends_the_job_with_the_line_that_names_the_file(folder, w
     status, output = hlrs(workspace, "split", "digits")
     assert status == 0, output
     status, output = hlrs(workspace, "search", "digits/darts/0")
-    assert (status, output.count("\n")) == (2, 1), output
-    assert "images/b/" in output
-    assert "not an image that can be decoded" in output
+    assert status == 2, output
+    says(output, "images/b", "image", "dvc pull")
 
 
 def test_a_set_streams_above_its_limit_and_for_resized_crops(workspace, monkeypatch):
@@ -370,9 +368,7 @@ def test_a_set_streams_above_its_limit_and_for_resized_crops(workspace, monkeypa
     assert kind(1, size=size - 1) is ImageSet
 
 
-def test_channel_statistics_of_a_streamed_set_come_from_a_sample_of_its_training_images(
-    workspace, monkeypatch
-):
+def test_channel_statistics_of_a_streamed_set_come_from_a_sample(workspace, monkeypatch):
     params = Params.model_validate(copy.deepcopy(TINY))
     first, *_ = plan.plan(params)
     split.run(first)
@@ -399,7 +395,7 @@ def test_channel_statistics_of_a_streamed_set_come_from_a_sample_of_its_training
         ({"stream": {"workers": 3}, "augment": {"resized_crop": 0.1}, "image_size": 8}, 5),
     ],
 )
-def test_cores_of_a_job_are_its_threads_and_its_workers(workspace, dataset, cores):
+def test_cores_of_a_job_are_its_threads_plus_its_workers(workspace, dataset, cores):
     params = copy.deepcopy(TINY)
     params["datasets"]["digits"] |= dataset
     params["search"]["threads"] = params["retrain"]["threads"] = params["evaluate"]["threads"] = 2

@@ -1,4 +1,4 @@
-"""Stages on tiny data: every kind of every axis trains, the history tells of it, subsets stay apart."""
+"""Stages on tiny data: every kind trains and is recorded in the history, subsets stay apart."""
 
 import copy
 import json
@@ -40,7 +40,7 @@ def kinds(union) -> list[str]:
 
 
 def jobs(**changes):
-    """The jobs of TINY with changes laid over it, by stage; one method `m` unless said otherwise."""
+    """The jobs of TINY with changes, by stage; one method `m` by default."""
     params = copy.deepcopy(TINY)
     params["search"]["epochs"] = params["retrain"]["epochs"] = 2
     params["matrix"]["methods"] = ["m"]
@@ -165,7 +165,7 @@ def pipeline(**changes):
     return by_stage
 
 
-def test_retraining_takes_both_halves_and_only_watches_the_holdout(workspace):
+def test_retraining_trains_on_both_halves_and_only_evaluates_the_holdout(workspace):
     held = TINY["datasets"]["digits"] | {"holdout_fraction": 0.2}
     by_stage = pipeline(**method(), datasets={"digits": held})
     history = read_table(by_stage["retrain"].output("history.parquet"), "retrain_history").to_pydict()
@@ -222,8 +222,8 @@ def test_retraining_learns_what_can_be_learned(workspace):
 
 # --- the contract of all kinds ------------------------------------------------------------------------
 #
-# Kinds and options are taken from config's declarations: a new one is tested the moment it is declared. Each
-# has to train, to be evaluated, and to make something else than the default does: no option does nothing.
+# Kinds and options come from config's declarations, so a new one is tested as soon as it is declared. Each
+# must train, be evaluated, and give other results than the default: every option acts.
 
 SHORT = {
     "datasets": {"digits": TINY["datasets"]["digits"] | {"max_per_class": 20, "groups": {}}},
@@ -235,7 +235,7 @@ PUBLISHED = {"searcher": {"kind": "fixed", "genotype": "DARTS_V2"}}  # nothing i
 
 
 def spec_of(model):
-    """The shortest spec of a kind, all of which acts in two epochs."""
+    """The shortest spec of a kind, all options of which act in two epochs."""
     spec = {"kind": kind_of(model)}
     for name, field in model.model_fields.items():
         if name == "at":
@@ -246,7 +246,7 @@ def spec_of(model):
 
 
 def trained(folder, monkeypatch, method, **changes):
-    """All stages that a method has; bytes of what search and retraining made, and the metrics."""
+    """Run all stages of a method; return the bytes of search and retraining, and the metrics."""
     with monkeypatch.context() as patched:
         patched.chdir(folder)
         stages = {"split": split, "search": search, "extract": extract, "retrain": retrain}
@@ -261,14 +261,14 @@ def trained(folder, monkeypatch, method, **changes):
         }
         for name in made:
             history = read_table(by_stage[name].output("history.parquet"), f"{name}_history")
-            for column in (c for c in history.column_names if "loss" in c):  # null where alphas rest
+            for column in (c for c in history.column_names if "loss" in c):  # null while alphas rest
                 assert np.isfinite(history[column].drop_null().to_numpy()).all(), column
         return made, read_json(by_stage["evaluate"].output("metrics.json"))
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """What DARTS with everything at its default makes, and what a published genotype does."""
+    """Results of DARTS with default options, and of a published genotype."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         return {
             name: trained(tmp_path_factory.mktemp(name), monkeypatch, method)[0]
@@ -301,7 +301,7 @@ def test_every_kind_of_a_method_goes_from_the_plan_to_its_metrics(workspace, mon
         assert (files == plain["darts"][stage]) == (name in DEFAULTS), stage
 
 
-OTHER = {  # another value of each option of a retraining than SHORT's, but for its unions
+OTHER = {  # for each option of a retraining but its unions, a value that SHORT does not have
     "epochs": 4,
     "batch_size": 8,
     "channels": 4,
@@ -333,7 +333,7 @@ OPTIONS = {
 }
 
 
-def test_every_option_of_a_retraining_has_another_value_here():
+def test_every_option_of_a_retraining_is_tested():
     assert {*OTHER, *UNIONS, *SAME} == Retrain.model_fields.keys()
     assert OTHER_SGD.keys() == Sgd.model_fields.keys()
 
@@ -345,7 +345,7 @@ def test_every_option_of_a_retraining_acts(workspace, monkeypatch, plain, name):
     assert made["retrain"] != plain["fixed"]["retrain"]
 
 
-def test_another_retraining_of_a_genotype_draws_its_own_numbers(workspace, monkeypatch, plain):
+def test_another_retrain_seed_changes_only_the_retraining(workspace, monkeypatch, plain):
     again = TINY["matrix"] | {"methods": ["m"], "retrain_seeds": [3]}
     made, _ = trained(workspace, monkeypatch, PLAIN, matrix=again)
     assert made["search"] == plain["darts"]["search"]
