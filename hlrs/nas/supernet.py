@@ -9,8 +9,8 @@ its gradient is that of the scale. Maps are channels-last, and 2-dilated convolu
 With a `portion` above 1, the operations see one channel in so many (PC-DARTS, Xu et al. 2020, §3.2); the
 others bypass them, and both are shuffled together. Edge weights (§3.3) scale those of the operations.
 
-tests/nas/test_supernet.py and tests/nas/test_pc_darts.py compare this with plain cells that compute one edge
-and one operation at a time; docs/benchmarks.md has the gain.
+tests/nas/test_supernet.py and tests/nas/searchers/test_pc_darts.py compare this with plain cells that compute
+one edge and one operation at a time; docs/benchmarks.md has the gain.
 
 Batch norms always use the batch's statistics: a supernet is never evaluated on its own, and the alphas' steps
 (with their trial weights) leave no trace in it.

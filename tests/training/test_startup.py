@@ -13,7 +13,7 @@ from hlrs.training import startup
 from hlrs.training.loop import fit
 from tests.conftest import hlrs, record
 from tests.messages import says
-from tests.training.test_training import JOB, Count
+from tests.training.test_loop import JOB, Count
 
 CPU = torch.device("cpu")
 TICK = 0.02  # resolution of the system's start time of a process

@@ -9,7 +9,7 @@ from hlrs.config.methods import Searcher as SearcherSpec
 from hlrs.config.methods import SupernetSearcher
 from hlrs.nas.searchers.table import SEARCHERS
 from hlrs.nas.supernet import Supernet
-from tests.training.test_graphs import by_stage, search_task
+from tests.training.test_cuda_graphs import by_stage, search_task
 
 SPECS = get_args(SupernetSearcher)
 EPOCHS = 4
