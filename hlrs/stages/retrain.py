@@ -84,7 +84,7 @@ class RetrainTask:
     def __init__(
         self, params: RetrainJob, images: SplitImages, genotype: str | None, device: torch.device
     ) -> None:
-        self.recipe, self.device, self.recorded = params.retrain, device, GraphCache(device)
+        self.recipe, self.device, self.captured = params.retrain, device, GraphCache(device)
         self.purpose = f"{params.seed}/retrain/{params.retrain_seed}"
         counts = images.counts("weights", "alphas")
         self.objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
@@ -144,7 +144,7 @@ class RetrainTask:
             self.network.train()
         else:
             self.result.eval()  # the running statistics stay unchanged too
-        self.compute = self.recorded(self._compute, self.captured_constants())
+        self.compute = self.captured(self._compute, self.captured_constants())
 
     def captured_constants(self) -> tuple[Any, ...]:
         """Return the epoch's constants that a captured step holds besides its inputs and device memory."""
@@ -234,7 +234,7 @@ class RetrainTask:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Restore a state."""
-        self.recorded.forget()  # the optimizers' states move to other memory
+        self.captured.forget()  # the optimizers' states move to other memory
         self.network.load_state_dict(unprefixed("net", state))
         if self.result is not self.network:
             self.result.load_state_dict(unprefixed("average", state))

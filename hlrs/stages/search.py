@@ -85,7 +85,7 @@ class SearchTask:
         self.weights_optimizer = make_sgd(self.weights, params.search.weights)
         self.on_weights.attach(self.supernet, self.weights_optimizer)
         self.alphas_optimizer = _make_adam(self.alphas, params.search.alphas, device)
-        self.recorded = GraphCache(device)
+        self.captured = GraphCache(device)
         self.training, self.validation = _make_batches(params, images)
         self.steps = self.training.steps
         self.trajectory = Trajectory(self.supernet.architecture())
@@ -106,7 +106,7 @@ class SearchTask:
         self.images_per_step = sum(batches.batch_size * len(batches.samplers) for batches in fed)
         for batches in fed:
             batches.begin(epoch, self.t)
-        self.compute = self.recorded(self._compute, self.captured_constants())
+        self.compute = self.captured(self._compute, self.captured_constants())
 
     def captured_constants(self) -> tuple[Any, ...]:
         """Return the epoch's constants that a captured step holds besides its inputs and device memory."""
@@ -219,7 +219,7 @@ class SearchTask:
             batch._replace(images=batch.images[:few], labels=batch.labels[:few])
             for batch in self.validation(0)
         ]
-        iterate = self.recorded(self._iterate, self.on_alphas.loss.weighs(self.t))
+        iterate = self.captured(self._iterate, self.on_alphas.loss.weighs(self.t))
         return iterate(vector, self._mixing(0), self._draw("eigenvalue", 0), *itertools.chain(*batches))
 
     def _iterate(self, vector: Tensor, mixing: Mixing, drawn: Tensor | None, *fields: Any) -> Tensor:
@@ -240,7 +240,7 @@ class SearchTask:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Restore a state."""
-        self.recorded.forget()  # the optimizers' states move to other memory
+        self.captured.forget()  # the optimizers' states move to other memory
         self.supernet.load_state_dict(unprefixed("net", state))
         unpack_optimizer(self.weights_optimizer, unprefixed("sgd", state))
         unpack_optimizer(self.alphas_optimizer, unprefixed("adam", state))

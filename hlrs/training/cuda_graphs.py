@@ -68,24 +68,24 @@ class GraphCache:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.enabled = device, device.type == "cuda"
-        self.captured: dict[Compute, tuple[Any, CapturedStep]] = {}
+        self.steps: dict[Compute, tuple[Any, CapturedStep]] = {}
 
     def __call__(self, compute: Compute, constants: Any = None) -> Compute:
         """Return the captured step of a computation; a new one replaces it when `constants` changed."""
         if not self.enabled:
             return compute
-        if compute not in self.captured or self.captured[compute][0] != constants:
-            self.captured[compute] = constants, CapturedStep(compute, self.device, self._pool)
-        return self.captured[compute][1]
+        if compute not in self.steps or self.steps[compute][0] != constants:
+            self.steps[compute] = constants, CapturedStep(compute, self.device, self._pool)
+        return self.steps[compute][1]
 
     def forget(self) -> None:
         """Drop all captured steps: a tensor that they read has moved."""
-        self.captured.clear()
+        self.steps.clear()
 
     def _pool(self) -> Any:
         """Return the memory pool of a live graph; None, which asks for a new pool, if there is none.
 
         No handle is kept: once the last graph of a pool is gone, PyTorch refuses to capture into it.
         """
-        graphs = (step.graph for _, step in self.captured.values())
+        graphs = (step.graph for _, step in self.steps.values())
         return next((graph.pool() for graph in graphs if graph is not None), None)

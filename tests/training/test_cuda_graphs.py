@@ -91,7 +91,7 @@ class Eager(GraphCache):
 
 
 def eager(task, device=CPU):
-    task.recorded = Eager(device)
+    task.captured = Eager(device)
     return task
 
 
@@ -140,7 +140,7 @@ def stood_in(monkeypatch):
     torch.set_num_threads(1)  # these maps are too small for two
 
     def capture(task):
-        task.recorded.enabled = True
+        task.captured.enabled = True
         return task
 
     yield capture

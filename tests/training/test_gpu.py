@@ -30,7 +30,7 @@ def retrain_task(job):
 
 
 def captured_steps(task):
-    return [step for _, step in task.recorded.captured.values()]
+    return [step for _, step in task.captured.steps.values()]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
