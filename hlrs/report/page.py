@@ -17,7 +17,7 @@ from hlrs.artifacts.jobs import OUTPUTS
 from hlrs.report import charts, figures, tables
 from hlrs.report.claim import claims, headline
 from hlrs.report.comparisons import Difference, Summary, compare, summarize
-from hlrs.report.lineage import facts, lineage_table
+from hlrs.report.job_records import facts, record_table
 from hlrs.report.runs import STAGES, JobRecord, Results, jobs, several
 from hlrs.report.wording import MOST_SENTENCES, answer, counted, hours, points
 
@@ -51,7 +51,7 @@ def page(results: Results) -> str:
         hours=tables.hours_table(results),
         stages=tables.stages_table(results),
         facts=facts(results),
-        lineage=lineage_table(results),
+        lineage=record_table(results),
         files=[name for name in OUTPUTS["report"] if name not in ("index.html", "figures.zip")],
         params=_yaml({**results.params, "report": results.report}),
         counted=counted,

@@ -24,7 +24,7 @@ from hlrs.nas.drawing import draw_cell
 from hlrs.pipeline.plan import REPORTED
 from hlrs.report import charts
 from hlrs.report.comparisons import compare
-from hlrs.report.lineage import facts, lineage_table
+from hlrs.report.job_records import facts, record_table
 from hlrs.report.runs import JobRecord
 from hlrs.report.tables import Cost, cost, hours_table, operations_table, stages_table
 from hlrs.report.wording import answer, duration, memory, points
@@ -363,7 +363,7 @@ def test_a_shared_search_costs_once():
     assert total[1].text == "24"  # 4 searches and extractions, 8 retrainings and evaluations
     hours = [cell.text for cell in total[2:]]
     assert hours == ["0.1", "0.1", "0.2", "0.2", "0.6", "0.15"]  # 90 s per job; last: per seed and method
-    second = lineage_table(results).groups[0].rows[1]
+    second = record_table(results).groups[0].rows[1]
     assert second[0].text == "d/darts/0-3"
     assert second[2].href.endswith("search/d/darts/0/provenance.json")
     assert second[5].href.endswith("evaluate/d/darts/0-3/provenance.json")
@@ -385,7 +385,7 @@ def test_stages_that_a_method_lacks_are_not_shown():
     assert {s for m, s in stages if m == "resnet32"} == {"retrain", "evaluate"}
     assert {s for m, s in stages if m == "published"} == {"extract", "retrain", "evaluate"}
     assert {r["method"] for r in rows(job, "plots/search.csv")} == {"darts"}
-    keys = [sum(bool(cell.href) for cell in row) for row in lineage_table(results).groups[0].rows[::2]]
+    keys = [sum(bool(cell.href) for cell in row) for row in record_table(results).groups[0].rows[::2]]
     assert keys == [5, 4, 3]  # the split's among them
 
 
@@ -628,7 +628,7 @@ def test_tables_name_their_rows_and_columns():
 def test_every_job_is_linked_to_its_record():
     """The page lies in report/, one folder below the workflow's, to which the records' paths are relative."""
     job = make_job(TWO_SEEDS, datasets=("d", "e"))
-    table = lineage_table(gather(job))
+    table = record_table(gather(job))
     assert [(group.name, group.anchor) for group in table.groups] == [("d", "runs/d"), ("e", "runs/e")]
     links = [cell.href for group in table.groups for row in group.rows for cell in row[1:]]
     assert {Path("report", link).resolve() for link in links} == {

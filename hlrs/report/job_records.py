@@ -1,4 +1,4 @@
-"""Where the report's numbers come from: the code and environment of its jobs, and a link to each record."""
+"""What the records of the report's jobs say: code and environment, and a link to each record."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ def _fact(label: str, values: Iterable[str]) -> Fact:
     return Fact(label, found.total(), found.most_common(SHOWN), max(0, len(found) - SHOWN))
 
 
-def lineage_table(results: Results) -> Table:
+def record_table(results: Results) -> Table:
     """Build one row per run: the key of each of its jobs, linked to the job's record."""
     columns = [Column("Run", text=True), *(Column(stage, text=True) for stage in ("split", *STAGES))]
     groups = []
