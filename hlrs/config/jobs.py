@@ -6,7 +6,7 @@ from pydantic import Field, TypeAdapter
 
 from hlrs.config.base import Spec
 from hlrs.config.data import Augment, Groups, Imbalance, Source, Stream
-from hlrs.config.methods import ArchLR, Objective, Random, SupernetSearcher
+from hlrs.config.methods import ArchLR, DrawnSearcher, Objective, SupernetSearcher
 from hlrs.config.params import Sections
 from hlrs.config.recipes import Evaluate, Report, Retrain, Search
 
@@ -47,11 +47,11 @@ class SearchJob(Spec):
     search: Search
 
 
-class RandomSearchJob(Spec):
-    """Parameters of a random search: seed and size of the search space."""
+class DrawJob(Spec):
+    """Parameters of a search job that draws a genotype: seed and size of the search space."""
 
     seed: int
-    searcher: Random
+    searcher: DrawnSearcher
     nodes: int
 
 
@@ -90,7 +90,7 @@ class ReportJob(Spec):
 
 STAGES: dict[str, Any] = {
     "split": SplitJob,
-    "search": SearchJob | RandomSearchJob,
+    "search": SearchJob | DrawJob,
     "extract": ExtractJob,
     "retrain": RetrainJob,
     "evaluate": EvaluateJob,

@@ -7,17 +7,22 @@ from pydantic import Field, model_validator
 from hlrs.config.base import Spec
 
 # --- searchers ------------------------------------------------------------------------------------------
-# `searches`: whether it trains a supernet. For those that do, `portion`: it searches on one channel in so
-# many; `warm_up`: the progress at which its architecture takes the first step.
+# `genotype_is`: "searched" on a supernet; "drawn" at random; "given", a published one; "absent", as the
+# network has no cells. For those that search, `order` of the architecture's gradient (nas/bilevel.py);
+# `portion`: the supernet searches on one channel in so many; `edge_normalization`: whether it has betas;
+# `warm_up`: the progress at which the architecture takes its first step; `sums_to_one`: whether an edge's
+# operation weights do.
 
 
 class Darts(Spec):
     """DARTS (Liu et al. 2019): order 1, or order 2 with the unrolled weight step."""
 
     kind: Literal["darts"] = "darts"
-    searches: ClassVar[Literal[True]] = True
+    genotype_is: ClassVar[Literal["searched"]] = "searched"
     portion: ClassVar[int] = 1
+    edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
+    sums_to_one: ClassVar[bool] = True
     order: Literal[1, 2] = 1
 
 
@@ -28,7 +33,8 @@ class PcDarts(Spec):
     """
 
     kind: Literal["pc_darts"] = "pc_darts"
-    searches: ClassVar[Literal[True]] = True
+    genotype_is: ClassVar[Literal["searched"]] = "searched"
+    sums_to_one: ClassVar[bool] = True
     order: Literal[1, 2] = 1
     portion: int = Field(4, ge=2)
     edge_normalization: bool = True
@@ -42,9 +48,12 @@ class Gdas(Spec):
     """
 
     kind: Literal["gdas"] = "gdas"
-    searches: ClassVar[Literal[True]] = True
+    genotype_is: ClassVar[Literal["searched"]] = "searched"
+    order: ClassVar[Literal[1]] = 1
     portion: ClassVar[int] = 1
+    edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
+    sums_to_one: ClassVar[bool] = True
     tau_max: float = Field(10.0, gt=0)
     tau_min: float = Field(0.1, gt=0)
 
@@ -62,14 +71,14 @@ class Random(Spec):
     """A genotype drawn uniformly from the search space: every search's baseline (Li & Talwalkar 2019)."""
 
     kind: Literal["random"] = "random"
-    searches: ClassVar[Literal[False]] = False
+    genotype_is: ClassVar[Literal["drawn"]] = "drawn"
 
 
 class Fixed(Spec):
     """A published genotype, retrained like the others: nothing is searched."""
 
     kind: Literal["fixed"] = "fixed"
-    searches: ClassVar[Literal[False]] = False
+    genotype_is: ClassVar[Literal["given"]] = "given"
     genotype: Literal["DARTS_V1", "DARTS_V2", "PC_DARTS", "PDARTS"]
 
 
@@ -77,15 +86,16 @@ class ResNet(Spec):
     """The ResNet for CIFAR (He et al. 2016, §4.2), retrained only, as in published long-tail tables."""
 
     kind: Literal["resnet"] = "resnet"
-    searches: ClassVar[Literal[False]] = False
+    genotype_is: ClassVar[Literal["absent"]] = "absent"
     depth: Literal[20, 32, 44, 56, 110] = 32
 
 
 SupernetSearcher = Darts | PcDarts | Gdas  # those that train a supernet
+DrawnSearcher = Random  # those that draw a genotype; a union like the one above once there are two
 
-Searcher = Annotated[SupernetSearcher | Random | Fixed | ResNet, Field(discriminator="kind")]
+Searcher = Annotated[SupernetSearcher | DrawnSearcher | Fixed | ResNet, Field(discriminator="kind")]
 
-OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # entries of a recipe that a ResNet lacks
+OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # entries of a recipe for networks of cells
 
 # --- samplers -------------------------------------------------------------------------------------------
 # `rebalances`: whether it changes the class frequencies of the images.
@@ -452,16 +462,17 @@ class Method(Spec):
 
     @model_validator(mode="after")
     def _compatible(self) -> "Method":
-        if not self.searcher.searches:
+        if self.searcher.genotype_is != "searched":
             if self.objective is not None or self.arch_lr is not None:
                 raise ValueError(
                     f"searcher {self.searcher.kind} trains nothing in the search: "
                     "leave out objective and arch_lr"
                 )
             given = [name for name in OF_CELLS if name in self.retrain]
-            if self.searcher.kind == "resnet" and given:
+            if self.searcher.genotype_is == "absent" and given:
                 raise ValueError(
-                    f"retrain.{given[0]} applies to networks of cells, not to a resnet: leave it out"
+                    f"retrain.{given[0]} applies to networks of cells, not to a {self.searcher.kind}: "
+                    "leave it out"
                 )
             return self
         if self.arch_lr is not None and self.arch_lr.kind == "coupled":

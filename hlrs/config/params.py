@@ -10,7 +10,7 @@ from ruamel.yaml.error import YAMLError
 from hlrs.config.base import Name, Spec, overlay
 from hlrs.config.data import Dataset
 from hlrs.config.messages import describe_error
-from hlrs.config.methods import Method, ResNet, Searcher, check_branches, check_moment, check_reached
+from hlrs.config.methods import Method, Searcher, check_branches, check_moment, check_reached
 from hlrs.config.recipes import Evaluate, Report, Retrain, Search
 from hlrs.errors import UserError
 
@@ -61,7 +61,8 @@ class Params(Sections):
             )
             self._check_searcher(name, method.searcher)
             self.retrain_of(name)
-        resnets = [name for name in self.matrix.methods if isinstance(self.methods[name].searcher, ResNet)]
+        searchers = {name: self.methods[name].searcher for name in self.matrix.methods}
+        resnets = [name for name, searcher in searchers.items() if searcher.genotype_is == "absent"]
         large = [name for name in self.matrix.datasets if self.datasets[name].stem == "imagenet"]
         if resnets and large:
             raise ValueError(
@@ -76,7 +77,7 @@ class Params(Sections):
         return self
 
     def _check_searcher(self, method: str, searcher: Searcher) -> None:
-        if not searcher.searches:
+        if searcher.genotype_is != "searched":
             return
         field, channels = f"methods.{method}.searcher", self.search.channels
         check_moment(searcher.warm_up, self.search.epochs, f"{field}.warm_up")
@@ -92,10 +93,10 @@ class Params(Sections):
         A ResNet has no auxiliary head and no drop path; its cells are its residual blocks.
         """
         override, searcher = self.methods[method].retrain, self.methods[method].searcher
-        if not override and not isinstance(searcher, ResNet):
+        if not override and searcher.genotype_is != "absent":
             return self.retrain
         recipe = self.retrain.model_dump()
-        if isinstance(searcher, ResNet):
+        if searcher.genotype_is == "absent":
             blocks = (searcher.depth - 2) // 2
             recipe |= {"channels": 16, "cells": blocks, "auxiliary_weight": 0.0, "drop_path": 0.0}
         try:

@@ -27,16 +27,16 @@ from hlrs.artifacts.jobs import (
 from hlrs.config.base import Spec
 from hlrs.config.data import Groups
 from hlrs.config.jobs import (
+    DrawJob,
     EvaluateJob,
     ExtractJob,
     Images,
-    RandomSearchJob,
     ReportJob,
     RetrainJob,
     SearchJob,
     SplitJob,
 )
-from hlrs.config.methods import ConstantLR, Fixed, Plain, Random, ResNet
+from hlrs.config.methods import ConstantLR, Plain
 from hlrs.config.params import Params, Sections
 
 REPORTED = {  # what the report reads of each stage; with every record, so that one that is missing is made
@@ -94,24 +94,25 @@ def _run_jobs(
 ) -> Iterator[Job]:
     """Search, extraction, retrainings and evaluations of one data set × method × seed.
 
-    A published genotype is not searched for; a ResNet has no genotype either.
+    A given genotype is not searched for, and a network without cells has none.
     """
     run = f"{split.run}/{method}/{seed}"
     searcher = params.methods[method].searcher
     tables = {"split": str(split.output("split.parquet")), "classes": str(split.output("classes.json"))}
     network = dict(tables)
-    if not isinstance(searcher, ResNet):
-        alphas: dict[str, str] = {}
-        if not isinstance(searcher, Fixed):
-            search = make_job("search", run, _search_params(params, images, method, seed), tables)
-            yield search
-            alphas = {"alphas": str(search.output("alphas.parquet"))}
-        published = searcher.genotype if isinstance(searcher, Fixed) else None
+    alphas: dict[str, str] = {}
+    search_params = _search_params(params, images, method, seed)
+    if search_params is not None:
+        search = make_job("search", run, search_params, tables)
+        yield search
+        alphas = {"alphas": str(search.output("alphas.parquet"))}
+    if searcher.genotype_is != "absent":
+        published = searcher.genotype if searcher.genotype_is == "given" else None
         extract = make_job("extract", run, ExtractJob(genotype=published), alphas)
         yield extract
         network |= {"genotype": str(extract.output("genotype.json"))}
     recipe = params.retrain_of(method)
-    resnet = searcher.depth if isinstance(searcher, ResNet) else None
+    resnet = searcher.depth if searcher.genotype_is == "absent" else None
     for retrain_seed in params.matrix.retrain_seeds:
         again = repeat(run, retrain_seed)
         job = RetrainJob(seed=seed, retrain_seed=retrain_seed, resnet=resnet, images=images, retrain=recipe)
@@ -123,15 +124,17 @@ def _run_jobs(
         yield from (retrain, make_job("evaluate", again, evaluation, trained))
 
 
-def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec:
-    method = params.methods[name]
-    if isinstance(method.searcher, Random):
-        return RandomSearchJob(seed=seed, searcher=method.searcher, nodes=params.search.nodes)
-    assert method.searcher.searches  # what is fixed has no search
+def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec | None:
+    """Return the parameters of a method's search job; None if it has none."""
+    method, searcher = params.methods[name], params.methods[name].searcher
+    if searcher.genotype_is == "drawn":
+        return DrawJob(seed=seed, searcher=searcher, nodes=params.search.nodes)
+    if searcher.genotype_is != "searched":
+        return None
     return SearchJob(
         seed=seed,
         images=images,
-        searcher=method.searcher,
+        searcher=searcher,
         objective=method.objective or Plain(kind="plain"),
         arch_lr=method.arch_lr or ConstantLR(kind="constant"),
         search=params.search,

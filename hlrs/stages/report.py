@@ -8,6 +8,7 @@ from hlrs.artifacts.files import read_json, replacing, write_text
 from hlrs.artifacts.jobs import PROVENANCE, Job, repeat
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
+from hlrs.config.methods import Method
 from hlrs.errors import UserError
 from hlrs.report.claim import claims, table
 from hlrs.report.comparisons import compare
@@ -16,7 +17,12 @@ from hlrs.report.figures import archive
 from hlrs.report.page import page
 from hlrs.report.runs import REPEATED, Columns, JobRecord, Results, Run
 
-BEFORE_RETRAINING = {"fixed": ["extract"], "resnet": []}  # stages by searcher; all others: search and extract
+BEFORE_RETRAINING = {  # stages, by what the searcher says its genotype is
+    "searched": ["search", "extract"],
+    "drawn": ["search", "extract"],
+    "given": ["extract"],
+    "absent": [],
+}
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -61,14 +67,13 @@ def _record(job: Job, stage: str, name: str) -> JobRecord:
 def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run]:
     """Yield the retrainings of one genotype, which share everything before them."""
     params = job.params["params"]
-    searcher = params["methods"][method]["searcher"]["kind"]
+    searcher = Method.model_validate(params["methods"][method]).searcher
     name = f"{dataset}/{method}/{seed}"
     genotype: dict[str, Any] | None = None
     histories: dict[str, Columns] = {}
     alphas: Columns = {}
     cells: dict[str, str] = {}
-    stages = BEFORE_RETRAINING.get(searcher, ["search", "extract"])
-    records = {stage: _record(job, stage, name) for stage in stages}
+    records = {stage: _record(job, stage, name) for stage in BEFORE_RETRAINING[searcher.genotype_is]}
     if "search" in records:
         histories["search"] = _history(job, "search", name)
         alphas = read_table(_input(job, f"search/{name}/alphas.parquet"), "alphas").to_pydict()

@@ -10,7 +10,7 @@ from torch import Tensor
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import SCHEMAS, write_table
 from hlrs.config.base import Kinds
-from hlrs.config.jobs import RandomSearchJob, SearchJob, parse
+from hlrs.config.jobs import DrawJob, SearchJob, parse
 from hlrs.config.recipes import Adam
 from hlrs.data.augment import send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
@@ -21,8 +21,7 @@ from hlrs.nas.collapse import EarlyStopping
 from hlrs.nas.network import initialize
 from hlrs.nas.ops import triton_available
 from hlrs.nas.searchers.base import Searcher
-from hlrs.nas.searchers.random import draw_architecture
-from hlrs.nas.searchers.table import SEARCHERS
+from hlrs.nas.searchers.table import DRAWS, SEARCHERS
 from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.nas.trajectory import Architecture, Trajectory
 from hlrs.stages.images import SplitImages, augmentation_of
@@ -57,13 +56,14 @@ def _train(job: Job, params: SearchJob) -> dict[str, Any]:
     return {"device": task.device.type, **on_gpu, **position.facts}
 
 
-def _draw(job: Job, params: RandomSearchJob) -> dict[str, Any]:
-    drawn = draw_architecture(params.nodes, generator(params.seed, "search", "random"))
+def _draw(job: Job, params: DrawJob) -> dict[str, Any]:
+    draw = generator(params.seed, "search", params.searcher.kind)
+    drawn = DRAWS[type(params.searcher)](params.searcher, params.nodes, draw)
     _write(job, params.nodes, [drawn], [])
     return {"device": "cpu", "resumes": 0, "throughput": []}
 
 
-SEARCHES: Kinds[Callable[..., dict[str, Any]]] = {SearchJob: _train, RandomSearchJob: _draw}
+SEARCHES: Kinds[Callable[..., dict[str, Any]]] = {SearchJob: _train, DrawJob: _draw}
 
 
 class SearchTask:

@@ -816,7 +816,7 @@ UNIONS = {
     "searcher of a supernet": methods.SupernetSearcher,
     "source": get_args(data.Source)[0],
 }
-OF_SUPERNETS = {"portion", "warm_up"}  # rules of searchers that train one
+OF_SUPERNETS = {"order", "portion", "edge_normalization", "warm_up", "sums_to_one"}  # searchers of one
 
 
 @pytest.mark.parametrize("family", UNIONS)

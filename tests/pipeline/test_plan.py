@@ -14,9 +14,12 @@ from hlrs.artifacts import code_digest
 from hlrs.artifacts.data_digest import content_digest
 from hlrs.artifacts.files import write_json
 from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, repeat, search_of, seeds_of
+from hlrs.config.methods import Searcher
 from hlrs.config.params import Params
 from hlrs.errors import UserError
 from hlrs.pipeline import plan
+from hlrs.stages.report import BEFORE_RETRAINING
+from tests.specs import specs
 
 
 def params(**changes):
@@ -157,6 +160,14 @@ def test_a_resnet_is_retrained_and_evaluated_alone():
     )
     assert (retrain.params["resnet"], evaluate.params["resnet"]) == (20, 20)
     assert jobs["retrain", "small/darts/1"].params["resnet"] is None
+
+
+@pytest.mark.parametrize("kind", specs(Searcher))
+def test_the_report_reads_the_stages_that_the_plan_has_before_a_retraining(kind):
+    searcher = {"kind": kind} | ({"genotype": "PDARTS"} if kind == "fixed" else {})
+    jobs = plan.plan(params(methods__random={"searcher": searcher}))
+    before = [job.stage for job in jobs if job.run == "small/random/0" and job.stage in ("search", "extract")]
+    assert BEFORE_RETRAINING[specs(Searcher)[kind].genotype_is] == before
 
 
 def test_a_genotype_is_retrained_once_per_retraining_seed():

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hlrs.config.methods import SupernetSearcher
+
 
 class Searcher(ABC):
     """What a search decides within the alternating descent of weights and architecture.
 
-    `order` of the architecture's gradient, 1 or 2 (nas/bilevel.py); the supernet searches on one channel in
-    `portion`, and has betas with `edge_normalization`; the architecture rests before progress `warm_up`.
+    The rules of its spec (hlrs/config/methods.py) are its attributes.
     """
 
-    def __init__(self, *, order: int, portion: int, edge_normalization: bool, warm_up: float) -> None:
-        self.order, self.portion, self.edge_normalization = order, portion, edge_normalization
-        self.warm_up = warm_up
+    def __init__(self, spec: SupernetSearcher) -> None:
+        self.order, self.portion = spec.order, spec.portion
+        self.edge_normalization, self.warm_up = spec.edge_normalization, spec.warm_up
 
     def rests(self, t: float) -> bool:
         """Whether the architecture takes no steps at progress t."""

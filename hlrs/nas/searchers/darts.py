@@ -5,15 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hlrs.config.methods import Darts
 from hlrs.nas.searchers.base import Searcher
 
 
 class DartsSearcher(Searcher):
     """Weigh operations by the softmax of their alphas (eq. 2)."""
-
-    def __init__(self, spec: Darts) -> None:
-        super().__init__(order=spec.order, portion=1, edge_normalization=False, warm_up=0.0)
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, epoch: int, epochs: int) -> None:
         """Draw nothing."""

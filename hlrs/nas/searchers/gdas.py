@@ -16,7 +16,7 @@ class GdasSearcher(Searcher):
     """
 
     def __init__(self, spec: Gdas) -> None:
-        super().__init__(order=1, portion=1, edge_normalization=False, warm_up=0.0)
+        super().__init__(spec)
         self.tau_max, self.tau_min = spec.tau_max, spec.tau_min
 
     def temperature(self, epoch: int, epochs: int) -> float:

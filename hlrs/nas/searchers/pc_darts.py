@@ -5,20 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hlrs.config.methods import PcDarts
 from hlrs.nas.searchers.base import Searcher
 
 
 class PcDartsSearcher(Searcher):
     """Weigh operations as DARTS does, on a part of the channels (§3.2), and edges by betas (§3.3)."""
-
-    def __init__(self, spec: PcDarts) -> None:
-        super().__init__(
-            order=spec.order,
-            portion=spec.portion,
-            edge_normalization=spec.edge_normalization,
-            warm_up=spec.warm_up,
-        )
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, epoch: int, epochs: int) -> None:
         """Draw nothing."""

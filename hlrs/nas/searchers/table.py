@@ -1,16 +1,20 @@
-"""Which searcher implements which spec."""
+"""Which searcher implements which spec, and what draws a genotype where nothing is trained."""
 
 from collections.abc import Callable
 
 from hlrs.config.base import Kinds
-from hlrs.config.methods import Darts, Gdas, PcDarts
+from hlrs.config.methods import Darts, Gdas, PcDarts, Random
 from hlrs.nas.searchers.base import Searcher
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.searchers.gdas import GdasSearcher
 from hlrs.nas.searchers.pc_darts import PcDartsSearcher
+from hlrs.nas.searchers.random import draw_architecture
+from hlrs.nas.trajectory import Architecture
 
 SEARCHERS: Kinds[Callable[..., Searcher]] = {
     Darts: DartsSearcher,
     PcDarts: PcDartsSearcher,
     Gdas: GdasSearcher,
 }
+
+DRAWS: Kinds[Callable[..., Architecture]] = {Random: draw_architecture}

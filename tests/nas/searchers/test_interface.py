@@ -1,60 +1,148 @@
 """The contract of all searchers."""
 
-from typing import get_args
+from typing import ClassVar, Literal, get_args
 
 import pytest
 import torch
 
-from hlrs.config.methods import Searcher as SearcherSpec
-from hlrs.config.methods import SupernetSearcher
-from hlrs.nas.searchers.table import SEARCHERS
+from hlrs.config import methods
+from hlrs.config.base import Spec
+from hlrs.nas.searchers.base import Searcher
+from hlrs.nas.searchers.darts import DartsSearcher
+from hlrs.nas.searchers.table import DRAWS, SEARCHERS
 from hlrs.nas.supernet import Supernet
 from tests.training.test_cuda_graphs import by_stage, search_task
 
-SPECS = get_args(SupernetSearcher)
 EPOCHS = 4
 
 
-def make(spec):
-    return SEARCHERS[spec](spec())
+class Fair(Spec):
+    """FairDARTS (Chu et al. 2020): independent operations, and a loss that drives their weights to 0 or 1."""
+
+    kind: Literal["fair"] = "fair"
+    genotype_is: ClassVar[str] = "searched"
+    order: ClassVar[int] = 1
+    portion: ClassVar[int] = 1
+    edge_normalization: ClassVar[bool] = False
+    warm_up: ClassVar[float] = 0.0
+    sums_to_one: ClassVar[bool] = False
 
 
-def test_kinds_that_search_a_supernet_have_a_searcher():
-    union = get_args(SearcherSpec)[0]
-    assert {spec for spec in get_args(union) if vars(spec)["searches"]} == set(SPECS) == SEARCHERS.keys()
+class FairSearcher(DartsSearcher):
+    """Weigh operations by sigmoid(α), with the zero-one loss −mean((σ(α) − 1/2)²)."""
+
+    def operation_weights(self, alphas, drawn):
+        return alphas.sigmoid()
+
+    def penalty(self, architecture):
+        return (
+            -torch.cat([alphas.sigmoid().flatten() - 0.5 for alphas in architecture.values()]).pow(2).mean()
+        )
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_a_searcher_agrees_with_its_spec(spec):
-    searcher = make(spec)
-    assert searcher.portion == spec().portion
-    assert [searcher.rests(t) for t in (0.0, 0.2999, 0.5, 0.99)] == [
-        t < spec().warm_up for t in (0.0, 0.2999, 0.5, 0.99)
-    ]
-    assert searcher.order == 1
+IMPLEMENTED = {**SEARCHERS, Fair: FairSearcher}  # the contract holds for one that users might add
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_weights_are_distributions_and_draws_follow_their_generator(spec):
+def make(spec: type[Spec]) -> Searcher:
+    return IMPLEMENTED[spec](spec())
+
+
+def check_weights(weights: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """Weights are finite, and none is negative."""
+    assert weights.shape == shape
+    assert torch.isfinite(weights).all()
+    assert (weights >= 0).all()
+
+
+def check_penalty(penalty: torch.Tensor | None, architecture: dict[str, torch.Tensor]) -> None:
+    """A penalty is None, or a finite scalar with a finite gradient that is not 0 everywhere."""
+    if penalty is not None:
+        assert penalty.shape == ()
+        assert torch.isfinite(penalty)
+        found = torch.autograd.grad(penalty, list(architecture.values()), allow_unused=True)
+        gradient = torch.cat([part.flatten() for part in found if part is not None])
+        assert torch.isfinite(gradient).all()
+        assert (gradient != 0).any()
+
+
+def test_what_trains_a_supernet_or_draws_a_genotype_is_in_its_union_and_its_table():
+    specs: dict[str, set[type[Spec]]] = {"searched": set(), "drawn": set(), "given": set(), "absent": set()}
+    for spec in get_args(get_args(methods.Searcher)[0]):
+        specs[spec.genotype_is].add(spec)
+    assert specs["searched"] == set(get_args(methods.SupernetSearcher)) == SEARCHERS.keys()
+    drawn = get_args(methods.DrawnSearcher) or (methods.DrawnSearcher,)
+    assert specs["drawn"] == set(drawn) == DRAWS.keys()
+
+
+@pytest.mark.parametrize("spec", IMPLEMENTED)
+def test_a_searcher_follows_the_rules_of_its_spec(spec):
+    searcher, rules = make(spec), spec()
+    for rule in ("order", "portion", "edge_normalization"):
+        assert getattr(searcher, rule) == getattr(rules, rule), rule
+    for t in (0.0, 0.2999, 0.5, 0.99):
+        assert searcher.rests(t) == (t < rules.warm_up)
+
+
+@pytest.mark.parametrize("spec", IMPLEMENTED)
+def test_draws_follow_their_generator(spec):
     searcher = make(spec)
     supernet = Supernet(searcher, nodes=2, in_channels=1, classes=3, channels=4, cells=3)
-    drawn = [
+    first, again, other = (
         searcher.draw(supernet.shape, torch.Generator().manual_seed(seed), 1, EPOCHS) for seed in (0, 0, 1)
-    ]
-    if drawn[0] is not None:
-        assert len(drawn[0]) == len(supernet.alphas)
-        assert torch.equal(drawn[0], drawn[1])
-        assert not torch.equal(drawn[0], drawn[2])
-    alphas = torch.randn(5, 8, generator=torch.Generator().manual_seed(2))
-    weights = searcher.operation_weights(alphas, None if drawn[0] is None else drawn[0][0])
-    assert weights.shape == (5, 8)
-    assert (weights >= 0).all()
-    assert weights.sum(1).tolist() == pytest.approx([1.0] * 5)
+    )
+    if first is not None:
+        assert len(first) == len(supernet.alphas)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("spec", IMPLEMENTED)
+def test_weights_and_penalty_are_what_a_supernet_can_learn_from(spec):
+    searcher = make(spec)
+    supernet = Supernet(searcher, nodes=2, in_channels=1, classes=3, channels=4, cells=3)
+    drawn = searcher.draw(supernet.shape, torch.Generator().manual_seed(0), 1, EPOCHS)
+    alphas = torch.randn(5, 8, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    weights = searcher.operation_weights(alphas, None if drawn is None else drawn[0])
+    check_weights(weights, (5, 8))
+    assert torch.allclose(weights.sum(1), torch.ones(5), atol=1e-5) == spec.sums_to_one
+    [gradient] = torch.autograd.grad(weights[:, 0].sum(), alphas)
+    assert torch.isfinite(gradient).all()
+    assert (gradient != 0).any()
     betas = torch.zeros(5) if searcher.edge_normalization else None
     by_edge = searcher.edge_weights(betas, supernet.incoming)
-    assert by_edge is None or by_edge.tolist() == pytest.approx([1 / 2] * 2 + [1 / 3] * 3)
+    if by_edge is not None:
+        check_weights(by_edge, (5,))
     assert (len(supernet.betas) > 0) == searcher.edge_normalization
-    assert searcher.penalty(supernet.architecture()) is None
+    architecture = {
+        name: torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3), requires_grad=True)
+        for name, parameter in supernet.architecture().items()
+    }
+    check_penalty(searcher.penalty(architecture), architecture)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        torch.full((5, 8), torch.nan),
+        torch.tensor([2.0, -1.0, 0, 0, 0, 0, 0, 0]).expand(5, 8),
+        torch.full((8,), 0.125),
+    ],
+    ids=["not a number", "negative", "of one edge"],
+)
+def test_weights_that_break_the_contract_are_found(weights):
+    with pytest.raises(AssertionError):
+        check_weights(weights, (5, 8))
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [lambda alphas: alphas.square(), lambda alphas: (0 * alphas).sum(), lambda alphas: (alphas / 0).sum()],
+    ids=["no scalar", "constant", "infinite"],
+)
+def test_a_penalty_that_breaks_the_contract_is_found(penalty):
+    alphas = torch.full((2, 8), 0.5, requires_grad=True)
+    with pytest.raises(AssertionError):
+        check_penalty(penalty(alphas), {"alphas": alphas})
 
 
 def test_a_penalty_changes_the_architectures_gradient_but_no_recorded_loss(workspace, monkeypatch):
