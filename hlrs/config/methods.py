@@ -252,7 +252,7 @@ Loss = Annotated[
 ]
 
 
-def _check_balance(loss: Any, *samplers: Any) -> None:
+def _check_balance(loss: Any, samplers: list[Any]) -> None:
     """Reject a loss that corrects class frequencies beside a sampler that changes them."""
     changing = [sampler.kind for sampler in samplers if sampler.rebalances]
     if loss.corrects and changing:
@@ -324,15 +324,20 @@ Mixing = Annotated[
 
 
 # --- objectives -----------------------------------------------------------------------------------------
-# `mixing`: the coefficient that mixes the batches of two samplers. `auxiliary`: whether it can train an
-# auxiliary head. `one_classifier`: whether it has a single classifier, which can be replaced after training.
-# `branch_cells`: how many cells exist once per branch.
+# `samplers`: a batch of each is read per step. `mixing`: the coefficient that mixes the batches of two
+# samplers. `auxiliary`: whether it can train an auxiliary head. `one_classifier`: whether it has a single
+# classifier, which can be replaced after training. `branch_cells`: how many cells exist once per branch.
+# `claimed`: what the paper's claim calls DARTS with this objective: "DARTS" (with another sampler or loss,
+# re-sampling or re-weighting), "BBN" (with another arch_lr than constant, HLRS), "HLRS"; None: nothing.
+
+Claimed = Literal["DARTS", "BBN", "HLRS"] | None
 
 
 class Plain(Spec):
     """One network, one sampler, one loss."""
 
     kind: Literal["plain"] = "plain"
+    claimed: ClassVar[Claimed] = "DARTS"
     mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = True
     one_classifier: ClassVar[bool] = True
@@ -340,9 +345,14 @@ class Plain(Spec):
     sampler: Sampler = UniformSampler(kind="uniform")
     loss: Loss = CrossEntropy(kind="cross_entropy")
 
+    @property
+    def samplers(self) -> list[Sampler]:
+        """Read from one sampler."""
+        return [self.sampler]
+
     @model_validator(mode="after")
     def _balanced_once(self) -> "Plain":
-        _check_balance(self.loss, self.sampler)
+        _check_balance(self.loss, self.samplers)
         return self
 
 
@@ -353,6 +363,7 @@ class Bilateral(Spec):
     """
 
     kind: Literal["bilateral"] = "bilateral"
+    claimed: ClassVar[Claimed] = "BBN"
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = True
     mixing: Mixing = ParabolicDecay(kind="parabolic_decay")
@@ -361,9 +372,14 @@ class Bilateral(Spec):
     rebalancing: Sampler = ReversedSampler(kind="reversed")
     loss: Loss = CrossEntropy(kind="cross_entropy")
 
+    @property
+    def samplers(self) -> list[Sampler]:
+        """Read from a sampler per branch."""
+        return [self.conventional, self.rebalancing]
+
     @model_validator(mode="after")
     def _balanced_once(self) -> "Bilateral":
-        _check_balance(self.loss, self.conventional, self.rebalancing)
+        _check_balance(self.loss, self.samplers)
         return self
 
 
@@ -375,6 +391,7 @@ class DualHead(Spec):
     """
 
     kind: Literal["dual_head"] = "dual_head"
+    claimed: ClassVar[Claimed] = "HLRS"
     mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = False
@@ -383,9 +400,14 @@ class DualHead(Spec):
     sampler: Sampler = UniformSampler(kind="uniform")
     loss: Loss = CrossEntropy(kind="cross_entropy")
 
+    @property
+    def samplers(self) -> list[Sampler]:
+        """Read from one sampler."""
+        return [self.sampler]
+
     @model_validator(mode="after")
     def _balanced_once(self) -> "DualHead":
-        _check_balance(self.loss, self.sampler)
+        _check_balance(self.loss, self.samplers)
         return self
 
 
@@ -479,7 +501,8 @@ class Method(Spec):
             mixing = None if self.objective is None else self.objective.mixing
             if mixing is None:
                 raise ValueError(
-                    "arch_lr coupled follows the mixing coefficient: it needs objective bilateral"
+                    "arch_lr coupled follows the mixing coefficient: it needs an objective that has one, "
+                    "such as bilateral"
                 )
             if mixing.drawn:
                 raise ValueError(

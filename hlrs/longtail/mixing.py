@@ -15,6 +15,7 @@ from hlrs.config.methods import (
     Equal,
     LinearDecay,
     Mixing,
+    Objective,
     ParabolicDecay,
     ParabolicIncrement,
     Symmetric,
@@ -73,3 +74,8 @@ COEFFICIENTS: Kinds[Callable[..., float]] = {
 def coefficient(spec: Mixing, t: float, draw: str) -> float:
     """Return m at progress t, in [0, 1]."""
     return COEFFICIENTS[type(spec)](spec, t, draw)
+
+
+def mixing_at(objective: Objective, t: float, draw: str) -> float | None:
+    """Return the mixing coefficient m(t) of an objective, None where nothing is mixed; `draw` as above."""
+    return None if objective.mixing is None else coefficient(objective.mixing, t, draw)

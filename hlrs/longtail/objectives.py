@@ -18,7 +18,6 @@ from hlrs.config.methods import Objective as ObjectiveSpec
 from hlrs.config.methods import Plain as PlainSpec
 from hlrs.config.methods import Sampler
 from hlrs.longtail.losses import Loss, make_loss
-from hlrs.longtail.mixing import coefficient
 from hlrs.longtail.row_rates import learn_rows_at, row_rates
 
 
@@ -260,8 +259,3 @@ def layout_of(spec: ObjectiveSpec) -> dict[str, Any]:
         "cosine": spec.loss.scale,
         "dual": demands.dual,
     }
-
-
-def mixing_at(spec: ObjectiveSpec, t: float, draw: str) -> float | None:
-    """Return the mixing coefficient m(t), None where nothing is mixed; `draw` seeds a random one."""
-    return None if spec.mixing is None else coefficient(spec.mixing, t, draw)

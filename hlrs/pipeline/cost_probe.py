@@ -20,10 +20,9 @@ from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import read_table, write_table
 from hlrs.config.data import Source, Torchvision
 from hlrs.config.jobs import Images, RetrainJob, SearchJob, SplitJob, parse
-from hlrs.config.methods import Bilateral, Objective
 from hlrs.config.recipes import RetrainedClassifier
 from hlrs.errors import Failure, UserError
-from hlrs.longtail.mixing import coefficient
+from hlrs.longtail.mixing import mixing_at
 from hlrs.nas import arch_lr, genotype
 from hlrs.pipeline.environment import cpu_model
 from hlrs.training.device import choose
@@ -231,21 +230,17 @@ def batches_of(params: SearchJob | RetrainJob) -> list[int]:
     if isinstance(params, RetrainJob):
         recipe = params.retrain
         classifier = recipe.classifier.epochs if isinstance(recipe.classifier, RetrainedClassifier) else 0
-        return [_samplers(recipe.objective)] * recipe.epochs + [1] * classifier  # these cost less than that
-    samplers, epochs = _samplers(params.objective), params.search.epochs
+        samplers = len(recipe.objective.samplers)
+        return [samplers] * recipe.epochs + [1] * classifier  # these cost less than that
+    samplers, epochs = len(params.objective.samplers), params.search.epochs
     return [samplers * (2 if _alphas_step(params, epoch / epochs) else 1) for epoch in range(epochs)]
-
-
-def _samplers(objective: Objective) -> int:
-    return 1 if objective.mixing is None else 2
 
 
 def _alphas_step(params: SearchJob, t: float) -> bool:
     """Whether the alphas take steps at t unless stopped early: warmed up, at a learning rate above 0."""
     if t < params.searcher.warm_up:
         return False
-    mixing = coefficient(params.objective.mixing, t, "") if isinstance(params.objective, Bilateral) else None
-    return arch_lr.factor(params.arch_lr, t, mixing) > 0
+    return arch_lr.factor(params.arch_lr, t, mixing_at(params.objective, t, "")) > 0
 
 
 # --- devices ------------------------------------------------------------------------------------------

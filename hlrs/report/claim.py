@@ -7,14 +7,7 @@ numbers is our own reading. Balanced accuracy decides; differences of up to `rep
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hlrs.config.methods import (
-    Bilateral,
-    CrossEntropy,
-    Darts,
-    DualHead,
-    Method,
-    Plain,
-)
+from hlrs.config.methods import CrossEntropy, Darts, Method, Plain
 from hlrs.config.params import Params
 from hlrs.report.comparisons import Difference, corrected, difference
 from hlrs.report.exports import comma_separated
@@ -74,21 +67,22 @@ def roles(params: Params) -> dict[str, list[str]] | None:
 
 def _role(method: Method) -> str | None:
     """Return the role of a method, retraining aside; None if the claim does not mention it."""
+    if not isinstance(method.searcher, Darts):
+        return None
     objective = method.objective or Plain(kind="plain")
     constant = method.arch_lr is None or method.arch_lr.kind == "constant"
     unweighted = objective.loss == CrossEntropy(kind="cross_entropy")
-    if not isinstance(method.searcher, Darts):
-        return None
-    if isinstance(objective, Bilateral):
-        return ("BBN" if constant else "HLRS") if unweighted else None
-    uniform = objective.sampler.kind == "uniform"
-    if isinstance(objective, DualHead):
-        return "HLRS" if unweighted and uniform else None
-    if not constant:
-        return None
-    if unweighted:
-        return "DARTS" if uniform else "re-sampling"
-    return "re-weighting" if uniform and objective.loss.reweights else None
+    uniform = all(sampler.kind == "uniform" for sampler in objective.samplers)
+    match objective.claimed:
+        case "BBN" if unweighted:
+            return "BBN" if constant else "HLRS"
+        case "HLRS" if unweighted and uniform:
+            return "HLRS"
+        case "DARTS" if constant and unweighted:
+            return "DARTS" if uniform else "re-sampling"
+        case "DARTS" if constant and uniform and objective.loss.reweights:
+            return "re-weighting"
+    return None
 
 
 # --- what the numbers say -----------------------------------------------------------------------------

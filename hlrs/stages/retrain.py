@@ -21,7 +21,8 @@ from hlrs.config.recipes import NormalizedClassifier, RetrainedClassifier, Sgd
 from hlrs.data.augment import Batch, mix, send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
-from hlrs.longtail.objectives import Mixing, Outcome, accuracy, demands_of, make_objective, mixing_at
+from hlrs.longtail.mixing import mixing_at
+from hlrs.longtail.objectives import Mixing, Outcome, accuracy, demands_of, make_objective
 from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.network import BranchedNetwork, initialize, normalize_classifier
 from hlrs.nas.resnet import ResNet, initialize_resnet

@@ -15,7 +15,8 @@ from hlrs.config.recipes import Adam
 from hlrs.data.augment import send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
-from hlrs.longtail.objectives import Mixing, Outcome, demands_of, layout_of, make_objective, mixing_at
+from hlrs.longtail.mixing import mixing_at
+from hlrs.longtail.objectives import Mixing, Outcome, demands_of, layout_of, make_objective
 from hlrs.nas import arch_lr, bilevel, genotype, trajectory
 from hlrs.nas.collapse import EarlyStopping
 from hlrs.nas.network import initialize

@@ -226,7 +226,7 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "{kind: coupled}",
         "methods.darts",
         "arch_lr coupled",
-        "objective bilateral",
+        "such as bilateral",
     ),
     "coupled to a random mixing": (
         "kind: symmetric",
@@ -413,7 +413,7 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         [*searched("{kind: dual_head}"), ("{kind: constant}", "{kind: coupled}")],
         "methods.darts",
         "arch_lr coupled",
-        "objective bilateral",
+        "such as bilateral",
     ),
     "a published genotype with a schedule": (
         [(ALONE, "searcher: {kind: fixed, genotype: DARTS_V2}\n    arch_lr: {kind: constant}")],

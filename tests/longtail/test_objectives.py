@@ -7,6 +7,7 @@ import torch
 
 from hlrs.config.methods import Bilateral as BilateralSpec
 from hlrs.config.methods import CrossEntropy, ReversedSampler, UniformSampler
+from hlrs.config.methods import Objective as ObjectiveSpec
 from hlrs.config.methods import Plain as PlainSpec
 from hlrs.data.augment import Batch
 from hlrs.longtail.losses import make_loss
@@ -14,6 +15,7 @@ from hlrs.longtail.objectives import Bilateral, Plain, accuracy, demands_of, mak
 from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import initialize
+from tests.specs import spec, specs
 
 # Three images a batch, two features a branch, three classes. All numbers are arbitrary.
 CONVENTIONAL = [[0.4, -1.2], [1.5, 0.3], [-0.7, 0.9]]
@@ -155,6 +157,12 @@ def test_branches_use_the_uniform_and_the_reversed_sampler_in_this_order():
     make_objective(bilateral, COUNTS)(network, batches(), 0.0, 0.5)
     assert float(network.seen[0].sum()) == 0  # the first batch goes to branch 0
     assert float(network.seen[1].sum()) == 12
+
+
+@pytest.mark.parametrize("kind", specs(ObjectiveSpec))
+def test_the_samplers_that_the_plan_counts_are_those_that_training_reads(kind):
+    objective = spec(ObjectiveSpec, kind)
+    assert demands_of(objective).samplers == objective.samplers
 
 
 @pytest.mark.parametrize("m", [1.0, 0.0, 0.3, 0.5])

@@ -9,7 +9,7 @@ import pytest
 from hlrs.config.methods import ArchLR, Beta, Bilateral, CoupledLR, Mixing, Plain
 from hlrs.config.recipes import MultistepSchedule, Sgd
 from hlrs.longtail import mixing
-from hlrs.longtail.objectives import mixing_at
+from hlrs.longtail.mixing import mixing_at
 from hlrs.nas import arch_lr
 from hlrs.training.optim import sgd_lr
 from tests.specs import spec, specs

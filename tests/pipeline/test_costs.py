@@ -11,7 +11,11 @@ import yaml
 
 from hlrs.artifacts.files import write_json
 from hlrs.artifacts.tensors import write_tensors
+from hlrs.config.base import Spec
+from hlrs.config.jobs import SearchJob
+from hlrs.config.methods import CoupledLR, Darts, LinearDecay, Mixing, Sampler, UniformSampler
 from hlrs.config.params import load
+from hlrs.config.recipes import Search
 from hlrs.errors import UserError
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.pipeline import cost_probe, plan
@@ -213,6 +217,19 @@ def test_epochs_before_the_alphas_start_take_one_batch_per_step(workspace):
     assert cost_probe.batches(jobs()["search/digits/darts/0"]) == [1, 1, 2, 2]
     edit(workspace / "params.yaml", **{"search.epochs": 8})
     assert cost_probe.batches(jobs()["search/digits/darts/0"]) == [1] * 4 + [2] * 4
+
+
+def test_the_batches_of_an_objective_are_counted_by_what_its_spec_says():
+    """Of an objective that users might add; coupled to 1 − t, the alphas step in all four epochs."""
+
+    class Triple(Spec):
+        mixing: Mixing = LinearDecay()
+        samplers: list[Sampler] = [UniformSampler()] * 3
+
+    search = SearchJob.model_construct(
+        searcher=Darts(), objective=Triple(), arch_lr=CoupledLR(), search=Search(epochs=4)
+    )
+    assert cost_probe.batches_of(search) == [6, 6, 6, 6]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 import csv
 import io
-from typing import get_args
+from typing import ClassVar, get_args
 
 import pytest
 
-from hlrs.config.methods import Loss
+from hlrs.config.base import Spec
+from hlrs.config.methods import ConstantLR, CosineLR, CrossEntropy, Focal, Loss, UniformSampler
 from hlrs.config.params import Params
 from hlrs.report.claim import claims, headline, higher, judge, lower, roles, table, whole
 from hlrs.report.comparisons import Difference, compare
@@ -78,6 +79,40 @@ def test_every_loss_but_cross_entropy_is_a_re_weighting():
     params = Params.model_validate({**results.params, "report": results.report})
     assert roles(params)["re-weighting"] == [f"by_{kind}" for kind in kinds if kind != "cross_entropy"]
     assert len(kinds) > 6
+
+
+def role_of(name: str, objective: Spec, arch_lr: Spec) -> list[str]:
+    """Return the roles of a method with an objective that is no kind of params.yaml."""
+    params = params_of("darts", name)
+    method = params.methods[name].model_copy(update={"objective": objective, "arch_lr": arch_lr})
+    found = roles(params.model_copy(update={"methods": params.methods | {name: method}}))
+    return [role for role, names in found.items() if name in names]
+
+
+@pytest.mark.parametrize(
+    ("claimed", "loss", "arch_lr", "role"),
+    [
+        (None, CrossEntropy(), ConstantLR(), []),
+        (None, Focal(), ConstantLR(), []),
+        ("DARTS", Focal(), ConstantLR(), ["re-weighting"]),
+        ("DARTS", Focal(), CosineLR(), []),
+        ("BBN", CrossEntropy(), ConstantLR(), ["BBN"]),
+        ("BBN", CrossEntropy(), CosineLR(), ["HLRS"]),
+        ("BBN", Focal(), CosineLR(), []),
+        ("HLRS", CrossEntropy(), ConstantLR(), ["HLRS"]),
+    ],
+)
+def test_an_added_objective_has_the_role_that_it_states(claimed, loss, arch_lr, role):
+    """One that names its samplers in a way of its own."""
+
+    class Added(Spec):
+        mixing: ClassVar[None] = None
+        branch_cells: ClassVar[int] = 0
+        samplers: ClassVar[list[Spec]] = [UniformSampler(), UniformSampler()]
+        loss: Loss
+
+    Added.claimed = claimed
+    assert role_of("focal", Added(loss=loss), arch_lr) == role
 
 
 def test_the_reference_must_be_plain_darts():
