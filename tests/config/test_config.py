@@ -3,7 +3,7 @@
 import inspect
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
 
 import pytest
 
@@ -14,6 +14,7 @@ from hlrs.config.params import Params
 from hlrs.config.params import load as load_params
 from hlrs.errors import UserError
 from tests.messages import says
+from tests.specs import specs
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))]
@@ -815,6 +816,7 @@ UNIONS = {
     "searcher": get_args(methods.Searcher)[0],
     "searcher of a supernet": methods.SupernetSearcher,
     "source": get_args(data.Source)[0],
+    "imbalance": get_args(data.Imbalance)[0],
 }
 OF_SUPERNETS = {"order", "portion", "edge_normalization", "warm_up", "sums_to_one"}  # searchers of one
 
@@ -827,3 +829,29 @@ def test_every_kind_states_the_rules_of_its_family(family):
     assert {
         (s.__name__, r) for s in specs for r in rules if not hasattr(s, r) and r not in s.model_fields
     } == set()
+
+
+DOCUMENTED = {  # where the docs name the kinds of a family: file, heading
+    "schedule": ("docs/methods.md", "## HLRS"),
+    "loss": ("docs/methods.md", "### Losses"),
+    "sampler": ("docs/methods.md", "## Learning on a long tail"),
+    "mixing": ("docs/methods.md", "## Learning on a long tail"),
+    "objective": ("docs/methods.md", "## Learning on a long tail"),
+    "searcher": ("docs/methods.md", "## The search"),
+    "source": ("README.md", "### Your own images"),
+    "imbalance": ("docs/methods.md", "## The long-tailed split"),
+}
+
+
+def section(file: str, heading: str) -> str:
+    """Return what stands below a heading, up to the next one."""
+    _, found, rest = (ROOT / file).read_text().partition(f"\n{heading}\n")
+    assert found, f"{file}: no heading {heading}"
+    return re.split(r"\n##+ ", rest)[0]
+
+
+@pytest.mark.parametrize("family", DOCUMENTED)
+def test_the_docs_name_every_kind(family):
+    text = section(*DOCUMENTED[family])
+    kinds = specs(Annotated[UNIONS[family], "a union as config has it"])
+    assert [kind for kind in kinds if not re.search(rf"`{kind}`|kind: {kind}\b", text)] == []
