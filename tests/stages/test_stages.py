@@ -22,6 +22,8 @@ from hlrs.pipeline.plan import plan
 from hlrs.stages import evaluate, extract, retrain, search, split
 from hlrs.stages.images import SplitImages
 from tests.conftest import TINY
+from tests.nas.test_schedules import MIXINGS, PROGRESS, factor_halfway
+from tests.specs import specs
 
 
 def members(annotation) -> list[type[Spec]]:
@@ -72,19 +74,13 @@ def searched(**changes):
 @pytest.mark.parametrize("kind", kinds(Mixing))
 def test_every_mixing_trains_and_is_recorded(workspace, kind):
     history, _ = searched(**method("bilateral", mixing=kind))
-    expected = {
-        "parabolic_decay": [1.0, 0.75],
-        "linear_decay": [1.0, 0.5],
-        "cosine_decay": [1.0, 0.5**0.5],
-        "equal": [0.5, 0.5],
-        "parabolic_increment": [0.0, 0.25],
-        "symmetric": [1.0, 0.5],
-    }
-    if kind == "beta":  # a new draw each step, the mean of eight or so
+    if specs(Mixing)[kind].drawn:  # a new draw each step, the mean of eight or so
         assert all(0.05 < m < 0.95 for m in history["mixing"])
         assert history["mixing"][0] != history["mixing"][1]
     else:
-        assert history["mixing"] == pytest.approx(expected[kind])
+        assert kind in MIXINGS, f"tests/nas/test_schedules.py: add {kind} to MIXINGS"
+        by_progress = dict(zip(PROGRESS, MIXINGS[kind], strict=True))
+        assert history["mixing"] == pytest.approx([by_progress[0.0], by_progress[0.5]])
     assert np.isfinite(history["weights_loss"]).all()
 
 
@@ -94,16 +90,8 @@ def test_every_schedule_of_the_alphas_trains_and_is_recorded(workspace, kind):
     history, by_stage = searched(
         **method(objective, kind, mixing="linear_decay" if kind == "coupled" else None)
     )
-    factors = {
-        "constant": 1.0,
-        "cosine": 0.5,
-        "linear": 0.5,
-        "step": 0.1,
-        "freeze": 0.0,
-        "exponential": 0.01**0.5,
-        "coupled": 0.5,
-    }
-    assert history["alphas_lr"] == pytest.approx([0.01, 0.01 * factors[kind]])
+    halfway = 0.5 if kind == "coupled" else factor_halfway(kind)
+    assert history["alphas_lr"] == pytest.approx([0.01, 0.01 * halfway])
     assert history["weights_lr"] == pytest.approx([0.025, 0.013])  # half a cosine from 0.025 to 0.001
     table = read_table(by_stage["search"].output("alphas.parquet"), "alphas").to_pandas()
     moved = [
@@ -115,8 +103,8 @@ def test_every_schedule_of_the_alphas_trains_and_is_recorded(workspace, kind):
         for e in range(2)
     ]
     assert moved[0] > 0.005
-    assert (moved[1] == 0) == (kind == "freeze")
-    assert (history["alphas_loss"][1] is None) == (kind == "freeze")
+    assert (moved[1] == 0) == (halfway == 0)
+    assert (history["alphas_loss"][1] is None) == (halfway == 0)
 
 
 def test_the_second_order_step_trains_differently_from_the_first(workspace):
@@ -294,7 +282,8 @@ def test_every_kind_of_a_method_goes_from_the_plan_to_its_metrics(workspace, mon
     made, metrics = trained(workspace, monkeypatch, METHODS[name])
     assert metrics["test_images"] == 50
     assert 0 <= metrics["top1"] <= 1
-    assert ("search" in made) == (name not in ("searcher fixed", "searcher resnet"))
+    searcher = specs(Searcher)[METHODS[name]["searcher"]["kind"]]
+    assert ("search" in made) == (searcher.genotype_is in ("searched", "drawn"))
     if name.startswith("searcher") and "search" in made:
         del made["retrain"]  # two searchers may find the same genotype
     for stage, files in made.items():
