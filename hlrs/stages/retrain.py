@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import SCHEMAS, write_table
 from hlrs.artifacts.tensors import write_tensors
+from hlrs.config.base import Kinds
 from hlrs.config.data import Augment
 from hlrs.config.jobs import RetrainJob
 from hlrs.config.methods import ClassBalancedSampler, Sampler
@@ -109,17 +110,13 @@ class RetrainTask:
     def _phases(self, augment: Augment) -> list[Phase]:
         recipe, classifier = self.recipe, self.recipe.classifier
         weights, sgd = list(self.network.parameters()), recipe.weights
-        batches = self._batches(demands_of(recipe.objective).samplers, augment, self.purpose)
+        batches = self.make_batches(demands_of(recipe.objective).samplers, augment, self.purpose)
         phases = [Phase("network", 0, recipe.epochs, weights, sgd, make_sgd(weights, sgd), batches)]
-        if isinstance(classifier, RetrainedClassifier):
-            weights = list(self.result.classifier.parameters())
-            sgd = Sgd(lr=classifier.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay, clip=sgd.clip)
-            batches = self._batches([ClassBalancedSampler()], augment, f"{self.purpose}/classifier")
-            first, epochs, optimizer = recipe.epochs, classifier.epochs, make_sgd(weights, sgd)
-            phases.append(Phase("classifier", first, epochs, weights, sgd, optimizer, batches))
+        if classifier is not None and type(classifier) in SECOND_PHASES:
+            phases.append(SECOND_PHASES[type(classifier)](self, classifier, augment))
         return phases
 
-    def _batches(self, samplers: Sequence[Sampler], augment: Augment, purpose: str) -> Batches:
+    def make_batches(self, samplers: Sequence[Sampler], augment: Augment, purpose: str) -> Batches:
         return Batches(
             self.images,
             self.positions,
@@ -241,6 +238,18 @@ class RetrainTask:
             self.result.load_state_dict(unprefixed("average", state))
         for phase in self.phases:
             unpack_optimizer(phase.optimizer, unprefixed(f"sgd.{phase.name}", state))
+
+
+def classifier_phase(task: RetrainTask, classifier: RetrainedClassifier, augment: Augment) -> Phase:
+    """Make the phase that retrains the classifier, on class-balanced batches at a rate of its own."""
+    weights, sgd = list(task.result.classifier.parameters()), task.recipe.weights
+    sgd = Sgd(lr=classifier.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay, clip=sgd.clip)
+    batches = task.make_batches([ClassBalancedSampler()], augment, f"{task.purpose}/classifier")
+    optimizer = make_sgd(weights, sgd)
+    return Phase("classifier", task.recipe.epochs, classifier.epochs, weights, sgd, optimizer, batches)
+
+
+SECOND_PHASES: Kinds[Callable[..., Phase]] = {RetrainedClassifier: classifier_phase}
 
 
 def average(averaged: BranchedNetwork, network: BranchedNetwork, decay: float) -> None:
