@@ -1,15 +1,19 @@
 """The package's code: which definitions a job's parameters ask for, and a digest of these.
 
 From a stage's `run`, names are followed to functions, classes and constants, wherever they are defined. What
-they are is digested, not where: moving a module, reordering imports or editing a docstring changes nothing.
-Of a table of kinds (`hlrs.config.base.Kinds`) only the entries count whose specs the parameters hold: a new
-kind leaves finished jobs alone. What cannot change a result is left out: `hlrs.config`, whose contents are in
-a job's key as far as they were asked for, errors, and what names, shows and stops a job.
+they are is digested, and which of them each names, but not where: moving a module, reordering imports or
+editing a docstring changes nothing. Of a table (`Kinds` and `Choices` in `hlrs.config.base`) only the entries
+count whose specs or strings the parameters or the code hold: a new kind leaves finished jobs alone.
+
+What cannot change a result is left out: modules and packages that say so (MARK), and what a `raise` says. Of
+specs, which are marked, too, count the class variables, properties and methods that the code reads, and the
+defaults of those that the code constructs; the parameters hold the rest.
 
 Read from this checkout or from a commit of it, so that a recorded digest can be checked and a change named.
 """
 
 import ast
+import copy
 import functools
 import hashlib
 import io
@@ -18,26 +22,21 @@ import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import resolve_name
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from hlrs.config.base import Spec
 
 PACKAGE = Path(__file__).parents[1]
-SCHEME = "2:"  # before a digest: what is digested, and how; another scheme's digests cannot be compared
-LEFT_OUT = (
-    "hlrs.config",
-    "hlrs.errors",
-    "hlrs.artifacts.jobs",
-    "hlrs.training.progress",
-    "hlrs.training.signals",
-    "hlrs.training.startup",
-)
-TABLE = "Kinds"
+SCHEME = "3:"  # before a digest: what is digested, and how; another scheme's digests cannot be compared
+MARK = "CHANGES_NO_RESULT"  # a module that assigns True to it is left out; so is a package
+TABLES = ("Kinds", "Choices")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign)
 
-Name = tuple[str, str]  # module, name in it; name "" is the module itself
+# module, name in it: "" is the module itself, "Spec.member" a spec's member, in the module that declares it
+Name = tuple[str, str]
 
 
 @dataclass
@@ -45,9 +44,26 @@ class Module:
     """A module's top level: definitions by name, imports by name, and statements that are neither."""
 
     name: str
+    package: str  # to which relative imports refer
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
     imports: dict[str, str] = field(default_factory=dict)  # local name -> dotted name
     loose: list[ast.stmt] = field(default_factory=list)
+
+    @functools.cached_property
+    def names(self) -> dict[str, str]:
+        """Local name -> dotted name of everything that the top level binds."""
+        return {own: f"{self.name}.{own}" for own in self.definitions} | self.imports
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What of a definition counts, and what it needs."""
+
+    digest: str  # of its own text
+    uses: list[Name]  # the definitions that it names, in order
+    builds: frozenset[str]  # the specs that it constructs
+    reads: frozenset[str]  # names of attributes
+    constants: frozenset[str]  # as they are spelled
 
 
 class Code:
@@ -56,24 +72,27 @@ class Code:
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.files = files
         self._modules: dict[str, Module] = {}
-        self._asked: dict[tuple[str, frozenset[str]], list[Name]] = {}
-        self._used: dict[tuple[Name, frozenset[str]], list[Name]] = {}
-        self._meanings: dict[tuple[Name, frozenset[str]], dict[ast.AST, str]] = {}
-        self._read: dict[tuple[Name, frozenset[str]], list[ast.Attribute]] = {}
-        self._digests: dict[tuple[Name, frozenset[str]], str] = {}
+        self._definitions: dict[tuple[Name, frozenset[str]], Definition] = {}
+        self._closures: dict[tuple[str, frozenset[str]], tuple[list[Name], frozenset[str]]] = {}
+        self._members: dict[str, dict[str, tuple[str, ast.stmt]]] = {}
 
     def digest(self, stage: str, params: Spec) -> str:
         """SHA-256 over the definitions that a job of the stage with these parameters asks for.
 
         Over their syntax trees, so that comments, docstrings and layout do not count, spelled alike by every
-        Python version; before it the scheme.
+        Python version; before it the scheme. Definitions are numbered in the order in which they are found,
+        and count with the numbers of those that they name: one of the same name elsewhere is another.
         """
-        kinds = _names(specs := specs_of(params))
-        names = self._closure(stage, kinds)
-        parts = {self._digest(name, kinds) for name in names}
-        parts |= {_sha256(self.files[file]) for file in self._templates(names)}
-        parts |= self._declared(names, kinds, specs)
-        return SCHEME + _sha256("\n".join(sorted(parts)).encode())
+        names, asked = self._closure(stage, params)
+        number = {name: i for i, name in enumerate(names)}
+        found = [self._definition(name, asked) for name in names]
+        parts = [f"{each.digest} {[number[used] for used in each.uses]}" for each in found]
+        parts += sorted(_sha256(self.files[file]) for file in self._templates(names))
+        return SCHEME + _sha256("\n".join(parts).encode())
+
+    def knows(self, params: Spec) -> bool:
+        """Whether the specs of these parameters, which are today's, are this code's, too."""
+        return {name for name in asked_by(params) if name.isidentifier()} <= self.specs.keys()
 
     def definitions(self, stage: str, params: Spec) -> dict[str, str]:
         """Digest of every function, method, constant and template that the digest covers.
@@ -81,156 +100,213 @@ class Code:
         By its name below `hlrs`: nas.bilevel.second_order, nas.supernet.Supernet.forward; a class's name
         stands for what is in none of its methods.
         """
-        kinds = _names(specs_of(params))
         found: dict[str, str] = {}
-        names = self._closure(stage, kinds)
+        names, asked = self._closure(stage, params)
         for module, name in names:
             of = f"{module.removeprefix('hlrs.')}.{name}".rstrip(".")
             for statement in self._statements((module, name)):
                 if isinstance(statement, ast.ClassDef):
-                    found.update(self._members(of, (module, name), statement))
+                    found.update(self._methods(of, module, statement))
                 else:
-                    found[of] = self._digest((module, name), kinds)
+                    found[of] = self._definition((module, name), asked).digest
         found.update((file, _sha256(self.files[file])) for file in self._templates(names))
         return found
 
     # --- following names ------------------------------------------------------------------------------
 
-    def _closure(self, stage: str, kinds: frozenset[str]) -> list[Name]:
-        """Every definition that the stage's `run` needs, itself included."""
-        if (stage, kinds) not in self._asked:
-            found: set[Name] = set()
-            pending: list[Name] = [(f"hlrs.stages.{stage}", "run")]
-            while pending:
-                name = pending.pop()
-                if name not in found:
-                    found.add(name)
-                    pending += self._uses(name, kinds)
-            self._asked[stage, kinds] = sorted(found)
-        return self._asked[stage, kinds]
+    def _closure(self, stage: str, params: Spec) -> tuple[list[Name], frozenset[str]]:
+        """Every definition that the stage's `run` needs, itself included, and what is asked of tables."""
+        key = stage, asked_by(params)
+        asked, members = key[1], list[Name]()
+        while key not in self._closures:  # what is found may ask more of tables, and need members of specs
+            names = self._follow([(f"hlrs.stages.{stage}", "run"), *members], asked)
+            found = [self._definition(name, asked) for name in names]
+            built = {spec for each in found for spec in each.builds}
+            read = {attribute for each in found for attribute in each.reads}
+            more = asked.union(built, *(each.constants for each in found))
+            specs = sorted(more & self.specs.keys())
+            counted = [member for spec in specs for member in self._counted(spec, read, spec in built)]
+            if (more, counted) == (asked, members):
+                self._closures[key] = names, asked
+            asked, members = more, counted
+        return self._closures[key]
 
-    def _uses(self, name: Name, kinds: frozenset[str]) -> list[Name]:
-        """The definitions that a definition names; its module's loose statements, which run in any case."""
-        asked = name, self._relevant(name, kinds)
-        if asked not in self._used:
-            found = [(name[0], "")] if name[1] and self._module(name[0]).loose else []
-            for dotted in self._resolved(name, kinds).values():
-                target = self._definition(dotted)
-                if target and target[1]:
-                    found.append(target)
-                elif (
-                    target
-                ):  # a module that is more than a name's prefix: any of its definitions may be meant
-                    found += [(target[0], each) for each in self._module(target[0]).definitions]
-            self._used[asked] = found
-        return self._used[asked]
+    def _follow(self, roots: list[Name], asked: frozenset[str]) -> list[Name]:
+        """The definitions that the roots need, in the order in which they are named."""
+        found: dict[Name, None] = {}
+        pending = roots[::-1]
+        while pending:
+            name = pending.pop()
+            if name not in found:
+                found[name] = None
+                pending += self._definition(name, asked).uses[::-1]
+        return [*found]
 
-    def _resolved(self, name: Name, kinds: frozenset[str]) -> dict[ast.AST, str]:
-        """The dotted name of every name in a definition that means a definition or an import."""
-        asked = name, self._relevant(name, kinds)
-        if asked not in self._meanings:
-            parts, imports = self._parts(name, kinds)
-            module = self._module(name[0])
-            known = {own: f"{module.name}.{own}" for own in module.definitions} | imports
-            self._meanings[asked] = {n: dotted for part in parts for n, dotted in self._resolve(part, known)}
-        return self._meanings[asked]
+    def _definition(self, name: Name, asked: frozenset[str]) -> Definition:
+        keys = {key for statement in self._statements(name) for key in self._entries(name[0], statement)}
+        key = name, asked & keys
+        if key not in self._definitions:
+            self._definitions[key] = self._study(name, asked)
+        return self._definitions[key]
 
-    def _declared(
-        self, names: Iterable[Name], kinds: frozenset[str], specs: Iterable[type[Spec]]
-    ) -> set[str]:
-        """The class variables of the parameters' specs that the definitions may read, with their values."""
-        read = {node.attr for name in names for node in self._attributes(name, kinds)}
-        return {
-            f"{spec.__name__}.{variable} = {getattr(spec, variable)!r}"
-            for spec in specs
-            for variable in read & spec.__class_vars__ & vars(spec).keys()
-        }
+    def _study(self, name: Name, asked: frozenset[str]) -> Definition:
+        parts = [part for s in self._statements(name) for part in self._asked_parts(name, s, asked)]
+        resolved = self._resolved(name[0], parts)
+        nodes = [node for part in parts for node in ast.walk(part)]
+        types = _types(nodes)
+        values = [self._located(dotted) for node, dotted in resolved.items() if node not in types]
+        loose = [(name[0], "")] if name[1] and self._module(name[0]).loose else []
+        return Definition(
+            _sha256("\0".join([name[1], *self._tokens(parts, resolved)]).encode()),
+            loose + [used for dotted in resolved.values() for used in self._followed(name[0], dotted)],
+            frozenset(each[1] for each in values if each and self._is_spec(each)),
+            frozenset(node.attr for node in nodes if isinstance(node, ast.Attribute)),
+            frozenset(repr(node.value) for node in nodes if isinstance(node, ast.Constant)),
+        )
 
-    def _attributes(self, name: Name, kinds: frozenset[str]) -> list[ast.Attribute]:
-        asked = name, self._relevant(name, kinds)
-        if asked not in self._read:
-            nodes = [node for part in self._parts(name, kinds)[0] for node in ast.walk(part)]
-            self._read[asked] = [node for node in nodes if isinstance(node, ast.Attribute)]
-        return self._read[asked]
+    def _followed(self, home: str, dotted: str) -> list[Name]:
+        """The definitions that a name in a module means: of a module that is handed on, all.
 
-    def _relevant(self, name: Name, kinds: frozenset[str]) -> frozenset[str]:
-        """The kinds on which a definition depends: all of them for a table, else none."""
-        return kinds if any(map(is_table, self._statements(name))) else frozenset()
+        Names of what is left out are followed from there only, where a spec's member has them.
+        """
+        found = self._located(dotted)
+        if found is None or self._is_spec(found) or (self._left_out(found[0]) and not self._left_out(home)):
+            return []
+        if found[1]:
+            return [found]
+        names = self._module(found[0]).names
+        return [each for own in sorted(names) for each in self._followed(home, f"{found[0]}.{own}")]
 
-    def _parts(self, name: Name, kinds: frozenset[str]) -> tuple[list[ast.AST], dict[str, str]]:
-        """What of a definition is asked for, and the imports in its reach."""
-        module, statements = self._module(name[0]), self._statements(name)
-        parts = [part for statement in statements for part in self._asked_parts(module, statement, kinds)]
-        return parts, module.imports | _imports(node for s in statements for node in ast.walk(s))
+    def _resolved(self, home: str, parts: Iterable[ast.AST]) -> dict[ast.AST, str]:
+        """The dotted name of every name in parts of a module that means a definition or an import."""
+        module = self._module(home)
+        return dict(pair for part in parts for pair in self._resolve(part, module.names, module.package))
 
     def _resolve(
-        self, node: ast.AST, known: Mapping[str, str], local: frozenset[str] = frozenset()
+        self, node: ast.AST, known: Mapping[str, str], package: str
     ) -> Iterator[tuple[ast.AST, str]]:
-        """(node, dotted name) of every known name, and of every module of `hlrs` or attribute of one.
+        """(node, dotted name) of every known name, and of every definition in a module of `hlrs`.
 
-        `local` are the names of the functions around the node, which hide the module's; what a function
-        imports is known, not local.
+        A function's own names hide those around it; what it imports is known.
         """
         if isinstance(node, (*FUNCTIONS, ast.Lambda)):
-            inner = local | _locals(node)
+            inner = {**known, **_scope(node, package)}
             body = node.body if isinstance(node.body, list) else [node.body]
             for part in ast.iter_child_nodes(node):
-                yield from self._resolve(part, known, inner if part in body else local)
+                yield from self._resolve(part, inner if part in body else known, package)
         elif isinstance(node, ast.Name):
-            if node.id in known and node.id not in local:
-                yield node, known[node.id]
-        elif isinstance(node, ast.Attribute) and (dotted := self._of_module(node, known, local)):
-            yield node, dotted
+            if dotted := known.get(node.id):
+                yield node, dotted
+        elif isinstance(node, ast.Attribute) and self._located(_dotted(node, known)):
+            yield node, _dotted(node, known)
         else:
             for child in ast.iter_child_nodes(node):
-                yield from self._resolve(child, known, local)
+                yield from self._resolve(child, known, package)
 
-    def _of_module(self, node: ast.Attribute, known: Mapping[str, str], local: frozenset[str]) -> str:
-        """The dotted name of a module of `hlrs` or of what stands in one; empty for any other attribute."""
-        dotted = _dotted(node, known, local)
-        return dotted if self._path(dotted) or self._path(dotted.rpartition(".")[0]) else ""
+    def _located(self, dotted: str) -> Name | None:
+        """The definition, or module, of `hlrs` that a dotted name means; None for other names.
 
-    def _definition(self, dotted: str) -> Name | None:
-        """The definition, or module, of `hlrs` that a dotted name means; None for other names."""
-        if not dotted.startswith("hlrs.") or _is_within(dotted, LEFT_OUT):
-            return None
-        if self._path(dotted):
-            return (dotted, "")
+        What a package's `__init__` imports comes before a module of that name, as in Python.
+        """
         module, _, name = dotted.rpartition(".")
-        if not self._path(module):
-            return None
-        known = self._module(module)
-        return (module, name) if name in known.definitions else self._definition(known.imports.get(name, ""))
+        if self._path(module):
+            known = self._module(module)
+            if name in known.definitions:
+                return module, name
+            if known.imports.get(name, dotted) != dotted:
+                return self._located(known.imports[name])
+        return (dotted, "") if self._path(dotted) else None
 
     def _statements(self, name: Name) -> list[ast.stmt]:
         module = self._module(name[0])
+        spec, _, member = name[1].partition(".")
+        if member:
+            return [self._members_of(spec)[member][1]]
         return module.definitions[name[1]] if name[1] else module.loose
 
-    def _asked_parts(self, module: Module, statement: ast.stmt, kinds: frozenset[str]) -> list[ast.AST]:
-        """A statement; of a table of kinds the values of the kinds that are asked for."""
-        if not is_table(statement):
+    def _asked_parts(self, name: Name, statement: ast.stmt, asked: frozenset[str]) -> list[ast.AST]:
+        """A statement; of a table the values asked for; of a spec's member what it says but its types."""
+        if is_table(statement):
+            return [value for key, value in sorted(self._entries(name[0], statement).items()) if key in asked]
+        if "." not in name[1]:
             return [statement]
+        if isinstance(statement, ast.AnnAssign):
+            return [statement.value or statement]
+        statement = copy.copy(statement)
+        if isinstance(statement, FUNCTIONS):
+            statement.returns = None
+        return [statement]
+
+    def _entries(self, home: str, statement: ast.stmt) -> dict[str, ast.expr]:
+        """The entries of a table by their specs' names or quoted strings; none of any other statement."""
+        if not is_table(statement):
+            return {}
         assert isinstance(statement, ast.AnnAssign)
         assert isinstance(statement.value, ast.Dict)  # as is_table says
-        entries = [
-            (_dotted(key, module.imports), value)
-            for key, value in zip(statement.value.keys, statement.value.values, strict=True)
+        known = self._module(home).imports
+        keys = [
+            repr(key.value) if isinstance(key, ast.Constant) else _dotted(key, known).rpartition(".")[2]
+            for key in statement.value.keys
         ]
-        return [value for key, value in entries if key.rpartition(".")[2] in kinds]
+        return dict(zip(keys, statement.value.values, strict=True))
+
+    # --- specs and what is left out -------------------------------------------------------------------
+
+    def _left_out(self, module: str) -> bool:
+        """Whether a module, or a package around it, says that no result depends on it."""
+        return any(f"{module}.".startswith(f"{marked}.") for marked in self.marked)
+
+    @functools.cached_property
+    def marked(self) -> list[str]:
+        """The modules and packages that say so."""
+        says = f"\n{MARK} = True".encode()
+        return [_module_name(path) for path, content in self.files.items() if says in b"\n" + content]
+
+    @functools.cached_property
+    def specs(self) -> dict[str, Name]:
+        """All specs by name."""
+        modules = [_module_name(path) for path in self.files if path.endswith(".py")]
+        names = [(m, name) for m in modules if self._left_out(m) for name in self._module(m).definitions]
+        return {name[1]: name for name in names if "Spec" in [each for _, each in self._ancestors(name)]}
+
+    def _is_spec(self, name: Name) -> bool:
+        return self.specs.get(name[1]) == name
+
+    def _ancestors(self, name: Name) -> list[Name]:
+        """A class and those of `hlrs` that it inherits from, nearest first."""
+        found, module = [name], self._module(name[0])
+        for node in module.definitions[name[1]]:
+            bases = node.bases if isinstance(node, ast.ClassDef) else []
+            located = [self._located(_dotted(base, module.names)) for base in bases]
+            found += [each for base in located if base and base[1] for each in self._ancestors(base)]
+        return found
+
+    def _members_of(self, spec: str) -> dict[str, tuple[str, ast.stmt]]:
+        """What a spec declares or inherits, by name: the module that declares it, and the statement."""
+        if spec not in self._members:
+            self._members[spec] = {
+                name: (module, statement)
+                for module, ancestor in reversed(self._ancestors(self.specs[spec]))
+                for node in self._module(module).definitions[ancestor]
+                for statement in (node.body if isinstance(node, ast.ClassDef) else [])
+                if isinstance(statement, DEFINITIONS)
+                for name in _bound(statement)
+            }
+        return self._members[spec]
+
+    def _counted(self, spec: str, read: set[str], built: bool) -> list[Name]:
+        """The members of a spec that count: those that the code reads; defaults if it constructs the spec."""
+        return [
+            (home, f"{spec}.{member}")
+            for member, (home, statement) in sorted(self._members_of(spec).items())
+            if (built and statement.value if _is_field(statement) else member in read)
+        ]
 
     # --- digesting ------------------------------------------------------------------------------------
 
-    def _digest(self, name: Name, kinds: frozenset[str]) -> str:
-        """Digest of a definition by what it is; the kinds matter for tables alone."""
-        asked = name, self._relevant(name, kinds)
-        if asked not in self._digests:
-            tokens = [name[1], *self._tokens(self._parts(name, kinds)[0], self._resolved(name, kinds))]
-            self._digests[asked] = _sha256("\0".join(tokens).encode())
-        return self._digests[asked]
-
-    def _members(self, of: str, name: Name, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    def _methods(self, of: str, home: str, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
         """(name, digest) of each method of a class, and of what is in none of them."""
-        resolved = self._resolved(name, frozenset())
+        resolved = self._resolved(home, [node])
         rest: list[Any] = [*node.bases, *node.keywords, *node.decorator_list]
         for child in node.body:
             if isinstance(child, FUNCTIONS):
@@ -250,12 +326,9 @@ class Code:
                 yield from self._tokens(item, resolved)
             yield "]"
         elif isinstance(node, ast.AST) and node in resolved:
-            found, ours = self._definition(resolved[node]), resolved[node].startswith("hlrs.")
-            yield (
-                f"{(found and found[1]) or resolved[node].rpartition('.')[2]} of hlrs"
-                if ours
-                else resolved[node]
-            )
+            dotted = resolved[node]
+            found = self._located(dotted) or ("", dotted.rpartition(".")[2])
+            yield f"{found[1] or 'module'} of hlrs" if dotted.startswith("hlrs.") else dotted
         elif isinstance(node, ast.AST):
             yield type(node).__name__
             for name, value in ast.iter_fields(node):
@@ -270,13 +343,16 @@ class Code:
     # --- files ----------------------------------------------------------------------------------------
 
     def _path(self, module: str) -> str | None:
-        """The file of a module of `hlrs`, None if there is none (or it is a package's `__init__`)."""
-        path = "/".join(module.split(".")[1:]) + ".py"
-        return path if module.startswith("hlrs.") and path in self.files else None
+        """The file of a module or package of `hlrs`, None if there is none."""
+        first, *names = module.split(".")
+        paths = ("/".join([*names, "__init__.py"]), "/".join(names) + ".py") if first == "hlrs" else ()
+        return next((path for path in paths if path in self.files), None)
 
     def _module(self, name: str) -> Module:
         if name not in self._modules:
-            self._modules[name] = _read(name, ast.parse(self.files[str(self._path(name))]))
+            path = str(self._path(name))
+            package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
+            self._modules[name] = _read(Module(name, package), ast.parse(self.files[path]))
         return self._modules[name]
 
     def _templates(self, names: Iterable[Name]) -> list[str]:
@@ -331,18 +407,20 @@ def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
     ]
 
 
-def specs_of(params: Any) -> frozenset[type[Spec]]:
-    """The classes of all specs in a job's parameters."""
+def asked_by(params: Any) -> frozenset[str]:
+    """The names of all specs in a job's parameters, and all strings, quoted."""
+    if isinstance(params, str):
+        return frozenset([repr(params)])
     if isinstance(params, Spec):
-        return frozenset([type(params)]).union(*(specs_of(value) for _, value in params))
+        return frozenset([type(params).__name__]).union(*(asked_by(value) for _, value in params))
     values = (
         params.values() if isinstance(params, dict) else params if isinstance(params, list | tuple) else ()
     )
-    return frozenset[type[Spec]]().union(*map(specs_of, values))
+    return frozenset[str]().union(*map(asked_by, values))
 
 
-def _names(specs: Iterable[type[Spec]]) -> frozenset[str]:
-    return frozenset(spec.__name__ for spec in specs)
+def _module_name(path: str) -> str:
+    return f"hlrs/{path}".removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 # --- syntax trees -------------------------------------------------------------------------------------
@@ -351,29 +429,31 @@ _IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def is_table(statement: ast.AST) -> bool:
-    """Whether a statement is a table of kinds: TABLE: Kinds[...] = {Spec: definition, ...}."""
+    """Whether a statement is a table: TABLE: Kinds[...] = {Spec: definition, ...}, or Choices and strings."""
     return (
         isinstance(statement, ast.AnnAssign)
         and isinstance(statement.annotation, ast.Subscript)
         and isinstance(statement.annotation.value, ast.Name)
-        and statement.annotation.value.id == TABLE
+        and statement.annotation.value.id in TABLES
         and isinstance(statement.value, ast.Dict)
         and None not in statement.value.keys  # no **other
     )
 
 
-def _read(name: str, tree: ast.Module) -> Module:
-    module = Module(name)
+def _read(module: Module, tree: ast.Module) -> Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise):  # what it says changes no result
+            node.exc, node.cause = node.exc.func if isinstance(node.exc, ast.Call) else node.exc, None
     for statement in tree.body:
-        if isinstance(statement, _IMPORTS):
-            module.imports |= _imports([statement])
-        elif isinstance(statement, DEFINITIONS) and (bound := _bound(statement)):
+        if isinstance(statement, DEFINITIONS) and (bound := _bound(statement)):
             for of in bound:
                 module.definitions.setdefault(of, []).append(statement)
-        elif isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
-            module.imports |= _imports(statement.body)
-        elif not _is_docstring(statement):
-            module.imports |= _imports(ast.walk(statement))
+            continue
+        module.imports |= _imports(ast.walk(statement), module.package)
+        within = [statement]
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+            within = [*statement.body, *statement.orelse]
+        if not all(isinstance(each, _IMPORTS) or _is_docstring(each) for each in within):
             module.loose.append(statement)
     return module
 
@@ -389,21 +469,22 @@ def _bound(statement: ast.stmt) -> list[str]:
     return names if len(names) == len(leaves) else []
 
 
-def _imports(nodes: Iterable[ast.AST]) -> dict[str, str]:
-    """Local name -> dotted name of what import statements bring."""
+def _imports(nodes: Iterable[ast.AST], package: str) -> dict[str, str]:
+    """Local name -> dotted name of what import statements in a module of a package bring."""
     found = {}
     for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 first = alias.name.split(".")[0]
                 found[alias.asname or first] = alias.name if alias.asname else first
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            found |= {alias.asname or alias.name: f"{module}.{alias.name}" for alias in node.names}
     return found
 
 
-def _locals(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> set[str]:
-    """The names that a function binds but by import: its arguments, and what its own body assigns or defines.
+def _scope(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, package: str) -> dict[str, str]:
+    """Local name -> dotted name of what a function imports, "" for its arguments and what its body binds.
 
     Comprehensions bind theirs for themselves, and count as if they did not: a name too many is followed, none
     too few.
@@ -411,6 +492,7 @@ def _locals(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> se
     found = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
     pending: list[ast.AST] = [*function.body] if isinstance(function.body, list) else []
     foreign: set[str] = set()
+    imports: dict[str, str] = {}
     while pending:
         node = pending.pop()
         if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
@@ -418,28 +500,42 @@ def _locals(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> se
         elif isinstance(node, ast.Global | ast.Nonlocal):
             foreign |= {*node.names}
         elif isinstance(node, _IMPORTS):
-            foreign |= _imports([node]).keys()
+            imports |= _imports([node], package)
         elif not isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 found.add(node.id)
             elif isinstance(node, ast.ExceptHandler) and node.name:
                 found.add(node.name)
             pending += ast.iter_child_nodes(node)
-    return found - foreign
+    return dict.fromkeys(found - foreign, "") | imports
 
 
-def _dotted(node: ast.AST | None, known: Mapping[str, str], local: frozenset[str] = frozenset()) -> str:
+def _types(nodes: Iterable[ast.AST]) -> set[ast.AST]:
+    """The nodes of annotations and of what isinstance compares with, which construct nothing."""
+    found: list[ast.AST | None] = []
+    for node in nodes:
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            found.append(node.annotation)
+        elif isinstance(node, FUNCTIONS):
+            found.append(node.returns)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            found += node.args[1:]
+    return {each for node in found if node is not None for each in ast.walk(node)}
+
+
+def _is_field(statement: ast.stmt) -> TypeGuard[ast.AnnAssign]:
+    """Whether a statement of a spec declares a field, which parameters hold."""
+    return isinstance(statement, ast.AnnAssign) and "ClassVar" not in ast.unparse(statement.annotation)
+
+
+def _dotted(node: ast.AST | None, known: Mapping[str, str]) -> str:
     """The dotted name of a known name or of an attribute of a module's; empty for anything else."""
     if isinstance(node, ast.Name):
-        return "" if node.id in local else known.get(node.id, "")
+        return known.get(node.id, "")
     if isinstance(node, ast.Attribute):
-        before = _dotted(node.value, known, local)
+        before = _dotted(node.value, known)
         return f"{before}.{node.attr}" if before else ""
     return ""
-
-
-def _is_within(dotted: str, packages: Iterable[str]) -> bool:
-    return any(dotted == package or dotted.startswith(f"{package}.") for package in packages)
 
 
 def _is_docstring(statement: ast.AST) -> bool:

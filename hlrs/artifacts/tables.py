@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrs.artifacts.files import replacing
+from hlrs.config.base import Choices
 from hlrs.errors import Failure, UserError
 
 if TYPE_CHECKING:
@@ -13,13 +14,13 @@ SUBSETS = ("weights", "alphas", "holdout", "test")
 
 
 # Column -> type, in order. Index: position in the source's training images, official test images after them.
-SCHEMAS: dict[str, dict[str, str]] = {
+SCHEMAS: Choices[dict[str, str]] = {
     "split": {"index": "int64", "label": "int32", "subset": "string"},
     # one row per data file, named as in the source
     "files": {"name": "string", "bytes": "int64", "sha256": "string"},
     # one row per epoch × cell × edge × operation, after that many epochs; weight: softmax of the alphas;
     # edge_weight: softmax of the betas of a node's edges, 1 without betas
-    "alphas": {
+    "trajectory": {
         "epoch": "int32",
         "cell": "string",
         "node": "int32",

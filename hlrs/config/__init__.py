@@ -1,5 +1,8 @@
 """What params.yaml may say: frozen pydantic models, no torch.
 
-These modules only declare, so no stage's code digest covers them: a job's key holds its parameters, every
-default written out.
+A job's key holds its parameters, every default written out. So of these modules its code digest covers only
+what the code asks of specs beyond that (artifacts/code_digest.py): class variables, properties, and the
+defaults of specs that the code itself constructs.
 """
+
+CHANGES_NO_RESULT = True

@@ -21,6 +21,10 @@ T = TypeVar("T")
 # and the code digest of a job covers just the entries that its parameters name (artifacts/code_digest.py).
 Kinds: TypeAlias = Mapping[type[Spec], T]
 
+# Likewise a table of which an option or code names entries: TABLE: Choices[...] = {"name": value, ...}. The
+# code digest covers just those whose names the job's parameters, or the code that they ask for, spell.
+Choices: TypeAlias = Mapping[str, T]
+
 Name = Annotated[str, Field(pattern=NAME)]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hlrs.config.base import Choices
 from hlrs.errors import UserError
 
 PRIMITIVES = (  # the operations, in DARTS's order and under its name
@@ -157,7 +158,7 @@ def _published(normal: Sequence[tuple[str, int]], reduce: Sequence[tuple[str, in
 
 
 # fmt: off
-PUBLISHED = {
+PUBLISHED: Choices[Genotype] = {
     # Liu et al. 2019, first and second order, as in the authors' cnn/genotypes.py
     "DARTS_V1": _published(
         [("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("skip_connect", 0), ("sep_conv_3x3", 1),

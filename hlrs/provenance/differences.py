@@ -205,6 +205,8 @@ def ran(code: Code, job: Job | Record) -> bool | None:
         params = parse(job.stage, job.params)
     except ValidationError:
         return None
+    if not code.knows(params):
+        return None
     return code.digest(job.stage, params) == job.code
 
 

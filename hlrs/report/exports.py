@@ -31,8 +31,8 @@ def files(results: Results) -> dict[str, str]:
         "classes.csv": _classes_csv(results),
         "plots/class_counts.csv": _class_counts_csv(results),
         "plots/class_accuracy.csv": _class_accuracy_csv(results),
-        "plots/search.csv": _history_csv(results, "search"),
-        "plots/retrain.csv": _history_csv(results, "retrain"),
+        "plots/search.csv": _history_csv(results, "search", "search_history"),
+        "plots/retrain.csv": _history_csv(results, "retrain", "retrain_history"),
     }
 
 
@@ -95,9 +95,9 @@ def _class_accuracy_csv(results: Results) -> str:
     return comma_separated(["dataset", "method", "class", "name", "train_count", "accuracy"], rows)
 
 
-def _history_csv(results: Results, stage: str) -> str:
+def _history_csv(results: Results, stage: str, kind: str) -> str:
     """Write one row per epoch; each search once, without a retraining seed."""
-    columns, repeated = [*SCHEMAS[f"{stage}_history"]], stage in REPEATED
+    columns, repeated = [*SCHEMAS[kind]], stage in REPEATED
     rows = (
         [*(_place(run) if repeated else _place(run)[:3]), run.name_of(stage), *values]
         for run in (results.runs if repeated else once(results.runs))

@@ -33,7 +33,7 @@ def run(job: Job) -> dict[str, Any]:
 
 def final_architecture(path: Path) -> tuple[Alphas, EdgeWeights]:
     """Read the last epoch's alphas and edge weights by cell, "normal" and "reduce"; Failure if incomplete."""
-    rows = read_table(path, "alphas").to_pylist()
+    rows = read_table(path, "trajectory").to_pylist()
     last = max((row["epoch"] for row in rows), default=0)
     alphas, edge_weights = {}, {}
     for cell in ("normal", "reduce"):

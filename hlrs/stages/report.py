@@ -75,8 +75,8 @@ def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run
     cells: dict[str, str] = {}
     records = {stage: _record(job, stage, name) for stage in BEFORE_RETRAINING[searcher.genotype_is]}
     if "search" in records:
-        histories["search"] = _history(job, "search", name)
-        alphas = read_table(_input(job, f"search/{name}/alphas.parquet"), "alphas").to_pydict()
+        histories["search"] = _history(job, f"search/{name}", "search_history")
+        alphas = read_table(_input(job, f"search/{name}/alphas.parquet"), "trajectory").to_pydict()
     if "extract" in records:
         genotype = read_json(_input(job, f"extract/{name}/genotype.json"))
         cells = {cell: _drawing(_input(job, f"extract/{name}/{cell}.svg")) for cell in ("normal", "reduce")}
@@ -89,16 +89,15 @@ def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run
             retrain_seed,
             metrics=read_json(_input(job, f"evaluate/{retraining}/metrics.json")),
             genotype=genotype,
-            histories=histories | {"retrain": _history(job, "retrain", retraining)},
+            histories=histories | {"retrain": _history(job, f"retrain/{retraining}", "retrain_history")},
             alphas=alphas,
             records=records | {stage: _record(job, stage, retraining) for stage in REPEATED},
             cells=cells,
         )
 
 
-def _history(job: Job, stage: str, name: str) -> Columns:
-    path = _input(job, f"{stage}/{name}/history.parquet")
-    columns: Columns = read_table(path, f"{stage}_history").to_pydict()
+def _history(job: Job, name: str, kind: str) -> Columns:
+    columns: Columns = read_table(_input(job, f"{name}/history.parquet"), kind).to_pydict()
     return columns
 
 

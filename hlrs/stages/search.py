@@ -308,6 +308,7 @@ def _make_batches(params: SearchJob, images: SplitImages) -> Iterable[Batches]:
 
 def _write(job: Job, nodes: int, architectures: list[Architecture], history: list[dict[str, Any]]) -> None:
     columns = zip(*trajectory.rows(nodes, architectures), strict=True)
-    write_table(job.output("alphas.parquet"), "alphas", dict(zip(SCHEMAS["alphas"], columns, strict=True)))
+    table = dict(zip(SCHEMAS["trajectory"], columns, strict=True))
+    write_table(job.output("alphas.parquet"), "trajectory", table)
     rows = {name: [row[name] for row in history] for name in SCHEMAS["search_history"]}
     write_table(job.output("history.parquet"), "search_history", rows)

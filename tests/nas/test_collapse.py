@@ -209,7 +209,7 @@ def searched(**changes):
 
 def found(by_stage):
     history = read_table(by_stage["search"].output("history.parquet"), "search_history").to_pydict()
-    table = read_table(by_stage["search"].output("alphas.parquet"), "alphas").to_pandas()
+    table = read_table(by_stage["search"].output("alphas.parquet"), "trajectory").to_pandas()
     return history, np.stack([own.alpha.to_numpy() for _, own in table.groupby("epoch")])
 
 
@@ -333,7 +333,7 @@ def test_pc_darts_through_the_stages(workspace):
         stage.run(by_stage[name])
     history, _ = found(by_stage)
     assert history["alphas_lr"] == pytest.approx([0, 0, 0.1, 0.1])  # t = 0, 1/4, 1/2, 3/4
-    table = read_table(by_stage["search"].output("alphas.parquet"), "alphas").to_pandas()
+    table = read_table(by_stage["search"].output("alphas.parquet"), "trajectory").to_pandas()
     by_edge = table.groupby(["epoch", "cell", "node", "input"]).edge_weight
     assert (by_edge.nunique() == 1).all()
     weights = by_edge.first()
@@ -360,7 +360,7 @@ def test_pc_darts_of_second_order_and_without_betas(workspace):
     history, alphas = found(by_stage)
     assert np.isfinite(history["alphas_loss"]).all()
     assert not np.array_equal(alphas[0], alphas[1])
-    table = read_table(by_stage["search"].output("alphas.parquet"), "alphas").to_pandas()
+    table = read_table(by_stage["search"].output("alphas.parquet"), "trajectory").to_pandas()
     assert (table.edge_weight == 1).all()
 
 

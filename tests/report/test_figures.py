@@ -41,7 +41,7 @@ def weights(epochs: int, nodes: int = 1, primitives=OPERATIONS) -> dict:
         for node, state in edges(nodes)
         for op in primitives
     ]
-    return dict(zip(SCHEMAS["alphas"], map(list, zip(*rows, strict=True)), strict=True))
+    return dict(zip(SCHEMAS["trajectory"], map(list, zip(*rows, strict=True)), strict=True))
 
 
 def history(stage: str, **given) -> dict:

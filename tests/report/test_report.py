@@ -92,7 +92,7 @@ def alphas(method: str) -> dict:
         for state in (0, 1)
         for primitive, sign in (("skip_connect", 1), ("sep_conv_3x3", -1))
     ]
-    return dict(zip(SCHEMAS["alphas"], zip(*rows, strict=True), strict=True))
+    return dict(zip(SCHEMAS["trajectory"], zip(*rows, strict=True), strict=True))
 
 
 BARE = {"key": "", "stage": "search", "run": "", "params": {}, "code": "", "inputs": {}, "outputs": {}}
@@ -159,7 +159,7 @@ def make_job(
                 put(f"{stage}/{name}/provenance.json", write_record, record(stage, name))
         if "search" not in lacking:
             epochs = 0 if method == "random" else 3
-            put(f"search/{name}/alphas.parquet", write_table, "alphas", alphas(method))
+            put(f"search/{name}/alphas.parquet", write_table, "trajectory", alphas(method))
             columns = history("search", epochs)
             put(f"search/{name}/history.parquet", write_table, "search_history", columns)
         if "extract" not in lacking:

@@ -93,7 +93,7 @@ def test_every_schedule_of_the_alphas_trains_and_is_recorded(workspace, kind):
     halfway = 0.5 if kind == "coupled" else factor_halfway(kind)
     assert history["alphas_lr"] == pytest.approx([0.01, 0.01 * halfway])
     assert history["weights_lr"] == pytest.approx([0.025, 0.013])  # half a cosine from 0.025 to 0.001
-    table = read_table(by_stage["search"].output("alphas.parquet"), "alphas").to_pandas()
+    table = read_table(by_stage["search"].output("alphas.parquet"), "trajectory").to_pandas()
     moved = [
         float(
             np.abs(
@@ -112,7 +112,9 @@ def test_the_second_order_step_trains_differently_from_the_first(workspace):
     for order in (1, 2):
         history, by_stage = searched(**method(order=order))
         assert np.isfinite(history["alphas_loss"]).all()
-        alphas[order] = read_table(by_stage["search"].output("alphas.parquet"), "alphas").to_pandas().alpha
+        alphas[order] = (
+            read_table(by_stage["search"].output("alphas.parquet"), "trajectory").to_pandas().alpha
+        )
     assert len(alphas[1]) == len(alphas[2]) == 3 * 2 * 2 * 8  # epochs 0 to 2, cells, edges, primitives
     assert not np.allclose(alphas[1], alphas[2])
 

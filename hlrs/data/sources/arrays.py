@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hlrs.config.base import Choices
 from hlrs.config.data import Digits, Npz, Torchvision
 from hlrs.data.sources.base import PARTS, RENEW, ImageSource, Named, first_line, single
 from hlrs.errors import UserError
@@ -18,7 +19,9 @@ from hlrs.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TORCHVISION = {
+Labels = NDArray[np.int64]
+
+TORCHVISION: Choices[str] = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
     "fashion_mnist": "FashionMNIST",
@@ -129,10 +132,8 @@ def torchvision_source(spec: Torchvision) -> ImageSource:
         if len(data.data) != len(data.targets):
             counts = f"{len(data.data)} {part} images and {len(data.targets)} labels"
             raise UserError(f"{root}: {name} holds {counts}; {remedy}")
-    classes, labels = list(train.classes), [np.asarray(part.targets) for part in (train, test)]
-    if spec.labels == "coarse":
-        table = superclasses(classes)
-        classes, labels = list(SUPERCLASSES), [table[fine] for fine in labels]
+    labels = [np.asarray(part.targets) for part in (train, test)]
+    classes, labels = LABELS[spec.labels](list(train.classes), labels)
     return ResidentSource(f"{root} ({name})", classes, pixels, *labels)
 
 
@@ -140,6 +141,23 @@ def superclasses(fine: Sequence[str]) -> NDArray[np.int64]:
     """Map CIFAR-100's fine classes, given by name, to coarse labels: int64 [100]."""
     coarse = {name: c for c, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
     return np.array([coarse[name] for name in fine])
+
+
+def as_they_are(classes: list[str], labels: list[Labels]) -> tuple[list[str], list[Labels]]:
+    """Return the data set's own classes and labels."""
+    return classes, labels
+
+
+def coarse_labels(classes: list[str], labels: list[Labels]) -> tuple[list[str], list[Labels]]:
+    """Return CIFAR-100's superclasses, and labels among them."""
+    table = superclasses(classes)
+    return list(SUPERCLASSES), [table[fine] for fine in labels]
+
+
+LABELS: Choices[Callable[..., tuple[list[str], list[Labels]]]] = {
+    "fine": as_they_are,
+    "coarse": coarse_labels,
+}
 
 
 # --- .npz files -----------------------------------------------------------------------------------------
