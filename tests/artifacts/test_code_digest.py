@@ -588,7 +588,7 @@ def test_orchestration_and_declarations_do_not_count():
         "pipeline/execute.py",
         "artifacts/jobs.py",
         "training/progress.py",
-        "config/methods.py",
+        "config/data.py",
     )
     assert due(dict.fromkeys(outside, again)) == set()
 
