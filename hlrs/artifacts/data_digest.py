@@ -3,70 +3,116 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from stat import S_ISREG
+from typing import Any, cast
 
-from ruamel.yaml import YAML
-
-from hlrs.config.data import Source
-from hlrs.data.sources.base import Named
+from hlrs.artifacts.dvc_pointers import tracked_hash
+from hlrs.config.data import Source, Torchvision
+from hlrs.data.sources.arrays import are_published, torchvision_folder
+from hlrs.data.sources.base import ImageSource, remedy_for
+from hlrs.data.sources.folders import files_below
 from hlrs.data.sources.open import files_of
 from hlrs.errors import UserError
 
 MEMORY = Path(".hlrs/digests.json")  # file -> size, time of change, SHA-256
-CONTENTS = Path(".hlrs/contents.json")  # digest of the names, sizes and times of files -> content digest
+CONTENTS = Path(".hlrs/contents.json")  # digest of the names, sizes and times of files -> what was found
 CHUNK = 1000  # files that a thread looks at in a row: a shared file system answers many at a time
 
 Look = tuple[int, int]  # a file's size in bytes and time of change in ns
 
 
 def content_digest(source: Source) -> str:
-    """Digest a source's content: its identity where a library verifies its downloads, otherwise its files.
+    """Digest the content of a source: the names and bytes of its files.
 
-    The hash in a `.dvc` pointer stands for what DVC tracks. A file is read only if its size or time changed.
-    Names, not paths, enter the digest, so that a data set may lie elsewhere on another machine. UserError for
-    missing files.
+    The identity of torchvision's published files stands for them, so that a data set has its key before its
+    download, and DVC's hash for what DVC tracks. Both are checked against the files that are here; a file is
+    read only if its size or time changed. Names, not paths, enter the digest, so that a data set may lie
+    elsewhere on another machine. UserError for missing files, and for data that differ from DVC's pointer.
     """
-    if source.identity is not None:
+    if source.identity is not None and _published(source):
         return source.identity
     named = files_of(source)
-    pointers = _pointers(named)
+    pointers = {of.path: hashed for of in named if (hashed := _tracked(of.path))}
     files = [entry for of in named for entry in ([of[:2]] if of.path in pointers else of.files())]
     direct = {of.path for of in named}
     looks = _look_at([path for _, path in files if path in direct and path not in pointers])
     looks |= _look_at([path for _, path in files if path not in direct])
-    known = _remembered(CONTENTS)
     seen = _digest(f"{name}\0{path}\0{pointers.get(path) or looks[path]}" for name, path in files)
-    if seen not in known:
+
+    def digest() -> str:
         digests = pointers | _sha256s(looks)
-        known[seen] = _digest(f"{name} {digests[path]}" for name, path in files)
+        return _digest(f"{name} {digests[path]}" for name, path in files)
+
+    return str(_once(seen, digest))
+
+
+def _published(source: Torchvision) -> bool:
+    """Return whether torchvision's files are the published ones, or still to be fetched."""
+    folder = torchvision_folder(source)
+    if not folder.is_dir():
+        return True
+    seen = _digest(f"{path}\0{look}" for path, look in _look_at(_tree(str(folder))).items())
+    return bool(_once(seen, lambda: are_published(source)))
+
+
+def _tracked(path: str) -> str | None:
+    """Return the hash of a file or folder that DVC tracks, checked against its files; None if it does not."""
+    pointer = f"{path}.dvc"
+    if not Path(pointer).is_file():
+        return None
+    looks = _look_at([pointer, *_tree(path)])
+    seen = _digest(f"{path}\0{look}" for path, look in looks.items())
+    return cast("str | None", _once(seen, lambda: tracked_hash(path)))
+
+
+def _tree(path: str) -> list[str]:
+    """List a file, or every file below a folder; none if it is not here."""
+    if Path(path).is_dir():
+        return [*files_below(path, hidden=True)]
+    return [path] if Path(path).exists() else []
+
+
+def _once(seen: str, result: Callable[[], Any]) -> Any:
+    """Return what was found when files looked like this, remembered from one start to the next."""
+    known = _remembered(CONTENTS)
+    if seen not in known:
+        known[seen] = result()
         _remember(CONTENTS, known)
-    return str(known[seen])
+    return known[seen]
 
 
-def file_digests(paths: Iterable[Path]) -> list[str]:
+def file_digests(paths: Iterable[Path | str]) -> list[str]:
     """SHA-256 of files, remembered from one start to the next. UserError if some are missing."""
     names = [str(path) for path in paths]
     digests = _sha256s(_look_at(names))
     return [digests[name] for name in names]
 
 
+def leaks(source: ImageSource) -> list[str]:
+    """Return a remark that counts test images with the bytes of a training image; UserError if all have.
+
+    Only images in files of their own are compared.
+    """
+    train, test = source.files[: len(source.train_labels)], source.files[len(source.train_labels) :]
+    if not test:
+        return []
+    trained = dict(zip(file_digests(train), train, strict=True))
+    same = [(path, trained[d]) for path, d in zip(test, file_digests(test), strict=True) if d in trained]
+    if not same:
+        return []
+    found = f"{len(same):,} of {len(test):,} test images are training images, such as {same[0][0]}"
+    if len(same) == len(test):
+        raise UserError(f"{found}; name other images under source.test than under source.train")
+    return [f"{found}, which is {same[0][1]}; accuracies on them say little"]
+
+
 def data_files(source: Source) -> list[tuple[str, Path]]:
     """(name within the source, path) of every single file, also below a folder that DVC tracks."""
     return [(name, Path(path)) for named in files_of(source) for name, path in named.files()]
-
-
-def _pointers(named: Iterable[Named]) -> dict[str, str]:
-    """The hashes that DVC has of files and folders, by their paths."""
-    pointers = {of.path: Path(f"{of.path}.dvc") for of in named}
-    return {
-        path: str(YAML(typ="safe", pure=True).load(pointer)["outs"][0]["md5"])
-        for path, pointer in pointers.items()
-        if pointer.is_file()
-    }
 
 
 # --- what is remembered -------------------------------------------------------------------------------
@@ -80,7 +126,8 @@ def _look_at(paths: Sequence[str]) -> dict[str, Look]:
     errors = {path: look for path, look in found.items() if isinstance(look, OSError)}
     for path, error in errors.items():
         count = f"{len(errors):,} of {len(paths):,} data files cannot be reached"
-        raise UserError(f"{path}: {error.strerror}; {count}: put them there or correct the params")
+        remedy = remedy_for(path, "put them there or correct the params")
+        raise UserError(f"{path}: {error.strerror}; {count}: {remedy}")
     return {path: look for path, look in found.items() if not isinstance(look, OSError)}
 
 
@@ -89,6 +136,8 @@ def _looks(paths: Sequence[str]) -> list[Look | OSError]:
     for path in paths:
         try:
             status = os.stat(path)  # noqa: PTH116 - see `Named`
+            if not S_ISREG(status.st_mode):
+                raise UserError(f"{path}: not a regular file; name a file of data in the params")
             found.append((status.st_size, status.st_mtime_ns))
         except OSError as error:
             found.append(error)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hlrs.artifacts.files import read_json
-from hlrs.errors import UserError
+from hlrs.errors import Failure, UserError
 
 CHANGES_NO_RESULT = True  # so no code digest covers it (artifacts/code_digest.py)
 
@@ -138,11 +138,17 @@ class Job:
 
 
 def load_spec(path: Path) -> Job:
-    """The frozen spec of a job; UserError if it is missing or not one."""
+    """The frozen spec of a job; UserError if it is missing, not one, or differs from its key."""
     try:
-        return Job(**read_json(path))
-    except TypeError:
-        raise UserError(f"{path}: not the spec of a job") from None
+        job = Job(**read_json(path))
+        sound = key_of({name: value for name, value in vars(job).items() if name != "key"}) == job.key
+    except (TypeError, Failure):
+        raise UserError(f"{path}: not the spec of a job; rerun snakemake, which writes it again") from None
+    if not sound or job.key != path.stem:
+        raise UserError(
+            f"{path}: was edited: its content does not fit its key; rerun snakemake to restore it"
+        )
+    return job
 
 
 PUBLISHED = Path("report")

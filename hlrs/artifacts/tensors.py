@@ -31,7 +31,7 @@ def read_tensors(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, Any]]"
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             return tensors, json.loads((file.metadata() or {})["facts"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise Failure(f"{path}: truncated or not a safetensors file of hlrs ({error})") from None
 
 
@@ -42,5 +42,5 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="np") as file:
             return dict(json.loads((file.metadata() or {})["facts"]))
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise Failure(f"{path}: truncated or not a safetensors file of hlrs ({error})") from None

@@ -74,6 +74,8 @@ def draw(
     Without official test images (`test_labels` empty), the test set is taken out of the training images
     first. UserError where a class has too few images.
     """
+    if len(classes) < 2:
+        raise UserError(f"one class only, {classes[0]}; a data set needs images of two classes or more")
     _check_present(train_labels, classes)
     labels = np.concatenate([train_labels, test_labels])
     pool, test = np.split(np.arange(len(labels)), [len(train_labels)])

@@ -1,5 +1,6 @@
 """Run a job: check its code, data and inputs against the plan, run its stage, write its record last."""
 
+import functools
 import importlib.metadata
 import signal
 import time
@@ -58,11 +59,11 @@ def _requeued_on_warning(job: Job) -> Iterator[None]:
 
 def _run(job: Job) -> None:
     """Run a job's stage, write its record and delete its checkpoints."""
+    inputs = _read_inputs(job)
     for stale in job.directory.glob(".*.tmp"):  # of a run that was killed while writing
         stale.unlink()
     job.output(PROVENANCE).unlink(missing_ok=True)  # a kill must not leave it beside new artifacts
     started, clock = datetime.now(UTC), time.monotonic()
-    inputs = {name: {"path": path, "sha256": sha256(Path(path))} for name, path in job.inputs.items()}
     stage = importlib.import_module(f"hlrs.stages.{job.stage}")
     called()
     facts = stage.run(job)
@@ -84,6 +85,33 @@ def _run(job: Job) -> None:
     Record.sealed(body).write(job.output(PROVENANCE))
     for checkpoint in CHECKPOINTS.glob(f"*{job.key}*"):
         checkpoint.unlink()
+
+
+def _read_inputs(job: Job) -> dict[str, dict[str, str]]:
+    """Return path and SHA-256 of each input; UserError for one that differs from the record of its maker."""
+    inputs = {name: {"path": path, "sha256": sha256(Path(path))} for name, path in job.inputs.items()}
+    recorded = functools.cache(_recorded)
+    for entry in inputs.values():
+        made = ResultPath.parse(entry["path"])
+        if made.name != PROVENANCE and recorded(made.directory).get(made.name) != entry["sha256"]:
+            raise UserError(
+                f"{entry['path']}: differs from the record of the job that made it; {_again(made)}"
+            )
+        recorded(made.directory)
+    return inputs
+
+
+def _recorded(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each output of a job, from its record; UserError if that was edited or moved."""
+    place = directory / PROVENANCE
+    record = Record.read(place)
+    if not record.intact or record.result.directory != directory:
+        raise UserError(f"{place}: edited, or another job's record; {_again(ResultPath.parse(place))}")
+    return record.outputs
+
+
+def _again(made: ResultPath) -> str:
+    return f"`dvc checkout --force` restores it, or delete {made.folder} and rerun snakemake"
 
 
 def check(job: Job) -> None:

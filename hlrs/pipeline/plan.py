@@ -38,6 +38,7 @@ from hlrs.config.jobs import (
 )
 from hlrs.config.methods import ConstantLR, Plain
 from hlrs.config.params import Params, Sections
+from hlrs.errors import HlrsError
 
 REPORTED = {  # what the report reads of each stage; with every record, so that one that is missing is made
     "split": ["classes.json", PROVENANCE],
@@ -167,9 +168,13 @@ def due(jobs: list[Job]) -> list[Job]:
 
 
 def freeze(jobs: list[Job]) -> None:
-    """Write missing specs; an existing one is identical, because its name is its digest."""
+    """Write the specs that are missing or differ from their job."""
     for job in jobs:
-        if not job.spec.exists():
+        try:
+            frozen = load_spec(job.spec) == job
+        except HlrsError:
+            frozen = False
+        if not frozen:
             write_json(job.spec, vars(job))
 
 

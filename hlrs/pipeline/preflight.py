@@ -3,12 +3,13 @@
 import os
 import platform
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from hlrs.artifacts.data_digest import content_digest
+from hlrs.artifacts.data_digest import content_digest, leaks
 from hlrs.artifacts.jobs import CHECKPOINTS, RESULTS, Job
 from hlrs.config.data import Source
 from hlrs.config.jobs import SplitJob
@@ -38,8 +39,8 @@ def check_disk() -> None:
 
 def check_data(job: Job) -> None:
     """Raise UserError if a data file is unreachable from this node or has changed since the plan."""
-    images = job.params.get("images", job.params)
-    if "content" not in images:
+    images = _images_of(job)
+    if not images:
         return
     source: Source = TypeAdapter(Source).validate_python(images["source"])
     if source.identity is None:
@@ -57,16 +58,32 @@ def check_data(job: Job) -> None:
         raise UserError(f"{job.run}: the data files changed since this job was planned; rerun snakemake")
 
 
-def check_splits(jobs: Iterable[Job]) -> None:
+def check_present(jobs: Iterable[Job]) -> None:
+    """Raise UserError, before a job is queued, if one needs data of which only DVC's pointer is here."""
+    for images in {str(images): images for job in jobs if (images := _images_of(job))}.values():
+        source: Source = TypeAdapter(Source).validate_python(images["source"])
+        for path in (of.path for of in files_of(source) if source.identity is None):
+            if Path(f"{path}.dvc").is_file() and not Path(path).exists():
+                raise UserError(f"{path}: not here, but jobs need it; `dvc pull {path}.dvc` fetches it")
+
+
+def check_splits(jobs: Iterable[Job], remark: Callable[[str], None]) -> None:
     """Raise UserError, before a job is queued, if a missing split cannot be drawn from the images.
 
-    Data that are not on this machine are left to the job that needs them, and so are torchvision's data sets,
-    which a node with torch may have to download first.
+    Pass to `remark` what a user should know of the images. Torchvision's data sets are left to the split's job,
+    since a node with torch may have to download them first.
     """
     for job in jobs:
         if job.stage == "split" and not job.complete:
-            source: Source = TypeAdapter(Source).validate_python(job.params["source"])
-            if source.identity is not None or not all(Path(n.path).exists() for n in files_of(source)):
-                continue
-            opened = open_source(source)
-            draw(opened.train_labels, opened.test_labels, SplitJob.model_validate(job.params), opened.classes)
+            spec = SplitJob.model_validate(job.params)
+            if spec.source.identity is None:
+                source = open_source(spec.source)
+                draw(source.train_labels, source.test_labels, spec, source.classes)
+                for text in (*source.remarks, *leaks(source)):
+                    remark(f"{job.run}: {text}")
+
+
+def _images_of(job: Job) -> dict[str, Any]:
+    """Return the part of a job's parameters that describes its images; empty if it reads none."""
+    images: dict[str, Any] = job.params.get("images", job.params)
+    return images if "content" in images else {}

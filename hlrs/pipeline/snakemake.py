@@ -126,7 +126,8 @@ def _claim_folder(executes: bool) -> None:
 
 def _prepare(jobs: list[Job]) -> None:
     """Check that splits can be drawn, freeze the specs, and bring back results computed before."""
-    preflight.check_splits(jobs)
+    preflight.check_present(plan.due(jobs))
+    preflight.check_splits(jobs, lambda text: print(f"hlrs: {text}", file=sys.stderr, flush=True))
     plan.freeze(jobs)
     plan.restore(jobs)
     dvc_experiments.fetch(jobs)

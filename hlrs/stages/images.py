@@ -17,7 +17,9 @@ from hlrs.config.recipes import AutoAugment, RandAugment
 from hlrs.data.augment import Augmentation
 from hlrs.data.images import ImageSet, LabelledImages, Request, channel_statistics, generator
 from hlrs.data.loader import Loader, Reader, StreamedSet
+from hlrs.data.sources.base import ImageSource
 from hlrs.data.sources.open import open_source
+from hlrs.errors import UserError
 
 Statistics = tuple[list[float], list[float]]  # mean and standard deviation of each channel
 
@@ -47,6 +49,7 @@ class SplitImages:
         self.index, self.labels = (table[name].to_numpy()[chosen] for name in ("index", "label"))
         self.classes: list[str] = read_json(Path(job.inputs["classes"]))["names"]
         source = open_source(images.source)
+        self._check(source)
         shape = source.read(self.index[:1], images.image_size).shape[1:]
         self.channels, self.size, self.stem = shape[0], shape[1], images.stem
         megabytes = len(self.index) * math.prod(shape) / 1e6
@@ -61,6 +64,21 @@ class SplitImages:
             pixels = source.read(self.index, images.image_size)
             self.statistics = statistics or channel_statistics([pixels[self.subset != "holdout"]])
             self.set = ImageSet(torch.from_numpy(pixels).to(device), labels, *self._tensors(device))
+
+    def _check(self, source: ImageSource) -> None:
+        """Compare classes and labels with the split's; UserError names the first image that differs."""
+        remedy = "restore the data (`hlrs audit --data` names what changed), or draw the split again"
+        if source.classes != self.classes:
+            raise UserError(f"the classes of the images differ from those of the split: {remedy}")
+        labels = np.concatenate([source.train_labels, source.test_labels])
+        beyond = self.index[self.index >= len(labels)]
+        if len(beyond):
+            raise UserError(f"image {beyond[0]} of the split is not among the {len(labels)} of now: {remedy}")
+        wrong = np.flatnonzero(labels[self.index] != self.labels)
+        if len(wrong):
+            index, label = int(self.index[wrong[0]]), self.labels[wrong[0]]
+            found = f"{source._where(index)}: label {labels[index]}, but {label} when the split was drawn"
+            raise UserError(f"{found}; {remedy}")
 
     def _tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in self.statistics)

@@ -1,10 +1,11 @@
 """Split: draw the long-tailed split of a data set."""
 
+import sys
 from typing import Any
 
 import numpy as np
 
-from hlrs.artifacts.data_digest import data_files, file_digests
+from hlrs.artifacts.data_digest import data_files, file_digests, leaks
 from hlrs.artifacts.files import write_json
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import SUBSETS, write_table
@@ -18,6 +19,8 @@ def run(job: Job) -> dict[str, Any]:
     """Write split.parquet, classes.json and files.parquet, which records the bytes of their origin."""
     spec = SplitJob.model_validate(job.params)
     source = open_source(spec.source)
+    for remark in (*source.remarks, *leaks(source)):
+        print(f"{job.run}  {remark}", file=sys.stderr)
     columns = draw(source.train_labels, source.test_labels, spec, source.classes)
     write_table(job.output("split.parquet"), "split", columns)
     labels = {subset: columns["label"][columns["subset"] == subset] for subset in SUBSETS}

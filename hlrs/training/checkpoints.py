@@ -1,34 +1,69 @@
-"""Checkpoints: the state of a task and its position, in one safetensors file."""
+"""Checkpoints: the state of a task and its position, in one safetensors file with a digest of both."""
 
+import hashlib
+import json
+import sys
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tensors import read_tensors, write_tensors
+from hlrs.errors import HlrsError
 from hlrs.training.task import Position, Task
 
 
-def save(task: Task, path: Path, position: Position, sums: Tensor) -> None:
+def save(task: Task, job: Job, position: Position, sums: Tensor) -> None:
     """Write the task's state, the sums of the current epoch (float64 [task.sums]) and the position."""
-    write_tensors(path, {**task.state(), "sums": sums}, vars(position))
+    tensors = {name: tensor.detach().cpu() for name, tensor in {**task.state(), "sums": sums}.items()}
+    facts = {**vars(position), "key": job.key, "code": job.code}
+    write_tensors(job.checkpoint, tensors, {**facts, "digest": _digest(tensors, facts)})
 
 
-def resume(task: Task, path: Path, device: torch.device) -> tuple[Position, Tensor]:
-    """Load a checkpoint into the task, in place; return its position and sums, float64 [task.sums].
+def resume(task: Task, job: Job, device: torch.device) -> tuple[Position, Tensor]:
+    """Load the checkpoint into the task, in place; return its position and sums, float64 [task.sums].
 
-    Without a checkpoint, the position is the start and the sums are 0.
+    Without a checkpoint, or with a damaged one, the position is the start and the sums are 0.
     """
     sums = torch.zeros(task.sums, dtype=torch.float64, device=device)
-    if not path.exists():
+    loaded = _load(job)
+    if loaded is None:
         return Position(), sums
-    state, facts = read_tensors(path)
+    state, facts = loaded
     sums.copy_(state.pop("sums"))
     task.load(state)
     position = Position(**facts)
     position.resumes += 1
     return position, sums
+
+
+def _load(job: Job) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read the job's checkpoint; None without one. One that is damaged, or another job's, is set aside."""
+    path = job.checkpoint
+    if not path.exists():
+        return None
+    try:
+        state, facts = read_tensors(path)
+        digest = facts.pop("digest", None)
+        if digest == _digest(state, facts) and (facts.pop("key"), facts.pop("code")) == (job.key, job.code):
+            return state, facts
+    except HlrsError:
+        pass
+    aside = path.with_suffix(".damaged")
+    path.replace(aside)
+    print(f"{job.run}  {path}: damaged, set aside as {aside.name}; starting from scratch", file=sys.stderr)
+    return None
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of tensors on the CPU, and over the facts as JSON."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -23,8 +23,7 @@ def fit(task: Task, job: Job, device: torch.device) -> Position:
     Interrupted after a signal, once the state is saved. Failure if a loss is not finite; the checkpoint of
     the last sound epoch is kept.
     """
-    path = job.checkpoint
-    position, sums = resume(task, path, device)
+    position, sums = resume(task, job, device)
     progress = Progress(job.run, task, position)
     with stop_signals() as stop:
         while position.epoch < task.epochs:
@@ -40,18 +39,18 @@ def fit(task: Task, job: Job, device: torch.device) -> Position:
                 progress.step(time.monotonic() - began)
                 due = stop.requested or time.monotonic() - saved > CHECKPOINT_SECONDS
                 if due and position.step < task.steps:  # the end of the epoch saves anyway
-                    save(task, path, position, sums)
+                    save(task, job, position, sums)
                     saved = time.monotonic()
-                    stop.obey(job, path)
+                    stop.obey(job, job.checkpoint)
             row = _finish_epoch(task, position, sums, job)
             seconds = time.monotonic() - started
             rate = (task.steps - first) * task.images_per_step / seconds
             position.throughput.append({"epoch": row["epoch"], "seconds": seconds, "images_per_second": rate})
             sums.zero_()
-            save(task, path, position, sums)
+            save(task, job, position, sums)
             progress.epoch(row, rate)
             if position.epoch < task.epochs:  # after the last epoch only the results are left to write
-                stop.obey(job, path)
+                stop.obey(job, job.checkpoint)
     position.timing = progress.close()
     return position
 

@@ -1,5 +1,7 @@
 """Images held in memory: digits, torchvision's data sets, MedMNIST's .npz files."""
 
+import gzip
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +23,12 @@ if TYPE_CHECKING:
 
 Labels = NDArray[np.int64]
 
-TORCHVISION: Choices[str] = {
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-    "fashion_mnist": "FashionMNIST",
-    "mnist": "MNIST",
-    "kmnist": "KMNIST",
+TORCHVISION: Choices[tuple[str, str]] = {  # torchvision's class, and the folder of its files below the root
+    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+    "cifar100": ("CIFAR100", "cifar-100-python"),
+    "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw"),
+    "mnist": ("MNIST", "MNIST/raw"),
+    "kmnist": ("KMNIST", "KMNIST/raw"),
 }
 
 SUPERCLASSES = {  # CIFAR-100's, in the order of its coarse labels
@@ -100,26 +102,58 @@ def digits_files(_: Digits) -> list[Named]:
 # --- torchvision ----------------------------------------------------------------------------------------
 
 
+def torchvision_folder(spec: Torchvision) -> Path:
+    """Return the folder of a data set's files."""
+    return Path(spec.root, TORCHVISION[spec.name][1])
+
+
 def torchvision_files(spec: Torchvision) -> list[Named]:
     """List the files that torchvision's class reads, in a fixed order."""
-    from torchvision import datasets
-
-    kind: Any = getattr(datasets, TORCHVISION[spec.name])
+    kind, folder = _torchvision(spec.name), torchvision_folder(spec)
     if hasattr(kind, "base_folder"):  # the CIFARs
-        folder = Path(spec.root, kind.base_folder)
         names = [entry[0] for entry in (*kind.train_list, *kind.test_list, [kind.meta["filename"]])]
     else:
-        folder = Path(spec.root, kind.__name__, "raw")
         names = [archive.removesuffix(".gz") for archive, _ in kind.resources]
     return [single(name, str(folder / name)) for name in names]
 
 
-def torchvision_source(spec: Torchvision) -> ImageSource:
-    """Read one of torchvision's data sets; UserError if its files are missing or broken."""
+def are_published(spec: Torchvision) -> bool:
+    """Return whether the files are the published ones, by torchvision's MD5 digests, or still to be fetched.
+
+    Of the MNIST family it has those of the archives, so each file is compared with what its archive holds.
+    """
+    if not all(Path(file.path).is_file() for file in torchvision_files(spec)):
+        return True
+    kind, folder = _torchvision(spec.name), torchvision_folder(spec)
+    if hasattr(kind, "base_folder"):
+        digests = [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]
+        return all(_md5(folder / name) == digest for name, digest in digests)
+    return all(
+        _md5(folder / archive) == digest
+        and gzip.decompress((folder / archive).read_bytes()) == _bytes(folder / archive.removesuffix(".gz"))
+        for archive, digest in kind.resources
+    )
+
+
+def _torchvision(name: str) -> Any:
     from torchvision import datasets
 
+    return getattr(datasets, TORCHVISION[name][0])
+
+
+def _md5(path: Path) -> str | None:
+    content = _bytes(path)
+    return None if content is None else hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def torchvision_source(spec: Torchvision) -> ImageSource:
+    """Read one of torchvision's data sets; UserError if its files are missing or broken."""
     name, root = spec.name, spec.root
-    read = getattr(datasets, TORCHVISION[name])
+    read = _torchvision(name)
     remedy = (
         "check the network and the disk" if spec.download else "set download: true or copy the files there"
     )

@@ -2,7 +2,7 @@
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +19,12 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".ti
 PARTS = ("train", "test")
 
 RENEW = "copy, write or `dvc pull` it again"
+
+
+def remedy_for(path: str, otherwise: str) -> str:
+    """Return `dvc pull` of the pointer that covers a missing file or folder; `otherwise` without one."""
+    pointers = (Path(f"{part}.dvc") for part in (Path(path), *Path(path).parents))
+    return next((f"`dvc pull {pointer}`" for pointer in pointers if pointer.is_file()), otherwise)
 
 
 class Named(NamedTuple):
@@ -41,8 +47,13 @@ def single(name: str, path: str) -> Named:
 class ImageSource(ABC):
     """Labelled images, indexed from the training images on, the official test images after them.
 
-    classes: names; channels: 1 or 3; train_labels: int64 [n]; test_labels: int64 [m], 0 without a test set.
+    classes: names; channels: 1 or 3; train_labels: int64 [n]; test_labels: int64 [m], 0 without a test set;
+    files: the path of each image, empty where images share a file; remarks: what a user should know of the
+    images, one line each.
     """
+
+    files: Sequence[str | Path] = ()
+    remarks: Sequence[str] = ()
 
     def __init__(
         self,

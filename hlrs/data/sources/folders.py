@@ -1,7 +1,11 @@
 """Image files: one folder per class."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,17 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlrs.config.data import ImageFolder
-from hlrs.data.sources.base import IMAGE_SUFFIXES, PARTS, ImageSource, Named, decode
+from hlrs.data.sources.base import IMAGE_SUFFIXES, PARTS, ImageSource, Named, decode, remedy_for
 from hlrs.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class FilesSource(ImageSource):
-    """One file per image: `files`, training images first."""
+PART_FOLDERS = {  # how folders of a part are called, one level above the classes
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation"),
+}
 
-    files: Sequence[str | Path]
+
+class FilesSource(ImageSource):
+    """One file per image."""
 
     def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
         for position, index in enumerate(indices):
@@ -33,54 +41,117 @@ class FolderSource(FilesSource):
     """One folder per class, its images below it at any depth, in sorted order."""
 
     def __init__(self, spec: ImageFolder) -> None:
-        roots = [Path(getattr(spec, part)) for part in PARTS if getattr(spec, part)]
-        classes = _folders(roots[0])
-        if not classes:
-            raise UserError(f"{roots[0]}: contains no folders; image_folder needs one folder per class")
-        files: list[Path] = []
-        labels = []
-        for root in roots:
-            unknown = sorted(set(_folders(root)) - set(classes))
+        listings = [_listing(part, root) for part, root in _roots(spec).items()]
+        classes = list(listings[0].images)
+        for listing in listings[1:]:
+            unknown = sorted(listing.images.keys() - set(classes))
             if unknown:
                 raise UserError(
-                    f"{root / unknown[0]}: no such class in {roots[0]}; rename or remove the folder"
+                    f"{listing.root}/{unknown[0]}: no such class in {spec.train}; rename or remove the folder"
                 )
-            folders = [_image_files(root / name) for name in classes]
-            files += [file for folder in folders for file in folder]
-            labels.append(np.repeat(np.arange(len(classes)), [len(folder) for folder in folders]))
-            if not len(labels[-1]):
-                raise UserError(
-                    f"{root}: no images in its folders; add {', '.join(sorted(IMAGE_SUFFIXES))} there"
-                )
-        self.files = files
-        test = labels[1] if len(roots) == 2 else np.empty(0, dtype=np.int64)
-        super().__init__(classes, 3, labels[0], test)
-
-
-def _folders(root: Path) -> list[str]:
-    try:
-        return sorted(path.name for path in root.iterdir() if path.is_dir())
-    except OSError as error:
-        raise UserError(
-            f"{root}: {error.strerror}; it is named in the params as a folder of images"
-        ) from None
-
-
-def _image_files(folder: Path) -> Sequence[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        images = [[listing.images.get(name, []) for name in classes] for listing in listings]
+        self.files = [file for part in images for files in part for file in files]
+        self.remarks = [remark for listing in listings for remark in listing.remarks()]
+        labels = [np.repeat(np.arange(len(classes)), [len(files) for files in part]) for part in images]
+        super().__init__(classes, 3, labels[0], labels[1] if spec.test else np.empty(0, dtype=np.int64))
 
 
 def folder_files(spec: ImageFolder) -> list[Named]:
     """List the folders of both parts, each with its images."""
-    roots = {part: Path(root) for part in PARTS if (root := getattr(spec, part)) is not None}
-    return [Named(part, str(root), partial(_tree, part, root)) for part, root in roots.items()]
+    return [Named(part, root, partial(_named, part, root)) for part, root in _roots(spec).items()]
 
 
-def _tree(part: str, root: Path) -> list[tuple[str, str]]:
-    """List the images of a folder tree; UserError if there are none."""
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; image_folder needs one folder per class below it")
-    files = _image_files(root)
-    if not files:
-        raise UserError(f"{root}: no images in its folders; add {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return [(f"{part}/{path.relative_to(root)}", str(path)) for path in files]
+def _roots(spec: ImageFolder) -> dict[str, str]:
+    return {part: str(Path(root)) for part in PARTS if (root := getattr(spec, part))}
+
+
+def _named(part: str, root: str) -> list[tuple[str, str]]:
+    images = _listing(part, root).images.values()
+    return [(f"{part}/{path[len(root) + 1 :]}", path) for paths in images for path in paths]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of each class below a folder; `others`: files that look like images but are not read.
+
+    Paths are text, as half a million `Path` objects would take seconds at each start.
+    """
+
+    root: str
+    images: dict[str, list[str]]
+    others: list[str]
+
+    def remarks(self) -> Iterator[str]:
+        """Count the images that are not read, by the ends of their names."""
+        if self.others:
+            ends = Counter(_suffix(path) or "no suffix" for path in self.others)
+            counts = ", ".join(f"{count} with {end}" for end, count in ends.most_common())
+            read = " ".join(sorted(IMAGE_SUFFIXES))
+            yield (
+                f"{self.root}: {len(self.others)} image files are not read ({counts}), the first is "
+                f"{self.others[0]}; files with {read} are"
+            )
+
+
+def _listing(part: str, root: str) -> Listing:
+    """List the class folders below a root; UserError without any, without images, and one level too high."""
+    try:
+        classes = sorted(entry.name for entry in _entries(root) if entry.is_dir())
+    except OSError as error:
+        remedy = remedy_for(root, f"source.{part} needs one folder per class below it")
+        raise UserError(f"{root}: {error.strerror}; {remedy}") from None
+    if not classes:
+        raise UserError(f"{root}: contains no folders; image_folder needs one folder per class")
+    within = [name for name in classes if name.lower() in PART_FOLDERS[part]]
+    if within and {name.lower() for name in classes} <= set(chain(*PART_FOLDERS.values())):
+        found = ", ".join(classes)
+        raise UserError(f"{root}: holds {found} in place of classes; did you mean {root}/{within[0]}?")
+    images: dict[str, list[str]] = {}
+    others: list[str] = []
+    for name in classes:
+        files = list(files_below(f"{root}/{name}"))
+        images[name] = [path for path in files if _suffix(path) in IMAGE_SUFFIXES]
+        others += [path for path in files if _suffix(path) not in IMAGE_SUFFIXES and _is_image(path)]
+    if not any(images.values()):
+        raise UserError(f"{root}: no images in its folders; add {', '.join(sorted(IMAGE_SUFFIXES))} there")
+    return Listing(root, images, others)
+
+
+def files_below(folder: str, hidden: bool = False, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the files below a folder, in sorted order, through links.
+
+    Without `hidden`, names that begin with a dot are left out (`._x.jpg`, `.ipynb_checkpoints`). UserError
+    for a link to a folder that it lies in, and a name that is not UTF-8.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        raise UserError(f"{folder}: a link to {real}, which it lies in; remove the link")
+    for entry in _entries(folder, hidden):
+        if entry.is_dir():
+            yield from files_below(entry.path, hidden, (*above, real))
+        else:
+            yield entry.path
+
+
+def _entries(folder: str, hidden: bool = False) -> list["os.DirEntry[str]"]:
+    with os.scandir(folder) as entries:
+        found = [entry for entry in entries if hidden or not entry.name.startswith(".")]
+    for entry in found:
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(entry.name)
+            raise UserError(f"{folder}: the name {name!r} is not UTF-8; rename the file") from None
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _suffix(path: str) -> str:
+    stem, dot, end = path.rpartition("/")[2].rpartition(".")
+    return f"{dot}{end}".lower() if stem else ""
+
+
+def _is_image(path: str) -> bool:
+    """Return whether Pillow, or by its missing suffix a user, would take a file for an image."""
+    from PIL import Image
+
+    return not _suffix(path) or _suffix(path) in Image.registered_extensions()

@@ -1,0 +1,36 @@
+"""Data that DVC tracks: what a pointer, FILE.dvc, says of a file or folder beside it."""
+
+from pathlib import Path
+
+from hlrs.errors import UserError
+
+
+def tracked_hash(path: str) -> str | None:
+    """Return the hash by which DVC tracks a file or folder, after checking it against what is here.
+
+    Without the data, as before `dvc pull`, the pointer stands alone. None if it belongs to no DVC repository.
+    UserError for a pointer that cannot be read, and for data that differ from it.
+    """
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+
+    pointer = f"{path}.dvc"
+    try:
+        with Repo(str(Path(path).parent)) as repo:
+            outs = repo.stage.load_one(path=pointer).outs
+            here = Path(path).resolve()
+            out = next((out for out in outs if Path(out.fs_path).resolve() == here and out.hash_info), None)
+            differs = out is not None and out.exists and out.changed_checksum()
+    except NotDvcRepoError:
+        return None
+    except (DvcException, OSError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{pointer}: not a pointer of DVC ({reason}); `dvc add {path}` rewrites it") from None
+    if out is None:
+        raise UserError(f"{pointer}: holds no hash of {path}; `dvc add {path}` rewrites it")
+    if differs:
+        raise UserError(
+            f"{path}: changed since `dvc add`; `dvc add {path}` records the change, "
+            f"`dvc checkout {pointer}` undoes it"
+        )
+    return str(out.hash_info.value)
