@@ -1,10 +1,14 @@
 """The base of image sources: class names, labels, and pixels on request."""
 
 import io
+import os
+import stat
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +23,23 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".ti
 PARTS = ("train", "test")
 
 RENEW = "copy, write or `dvc pull` it again"
+
+NOT_READ = {"F": "floating-point pixels", "LAB": "Lab colours"}  # Pillow's modes
+
+WHITE = 65535  # of 16-bit grey
+
+PHOTOMETRIC = 262  # a TIFF's tag; 0: white is zero
+
+SEVERAL = "hold several frames or pages, of which the first is read"
+DEEP = f"are 16-bit grey, read as 0 for black to {WHITE:,} for white"
+
+SPECIAL: dict[Callable[[int], bool], str] = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
 
 
 def remedy_for(path: str, otherwise: str) -> str:
@@ -53,7 +74,6 @@ class ImageSource(ABC):
     """
 
     files: Sequence[str | Path] = ()
-    remarks: Sequence[str] = ()
 
     def __init__(
         self,
@@ -66,11 +86,16 @@ class ImageSource(ABC):
         self.channels = channels
         self.train_labels = train_labels
         self.test_labels = test_labels
+        self.remarks: list[str] = []
         labels = np.concatenate([train_labels, test_labels])
         wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
         if len(wrong):
             label, where = labels[wrong[0]], self._where(int(wrong[0]))
-            raise UserError(f"{where}: label {label} is none of 0 to {len(classes) - 1}; correct the label")
+            found = f"{where}: label {label} is none of 0 to {len(classes) - 1}"
+            if label == -1:
+                count = f"{(labels == -1).sum():,} of {len(labels):,} images"
+                raise UserError(f"{found}; -1 marks an unlabelled image: leave out these {count}")
+            raise UserError(f"{found}; correct the label")
 
     def read(
         self,
@@ -103,6 +128,13 @@ class ImageSource(ABC):
             images[position] = pixels
         return images
 
+    def survey(self, indices: ArrayLike) -> list[str]:
+        """Count what is unusual in the headers of encoded images: lines for the log.
+
+        UserError for the first image whose header cannot be read.
+        """
+        return []
+
     @abstractmethod
     def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
         """Yield (position in `indices`, decoded image), in the order that is cheapest to read."""
@@ -110,6 +142,34 @@ class ImageSource(ABC):
     @abstractmethod
     def _where(self, index: int) -> str:
         """Name the place where the user finds an image: its file, and position in it."""
+
+
+class EncodedSource(ImageSource):
+    """Labelled images that are encoded, each in a file or in a file of many."""
+
+    def survey(self, indices: ArrayLike) -> list[str]:
+        """Count what is unusual in the headers of encoded images: lines for the log.
+
+        UserError for the first image whose header cannot be read.
+        """
+        asked = np.asarray(indices, dtype=np.int64)
+        found: dict[str, list[str]] = {}
+        for position, file in self._encoded(asked):
+            where = self._where(int(asked[position]))
+            for peculiarity in peculiarities(file, where):
+                found.setdefault(peculiarity, []).append(where)
+        return [
+            f"{len(places):,} of {len(asked):,} images {peculiarity}; one is {places[0]}"
+            for peculiarity, places in found.items()
+        ]
+
+    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+        for position, file in self._encoded(indices):
+            yield position, decode(file, self._where(int(indices[position])))
+
+    @abstractmethod
+    def _encoded(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, io.BytesIO | Path]]:
+        """Yield (position in `indices`, encoded image), in the order that is cheapest to read."""
 
 
 def pixels_of(image: "Image", size: int | None) -> NDArray[np.uint8]:
@@ -127,16 +187,107 @@ def pixels_of(image: "Image", size: int | None) -> NDArray[np.uint8]:
 
 
 def decode(file: io.BytesIO | Path, where: str) -> "Image":
-    """Decode an image as RGB; UserError, naming `where`, if it cannot be decoded."""
+    """Decode an image as RGB by the rules of docs/data.md; UserError, naming `where`, if that fails."""
+    with _opened(file, where) as image:
+        from PIL import ImageOps
+
+        image.load()
+        with suppress(Exception):  # broken EXIF data turn no image
+            ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image, where)
+
+
+def peculiarities(file: io.BytesIO | Path, where: str) -> list[str]:
+    """Name what is unusual in an image's header; UserError, naming `where`, if it cannot be read."""
+    with _opened(file, where) as image:
+        # a camera's JPEG of several pictures (MPO) has previews behind the first
+        several = getattr(image, "is_animated", False) and image.format != "MPO"
+        deep = image.mode.startswith("I")
+    return [SEVERAL] * several + [DEEP] * deep
+
+
+@contextmanager
+def _opened(file: io.BytesIO | Path, where: str) -> Iterator["Image"]:
+    """Open an image for the body; UserError, naming `where`, for what Pillow raises here or there."""
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
+        if isinstance(file, Path):
+            regular(file)
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+            if image.mode in NOT_READ:
+                found = f"{where}: {NOT_READ[image.mode]} are not read"
+                raise UserError(f"{found}; save the image as grey or RGB, with 8 or 16 bits")
+            yield image
+    except UserError:
+        raise
+    except Image.DecompressionBombError:
+        limit = f"{2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
+        raise UserError(f"{where}: larger than the {limit} that are read; shrink the image") from None
     except Exception as error:  # Pillow's decoders raise almost anything on broken bytes
         raise UserError(f"{where}: not an image that can be decoded ({first_line(error)}); {RENEW}") from None
+
+
+def _rgb(image: "Image", where: str) -> "Image":
+    """Convert to RGB, what is transparent on white."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        image = _eight_bits(image, where)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _eight_bits(image: "Image", where: str) -> "Image":
+    """Scale grey levels of 0 to 65,535 to 8 bits; UserError if there are others."""
+    from PIL import Image
+
+    levels: NDArray[Any] = np.asarray(image)
+    lowest, highest = levels.min(), levels.max()
+    if lowest < 0 or highest > WHITE:
+        found = f"{where}: grey levels of {lowest:,} to {highest:,}"
+        raise UserError(f"{found}; save the image with levels of 0 to {WHITE:,}, as 16-bit grey")
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:
+        levels = WHITE - levels
+    grey = Image.fromarray(np.rint(levels / np.float32(257)).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+def regular(path: str | Path) -> os.stat_result:
+    """Look at a file before it is opened; UserError unless it, or its link's target, is regular with content.
+
+    Reading a pipe or a device may never end. OSError if the file is out of reach.
+    """
+    check_name(str(path))
+    status = os.stat(path)  # noqa: PTH116 - see `Named`
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((word for of, word in SPECIAL.items() if of(status.st_mode)), "no regular file")
+        raise UserError(f"{path}: {kind}, where a file of data is needed; name a file")
+    if not status.st_blocks and os.path.realpath(path).startswith(("/proc/", "/sys/")):
+        raise UserError(f"{path}: made up by the kernel, where a file of data is needed; name a file")
+    if not status.st_size:
+        raise UserError(f"{path}: empty; {RENEW}")
+    return status
+
+
+def check_name(path: str) -> None:
+    """Raise UserError for a path that cannot be written as text, or that no file can have."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path!r}: the name is not UTF-8; rename it") from None
+    if "\0" in path:
+        raise UserError(f"{path!r}: a name cannot hold a NUL character; correct it")
