@@ -94,7 +94,9 @@ class ImageSource(ABC):
             found = f"{where}: label {label} is none of 0 to {len(classes) - 1}"
             if label == -1:
                 count = f"{(labels == -1).sum():,} of {len(labels):,} images"
-                raise UserError(f"{found}; -1 marks an unlabelled image: leave out these {count}")
+                raise UserError(
+                    f"{found}; -1 marks an unlabelled image, as {count} are: use images with labels"
+                )
             raise UserError(f"{found}; correct the label")
 
     def read(

@@ -2,29 +2,33 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlrs.config.data import Parquet
-from hlrs.data.sources.base import PARTS, RENEW, ImageSource, Named, decode, first_line, single
+from hlrs.data.sources.base import PARTS, RENEW, EncodedSource, Named, first_line, regular, single
 from hlrs.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from PIL.Image import Image
 
 BATCH = 256  # rows of a Parquet file in memory at a time, encoded
+
+USUAL = {"image": ("img", "image"), "label": ("label", "fine_label")}  # names of columns
 
 BUFFER = 1 << 20  # bytes; by default, pyarrow holds a whole row group at once
 
 
-class ParquetSource(ImageSource):
-    """Encoded images in Parquet files; reads only the row groups that hold the requested images."""
+class ParquetSource(EncodedSource):
+    """Encoded images in Parquet files; reads only the row groups that hold the requested images.
+
+    Labels are whole numbers, or text, whose sorted values are the classes.
+    """
 
     def __init__(self, spec: Parquet) -> None:
         files = parts(spec)
@@ -32,20 +36,14 @@ class ParquetSource(ImageSource):
         readers = [_open_parquet(path) for path in self.paths]
         self.metadata = [reader.metadata for reader in readers]
         self.starts = np.cumsum([0, *(metadata.num_rows for metadata in self.metadata)])
-        schema = readers[0].schema_arrow
-        self.image_column = _choose(self.paths[0], schema, "image", spec.image_column)
-        label_column = _choose(self.paths[0], schema, "label", spec.label_column)
-        names = _class_names(self.paths[0], schema, label_column)
-        labels = []
-        for path, reader in zip(self.paths, readers, strict=True):
-            _choose(path, reader.schema_arrow, "image", self.image_column)
-            _choose(path, reader.schema_arrow, "label", label_column)
-            if _class_names(path, reader.schema_arrow, label_column) not in (None, names):
-                raise UserError(
-                    f"{path}: its class names are not those of {self.paths[0]}; use files of one data set"
-                )
-            labels.append(_labels(path, reader, label_column))
+        schemas = [reader.schema_arrow for reader in readers]
+        self.image_column, label_column = self._columns(spec, schemas)
+        names = self._class_names(schemas, label_column)
+        labels = [_labels(*one, label_column) for one in zip(self.paths, readers, strict=True)]
         first = len(files["train"])
+        if labels[0].dtype == object:
+            names = names or sorted(set(np.concatenate(labels[:first])))
+            labels = [_numbers(*one, names) for one in zip(self.paths, labels, strict=True)]
         train = np.concatenate(labels[:first])
         test = np.concatenate([np.empty(0, dtype=np.int64), *labels[first:]])
         for part, found in (("train", train), ("test", test)):
@@ -54,6 +52,38 @@ class ParquetSource(ImageSource):
                     f"{getattr(spec, part)[0]}: no rows; name files that hold images under source.{part}"
                 )
         super().__init__(names or self._numbered(train), 3, train, test)
+        chosen = {"image_column": self.image_column, "label_column": label_column}
+        self.remarks += [
+            f"{self.paths[0]}: {field} is not set; column {column} is read"
+            for field, column in chosen.items()
+            if getattr(spec, field) is None
+        ]
+
+    def _columns(self, spec: Parquet, schemas: "Sequence[pa.Schema]") -> tuple[str, str]:
+        """Choose the columns of images and labels in the first file; UserError if others lack them."""
+        first = self.paths[0]
+        image = _choose(first, schemas[0], "image", spec.image_column)
+        label = _choose(first, schemas[0], "label", spec.label_column)
+        held = _label_kind(schemas[0].field(label).type)
+        for path, schema in zip(self.paths, schemas, strict=True):
+            _choose(path, schema, "image", image)
+            _choose(path, schema, "label", label)
+            kind = _label_kind(schema.field(label).type)
+            if kind != held:
+                found = f"{path}: column {label} holds {kind}, but {held} in {first}"
+                raise UserError(f"{found}; use files of one data set")
+        return image, label
+
+    def _class_names(self, schemas: "Sequence[pa.Schema]", column: str) -> list[str] | None:
+        """Return the class names that some of the files state; UserError if two files differ in them."""
+        every = [_class_names(*one, column) for one in zip(self.paths, schemas, strict=True)]
+        stated = [(path, names) for path, names in zip(self.paths, every, strict=True) if names is not None]
+        for path, names in stated:
+            if names != stated[0][1]:
+                raise UserError(
+                    f"{path}: its class names are not those of {stated[0][0]}; use files of one data set"
+                )
+        return stated[0][1] if stated else None
 
     def _numbered(self, train: NDArray[np.int64]) -> list[str]:
         """Number classes without names up to the largest label; UserError if that exceeds the images."""
@@ -63,26 +93,27 @@ class ParquetSource(ImageSource):
             raise UserError(f"{found}; labels count from 0 to the number of classes − 1: renumber them")
         return [str(label) for label in range(train[largest] + 1)]
 
-    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+    def _encoded(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, io.BytesIO]]:
         order = np.argsort(indices, kind="stable")
         bounds = np.searchsorted(indices[order], self.starts)
         for number, start in enumerate(self.starts[:-1]):
             positions = order[bounds[number] : bounds[number + 1]]
             if len(positions):
                 rows = indices[positions] - start
-                for place, image in self._decoded(number, rows):
-                    yield int(positions[place]), image
+                for place, encoded in self._rows(number, rows):
+                    yield int(positions[place]), encoded
 
-    def _decoded(self, number: int, rows: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
-        """Yield (position in `rows`, image) for the given rows, sorted, of one file."""
+    def _rows(self, number: int, rows: NDArray[np.int64]) -> Iterator[tuple[int, io.BytesIO]]:
+        """Yield (position in `rows`, encoded image) for rows of one file, in ascending order."""
         for first, batch in self._batches(number, rows):
             lower, upper = np.searchsorted(rows, [first, first + len(batch)])
             for place in range(lower, upper):
-                where = self._where(int(self.starts[number] + rows[place]))
                 encoded = batch[int(rows[place]) - first].as_py()
                 if encoded is None:
-                    raise UserError(f"{where}: no image, its bytes are null; write the image into the file")
-                yield place, decode(io.BytesIO(encoded), where)
+                    where = self._where(int(self.starts[number] + rows[place]))
+                    found = f"{where}: no image, its bytes are null"
+                    raise UserError(f"{found}; write images into the file, not only their paths")
+                yield place, io.BytesIO(encoded)
 
     def _batches(self, number: int, rows: NDArray[np.int64]) -> Iterator[tuple[int, "pa.Array"]]:
         """Yield (first row, encoded images) for one file's row groups that hold any of the given rows."""
@@ -114,21 +145,31 @@ def parquet_files(spec: Parquet) -> list[Named]:
 def parts(spec: Parquet) -> dict[str, list[Path]]:
     """Return the files of each part in the order of the params, those of a pattern sorted.
 
-    UserError for a pattern that matches nothing, and for a file that is named twice.
+    UserError for a pattern that matches nothing, and for a file that is named twice, also by a link.
     """
     found = {
         part: [path for entry in getattr(spec, part) for path in _matches(entry, f"source.{part}")]
         for part in PARTS
     }
-    seen: set[Path] = set()
+    seen: dict[object, Path] = {}
     for path in (path for part in PARTS for path in found[part]):
-        if path in seen:
+        first = seen.setdefault(_identity(path), path)
+        if first is not path:
+            also = "" if first == path else f", first as {first}"
             raise UserError(
-                f"{path}: named twice in source.train and source.test; each file is read once: "
+                f"{path}: named twice in source.train and source.test{also}; each file is read once: "
                 "name it, or a pattern that matches it, in one place"
             )
-        seen.add(path)
     return found
+
+
+def _identity(path: Path) -> object:
+    """Return what all names of a file share: device and inode, or its resolved path if it is not here."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path.resolve()
+    return status.st_dev, status.st_ino
 
 
 def _matches(entry: str, field: str) -> list[Path]:
@@ -149,6 +190,7 @@ def _open_parquet(path: Path, metadata: "pq.FileMetaData | None" = None) -> "pq.
     import pyarrow.parquet as pq
 
     try:
+        regular(path)
         return pq.ParquetFile(path, metadata=metadata, buffer_size=BUFFER, pre_buffer=False)
     except FileNotFoundError:
         raise UserError(
@@ -159,25 +201,43 @@ def _open_parquet(path: Path, metadata: "pq.FileMetaData | None" = None) -> "pq.
 
 
 def _choose(path: Path, schema: "pa.Schema", role: str, named: str | None) -> str:
-    """Choose the column of a role, image or label: as named, by a usual name, or the only one of its type."""
+    """Choose the column of a role, image or label: as named, by a usual name, or the only one of its type.
+
+    UserError if that column has another type: a column of a usual name is what the user means.
+    """
+    fits = {"image": _holds_images, "label": _label_kind}[role]
+    needed = {"image": "struct with a field `bytes`", "label": "column of integers or text"}[role]
+    set_it = f"set source.{role}_column"
+    columns = f"among the columns {', '.join(schema.names)}"
+    fitting = [field.name for field in schema if fits(field.type)]
+    usual = [name for name in USUAL[role] if name in schema.names]
+    candidates = [named] if named is not None else usual[:1] or fitting
+    if len(candidates) != 1:
+        many = "more than one" if fitting else "no"
+        raise UserError(f"{path}: {many} {needed} {columns}; {set_it}")
+    if candidates[0] not in schema.names:
+        raise UserError(f"{path}: no column called {candidates[0]} {columns}; {set_it}")
+    if candidates[0] not in fitting:
+        kind = str(schema.field(candidates[0]).type)[:80]
+        raise UserError(f"{path}: column {candidates[0]} is {kind}, no {needed}; rewrite it or {set_it}")
+    return candidates[0]
+
+
+def _holds_images(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
-    def fits(kind: "pa.DataType") -> bool:
-        if role == "label":
-            return bool(pa.types.is_integer(kind))
-        at = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
-        return at >= 0 and bool(pa.types.is_binary(kind[at].type) or pa.types.is_large_binary(kind[at].type))
+    at = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    return at >= 0 and bool(pa.types.is_binary(kind[at].type) or pa.types.is_large_binary(kind[at].type))
 
-    usual = {"image": ("img", "image"), "label": ("label", "fine_label")}[role]
-    fitting = [field.name for field in schema if fits(field.type)]
-    preferred = [name for name in usual if name in fitting]
-    if named is None and (preferred or len(fitting) == 1):
-        return (preferred or fitting)[0]
-    if named in fitting:
-        return str(named)
-    kind = {"image": "struct with a field `bytes`", "label": "column of integers"}[role]
-    what = f"no {kind} called {named}" if named else f"{'more than one' if fitting else 'no'} {kind}"
-    raise UserError(f"{path}: {what} among the columns {', '.join(schema.names)}; set source.{role}_column")
+
+def _label_kind(kind: "pa.DataType") -> str:
+    """Return what labels of a type are: integers, text, or the empty string where they cannot be labels."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_integer(kind):
+        return "integers"
+    return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else ""
 
 
 def _class_names(path: Path, schema: "pa.Schema", label_column: str) -> list[str] | None:
@@ -196,14 +256,30 @@ def _class_names(path: Path, schema: "pa.Schema", label_column: str) -> list[str
     raise UserError(f"{path}: the class names in its metadata are not a JSON list of strings; {RENEW}")
 
 
-def _labels(path: Path, reader: "pq.ParquetFile", column: str) -> NDArray[np.int64]:
+def _labels(path: Path, reader: "pq.ParquetFile", column: str) -> NDArray[Any]:
+    """Read labels: int64 [rows], or text as objects [rows]. UserError if some are missing."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
+    text = _label_kind(reader.schema_arrow.field(column).type) == "text"
     try:
-        labels = reader.read(columns=[column]).column(0)
+        labels = reader.read(columns=[column]).column(0).cast(pa.large_string() if text else pa.int64())
+        labels.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: {column} cannot be read ({first_line(error)}); {RENEW}") from None
-    if labels.null_count:
-        row = labels.is_null().to_numpy().argmax()
-        raise UserError(f"{path}, row {row}: {column} is null; give it a label or leave the row out")
-    return np.asarray(labels.to_numpy(), dtype=np.int64)
+    missing = pc.fill_null(pc.equal(labels, ""), True) if text else labels.is_null()
+    if pc.any(missing).as_py():
+        row = missing.to_numpy().argmax()
+        raise UserError(f"{path}, row {row}: {column} is null or empty; give it a label or leave the row out")
+    found: NDArray[Any] = labels.to_numpy()
+    return found
+
+
+def _numbers(path: Path, labels: NDArray[Any], names: Sequence[str]) -> NDArray[np.int64]:
+    """Number text labels by their places among the class names; UserError for one that is none of these."""
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = next((row for row, label in enumerate(labels) if label not in numbers), None)
+    if unknown is not None:
+        found = f"{path}, row {unknown}: label {labels[unknown]!r} is none of the {len(names)} classes"
+        raise UserError(f"{found}, {', '.join(names)[:80]}; correct the label")
+    return np.array([numbers[label] for label in labels], dtype=np.int64)
