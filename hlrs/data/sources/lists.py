@@ -1,12 +1,13 @@
 """Image files listed in text files."""
 
+import posixpath
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlrs.config.data import ListFile
-from hlrs.data.sources.base import Named, single
+from hlrs.data.sources.base import Named, regular, single
 from hlrs.data.sources.folders import FilesSource
 from hlrs.errors import UserError
 
@@ -73,7 +74,10 @@ def _known_classes(spec: ListFile, labels: NDArray[np.int64]) -> list[str]:
 
 
 def _read_list(path: Path) -> tuple[list[str], NDArray[np.int64]]:
-    """Read the paths and labels of "path label" lines; a path may contain spaces, a line may be blank."""
+    """Read the paths, normalised, and labels of "path label" lines.
+
+    A path may contain spaces, a line may be blank or end in blanks.
+    """
     names, labels = [], []
     for number, line in enumerate(_text(path, "a list of images").split("\n"), 1):
         parts = line.rsplit(None, 1)
@@ -87,7 +91,9 @@ def _read_list(path: Path) -> tuple[list[str], NDArray[np.int64]]:
             )
         if name.startswith("/") or "/../" in f"/{name}/":
             raise UserError(f"{path}:{number}: {name} is not below source.root; give paths relative to it")
-        names.append(name)
+        if "\0" in name:
+            raise UserError(f"{path}:{number}: {name!r} holds a NUL character; correct the path")
+        names.append(posixpath.normpath(name))  # an image has one spelling
         labels.append(int(label))
     if not names:
         raise UserError(f'{path}: lists no images; write "path label" lines into it')
@@ -108,7 +114,8 @@ def _line(path: Path, entry: int) -> str:
 
 def _text(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        regular(path)
+        return path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it is named in the params as {what}") from None
     except UnicodeDecodeError:
