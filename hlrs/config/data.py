@@ -100,13 +100,17 @@ class ListFile(Spec):
 
 
 class Npz(Spec):
-    """A MedMNIST file: arrays train_images, train_labels, test_images, test_labels; val_* is ignored."""
+    """A MedMNIST file: arrays train_images, train_labels, test_images, test_labels.
+
+    `join_val`: whether val_images and val_labels are training images as well, instead of being left out.
+    """
 
     kind: Literal["npz"] = "npz"
     has_test: ClassVar[bool] = True
     any_size: ClassVar[bool] = False
     identity: ClassVar[None] = None
     file: str
+    join_val: bool = False
 
 
 Source = Annotated[Digits | Parquet | Torchvision | ImageFolder | ListFile | Npz, Field(discriminator="kind")]

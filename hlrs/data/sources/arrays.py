@@ -2,8 +2,8 @@
 
 import gzip
 import hashlib
-import zipfile
-import zlib
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hlrs.config.base import Choices
 from hlrs.config.data import Digits, Npz, Torchvision
-from hlrs.data.sources.base import PARTS, RENEW, ImageSource, Named, first_line, single
+from hlrs.data.sources.base import RENEW, ImageSource, Named, first_line, regular, single
 from hlrs.errors import UserError
 
 if TYPE_CHECKING:
@@ -157,6 +157,9 @@ def torchvision_source(spec: Torchvision) -> ImageSource:
     remedy = (
         "check the network and the disk" if spec.download else "set download: true or copy the files there"
     )
+    for file in torchvision_files(spec):
+        if Path(file.path).exists():
+            regular(file.path)
     try:
         train, test = (read(root, train=part, download=spec.download) for part in (True, False))
         pixels = np.concatenate([np.asarray(train.data), np.asarray(test.data)])
@@ -203,74 +206,123 @@ def npz_files(spec: Npz) -> list[Named]:
 
 
 class NpzSource(ImageSource):
-    """The arrays {train,test}_{images,labels} of an .npz; the pixels are read on first use."""
+    """The arrays {train,val,test}_{images,labels} of an .npz; the pixels are read on first use."""
 
     def __init__(self, spec: Npz) -> None:
         self.path = Path(spec.file)
+        self.parts = ["train", *(["val"] if spec.join_val else []), "test"]
         with self._opened() as arrays:
-            missing = {f"{part}_{what}" for part in PARTS for what in ("images", "labels")} - {*arrays.files}
+            missing = {f"{part}_{what}" for part in self.parts for what in ("images", "labels")}
+            missing -= {*arrays.files}
             if missing:
                 there = ", ".join(arrays.files) or "none"
+                needed = "train_images, train_labels, test_images and test_labels, as in MedMNIST"
                 raise UserError(
-                    f"{self.path}: no array {sorted(missing)[0]} among its arrays ({there}); "
-                    "source npz needs train_images, train_labels, test_images and test_labels, as in MedMNIST"
+                    f"{self.path}: no array {min(missing)} among its arrays ({there}); source npz needs "
+                    f"{needed}{'; with join_val also val_images and val_labels' * spec.join_val}"
                 )
-            shapes = {part: self._shape(arrays, f"{part}_images") for part in PARTS}
-            train, test = (self._labels(arrays[f"{part}_labels"], part, shapes[part][0]) for part in PARTS)
-        if shapes["train"][1:] != shapes["test"][1:]:
-            found = f"training images {list(shapes['train'][1:])}, test images {list(shapes['test'][1:])}"
-            raise UserError(f"{self.path}: {found}; both need one shape: {RENEW}")
-        classes = [str(label) for label in range(int(train.max()) + 1)]
-        super().__init__(classes, 1 if len(shapes["train"]) == 3 else 3, train, test)
+            self.shapes = {part: self._image_shape(arrays, f"{part}_images") for part in self.parts}
+            labels = [self._labels(arrays, part) for part in self.parts]
+        train = self.shapes["train"][1:]
+        for part, shape in self.shapes.items():
+            if shape[1:] != train:
+                found = f"train images {list(train)}, {part} images {list(shape[1:])}"
+                raise UserError(f"{self.path}: {found}; all need one shape: {RENEW}")
+        classes = [str(label) for label in range(int(labels[0].max()) + 1)]
+        super().__init__(classes, train[2], np.concatenate(labels[:-1]), labels[-1])
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
         try:
-            with np.load(self.path, allow_pickle=False) as arrays:
+            regular(self.path)
+            # a lone array in place of an .npz would be read whole, were it not mapped
+            with np.load(self.path, allow_pickle=False, mmap_mode="r") as arrays:
                 yield arrays
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file; it is named in the params as an .npz file") from None
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except UserError:
+            raise
+        except Exception as error:  # varied on broken files, as NumPy and zipfile parse them
             raise UserError(f"{self.path}: broken or not an .npz ({first_line(error)}); {RENEW}") from None
 
-    def _shape(self, arrays: Any, name: str) -> tuple[int, ...]:
-        """Read the shape of an array of images from its header alone; UserError if it cannot hold images."""
+    def _header(self, arrays: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Read shape and type of an array from its header alone; UserError if it is too large to be read."""
         with arrays.zip.open(f"{name}.npy") as member:
             major, _ = np.lib.format.read_magic(member)
-            header = (
-                np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-            )
-            shape, _, kind = header(member)
-        plain = len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)
-        if kind != np.uint8 or not plain or not shape[0]:
-            raise UserError(
-                f"{self.path}: {name} is {kind} {list(shape)}; images must be uint8, "
-                "[n, height, width] or [n, height, width, 3]"
-            )
-        return tuple(shape)
+            read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+            shape, _, kind = read(member)
+            stored = arrays.zip.getinfo(member.name).file_size - member.tell()
+        size = math.prod(shape) * kind.itemsize
+        if size != stored and not kind.hasobject:
+            found = f"{name} is {kind} {list(shape)}, {size:,} bytes, but holds {stored:,}"
+            raise UserError(f"{self.path}: {found}; {RENEW}")
+        return tuple(shape), kind
 
-    def _labels(self, labels: NDArray[Any], part: str, images: int) -> NDArray[np.int64]:
-        if labels.ndim == 2 and labels.shape[1] > 1:
+    def _image_shape(self, arrays: Any, name: str) -> tuple[int, int, int, int]:
+        """Return the shape of an array of images, with channels; UserError if it cannot hold images."""
+        shape, kind = self._header(arrays, name)
+        if (
+            kind == np.uint8
+            and 0 not in shape
+            and (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3)))
+        ):
+            return (*shape, 1)[:4]
+        found = f"{self.path}: {name} is {kind} {list(shape)}"
+        if len(shape) > 3 and len({*shape[1:4]}) == 1:
+            raise UserError(f"{found}; these are 3-D images, of which none are supported: use a 2-D data set")
+        raise UserError(f"{found}; images must be uint8, [n, height, width] and 1 or 3 channels, if any")
+
+    def _labels(self, arrays: Any, part: str) -> NDArray[np.int64]:
+        shape, kind = self._header(arrays, f"{part}_labels")
+        images = self.shapes[part][0]
+        if len(shape) == 2 and shape[1] > 1:
             raise UserError(
-                f"{self.path}: {part}_labels has {labels.shape[1]} labels per image, but only one is "
+                f"{self.path}: {part}_labels has {shape[1]} labels per image, but only one is "
                 "supported: use a data set that is not multi-label"
             )
-        if labels.shape not in ((images,), (images, 1)) or labels.dtype.kind not in "iu":
-            found = f"{part}_labels is {labels.dtype} {list(labels.shape)} for {images} images"
+        if shape not in ((images,), (images, 1)) or kind.kind not in "iu":
+            found = f"{part}_labels is {kind} {list(shape)} for {images} images"
             raise UserError(f"{self.path}: {found}; labels must be integers, one per image")
+        self._check_memory(images * (kind.itemsize + 8))
+        labels: NDArray[Any] = arrays[f"{part}_labels"]
         return labels.reshape(-1).astype(np.int64)
+
+    def _check_memory(self, needed: int) -> None:
+        free = available_memory()
+        if needed > free:
+            found = f"{self.path}: unpacking it takes {needed / 1e9:,.1f} GB of memory"
+            raise UserError(f"{found}, {free / 1e9:,.1f} GB are free; free memory or use smaller images")
 
     @cached_property
     def _pixels(self) -> NDArray[np.uint8]:
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self._check_memory(sum(sizes) + max(sizes))  # one part is unpacked at a time
+        shape = len(self.train_labels) + len(self.test_labels), *self.shapes["train"][1:]
+        pixels, start = np.empty(shape, dtype=np.uint8), 0
         with self._opened() as arrays:
-            return np.concatenate([arrays[f"{part}_images"] for part in PARTS])
+            for part, of in self.shapes.items():
+                pixels[start : start + of[0]] = arrays[f"{part}_images"].reshape(of)
+                start += of[0]
+        return pixels
 
     def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
         from PIL import Image
 
         for position, index in enumerate(indices):
-            yield position, Image.fromarray(self._pixels[index])
+            pixels = self._pixels[index]
+            yield position, Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
 
     def _where(self, index: int) -> str:
-        test = index >= len(self.train_labels)
-        return f"{self.path}, {PARTS[test]} image {index - test * len(self.train_labels)}"
+        ends = np.cumsum([shape[0] for shape in self.shapes.values()])
+        number = int(np.searchsorted(ends, index, side="right"))
+        part = self.parts[number]
+        return f"{self.path}, {part} image {index - ends[number] + self.shapes[part][0]}"
+
+
+def available_memory() -> int:
+    """Bytes of memory that are free or can be freed on this machine."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
