@@ -2,18 +2,16 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, cast
 
 from hlrs.artifacts.dvc_pointers import tracked_hash
 from hlrs.config.data import Source, Torchvision
 from hlrs.data.sources.arrays import are_published, torchvision_folder
-from hlrs.data.sources.base import ImageSource, remedy_for
+from hlrs.data.sources.base import ImageSource, regular, remedy_for
 from hlrs.data.sources.folders import files_below
 from hlrs.data.sources.open import files_of
 from hlrs.errors import UserError
@@ -64,8 +62,8 @@ def _tracked(path: str) -> str | None:
     pointer = f"{path}.dvc"
     if not Path(pointer).is_file():
         return None
-    looks = _look_at([pointer, *_tree(path)])
-    seen = _digest(f"{path}\0{look}" for path, look in looks.items())
+    looks = _look_at(_tree(path))
+    seen = _digest([sha256(Path(pointer)), *(f"{path}\0{look}" for path, look in looks.items())])
     return cast("str | None", _once(seen, lambda: tracked_hash(path)))
 
 
@@ -135,9 +133,7 @@ def _looks(paths: Sequence[str]) -> list[Look | OSError]:
     found: list[Look | OSError] = []
     for path in paths:
         try:
-            status = os.stat(path)  # noqa: PTH116 - see `Named`
-            if not S_ISREG(status.st_mode):
-                raise UserError(f"{path}: not a regular file; name a file of data in the params")
+            status = regular(path)
             found.append((status.st_size, status.st_mtime_ns))
         except OSError as error:
             found.append(error)

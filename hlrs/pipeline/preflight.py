@@ -70,8 +70,8 @@ def check_present(jobs: Iterable[Job]) -> None:
 def check_splits(jobs: Iterable[Job], remark: Callable[[str], None]) -> None:
     """Raise UserError, before a job is queued, if a missing split cannot be drawn from the images.
 
-    Pass to `remark` what a user should know of the images. Torchvision's data sets are left to the split's job,
-    since a node with torch may have to download them first.
+    Pass to `remark` what a user should know of the images. Torchvision's data sets are left to the split's
+    job, since a node with torch may have to download them first.
     """
     for job in jobs:
         if job.stage == "split" and not job.complete:

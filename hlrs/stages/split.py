@@ -1,5 +1,6 @@
 """Split: draw the long-tailed split of a data set."""
 
+import math
 import sys
 from typing import Any
 
@@ -14,14 +15,16 @@ from hlrs.config.jobs import SplitJob
 from hlrs.data.sources.open import open_source
 from hlrs.data.split import draw
 
+CHECK_SECONDS = 60.0  # for decoding the images of a split
+
 
 def run(job: Job) -> dict[str, Any]:
     """Write split.parquet, classes.json and files.parquet, which records the bytes of their origin."""
     spec = SplitJob.model_validate(job.params)
     source = open_source(spec.source)
-    for remark in (*source.remarks, *leaks(source)):
-        print(f"{job.run}  {remark}", file=sys.stderr)
     columns = draw(source.train_labels, source.test_labels, spec, source.classes)
+    for remark in (*source.remarks, *leaks(source), *source.check(columns["index"], CHECK_SECONDS)):
+        print(f"{job.run}  {remark}", file=sys.stderr)
     write_table(job.output("split.parquet"), "split", columns)
     labels = {subset: columns["label"][columns["subset"] == subset] for subset in SUBSETS}
     counts = {
@@ -30,6 +33,13 @@ def run(job: Job) -> dict[str, Any]:
     write_json(job.output("classes.json"), {"names": source.classes, "counts": counts})
     write_table(job.output("files.parquet"), "files", files(spec.source))
     return {}
+
+
+def check_images(job: Job) -> None:
+    """Decode every image of a split's source; UserError names the first that cannot be."""
+    source = open_source(SplitJob.model_validate(job.params).source)
+    for remark in source.check(np.arange(len(source.train_labels) + len(source.test_labels)), math.inf):
+        print(f"{job.run}  {remark}", file=sys.stderr)
 
 
 def files(source: Source) -> dict[str, list[Any]]:

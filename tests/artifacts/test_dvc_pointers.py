@@ -1,4 +1,4 @@
-"""Data that DVC tracks, in a real repository of DVC: the pointer counts as long as the files agree with it."""
+"""Data that DVC tracks, in a real repository of DVC: a pointer counts if the files agree with it."""
 
 import hashlib
 import os

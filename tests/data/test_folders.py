@@ -107,7 +107,7 @@ def test_a_test_folder_one_level_too_high():
 def test_a_name_that_is_not_utf_8_is_one_line():
     write(*SOUND)
     Path(os.fsdecode(b"train/cat/caf\xe9.png")).write_bytes(b"")
-    with pytest.raises(UserError, match=r"^train/cat: the name b'caf\\xe9\.png' is not UTF-8; rename"):
+    with pytest.raises(UserError, match=r"train/cat/caf.*UTF-8.*rename"):
         open_source(folder())
 
 
@@ -123,7 +123,7 @@ def link_to_zeros(path):
 def test_what_is_no_regular_file_is_refused_before_it_is_read(make):
     write(*SOUND)
     make("train/cat/2.png")
-    with pytest.raises(UserError, match=r"^train/cat/2\.png: not a regular file"):
+    with pytest.raises(UserError, match=r"^train/cat/2\.png: a (pipe|device)"):
         content_digest(folder())
 
 

@@ -134,7 +134,6 @@ def test_columns_of_other_names_are_not_guessed(write):
 def test_what_was_chosen_is_said(write):
     path = write("a.parquet", [0, 1], label="fold")
     assert opened([path]).remarks == [
-        f"{path}: image_column is not set; column image is read",
         f"{path}: label_column is not set; column fold is read",
     ]
     assert opened([path], image_column="image", label_column="fold").remarks == []

@@ -364,15 +364,15 @@ def truncated(path):
 
 BAD_PARQUET = {  # how to write it, and what the message names
     "missing": (lambda p: str(p), "params"),
-    "a folder": (lambda p: p.mkdir() or str(p), "Parquet", "dvc pull"),
+    "a folder": (lambda p: p.mkdir() or str(p), "a folder", "name a file"),
     "text": (lambda p: p.write_text("label,img\n" * 9) and str(p), "Parquet", "dvc pull"),
-    "empty": (lambda p: p.write_bytes(b"") or str(p), "Parquet", "dvc pull"),
+    "empty": (lambda p: p.write_bytes(b"") or str(p), "empty", "dvc pull"),
     "truncated": (lambda p: truncated(write_parquet(p, pixels(2), [0, 0])), "Parquet", "dvc pull"),
     "no rows": (lambda p: write_parquet(p, [], pa.array([], pa.int64())), "rows", "source.train"),
-    "text labels": (
-        lambda p: write_parquet(p, pixels(2), ["a", "b"]),
+    "fractions": (
+        lambda p: write_parquet(p, pixels(2), [0.0, 1.0]),
         "integers",
-        "img, label",
+        "label",
         "source.label_column",
     ),
     "two labels": (
@@ -390,7 +390,7 @@ BAD_PARQUET = {  # how to write it, and what the message names
     "image as text": (
         lambda p: pq.write_table(pa.table({"img": [{"bytes": "x"}], "label": [0]}), p) or str(p),
         "`bytes`",
-        "img, label",
+        "img",
         "source.image_column",
     ),
     "negative": (lambda p: write_parquet(p, pixels(3), [0, 1, -1]), "row 2", "label -1"),
@@ -610,8 +610,8 @@ GOOD = medmnist(pixels(2), [0, 1], pixels(1), [0])
         ({"train_images": np.zeros((2, 8, 8, 8), dtype=np.uint8)}, ("train_images", "[2, 8, 8, 8]", "3")),
         ({"train_images": np.zeros((2, 8, 8))}, ("train_images", "float64", "uint8")),
         ({"train_images": np.array([{}, {}])}, ("train_images", "object", "uint8")),
-        ({"train_labels": np.array([{}, {}])}, (".npz", "dvc pull")),
-        ({"test_images": pixels(1)[..., 0]}, ("[8, 8, 3]", "[8, 8]", "dvc pull")),
+        ({"train_labels": np.array([{}, {}])}, ("train_labels", "object", "integers")),
+        ({"test_images": pixels(1)[..., 0]}, ("[8, 8, 3]", "[8, 8, 1]", "dvc pull")),
     ],
 )
 def test_bad_arrays(changed, facts, tmp_path):
@@ -624,7 +624,7 @@ def test_bad_npz(tmp_path):
     rejected(spec, "a.npz", "params")
     for content in (b"", b"text", b"PK\x03\x04" + bytes(40)):
         path.write_bytes(content)
-        rejected(spec, "a.npz", ".npz", "dvc pull")
+        rejected(spec, "a.npz", "dvc pull")
     rejected(npz(path, train_images=GOOD["train_images"]), "a.npz", "array test_images", "MedMNIST")
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
@@ -658,7 +658,7 @@ def test_folders(tmp_path):
 
 
 def test_bad_folders(tmp_path):
-    rejected(folders(tmp_path / "none"), "none", "params")
+    rejected(folders(tmp_path / "none"), "none", "source.train")
     rejected(folders(tmp_path), "image_folder", "one folder per class")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     rejected(folders(tmp_path / "empty"), "empty", ".png")

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from dvc.repo import Repo
 
 from hlrs.artifacts.data_digest import content_digest
 from hlrs.config.params import load
 from hlrs.errors import UserError
 from hlrs.pipeline import plan, preflight
-from hlrs.pipeline.preflight import check_data, check_disk, check_splits
+from hlrs.pipeline.preflight import check_data, check_disk, check_present, check_splits
 from hlrs.training.device import choose, given_gpus
 from tests.conftest import TINY, edit
 
@@ -159,25 +160,26 @@ def test_a_stage_that_reads_no_images_does_not_check_them(stage):
     check_data(jobs[stage])
 
 
-def test_a_file_that_dvc_did_not_pull_is_named():
-    """The plan needs only its pointer."""
-    pointer = {"outs": [{"md5": "0" * 32, "path": "train.parquet"}]}
-    Path("data").mkdir()
-    Path("data/train.parquet.dvc").write_text(yaml.safe_dump(pointer))
-    jobs = planned(kind="parquet", train=["data/train.parquet"])
-    assert unreadable(jobs["search"]) == "data/train.parquet"
-    parquet("data/train.parquet")
+@pytest.fixture
+def dvc(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    with Repo.init(no_scm=True) as repo:
+        yield repo
+
+
+def test_data_that_dvc_did_not_pull_are_named_before_a_job_and_in_one(dvc):
+    """The plan needs only their pointer."""
+    write_images({"cat": 60, "dog": 60})
+    dvc.add("data")
+    shutil.rmtree("data")
+    jobs = planned(kind="image_folder", train="data")
+    with pytest.raises(UserError, match=r"^data: .*`dvc pull data\.dvc`"):
+        check_present(jobs.values())
+    check_present(job for job in jobs.values() if job.stage in ("extract", "report"))
+    assert unreadable(jobs["search"]) == "data"
+    dvc.checkout()
+    check_present(jobs.values())
     check_data(jobs["search"])
-
-
-def test_a_folder_that_dvc_tracks_as_a_whole_is_named():
-    Path("data").mkdir()
-    pointer = {"outs": [{"md5": "0" * 32 + ".dir", "path": "tree"}]}
-    Path("data/tree.dvc").write_text(yaml.safe_dump(pointer))
-    jobs = planned(kind="image_folder", train="data/tree")
-    assert unreadable(jobs["split"]) == "data/tree"
-    Path("data/tree").mkdir()
-    check_data(jobs["split"])
 
 
 @pytest.mark.parametrize("stage", ["split", "search"])
@@ -224,23 +226,21 @@ def test_a_split_that_cannot_be_drawn_is_refused_before_any_job_runs():
     write_images({"cat": 60, "dog": 0, "eel": 60})
     jobs = planned(kind="image_folder", train="data")
     with pytest.raises(UserError, match=r"^1 of 3 classes .*\bdog\b.*\badd images"):
-        check_splits(jobs.values())
+        check_splits(jobs.values(), print)
     write_images({"dog/more": 60})
-    check_splits(planned(kind="image_folder", train="data").values())
+    check_splits(planned(kind="image_folder", train="data").values(), print)
 
 
 def test_a_split_that_exists_or_whose_data_are_elsewhere_is_not_drawn(monkeypatch):
-    write_images({"cat": 1})
+    write_images({"cat": 1, "dog": 60})
     jobs = planned(kind="image_folder", train="data")
     with pytest.raises(UserError, match=r"\bcat: 1 .*\b5 .*\btest_per_class"):
-        check_splits(jobs.values())
+        check_splits(jobs.values(), print)
     for path in jobs["split"].outputs:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).touch()
-    check_splits(jobs.values())
-    Path("tree.dvc").write_text(yaml.safe_dump({"outs": [{"md5": "0" * 32 + ".dir", "path": "tree"}]}))
-    check_splits(planned(kind="image_folder", train="tree").values())
-    check_splits(planned(kind="torchvision", name="cifar10", root="nowhere").values())
+    check_splits(jobs.values(), print)
+    check_splits(planned(kind="torchvision", name="cifar10", root="nowhere").values(), print)
 
 
 # --- GPUs ---------------------------------------------------------------------------------------------

@@ -103,23 +103,3 @@ def test_a_non_finite_loss_is_reported_in_one_line_and_leaves_no_result(prepared
     says(line, "weights_loss", "lower search.weights.lr")
     assert "Traceback" not in output
     assert len(list((prepared / "results/search/digits/darts/0").iterdir())) == 1  # the earlier one
-
-
-def test_a_truncated_input_is_named(prepared):
-    [split] = (prepared / "results/split/digits").glob("*/split.parquet")
-    split.write_bytes(split.read_bytes()[:100])
-    status, output = hlrs(prepared, "search", "digits/hlrs/0")
-    assert status == 1
-    says(output, f"{split.relative_to(prepared)}", "truncated")
-
-
-def test_a_truncated_checkpoint_is_named(prepared):
-    jobs = plan(load(prepared / "params.yaml"))
-    key = next(job.key for job in jobs if (job.stage, job.run) == ("search", "digits/hlrs/0"))
-    checkpoint = prepared / ".hlrs/checkpoints" / f"{key}.safetensors"
-    checkpoint.parent.mkdir(exist_ok=True)
-    checkpoint.write_bytes(b"\x08\0\0\0\0\0\0\0{")
-    status, output = hlrs(prepared, "search", "digits/hlrs/0")
-    assert status == 1
-    [line] = [text for text in output.splitlines() if text.startswith("hlrs:")]
-    says(line, f"{checkpoint.relative_to(prepared)}", "truncated")

@@ -268,10 +268,10 @@ def test_a_resnet_resumes_from_its_state_bit_for_bit(workspace, objective):
 
 def test_a_run_killed_in_either_phase_gives_the_same_bytes(workspace):
     recipe = {"epochs": 3, "ema": 0.9, "classifier": {"kind": "retrained", "epochs": 12}}
-    prepared(**recipe)
     methods, matrix = {"m": {"searcher": RANDOM}}, TINY["matrix"] | {"methods": ["m"]}
     edit(workspace / "params.yaml", matrix=matrix, methods=methods, retrain=RECIPE | recipe, report={})
-    assert hlrs(workspace, "retrain", "digits/m/0")[0] == 0
+    for stage, run in (("split", "digits"), *((s, "digits/m/0") for s in ("search", "extract", "retrain"))):
+        assert hlrs(workspace, stage, run)[0] == 0
     expected = outputs(workspace, "retrain")
     assert len(expected) == 2
     for path in expected:

@@ -19,6 +19,7 @@ from hlrs.stages.images import SplitImages
 from tests.conftest import TINY, edit, hlrs, make_all, outputs, start
 
 SEARCH = "digits/darts/0"
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="session")
@@ -187,4 +188,6 @@ def test_labels_that_differ_from_the_splits_are_named(workspace):
     assert hlrs(workspace, "split", "digits")[0] == 0
     Path("images/cat/00.png").rename("images/dog/99.png")  # as if it happened after the plan
     with pytest.raises(UserError, match=r"^images/dog/.*png: label 1, but 0 when the split was drawn"):
-        SplitImages(job, SearchJob.model_validate(job.params).images, ["weights"], torch.device("cpu"))
+        SplitImages(
+            job, SearchJob.model_validate(job.params).images, ["weights", "alphas"], torch.device("cpu")
+        )

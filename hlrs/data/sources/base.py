@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -136,6 +137,23 @@ class ImageSource(ABC):
         UserError for the first image whose header cannot be read.
         """
         return []
+
+    def check(self, indices: ArrayLike, seconds: float) -> list[str]:
+        """Read the headers of images, and their pixels if that takes less than `seconds`; show progress.
+
+        Return lines for the log; UserError for the first image that cannot be read.
+        """
+        from tqdm import tqdm
+
+        asked = np.asarray(indices, dtype=np.int64)
+        remarks, started = self.survey(asked), time.monotonic()
+        images = tqdm(self._images(asked), "checking images", len(asked), unit="image", disable=None)
+        for done, _ in enumerate(images, 1):
+            elapsed = time.monotonic() - started
+            if elapsed > 1 and elapsed / done * len(asked) > seconds:
+                rest = "of the others only the headers; `hlrs split --check-images` decodes all"
+                return [*remarks, f"decoded {done:,} of {len(asked):,} images, {rest}"]
+        return remarks
 
     @abstractmethod
     def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:

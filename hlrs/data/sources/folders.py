@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlrs.config.data import ImageFolder
-from hlrs.data.sources.base import IMAGE_SUFFIXES, PARTS, ImageSource, Named, decode, remedy_for
+from hlrs.data.sources.base import IMAGE_SUFFIXES, PARTS, EncodedSource, Named, check_name, remedy_for
 from hlrs.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 
 PART_FOLDERS = {  # how folders of a part are called, one level above the classes
     "train": ("train", "training"),
@@ -26,12 +21,12 @@ PART_FOLDERS = {  # how folders of a part are called, one level above the classe
 }
 
 
-class FilesSource(ImageSource):
+class FilesSource(EncodedSource):
     """One file per image."""
 
-    def _images(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, "Image"]]:
+    def _encoded(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, Path]]:
         for position, index in enumerate(indices):
-            yield position, decode(Path(self.files[index]), str(self.files[index]))
+            yield position, Path(self.files[index])
 
     def _where(self, index: int) -> str:
         return str(self.files[index])
@@ -51,9 +46,9 @@ class FolderSource(FilesSource):
                 )
         images = [[listing.images.get(name, []) for name in classes] for listing in listings]
         self.files = [file for part in images for files in part for file in files]
-        self.remarks = [remark for listing in listings for remark in listing.remarks()]
         labels = [np.repeat(np.arange(len(classes)), [len(files) for files in part]) for part in images]
         super().__init__(classes, 3, labels[0], labels[1] if spec.test else np.empty(0, dtype=np.int64))
+        self.remarks += [remark for listing in listings for remark in listing.remarks()]
 
 
 def folder_files(spec: ImageFolder) -> list[Named]:
@@ -137,11 +132,7 @@ def _entries(folder: str, hidden: bool = False) -> list["os.DirEntry[str]"]:
     with os.scandir(folder) as entries:
         found = [entry for entry in entries if hidden or not entry.name.startswith(".")]
     for entry in found:
-        try:
-            entry.name.encode()
-        except UnicodeEncodeError:
-            name = os.fsencode(entry.name)
-            raise UserError(f"{folder}: the name {name!r} is not UTF-8; rename the file") from None
+        check_name(entry.path)
     return sorted(found, key=lambda entry: entry.name)
 
 

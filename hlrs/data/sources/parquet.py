@@ -52,11 +52,11 @@ class ParquetSource(EncodedSource):
                     f"{getattr(spec, part)[0]}: no rows; name files that hold images under source.{part}"
                 )
         super().__init__(names or self._numbered(train), 3, train, test)
-        chosen = {"image_column": self.image_column, "label_column": label_column}
+        chosen = {"image": self.image_column, "label": label_column}
         self.remarks += [
-            f"{self.paths[0]}: {field} is not set; column {column} is read"
-            for field, column in chosen.items()
-            if getattr(spec, field) is None
+            f"{self.paths[0]}: {role}_column is not set; column {column} is read"
+            for role, column in chosen.items()
+            if getattr(spec, f"{role}_column") is None and column not in USUAL[role]
         ]
 
     def _columns(self, spec: Parquet, schemas: "Sequence[pa.Schema]") -> tuple[str, str]:
