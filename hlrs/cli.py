@@ -228,25 +228,25 @@ def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
     """Set aside results that params.yaml does not request.
 
     STAGES defaults to all. results/ then holds what DVC should version. Results are restored when params.yaml
-    requests them again; to free the space, delete .hlrs/aside.
+    requests them again; to free the space, delete results/.hlrs/aside.
     """
     from hlrs.artifacts.jobs import RESULTS
     from hlrs.pipeline import locks, plan
 
-    locks.refuse_beside()
-    jobs = _jobs(params)
-    stages = stages or tuple(STAGE_HELP)
-    missing = [job for job in jobs if job.stage in stages and not job.complete]
-    if complete and missing:
-        raise UserError(
-            f"{missing[0].directory}: missing, one of {len(missing)} results that {params} requests; "
-            "if the file was edited meanwhile, rerun"
-        )
-    for stage in stages:
-        for directory in plan.prune(jobs, stage):
-            click.echo(f"set aside {directory}")
-        if complete:  # DVC records a phase even if no method needs it
-            (RESULTS / stage).mkdir(parents=True, exist_ok=True)
+    with locks.claimed("hlrs prune"):
+        jobs = _jobs(params)
+        stages = stages or tuple(STAGE_HELP)
+        missing = [job for job in jobs if job.stage in stages and not job.complete]
+        if complete and missing:
+            raise UserError(
+                f"{missing[0].directory}: missing, one of {len(missing)} results that {params} requests; "
+                "if the file was edited meanwhile, rerun"
+            )
+        for stage in stages:
+            for directory in plan.prune(jobs, stage):
+                click.echo(f"set aside {directory}")
+            if complete:  # DVC records a phase even if no method needs it
+                (RESULTS / stage).mkdir(parents=True, exist_ok=True)
 
 
 @main.command()

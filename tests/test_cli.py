@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from hlrs.artifacts.jobs import OUTPUTS, key_of
+from hlrs.artifacts.jobs import OUTPUTS, key_of, result_files
 from hlrs.cli import STAGE_HELP, main
 from hlrs.nas.genotype import PUBLISHED
 from tests.conftest import TINY, edit
@@ -37,7 +37,7 @@ def complaint(*arguments: str, status: int = 2) -> str:
 
 
 def left_behind() -> list[str]:
-    return [str(path) for path in Path("results").rglob("*") if path.is_file()]
+    return [str(path) for path in result_files()]
 
 
 def test_help_loads_neither_torch_nor_snakemake():

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,3 +50,20 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise Failure(f"{path}: truncated or not JSON ({error})") from None
+
+
+def set_aside(path: Path) -> None:
+    """Rename what is not what its name promises; OSError if that is refused."""
+    aside = aside_of(path)
+    path.rename(aside)
+    say_aside(path, aside)
+
+
+def aside_of(path: Path) -> Path:
+    """A free name beside `path` for what is not what `path` promises."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.unreadable")
+
+
+def say_aside(path: Path, aside: Path) -> None:
+    """Print where a file was set aside."""
+    print(f"hlrs: {path}: unreadable; set aside as {aside.name}", file=sys.stderr, flush=True)

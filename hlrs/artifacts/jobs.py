@@ -19,6 +19,8 @@ CHANGES_NO_RESULT = True  # so no code digest covers it (artifacts/code_digest.p
 
 SPECS = Path(".hlrs/specs")
 RESULTS = Path("results")
+STATE = RESULTS / ".hlrs"  # of all checkouts whose results/ is this folder: claim, leases, results set aside
+ASIDE = STATE / "aside"  # may be deleted to free space
 CHECKPOINTS = Path(".hlrs/checkpoints")
 PROVENANCE = "provenance.json"
 OUTPUTS = {
@@ -89,6 +91,11 @@ def _depth(stage: str) -> int:
     return 1 if stage in ("split", "report") else 3
 
 
+def result_files() -> list[Path]:
+    """Every file in results/, but for the state that lies there."""
+    return sorted(path for path in RESULTS.rglob("*") if STATE not in path.parents and path.is_file())
+
+
 def folders(stage: str) -> list[Path]:
     """The folders of a stage's results that are here."""
     pattern = "/".join("*" * (_depth(stage) + 1))
@@ -152,7 +159,6 @@ def load_spec(path: Path) -> Job:
 
 
 PUBLISHED = Path("report")
-ASIDE = Path(".hlrs/aside")  # may be deleted to free space
 
 
 def key_of(body: dict[str, Any]) -> str:

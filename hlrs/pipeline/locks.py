@@ -1,11 +1,14 @@
-"""Locks: a lease allows one writer per result, a claim one workflow per folder.
+"""Locks: a lease allows one writer per result, a claim one workflow per `results/`.
 
-A lock is a file that is created exclusively and names its holder. The holder of a lease rewrites it every few
-seconds. Another process that needs it waits, and takes it over once the holder is dead: its process on this
-machine has ended, or the file stays unchanged for a minute by the waiting process's own clock. A holder that
-finds another name in its file (it was frozen or disconnected, and presumed dead) exits at once. A file system
-with unreliable locks or clocks thus costs at most the work since the last checkpoint: results are renamed
-into place whole, and their bytes do not depend on who writes them.
+A lock is a file that appears whole, under a name that nobody else has taken, and names its holder. It lies in
+`results/`, so that all checkouts whose `results/` is one folder obey it. The holder of a lease rewrites it
+every few seconds. Another process that needs it waits, and takes it over once the holder is dead: its process
+on this machine has ended, or the file stays unchanged for a minute by the waiting process's own clock. A
+holder that finds another name in its file (it was frozen or disconnected, and presumed dead) exits at once. A
+file system with unreliable locks or clocks thus costs at most the work since the last checkpoint: results are
+renamed into place whole, and their bytes do not depend on who writes them.
+
+A lock that names no holder is nobody's: one that is torn, edited or no file at all. It is set aside.
 """
 
 import atexit
@@ -14,28 +17,33 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from hlrs.artifacts.files import replacing
-from hlrs.artifacts.jobs import Job
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+
+from hlrs.artifacts.files import aside_of, say_aside, set_aside
+from hlrs.artifacts.jobs import STATE, Job
 from hlrs.errors import INTERRUPTED, Failure
 
-LEASES = Path(".hlrs/leases")
-RUN = Path(".hlrs/run.json")  # the claim of a snakemake that runs jobs
+LEASES = STATE / "leases"
+RUN = STATE / "run.json"  # the claim of a snakemake that runs jobs
 SNAKEMAKE_LOCKS = Path(".snakemake/locks")  # Snakemake's own, which name no owner and survive a kill
 
 BEAT_SECONDS = 10.0
 DEAD_SECONDS = 60.0  # without a beat
 PATIENCE_SECONDS = 900.0
 POLL_SECONDS = 0.5
+TORN_SECONDS = 2.0  # without a change of a claim that names nobody: on some file systems it is being written
+LIMIT_BYTES = 10_000_000  # that are read of a lock file
 
 
 # --- one writer per result: the lease of a job's key ---------------------------------------------------
@@ -48,7 +56,6 @@ def lease(job: Job) -> Iterator[bool]:
     Raises Failure if a live holder keeps it for more than `PATIENCE_SECONDS`.
     """
     path, token = LEASES / f"{job.key}.json", uuid.uuid4().hex
-    path.parent.mkdir(parents=True, exist_ok=True)
     waited = _acquire(path, token, job)
     ended = threading.Event()
     heart = threading.Thread(target=_beat, args=(path, token, job, ended), daemon=True)
@@ -58,13 +65,25 @@ def lease(job: Job) -> Iterator[bool]:
     finally:
         ended.set()
         heart.join()
-        if _token(read(path)) == token:
-            path.unlink(missing_ok=True)
+        _release(path, token)
+
+
+def leased(key: str) -> bool:
+    """Whether a job is writing the result of a key: its holder lives, or was heard of a short time ago."""
+    path = LEASES / f"{key}.json"
+    holder = Holder.of(read(path))
+    if holder is None:
+        return False
+    alive = holder.lives()
+    with suppress(FileNotFoundError):  # clocks of hosts differ, by less than this
+        return time.time() - path.stat().st_mtime < PATIENCE_SECONDS if alive is None else alive
+    return False
 
 
 def _acquire(path: Path, token: str, job: Job) -> bool:
     """Create the lease; return whether another holder had to end first."""
-    started, seen, since, announced = time.monotonic(), b"", 0.0, False
+    started, since, announced = time.monotonic(), 0.0, False
+    seen: bytes | None = None
     while not create(path, token):
         now = time.monotonic()
         content = read(path)
@@ -72,137 +91,303 @@ def _acquire(path: Path, token: str, job: Job) -> bool:
             continue
         if content != seen:
             seen, since = content, now
-        if lives(content) is False or now - since > DEAD_SECONDS:
+        holder = Holder.of(content)
+        if (holder and holder.lives() is False) or now - since > DEAD_SECONDS:
             take_away(path, content, token)
             continue
         if now - started > PATIENCE_SECONDS:
             raise Failure(
-                f"{job.directory}: still being written by {holder_of(content)} after {PATIENCE_SECONDS:.0f} s"
+                f"{job.directory}: still being written by {holder or NOBODY} after {PATIENCE_SECONDS:.0f} s"
                 "; wait for it to finish or stop it (its state is kept), then rerun"
             )
         if not announced:
-            print(f"{job.run}  waiting for {holder_of(content)}: same result", file=sys.stderr, flush=True)
+            print(f"{job.run}  waiting for {holder or NOBODY}: same result", file=sys.stderr, flush=True)
             announced = True
         time.sleep(POLL_SECONDS)
-    return announced or bool(seen)
+    return seen is not None
 
 
 def _beat(path: Path, token: str, job: Job, ended: threading.Event) -> None:
     """Rewrite the lease until `ended`; exit the process if another has taken it over."""
     beat = 0
     while not ended.wait(BEAT_SECONDS):
-        content = read(path)
-        if _token(content) != token and not ended.is_set():
-            holder = f"taken over by {holder_of(content)}" if content else "deleted"
+        try:
+            content = read(path)
+        except Failure:  # whoever cannot reach it will find the new holder's name once he can
+            continue
+        holder = Holder.of(content)
+        if not (holder and holder.token == token) and not ended.is_set():
+            lost = "deleted" if content is None else f"taken over by {holder or NOBODY}"
             print(
-                f"hlrs: {job.run}: lease lost ({holder}): this process was presumed dead; "
+                f"hlrs: {job.run}: lease lost ({lost}): this process was presumed dead; "
                 "it exits without writing",
                 file=sys.stderr,
                 flush=True,
             )
             os._exit(INTERRUPTED)
         beat += 1
-        with suppress(Exception), replacing(path) as temporary:  # a full disk must not end the work
-            temporary.write_bytes(_content(token, beat))
+        with suppress(OSError), _written(path, token, beat) as whole:  # a full disk must not end the work
+            whole.replace(path)
 
 
-# --- one workflow per folder: the claim ----------------------------------------------------------------
+# --- one workflow per results/: the claim --------------------------------------------------------------
 
 
 def claim() -> None:
-    """Claim the folder until this process ends. Failure if another workflow is, or may be, running in it.
+    """Claim `results/` until this process ends. Failure if another workflow runs, or may run, on it.
 
-    Removes the claim and Snakemake's lock of a workflow that was killed on this machine.
+    Removes the claim of a workflow that was killed on this machine, and Snakemake's lock: its owner is dead.
     """
-    token, since = uuid.uuid4().hex, datetime.now().astimezone().isoformat(timespec="seconds")
-    RUN.parent.mkdir(parents=True, exist_ok=True)
-    while not create(RUN, token, since=since, command=_command(), group=str(os.getpgrp())):
-        if (stale := _stale_claim()) is not None:
-            take_away(RUN, stale, token)
-            shutil.rmtree(SNAKEMAKE_LOCKS, ignore_errors=True)
-    atexit.register(_release, token, os.getpid())
+    token = _claim(shlex.join(["snakemake", *sys.argv[1:]]))
+    shutil.rmtree(SNAKEMAKE_LOCKS, ignore_errors=True)
+    atexit.register(_release_own, token, os.getpid())
 
 
-def refuse_beside() -> None:
-    """Raise Failure if a workflow is, or may be, running in this folder."""
-    _stale_claim()
+@contextmanager
+def claimed(command: str) -> Iterator[None]:
+    """Hold the claim for a command. Failure if a workflow runs, or may run, on these results."""
+    token = _claim(command)
+    try:
+        yield
+    finally:
+        _release(RUN, token)
 
 
 def unlock() -> None:
     """Remove the claim at the user's request. Failure if its holder is known to be alive."""
-    content = read(RUN)
-    if content is not None and lives(content):
-        raise Failure(_refusal(content))
-    RUN.unlink(missing_ok=True)
+    try:
+        holder = Holder.of(read(RUN))
+    except Failure:
+        holder = None
+    if holder and holder.lives():
+        raise Failure(_refusal(holder))
+    with _reporting(RUN):
+        if holder:
+            RUN.unlink(missing_ok=True)
+        elif os.path.lexists(RUN):
+            set_aside(RUN)
 
 
-def _stale_claim() -> bytes | None:
-    """Return the claim of a dead process, None without a claim. Failure if its holder may be alive."""
+def _claim(command: str) -> str:
+    """Create the claim; return its token."""
+    token, stage = uuid.uuid4().hex, os.environ.get("DVC_STAGE")
+    facts = {
+        "command": command + (f" (by DVC, stage {stage})" if stage else ""),
+        "folder": str(Path.cwd()),
+        "group": os.getpgrp(),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    while not create(RUN, token, **facts):
+        if (dead := _dead_claim()) is not None:
+            take_away(RUN, dead, token)
+    return token
+
+
+def _dead_claim() -> bytes | None:
+    """Return the claim of a dead process, or one that names nobody; None if it is gone or being written.
+
+    Failure if its holder may be alive.
+    """
     content = read(RUN)
-    if content is None and not RUN.exists():
-        return None
-    if lives(content or b"") is not False:
-        raise Failure(_refusal(content or b""))
+    holder = Holder.of(content)
+    if holder is None:
+        time.sleep(TORN_SECONDS)
+        return content if read(RUN) == content else None
+    if holder.lives() is not False:
+        raise Failure(_refusal(holder))
     return content
 
 
-def _command() -> str:
-    """Return the command line of this process, and the DVC stage that started it."""
-    stage = os.environ.get("DVC_STAGE")
-    return shlex.join(["snakemake", *sys.argv[1:]]) + (f" (by DVC, stage {stage})" if stage else "")
-
-
-def _refusal(content: bytes) -> str:
-    facts = facts_of(content)
-    since = f" since {datetime.fromisoformat(facts['since']):%Y-%m-%d %H:%M}" if "since" in facts else ""
-    work = f"{facts.get('command', 'a snakemake')}, {holder_of(content)}, is running in this folder{since}"
-    if lives(content):
-        stop = f"stop it (Ctrl-C, or `kill -INT -{facts['group']}`; nothing is lost)"
-        return f"{work}; wait for it to finish or {stop}, then rerun"
+def _refusal(holder: "Holder") -> str:
+    here = holder.folder in (None, str(Path.cwd()))
+    where = "this folder" if here else f"{holder.folder} (the same results/)"
+    since = f" since {holder.since:%Y-%m-%d %H:%M}" if holder.since else ""
+    work = f"{holder.command or 'a snakemake'}, {holder}, is running in {where}{since}"
+    if holder.lives():
+        how = f"Ctrl-C, or `kill -INT -{holder.group}`" if holder.group else "Ctrl-C"
+        return f"{work}; wait for it to finish or stop it ({how}; nothing is lost), then rerun"
     return f"{work}; wait for it to finish; if it has already gone, run `snakemake --unlock` and rerun"
 
 
-def _release(token: str, pid: int) -> None:
-    if os.getpid() == pid and _token(read(RUN)) == token:  # not in a fork, nor after an unlock
-        RUN.unlink(missing_ok=True)
+def _release_own(token: str, pid: int) -> None:
+    if os.getpid() == pid:  # not in a fork
+        _release(RUN, token)
 
 
 # --- lock files, for both ------------------------------------------------------------------------------
 
 
-def create(path: Path, token: str, **facts: str) -> bool:
-    """Create a lock file that names this process, with further facts; return False if it exists."""
+def create(path: Path, token: str, **facts: Any) -> bool:
+    """Create a lock file that names this process, with further facts; return False if it exists.
+
+    Failure if it cannot be written, which leaves no file.
+    """
+    if os.path.lexists(path):
+        return False
+    with _reporting(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _written(path, token, 0, **facts) as whole:
+            return _link(whole, path) or _is_of(path, token)  # NFS may repeat a link that it has made
+
+
+def take_away(path: Path, content: bytes, token: str) -> None:
+    """Remove a dead holder's lock file, unless another process has taken it over in the meantime.
+
+    One that names nobody is set aside.
+    """
+    named = Holder.of(content) is not None
+    aside = path.with_name(f".{path.name}.{token}.old") if named else aside_of(path)
+    with _reporting(path):
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return
+        if read(aside) != content:
+            with suppress(OSError):  # a third process has it by now; the one robbed exits at its next beat
+                _link(aside, path)
+            aside.unlink()
+        elif named:
+            aside.unlink()
+        else:
+            say_aside(path, aside)
+
+
+def read(path: Path) -> bytes | None:
+    """Read a lock file; return None if it is missing, b"" if it is no file. Failure if it is out of reach."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return b""
+        with path.open("rb") as file:
+            return file.read(LIMIT_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}; let every user of these results read it") from None
+
+
+def _release(path: Path, token: str) -> None:
+    with suppress(Failure, FileNotFoundError):
+        if _is_of(path, token):  # not after it was taken over, nor after an unlock
+            path.unlink()
+
+
+def _is_of(path: Path, token: str) -> bool:
+    holder = Holder.of(read(path))
+    return holder is not None and holder.token == token
+
+
+@contextmanager
+def _written(path: Path, token: str, beat: int, **facts: Any) -> Iterator[Path]:
+    """In the body, a lock file that is whole lies beside `path`."""
+    temporary = path.with_name(f".{path.name}.{token}.tmp")
+    content = {**facts, **_this_process(), "token": token, "beat": beat}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False) + "\n"
+    try:
+        with temporary.open("wb") as file:
+            file.write(text.encode(errors="replace"))  # an argument may not be UTF-8
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _link(source: Path, path: Path) -> bool:
+    """Give a file a second name; return False if that is taken."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        return _copy(source, path)
+    return True
+
+
+def _copy(source: Path, path: Path) -> bool:
     try:
         with path.open("xb") as file:
-            file.write(_content(token, 0, **facts))
+            try:
+                file.write(source.read_bytes())
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
     except FileExistsError:
         return False
     return True
 
 
-def take_away(path: Path, content: bytes, token: str) -> None:
-    """Remove a dead holder's lock file, unless another process has taken it over in the meantime."""
-    aside = path.with_suffix(f".{token}")
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one line."""
     try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    if read(aside) != content:
-        with suppress(OSError):  # a third process has it by now; the one robbed exits at its next beat
-            os.link(aside, path)
-    aside.unlink()
+        yield
+    except OSError as error:
+        raise Failure(f"{path}: could not be written: {error.strerror}; correct that and rerun") from None
 
 
-def _content(token: str, beat: int, **more: str) -> bytes:
-    facts = {
-        **more,
-        "token": token,
-        "beat": beat,
+# --- holders -------------------------------------------------------------------------------------------
+
+
+NOBODY = "an unknown process"
+
+
+def _or_none(value: Any, check: Callable[[Any], Any]) -> Any:
+    try:
+        return check(value)
+    except ValueError:
+        return None
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+OrNone = WrapValidator(_or_none)  # for what is only shown
+Shown = Annotated[str | None, AfterValidator(lambda text: text and _on_one_line(text)), OrNone]
+
+
+class Holder(BaseModel):
+    """The process that a lock file names."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    token: str
+    pid: int
+    machine: str | None
+    born: str | None
+    host: Shown = None
+    slurm_job: Shown = None
+    command: Shown = None
+    folder: Shown = None
+    group: Annotated[Annotated[int, Field(gt=1)] | None, OrNone] = None  # 1 would stand for every process
+    since: Annotated[Annotated[datetime, Field(strict=False)] | None, OrNone] = None
+
+    @classmethod
+    def of(cls, content: bytes | None) -> "Holder | None":
+        """Return the holder that a lock file names; None if it names nobody."""
+        try:
+            return cls.model_validate_json(content or b"")
+        except ValidationError:
+            return None
+
+    def lives(self) -> bool | None:
+        """Return whether the holder is alive; None if it is not a process of this machine, hence unknown."""
+        if not self.machine or self.machine != _process(os.getpid())["machine"]:
+            return None
+        return self.born is not None and _process(self.pid)["born"] == self.born
+
+    def __str__(self) -> str:
+        job = f" (SLURM job {self.slurm_job})" if self.slurm_job else ""
+        return f"process {self.pid} on {self.host or 'an unknown host'}{job}"
+
+
+def _this_process() -> dict[str, Any]:
+    return {
         "host": platform.node(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         **_process(os.getpid()),
     }
-    return (json.dumps(facts, sort_keys=True) + "\n").encode()
 
 
 def _process(pid: int) -> dict[str, Any]:
@@ -215,39 +400,3 @@ def _process(pid: int) -> dict[str, Any]:
         return {"pid": pid, "machine": None, "born": None}
     ended = status[0] in "ZX"  # a zombie: its parent has not collected its status
     return {"pid": pid, "machine": f"{boot} {namespace}", "born": None if ended else status[19]}
-
-
-def lives(content: bytes) -> bool | None:
-    """Return whether the holder is alive; None if it is not a process of this machine, hence unknown."""
-    facts, own = facts_of(content), _process(os.getpid())
-    if not facts.get("machine") or facts["machine"] != own["machine"]:
-        return None
-    return bool(_process(int(facts["pid"]))["born"] == facts["born"])
-
-
-def holder_of(content: bytes) -> str:
-    """Describe the holder by process, host and SLURM job."""
-    facts = facts_of(content)
-    job = f" (SLURM job {facts['slurm_job']})" if facts.get("slurm_job") else ""
-    return f"process {facts.get('pid', '?')} on {facts.get('host', 'an unknown host')}{job}"
-
-
-def facts_of(content: bytes | None) -> dict[str, Any]:
-    """Parse a lock file; return an empty dict if it is incomplete."""
-    try:
-        facts = json.loads(content or b"")
-    except ValueError:
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
-def _token(content: bytes | None) -> str | None:
-    return facts_of(content).get("token")
-
-
-def read(path: Path) -> bytes | None:
-    """Read a lock file; return None if it is missing or unreadable."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None

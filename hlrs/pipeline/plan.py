@@ -6,6 +6,7 @@ The inputs' paths carry their own keys, so a key covers everything upstream. A r
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from hlrs.artifacts.code_digest import code_digest
@@ -39,6 +40,7 @@ from hlrs.config.jobs import (
 from hlrs.config.methods import ConstantLR, Plain
 from hlrs.config.params import Params, Sections
 from hlrs.errors import HlrsError
+from hlrs.pipeline.locks import leased
 
 REPORTED = {  # what the report reads of each stage; with every record, so that one that is missing is made
     "split": ["classes.json", PROVENANCE],
@@ -186,14 +188,15 @@ def spec(key: str) -> Job:
 def prune(jobs: list[Job], stage: str) -> list[Path]:
     """Set aside a stage's results that the current params do not request; return their folders.
 
-    DVC then versions exactly what the params request, and `restore` makes returning to other params free.
+    DVC then versions exactly what the params request, and `restore` makes returning to other params free, in
+    every checkout with the same `results/`. What a job is writing stays.
     """
     wanted = {job.directory for job in jobs if job.stage == stage}
-    stale = [directory for directory in folders(stage) if directory not in wanted]
+    stale = [folder for folder in folders(stage) if folder not in wanted and not leased(folder.name)]
     for directory in stale:
         _move(directory, ASIDE / directory)
     for directory in sorted((d for d in (RESULTS / stage).rglob("*") if d.is_dir()), reverse=True):
-        if not any(directory.iterdir()):
+        with suppress(OSError):  # not empty
             directory.rmdir()
     return stale
 
@@ -206,10 +209,13 @@ def restore(jobs: list[Job]) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    if target.exists():
+    """Move a folder in place of another, unless a process of another checkout has moved it by now."""
+    if target.is_dir():
         shutil.rmtree(target)
+    target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(source, target)
+    with suppress(FileNotFoundError):
+        shutil.move(source, target)
 
 
 def publish(jobs: list[Job]) -> bool:

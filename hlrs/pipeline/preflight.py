@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hlrs.artifacts.data_digest import content_digest, leaks
-from hlrs.artifacts.jobs import CHECKPOINTS, RESULTS, Job
+from hlrs.artifacts.jobs import ASIDE, CHECKPOINTS, RESULTS, Job
 from hlrs.config.data import Source
 from hlrs.config.jobs import SplitJob
 from hlrs.data.sources.open import files_of, open_source
@@ -29,7 +29,7 @@ def check_disk() -> None:
         if free < FREE_BYTES:
             raise UserError(
                 f"{folder}/: {free / 1e6:.0f} MB free on {platform.node()}, a job needs "
-                f"{FREE_BYTES / 1e6:.0f} MB; delete what you do not need (.hlrs/aside, old data) and rerun"
+                f"{FREE_BYTES / 1e6:.0f} MB; delete what you do not need ({ASIDE}, old data) and rerun"
             )
         if not os.access(there, os.W_OK):
             raise UserError(

@@ -103,7 +103,7 @@ def _states(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
 
 def _made(key: str) -> bool:
     """Return whether a key's result is complete."""
-    return bool(key) and any(Path("results").glob(f"*/**/{key}/provenance.json"))
+    return bool(key) and any(Path("results").glob(f"[!.]*/**/{key}/provenance.json"))
 
 
 def _continued(job: str) -> str:

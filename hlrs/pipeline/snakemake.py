@@ -136,8 +136,7 @@ def _prepare(jobs: list[Job]) -> None:
 def _follow_queue(jobs: list[Job], executes: bool) -> None:
     """Install the patient SLURM commands and wait for jobs of an earlier snakemake."""
     slurm.install_commands()
-    refused = any(locks.SNAKEMAKE_LOCKS.glob("*.lock")) and "--nolock" not in sys.argv  # by Snakemake, soon
-    slurm.wait_for_earlier(jobs, wait=executes and not refused)
+    slurm.wait_for_earlier(jobs, wait=executes)
 
 
 @functools.cache

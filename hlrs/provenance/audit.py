@@ -23,6 +23,7 @@ from hlrs.artifacts.jobs import (
     ResultPath,
     abbreviate,
     key_of,
+    result_files,
 )
 from hlrs.artifacts.records import Record
 from hlrs.errors import HlrsError
@@ -64,7 +65,7 @@ class Audit:
     def __init__(self, jobs: list[Job]) -> None:
         self.jobs = jobs
         self.wanted = {str(job.directory): job for job in jobs}
-        self.files = digests([path for path in sorted(RESULTS.rglob("*")) if path.is_file()])
+        self.files = digests(result_files())
         self.folders: dict[str, list[str]] = {}  # of every result -> its files
         self.stray: list[str] = []
         for path in self.files:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hlrs.artifacts.code_digest import SCHEME, Code, changed, committed, here
-from hlrs.artifacts.jobs import ASIDE, PROVENANCE, RESULTS, STAGES, Job
+from hlrs.artifacts.jobs import PROVENANCE, RESULTS, STAGES, Job
 from hlrs.artifacts.records import Record
 from hlrs.config.jobs import parse
 from hlrs.config.methods import OF_CELLS
@@ -218,10 +218,9 @@ class Past:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
-        for root in (RESULTS, ASIDE / RESULTS):
-            for path in sorted(root.rglob(PROVENANCE)):
-                with suppress(HlrsError):  # a plan does not fail for a broken record
-                    self.records.append(Record.read(path))
+        for path in sorted(RESULTS.rglob(PROVENANCE)):
+            with suppress(HlrsError):  # a plan does not fail for a broken record
+                self.records.append(Record.read(path))
         self.of: dict[tuple[str, str], list[Record]] = {}
         for record in self.records:
             self.of.setdefault((record.stage, record.run), []).append(record)

@@ -250,7 +250,7 @@ def test_slurms_warning_while_waiting_for_the_lease_requeues_the_job(workspace):
     job = next(job for job in plan(load(Path("params.yaml"))) if job.stage == "search")
     path = LEASES / f"{job.key}.json"
     body = {"token": "other", "beat": 0, "host": "n7", "pid": 1, "machine": "m", "born": "1"}
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body))
     with Path("output").open("w") as output:
         process = subprocess.Popen(
@@ -272,13 +272,14 @@ def test_slurms_warning_while_waiting_for_the_lease_requeues_the_job(workspace):
 
 def test_a_claim_of_another_host_is_kept_until_unlocked(workspace):
     facts = {"pid": 1, "host": "n7", "machine": "another", "born": "1", "since": "2026-11-24T18:42:03+00:00"}
-    locks.RUN.parent.mkdir()
+    locks.RUN.parent.mkdir(parents=True)
     locks.RUN.write_text(json.dumps({**facts, "command": "snakemake --profile slurm", "token": "another"}))
-    for entered in (locks.claim, locks.refuse_beside):
+    for entered in (locks.claim, locks.claimed("hlrs prune").__enter__):
         with pytest.raises(Failure) as refused:
             entered()
         for fact in ("snakemake --profile slurm", "process 1 on n7", "2026-11-24 18:42", "--unlock"):
             assert fact in str(refused.value)
     locks.unlock()
     assert not locks.RUN.exists()
-    locks.refuse_beside()
+    with locks.claimed("hlrs prune"):
+        pass

@@ -156,7 +156,7 @@ def test_a_job_that_squeue_forgot_is_judged_by_its_result(commands):
 def test_a_record_outside_of_results_is_ignored(commands):
     commands.write("squeue", "true")
     submitted(("6", KEY))
-    aside = Path(".hlrs/aside/search/digits/hlrs/0", KEY, "provenance.json")
+    aside = Path("results/.hlrs/aside/results/search/digits/hlrs/0", KEY, "provenance.json")
     aside.parent.mkdir(parents=True)
     aside.write_text("{}")
     assert call(*SQUEUE)[1] == "6|FAILED\n"

@@ -26,10 +26,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE
+from hlrs.artifacts.jobs import ASIDE, OUTPUTS, PROVENANCE
 from hlrs.config.params import Params, load
 from hlrs.nas.genotype import PUBLISHED
-from hlrs.pipeline import plan
+from hlrs.pipeline import locks, plan
 from tests.artifacts.test_code_digest import TABLES, with_kind
 from tests.conftest import REPOSITORY, TINY, at_work_in, edit, hlrs, make_all, outputs, record
 
@@ -151,8 +151,7 @@ def _logs(folder):
 
 def _records(folder):
     """(key, text) of every provenance record, also of results set aside."""
-    roots = (folder / "results", folder / ".hlrs/aside")
-    return {(p.parent.name, p.read_text()) for root in roots for p in root.rglob(PROVENANCE)}
+    return {(p.parent.name, p.read_text()) for p in (folder / "results").rglob(PROVENANCE)}
 
 
 def jobs_of(records):
@@ -218,13 +217,20 @@ def tree(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def in_results(folder):
+    """File -> bytes of everything in results/, but for the state that lies there."""
+    found = tree(folder / "results")
+    return {name: content for name, content in found.items() if not name.startswith(".hlrs/")}
+
+
 def results(folder):
     """How many results each job has, all of them complete, with nothing else below results/."""
     root = folder / "results"
-    found = [path.parent for path in root.rglob(PROVENANCE)]
+    everything = [path for path in root.rglob("*") if root / ".hlrs" not in (path, *path.parents)]
+    found = [path.parent for path in everything if path.name == PROVENANCE]
     files = {f"{d.relative_to(root)}/{f}" for d in found for f in [*OUTPUTS[stage_of(d, root)], PROVENANCE]}
-    assert tree(root).keys() == files
-    assert all(any(path.iterdir()) for path in root.rglob("*") if path.is_dir())
+    assert in_results(folder).keys() == files
+    assert all(any(path.iterdir()) for path in everything if path.is_dir())
     return Counter(str(directory.parent.relative_to(root)) for directory in found)
 
 
@@ -479,7 +485,7 @@ def test_an_edit_runs_what_depends_on_it_and_undoing_it_runs_nothing(recorded, e
         assert snakemake(folder) == NOTHING
         assert tree(folder / "report") == expected
     run(folder, "hlrs", "prune")
-    assert tree(folder / "results") == tree(edited[0] / "results")
+    assert in_results(folder) == in_results(edited[0])
 
 
 def test_a_smaller_matrix_leaves_no_orphan_and_a_larger_one_runs_nothing(finished):
@@ -566,9 +572,9 @@ def test_the_plan_names_the_jobs_that_snakemake_would_run(finished, monkeypatch,
 def test_hlrs_plan_shows_what_would_run_and_its_cost_from_real_records(finished):
     assert hlrs(finished, "plan")[1].count("\n") == 1
     edit(finished / "params.yaml", **{"matrix.seeds": [1]})
-    before = tree(finished / "results")
+    before = in_results(finished)
     facts = json.loads(hlrs(finished, "plan", "--json")[1])
-    assert tree(finished / "results") == before
+    assert in_results(finished) == before
     due = Counter(f"{job['stage']}/{job['run']}".removesuffix("/1") for job in facts["due"])
     assert due == Counter(name.removesuffix("/0") for name in runs_of("darts", "hlrs").elements())
     assert {job["estimate"]["basis"] for job in facts["due"]} == {"records"}
@@ -600,9 +606,9 @@ def test_a_running_workflow_refuses_others_and_after_a_kill_the_next_one_continu
     first_one = ("snakemake", "--cores", "1", "search_all")
     with counting(folder) as ran:
         with in_the_first_search(folder, *first_one, status=-signal.SIGKILL):
-            [search] = [json.loads(path.read_text())["pid"] for path in (folder / ".hlrs/leases").iterdir()]
+            [search] = [json.loads(path.read_text())["pid"] for path in (folder / locks.LEASES).iterdir()]
             os.kill(search, signal.SIGSTOP)  # so that it does not end in between
-            claim = json.loads((folder / ".hlrs/run.json").read_text())
+            claim = json.loads((folder / locks.RUN).read_text())
             running = (" ".join(first_one), f"process {claim['pid']} on {platform.node()}")
             stop = f"kill -INT -{claim['pid']}`"  # it leads a session of its own
             for command, status in (
@@ -616,13 +622,13 @@ def test_a_running_workflow_refuses_others_and_after_a_kill_the_next_one_continu
                 for fact in (*running, stop):
                     assert fact in line, command
                 assert "Traceback" not in done.stdout + done.stderr
-            assert json.loads((folder / ".hlrs/run.json").read_text()) == claim
+            assert json.loads((folder / locks.RUN).read_text()) == claim
             os.kill(claim["pid"], signal.SIGKILL)
             os.kill(search, signal.SIGCONT)
         assert list((folder / ".snakemake/locks").iterdir())
         run(folder, *first_one)  # without --unlock; it uses the result of the search, which continued
     assert ran == Counter(["search/digits/darts/0", "search/digits/hlrs/0"])
-    assert not (folder / ".hlrs/run.json").exists()
+    assert not (folder / locks.RUN).exists()
     assert results(folder) == EVERYTHING + ran
 
 
@@ -680,13 +686,13 @@ def test_dvc_shows_metrics_and_plots_of_both_methods(recorded, tmp_path):
 
 def test_git_and_dvc_checkout_switch_versions_and_run_nothing(recorded, edited, tmp_path):
     folder = duplicate(edited[0], tmp_path / "folder")
-    shutil.rmtree(folder / ".hlrs/aside")  # so that results come from DVC's cache
+    shutil.rmtree(folder / ASIDE)  # so that results come from DVC's cache
     for revision, version in (("HEAD~1", recorded[0]), ("main", edited[0])):
         run(folder, "git", "checkout", "--quiet", revision)
         run(folder, "dvc", "checkout")
         assert dvc_status(folder) == CLEAN
-        for name in ("results", "report"):
-            assert tree(folder / name) == tree(version / name)
+        assert in_results(folder) == in_results(version)
+        assert tree(folder / "report") == tree(version / "report")
         if revision == "HEAD~1":
             assert snakemake(folder) == NOTHING
             assert executions(folder, "dvc", "repro") == NOTHING
