@@ -1,13 +1,15 @@
 """Digests of data: what a result depends on besides its parameters and its code."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated
 
+from pydantic import Field
+
+from hlrs.artifacts.cache import Cache
 from hlrs.artifacts.dvc_pointers import tracked_hash
 from hlrs.config.data import Source, Torchvision
 from hlrs.data.sources.arrays import are_published, torchvision_folder
@@ -20,6 +22,7 @@ MEMORY = Path(".hlrs/digests.json")  # file -> size, time of change, SHA-256
 CONTENTS = Path(".hlrs/contents.json")  # digest of the names, sizes and times of files -> what was found
 CHUNK = 1000  # files that a thread looks at in a row: a shared file system answers many at a time
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Look = tuple[int, int]  # a file's size in bytes and time of change in ns
 
 
@@ -45,7 +48,7 @@ def content_digest(source: Source) -> str:
         digests = pointers | _sha256s(looks)
         return _digest(f"{name} {digests[path]}" for name, path in files)
 
-    return str(_once(seen, digest))
+    return _once(seen, digest)
 
 
 def _published(source: Torchvision) -> bool:
@@ -54,7 +57,7 @@ def _published(source: Torchvision) -> bool:
     if not folder.is_dir():
         return True
     seen = _digest(f"{path}\0{look}" for path, look in _look_at(_tree(str(folder))).items())
-    return bool(_once(seen, lambda: are_published(source)))
+    return bool(_once(seen, lambda: "published" if are_published(source) else ""))
 
 
 def _tracked(path: str) -> str | None:
@@ -64,7 +67,7 @@ def _tracked(path: str) -> str | None:
         return None
     looks = _look_at(_tree(path))
     seen = _digest([sha256(Path(pointer)), *(f"{path}\0{look}" for path, look in looks.items())])
-    return cast("str | None", _once(seen, lambda: tracked_hash(path)))
+    return _once(seen, lambda: tracked_hash(path) or "") or None
 
 
 def _tree(path: str) -> list[str]:
@@ -74,12 +77,13 @@ def _tree(path: str) -> list[str]:
     return [path] if Path(path).exists() else []
 
 
-def _once(seen: str, result: Callable[[], Any]) -> Any:
+def _once(seen: str, result: Callable[[], str]) -> str:
     """Return what was found when files looked like this, remembered from one start to the next."""
-    known = _remembered(CONTENTS)
+    contents = Cache[str](CONTENTS, str)
+    known = contents.read()
     if seen not in known:
         known[seen] = result()
-        _remember(CONTENTS, known)
+        contents.write(known)
     return known[seen]
 
 
@@ -142,18 +146,19 @@ def _looks(paths: Sequence[str]) -> list[Look | OSError]:
 
 def _sha256s(looks: Mapping[str, Look]) -> dict[str, str]:
     """SHA-256 of files, read where size or time are not those remembered; kept also if it is cut short."""
-    memory = _remembered(MEMORY)
+    cache = Cache[tuple[int, int, str]](MEMORY, tuple[int, int, Sha256])
+    memory = cache.read()
     here = Path.cwd()
     keys = {path: path if path.startswith("/") else f"{here}/{path}" for path in looks}
-    due = [path for path, look in looks.items() if memory.get(keys[path], [])[:2] != list(look)]
+    due = [path for path, look in looks.items() if memory.get(keys[path], ())[:2] != look]
     try:
         with ThreadPoolExecutor() as pool:  # hashing leaves other threads their turn
             for path, digest in zip(due, pool.map(_read, due), strict=True):
-                memory[keys[path]] = [*looks[path], digest]
+                memory[keys[path]] = (*looks[path], digest)
     finally:
         if due:
-            _remember(MEMORY, memory)
-    return {path: str(memory[keys[path]][2]) for path in looks}
+            cache.write(memory)
+    return {path: memory[keys[path]][2] for path in looks}
 
 
 def _read(path: str) -> str:
@@ -161,20 +166,6 @@ def _read(path: str) -> str:
         return sha256(Path(path))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it is named as a data file in the params") from None
-
-
-def _remembered(path: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _remember(path: Path, known: dict[str, Any]) -> None:
-    from hlrs.artifacts.files import write_json
-
-    write_json(path, known)
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -13,8 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, Field
+
+from hlrs.artifacts.cache import Cache
 from hlrs.artifacts.files import read_json, write_json
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import read_table, write_table
@@ -28,7 +31,7 @@ from hlrs.pipeline.environment import cpu_model
 from hlrs.training.device import choose
 from hlrs.training.throughput import Throughput
 
-MEMORY = Path(".hlrs/calibration.json")
+MEMORY = Path(".hlrs/calibration.json")  # name of a training -> device -> what was measured
 SECONDS = 3.0  # of steps, for each kind of epoch
 SAMPLE = 16  # batches of images, at most, that are read of each subset
 SEEDS = ("seed", "retrain_seed")  # of a job: they do not change what it costs
@@ -50,6 +53,18 @@ class Measurement:
         return self.steps * sum(self.paces[number].seconds for number in batches)
 
 
+Count = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class Entry(BaseModel):
+    """A measurement as it is saved."""
+
+    gpu: bool
+    steps: Count
+    paces: dict[Count, tuple[Count, Annotated[float, Field(gt=0, le=1e6)]]]
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+
+
 class Calibration:
     """Measures trainings among the jobs of a plan; `say` receives what is being measured."""
 
@@ -57,13 +72,15 @@ class Calibration:
         self.makers = {path: job for job in jobs for path in job.outputs}
         self.say = say
         self.splits: dict[str, tuple[dict[str, Any], list[str]]] = {}
-        self.known = _memory()
+        self.cache = Cache[dict[str, Entry]](MEMORY, dict[str, Entry])
+        self.known = self.cache.read()
 
     def remembered(self, job: Job) -> Measurement | None:
         """Return a saved measurement of a training; one of a CPU only if there is no GPU."""
         entries = self.known.get(self._name(job), {}).items()
         known = [_measurement(device, entry) for device, entry in entries]
-        usable = [measurement for measurement in known if measurement.gpu or not gpu_here()]
+        whole = [measurement for measurement in known if measurement.paces.keys() >= set(batches(job))]
+        usable = [measurement for measurement in whole if measurement.gpu or not gpu_here()]
         return max(usable, key=lambda measurement: (measurement.gpu, measurement.date), default=None)
 
     def throughput(self, job: Job) -> Measurement:
@@ -82,9 +99,9 @@ class Calibration:
         measured = Measurement(
             device, gpu, steps, dict(zip(epochs, paces, strict=True)), _today(), fresh=True
         )
-        entry = {name: value for name, value in vars(measured).items() if name not in ("device", "fresh")}
+        entry = Entry(gpu=gpu, steps=steps, paces=measured.paces, date=measured.date)
         self.known.setdefault(self._name(job), {})[device] = entry
-        write_json(MEMORY, self.known)
+        self.cache.write(self.known)
         return measured
 
     def _name(self, job: Job) -> str:
@@ -163,15 +180,6 @@ class Calibration:
             there = Path(path).exists() and Path(job.inputs["classes"]).exists()
             self.splits[path] = _read_split(job) if there else _draw_split(self.makers[path])
         return self.splits[path]
-
-
-def _memory() -> dict[str, dict[str, Any]]:
-    """What was measured before: an entry's name -> device -> the entry; nothing where the file is broken."""
-    try:
-        known = json.loads(MEMORY.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _read_split(job: Job) -> tuple[dict[str, Any], list[str]]:
@@ -266,9 +274,9 @@ def _device(job: Job) -> tuple[str, bool]:
     return (torch.cuda.get_device_name() if gpu else f"CPU, {cpu_model() or 'unknown'}"), gpu
 
 
-def _measurement(device: str, entry: dict[str, Any]) -> Measurement:
-    paces = {int(number): Throughput(*pace) for number, pace in entry["paces"].items()}
-    return Measurement(device, entry["gpu"], entry["steps"], paces, entry["date"])
+def _measurement(device: str, entry: Entry) -> Measurement:
+    paces = {number: Throughput(*pace) for number, pace in entry.paces.items()}
+    return Measurement(device, entry.gpu, entry.steps, paces, entry.date)
 
 
 def _today() -> str:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from hlrs.artifacts.cache import Cache
+from hlrs.artifacts.data_digest import Sha256
 from hlrs.artifacts.jobs import ASIDE, OUTPUTS, PROVENANCE, STATE, Job, result_files
 from hlrs.errors import Failure
-from hlrs.pipeline import locks, plan, slurm_commands
+from hlrs.pipeline import cost_probe, locks, plan, slurm_commands
+from hlrs.pipeline.cost_probe import Entry
 from hlrs.pipeline.locks import LEASES, RUN, Holder, lease
 from tests.conftest import REPOSITORY
 
@@ -435,3 +439,96 @@ def test_prune_replaces_whatever_lies_in_its_place(odd):
     plan.prune([], "extract")
     plan.restore(JOBS)
     assert {path.name for path in JOBS[0].directory.iterdir()} == {*OUTPUTS["extract"], PROVENANCE}
+
+
+# --- caches -------------------------------------------------------------------------------------------
+
+
+SHA = "a" * 64
+CACHES = {
+    "digests": (tuple[int, int, Sha256], {"/d/x.png": (3, 5, SHA)}),
+    "contents": (Sha256, {"seen": SHA}),
+    "calibration": (
+        dict[str, Entry],
+        {"name": {"CPU": Entry(gpu=False, steps=5, paces={1: (9, 0.5)}, date="2026-01-01")}},
+    ),
+}
+
+
+@pytest.fixture(params=CACHES.values(), ids=CACHES)
+def cache(request):
+    entry, known = request.param
+    cache = Cache(Path(".hlrs/cache.json"), entry)
+    cache.write(known)
+    assert cache.read() == known
+    return cache
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_a_cache_with_anything_else_in_it_is_made_again(cache, text, capsys):
+    known = cache.read()
+    write(cache.path, text)
+    assert cache.read() == {}
+    [aside] = unreadable(cache.path.parent)
+    assert capsys.readouterr().err == f"hlrs: {cache.path}: unreadable; set aside as {aside.name}\n"
+    cache.write(known)
+    assert cache.read() == known
+
+
+def test_a_cache_torn_at_any_byte_is_made_again(cache):
+    whole = cache.path.read_bytes()
+    for length in range(len(whole.rstrip())):
+        cache.path.write_bytes(whole[:length])
+        assert cache.read() == {}
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [], {}, [3, 5, 7], [3, 5, "short"], [3.5, 5, SHA], {"a": 1}])
+def test_an_entry_of_another_type_is_not_believed(cache, value):
+    write(cache.path, json.dumps({"/d/x.png": value}))
+    if value == {} and cache.read() == {"/d/x.png": {}}:  # a training that was measured nowhere
+        return
+    assert cache.read() == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"steps": 10**30},
+        {"gpu": "yes"},
+        {"date": "yesterday"},
+        {"paces": {"1": [9, 0.0]}},
+        {"paces": {"1": [9, float("nan")]}},
+        {"paces": {"1": [9, 1e308]}},
+        {"paces": {"one": [9, 0.5]}},
+        {"paces": [[9, 0.5]]},
+    ],
+)
+def test_an_absurd_measurement_is_not_believed(changes):
+    cache = Cache(cost_probe.MEMORY, dict[str, Entry])
+    entry = {"gpu": False, "steps": 5, "paces": {"1": [9, 0.5]}, "date": "2026-01-01"}
+    write(cache.path, json.dumps({"name": {"CPU": entry}}))
+    assert cache.read()["name"]["CPU"].paces == {1: (9, 0.5)}
+    write(cache.path, json.dumps({"name": {"CPU": entry | changes}}))
+    assert cache.read() == {}
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_in_the_place_of_a_cache_is_set_aside(cache, kind):
+    known = cache.read()
+    cache.path.unlink()
+    make_odd(cache.path, kind)
+    assert cache.read() == {}
+    cache.write(known)
+    assert cache.read() == known
+
+
+def test_a_cache_that_cannot_be_kept_costs_no_start(cache, full):
+    known = cache.read()
+    cache.path.unlink()
+    cache.write(known)
+    assert list(cache.path.parent.iterdir()) == []
+    shutil.rmtree(".hlrs")
+    write(Path(".hlrs"), "")
+    cache.write(known)
+    assert cache.read() == {}
