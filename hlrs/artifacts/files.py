@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from hlrs.errors import Failure, UserError
 
 
@@ -43,20 +45,26 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """A JSON file; UserError if it is missing, Failure if it is not whole."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+
+
+def parse_json(content: bytes, path: str) -> Any:
+    """JSON, as found at `path`; Failure if it is not whole, has a NaN, or nests too deeply to be ours."""
+    try:
+        return from_json(content, allow_inf_nan=False)
     except ValueError as error:
         raise Failure(f"{path}: truncated or not JSON ({error})") from None
 
 
-def set_aside(path: Path) -> None:
-    """Rename what is not what its name promises; OSError if that is refused."""
+def set_aside(path: Path, then: str) -> None:
+    """Rename what is not what its name promises, and print what happens then; OSError if that is refused."""
     aside = aside_of(path)
     path.rename(aside)
-    say_aside(path, aside)
+    say_aside(path, aside, then)
 
 
 def aside_of(path: Path) -> Path:
@@ -64,6 +72,6 @@ def aside_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.unreadable")
 
 
-def say_aside(path: Path, aside: Path) -> None:
-    """Print where a file was set aside."""
-    print(f"hlrs: {path}: unreadable; set aside as {aside.name}", file=sys.stderr, flush=True)
+def say_aside(path: Path, aside: Path, then: str) -> None:
+    """Print where a file was set aside, and what happens then."""
+    print(f"hlrs: {path}: unreadable, set aside as {aside.name}; {then}", file=sys.stderr, flush=True)

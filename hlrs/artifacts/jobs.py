@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hlrs.artifacts.files import read_json
-from hlrs.errors import Failure, UserError
+from hlrs.errors import HlrsError, UserError
 
 CHANGES_NO_RESULT = True  # so no code digest covers it (artifacts/code_digest.py)
 
@@ -65,6 +65,11 @@ class ResultPath:
     key: str
     name: str = ""
 
+    def __post_init__(self) -> None:
+        for part in (self.stage, self.run, self.key, self.name):
+            if part.startswith("/") or ".." in part.split("/"):
+                raise UserError(f"{part!r}: leads out of results/; no part of a result's path may")
+
     @classmethod
     def parse(cls, path: str | Path) -> "ResultPath":
         """Take a path below results/ apart; UserError for one that is not in the folder of a result."""
@@ -113,10 +118,18 @@ class Job:
     inputs: dict[str, str]  # name -> path
     key: str
 
+    def __post_init__(self) -> None:
+        _ = self.result  # whose parts name every other path of a job, too
+
+    @property
+    def result(self) -> ResultPath:
+        """Where the results go."""
+        return ResultPath(self.stage, self.run, self.key)
+
     @property
     def directory(self) -> Path:
         """The folder of the results, relative to the workflow's folder."""
-        return ResultPath(self.stage, self.run, self.key).directory
+        return self.result.directory
 
     @property
     def outputs(self) -> list[str]:
@@ -146,15 +159,17 @@ class Job:
 
 def load_spec(path: Path) -> Job:
     """The frozen spec of a job; UserError if it is missing, not one, or differs from its key."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     try:
         job = Job(**read_json(path))
-        sound = key_of({name: value for name, value in vars(job).items() if name != "key"}) == job.key
-    except (TypeError, Failure):
-        raise UserError(f"{path}: not the spec of a job; rerun snakemake, which writes it again") from None
+        for made in (str(job.output(PROVENANCE)), *job.inputs.values()):
+            ResultPath.parse(made)
+        sound = key_of({name: value for name, value in vars(job).items() if name != "key"}) == path.stem
+    except (TypeError, AttributeError, KeyError, HlrsError) as error:
+        raise UserError(f"{path}: not the spec of a job ({error}); rerun snakemake to restore it") from None
     if not sound or job.key != path.stem:
-        raise UserError(
-            f"{path}: was edited: its content does not fit its key; rerun snakemake to restore it"
-        )
+        raise UserError(f"{path}: was edited, as it does not fit its key; rerun snakemake to restore it")
     return job
 
 

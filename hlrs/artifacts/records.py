@@ -3,12 +3,12 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from hlrs.artifacts.files import read_json, write_json
-from hlrs.artifacts.jobs import Job, ResultPath
+from hlrs.artifacts.jobs import PROVENANCE, Job, ResultPath
 from hlrs.errors import Failure, UserError
 
 UNKNOWN = "not recorded"
@@ -23,6 +23,35 @@ class Input(BaseModel):
     sha256: str
 
 
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Gpu(BaseModel):
+    """What every record says of a GPU."""
+
+    name: str
+    peak_memory_bytes: int | None = None
+
+
+class Pace(BaseModel):
+    """What every record says of an epoch."""
+
+    epoch: Annotated[int, Field(ge=0)]
+    seconds: Number
+    images_per_second: Number
+
+
+def _like(kind: Any) -> AfterValidator:
+    """Check a value and keep it as it is."""
+    adapter = TypeAdapter(kind)
+
+    def check(value: Any) -> Any:
+        adapter.validate_python(value, strict=True)
+        return value
+
+    return AfterValidator(check)
+
+
 class Record(BaseModel):
     """A job's `provenance.json`. Fields that only other versions of hlrs write are kept as they are.
 
@@ -30,7 +59,7 @@ class Record(BaseModel):
     row per epoch (epoch, seconds, images_per_second); memory in bytes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
     key: str
     stage: str
@@ -51,14 +80,14 @@ class Record(BaseModel):
     host: str | None = None
     cpu: str | None = None
     device: str | None = None
-    gpu: dict[str, Any] | str | None = None
+    gpu: Annotated[dict[str, Any], _like(Gpu)] | str | None = None
     gpu_kernels: bool | None = None
     slurm_job: str | None = None
     peak_memory_bytes: int | None = None
     resumes: int | None = None
-    throughput: list[dict[str, Any]] | None = None
+    throughput: Annotated[list[dict[str, Any]], _like(list[Pace])] | None = None
     training_seconds: float | None = None
-    startup: dict[str, Any] | None = None
+    startup: Annotated[dict[str, Any], _like(dict[str, Number | None])] | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Record":
@@ -70,9 +99,11 @@ class Record(BaseModel):
         """Check a record's JSON, as found at `path`; Failure if it is not whole."""
         try:
             record = cls.model_validate(body)
-            for entry in record.inputs.values():
-                ResultPath.parse(entry.path)
-        except (ValidationError, UserError):
+            for made in (f"{record.result.folder}/{PROVENANCE}", *(i.path for i in record.inputs.values())):
+                ResultPath.parse(made)
+            for name in record.outputs:
+                ResultPath(record.stage, record.run, record.key, name)
+        except (ValueError, UserError):
             raise Failure(f"{path}: not the record of a job") from None
         return record
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.records import Record
-from hlrs.config.jobs import parse
 from hlrs.errors import HlrsError
-from hlrs.pipeline.cost_probe import Calibration, batches, batches_of, gpu_here, signature
+from hlrs.pipeline.cost_probe import Calibration, batches, gpu_here, signature
 from hlrs.pipeline.reasons import checkpoint
 from hlrs.provenance.differences import Past
 
@@ -88,8 +87,8 @@ class Forecast:
     def _training(self, job: Job) -> Estimate:
         """Estimate a training by records of the same parameters and split, or by a measurement."""
         wanted = signature(job.params), job.inputs["split"]
-        same = [r for r in self.by_stage.get(job.stage, []) if _trains(r)]
-        same = [r for r in same if (signature(r.params), _split(r)) == wanted]
+        same = [r for r in self.by_stage.get(job.stage, []) if (signature(r.params), _split(r)) == wanted]
+        same = [r for r in same if _trains(r, len(batches(job)))]
         if not all(record.gpu for record in same) and gpu_here():
             same = [record for record in same if record.gpu]
         same = [record for record in same if record.code == job.code] or same
@@ -104,7 +103,7 @@ class Forecast:
 
     def _recorded(self, job: Job, records: list[Record]) -> Estimate:
         same, device, gpu = _of_one_device(records)
-        overhead, training = _mean_training(same)
+        overhead, training = _mean_training(same, batches(job))
         return Estimate(job, "records", "", device, gpu, 1, overhead, training, sources=_keys(same))
 
     def _measured(self, job: Job) -> Estimate:
@@ -125,14 +124,13 @@ class Forecast:
 # --- records ------------------------------------------------------------------------------------------
 
 
-def _trained(record: Record) -> tuple[float, float]:
-    """Return the seconds outside the training and those of the training.
+def _trained(record: Record, numbers: list[int]) -> tuple[float, float]:
+    """Return the seconds outside the training and those of it, given the batches per step of each epoch.
 
     After a resume, a record's duration is that of the last process, and the throughput of the epoch in which
     it resumed covers only the rest of that epoch; it is extrapolated to the whole epoch.
     """
     epochs = record.throughput or []
-    numbers = batches_of(parse(record.stage, record.params))
     images = [epoch["seconds"] * epoch["images_per_second"] for epoch in epochs]
     unit = max(count / numbers[epoch["epoch"]] for count, epoch in zip(images, epochs, strict=True))
     training = sum(unit * numbers[epoch["epoch"]] / epoch["images_per_second"] for epoch in epochs)
@@ -142,9 +140,10 @@ def _trained(record: Record) -> tuple[float, float]:
     return max(0.0, (record.seconds or 0.0) - inside), training
 
 
-def _mean_training(records: list[Record]) -> tuple[float, float]:
+def _mean_training(records: list[Record], numbers: list[int]) -> tuple[float, float]:
     """Return the mean of `_trained` over records."""
-    overhead, training = (sum(part) / len(records) for part in zip(*map(_trained, records), strict=True))
+    trained = [_trained(record, numbers) for record in records]
+    overhead, training = (sum(part) / len(records) for part in zip(*trained, strict=True))
     return overhead, training
 
 
@@ -154,9 +153,11 @@ def _of_one_device(records: list[Record]) -> tuple[list[Record], str, bool]:
     return [record for record in records if _device(record) == device], *device
 
 
-def _trains(record: Record) -> bool:
-    """Return whether a record suffices to estimate a training."""
-    return bool(record.throughput) and record.training_seconds is not None and record.resumes is not None
+def _trains(record: Record, epochs: int) -> bool:
+    """Return whether a record suffices to estimate a training of so many epochs."""
+    paces = record.throughput or []
+    sound = all(pace["epoch"] < epochs and pace["images_per_second"] > 0 for pace in paces)
+    return bool(paces) and sound and record.training_seconds is not None and record.resumes is not None
 
 
 def _device(record: Record) -> tuple[str, bool]:
@@ -170,10 +171,14 @@ def _keys(records: list[Record]) -> frozenset[str]:
 
 def _weight(stage: str, params: dict[str, Any]) -> list[Any]:
     """Return what the cost of a stage without epochs mostly depends on."""
-    images, retrain = params.get("images", params), params.get("retrain", {})
+    images, retrain = _section(params.get("images", params)), _section(params.get("retrain"))
     network = [images.get("image_size"), params.get("resnet"), retrain.get("channels"), retrain.get("cells")]
     kinds = {"split": [images.get("source")], "evaluate": [images.get("source"), *network]}
     return kinds.get(stage, [params.get("searcher")])  # separates a random search from the rest
+
+
+def _section(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _split(record: Record) -> str | None:

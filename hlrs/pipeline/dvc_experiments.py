@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from hlrs.artifacts.jobs import ASIDE, PROVENANCE, Job
+from hlrs.errors import UserError
+
+EXPERIMENTS = Path(".dvc/tmp/exps")  # of a checkout: the folders of its queued experiments
 
 
 def fetch(jobs: list[Job]) -> None:
@@ -42,9 +45,16 @@ def shelve(jobs: list[Job], since: float) -> None:
 
 
 def _checkout() -> Path | None:
-    """Return the folder where the user called DVC; None if DVC did not start this process."""
-    root = os.environ.get("DVC_ROOT")
-    return Path(root) if root else None
+    """Return the folder where the user called DVC; None if DVC did not start this process.
+
+    UserError if this folder is neither that nor one of its experiments.
+    """
+    root, here = os.environ.get("DVC_ROOT"), Path.cwd()
+    if not root:
+        return None
+    if here != Path(root).resolve() and Path(root, EXPERIMENTS).resolve() not in here.parents:
+        raise UserError(f"DVC_ROOT={root}: not this checkout, nor that of its experiment; unset it")
+    return Path(root)
 
 
 def _copy(source: Path, target: Path) -> None:

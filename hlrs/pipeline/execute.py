@@ -121,8 +121,8 @@ def check(job: Job) -> None:
             f"{job.run}: the code of {job.stage} changed since this job was planned; rerun snakemake"
         )
     for path in job.inputs.values():
+        made = ResultPath.parse(path)
         if not Path(path).is_file():
-            made = ResultPath.parse(path)
             command = f"`hlrs {made.stage} {made.run}` or `snakemake {made.stage}_all`"
             raise UserError(f"{path}: missing; {command} builds it")
     check_disk()

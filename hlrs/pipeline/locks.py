@@ -165,7 +165,7 @@ def unlock() -> None:
         if holder:
             RUN.unlink(missing_ok=True)
         elif os.path.lexists(RUN):
-            set_aside(RUN)
+            set_aside(RUN, "the results are unlocked")
 
 
 def _claim(command: str) -> str:
@@ -249,7 +249,7 @@ def take_away(path: Path, content: bytes, token: str) -> None:
         elif named:
             aside.unlink()
         else:
-            say_aside(path, aside)
+            say_aside(path, aside, "it names no process")
 
 
 def read(path: Path) -> bytes | None:

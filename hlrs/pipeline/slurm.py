@@ -25,6 +25,7 @@ from types import FrameType
 
 from hlrs.artifacts.files import write_text
 from hlrs.artifacts.jobs import Job
+from hlrs.errors import UserError
 from hlrs.pipeline import slurm_commands
 
 COMMANDS = Path(
@@ -172,7 +173,7 @@ def request_requeue() -> None:
 
     A stage may run in a container without scontrol, so the snakemake outside acts on the request.
     """
-    if job := os.environ.get("SLURM_JOB_ID"):
+    if job := _own_job():
         write_text(REQUESTS / job, json.dumps({"job": job}) + "\n")
 
 
@@ -182,7 +183,7 @@ def serve_job() -> None:
     It survives the warning, forwards signals to its stage, which SLURM may not reach (with proctrack/cgroup
     it signals only a step's first process), and requeues the job at its end if the stage requested it.
     """
-    job = os.environ.get("SLURM_JOB_ID")
+    job = _own_job()
     if job is None:
         return
     (REQUESTS / job).unlink(missing_ok=True)
@@ -195,6 +196,14 @@ def serve_job() -> None:
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)  # also for SIGTERM, whose handler Snakemake replaces later
     threading.Thread(target=_pass_on, args=(reading, sending), daemon=True).start()
+
+
+def _own_job() -> str | None:
+    """Return the number of this process's SLURM job, None outside of one; UserError if it is no number."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job and not re.fullmatch("[0-9]+", job):  # it names a file
+        raise UserError(f"SLURM_JOB_ID={job!r}: not the number of a job; unset it outside of SLURM")
+    return job or None
 
 
 def _outlive(number: int, frame: FrameType | None) -> None:

@@ -62,11 +62,12 @@ def submissions(folder: Path, since: float = 0.0) -> list[tuple[str, str]]:
 
 def _entries(record: Path) -> list[tuple[str, str]]:
     found = []
-    for line in record.read_text().splitlines():
+    for line in record.read_bytes().splitlines() if record.is_file() else []:
         try:
             entry = json.loads(line)
-            found.append((entry["job"], entry["key"]))
-        except (ValueError, KeyError, TypeError):  # a truncated line
+            if re.fullmatch("[0-9]+", entry["job"]) and re.fullmatch("([0-9a-f]{12})?", entry["key"]):
+                found.append((entry["job"], entry["key"]))
+        except (ValueError, KeyError, TypeError, RecursionError):  # a truncated line
             continue
     return found
 

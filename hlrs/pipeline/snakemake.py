@@ -72,10 +72,10 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
     On an error, or if another workflow runs in this folder, end the process with one line on stderr and exit
     status 2.
     """
-    if not workflow.is_main_process:
-        slurm.serve_job()
     executes = not workflow.output_settings.dryrun and not QUESTIONS.intersection(sys.argv)
     try:
+        if not workflow.is_main_process:
+            slurm.serve_job()
         image = _choose_image(settings, workflow)
         if not workflow.is_main_process:
             return Plan([], image)

@@ -1,6 +1,5 @@
 """Lineage: the records from an artifact back to the data files, here or at a revision of Git."""
 
-import json
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hlrs.artifacts.data_digest import data_files, sha256
+from hlrs.artifacts.files import parse_json
 from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, PUBLISHED, Job, ResultPath, search_of
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
@@ -90,7 +90,9 @@ def read_at(revision: str) -> tuple[Read, Callable[[str], list[str]]]:
     def read(directory: str) -> Record | None:
         path = f"{directory}/{PROVENANCE}"
         try:
-            return Record.parse(json.loads(files.read_text(path)), path) if files.exists(path) else None
+            return (
+                Record.parse(parse_json(files.read_bytes(path), path), path) if files.exists(path) else None
+            )
         except (OSError, DvcException):
             raise UserError(
                 f"{path}: DVC recorded it at {revision}, but its cache does not hold it; "

