@@ -1,11 +1,16 @@
-"""Define the base of all specs, and the type of a table of kinds."""
+"""Define the base of all specs, the bounds of their numbers and texts, and the type of a table of kinds.
+
+Every number, list and text has an upper bound. No experiment meets one: what exceeds it is a slip, which
+would otherwise show inside a job, as exhausted memory, an overflow or a file name that is too long.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # a folder's name and a Snakemake wildcard
+FOLDER_BYTES = 255  # of a file's or folder's name, on every common file system
 
 
 class Spec(BaseModel):
@@ -25,7 +30,45 @@ Kinds: TypeAlias = Mapping[type[Spec], T]
 # code digest covers just those whose names the job's parameters, or the code that they ask for, spell.
 Choices: TypeAlias = Mapping[str, T]
 
-Name = Annotated[str, Field(pattern=NAME)]
+def _possible_path(path: str) -> str:
+    """Reject what no file system can hold."""
+    if not path.strip():
+        raise ValueError("is empty; name a file or folder")
+    if "\0" in path:
+        raise ValueError(f"{path!r} holds a NUL character, which no path can; remove it")
+    longest = max(len(part.encode()) for part in path.split("/"))
+    if longest > FOLDER_BYTES:
+        raise ValueError(
+            f"a file or folder in it has a name of {longest} bytes; write at most {FOLDER_BYTES}"
+        )
+    return path
+
+
+# SLURM's logs of a job lie in a folder called after its data set, method, two seeds and key
+Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+Text = Annotated[str, Field(max_length=200)]
+FilePath = Annotated[str, Field(max_length=4096), AfterValidator(_possible_path)]
+Digest = Annotated[str, Field(max_length=128)]
+
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+BatchSize = Annotated[int, Field(ge=1, le=100_000)]
+TrainingBatch = Annotated[BatchSize, Field(ge=2)]  # a batch norm needs two images
+Channels = Annotated[int, Field(ge=2, le=10_000, multiple_of=2)]  # a factorized reduction halves them
+Cells = Annotated[int, Field(ge=1, le=1000)]
+Nodes = Annotated[int, Field(ge=1, le=20)]
+Pixels = Annotated[int, Field(ge=0, le=10_000)]
+ImageSize = Annotated[int, Field(ge=4, le=10_000)]
+ImageCount = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Threads = Annotated[int, Field(ge=1, le=4096)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+ShareOrNone = Annotated[float, Field(ge=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1000)]
+WeightDecay = Annotated[float, Field(ge=0, le=1000)]
+Temperature = Annotated[float, Field(ge=0.001, le=1000)]
+BetaShape = Annotated[float, Field(ge=0.001, le=1000)]  # of a Beta distribution, symmetric
+Exponent = Annotated[float, Field(ge=0, le=100)]
+Factor = Annotated[float, Field(ge=1, le=1_000_000)]
 
 
 def overlay(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hlrs.config.base import Spec
+from hlrs.config.base import (
+    Factor,
+    FilePath,
+    ImageCount,
+    ImageSize,
+    Pixels,
+    Seed,
+    Share,
+    ShareOrNone,
+    Spec,
+    Text,
+    Threads,
+)
 
 # --- sources --------------------------------------------------------------------------------------------
 # `has_test`: whether the source has a test set of its own. `any_size`: whether its images may differ in size,
@@ -30,10 +42,10 @@ class Parquet(Spec):
     kind: Literal["parquet"] = "parquet"
     any_size: ClassVar[bool] = False
     identity: ClassVar[None] = None
-    train: list[str] = Field(min_length=1)
-    test: list[str] = []
-    image_column: str | None = None  # null: a usual name, else the only one that fits
-    label_column: str | None = None
+    train: list[FilePath] = Field(min_length=1, max_length=10_000)
+    test: list[FilePath] = Field([], max_length=10_000)
+    image_column: Text | None = None  # null: a usual name, else the only one that fits
+    label_column: Text | None = None
 
     @property
     def has_test(self) -> bool:
@@ -48,7 +60,7 @@ class Torchvision(Spec):
     has_test: ClassVar[bool] = True
     any_size: ClassVar[bool] = False
     name: Literal["cifar10", "cifar100", "fashion_mnist", "mnist", "kmnist"]
-    root: str = "data/torchvision"
+    root: FilePath = "data/torchvision"
     download: bool = False
     labels: Literal["fine", "coarse"] = "fine"  # coarse: CIFAR-100's 20 superclasses
 
@@ -70,8 +82,8 @@ class ImageFolder(Spec):
     kind: Literal["image_folder"] = "image_folder"
     any_size: ClassVar[bool] = True
     identity: ClassVar[None] = None
-    train: str
-    test: str | None = None
+    train: FilePath
+    test: FilePath | None = None
 
     @property
     def has_test(self) -> bool:
@@ -88,10 +100,10 @@ class ListFile(Spec):
     kind: Literal["list_file"] = "list_file"
     any_size: ClassVar[bool] = True
     identity: ClassVar[None] = None
-    root: str
-    train: str
-    test: str | None = None
-    classes: str | None = None
+    root: FilePath
+    train: FilePath
+    test: FilePath | None = None
+    classes: FilePath | None = None
 
     @property
     def has_test(self) -> bool:
@@ -109,7 +121,7 @@ class Npz(Spec):
     has_test: ClassVar[bool] = True
     any_size: ClassVar[bool] = False
     identity: ClassVar[None] = None
-    file: str
+    file: FilePath
     join_val: bool = False
 
 
@@ -123,15 +135,15 @@ class Exponential(Spec):
     """n_c = n_max · factor^(−c/(C−1))  (Cui et al. 2019, §5.1)."""
 
     kind: Literal["exponential"] = "exponential"
-    factor: float = Field(ge=1)
+    factor: Factor
 
 
 class Step(Spec):
     """n_max/factor images in each of the last `minority` share of the classes  (Buda et al. 2018)."""
 
     kind: Literal["step"] = "step"
-    factor: float = Field(ge=1)
-    minority: float = Field(0.5, gt=0, lt=1)
+    factor: Factor
+    minority: Share = 0.5
 
 
 class Pareto(Spec):
@@ -141,8 +153,8 @@ class Pareto(Spec):
     """
 
     kind: Literal["pareto"] = "pareto"
-    factor: float = Field(ge=1)
-    power: float = Field(6.0, gt=0)
+    factor: Factor
+    power: float = Field(6.0, gt=0, le=1000)
 
 
 class Natural(Spec):
@@ -166,7 +178,7 @@ class Augment(Spec):
     saturation by a factor of up to 1 ± this, hue by half of it (DARTS's train_imagenet.py has 0.4).
     """
 
-    crop_padding: int = Field(0, ge=0)
+    crop_padding: Pixels = 0
     flip: bool = False
     resized_crop: float | None = Field(None, gt=0, le=1)
     color_jitter: float = Field(0.0, ge=0, le=1)
@@ -181,8 +193,8 @@ class Augment(Spec):
 class Stream(Spec):
     """Images that take more than `above_mb` (10⁶ bytes, decoded) are streamed from disk by `workers`."""
 
-    above_mb: int = Field(4000, ge=0)
-    workers: int = Field(4, ge=1)
+    above_mb: int = Field(4000, ge=0, le=1_000_000_000)
+    workers: Threads = 4
 
 
 class Groups(Spec):
@@ -191,8 +203,8 @@ class Groups(Spec):
     Liu et al. 2019, §4: 100 and 20.
     """
 
-    many_above: int = Field(100, ge=1)
-    few_below: int = Field(20, ge=1)
+    many_above: ImageCount = 100
+    few_below: ImageCount = 20
 
     @model_validator(mode="after")
     def _ordered(self) -> "Groups":
@@ -209,12 +221,12 @@ class Dataset(Spec):
     source: Source
     imbalance: Imbalance
     protocol: Literal["seeded", "ldam"] = "seeded"
-    seed: int = Field(0, ge=0)
-    max_per_class: int | None = Field(None, ge=1)
-    test_per_class: int | None = Field(None, ge=1)
-    weights_fraction: float = Field(0.5, gt=0, lt=1)
-    holdout_fraction: float = Field(0.0, ge=0, lt=1)
-    image_size: int | None = Field(None, ge=4)
+    seed: Seed = 0
+    max_per_class: ImageCount | None = None
+    test_per_class: ImageCount | None = None
+    weights_fraction: Share = 0.5
+    holdout_fraction: ShareOrNone = 0.0
+    image_size: ImageSize | None = None
     stem: Literal["cifar", "imagenet"] = "cifar"  # imagenet: three stride-2 convolutions before the cells
     augment: Augment = Augment()
     stream: Stream = Stream()

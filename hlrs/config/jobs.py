@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from hlrs.config.base import Spec
+from hlrs.config.base import Digest, ImageCount, ImageSize, Nodes, Seed, Share, ShareOrNone, Spec, Text
 from hlrs.config.data import Augment, Groups, Imbalance, Source, Stream
-from hlrs.config.methods import ArchLR, DrawnSearcher, Objective, SupernetSearcher
+from hlrs.config.methods import ArchLR, DrawnSearcher, Objective, ResNetDepth, SupernetSearcher
 from hlrs.config.params import Sections
 from hlrs.config.recipes import Evaluate, Report, Retrain, Search
 
@@ -14,23 +14,23 @@ from hlrs.config.recipes import Evaluate, Report, Retrain, Search
 class SplitJob(Spec):
     """Parameters of a split job; `content` is the digest of the source's files."""
 
-    content: str
+    content: Digest
     source: Source
     imbalance: Imbalance
     protocol: Literal["seeded", "ldam"]
-    seed: int
-    max_per_class: int | None
-    test_per_class: int | None
-    weights_fraction: float
-    holdout_fraction: float
+    seed: Seed
+    max_per_class: ImageCount | None
+    test_per_class: ImageCount | None
+    weights_fraction: Share
+    holdout_fraction: ShareOrNone
 
 
 class Images(Spec):
     """How a job reads and augments images, and which stem their size calls for."""
 
-    content: str
+    content: Digest
     source: Source
-    image_size: int | None
+    image_size: ImageSize | None
     stem: Literal["cifar", "imagenet"]
     augment: Augment
     stream: Stream
@@ -39,7 +39,7 @@ class Images(Spec):
 class SearchJob(Spec):
     """Parameters of a search job."""
 
-    seed: int
+    seed: Seed
     images: Images
     searcher: Annotated[SupernetSearcher, Field(discriminator="kind")]
     objective: Objective
@@ -50,23 +50,23 @@ class SearchJob(Spec):
 class DrawJob(Spec):
     """Parameters of a search job that draws a genotype: seed and size of the search space."""
 
-    seed: int
+    seed: Seed
     searcher: DrawnSearcher
-    nodes: int
+    nodes: Nodes
 
 
 class ExtractJob(Spec):
     """Parameters of an extraction: the published genotype, or null where alphas are an input."""
 
-    genotype: str | None
+    genotype: Text | None
 
 
 class RetrainJob(Spec):
     """Parameters of a retraining job: of the genotype among the inputs, or of a ResNet of the given depth."""
 
-    seed: int
-    retrain_seed: int
-    resnet: int | None
+    seed: Seed
+    retrain_seed: Seed
+    resnet: ResNetDepth | None
     images: Images
     retrain: Retrain
 
@@ -74,7 +74,7 @@ class RetrainJob(Spec):
 class EvaluateJob(Spec):
     """Parameters of an evaluation job; entries that shape the network repeat the retraining's."""
 
-    resnet: int | None
+    resnet: ResNetDepth | None
     images: Images
     retrain: Retrain
     groups: Groups

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hlrs.config.base import Spec
+from hlrs.config.base import BetaShape, Exponent, Share, ShareOrNone, Spec, Temperature, Text
 
 # --- searchers ------------------------------------------------------------------------------------------
 # `genotype_is`: "searched" on a supernet; "drawn" at random; "given", a published one; "absent", as the
@@ -36,9 +36,9 @@ class PcDarts(Spec):
     genotype_is: ClassVar[Literal["searched"]] = "searched"
     sums_to_one: ClassVar[bool] = True
     order: Literal[1, 2] = 1
-    portion: int = Field(4, ge=2)
+    portion: int = Field(4, ge=2, le=10_000)
     edge_normalization: bool = True
-    warm_up: float = Field(0.3, ge=0, lt=1)
+    warm_up: ShareOrNone = 0.3
 
 
 class Gdas(Spec):
@@ -54,8 +54,8 @@ class Gdas(Spec):
     edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
     sums_to_one: ClassVar[bool] = True
-    tau_max: float = Field(10.0, gt=0)
-    tau_min: float = Field(0.1, gt=0)
+    tau_max: Temperature = 10.0
+    tau_min: Temperature = 0.1
 
     @model_validator(mode="after")
     def _falls(self) -> "Gdas":
@@ -82,12 +82,15 @@ class Fixed(Spec):
     genotype: Literal["DARTS_V1", "DARTS_V2", "PC_DARTS", "PDARTS"]
 
 
+ResNetDepth = Literal[20, 32, 44, 56, 110]
+
+
 class ResNet(Spec):
     """The ResNet for CIFAR (He et al. 2016, §4.2), retrained only, as in published long-tail tables."""
 
     kind: Literal["resnet"] = "resnet"
     genotype_is: ClassVar[Literal["absent"]] = "absent"
-    depth: Literal[20, 32, 44, 56, 110] = 32
+    depth: ResNetDepth = 32
 
 
 SupernetSearcher = Darts | PcDarts | Gdas  # those that train a supernet
@@ -141,7 +144,7 @@ class DeferredSampler(Spec):
 
     kind: Literal["deferred"] = "deferred"
     rebalances: ClassVar[bool] = True
-    at: float = Field(0.8, gt=0, lt=1)
+    at: Share = 0.8
 
 
 Sampler = Annotated[
@@ -169,7 +172,7 @@ class CrossEntropy(Spec):
     corrects: ClassVar[str] = ""
     scale: ClassVar[None] = None
     reweights: ClassVar[bool] = False
-    smoothing: float = Field(0.0, ge=0, lt=1)
+    smoothing: ShareOrNone = 0.0
 
 
 class ClassBalanced(Spec):
@@ -182,8 +185,8 @@ class ClassBalanced(Spec):
     corrects: ClassVar[str] = WEIGHTS
     scale: ClassVar[None] = None
     reweights: ClassVar[bool] = True
-    beta: float = Field(0.9999, ge=0, lt=1)
-    at: float = Field(0.0, ge=0, lt=1)
+    beta: ShareOrNone = 0.9999
+    at: ShareOrNone = 0.0
 
 
 class Focal(Spec):
@@ -193,7 +196,7 @@ class Focal(Spec):
     corrects: ClassVar[str] = ""
     scale: ClassVar[None] = None
     reweights: ClassVar[bool] = True
-    gamma: float = Field(2.0, ge=0)
+    gamma: Exponent = 2.0
 
 
 class Ldam(Spec):
@@ -205,10 +208,10 @@ class Ldam(Spec):
 
     kind: Literal["ldam"] = "ldam"
     reweights: ClassVar[bool] = True
-    max_margin: float = Field(0.5, gt=0)
-    scale: float = Field(30.0, gt=0)
-    beta: float = Field(0.9999, ge=0, lt=1)
-    at: float | None = Field(0.8, ge=0, lt=1)
+    max_margin: float = Field(0.5, gt=0, le=1000)
+    scale: float = Field(30.0, gt=0, le=10_000)
+    beta: ShareOrNone = 0.9999
+    at: ShareOrNone | None = 0.8
 
     @property
     def corrects(self) -> str:
@@ -232,7 +235,7 @@ class LogitAdjustment(Spec):
     corrects: ClassVar[str] = "shifts the logits by the classes' frequencies in the images"
     scale: ClassVar[None] = None
     reweights: ClassVar[bool] = True
-    tau: float = Field(1.0, gt=0)
+    tau: float = Field(1.0, gt=0, le=100)
 
 
 class Seesaw(Spec):
@@ -242,8 +245,8 @@ class Seesaw(Spec):
     corrects: ClassVar[str] = "compares the classes' frequencies in the images"
     scale: ClassVar[None] = None
     reweights: ClassVar[bool] = True
-    p: float = Field(0.8, ge=0)
-    q: float = Field(2.0, ge=0)
+    p: Exponent = 0.8
+    q: Exponent = 2.0
 
 
 Loss = Annotated[
@@ -307,7 +310,7 @@ class Beta(Spec):
 
     kind: Literal["beta"] = "beta"
     drawn: ClassVar[bool] = True
-    a: float = Field(0.2, gt=0)
+    a: BetaShape = 0.2
 
 
 class Symmetric(Spec):
@@ -367,7 +370,7 @@ class Bilateral(Spec):
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = True
     mixing: Mixing = ParabolicDecay(kind="parabolic_decay")
-    branch_cells: int = Field(1, ge=0)
+    branch_cells: int = Field(1, ge=0, le=1000)
     conventional: Sampler = UniformSampler(kind="uniform")
     rebalancing: Sampler = ReversedSampler(kind="reversed")
     loss: Loss = CrossEntropy(kind="cross_entropy")
@@ -396,7 +399,7 @@ class DualHead(Spec):
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = False
     branch_cells: ClassVar[int] = 0
-    gamma: float = Field(0.5, ge=0)
+    gamma: Exponent = 0.5
     sampler: Sampler = UniformSampler(kind="uniform")
     loss: Loss = CrossEntropy(kind="cross_entropy")
 
@@ -441,15 +444,15 @@ class StepLR(Spec):
     """η(t) = η before `at`, η · factor from there on."""
 
     kind: Literal["step"] = "step"
-    at: float = Field(0.5, gt=0, lt=1)
-    factor: float = Field(0.1, gt=0, lt=1)
+    at: Share = 0.5
+    factor: Share = 0.1
 
 
 class FreezeLR(Spec):
     """η(t) = η before `at`, 0 from there on: the alphas stay, and their steps are skipped."""
 
     kind: Literal["freeze"] = "freeze"
-    at: float = Field(0.5, gt=0, lt=1)
+    at: Share = 0.5
 
 
 class ExponentialLR(Spec):
@@ -480,7 +483,7 @@ class Method(Spec):
     searcher: Searcher
     objective: Objective | None = None
     arch_lr: ArchLR | None = None
-    retrain: dict[str, Any] = {}
+    retrain: dict[Text, Any] = Field({}, max_length=100)
 
     @model_validator(mode="after")
     def _compatible(self) -> "Method":

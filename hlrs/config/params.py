@@ -1,13 +1,12 @@
 """Spec of the whole of params.yaml, its consistency across sections, and reading the file."""
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from hlrs.config.base import Name, Spec, overlay
+from hlrs.config.base import Name, Seed, Spec, overlay
 from hlrs.config.data import Dataset
 from hlrs.config.messages import describe_error
 from hlrs.config.methods import Method, Searcher, check_branches, check_moment, check_reached
@@ -18,10 +17,10 @@ from hlrs.errors import UserError
 class Matrix(Spec):
     """What is run: every data set × method × seed, each genotype retrained once per retraining seed."""
 
-    datasets: list[Name] = Field(min_length=1)
-    methods: list[Name] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    retrain_seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    datasets: list[Name] = Field(min_length=1, max_length=1000)
+    methods: list[Name] = Field(min_length=1, max_length=1000)
+    seeds: list[Seed] = Field(min_length=1, max_length=10_000)
+    retrain_seeds: list[Seed] = Field([0], min_length=1, max_length=10_000)
 
     @model_validator(mode="after")
     def _distinct(self) -> "Matrix":
@@ -36,8 +35,8 @@ class Sections(Spec):
     """The sections of `params.yaml` that decide on results."""
 
     matrix: Matrix
-    datasets: dict[Name, Dataset]
-    methods: dict[Name, Method]
+    datasets: dict[Name, Dataset] = Field(max_length=1000)
+    methods: dict[Name, Method] = Field(max_length=1000)
     search: Search
     retrain: Retrain
     evaluate: Evaluate

@@ -4,7 +4,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hlrs.config.base import Spec
+from hlrs.config.base import (
+    BatchSize,
+    BetaShape,
+    Cells,
+    Channels,
+    Epochs,
+    Exponent,
+    LearningRate,
+    Name,
+    Nodes,
+    Pixels,
+    Share,
+    ShareOrNone,
+    Spec,
+    Text,
+    Threads,
+    TrainingBatch,
+    WeightDecay,
+)
 from hlrs.config.methods import Objective, Plain, check_branches, check_reached
 
 
@@ -27,8 +45,8 @@ class MultistepSchedule(Spec):
     """`lr` times `factor` at each progress of `at`  (Cao et al. 2019: 0.01 at epochs 160 and 180 of 200)."""
 
     kind: Literal["multistep"] = "multistep"
-    at: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.8, 0.9], min_length=1)
-    factor: float = Field(0.01, gt=0, lt=1)
+    at: list[Share] = Field([0.8, 0.9], min_length=1, max_length=1000)
+    factor: Share = 0.01
 
 
 class Sgd(Spec):
@@ -37,15 +55,15 @@ class Sgd(Spec):
     The first `warm_up` epochs multiply that by (epoch + 1)/warm_up  (Goyal et al. 2017, §2.2).
     """
 
-    lr: float = Field(0.025, gt=0)
-    lr_min: float = Field(0.0, ge=0)
+    lr: LearningRate = 0.025
+    lr_min: float = Field(0.0, ge=0, le=1000)
     schedule: Annotated[CosineSchedule | MultistepSchedule, Field(discriminator="kind")] = CosineSchedule(
         kind="cosine"
     )
-    warm_up: int = Field(0, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(3e-4, ge=0)
-    clip: float | None = Field(5.0, gt=0)  # largest norm of the gradient; null: no clipping
+    warm_up: int = Field(0, ge=0, le=100_000)
+    momentum: ShareOrNone = 0.9
+    weight_decay: WeightDecay = 3e-4
+    clip: float | None = Field(5.0, gt=0, le=1_000_000)  # largest norm of the gradient; null: no clipping
 
     @model_validator(mode="after")
     def _acts(self) -> "Sgd":
@@ -55,18 +73,20 @@ class Sgd(Spec):
             )
         if self.lr_min and self.schedule.kind != "cosine":
             raise ValueError("lr_min is the end of schedule cosine, multistep has none: leave lr_min out")
+        if self.lr_min > self.lr:
+            raise ValueError(
+                f"lr_min {self.lr_min:g} is above lr {self.lr:g}, from which the learning rate falls to it: "
+                "lower lr_min, or raise lr"
+            )
         return self
 
 
 class Adam(Spec):
     """Adam for the alphas, with the L2 penalty in the gradient, as in DARTS."""
 
-    lr: float = Field(3e-4, gt=0)
-    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [
-        0.5,
-        0.999,
-    ]
-    weight_decay: float = Field(1e-3, ge=0)
+    lr: LearningRate = 3e-4
+    betas: list[ShareOrNone] = Field([0.5, 0.999], min_length=2, max_length=2)
+    weight_decay: WeightDecay = 1e-3
 
 
 class Collapse(Spec):
@@ -79,11 +99,11 @@ class Collapse(Spec):
     growth (Zela et al. 2020, §4.3: 5 and 0.75).
     """
 
-    power_iterations: int = Field(3, ge=0)
+    power_iterations: int = Field(3, ge=0, le=1000)
     stop: Literal["never", "skips", "eigenvalue"] = "never"
-    skips: int = Field(2, ge=1)
-    window: int = Field(5, ge=1)
-    ratio: float = Field(0.75, gt=0, lt=1)
+    skips: int = Field(2, ge=1, le=40)
+    window: Epochs = 5
+    ratio: Share = 0.75
 
     @model_validator(mode="after")
     def _known(self) -> "Collapse":
@@ -95,14 +115,14 @@ class Collapse(Spec):
 class Search(Spec):
     """The supernet and its bilevel training (DARTS, §3.1)."""
 
-    epochs: int = Field(50, ge=1)
-    batch_size: int = Field(64, ge=2)
-    channels: int = Field(16, ge=2, multiple_of=2)  # even, as a factorized reduction halves them
-    cells: int = Field(8, ge=3)  # fewer would all be reduction cells
-    nodes: int = Field(4, ge=1)
-    cutout: int = Field(0, ge=0, multiple_of=2)
+    epochs: Epochs = 50
+    batch_size: TrainingBatch = 64
+    channels: Channels = 16
+    cells: Cells = Field(8, ge=3)  # fewer would all be reduction cells
+    nodes: Nodes = 4
+    cutout: Pixels = Field(0, multiple_of=2)
     recompute: bool = False  # recompute a cell's inner maps in the backward pass: for large images
-    threads: int = Field(1, ge=1)
+    threads: Threads = 1
     weights: Sgd = Sgd(lr_min=0.001)
     alphas: Adam = Adam()
     collapse: Collapse = Collapse()
@@ -135,7 +155,7 @@ class RandAugment(Spec):
     """`operations` random operations per image, at `magnitude` of 30 (Cubuk et al. 2020), torchvision's."""
 
     kind: Literal["randaugment"] = "randaugment"
-    operations: int = Field(2, ge=1)
+    operations: int = Field(2, ge=1, le=100)
     magnitude: int = Field(9, ge=0, le=30)
 
 
@@ -143,45 +163,45 @@ class Mixup(Spec):
     """λx_i + (1 − λ)x_j, losses likewise, λ ~ Beta(alpha, alpha)  (Zhang et al. 2018)."""
 
     kind: Literal["mixup"] = "mixup"
-    alpha: float = Field(1.0, gt=0)
+    alpha: BetaShape = 1.0
 
 
 class Cutmix(Spec):
     """A box of share 1 − λ from another image, losses by area, λ ~ Beta(alpha, alpha)  (Yun et al. 2019)."""
 
     kind: Literal["cutmix"] = "cutmix"
-    alpha: float = Field(1.0, gt=0)
+    alpha: BetaShape = 1.0
 
 
 class RetrainedClassifier(Spec):
     """cRT (Kang et al. 2020, §4.2): the classifier, initialised again, trained alone, class-balanced."""
 
     kind: Literal["retrained"] = "retrained"
-    epochs: int = Field(10, ge=1)
-    lr: float = Field(0.1, gt=0)
+    epochs: Epochs = 10
+    lr: LearningRate = 0.1
 
 
 class NormalizedClassifier(Spec):
     """τ-normalisation (Kang et al. 2020, §4.3): w_c/‖w_c‖^tau after training."""
 
     kind: Literal["tau_normalized"] = "tau_normalized"
-    tau: float = Field(1.0, ge=0)
+    tau: Exponent = 1.0
 
 
 class Retrain(Spec):
     """The training of the derived network from scratch (DARTS, §A.2)."""
 
-    epochs: int = Field(600, ge=1)
-    batch_size: int = Field(96, ge=2)
-    channels: int = Field(36, ge=2, multiple_of=2)
-    cells: int = Field(20, ge=1)
-    auxiliary_weight: float = Field(0.4, ge=0)  # 0: no auxiliary head
-    drop_path: float = Field(0.2, ge=0, lt=1)
-    cutout: int = Field(16, ge=0, multiple_of=2)
+    epochs: Epochs = 600
+    batch_size: TrainingBatch = 96
+    channels: Channels = 36
+    cells: Cells = 20
+    auxiliary_weight: float = Field(0.4, ge=0, le=1000)  # 0: no auxiliary head
+    drop_path: ShareOrNone = 0.2
+    cutout: Pixels = Field(16, multiple_of=2)
     policy: Annotated[AutoAugment | RandAugment, Field(discriminator="kind")] | None = None
     mix: Annotated[Mixup | Cutmix, Field(discriminator="kind")] | None = None
-    ema: float | None = Field(None, gt=0, lt=1)  # decay per step of the weights' moving average, the result
-    threads: int = Field(1, ge=1)
+    ema: Share | None = None  # decay per step of the weights' moving average, the result
+    threads: Threads = 1
     weights: Sgd = Sgd()
     objective: Objective = Plain(kind="plain")
     # what is done to the classifier after training
@@ -217,16 +237,16 @@ class Retrain(Spec):
 class Evaluate(Spec):
     """The evaluation of the trained network on the test set."""
 
-    batch_size: int = Field(250, ge=1)
-    calibration_bins: int = Field(15, ge=1)
-    threads: int = Field(1, ge=1)
+    batch_size: BatchSize = 250
+    calibration_bins: int = Field(15, ge=1, le=10_000)
+    threads: Threads = 1
 
 
 class Report(Spec):
     """The report: compares methods with `reference`, at the given level of confidence."""
 
-    title: str = "Architecture search on long-tailed images"
-    reference: str | None = None
-    confidence: float = Field(0.95, gt=0, lt=1)
-    resamples: int = Field(10_000, ge=100)  # of the bootstrap
-    margin: float = Field(0.01, gt=0, lt=1)  # differences in accuracy up to this count as equivalent
+    title: Text = "Architecture search on long-tailed images"
+    reference: Name | None = None
+    confidence: Share = 0.95
+    resamples: int = Field(10_000, ge=100, le=1_000_000)  # of the bootstrap
+    margin: Share = 0.01  # differences in accuracy up to this count as equivalent

@@ -1,0 +1,88 @@
+"""Every number, list, mapping and text of params.yaml has an upper bound, and names and paths can exist."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from hlrs.config import base, data, jobs, methods, params, recipes
+from hlrs.config.base import FilePath, Name, Spec
+from hlrs.config.recipes import Sgd
+
+UPPER = {  # JSON schema's type -> what bounds it from above
+    "integer": ("maximum", "exclusiveMaximum"),
+    "number": ("maximum", "exclusiveMaximum"),
+    "string": ("maxLength",),
+    "array": ("maxItems",),
+    "object": ("maxProperties",),
+}
+SPECS = sorted(
+    {
+        spec
+        for module in (data, jobs, methods, params, recipes)
+        for _, spec in inspect.getmembers(module, inspect.isclass)
+        if issubclass(spec, Spec) and spec is not Spec
+    },
+    key=lambda spec: spec.__name__,
+)
+
+
+def unbounded(schema: Any, path: str = "") -> Iterator[str]:
+    """Paths of the parts of a schema that may be arbitrarily large."""
+    if isinstance(schema, list):
+        for item in schema:
+            yield from unbounded(item, path)
+    if not isinstance(schema, dict):
+        return
+    kind = schema.get("type")
+    closed = schema.keys() & {"const", "enum"} or schema.get("additionalProperties") is False
+    if kind in UPPER and not closed and not schema.keys() & set(UPPER[kind]):
+        yield path
+    for key, value in schema.items():
+        if key in ("properties", "patternProperties", "$defs"):
+            for name, part in value.items():
+                yield from unbounded(part, f"{path}.{name}" if path else name)
+        elif key not in ("default", "const", "enum"):
+            yield from unbounded(value, path)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.__name__)
+def test_no_field_is_unbounded(spec):
+    assert list(unbounded(spec.model_json_schema())) == []
+
+
+def test_the_walk_finds_what_lacks_a_bound():
+    class Forgetful(Spec):
+        number: int
+        shares: list[float]
+        texts: dict[str, base.Text]
+        sound: base.Epochs | None = None
+
+    assert sorted(unbounded(Forgetful.model_json_schema())) == ["number", "shares", "shares", "texts"]
+
+
+@pytest.mark.parametrize("path", ["", "  ", "a\0b", "data/" + "x" * 256, "ä" * 128, "x/" * 2049])
+def test_a_path_that_no_file_has_is_refused(path):
+    with pytest.raises(ValidationError):
+        TypeAdapter(FilePath).validate_python(path)
+
+
+@pytest.mark.parametrize("path", ["data/" + "x" * 255, "ä" * 127, "a b/c", "."])
+def test_a_path_that_a_file_may_have_is_kept(path):
+    assert TypeAdapter(FilePath).validate_python(path) == path
+
+
+def test_the_longest_names_and_seeds_make_a_folder_name_that_file_systems_hold():
+    seed, key = "9223372036854775807", "0123456789ab"  # 2^63 − 1, and the digits of a key
+    name = TypeAdapter(Name).validate_python("n" * 100)
+    assert len("_".join([name, name, f"{seed}-{seed}", key])) <= 255  # Snakemake's executor joins them so
+    with pytest.raises(ValidationError):
+        TypeAdapter(Name).validate_python("n" * 101)
+
+
+def test_a_learning_rate_never_rises_to_its_end():
+    with pytest.raises(ValidationError, match=r"lr_min 0\.1 is above lr 0\.01"):
+        Sgd(lr=0.01, lr_min=0.1)
+    assert Sgd(lr=0.01, lr_min=0.01).lr_min == 0.01
