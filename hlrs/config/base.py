@@ -30,12 +30,17 @@ Kinds: TypeAlias = Mapping[type[Spec], T]
 # code digest covers just those whose names the job's parameters, or the code that they ask for, spell.
 Choices: TypeAlias = Mapping[str, T]
 
+def _without_nul(text: str) -> str:
+    """Reject the character that no path and no page can hold."""
+    if "\0" in text:
+        raise ValueError("holds a NUL character; remove it")
+    return text
+
+
 def _possible_path(path: str) -> str:
     """Reject what no file system can hold."""
     if not path.strip():
         raise ValueError("is empty; name a file or folder")
-    if "\0" in path:
-        raise ValueError(f"{path!r} holds a NUL character, which no path can; remove it")
     longest = max(len(part.encode()) for part in path.split("/"))
     if longest > FOLDER_BYTES:
         raise ValueError(
@@ -46,8 +51,10 @@ def _possible_path(path: str) -> str:
 
 # SLURM's logs of a job lie in a folder called after its data set, method, two seeds and key
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
-Text = Annotated[str, Field(max_length=200)]
-FilePath = Annotated[str, Field(max_length=4096), AfterValidator(_possible_path)]
+Text = Annotated[str, Field(max_length=200), AfterValidator(_without_nul)]
+FilePath = Annotated[
+    str, Field(max_length=4096), AfterValidator(_without_nul), AfterValidator(_possible_path)
+]
 Digest = Annotated[str, Field(max_length=128)]
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]

@@ -20,14 +20,15 @@ from hlrs.config.base import (
 
 # --- sources --------------------------------------------------------------------------------------------
 # `has_test`: whether the source has a test set of its own. `any_size`: whether its images may differ in size,
-# so that image_size is needed. `identity`: what identifies its content where a library verifies the bytes;
-# None: the bytes of its files do.
+# so that image_size is needed. `size`: the height and width of its images; None: only its files show them.
+# `identity`: what identifies its content where a library verifies the bytes; None: the bytes of its files do.
 
 
 class Digits(Spec):
     """scikit-learn's 1,797 handwritten digits, 8×8, grey; no download, no official test set."""
 
     kind: Literal["digits"] = "digits"
+    size: ClassVar[int] = 8
     has_test: ClassVar[bool] = False
     any_size: ClassVar[bool] = False
     identity: ClassVar[None] = None
@@ -40,6 +41,7 @@ class Parquet(Spec):
     """
 
     kind: Literal["parquet"] = "parquet"
+    size: ClassVar[None] = None
     any_size: ClassVar[bool] = False
     identity: ClassVar[None] = None
     train: list[FilePath] = Field(min_length=1, max_length=10_000)
@@ -65,6 +67,11 @@ class Torchvision(Spec):
     labels: Literal["fine", "coarse"] = "fine"  # coarse: CIFAR-100's 20 superclasses
 
     @property
+    def size(self) -> int:
+        """The height and width of its images."""
+        return 32 if self.name.startswith("cifar") else 28
+
+    @property
     def identity(self) -> str:
         """Identify the content by name, as torchvision verifies the bytes that it downloads."""
         return f"torchvision:{self.name}"
@@ -80,6 +87,7 @@ class ImageFolder(Spec):
     """One folder per class, images below it; the classes are the sorted folder names of `train`."""
 
     kind: Literal["image_folder"] = "image_folder"
+    size: ClassVar[None] = None
     any_size: ClassVar[bool] = True
     identity: ClassVar[None] = None
     train: FilePath
@@ -98,6 +106,7 @@ class ListFile(Spec):
     """
 
     kind: Literal["list_file"] = "list_file"
+    size: ClassVar[None] = None
     any_size: ClassVar[bool] = True
     identity: ClassVar[None] = None
     root: FilePath
@@ -118,6 +127,7 @@ class Npz(Spec):
     """
 
     kind: Literal["npz"] = "npz"
+    size: ClassVar[None] = None
     has_test: ClassVar[bool] = True
     any_size: ClassVar[bool] = False
     identity: ClassVar[None] = None
@@ -253,3 +263,18 @@ class Dataset(Spec):
         if self.augment.resized_crop is not None and self.image_size is None:
             raise ValueError("image_size is needed for augment.resized_crop, which resizes to it")
         return self
+
+
+def check_visible(size: int, augment: Augment, cutouts: dict[str, int], images: str) -> None:
+    """Reject what hides images of `size` × `size` pixels; `cutouts` by their field, `images` names these."""
+    for field, cutout in cutouts.items():
+        if cutout > size:
+            raise ValueError(
+                f"{field}: {cutout} is larger than the images of {images}, {size}×{size} pixels, and would "
+                f"blank them out; lower it to {size // 4 * 2} or less, or set 0 for none"
+            )
+    if augment.crop_padding >= size:
+        raise ValueError(
+            f"{images}.augment.crop_padding: {augment.crop_padding} can crop images of {size}×{size} pixels "
+            f"away; lower it to {size // 2} or less"
+        )

@@ -1,6 +1,7 @@
 """Turn pydantic's errors into one line that names the field, the value and what is allowed."""
 
 import difflib
+import reprlib
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -8,6 +9,10 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from hlrs.config.base import Spec
+
+SHORT = reprlib.Repr()  # of a value from a file, which may be of any size, or grow without end by its aliases
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother, SHORT.maxlist, SHORT.maxdict = 3, 100, 100, 12, 12
+MANY_BITS = 200  # of a number that is counted rather than written out
 
 
 def describe_error(detail: ErrorDetails, raw: Any, model: type[Spec]) -> str:
@@ -36,22 +41,21 @@ def _message(detail: ErrorDetails, model: type[Spec]) -> str:
         case "union_tag_not_found":
             return f"is missing; allowed: {', '.join(_kinds(model, location))}"
         case "union_tag_invalid":
-            return f"{context['tag']!r} is unknown; allowed: {context['expected_tags']}"
+            return f"{_shown(context['tag'])} is unknown; allowed: {context['expected_tags']}"
         case "literal_error":
-            return f"{value!r} is unknown; allowed: {context['expected']}"
+            return f"{_shown(value)} is unknown; allowed: {context['expected']}"
         case "model_type" | "model_attributes_type":
             return _no_mapping(value, model, location)
         case "dict_type":
             return f"{_named(value)}; write one entry per line below it, or {{}} for none"
         case "list_type":
-            return (
-                f"{_named(value, 'list')}; write [{value if isinstance(value, str | int | float) else '...'}]"
-            )
+            short = isinstance(value, str | int | float) and _shown(value).strip("'") == str(value)
+            return f"{_named(value, 'list')}; write [{value if short else '...'}]"
         case "too_short":
-            return f"{value!r} is too short; write at least {_items(context['min_length'])}"
+            return f"{_shown(value)} is too short; write at least {_items(context['min_length'])}"
         case "too_long":
-            return f"{value!r} is too long; write at most {_items(context['max_length'])}"
-    return f"{value!r} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+            return f"{_shown(value)} is too long; write at most {_items(context['max_length'])}"
+    return f"{_shown(value)} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
 def _no_mapping(value: Any, model: type[Spec], location: tuple[int | str, ...]) -> str:
@@ -68,7 +72,14 @@ def _no_mapping(value: Any, model: type[Spec], location: tuple[int | str, ...]) 
 
 
 def _named(value: Any, wanted: str = "mapping") -> str:
-    return "is empty" if value is None else f"{value!r} is not a {wanted}"
+    return "is empty" if value is None else f"{_shown(value)} is not a {wanted}"
+
+
+def _shown(value: Any) -> str:
+    """Show a value in less than a line."""
+    if isinstance(value, int) and value.bit_length() > MANY_BITS:
+        return f"a number of {value.bit_length()} bits"
+    return SHORT.repr(value)
 
 
 def _items(count: int) -> str:

@@ -1,17 +1,22 @@
 """Spec of the whole of params.yaml, its consistency across sections, and reading the file."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 
 from hlrs.config.base import Name, Seed, Spec, overlay
-from hlrs.config.data import Dataset
+from hlrs.config.data import Dataset, check_visible
 from hlrs.config.messages import describe_error
 from hlrs.config.methods import Method, Searcher, check_branches, check_moment, check_reached
 from hlrs.config.recipes import Evaluate, Report, Retrain, Search
 from hlrs.errors import UserError
+
+RUNS = 100_000  # in a matrix; each has five jobs, and planning takes memory and time for each
+FILE_BYTES = 10_000_000  # of params.yaml
+ENTRIES = 10_000  # of a mapping in it
 
 
 class Matrix(Spec):
@@ -27,7 +32,15 @@ class Matrix(Spec):
         for field in ("datasets", "methods", "seeds", "retrain_seeds"):
             values = getattr(self, field)
             if len(set(values)) < len(values):
-                raise ValueError(f"{field} repeats an entry: {values}; list each once")
+                twice = next(value for value in values if values.count(value) > 1)
+                raise ValueError(f"{field} repeats an entry: {twice}; list each once")
+        searches = len(self.datasets) * len(self.methods) * len(self.seeds)
+        runs = searches * len(self.retrain_seeds)
+        if runs > RUNS:
+            raise ValueError(
+                f"datasets × methods × seeds × retrain_seeds are {runs:,} runs, more than {RUNS:,}; "
+                "shorten these lists"
+            )
         return self
 
 
@@ -60,6 +73,11 @@ class Params(Sections):
             )
             self._check_searcher(name, method.searcher)
             self.retrain_of(name)
+        for name in self.matrix.datasets:
+            dataset = self.datasets[name]
+            size = dataset.image_size or dataset.source.size
+            if size is not None:
+                check_visible(size, dataset.augment, self._cutouts(), f"datasets.{name}")
         searchers = {name: self.methods[name].searcher for name in self.matrix.methods}
         resnets = [name for name, searcher in searchers.items() if searcher.genotype_is == "absent"]
         large = [name for name in self.matrix.datasets if self.datasets[name].stem == "imagenet"]
@@ -74,6 +92,21 @@ class Params(Sections):
                 f"report.reference: {self.report.reference!r} is not in the matrix; allowed: {allowed}"
             )
         return self
+
+    def _cutouts(self) -> dict[str, int]:
+        """The cutouts of the matrix, by their fields."""
+        searched = any(
+            self.methods[name].searcher.genotype_is == "searched" for name in self.matrix.methods
+        )
+        found = {"search.cutout": self.search.cutout} if searched else {}
+        for name in self.matrix.methods:
+            own = (
+                f"methods.{name}.retrain.cutout"
+                if "cutout" in self.methods[name].retrain
+                else "retrain.cutout"
+            )
+            found[own] = self.retrain_of(name).cutout
+        return found
 
     def _check_searcher(self, method: str, searcher: Searcher) -> None:
         if searcher.genotype_is != "searched":
@@ -109,12 +142,7 @@ class Params(Sections):
 
 def load(path: Path) -> Params:
     """Read and validate `params.yaml`; UserError with one line that names file, field and remedy."""
-    try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; run in the folder that holds it") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}{_syntax(error)}") from None
+    raw = _read(path)
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -124,10 +152,42 @@ def load(path: Path) -> Params:
         raise UserError(f"{path}: {describe_error(details[0], raw, Params)}{more}") from None
 
 
+def _read(path: Path) -> Any:
+    """Read a YAML file; UserError for one that is missing, huge or malformed."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run in the folder that holds it") from None
+    if len(content) > FILE_BYTES:
+        raise UserError(f"{path}: longer than {FILE_BYTES / 1e6:.0f} MB; name a file of parameters")
+    try:
+        yaml = YAML(typ="safe", pure=True)
+        yaml.Constructor = _Constructor
+        return yaml.load(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply; no parameter lies that deep") from None
+    except Exception as error:  # YAMLError, or whatever its readers of numbers and dates raise
+        raise UserError(f"{path}{_syntax(error)}") from None
+
+
+class _Constructor(SafeConstructor):
+    """Builds what YAML describes, unless merge keys (<<) of merge keys multiply its entries."""
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Replace a mapping's merge keys by the entries that they name."""
+        super().flatten_mapping(node)
+        if len(node.value) > ENTRIES:
+            raise ConstructorError("", None, f"<< merges more than {ENTRIES} entries", node.start_mark)
+
+
 def _syntax(error: Exception) -> str:
     """Describe a YAML error by its line and problem."""
     a_key = getattr(error, "context", None) == "while scanning a simple key"  # that lacks its colon
     mark = getattr(error, "context_mark" if a_key else "problem_mark", None)
     where = f":{mark.line + 1}" if mark else ""
-    problem = (getattr(error, "problem", None) or str(error)).splitlines()[0].partition(" with value")[0]
-    return f"{where}: not valid YAML: {problem}"
+    problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+    return f"{where}: not valid YAML: {problem.splitlines()[0].partition(' with value')[0]}"

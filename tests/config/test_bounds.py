@@ -2,13 +2,16 @@
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
 
 from hlrs.config import base, data, jobs, methods, params, recipes
 from hlrs.config.base import FilePath, Name, Spec
+from hlrs.config.params import Params
 from hlrs.config.recipes import Sgd
 
 UPPER = {  # JSON schema's type -> what bounds it from above
@@ -86,3 +89,54 @@ def test_a_learning_rate_never_rises_to_its_end():
     with pytest.raises(ValidationError, match=r"lr_min 0\.1 is above lr 0\.01"):
         Sgd(lr=0.01, lr_min=0.1)
     assert Sgd(lr=0.01, lr_min=0.01).lr_min == 0.01
+
+
+# --- images that an option would hide -----------------------------------------------------------------
+
+
+def shipped(**changes: Any) -> Params:
+    """The shipped params (8×8 digits) with some changes by dotted name."""
+    raw = YAML(typ="safe", pure=True).load(Path(__file__).parents[2] / "params.yaml")
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        section = raw
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    return Params.model_validate(raw)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("search.cutout", 10, r"search\.cutout: 10 is larger than the images of datasets\.digits_lt, 8×8"),
+        ("retrain.cutout", 10, r"retrain\.cutout: 10 is larger .* 4 or less, or set 0"),
+        ("methods.hlrs.retrain", {"cutout": 10}, r"methods\.hlrs\.retrain\.cutout: 10 is larger"),
+        (
+            "datasets.digits_lt.augment",
+            {"crop_padding": 8},
+            r"datasets\.digits_lt\.augment\.crop_padding: 8 ",
+        ),
+    ],
+)
+def test_an_option_that_hides_the_images_is_refused_by_its_field(field, value, said):
+    with pytest.raises(ValidationError, match=said):
+        shipped(**{field: value})
+
+
+def test_a_cutout_as_large_as_the_images_is_kept():
+    assert shipped(**{"retrain.cutout": 8, "search.cutout": 8}).retrain.cutout == 8
+
+
+def test_images_that_are_resized_count_with_the_size_they_get():
+    resized = {"datasets.digits_lt.image_size": 16, "retrain.cutout": 16}
+    assert shipped(**resized).retrain.cutout == 16
+    with pytest.raises(ValidationError, match="16×16"):
+        shipped(**{**resized, "retrain.cutout": 18})
+
+
+def test_a_matrix_of_more_runs_than_anybody_starts_is_refused_before_it_is_planned():
+    assert len(shipped(**{"matrix.seeds": list(range(10_000))}).matrix.seeds) == 10_000  # 1 · 3 · 10,000 runs
+    many = {"matrix.seeds": list(range(5000)), "matrix.retrain_seeds": list(range(7))}
+    with pytest.raises(ValidationError, match="105,000 runs, more than 100,000"):  # 1 · 3 · 5,000 · 7
+        shipped(**many)

@@ -41,7 +41,7 @@ methods:
   random:
     searcher: {kind: random}
 search: {epochs: 12, cells: 3}
-retrain: {epochs: 30, cells: 6, auxiliary_weight: 0, weights: {lr: 0.05}}
+retrain: {epochs: 30, cells: 6, cutout: 0, auxiliary_weight: 0, weights: {lr: 0.05}}
 evaluate: {}
 report: {reference: darts}
 """
@@ -160,7 +160,7 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "'drats'",
         "darts, hlrs, random",
     ),
-    "repeated seed": ("seeds: [0, 1]", "seeds: [1, 1]", "matrix", "seeds", "[1, 1]", "once"),
+    "repeated seed": ("seeds: [0, 1]", "seeds: [1, 1]", "matrix", "seeds", "1", "once"),
     "nothing to run": ("seeds: [0, 1]", "seeds: []", "matrix.seeds", "[]", "1"),
     "number for a list": ("seeds: [0, 1]", "seeds: 2", "matrix.seeds", "list", "[2]"),
     "name for a list": (
@@ -704,7 +704,7 @@ def test_a_key_that_is_not_a_string_is_rejected(tmp_path):
 
 
 def test_bytes_that_are_not_text_are_rejected(tmp_path):
-    says(failing(tmp_path, b"matrix: \xff\xfe\n"), "YAML")
+    says(failing(tmp_path, b"matrix: \xff\xfe\n"), ":1:", "UTF-8")
 
 
 def test_a_control_character_is_rejected_in_one_line(tmp_path):
