@@ -1,6 +1,5 @@
 """The training loop: epochs, history rows, checkpoints, signals."""
 
-import math
 import time
 from typing import Any
 
@@ -8,8 +7,8 @@ import torch
 from torch import Tensor
 
 from hlrs.artifacts.jobs import Job
-from hlrs.errors import Failure
 from hlrs.training.checkpoints import resume, save
+from hlrs.training.divergence import check_finite
 from hlrs.training.progress import Progress
 from hlrs.training.signals import stop_signals
 from hlrs.training.task import Position, Task
@@ -59,16 +58,7 @@ def _finish_epoch(task: Task, position: Position, sums: Tensor, job: Job) -> dic
     """Read the epoch's step metrics from the device, once, and append its history row."""
     means = (sums / task.steps).tolist()
     row = task.end(means)
-    broken = [
-        name
-        for name, value in row.items()
-        if name.endswith("loss") and value is not None and not math.isfinite(value)
-    ]
-    if broken:
-        raise Failure(
-            f"{job.run}: {broken[0]} is {row[broken[0]]} in epoch {position.epoch + 1} of the {job.stage}; "
-            f"lower {job.stage}.weights.lr (the state before that epoch is kept in {job.checkpoint})"
-        )
+    check_finite(job, row)
     position.rows.append(row)
     position.epoch, position.step = position.epoch + 1, 0
     return row

@@ -96,10 +96,10 @@ def test_a_signal_saves_the_state_and_exits_with_75(prepared, number):
 
 
 def test_a_non_finite_loss_is_reported_in_one_line_and_leaves_no_result(prepared):
-    edit(prepared / "params.yaml", **{"search.weights": {"lr": 1e30}})
+    edit(prepared / "params.yaml", **{"search.weights": {"lr": 1000.0, "weight_decay": 1000.0, "clip": None}})
     status, output = hlrs(prepared, "search", "digits/darts/0")
     assert status == 1
     [line] = [text for text in output.splitlines() if text.startswith("hlrs:")]
-    says(line, "weights_loss", "lower search.weights.lr")
+    says(line, "weights_loss", "search.weights.weight_decay", "search.weights.lr")
     assert "Traceback" not in output
     assert len(list((prepared / "results/search/digits/darts/0").iterdir())) == 1  # the earlier one
