@@ -44,12 +44,17 @@ def available() -> bool:
 
 
 def ask(*command: str) -> str | None:
-    """Return a command's output; None if it is missing, fails, or does not answer within `ASK_SECONDS`."""
+    """Return a command's output; None if it is missing, fails, or does not answer within `ASK_SECONDS`.
+
+    Where SLURM_CLUSTERS is set, SLURM puts "CLUSTER: name" above its lines, even those without a header.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    lines = done.stdout.splitlines(keepends=True)
+    answer = "".join(line for line in lines if not line.startswith("CLUSTER: "))
+    return answer if done.returncode == 0 else None
 
 
 # --- in the process that submits ----------------------------------------------------------------------

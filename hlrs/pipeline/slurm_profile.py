@@ -6,6 +6,7 @@ is declared in the rule (workflow/rules/).
 
 import io
 import math
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -68,7 +69,12 @@ class Choice:
 
 
 def survey() -> Cluster:
-    """Query SLURM; raise UserError if it does not answer or shows no partition."""
+    """Query SLURM; raise UserError if it does not answer, shows no partition, or shows several clusters."""
+    clusters = os.environ.get("SLURM_CLUSTERS", "")
+    if "," in clusters or clusters == "all":
+        raise UserError(
+            f"SLURM_CLUSTERS={clusters}: a profile is for one cluster; set it to that cluster's name"
+        )
     listing = ask("sinfo", "--noheader", "--format", COLUMNS)
     settings = ask("scontrol", "show", "config")
     if listing is None or settings is None:
@@ -103,6 +109,8 @@ def merge(listing: str) -> list[Partition]:
     """Parse sinfo's lines `name[*]|up|limit|gres`, of which a partition may have several."""
     found: dict[str, Partition] = {}
     for line in listing.splitlines():
+        if line.count("|") < 3:  # a notice of the site's own
+            continue
         starred, state, limit, gres = line.split("|", 3)
         name, gpus = starred.rstrip("*"), gpu_types(gres)
         if name in found:
