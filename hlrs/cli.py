@@ -1,7 +1,6 @@
 """The command line: one subcommand per stage, and those that plan, inspect and publish results."""
 
 import json
-import os
 import shutil
 import sys
 from dataclasses import asdict
@@ -12,7 +11,7 @@ import click
 
 import hlrs.training.startup  # noqa: F401 - first: its clock replaces a start time that the system does not report
 from hlrs import __version__
-from hlrs.errors import HlrsError, UserError
+from hlrs.errors import UserError, in_one_line
 
 if TYPE_CHECKING:
     from hlrs.artifacts.jobs import Job
@@ -32,20 +31,14 @@ RUN_HELP = {
 
 
 class Commands(click.Group):
-    """Commands in the order of the workflow; the project's errors become one line and an exit status."""
+    """Commands in the order of the workflow; errors become one line and an exit status."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.commands)
 
+    @in_one_line(passing=(click.ClickException, click.exceptions.Exit, click.Abort))
     def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except HlrsError as error:
-            click.echo(f"hlrs: {error}", err=True)
-            sys.exit(error.status)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+        return super().invoke(context)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -24,7 +24,7 @@ from hlrs.artifacts.tables import read_table, write_table
 from hlrs.config.data import Source, Torchvision
 from hlrs.config.jobs import Images, RetrainJob, SearchJob, SplitJob, parse
 from hlrs.config.recipes import RetrainedClassifier
-from hlrs.errors import Failure, UserError
+from hlrs.errors import Failure, UserError, about
 from hlrs.longtail.mixing import mixing_at
 from hlrs.nas import arch_lr, genotype
 from hlrs.pipeline.environment import cpu_model
@@ -201,7 +201,8 @@ def _draw_split(split: Job) -> tuple[dict[str, Any], list[str]]:
                 f"{split.run}: its images are missing; `hlrs split {split.run}` downloads them"
             ) from None
         raise
-    return draw(source.train_labels, source.test_labels, params, source.classes), source.classes
+    with about(f"datasets.{split.run}"):
+        return draw(source.train_labels, source.test_labels, params, source.classes), source.classes
 
 
 def offline(source: Source) -> Source:

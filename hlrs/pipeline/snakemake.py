@@ -12,7 +12,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from hlrs.artifacts.jobs import Job
 from hlrs.config.params import load
-from hlrs.errors import HlrsError
+from hlrs.errors import UserError, in_one_line
 from hlrs.pipeline import container, dvc_experiments, locks, plan, preflight, slurm
 
 # SLURM warns a stage two minutes before the time limit (up to a minute earlier). The stage saves its state
@@ -66,6 +66,7 @@ def rest_between_jobs(workflow: Any) -> None:
         workflow.scheduler.job_rate_limiter = None
 
 
+@in_one_line(status=2)
 def start(settings: dict[str, Any], workflow: Any) -> Plan:
     """Validate settings and params, claim the folder and freeze the jobs' specs before anything runs.
 
@@ -73,18 +74,14 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
     status 2.
     """
     executes = not workflow.output_settings.dryrun and not QUESTIONS.intersection(sys.argv)
-    try:
-        if not workflow.is_main_process:
-            slurm.serve_job()
-        image = _choose_image(settings, workflow)
-        if not workflow.is_main_process:
-            return Plan([], image)
-        jobs = _plan_jobs(settings)
-        _claim_folder(executes)
-        _prepare(jobs)
-    except HlrsError as error:
-        print(f"hlrs: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+    if not workflow.is_main_process:
+        slurm.serve_job()
+    image = _choose_image(settings, workflow)
+    if not workflow.is_main_process:
+        return Plan([], image)
+    jobs = _plan_jobs(settings)
+    _claim_folder(executes)
+    _prepare(jobs)
     if slurm.available():
         _follow_queue(jobs, executes)
     planned = Plan(jobs, image)
@@ -98,7 +95,7 @@ def _choose_image(settings: dict[str, Any], workflow: Any) -> str | None:
     unknown = set(settings) - ALLOWED.keys()
     if unknown:
         allowed = ", ".join(f"{name}={what}" for name, what in ALLOWED.items())
-        raise HlrsError(f"--config {unknown.pop()}: unknown; allowed: {allowed}")
+        raise UserError(f"--config {unknown.pop()}: unknown; allowed: {allowed}")
     image = container.image(
         str(settings["container"]) if "container" in settings else None,
         DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method,
@@ -112,8 +109,11 @@ def _plan_jobs(settings: dict[str, Any]) -> list[Job]:
     """Check the time limit and plan the jobs of the params file."""
     limit = settings.get("time_limit", 1)
     if not isinstance(limit, int) or limit < 1:
-        raise HlrsError(f"--config time_limit={limit}: must be a whole number of minutes, at least 1")
-    return plan.plan(load(Path(settings.get("params", "params.yaml"))))
+        raise UserError(f"--config time_limit={limit}: must be a whole number of minutes, at least 1")
+    named = settings.get("params", "params.yaml")
+    if named is None or isinstance(named, list | dict | bool | float):  # --config reads values as YAML
+        raise UserError(f"--config params={'' if named is None else named}: not a file's name; write one")
+    return plan.plan(load(Path(str(named))))
 
 
 def _claim_folder(executes: bool) -> None:

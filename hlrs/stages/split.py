@@ -14,6 +14,7 @@ from hlrs.config.data import Source
 from hlrs.config.jobs import SplitJob
 from hlrs.data.sources.open import open_source
 from hlrs.data.split import draw
+from hlrs.errors import about
 
 CHECK_SECONDS = 60.0  # for decoding the images of a split
 
@@ -21,9 +22,11 @@ CHECK_SECONDS = 60.0  # for decoding the images of a split
 def run(job: Job) -> dict[str, Any]:
     """Write split.parquet, classes.json and files.parquet, which records the bytes of their origin."""
     spec = SplitJob.model_validate(job.params)
-    source = open_source(spec.source)
-    columns = draw(source.train_labels, source.test_labels, spec, source.classes)
-    for remark in (*source.remarks, *leaks(source), *source.check(columns["index"], CHECK_SECONDS)):
+    with about(f"datasets.{job.run}"):
+        source = open_source(spec.source)
+        columns = draw(source.train_labels, source.test_labels, spec, source.classes)
+        remarks = [*source.remarks, *leaks(source), *source.check(columns["index"], CHECK_SECONDS)]
+    for remark in remarks:
         print(f"{job.run}  {remark}", file=sys.stderr)
     write_table(job.output("split.parquet"), "split", columns)
     labels = {subset: columns["label"][columns["subset"] == subset] for subset in SUBSETS}
