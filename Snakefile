@@ -10,6 +10,7 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
+from hlrs.pipeline.memory import MEM_MB
 from hlrs.pipeline.snakemake import SLURM_EXTRA, inputs, rest_between_jobs, start, threads
 
 PLAN = start(config, workflow)

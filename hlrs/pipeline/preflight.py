@@ -1,4 +1,4 @@
-"""Checks before a job, or any job, starts: disk space, data files, and splits that can be drawn."""
+"""Checks before a job, or any job, starts: disk, data files, splits that can be drawn, memory."""
 
 import os
 import platform
@@ -11,14 +11,17 @@ from pydantic import TypeAdapter
 
 from hlrs.artifacts.data_digest import content_digest, leaks
 from hlrs.artifacts.jobs import ASIDE, CHECKPOINTS, RESULTS, Job
-from hlrs.config.data import Source
-from hlrs.config.jobs import SplitJob
+from hlrs.config.data import Source, check_visible
+from hlrs.config.jobs import Images, SearchJob, SplitJob, parse
+from hlrs.data.sources.base import ImageSource
 from hlrs.data.sources.open import files_of, open_source
 from hlrs.data.split import draw
-from hlrs.errors import UserError
+from hlrs.errors import UserError, about
+from hlrs.pipeline import memory
 
 # Predictions of 50,000 images in 1,000 classes take 200 MB, two checkpoints of the authors' networks 60 MB.
 FREE_BYTES = 300_000_000
+TRAINED = ("search", "retrain")
 
 
 def check_disk() -> None:
@@ -67,23 +70,96 @@ def check_present(jobs: Iterable[Job]) -> None:
                 raise UserError(f"{path}: not here, but jobs need it; `dvc pull {path}.dvc` fetches it")
 
 
-def check_splits(jobs: Iterable[Job], remark: Callable[[str], None]) -> None:
+def check_splits(jobs: Iterable[Job], remark: Callable[[str], None]) -> dict[str, ImageSource]:
     """Raise UserError, before a job is queued, if a missing split cannot be drawn from the images.
 
-    Pass to `remark` what a user should know of the images. Torchvision's data sets are left to the split's
-    job, since a node with torch may have to download them first.
+    Pass to `remark` what a user should know of the images. Data that are not on this machine are left to the
+    job that needs them, and so are torchvision's data sets, which a node with torch may have to download
+    first. Return the sources that were opened, by data set.
     """
+    opened = {}
     for job in jobs:
         if job.stage == "split" and not job.complete:
-            spec = SplitJob.model_validate(job.params)
-            if spec.source.identity is None:
-                source = open_source(spec.source)
-                draw(source.train_labels, source.test_labels, spec, source.classes)
-                for text in (*source.remarks, *leaks(source)):
-                    remark(f"{job.run}: {text}")
+            with about(f"datasets.{job.run}"):
+                params = SplitJob.model_validate(job.params)
+                source = _open(params.source)
+                if source is not None:
+                    draw(source.train_labels, source.test_labels, params, source.classes)
+                    for text in (*source.remarks, *leaks(source)):
+                        remark(f"datasets.{job.run}: {text}")
+                    opened[job.run] = source
+    return opened
 
 
 def _images_of(job: Job) -> dict[str, Any]:
     """Return the part of a job's parameters that describes its images; empty if it reads none."""
     images: dict[str, Any] = job.params.get("images", job.params)
     return images if "content" in images else {}
+
+
+def _open(source: Source) -> ImageSource | None:
+    """Open a source whose files are on this machine and need no library that downloads them."""
+    if source.identity is not None or not all(Path(n.path).exists() for n in files_of(source)):
+        return None
+    return open_source(source)
+
+
+def check_trainings(
+    jobs: list[Job], opened: dict[str, ImageSource], room: Callable[[str], memory.Room]
+) -> None:
+    """Raise UserError, before a job is queued, if a training would see no image or exceed its memory.
+
+    `opened`: what `check_splits` returned; `room` says what a job of a stage may have.
+    """
+    makers = {path: job for job in jobs for path in job.outputs}
+    pictures: dict[str, memory.Pictures | None] = {}
+    seen = set()
+    for job in jobs:
+        dataset, *method = job.run.split("/")[:2]
+        of_one_kind = (job.stage, dataset, *method)  # seeds do not matter
+        if job.stage not in TRAINED or "images" not in job.params or of_one_kind in seen or job.complete:
+            continue
+        seen.add(of_one_kind)
+        if dataset not in pictures:
+            with about(f"datasets.{dataset}"):
+                pictures[dataset] = _pictures(job, opened.get(dataset))
+        if found := pictures[dataset]:
+            _check_training(job, makers, found, room(job.stage))
+
+
+def _pictures(training: Job, source: ImageSource | None) -> memory.Pictures | None:
+    """Return what is known of a training's images; None if they are not on this machine."""
+    images = Images.model_validate(training.params["images"])
+    size = images.image_size or images.source.size
+    if size is None:
+        source = source or _open(images.source)
+        size = None if source is None else min(source.read([0]).shape[2:])
+    return None if size is None else memory.Pictures(size, 0 if source is None else len(source.train_labels))
+
+
+def _check_training(job: Job, makers: dict[str, Job], pictures: memory.Pictures, room: memory.Room) -> None:
+    params, dataset = parse(job.stage, job.params), f"datasets.{job.run.split('/')[0]}"
+    recipe = job.params[job.stage]
+    try:
+        cutouts = {f"{job.stage}.cutout": recipe["cutout"]}
+        check_visible(pictures.size, params.images.augment, cutouts, dataset)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    needed = (
+        memory.of_search(params, pictures)
+        if isinstance(params, SearchJob)
+        else memory.of_retraining(params, _nodes(job, makers), pictures)
+    )
+    if needed > memory.UNSURE * room.bytes:
+        raise UserError(
+            f"{job.stage} of {job.run}: needs about {needed / 1e9:,.1f} GB of memory, {room.of} has "
+            f"{room.bytes / 1e9:,.1f} GB; lower {job.stage}.batch_size ({recipe['batch_size']}), channels "
+            f"({recipe['channels']}), cells ({recipe['cells']}) or the images' size ({pictures.size})"
+        )
+
+
+def _nodes(retraining: Job, makers: dict[str, Job]) -> int:
+    """Return the nodes per cell of the genotype that will be retrained; 4 of a published one."""
+    extract = makers.get(retraining.inputs.get("genotype", ""))
+    search = makers.get(extract.inputs.get("alphas", "")) if extract else None
+    return int(search.params.get("search", search.params)["nodes"]) if search else 4

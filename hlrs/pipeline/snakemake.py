@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from snakemake.settings.types import DeploymentMethod
 from hlrs.artifacts.jobs import Job
 from hlrs.config.params import load
 from hlrs.errors import UserError, in_one_line
-from hlrs.pipeline import container, dvc_experiments, locks, plan, preflight, slurm
+from hlrs.pipeline import container, dvc_experiments, locks, memory, plan, preflight, slurm
 
 # SLURM warns a stage two minutes before the time limit (up to a minute earlier). The stage saves its state
 # and resumes in another allocation, which appends to the same log.
@@ -81,7 +82,7 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
         return Plan([], image)
     jobs = _plan_jobs(settings)
     _claim_folder(executes)
-    _prepare(jobs)
+    _prepare(jobs, workflow)
     if slurm.available():
         _follow_queue(jobs, executes)
     planned = Plan(jobs, image)
@@ -124,13 +125,16 @@ def _claim_folder(executes: bool) -> None:
         locks.claim()
 
 
-def _prepare(jobs: list[Job]) -> None:
-    """Check that splits can be drawn, freeze the specs, and bring back results computed before."""
-    preflight.check_present(plan.due(jobs))
-    preflight.check_splits(jobs, lambda text: print(f"hlrs: {text}", file=sys.stderr, flush=True))
+def _prepare(jobs: list[Job], workflow: Any) -> None:
+    """Check splits and trainings, freeze the specs, and bring back results computed before."""
+    opened = preflight.check_splits(
+        jobs, lambda text: print(f"hlrs: {text}", file=sys.stderr, flush=True)
+    )
     plan.freeze(jobs)
     plan.restore(jobs)
+    preflight.check_trainings(jobs, opened, functools.cache(partial(memory.room, workflow=workflow)))
     dvc_experiments.fetch(jobs)
+    preflight.check_present(plan.due(jobs))
 
 
 def _follow_queue(jobs: list[Job], executes: bool) -> None:

@@ -214,7 +214,7 @@ def test_a_split_of_every_kind_of_source(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["split", "images"], catch_exceptions=False)
     if kind == "torchvision":  # three of Fashion-MNIST's ten classes
-        says(result.output, "7 of 10", "Dress, Coat", "add")
+        says(result.output, "datasets.images", "7 of 10", "Dress, Coat", "add")
         return
     assert result.exit_code == 0, result.output
     folder = Path(result.output.splitlines()[-1])

@@ -225,7 +225,7 @@ def write_images(count_of, folder="data"):
 def test_a_split_that_cannot_be_drawn_is_refused_before_any_job_runs():
     write_images({"cat": 60, "dog": 0, "eel": 60})
     jobs = planned(kind="image_folder", train="data")
-    with pytest.raises(UserError, match=r"^1 of 3 classes .*\bdog\b.*\badd images"):
+    with pytest.raises(UserError, match=r"^datasets\.digits: 1 of 3 classes .*\bdog\b.*\badd images"):
         check_splits(jobs.values(), print)
     write_images({"dog/more": 60})
     check_splits(planned(kind="image_folder", train="data").values(), print)
@@ -234,7 +234,7 @@ def test_a_split_that_cannot_be_drawn_is_refused_before_any_job_runs():
 def test_a_split_that_exists_or_whose_data_are_elsewhere_is_not_drawn(monkeypatch):
     write_images({"cat": 1, "dog": 60})
     jobs = planned(kind="image_folder", train="data")
-    with pytest.raises(UserError, match=r"\bcat: 1 .*\b5 .*\btest_per_class"):
+    with pytest.raises(UserError, match=r"^datasets\.digits: .*\bcat: 1 .*\b5 .*\btest_per_class"):
         check_splits(jobs.values(), print)
     for path in jobs["split"].outputs:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

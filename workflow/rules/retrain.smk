@@ -12,7 +12,7 @@ rule retrain:
     threads: threads_of
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=lambda wildcards, attempt: MEM_MB * attempt,
         runtime=minutes(1440),
         slurm_extra=SLURM_EXTRA,
     shell:

@@ -11,7 +11,7 @@ rule search:
     threads: threads_of
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=lambda wildcards, attempt: MEM_MB * attempt,
         runtime=minutes(720),
         slurm_extra=SLURM_EXTRA,
     shell:

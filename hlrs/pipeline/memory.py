@@ -1,0 +1,139 @@
+"""Estimate the memory that a training needs, and what its job may have.
+
+The estimate counts the maps that a step keeps for its backward pass, the weights with their gradients and
+momentum, and the images that are held on the device. The maps per edge, cell and block were fitted to
+measured peaks, which lie within a factor of `UNSURE` (tests/pipeline/test_memory.py measures some): only a
+job that does not fit by more than that factor is refused. Loads without torch.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hlrs.config.jobs import Images, RetrainJob, SearchJob
+from hlrs.config.methods import Objective
+from hlrs.pipeline.slurm import ask
+
+MEM_MB = 8000  # that the rules of searches and retrainings request
+LARGEST_GPU = 300e9  # bytes
+UNSURE = 2.0
+
+FLOAT = 4  # bytes
+OF_A_WEIGHT = 4  # numbers: itself, its gradient, its momentum, a step's scratch
+EDGE, DERIVED_EDGE = 16, 5  # maps that an edge keeps, in the supernet (all operations) and derived network
+CELL, BLOCK = 10, 7  # maps that a cell keeps besides its edges', and that a residual block keeps
+EDGE_WEIGHTS = 6, 102  # of an edge of the supernet: 6 c² + 102 c, of six separable stages
+STEMS = {"cifar": 9.0, "imagenet": 0.5}  # maps of `channels` and all pixels
+RESNET_CHANNELS = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images of a split: pixels of a side, and how many are trained on (0: unknown)."""
+
+    size: int
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that a job may have, and whose they are."""
+
+    bytes: float
+    of: str
+
+
+# --- what a training needs ----------------------------------------------------------------------------
+
+
+def of_search(params: SearchJob, pictures: Pictures) -> float:
+    """Estimate the bytes of a search."""
+    search, portion = params.search, params.searcher.portion
+    edges = search.nodes * (search.nodes + 3) / 2
+    plan = _cell_plan(search.channels, search.cells, params.images, pictures)
+    inner = [EDGE * edges / portion * channels * size**2 for channels, size in plan]
+    outer = sum(CELL * channels * size**2 for channels, size in plan)
+    kept = max(inner) if search.recompute else sum(inner)
+    maps = kept + max(inner) + outer  # the largest cell's gradients come on top
+    maps += STEMS[params.images.stem] * search.channels * pictures.size**2
+    own = [channels / portion for channels, _ in plan]
+    weights = edges * sum(EDGE_WEIGHTS[0] * c**2 + EDGE_WEIGHTS[1] * c for c in own)
+    batch = search.batch_size * _batches(params.objective)
+    return FLOAT * (batch * maps + OF_A_WEIGHT * weights) + _held(params.images, pictures)
+
+
+def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:
+    """Estimate the bytes of a retraining; `nodes` of its genotype's cells."""
+    recipe = params.retrain
+    if params.resnet is None:
+        plan = _cell_plan(recipe.channels, recipe.cells, params.images, pictures)
+        maps = sum(float(2 * nodes * DERIVED_EDGE + CELL) * channels * size**2 for channels, size in plan)
+        maps += STEMS[params.images.stem] * recipe.channels * pictures.size**2
+        weights = sum(4.0 * nodes * channels**2 for channels, _ in plan)
+    else:
+        sizes = [-(-pictures.size // 2**stage) for stage in range(len(RESNET_CHANNELS))]
+        stages, blocks = list(zip(RESNET_CHANNELS, sizes, strict=True)), (params.resnet - 2) // 6
+        maps = sum(float(blocks * BLOCK * channels * size**2) for channels, size in stages)
+        weights = sum(18.0 * blocks * channels**2 for channels, _ in stages)
+    batch = recipe.batch_size * _batches(recipe.objective)
+    return FLOAT * (batch * maps + OF_A_WEIGHT * weights) + _held(params.images, pictures)
+
+
+def _cell_plan(channels: int, cells: int, images: Images, pictures: Pictures) -> list[tuple[int, int]]:
+    """List the channels and the size of each cell's maps (hlrs/nas/network.py)."""
+    size = -(-pictures.size // 8) if images.stem == "imagenet" else pictures.size
+    plan = []
+    for index in range(cells):
+        if index in (cells // 3, 2 * cells // 3):
+            channels, size = 2 * channels, -(-size // 2)
+        plan.append((channels, size))
+    return plan
+
+
+def _batches(objective: Objective) -> int:
+    """How many batches a step keeps maps of: one per sampler."""
+    return 1 if objective.mixing is None else 2
+
+
+def _held(images: Images, pictures: Pictures) -> float:
+    """Bytes of the images that are held on the device: none where they are streamed."""
+    held = 3.0 * pictures.count * pictures.size**2
+    streamed = images.augment.resized_crop is not None or held > images.stream.above_mb * 1e6
+    return 0.0 if streamed else held
+
+
+# --- what its job may have ----------------------------------------------------------------------------
+
+
+def room(stage: str, workflow: Any) -> Room:
+    """Return what a job of a stage may have under this Snakemake.
+
+    That is a GPU of unknown memory where the job runs elsewhere: in a queue, or after a dry run.
+    """
+    unknown = Room(LARGEST_GPU, "the largest GPU")
+    if workflow.output_settings.dryrun:
+        return unknown
+    if workflow.resource_settings.nodes is not None:  # of a queue
+        return _requested(workflow.resource_settings.overwrite_resources.get(stage, {})) or unknown
+    gpu = _gpu_here(os.environ)
+    physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return Room(gpu, "this machine's GPU") if gpu else Room(physical, "this machine")
+
+
+def _requested(profile: Mapping[str, Any]) -> Room | None:
+    """Return what a job without a GPU requests, given what the profile sets; None if it is unknown."""
+    values = {name: str(getattr(value, "value", value)) for name, value in profile.items()}
+    megabytes = values.get("mem_mb", str(MEM_MB))
+    if values.get("gpu", "1") != "0" or not megabytes.isdigit():  # an expression
+        return None
+    return Room(int(megabytes) * 1e6, "the job (mem_mb)")
+
+
+def _gpu_here(environment: Mapping[str, str]) -> float:
+    """Return the bytes of this machine's largest GPU; 0 without one, or if HLRS_DEVICE leaves it out."""
+    if environment.get("HLRS_DEVICE") == "cpu" or not any(Path("/dev").glob("nvidia[0-9]*")):
+        return 0.0
+    listing = ask("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits") or ""
+    return max((float(line) * 2**20 for line in listing.split() if line.isdigit()), default=0.0)

@@ -1,0 +1,212 @@
+"""The memory that a training needs: estimates near measured peaks, and one line before what is too large."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+from hlrs.config.jobs import RetrainJob, SearchJob
+from hlrs.config.params import Params, load
+from hlrs.errors import UserError
+from hlrs.pipeline import memory, plan
+from hlrs.pipeline.memory import LARGEST_GPU, Pictures, Room, of_retraining, of_search, room
+from hlrs.pipeline.preflight import check_splits, check_trainings
+from tests.conftest import TINY, edit
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))]
+PLENTY = Room(LARGEST_GPU, "the largest GPU")
+
+MEASURE = """
+import resource, torch
+from torch.nn import functional as F
+from hlrs.config.methods import Darts, PcDarts
+from hlrs.nas.derived import DerivedNetwork
+from hlrs.nas.genotype import PUBLISHED
+from hlrs.nas.network import initialize
+from hlrs.nas.resnet import ResNet
+from hlrs.nas.searchers.table import SEARCHERS
+from hlrs.nas.supernet import Supernet, initialize_alphas
+from hlrs.training.device import prepare
+
+def supernet(spec, **layout):
+    network = Supernet(SEARCHERS[type(spec)](spec), in_channels=3, classes=10, **layout)
+    initialize_alphas(network, torch.Generator())
+    return network
+
+prepare(1)
+network = {network}
+initialize(network, torch.Generator())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+F.cross_entropy(network(torch.randn(16, 3, 32, 32)), torch.arange(16) % 10).backward()
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+def peak(network: str) -> int:
+    """Measure the bytes that one step on 16 colour images of 32×32 pixels takes in a process of its own."""
+    program = MEASURE.replace("{network}", network)
+    return int(subprocess.check_output([sys.executable, "-c", program], env=None, cwd=ROOT))
+
+
+def jobs_of(raw: dict) -> list:
+    return plan.plan(Params.model_validate(raw))
+
+
+def params_of(stage: str, method: str = "darts", **sections):
+    """The parameters of a job of the tiny params, with entries of some sections replaced."""
+    raw = yaml.safe_load(yaml.safe_dump(TINY))
+    for section, entries in sections.items():
+        raw[section] |= entries
+    model = {"search": SearchJob, "retrain": RetrainJob}[stage]
+    job = next(job for job in jobs_of(raw) if (job.stage, job.run) == (stage, f"digits/{method}/0"))
+    return model.model_validate(job.params)
+
+
+LAYOUT = {"batch_size": 16, "channels": 8, "cells": 4}
+
+
+@pytest.mark.parametrize(
+    ("network", "estimate"),
+    [
+        (
+            "supernet(Darts(), nodes=3, channels=8, cells=4)",
+            lambda: of_search(params_of("search", search=LAYOUT | {"nodes": 3}), Pictures(32)),
+        ),
+        (
+            "DerivedNetwork(PUBLISHED['DARTS_V2'], auxiliary=False, in_channels=3, classes=10, channels=16, "
+            "cells=6)",
+            lambda: of_retraining(
+                params_of("retrain", retrain={"batch_size": 16, "channels": 16, "cells": 6}), 4, Pictures(32)
+            ),
+        ),
+        (
+            "ResNet(56, in_channels=3, classes=10)",
+            lambda: of_retraining(
+                params_of(
+                    "retrain",
+                    methods={"darts": {"searcher": {"kind": "resnet", "depth": 56}}},
+                    retrain={"batch_size": 16},
+                ),
+                4,
+                Pictures(32),
+            ),
+        ),
+    ],
+    ids=["supernet", "derived", "resnet"],
+)
+def test_the_estimate_is_within_its_factor_of_a_measured_peak(network, estimate):
+    assert 1 / memory.UNSURE < estimate() / peak(network) < memory.UNSURE
+
+
+def test_a_step_on_twice_the_batch_or_from_two_samplers_needs_twice_the_maps():
+    small, large = (of_search(params_of("search", search={"batch_size": n}), Pictures(32)) for n in (64, 128))
+    two = of_search(params_of("search", "hlrs", search={"batch_size": 64}), Pictures(32))
+    assert large / small == pytest.approx(2, rel=0.02)
+    assert two == pytest.approx(large, rel=0.02)
+
+
+def test_recomputed_cells_and_streamed_images_are_not_counted():
+    whole = of_search(params_of("search", search={"cells": 12}), Pictures(32))
+    assert of_search(params_of("search", search={"cells": 12, "recompute": True}), Pictures(32)) < whole
+    held = of_search(params_of("search"), Pictures(32, 100_000)) - of_search(
+        params_of("search"), Pictures(32)
+    )
+    assert held == 100_000 * 3 * 32 * 32
+    streamed = {"digits": TINY["datasets"]["digits"] | {"stream": {"above_mb": 300}}}  # fewer than 307 MB
+    params = params_of("search", datasets=streamed)
+    assert of_search(params, Pictures(32, 100_000)) == of_search(params, Pictures(32))
+
+
+# --- what a job may have ------------------------------------------------------------------------------
+
+
+def snakemake(*, dryrun=False, nodes=None, **profile):
+    """Snakemake's settings as the Snakefile sees them."""
+    return SimpleNamespace(
+        output_settings=SimpleNamespace(dryrun=dryrun),
+        resource_settings=SimpleNamespace(nodes=nodes, overwrite_resources={"search": profile}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("workflow", "megabytes"),
+    [
+        (snakemake(dryrun=True), 300_000),
+        (snakemake(nodes=100), 300_000),
+        (snakemake(nodes=100, gpu=0), 8000),
+        (snakemake(nodes=100, gpu=0, mem_mb=64_000), 64_000),
+        (snakemake(nodes=100, gpu=0, mem_mb="4000 * attempt"), 300_000),
+    ],
+)
+def test_a_job_in_a_queue_has_what_it_requests_or_an_unknown_gpu(workflow, megabytes):
+    assert room("search", workflow).bytes == megabytes * 1e6
+
+
+def test_a_job_on_this_machine_has_its_gpu_or_its_memory(monkeypatch):
+    monkeypatch.setattr("hlrs.pipeline.memory._gpu_here", lambda environment: 0.0)
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000_000}.__getitem__)
+    assert room("search", snakemake()) == Room(4_096_000_000, "this machine")
+    monkeypatch.setattr("hlrs.pipeline.memory._gpu_here", lambda environment: 8e10)
+    assert room("search", snakemake()) == Room(8e10, "this machine's GPU")
+
+
+def test_a_gpu_that_hlrs_device_leaves_out_is_not_asked_for(monkeypatch):
+    monkeypatch.setattr("pathlib.Path.glob", lambda folder, pattern: iter([folder / "nvidia0"]))
+    monkeypatch.setattr("hlrs.pipeline.memory.ask", lambda *command: "81559\n40960\n")
+    assert memory._gpu_here({}) == 81559 * 2**20
+    assert memory._gpu_here({"HLRS_DEVICE": "cpu"}) == 0
+
+
+# --- before a job -------------------------------------------------------------------------------------
+
+
+def test_a_search_that_cannot_fit_is_refused_with_both_numbers(workspace):
+    edit(workspace / "params.yaml", **{"search.batch_size": 4096, "search.channels": 1024})
+    jobs = plan.plan(load(workspace / "params.yaml"))
+    with pytest.raises(UserError) as refused:
+        check_trainings(jobs, check_splits(jobs), lambda stage: Room(8e9, "the job (mem_mb)"))
+    line = str(refused.value)
+    assert line.startswith("search of digits/darts/0: needs about ")
+    assert "the job (mem_mb) has 8.0 GB; lower search.batch_size (4096), channels (1024)" in line
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_the_shipped_experiments_fit_a_gpu_of_16_gb_and_are_checked_at_once(path, monkeypatch):
+    monkeypatch.setattr("hlrs.pipeline.plan.content_digest", lambda source: "0" * 64)  # the data are not here
+    jobs = plan.plan(load(path))
+    started = time.process_time()
+    check_trainings(jobs, {}, lambda stage: Room(16e9, "a GPU of 16 GB"))
+    assert time.process_time() - started < 0.3
+
+
+def test_a_cutout_is_compared_with_images_whose_size_only_the_file_knows(workspace):
+    arrays = {f"{part}_images": np.zeros((30, 8, 8), np.uint8) for part in ("train", "test")}
+    labels = {f"{part}_labels": np.arange(30)[:, None] % 3 for part in ("train", "test")}
+    np.savez("tiny.npz", **arrays, **labels)
+    raw = yaml.safe_load((workspace / "params.yaml").read_text())
+    raw["datasets"]["digits"] = {
+        "source": {"kind": "npz", "file": "tiny.npz"},
+        "imbalance": {"kind": "natural"},
+        "augment": {"crop_padding": 1},
+    }
+    check_trainings(jobs_of(raw), check_splits(jobs_of(raw)), lambda stage: PLENTY)
+    raw["retrain"]["cutout"] = 16
+    jobs = jobs_of(raw)
+    with pytest.raises(
+        UserError, match=r"^retrain\.cutout: 16 is larger than the images of datasets\.digits, 8"
+    ):
+        check_trainings(jobs, check_splits(jobs), lambda stage: PLENTY)
+    for job in jobs:
+        if job.stage == "split":  # a split that is there already
+            for name in job.outputs:
+                Path(name).parent.mkdir(parents=True, exist_ok=True)
+                Path(name).touch()
+    assert check_splits(jobs) == {}
+    with pytest.raises(UserError, match=r"^retrain\.cutout: 16"):
+        check_trainings(jobs, {}, lambda stage: PLENTY)
