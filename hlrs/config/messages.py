@@ -12,12 +12,13 @@ from hlrs.config.base import Spec
 
 SHORT = reprlib.Repr()  # of a value from a file, which may be of any size, or grow without end by its aliases
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother, SHORT.maxlist, SHORT.maxdict = 3, 100, 100, 12, 12
+KEY = 110  # characters of a key that are shown
 MANY_BITS = 200  # of a number that is counted rather than written out
 
 
 def describe_error(detail: ErrorDetails, raw: Any, model: type[Spec]) -> str:
     """Describe a pydantic error in one line: the field as in the file, the value, what is allowed."""
-    field = ".".join(str(part) for part in _path(detail["loc"], raw))
+    field = ".".join(_key(part) for part in _path(detail["loc"], raw))
     if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
         field += ".kind"
     message = _message(detail, model)
@@ -80,6 +81,12 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > MANY_BITS:
         return f"a number of {value.bit_length()} bits"
     return SHORT.repr(value)
+
+
+def _key(part: int | str) -> str:
+    """Show a key, or a place in a list, of a field."""
+    key = str(part)[:KEY]
+    return key if key.isprintable() else repr(key)
 
 
 def _items(count: int) -> str:

@@ -17,6 +17,7 @@ from hlrs.errors import UserError
 RUNS = 100_000  # in a matrix; each has five jobs, and planning takes memory and time for each
 FILE_BYTES = 10_000_000  # of params.yaml
 ENTRIES = 10_000  # of a mapping in it
+DIGITS = 1000  # of a number in it
 
 
 class Matrix(Spec):
@@ -175,13 +176,22 @@ def _read(path: Path) -> Any:
 
 
 class _Constructor(SafeConstructor):
-    """Builds what YAML describes, unless merge keys (<<) of merge keys multiply its entries."""
+    """Builds what YAML describes, but no number of absurd length, and no merge keys that multiply entries."""
+
+    def construct_yaml_int(self, node: Any) -> int:
+        """Build a whole number."""
+        if len(node.value) > DIGITS:
+            raise ConstructorError("", None, f"a number of {len(node.value)} characters", node.start_mark)
+        return int(super().construct_yaml_int(node))
 
     def flatten_mapping(self, node: Any) -> None:
         """Replace a mapping's merge keys by the entries that they name."""
         super().flatten_mapping(node)
         if len(node.value) > ENTRIES:
             raise ConstructorError("", None, f"<< merges more than {ENTRIES} entries", node.start_mark)
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:int", _Constructor.construct_yaml_int)
 
 
 def _syntax(error: Exception) -> str:
