@@ -127,9 +127,7 @@ def _claim_folder(executes: bool) -> None:
 
 def _prepare(jobs: list[Job], workflow: Any) -> None:
     """Check splits and trainings, freeze the specs, and bring back results computed before."""
-    opened = preflight.check_splits(
-        jobs, lambda text: print(f"hlrs: {text}", file=sys.stderr, flush=True)
-    )
+    opened = preflight.check_splits(jobs, lambda text: print(f"hlrs: {text}", file=sys.stderr, flush=True))
     plan.freeze(jobs)
     plan.restore(jobs)
     preflight.check_trainings(jobs, opened, functools.cache(partial(memory.room, workflow=workflow)))

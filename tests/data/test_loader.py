@@ -337,9 +337,7 @@ def test_a_decode_error_ends_the_job_and_names_the_file(folder, workspace):
     for image in (workspace / "images/b").glob("*.png"):
         status, content = image.stat(), image.read_bytes()
         image.write_bytes(content[:60] + bytes(len(content) - 60))
-        os.utime(
-            image, ns=(status.st_atime_ns, status.st_mtime_ns)
-        )  # unseen until it is read
+        os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))  # unseen until it is read
     status, output = hlrs(workspace, "search", "digits/darts/0")
     assert status == 2, output
     says(output, "images/b", "image", "dvc pull")

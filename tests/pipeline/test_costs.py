@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from hlrs.artifacts.files import write_json
+from hlrs.artifacts.cache import Cache
 from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.base import Spec
 from hlrs.config.jobs import SearchJob
@@ -19,7 +19,7 @@ from hlrs.config.recipes import Search
 from hlrs.errors import UserError
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.pipeline import cost_probe, plan
-from hlrs.pipeline.cost_probe import MEMORY, Calibration, Measurement
+from hlrs.pipeline.cost_probe import MEMORY, Calibration, Entry, Measurement
 from hlrs.pipeline.costs import Forecast
 from hlrs.pipeline.plan_view import Outlook
 from hlrs.provenance.differences import Past
@@ -296,6 +296,9 @@ def test_seconds_are_pace_times_steps_and_epochs():
     assert measured.seconds([2, 2, 1]) == pytest.approx(6 * (0.5 + 0.5 + 0.25))
 
 
+CALIBRATION = Cache[dict[str, Entry]](MEMORY, dict[str, Entry])
+
+
 @pytest.fixture
 def hurried(workspace, monkeypatch):
     """Measure as few steps as possible."""
@@ -319,14 +322,12 @@ def test_without_records_the_stages_own_steps_are_measured_once(hurried):
     assert [e.how for e in found] == ["measured"] * 4
     assert found[0].training == found[1].training
     assert len(notices) == 2  # a search and a retraining
-    entries = {
-        len(e["paces"]): e for [e] in (held.values() for held in json.loads(MEMORY.read_text()).values())
-    }
-    assert entries[2]["steps"] == sum(WEIGHTS) // 16 == 5
-    assert entries[1]["steps"] == sum(COUNTS) // 16 == 9
-    paces = {number: seconds for number, (_, seconds) in entries[2]["paces"].items()}
-    assert found[0].training == pytest.approx(5 * (2 * paces["2"] + paces["1"]))
-    [(_, seconds)] = entries[1]["paces"].values()
+    entries = {len(entry.paces): entry for held in CALIBRATION.read().values() for entry in held.values()}
+    assert entries[2].steps == sum(WEIGHTS) // 16 == 5
+    assert entries[1].steps == sum(COUNTS) // 16 == 9
+    paces = {number: seconds for number, (_, seconds) in entries[2].paces.items()}
+    assert found[0].training == pytest.approx(5 * (2 * paces[2] + paces[1]))
+    [(_, seconds)] = entries[1].paces.values()
     assert found[2].training == pytest.approx(9 * 3 * seconds)
     assert not Path("results").exists()
     again, known = measured(notices)
@@ -341,7 +342,7 @@ def test_a_broken_memory_is_measured_again(hurried, text):
     MEMORY.write_text(text)
     forecast, known = measured([])
     assert forecast.of(known["search/digits/darts/0"]).how == "measured"
-    assert len(json.loads(MEMORY.read_text())) == 1
+    assert len(CALIBRATION.read()) == 1
 
 
 def test_a_measurement_on_a_gpu_is_preferred(hurried):
@@ -349,10 +350,10 @@ def test_a_measurement_on_a_gpu_is_preferred(hurried):
     forecast, known = measured(notices)
     job = known["search/digits/darts/0"]
     assert not forecast.of(job).gpu
-    memory = json.loads(MEMORY.read_text())
+    memory = CALIBRATION.read()
     [held] = memory.values()
-    held["NVIDIA A100"] = {"gpu": True, "steps": 5, "paces": {"2": [100, 0.01]}, "date": "2020-01-01"}
-    write_json(MEMORY, memory)
+    held["NVIDIA A100"] = Entry(gpu=True, steps=5, paces={2: (100, 0.01)}, date="2020-01-01")
+    CALIBRATION.write(memory)
     forecast, _ = measured(notices)
     assert forecast.of(job).device == "NVIDIA A100"
     assert forecast.of(job).hours == pytest.approx(5 * 3 * 0.01 / 3600)

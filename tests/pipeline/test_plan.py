@@ -62,7 +62,7 @@ def params(**changes):
             "random": {"searcher": {"kind": "random"}},
         },
         "search": {},
-        "retrain": {},
+        "retrain": {"cutout": 2},
         "evaluate": {},
         "report": {"reference": "darts"},
     }

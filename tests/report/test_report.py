@@ -192,7 +192,7 @@ def make_job(
             "datasets": dict.fromkeys(datasets, DATASET),
             "methods": {name: (SPECS | (specs or {})).get(name, PLAIN) for name in scores},
             "search": {},
-            "retrain": {},
+            "retrain": {"cutout": 2},
             "evaluate": {},
             "report": report,
         }

@@ -1,0 +1,26 @@
+"""Where SLURM serves several clusters, it puts "CLUSTER: name" above what it lists."""
+
+import pytest
+
+from hlrs.errors import UserError
+from hlrs.pipeline.slurm import ask
+from hlrs.pipeline.slurm_profile import merge, survey
+
+
+def test_the_clusters_name_is_no_part_of_an_answer():
+    assert ask("printf", "CLUSTER: toy\ncpu*|up|1:00|(null)\n") == "cpu*|up|1:00|(null)\n"
+
+
+def test_a_notice_of_the_site_is_no_partition():
+    listing = "Maintenance on Monday\ncpu*|up|1:00|(null)\n\ngpu|up|2:00|gpu:a100:4(S:0-1)\n"
+    assert [(partition.name, sorted(partition.gpus)) for partition in merge(listing)] == [
+        ("cpu", []),
+        ("gpu", ["a100"]),
+    ]
+
+
+@pytest.mark.parametrize("clusters", ["one,two", "all"])
+def test_a_profile_for_several_clusters_is_refused_with_the_variable(monkeypatch, clusters):
+    monkeypatch.setenv("SLURM_CLUSTERS", clusters)
+    with pytest.raises(UserError, match=f"^SLURM_CLUSTERS={clusters}: .* set it to that cluster's name"):
+        survey()
