@@ -12,6 +12,8 @@ from hlrs.artifacts.tables import SCHEMAS, SUBSETS
 from hlrs.report.comparisons import METRICS, Difference, Summary, compare, summarize
 from hlrs.report.runs import PLACE, REPEATED, Results, Run, class_means, class_rows, once
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet runs
+
 
 def _place(run: Run) -> list[Any]:
     return [getattr(run, name) for name in PLACE]
@@ -37,16 +39,22 @@ def files(results: Results) -> dict[str, str]:
 
 
 def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 10) -> str:
-    """Write CSV, floats rounded to so many significant digits, empty for None and NaN."""
+    """Write CSV, floats rounded to so many significant digits, empty for None and NaN.
+
+    A text that a spreadsheet would run as a formula is preceded by an apostrophe.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, float):
             return f"{value:.{digits}g}" if math.isfinite(value) else ""
+        if isinstance(value, str):  # a lone \r would end the row unquoted
+            apostrophe = "'" if value.startswith(FORMULA) else ""
+            return apostrophe + value.replace("\r\n", "\n").replace("\r", "\n")
         return value
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow(map(plain, header))
     writer.writerows([plain(value) for value in row] for row in rows)
     return text.getvalue()
 
