@@ -10,7 +10,8 @@ from pathlib import Path
 from hlrs.artifacts.data_digest import sha256
 from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, key_of
 from hlrs.artifacts.records import seal
-from hlrs.provenance.audit import LOCK, Audit
+from hlrs.provenance.audit import Audit
+from hlrs.provenance.dvc_lock import LOCK
 
 LARGE = 512 << 20  # bytes of a file of weights
 

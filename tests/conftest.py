@@ -182,6 +182,13 @@ def make_all(folder: Path) -> None:
     assert process.exitcode == 0
 
 
+def result_files() -> list[Path]:
+    """Every file in results/, but for the state that lies there."""
+    from hlrs.artifacts.jobs import RESULTS, STATE
+
+    return sorted(path for path in RESULTS.rglob("*") if STATE not in path.parents and path.is_file())
+
+
 def outputs(folder: Path, stage: str) -> dict[str, str]:
     """File -> SHA-256 of all results of a stage, without the provenance records."""
     import hashlib

@@ -14,10 +14,10 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from hlrs.artifacts.jobs import OUTPUTS, key_of, result_files
+from hlrs.artifacts.jobs import OUTPUTS, key_of
 from hlrs.cli import STAGE_HELP, main
 from hlrs.nas.genotype import PUBLISHED
-from tests.conftest import TINY, edit
+from tests.conftest import TINY, edit, result_files
 from tests.messages import says
 
 

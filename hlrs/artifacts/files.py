@@ -45,6 +45,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """A JSON file; UserError if it is missing, Failure if it is not whole."""
     try:
+        if path.exists() and not path.is_file():  # reading a FIFO would wait for ever
+            raise UserError(f"{path}: is not a regular file")
         return parse_json(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

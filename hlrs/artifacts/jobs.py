@@ -7,6 +7,7 @@ No other module builds or parses these paths.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,12 @@ STATE = RESULTS / ".hlrs"  # of all checkouts whose results/ is this folder: cla
 ASIDE = STATE / "aside"  # may be deleted to free space
 CHECKPOINTS = Path(".hlrs/checkpoints")
 PROVENANCE = "provenance.json"
+PART = "[A-Za-z0-9][A-Za-z0-9_.-]{0,254}"  # of a path, as params.yaml and file systems allow names
+SEEDS = "[0-9]{1,20}(-[0-9]{1,20})?"
+FOLDERS = {  # number of folders that a run's name makes -> RUN/KEY
+    1: re.compile(f"(?P<run>{PART})/(?P<key>{PART})"),
+    3: re.compile(f"(?P<run>{PART}/{PART}/{SEEDS})/(?P<key>{PART})"),
+}
 OUTPUTS = {
     "split": ["split.parquet", "classes.json", "files.parquet"],
     "search": ["alphas.parquet", "history.parquet"],
@@ -76,9 +83,10 @@ class ResultPath:
         root, stage, *rest = [*PurePosixPath(path).parts, "", ""]
         rest = rest[:-2]
         depth = _depth(stage)
-        if root != str(RESULTS) or stage not in OUTPUTS or len(rest) <= depth:
+        place = FOLDERS[depth].fullmatch("/".join(rest[: depth + 1]))
+        if root != str(RESULTS) or stage not in OUTPUTS or not place or ".." in rest:
             raise UserError(f"{path}: not in the folder of a result (results/STAGE/RUN/KEY/)")
-        return cls(stage, "/".join(rest[:depth]), rest[depth], "/".join(rest[depth + 1 :]))
+        return cls(stage, place["run"], place["key"], "/".join(rest[depth + 1 :]))
 
     @property
     def directory(self) -> Path:
@@ -94,11 +102,6 @@ class ResultPath:
 def _depth(stage: str) -> int:
     """The number of folders that a run's name makes."""
     return 1 if stage in ("split", "report") else 3
-
-
-def result_files() -> list[Path]:
-    """Every file in results/, but for the state that lies there."""
-    return sorted(path for path in RESULTS.rglob("*") if STATE not in path.parents and path.is_file())
 
 
 def folders(stage: str) -> list[Path]:

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from hlrs.artifacts.files import read_json, write_json
-from hlrs.artifacts.jobs import PROVENANCE, Job, ResultPath
+from hlrs.artifacts.jobs import PROVENANCE, Job, ResultPath, key_of
 from hlrs.errors import Failure, UserError
 
 UNKNOWN = "not recorded"
+LARGEST = 1 << 28  # bytes; a report on 10,000 runs has a record of a tenth
 
 
 class Input(BaseModel):
@@ -27,7 +28,9 @@ Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Gpu(BaseModel):
-    """What every record says of a GPU."""
+    """The GPU that a job ran on."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     name: str
     peak_memory_bytes: int | None = None
@@ -80,7 +83,7 @@ class Record(BaseModel):
     host: str | None = None
     cpu: str | None = None
     device: str | None = None
-    gpu: Annotated[dict[str, Any], _like(Gpu)] | str | None = None
+    gpu: Gpu | str | None = None
     gpu_kernels: bool | None = None
     slurm_job: str | None = None
     peak_memory_bytes: int | None = None
@@ -92,6 +95,8 @@ class Record(BaseModel):
     @classmethod
     def read(cls, path: Path) -> "Record":
         """Read a record; UserError if it is missing, Failure if it is not whole."""
+        if path.is_file() and path.stat().st_size > LARGEST:
+            raise Failure(f"{path}: larger than any record")
         return cls.parse(read_json(path), str(path))
 
     @classmethod
@@ -123,7 +128,20 @@ class Record(BaseModel):
     @property
     def intact(self) -> bool:
         """Whether the record fits its seal."""
-        return self.seal == seal(self.body())
+        try:
+            return self.seal == seal(self.body())
+        except (RecursionError, ValueError):  # nested too deeply to have been written
+            return False
+
+    def fault(self, folder: str) -> str:
+        """Say why this cannot be the record of the result in a folder; empty if it can."""
+        if self.result.folder != folder:
+            return f"is the record of {self.stage} {self.run}, key {self.key}: copied from there"
+        if not self.intact:
+            return "was edited: it does not fit its seal"
+        if key_of({name: value for name, value in vars(self.job).items() if name != "key"}) != self.key:
+            return "holds parameters, code or inputs that do not fit its key"
+        return ""
 
     @property
     def job(self) -> Job:
@@ -139,12 +157,12 @@ class Record(BaseModel):
     @property
     def gpu_name(self) -> str | None:
         """The GPU's name, None without one."""
-        return self.gpu["name"] if isinstance(self.gpu, dict) else self.gpu
+        return self.gpu.name if isinstance(self.gpu, Gpu) else self.gpu
 
     @property
     def gpu_memory(self) -> int | None:
         """Peak bytes allocated on the GPU, None where not recorded."""
-        return self.gpu.get("peak_memory_bytes") if isinstance(self.gpu, dict) else None
+        return self.gpu.peak_memory_bytes if isinstance(self.gpu, Gpu) else None
 
     def environment(self) -> dict[str, str]:
         """Commit, lock file, image, host, device and versions, UNKNOWN where not recorded."""

@@ -30,6 +30,7 @@ Kinds: TypeAlias = Mapping[type[Spec], T]
 # code digest covers just those whose names the job's parameters, or the code that they ask for, spell.
 Choices: TypeAlias = Mapping[str, T]
 
+
 def _without_nul(text: str) -> str:
     """Reject the character that no path and no page can hold."""
     if "\0" in text:

@@ -96,9 +96,7 @@ class Params(Sections):
 
     def _cutouts(self) -> dict[str, int]:
         """The cutouts of the matrix, by their fields."""
-        searched = any(
-            self.methods[name].searcher.genotype_is == "searched" for name in self.matrix.methods
-        )
+        searched = any(self.methods[name].searcher.genotype_is == "searched" for name in self.matrix.methods)
         found = {"search.cutout": self.search.cutout} if searched else {}
         for name in self.matrix.methods:
             own = (

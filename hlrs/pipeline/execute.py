@@ -105,8 +105,8 @@ def _recorded(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of each output of a job, from its record; UserError if that was edited or moved."""
     place = directory / PROVENANCE
     record = Record.read(place)
-    if not record.intact or record.result.directory != directory:
-        raise UserError(f"{place}: edited, or another job's record; {_again(ResultPath.parse(place))}")
+    if fault := record.fault(directory.as_posix()):
+        raise UserError(f"{place}: {fault}; {_again(ResultPath.parse(place))}")
     return record.outputs
 
 

@@ -1,16 +1,10 @@
 """The audit: check that files, records, `dvc.lock`, `params.yaml` and commits agree on every result."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from ruamel.yaml import YAML
-from tqdm import tqdm
 
 from hlrs.artifacts.code_digest import committed
 from hlrs.artifacts.jobs import (
@@ -22,16 +16,14 @@ from hlrs.artifacts.jobs import (
     Job,
     ResultPath,
     abbreviate,
-    key_of,
-    result_files,
 )
 from hlrs.artifacts.records import Record
-from hlrs.errors import HlrsError
+from hlrs.errors import Failure, HlrsError
 from hlrs.provenance.differences import ran
+from hlrs.provenance.dvc_lock import LOCK, listing, recorded, tree_digest
+from hlrs.provenance.files import digests, read_all
 from hlrs.provenance.lineage import data, directory_of, read_here
 
-LOCK = Path("dvc.lock")
-BLOCK = 1 << 20  # bytes read at a time
 SHORT = 12  # digits of a digest
 
 
@@ -50,29 +42,22 @@ class Finding:
     rests: int = 0
 
 
-@dataclass(frozen=True)
-class Digests:
-    """A file's digests; `md5`, DVC's, only where there is a dvc.lock to compare with."""
-
-    size: int
-    sha256: str
-    md5: str
-
-
 class Audit:
-    """Everything below results/, read once. `jobs`: what the params ask for."""
+    """Everything below results/ and report/, read once. `jobs`: what the params ask for."""
 
     def __init__(self, jobs: list[Job]) -> None:
         self.jobs = jobs
         self.wanted = {str(job.directory): job for job in jobs}
-        self.files = digests(result_files())
+        self.files, self.odd = read_all(RESULTS)
         self.folders: dict[str, list[str]] = {}  # of every result -> its files
         self.stray: list[str] = []
-        for path in self.files:
+        for path in (*self.files, *self.odd):
             try:
-                self.folders.setdefault(directory_of(path), []).append(path)
+                place = ResultPath.parse(path)
             except HlrsError:
                 self.stray.append(path)
+            else:
+                (self.folders.setdefault(place.folder, []) if place.name else self.stray).append(path)
         self.records: dict[str, Record] = {}
         self.unreadable: dict[str, str] = {}  # folder -> why
         for directory in self.folders:
@@ -86,6 +71,10 @@ class Audit:
         for directory, record in self.records.items():
             for entry in record.inputs.values():
                 self.readers.setdefault(directory_of(entry.path), set()).add(directory)
+        self.published = read_all(PUBLISHED)
+        self.shown, self.unshown = _shown()
+        asked = next((str(job.directory) for job in jobs if job.stage == "report"), "")
+        self.origin = self.shown.result.folder if self.shown else asked
 
     def findings(self) -> Iterator[Finding]:
         """What is broken, upstream before downstream, then what is remarkable."""
@@ -138,12 +127,13 @@ class Audit:
         place = f"{directory}/{PROVENANCE}"
         first = f"{directory}/{OUTPUTS[ResultPath.parse(directory).stage][0]}"
         if directory not in self.records:
-            why = self.unreadable.get(directory, "").removeprefix(f"{place}: ") or "is missing"
+            why = self.odd.get(place) or self.unreadable.get(directory, "").removeprefix(f"{place}: ")
+            why = why or ("is a folder" if Path(place).is_dir() else "is missing")
             yield self._break(place, f"{why}, so these artifacts have no recorded origin", first)
             return
         record = self.records[directory]
-        if wrong := _misplaced(directory, record):
-            yield self._break(place, wrong, first)
+        if fault := record.fault(directory):
+            yield self._break(place, fault, first)
         yield from self._outputs(directory, record)
         yield from self._inputs(directory, record, first)
 
@@ -151,13 +141,17 @@ class Audit:
         files = {ResultPath.parse(path).name: path for path in self.folders[directory]}
         for name, digest in record.outputs.items():
             path = f"{directory}/{name}"
-            if name not in files:
-                yield self._break(path, "is on record but missing")
+            if path in self.odd:
+                yield self._break(path, self.odd[path])
+            elif name not in files:
+                yield self._break(
+                    path, f"is on record but {'a folder' if Path(path).is_dir() else 'missing'}"
+                )
             elif self.files[path].sha256 != digest:
                 found = self.files[path].sha256
                 what = f"has other bytes than on record: sha256 {found[:SHORT]}…, not {digest[:SHORT]}…"
                 yield self._break(path, what)
-        for name in files.keys() - record.outputs.keys() - {PROVENANCE}:
+        for name in sorted(files.keys() - record.outputs.keys() - {PROVENANCE}):
             yield self._break(files[name], "is not on record", remedy="delete it")
 
     def _inputs(self, directory: str, record: Record, first: str) -> Iterator[Finding]:
@@ -188,50 +182,74 @@ class Audit:
     # --- all results ----------------------------------------------------------------------------------
 
     def _published(self) -> Iterator[Finding]:
-        """report/ against the result that it was copied from."""
-        place = PUBLISHED / PROVENANCE
-        if not place.is_file():
+        """report/ against the result that it was copied from, both ways."""
+        files, odd = self.published
+        if not files and not odd:
             return
-        try:
-            origin = Record.read(place).result
-        except HlrsError:
-            yield Finding(str(place), "is not the record of a job", "`hlrs publish`", affected=str(place))
-            return
-        if origin.key not in {job.key for job in self.jobs}:
-            yield Finding(
-                str(PUBLISHED),
-                "shows the report of other parameters",
-                "snakemake, then `hlrs publish`",
-                False,
-            )
-        if origin.folder not in self.folders:
-            return
-        copies = [PUBLISHED / name for name in [*OUTPUTS["report"], PROVENANCE]]
-        for path, found in digests([path for path in copies if path.is_file()]).items():
-            name = str(Path(path).relative_to(PUBLISHED))
-            source = self.files.get(f"{origin.folder}/{name}")
-            made = self._recorded(replace(origin, name=name))
-            if found.sha256 != (made or (source.sha256 if source else None)):
-                what = f"is not the one in {origin.folder}"
-                yield Finding(path, what, "`hlrs publish` after deleting report/", affected=path)
+        record = str(PUBLISHED / PROVENANCE)
+        if self.shown is None:
+            yield _unpublished(record, self.unshown)
+        elif self.origin not in self.wanted:
+            remedy = "snakemake, then `hlrs publish`"
+            yield Finding(str(PUBLISHED), "shows the report of other parameters", remedy, False)
+        source, made = self._copied()
+        for path in sorted({*files, *odd, *made} if made else odd):
+            if path == record and self.shown is None:
+                continue
+            if path in odd:
+                yield _unpublished(path, odd[path])
+            elif path not in files:
+                yield _unpublished(path, f"is on record in {source}, but missing here")
+            elif path not in made:
+                yield _unpublished(path, f"is not on record in {source}")
+            elif files[path].sha256 != made[path]:
+                yield _unpublished(path, f"is not the one on record in {source}")
+
+    def _copied(self) -> tuple[str, dict[str, str]]:
+        """What report/ should hold, path -> SHA-256, and by which record: its result's, else its own."""
+        record, source, files = self.records.get(self.origin), self.origin, self.files
+        if record is None:
+            record, source, files = self.shown, str(PUBLISHED), self.published[0]
+        own = files.get(f"{source}/{PROVENANCE}")
+        if record is None or own is None:
+            return source, {}
+        made = record.outputs | {PROVENANCE: own.sha256}
+        return f"{source}/{PROVENANCE}", {str(PUBLISHED / name): digest for name, digest in made.items()}
 
     def _recorded_by_dvc(self) -> Iterator[Finding]:
         """Every file in dvc.lock against the file here."""
-        if not LOCK.is_file():
+        if not os.path.lexists(LOCK):
             return
-        stages = (YAML(typ="safe", pure=True).load(LOCK) or {}).get("stages", {})
-        recorded = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+        try:
+            outs = recorded()
+        except Failure as error:
+            remedy = f"`git checkout {LOCK}` restores it; or delete it, and `dvc repro` records all results"
+            yield Finding(str(LOCK), str(error), remedy, affected=str(LOCK))
+            return
         for stage in STAGES:
             root = str(RESULTS / stage)
             ours = {
                 p.removeprefix(f"{root}/"): d.md5 for p, d in self.files.items() if p.startswith(f"{root}/")
             }
-            if root in recorded and recorded[root] != _tree_digest(ours):
-                yield from self._differing(root, recorded[root], ours)
+            if root not in outs:
+                if ours:
+                    yield Finding(root, f"is not in {LOCK} yet", "`dvc repro` records it", False)
+            elif outs[root] != tree_digest(ours):
+                yield from self._differing(root, outs[root], ours)
+        yield from self._published_by_dvc(outs)
 
-    def _differing(self, root: str, digest: str, ours: dict[str, str]) -> Iterator[Finding]:
+    def _published_by_dvc(self, outs: dict[str, str | None]) -> Iterator[Finding]:
+        """Compare report/ itself with dvc.lock where the result that it was copied from is not here."""
+        if self.origin in self.records:
+            return
+        for path, found in self.published[0].items():
+            if path in outs and outs[path] != found.md5:
+                remedy = f"`dvc checkout --force {path}` restores it, or `dvc repro` records it"
+                yield Finding(path, f"is not the version in {LOCK}", remedy, affected=path)
+
+    def _differing(self, root: str, digest: str | None, ours: dict[str, str]) -> Iterator[Finding]:
         """Name the files that differ from the listing in dvc.lock, and count those in only one of the two."""
-        theirs = _listing(digest)
+        theirs = listing(digest)
         if theirs is None:
             what = "is another version than dvc.lock's, whose listing DVC's cache does not hold"
             yield Finding(root, what, "`dvc fetch`, or `dvc repro` records this version", False)
@@ -309,16 +327,21 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _misplaced(directory: str, record: Record) -> str:
-    """Why a record cannot belong to its folder; empty if it can."""
-    if record.result.folder != directory:
-        return f"is the record of {record.stage} {record.run}, key {record.key}: copied from there"
-    if not record.intact:
-        return "was edited: it does not fit its seal"
-    body = {name: value for name, value in vars(record.job).items() if name != "key"}
-    if key_of(body) != record.key:
-        return "holds parameters, code or inputs that do not fit its key"
-    return ""
+def _shown() -> tuple[Record | None, str]:
+    """The record in report/; None, and why, if it is not that of a report."""
+    place = PUBLISHED / PROVENANCE
+    try:
+        record = Record.read(place)
+    except HlrsError as error:
+        return None, str(error).removeprefix(f"{place}: ")
+    fault = record.fault(record.result.folder)
+    if record.stage != "report":
+        fault = f"is the record of {record.stage} {record.run}"
+    return (None, fault) if fault else (record, "")
+
+
+def _unpublished(path: str, what: str) -> Finding:
+    return Finding(path, what, f"delete {PUBLISHED}/, then `hlrs publish`", affected=path)
 
 
 def check_data(audit: Audit) -> Iterator[Finding]:
@@ -337,15 +360,21 @@ def check_data(audit: Audit) -> Iterator[Finding]:
             if digest and digest.sha256 != file["sha256"]:
                 first = f"{directory}/{OUTPUTS['split'][0]}"
                 what = f"has other bytes than when {record.run} was split"
+                what = f"cannot be read: {digest.error}" if digest.error else what
                 yield Finding(str(file["path"]), what, "restore the file, or rebuild the split", True, first)
+
+
+def _printable(text: str) -> str:
+    """Escape a text with a line break, or a byte of a name that is not UTF-8: a finding is one line."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def report(audit: Audit, findings: list[Finding]) -> Iterator[str]:
     """The findings in words, breaks first, and what was checked."""
     for finding in sorted(findings, key=lambda finding: not finding.broken):
-        yield f"{'broken' if finding.broken else 'remark'}  {finding.path}: {finding.what}"
+        yield _printable(f"{'broken' if finding.broken else 'remark'}  {finding.path}: {finding.what}")
         if finding.broken:
-            first = "this file" if finding.affected == finding.path else finding.affected
+            first = "this file" if finding.affected == finding.path else _printable(str(finding.affected))
             others = f"; {_counted(finding.rests, 'other result')} made from it" if finding.rests else ""
             yield f"        first affected: {first}{others}"
         yield f"        {finding.remedy}"
@@ -358,60 +387,3 @@ def report(audit: Audit, findings: list[Finding]) -> Iterator[str]:
     )
     yield f"{sizes} against {checked}:"
     yield f"{broken} broken, {_counted(remarks, 'remark')}" if findings else "everything agrees"
-
-
-# --- digests ------------------------------------------------------------------------------------------
-
-
-def digests(paths: list[Path]) -> dict[str, Digests]:
-    """Digests of files, side by side, a file that has several names once; with progress on a terminal."""
-    md5 = LOCK.is_file()
-    files = {
-        path: (status.st_dev, status.st_ino, status.st_size) for path in paths for status in [path.stat()]
-    }
-    once = {identity: path for path, identity in files.items()}
-    largest_first = sorted(once, key=lambda identity: -identity[2])
-    with (
-        tqdm(total=sum(i[2] for i in once), unit="B", unit_scale=True, disable=None, leave=False) as bar,
-        ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
-    ):
-        found = dict(
-            zip(largest_first, pool.map(lambda i: _digests(once[i], md5, bar), largest_first), strict=True)
-        )
-    return {str(path): found[identity] for path, identity in files.items()}
-
-
-def _digests(path: Path, with_md5: bool, bar: "tqdm[Any]") -> Digests:
-    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            sha256.update(block)
-            if with_md5:
-                md5.update(block)
-            size += len(block)
-            bar.update(len(block))
-    return Digests(size, sha256.hexdigest(), md5.hexdigest() if with_md5 else "")
-
-
-def _tree_digest(files: dict[str, str]) -> str:
-    """DVC's digest of a folder, given the MD5 of every file."""
-    from dvc_data.hashfile.tree import Tree
-
-    tree = Tree.from_list([{"md5": digest, "relpath": name} for name, digest in files.items()])
-    tree.digest()
-    return str(tree.oid)
-
-
-def _listing(digest: str) -> dict[str, str] | None:
-    """File -> MD5 of a folder that DVC's cache knows; None if it does not."""
-    from dvc.repo import Repo
-    from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_data.hashfile.tree import Tree
-    from dvc_objects.errors import ObjectFormatError
-
-    with Repo() as repo:
-        try:
-            tree = Tree.load(repo.cache.local, HashInfo("md5", digest))
-        except (OSError, ObjectFormatError):
-            return None
-    return {"/".join(parts): str(found.value) for parts, _, found in tree}

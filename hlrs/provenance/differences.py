@@ -218,9 +218,10 @@ class Past:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
-        for path in sorted(RESULTS.rglob(PROVENANCE)):
+        for path in sorted(RESULTS.rglob(PROVENANCE)):  # also of what was set aside
             with suppress(HlrsError):  # a plan does not fail for a broken record
-                self.records.append(Record.read(path))
+                record = Record.read(path)
+                self.records += [record] if record.intact else []
         self.of: dict[tuple[str, str], list[Record]] = {}
         for record in self.records:
             self.of.setdefault((record.stage, record.run), []).append(record)

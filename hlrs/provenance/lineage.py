@@ -1,5 +1,6 @@
 """Lineage: the records from an artifact back to the data files, here or at a revision of Git."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, PUBLISHED, Job, ResultPath,
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.config.data import Source
-from hlrs.errors import HlrsError, UserError
+from hlrs.errors import Failure, HlrsError, UserError
 
 Read = Callable[[str], Record | None]  # the record of a job's folder, None if it has none
 SHOWN = "metrics.json"  # what a run's numbers in the report come from
@@ -45,7 +46,7 @@ def directory_of(path: str) -> str:
 def trace(targets: list[str], read: Read) -> Lineage:
     """Follow the inputs of every record from the targets' jobs to those without inputs.
 
-    UserError if not even the targets have a record.
+    UserError if not even the targets have a record; Failure if a record was edited or is another job's.
     """
     records: dict[str, Record] = {}
     missing: list[str] = []
@@ -58,6 +59,8 @@ def trace(targets: list[str], read: Read) -> Lineage:
         if record is None:
             missing.append(directory)
             continue
+        if fault := record.fault(directory):
+            raise Failure(f"{directory}/{PROVENANCE}: {fault}; `hlrs audit` shows the remedy")
         records[directory] = record
         pending += reversed([directory_of(entry.path) for entry in record.inputs.values()])
     if not records:
@@ -98,6 +101,8 @@ def read_at(revision: str) -> tuple[Read, Callable[[str], list[str]]]:
                 f"{path}: DVC recorded it at {revision}, but its cache does not hold it; "
                 f"`dvc fetch` at that revision brings it"
             ) from None
+        except (ValueError, RecursionError):
+            raise Failure(f"{path}: at {revision} truncated or not JSON") from None
 
     def listing(directory: str) -> list[str]:
         try:
@@ -128,7 +133,7 @@ def find(asked: str, jobs: list[Job]) -> list[str]:
             raise UserError(f"{asked}: has no result yet; `hlrs plan` shows what would run")
         return [str(job.output(SHOWN)) for job in there]
     path = Path(asked)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long
         raise UserError(
             f"{asked}: no such file, nor a data set, data set/method or data set/method/seed of the params"
         )
@@ -185,7 +190,10 @@ def recorded(lineage: Lineage, path: str) -> str | None:
 
 def matches(lineage: Lineage, path: str) -> bool | None:
     """Whether an artifact here has the bytes on record; None if it is not here."""
-    return sha256(Path(path)) == recorded(lineage, path) if Path(path).is_file() else None
+    try:
+        return sha256(Path(path)) == recorded(lineage, path) if Path(path).is_file() else None
+    except OSError:  # it is here, but cannot be read
+        return False
 
 
 def _matches_all(lineage: Lineage, directory: str) -> dict[str, bool | None]:
@@ -200,7 +208,7 @@ def splits(lineage: Lineage) -> Iterator[tuple[str, Record]]:
 def data(directory: str, record: Record) -> list[dict[str, Any]]:
     """Every data file of a split: name in the source, path here (None if it is not known), bytes, SHA-256."""
     try:
-        source: Source = TypeAdapter(Source).validate_python(record.params["source"])
+        source: Source = TypeAdapter(Source).validate_python(record.params.get("source"))
         paths = {name: str(path) for name, path in data_files(source)}
     except (HlrsError, ValueError, ImportError):
         paths = {}  # a fresh clone without the data, a login node without torchvision

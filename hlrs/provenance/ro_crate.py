@@ -126,7 +126,7 @@ class Description:
         self.records = {job.key: Record.read(job.output(PROVENANCE)) for job in jobs}
         self.makers = {path: job for job in jobs for path in job.outputs}
         with ThreadPoolExecutor() as pool:
-            self.digests = dict(zip(self.makers, pool.map(sha256, map(Path, self.makers)), strict=True))
+            self.digests = dict(zip(self.makers, pool.map(_digest, self.makers), strict=True))
         self._check()
         inside = not params.is_absolute() and ".." not in params.parts
         self.params = params.as_posix() if inside else params.name
@@ -147,12 +147,13 @@ class Description:
     def _check(self) -> None:
         """Check every file against its own record and those of the jobs that read it."""
         for job in self.jobs:
-            record = self.records[job.key]
-            known = {str(job.output(name)): digest for name, digest in record.outputs.items()}
+            record, place = self.records[job.key], job.output(PROVENANCE)
+            if fault := record.fault(job.directory.as_posix()):
+                raise Failure(f"{place}: {fault}; `hlrs audit` shows the remedy")
+            known = {str(job.output(name)): record.outputs.get(name) for name in OUTPUTS[job.stage]}
             known |= {entry.path: entry.sha256 for entry in record.inputs.values()}
             for path, digest in known.items():
                 if self.digests.get(path) != digest:
-                    place = job.output(PROVENANCE)
                     raise Failure(f"{path}: not the file on record in {place}; `hlrs audit` shows the remedy")
 
     # --- entities -------------------------------------------------------------------------------------
@@ -495,6 +496,16 @@ def _without_run(role: str) -> str:
     """Drop the run from an input's name: search/d/darts/0/history.parquet becomes search/history.parquet."""
     first, _, rest = role.partition("/")
     return f"{first}/{Path(rest).name}" if rest else first
+
+
+def _digest(path: str) -> str:
+    """SHA-256 of a result; Failure if it cannot be read."""
+    try:
+        if not Path(path).is_file():  # reading a FIFO would wait for ever
+            raise Failure(f"{path}: is not a regular file; `hlrs audit` shows the remedy")
+        return sha256(Path(path))
+    except OSError as error:
+        raise Failure(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _file_facts(path: str, size: int, digest: str) -> dict[str, Any]:

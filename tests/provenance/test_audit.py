@@ -12,7 +12,8 @@ from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE
 from hlrs.artifacts.records import seal
 from hlrs.config.params import load
 from hlrs.pipeline import plan
-from hlrs.provenance.audit import Audit, check_data, digests
+from hlrs.provenance.audit import Audit, check_data
+from hlrs.provenance.files import digests
 from tests.conftest import at_work_in, edit
 from tests.pipeline.test_workflow import (  # noqa: F401
     commit,

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from rocrate.rocrate import ROCrate
 from rocrate_validator import models, services
 
+from hlrs.artifacts.records import seal
 from hlrs.artifacts.tables import write_table
 from hlrs.cli import main
 from hlrs.config.params import load
@@ -352,10 +353,12 @@ def list_data_files(folder, count):
     write_table(path.with_name("files.parquet"), "files", rows)
     facts = json.loads(path.read_text())
     facts["outputs"]["files.parquet"] = digest(path.with_name("files.parquet"))
+    facts["seal"] = seal(facts)
     path.write_text(json.dumps(facts))
     [report] = (folder / "results/report/all").glob("*/provenance.json")  # it read the split's record
     facts = json.loads(report.read_text())
     facts["inputs"]["split/digits/provenance.json"]["sha256"] = digest(path)
+    facts["seal"] = seal(facts)
     report.write_text(json.dumps(facts))
 
 

@@ -72,7 +72,8 @@ def make_run(method: str, seed: int, **changes) -> Run:
         alphas_lr=[0.003] * 3,
         skips_normal=[0, 1, 1],
     )
-    record = {"throughput": [{"epoch": e, "images_per_second": 100.0} for e in range(3)], "host": "node07"}
+    pace = {"seconds": 2.0, "images_per_second": 100.0}
+    record = {"throughput": [{"epoch": e, **pace} for e in range(3)], "host": "node07"}
     stages = ("search", "extract", "retrain", "evaluate")
     run = Run(
         "d", method, seed, 0,

@@ -95,7 +95,15 @@ def alphas(method: str) -> dict:
     return dict(zip(SCHEMAS["trajectory"], zip(*rows, strict=True), strict=True))
 
 
-BARE = {"key": "", "stage": "search", "run": "", "params": {}, "code": "", "inputs": {}, "outputs": {}}
+BARE = {
+    "key": "0123456789ab",
+    "stage": "search",
+    "run": "",
+    "params": {},
+    "code": "",
+    "inputs": {},
+    "outputs": {},
+}
 
 
 def record(stage: str, run: str) -> dict:
