@@ -69,10 +69,14 @@ def _stage_command(stage: str) -> click.Command:
     @click.argument("run")
     @click.option("--force", is_flag=True, help="Rerun even if the result exists.")
     @params_option
-    def command(run: str, force: bool, params: Path) -> None:
+    def command(run: str, force: bool, params: Path, check_images: bool = False) -> None:
         from hlrs.pipeline.execute import current, execute
 
         job = _find(stage, run, params)
+        if check_images:
+            from hlrs.stages.split import check_images as check
+
+            check(job)
         if run.endswith(".json") or force or not current(job):
             execute(job)
         click.echo(job.directory)
@@ -81,6 +85,9 @@ def _stage_command(stage: str) -> click.Command:
         f"{STAGE_HELP[stage]}\n\n{run} or the path of a frozen spec "
         "(.hlrs/specs/KEY.json, which the workflow passes).\n\nPrints the folder of the results."
     )
+    if stage == "split":
+        option = click.option("--check-images", is_flag=True, help="First decode every image of the source.")
+        command = option(command)
     return click.command(stage)(command)
 
 

@@ -185,6 +185,13 @@ def test_an_image_that_cannot_be_decoded_is_named_with_its_row_by_the_split(brok
     assert left_behind() == []
 
 
+def test_every_image_is_decoded_if_asked_also_those_that_no_split_draws(parquet):
+    parquet(images=[png(23)[:-30] if i == 59 else png(4 * i) for i in range(60)])
+    edit(Path("params.yaml"), **{"datasets.digits.max_per_class": 4})
+    assert run("split", "digits")[0] == 0
+    says(complaint("split", "digits", "--check-images"), "images.parquet, row 59", "image", "dvc pull")
+
+
 def test_data_changed_since_the_plan_are_rejected(parquet):
     run("split", "digits")
     [spec] = [p for p in Path(".hlrs/specs").iterdir() if json.loads(p.read_text())["stage"] == "split"]
