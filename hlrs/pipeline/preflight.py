@@ -13,7 +13,7 @@ from hlrs.artifacts.data_digest import content_digest, leaks
 from hlrs.artifacts.jobs import ASIDE, CHECKPOINTS, RESULTS, Job
 from hlrs.config.data import Source, check_visible
 from hlrs.config.jobs import Images, SearchJob, SplitJob, parse
-from hlrs.data.sources.base import ImageSource
+from hlrs.data.sources.base import ImageSource, remedy_for
 from hlrs.data.sources.open import files_of, open_source
 from hlrs.data.split import draw
 from hlrs.errors import UserError, about
@@ -49,10 +49,8 @@ def check_data(job: Job) -> None:
     if source.identity is None:
         for named in files_of(source):
             if not os.access(named.path, os.R_OK):
-                raise UserError(
-                    f"{named.path}: not readable on {platform.node()}; "
-                    "store data where every node can read them"
-                )
+                remedy = remedy_for(named.path, "store data where every node can read them")
+                raise UserError(f"{named.path}: not readable on {platform.node()}; {remedy}")
     try:
         content = content_digest(source)
     except UserError as error:
