@@ -335,8 +335,8 @@ def effort(runs):
     return done, sum(len(json.dumps(asdict(job))) for job in jobs)
 
 
-def test_the_plan_of_a_thousand_runs_grows_linearly():
-    (few_steps, few_bytes), (many_steps, many_bytes) = effort(100), effort(1000)
+def test_the_effort_of_a_plan_grows_linearly_with_its_runs():
+    (few_steps, few_bytes), (many_steps, many_bytes) = effort(30), effort(300)
     assert many_steps < 11 * few_steps
     assert many_bytes < 11 * few_bytes
 
