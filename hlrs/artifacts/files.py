@@ -16,19 +16,32 @@ from hlrs.errors import Failure, UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; on success it is synced and renamed to `path`, else it is removed."""
+    """A temporary name beside `path`; on success it is synced and renamed to `path`, else it is removed.
+
+    The folder is synced as well, so that what is written later (a record) outlasts a power cut only if this
+    file does.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         temporary.replace(path)
+        with suppress(OSError):  # some file systems refuse it for folders
+            _sync(path.parent)
     except OSError as error:
         raise Failure(f"{path}: could not be written: {error.strerror or error}") from None
     finally:
         with suppress(OSError):  # its folder may not be there, nor one
             temporary.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hlrs.artifacts.code_digest import code_digest
 from hlrs.artifacts.data_digest import content_digest
-from hlrs.artifacts.files import write_json
+from hlrs.artifacts.files import replacing, write_json
 from hlrs.artifacts.jobs import (
     ASIDE,
     OUTPUTS,
@@ -227,9 +227,9 @@ def publish(jobs: list[Job]) -> bool:
     there = all((PUBLISHED / name).exists() for name in names)
     if there and (PUBLISHED / PROVENANCE).read_bytes() == job.output(PROVENANCE).read_bytes():
         return True
+    for stale in PUBLISHED.rglob(".*.tmp"):  # of a process that was killed while copying
+        stale.unlink()
     for name in names:
-        target = PUBLISHED / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(job.directory / name, target.with_name(target.name + ".tmp"))
-        target.with_name(target.name + ".tmp").replace(target)
+        with replacing(PUBLISHED / name) as temporary:
+            shutil.copyfile(job.directory / name, temporary)
     return True

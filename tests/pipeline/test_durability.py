@@ -1,0 +1,64 @@
+"""What outlasts a power cut."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hlrs.artifacts.files import write_text
+from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, PUBLISHED, Job
+from hlrs.pipeline.plan import publish
+
+REPORT = Job("report", "all", {}, "", {}, "0123456789ab")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in REPORT.outputs:
+        write_text(Path(path), path)
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """The names of what is synced, in that order."""
+    names, sync = [], os.fsync
+
+    def fsync(descriptor):
+        names.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return names
+
+
+def test_a_file_is_synced_and_then_its_name(synced):
+    write_text(Path("folder/file"), "x")
+    assert synced == [f".file.{os.getpid()}.tmp", "folder"]
+
+
+def test_a_folder_that_cannot_be_synced_does_not_matter(monkeypatch):
+    sync = os.fsync
+
+    def fsync(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().is_dir():
+            raise OSError(22, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(Path("folder/file"), "x")
+    assert Path("folder/file").read_text() == "x"
+
+
+def test_the_published_report_is_synced_before_its_record(synced):
+    assert publish([REPORT])
+    written = [name for name in synced if name.endswith(".tmp")]
+    assert len(written) == len(OUTPUTS["report"]) + 1
+    assert written[-1] == f".{PROVENANCE}.{os.getpid()}.tmp"
+
+
+def test_what_a_killed_process_left_in_the_published_report_is_removed():
+    write_text(PUBLISHED / "plots/.search.csv.7.tmp", "half")
+    assert publish([REPORT])
+    found = {str(path.relative_to(PUBLISHED)) for path in PUBLISHED.rglob("*") if path.is_file()}
+    assert found == {*OUTPUTS["report"], PROVENANCE}
