@@ -146,8 +146,8 @@ class Job:
 
     @property
     def complete(self) -> bool:
-        """Whether all results are there."""
-        return all(Path(path).exists() for path in self.outputs)
+        """Whether all results are there, as files."""
+        return all(Path(path).is_file() for path in self.outputs)
 
     @property
     def checkpoint(self) -> Path:

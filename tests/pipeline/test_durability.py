@@ -1,4 +1,4 @@
-"""What outlasts a power cut."""
+"""What outlasts a power cut, and what is no file though it has a result's name."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from hlrs.artifacts.files import write_text
 from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, PUBLISHED, Job
+from hlrs.pipeline.execute import current
 from hlrs.pipeline.plan import publish
 
 REPORT = Job("report", "all", {}, "", {}, "0123456789ab")
@@ -62,3 +63,14 @@ def test_what_a_killed_process_left_in_the_published_report_is_removed():
     assert publish([REPORT])
     found = {str(path.relative_to(PUBLISHED)) for path in PUBLISHED.rglob("*") if path.is_file()}
     assert found == {*OUTPUTS["report"], PROVENANCE}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_result_that_is_no_file_is_not_there(make):
+    assert REPORT.complete
+    path = Path(REPORT.outputs[0])
+    path.unlink()
+    make(path)
+    assert not REPORT.complete
+    assert not current(REPORT)
+    assert not publish([REPORT])
