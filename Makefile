@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart test test-all check bench lock image test-image
+.PHONY: quickstart test test-all torture check bench lock image test-image
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(VENV)/installed
@@ -22,6 +22,16 @@ test: $(VENV)/installed
 # Those that start Snakemake, DVC, SLURM, containers or a browser
 test-all: test
 	$(PYTEST) -m e2e
+
+# Kills, power cuts, damaged files and mutated params, about an hour (docs/reliability.md); SEED=N for others
+torture: export OMP_NUM_THREADS ?= 1
+torture: SEED ?= 0
+torture: $(VENV)/installed
+	python -m tests.faults.mutate 5000 $(SEED)
+	python -m tests.faults.kill 200 $(SEED)
+	python -m tests.faults.kill --power 20 $(SEED)
+	python -m tests.faults.kill --snakemake 20 $(SEED)
+	python -m tests.faults.damage all $(SEED)
 
 check: $(VENV)/installed
 	ruff format --check .
