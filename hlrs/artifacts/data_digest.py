@@ -13,7 +13,7 @@ from hlrs.artifacts.cache import Cache
 from hlrs.artifacts.dvc_pointers import tracked_hash
 from hlrs.config.data import Source, Torchvision
 from hlrs.data.sources.arrays import are_published, torchvision_folder
-from hlrs.data.sources.base import ImageSource, regular, remedy_for
+from hlrs.data.sources.base import ImageSource, Named, regular, remedy_for
 from hlrs.data.sources.folders import files_below
 from hlrs.data.sources.open import files_of
 from hlrs.errors import UserError
@@ -37,7 +37,7 @@ def content_digest(source: Source) -> str:
     if source.identity is not None and _published(source):
         return source.identity
     named = files_of(source)
-    pointers = {of.path: hashed for of in named if (hashed := _tracked(of.path))}
+    pointers = {of.path: hashed for of in named if (hashed := _tracked(of))}
     files = [entry for of in named for entry in ([of[:2]] if of.path in pointers else of.files())]
     direct = {of.path for of in named}
     looks = _look_at([path for _, path in files if path in direct and path not in pointers])
@@ -60,14 +60,19 @@ def _published(source: Torchvision) -> bool:
     return bool(_once(seen, lambda: "published" if are_published(source) else ""))
 
 
-def _tracked(path: str) -> str | None:
+def _tracked(of: Named) -> str | None:
     """Return the hash of a file or folder that DVC tracks, checked against its files; None if it does not."""
-    pointer = f"{path}.dvc"
+    path, pointer = of.path, f"{of.path}.dvc"
     if not Path(pointer).is_file():
         return None
     looks = _look_at(_tree(path))
     seen = _digest([sha256(Path(pointer)), *(f"{path}\0{look}" for path, look in looks.items())])
-    return _once(seen, lambda: tracked_hash(path) or "") or None
+    return _once(seen, lambda: tracked_hash(path, _read_below(of)) or "") or None
+
+
+def _read_below(of: Named) -> list[str]:
+    """List the files that a source reads below a folder; none of a single file, or of a folder not here."""
+    return [path for _, path in of.files() if path != of.path] if Path(of.path).is_dir() else []
 
 
 def _tree(path: str) -> list[str]:

@@ -1,18 +1,23 @@
 """Data that DVC tracks: what a pointer, FILE.dvc, says of a file or folder beside it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from hlrs.errors import UserError
 
 
-def tracked_hash(path: str) -> str | None:
+def tracked_hash(path: str, read: Iterable[str]) -> str | None:
     """Return the hash by which DVC tracks a file or folder, after checking it against what is here.
+
+    `read`: the files below it that are read. DVC must track each: it leaves out what `.dvcignore` names, and
+    folders behind links.
 
     Without the data, as before `dvc pull`, the pointer stands alone. None if it belongs to no DVC repository.
     UserError for a pointer that cannot be read, and for data that differ from it.
     """
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
+    from dvc_data.hashfile.tree import Tree
 
     pointer = f"{path}.dvc"
     try:
@@ -21,6 +26,8 @@ def tracked_hash(path: str) -> str | None:
             here = Path(path).resolve()
             out = next((out for out in outs if Path(out.fs_path).resolve() == here and out.hash_info), None)
             differs = out is not None and out.exists and out.changed_checksum()
+            tree = out.get_obj() if out is not None and not differs else None
+            tracked = {"/".join(parts) for parts, _, _ in tree} if isinstance(tree, Tree) else None
     except NotDvcRepoError:
         return None
     except (DvcException, OSError, RecursionError) as error:
@@ -32,5 +39,11 @@ def tracked_hash(path: str) -> str | None:
         raise UserError(
             f"{path}: changed since `dvc add`; `dvc add {path}` records the change, "
             f"`dvc checkout {pointer}` undoes it"
+        )
+    missed = [name for name in read if tracked is not None and name[len(path) + 1 :] not in tracked]
+    if missed:
+        raise UserError(
+            f"{missed[0]}: not tracked by {pointer}, like {len(missed) - 1} others: it lies behind a link "
+            f"or is in .dvcignore; put it into {path} itself, or delete the pointer"
         )
     return str(out.hash_info.value)

@@ -80,6 +80,24 @@ def test_a_folder_that_changed_beside_its_pointer_is_refused_until_it_is_added(c
     assert content_digest(FOLDER) != before
 
 
+def behind_a_link():
+    Path("data/images/b").rename("elsewhere")
+    Path("data/images/b").symlink_to(Path("elsewhere").resolve())
+
+
+def ignored():
+    Path(".dvcignore").write_text("3*.png\n")
+
+
+@pytest.mark.parametrize("hide", [behind_a_link, ignored])
+def test_files_that_are_read_but_not_tracked_are_refused(hide, repo):
+    hide()
+    with Repo() as again:  # which reads .dvcignore
+        again.add("data/images")
+    with pytest.raises(UserError, match=r"^data/images/b/3\.png: not tracked by data/images\.dvc"):
+        content_digest(FOLDER)
+
+
 def test_files_are_hashed_by_dvc_only_after_a_change(repo, monkeypatch):
     content_digest(FOLDER)
     monkeypatch.setattr(Repo, "__init__", None)  # a call would be a TypeError
