@@ -42,6 +42,7 @@ SOUND = {"train/cat/1.png": 0, "train/dog/2.png": 1}
 
 def test_what_is_hidden_is_no_image_and_no_class():
     write(*SOUND, "train/cat/._1.png", "train/cat/.ipynb_checkpoints/1.png", "train/.ipynb_checkpoints/3.png")
+    write("train/__MACOSX/cat/1.png")
     Path("train/cat/Thumbs.db").touch()
     assert read(folder()) == SOUND
     assert open_source(folder()).remarks == []
@@ -95,6 +96,12 @@ def test_images_of_other_formats_are_counted_and_named():
 def test_one_level_too_high(names):
     write(*(f"data/{name}/{c}/1.png" for name in names for c in ("cat", "dog")))
     with pytest.raises(UserError, match=rf"^data: holds .*did you mean data/{names[0]}\?"):
+        open_source(folder("data"))
+
+
+def test_one_level_too_high_beside_other_folders():
+    write(*(f"data/{name}/{c}/1.png" for name in ("train", "val", "samples") for c in ("cat", "dog")))
+    with pytest.raises(UserError, match=r"did you mean data/train\?"):
         open_source(folder("data"))
 
 

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 from hlrs.config.data import ImageFolder
 from hlrs.data.sources.base import IMAGE_SUFFIXES, PARTS, EncodedSource, Named, check_name, remedy_for
 from hlrs.errors import UserError
+
+HIDDEN = (".", "__MACOSX")  # how names begin that nobody made by hand
 
 PART_FOLDERS = {  # how folders of a part are called, one level above the classes
     "train": ("train", "training"),
@@ -98,7 +99,8 @@ def _listing(part: str, root: str) -> Listing:
     if not classes:
         raise UserError(f"{root}: contains no folders; image_folder needs one folder per class")
     within = [name for name in classes if name.lower() in PART_FOLDERS[part]]
-    if within and {name.lower() for name in classes} <= set(chain(*PART_FOLDERS.values())):
+    parts = [{name for name in classes if name.lower() in names} for names in PART_FOLDERS.values()]
+    if within and (all(parts) or set(classes) == set.union(*parts)):
         found = ", ".join(classes)
         raise UserError(f"{root}: holds {found} in place of classes; did you mean {root}/{within[0]}?")
     images: dict[str, list[str]] = {}
@@ -130,7 +132,7 @@ def files_below(folder: str, hidden: bool = False, above: tuple[str, ...] = ()) 
 
 def _entries(folder: str, hidden: bool = False) -> list["os.DirEntry[str]"]:
     with os.scandir(folder) as entries:
-        found = [entry for entry in entries if hidden or not entry.name.startswith(".")]
+        found = [entry for entry in entries if hidden or not entry.name.startswith(HIDDEN)]
     for entry in found:
         check_name(entry.path)
     return sorted(found, key=lambda entry: entry.name)
