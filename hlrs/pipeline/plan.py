@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from hlrs.artifacts.code_digest import code_digest
-from hlrs.artifacts.data_digest import content_digest
-from hlrs.artifacts.files import replacing, write_json
+from hlrs.artifacts.data_digest import content_digest, sha256
+from hlrs.artifacts.files import replacing, set_aside, write_json
 from hlrs.artifacts.jobs import (
     ASIDE,
     OUTPUTS,
@@ -25,6 +25,7 @@ from hlrs.artifacts.jobs import (
     load_spec,
     repeat,
 )
+from hlrs.artifacts.records import Record
 from hlrs.config.base import Spec
 from hlrs.config.data import Groups
 from hlrs.config.jobs import (
@@ -39,7 +40,7 @@ from hlrs.config.jobs import (
 )
 from hlrs.config.methods import ConstantLR, Plain
 from hlrs.config.params import Params, Sections
-from hlrs.errors import HlrsError
+from hlrs.errors import HlrsError, UserError
 from hlrs.pipeline.locks import leased
 
 REPORTED = {  # what the report reads of each stage; with every record, so that one that is missing is made
@@ -177,6 +178,8 @@ def freeze(jobs: list[Job]) -> None:
         except HlrsError:
             frozen = False
         if not frozen:
+            if job.spec.exists() and not job.spec.is_file():
+                set_aside(job.spec, "it is written again")
             write_json(job.spec, vars(job))
 
 
@@ -227,6 +230,12 @@ def publish(jobs: list[Job]) -> bool:
     there = all((PUBLISHED / name).exists() for name in names)
     if there and (PUBLISHED / PROVENANCE).read_bytes() == job.output(PROVENANCE).read_bytes():
         return True
+    record = Record.read(job.output(PROVENANCE))
+    wrong = [name for name, digest in record.outputs.items() if sha256(job.directory / name) != digest]
+    if fault := record.fault(str(job.directory)) or " ".join(wrong[:1]):
+        raise UserError(
+            f"{job.directory}: not published, as it does not fit its record ({fault}); delete it and rerun"
+        )
     for stale in PUBLISHED.rglob(".*.tmp"):  # of a process that was killed while copying
         stale.unlink()
     for name in names:

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from hlrs.artifacts import code_digest
-from hlrs.artifacts.data_digest import content_digest
+from hlrs.artifacts.data_digest import content_digest, sha256
 from hlrs.artifacts.files import write_json
 from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, STATE, repeat, search_of, seeds_of
+from hlrs.artifacts.records import Record
 from hlrs.config.methods import Searcher
 from hlrs.config.params import Params
-from hlrs.errors import UserError
+from hlrs.errors import HlrsError, UserError
 from hlrs.pipeline import plan
 from hlrs.stages.report import BEFORE_RETRAINING
 from tests.specs import specs
@@ -371,6 +372,16 @@ def make(job, text="made"):
         path.write_text(f"{text} {path.name} of {job.key}")
 
 
+def make_report(jobs):
+    """Write a report with its record, as its job does."""
+    job = report_of(jobs)
+    make(job)
+    digests = {name: sha256(job.output(name)) for name in OUTPUTS["report"]}
+    inputs = {name: {"path": path, "sha256": "0" * 64} for name, path in job.inputs.items()}
+    body = vars(job) | {"inputs": inputs, "outputs": digests, "ended": "2026-01-01T00:00:00+00:00"}
+    Record.sealed(body).write(job.output(PROVENANCE))
+
+
 def files(root="."):
     return {str(path) for path in Path(root).rglob("*") if path.is_file() and STATE not in path.parents}
 
@@ -549,7 +560,7 @@ def report_of(jobs):
 
 def test_publish_copies_the_whole_report():
     jobs = plan.plan(params())
-    make(report_of(jobs))
+    make_report(jobs)
     assert plan.publish(jobs)
     names = [*OUTPUTS["report"], PROVENANCE]
     assert files("report") == {f"report/{name}" for name in names}
@@ -559,7 +570,7 @@ def test_publish_copies_the_whole_report():
 
 def test_publish_waits_for_the_whole_report():
     jobs = plan.plan(params())
-    make(report_of(jobs))
+    make_report(jobs)
     report_of(jobs).output(PROVENANCE).unlink()
     assert not plan.publish(jobs)
     assert not Path("report").exists()
@@ -567,18 +578,18 @@ def test_publish_waits_for_the_whole_report():
 
 def test_publish_replaces_the_report_of_other_params_both_ways():
     old, new = plan.plan(params()), plan.plan(params(report__title="Another"))
-    make(report_of(old))
-    make(report_of(new))
+    make_report(old)
+    make_report(new)
     for jobs in (old, new, old):
         plan.publish(jobs)
         assert Path("report/index.html").read_text().endswith(report_of(jobs).key)
-        assert Path("report", PROVENANCE).read_text().endswith(report_of(jobs).key)
+        assert Record.read(Path("report", PROVENANCE)).key == report_of(jobs).key
     assert not [path for path in files("report") if path.endswith(".tmp")]
 
 
 def test_publish_leaves_a_current_report_alone():
     jobs = plan.plan(params())
-    make(report_of(jobs))
+    make_report(jobs)
     plan.publish(jobs)
     before = Path("report/index.html").stat().st_ino
     assert plan.publish(jobs)
@@ -587,8 +598,19 @@ def test_publish_leaves_a_current_report_alone():
 
 def test_publish_restores_a_deleted_file():
     jobs = plan.plan(params())
-    make(report_of(jobs))
+    make_report(jobs)
     plan.publish(jobs)
     Path("report/index.html").unlink()
     assert plan.publish(jobs)
     assert Path("report/index.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["index.html", "plots/search.csv", PROVENANCE])
+def test_an_edited_report_is_not_published(name):
+    jobs = plan.plan(params())
+    make_report(jobs)
+    path = report_of(jobs).output(name)
+    path.write_text(path.read_text().replace("e", "E"))
+    with pytest.raises(HlrsError, match=rf"^{report_of(jobs).directory}"):
+        plan.publish(jobs)
+    assert not Path("report").exists()
