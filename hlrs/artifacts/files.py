@@ -75,6 +75,9 @@ def parse_json(content: bytes, path: str) -> Any:
         raise Failure(f"{path}: truncated or not JSON ({error})") from None
 
 
+UNREADABLE = ".unreadable"  # ends the names of what was set aside
+
+
 def set_aside(path: Path, then: str) -> None:
     """Rename what is not what its name promises, and print what happens then; OSError if that is refused."""
     aside = aside_of(path)
@@ -84,7 +87,7 @@ def set_aside(path: Path, then: str) -> None:
 
 def aside_of(path: Path) -> Path:
     """A free name beside `path` for what is not what `path` promises."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.unreadable")
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{UNREADABLE}")
 
 
 def say_aside(path: Path, aside: Path, then: str) -> None:

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 
 from hlrs.artifacts.code_digest import code_digest
 from hlrs.artifacts.data_digest import sha256
+from hlrs.artifacts.files import UNREADABLE
 from hlrs.artifacts.jobs import CHECKPOINTS, OUTPUTS, PROVENANCE, Job, ResultPath
 from hlrs.artifacts.records import Record
 from hlrs.config.jobs import parse
-from hlrs.errors import Interrupted, UserError
+from hlrs.errors import HlrsError, Interrupted, UserError
 from hlrs.pipeline import slurm
 from hlrs.pipeline.environment import here, peak_memory
 from hlrs.pipeline.locks import lease
@@ -84,7 +85,8 @@ def _run(job: Job) -> None:
     }
     Record.sealed(body).write(job.output(PROVENANCE))
     for checkpoint in CHECKPOINTS.glob(f"*{job.key}*"):
-        checkpoint.unlink()
+        if not checkpoint.name.endswith(UNREADABLE):
+            checkpoint.unlink()
 
 
 def _read_inputs(job: Job) -> dict[str, dict[str, str]]:
@@ -104,7 +106,10 @@ def _read_inputs(job: Job) -> dict[str, dict[str, str]]:
 def _recorded(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of each output of a job, from its record; UserError if that was edited or moved."""
     place = directory / PROVENANCE
-    record = Record.read(place)
+    try:
+        record = Record.read(place)
+    except HlrsError as error:
+        raise UserError(f"{error}; {_again(ResultPath.parse(place))}") from None
     if fault := record.fault(directory.as_posix()):
         raise UserError(f"{place}: {fault}; {_again(ResultPath.parse(place))}")
     return record.outputs

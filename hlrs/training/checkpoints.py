@@ -28,18 +28,17 @@ def resume(task: Task, job: Job, device: torch.device) -> tuple[Position, Tensor
     Without a checkpoint, or with a damaged one, the position is the start and the sums are 0.
     """
     sums = torch.zeros(task.sums, dtype=torch.float64, device=device)
-    loaded = _load(job)
+    loaded = _load(job, task)
     if loaded is None:
         return Position(), sums
-    state, facts = loaded
+    state, position = loaded
     sums.copy_(state.pop("sums"))
     task.load(state)
-    position = Position(**facts)
     position.resumes += 1
     return position, sums
 
 
-def _load(job: Job) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _load(job: Job, task: Task) -> tuple[dict[str, Tensor], Position] | None:
     """Read the job's checkpoint; None without one. One that is damaged, or another job's, is set aside."""
     path = job.checkpoint
     if not path.exists():
@@ -48,7 +47,9 @@ def _load(job: Job) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         state, facts = read_tensors(path)
         digest = facts.pop("digest", None)
         if digest == _digest(state, facts) and (facts.pop("key"), facts.pop("code")) == (job.key, job.code):
-            return state, facts
+            position = Position(**facts)
+            if len(position.rows) == position.epoch <= task.epochs:
+                return state, position
     except HlrsError:
         pass
     set_aside(path, f"{job.run} starts from scratch")

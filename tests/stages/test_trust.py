@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from hlrs.errors import UserError
 from hlrs.pipeline.execute import execute
 from hlrs.pipeline.plan import freeze, plan
 from hlrs.stages.images import SplitImages
+from hlrs.training.checkpoints import resume, save
+from hlrs.training.task import Position
 from tests.conftest import TINY, edit, hlrs, make_all, outputs, start
 
 SEARCH = "digits/darts/0"
@@ -105,6 +108,29 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_job_starts_from_scratch(damag
     assert json.loads(job.output("provenance.json").read_text())["resumes"] == 0
 
 
+def test_a_folder_in_the_place_of_a_checkpoint_is_set_aside_and_kept(work):
+    expected = outputs(work, "search")
+    job = find("search")
+    shutil.rmtree(job.directory)
+    job.checkpoint.mkdir(parents=True)
+    assert hlrs(work, "search", SEARCH)[0] == 0
+    assert outputs(work, "search") == expected
+    [aside] = job.checkpoint.parent.iterdir()
+    assert aside.name.endswith(".unreadable")
+
+
+@pytest.mark.parametrize("change", [{"epoch": 10**9}, {"rows": []}])
+def test_a_checkpoint_with_an_absurd_position_is_set_aside(change, work):
+    """Even if its digest fits."""
+    job = find("search")
+    task = Namespace(epochs=3, sums=1, state=dict, load=None)
+    absurd = Position(epoch=1, rows=[{}])
+    vars(absurd).update(change)
+    save(task, job, absurd, torch.zeros(1, dtype=torch.float64))
+    position, _ = resume(task, job, CPU)
+    assert position == Position()
+
+
 def test_a_sound_checkpoint_is_resumed(work):
     expected = outputs(work, "search")
     job = find("search")
@@ -132,6 +158,15 @@ def test_the_checkpoint_of_another_job_is_not_resumed(work):
 
 def edited(text):
     return text.replace('"lr": 0.01', '"lr": 0.5')
+
+
+def test_a_folder_in_the_place_of_a_spec_is_set_aside_and_the_spec_written_again(work):
+    job = find("search")
+    before = job.spec.read_text()
+    job.spec.unlink()
+    job.spec.mkdir()
+    freeze([job])
+    assert job.spec.read_text() == before
 
 
 @pytest.mark.parametrize("change", [edited, lambda text: text[:100], lambda text: "", lambda text: "[]"])
@@ -172,6 +207,13 @@ def test_an_input_that_differs_from_its_makers_record_starts_no_job(maker, name,
     path = made.output(name)
     path.write_bytes(path.read_bytes().replace(b"3", b"4", 1) + b" ")
     with pytest.raises(UserError, match=rf"^{path}: .*delete {made.directory}"):
+        execute(job)
+
+
+def test_a_torn_record_of_an_inputs_maker_is_one_line_with_a_remedy(work):
+    made, job = find("extract"), find("retrain")
+    made.output("provenance.json").write_text("{")
+    with pytest.raises(UserError, match=rf"^{made.directory}/provenance\.json: .*delete {made.directory}"):
         execute(job)
 
 
