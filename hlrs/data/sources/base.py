@@ -1,5 +1,6 @@
 """The base of image sources: class names, labels, and pixels on request."""
 
+import hashlib
 import io
 import os
 import stat
@@ -141,18 +142,29 @@ class ImageSource(ABC):
     def check(self, indices: ArrayLike, seconds: float) -> list[str]:
         """Read the headers of images, and their pixels if that takes less than `seconds`; show progress.
 
-        Return lines for the log; UserError for the first image that cannot be read.
+        Return lines for the log; one counts official test images with the pixels of a training image.
+        UserError for the first image that cannot be read.
         """
         from tqdm import tqdm
 
         asked = np.asarray(indices, dtype=np.int64)
         remarks, started = self.survey(asked), time.monotonic()
         images = tqdm(self._images(asked), "checking images", len(asked), unit="image", disable=None)
-        for done, _ in enumerate(images, 1):
+        train: dict[bytes, int] = {}  # digest of the pixels -> index
+        test: dict[int, bytes] = {}
+        for done, (position, image) in enumerate(images, 1):
+            index, pixels = int(asked[position]), hashlib.sha256(image.tobytes()).digest()
+            if index < len(self.train_labels):
+                train[pixels] = index
+            else:
+                test[index] = pixels
             elapsed = time.monotonic() - started
             if elapsed > 1 and elapsed / done * len(asked) > seconds:
                 rest = "of the others only the headers; `hlrs split --check-images` decodes all"
                 return [*remarks, f"decoded {done:,} of {len(asked):,} images, {rest}"]
+        if same := [index for index, pixels in test.items() if pixels in train]:
+            found = f"{len(same):,} of {len(test):,} test images have the pixels of a training image"
+            remarks.append(f"{found}: {self._where(same[0])} is {self._where(train[test[same[0]]])}")
         return remarks
 
     @abstractmethod
