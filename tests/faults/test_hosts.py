@@ -13,6 +13,8 @@ from tests.conftest import FORK, TINY, hlrs, outputs, record
 
 SEARCH = "digits/darts/0"
 
+pytestmark = pytest.mark.e2e
+
 
 def _become(name, folder):
     """Make this process one of a host of this name, in a folder."""

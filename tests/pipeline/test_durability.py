@@ -5,19 +5,25 @@ from pathlib import Path
 
 import pytest
 
+from hlrs.artifacts.data_digest import sha256
 from hlrs.artifacts.files import write_text
-from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, PUBLISHED, Job
+from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, PUBLISHED, Job, key_of
+from hlrs.artifacts.records import Record
 from hlrs.pipeline.execute import current
 from hlrs.pipeline.plan import publish
 
-REPORT = Job("report", "all", {}, "", {}, "0123456789ab")
+BODY = {"stage": "report", "run": "all", "params": {}, "code": "", "inputs": {}}
+REPORT = Job(**BODY, key=key_of(BODY))
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for path in REPORT.outputs:
-        write_text(Path(path), path)
+    for name in OUTPUTS["report"]:
+        write_text(REPORT.output(name), name)
+    digests = {name: sha256(REPORT.output(name)) for name in OUTPUTS["report"]}
+    body = BODY | {"key": REPORT.key, "outputs": digests, "ended": "2026-01-01T00:00:00+00:00"}
+    Record.sealed(body).write(REPORT.output(PROVENANCE))
 
 
 @pytest.fixture

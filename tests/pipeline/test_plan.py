@@ -337,7 +337,7 @@ def effort(runs):
 
 
 def test_the_effort_of_a_plan_grows_linearly_with_its_runs():
-    (few_steps, few_bytes), (many_steps, many_bytes) = effort(30), effort(300)
+    (few_steps, few_bytes), (many_steps, many_bytes) = effort(20), effort(200)
     assert many_steps < 11 * few_steps
     assert many_bytes < 11 * few_bytes
 
