@@ -23,7 +23,7 @@ test: $(VENV)/installed
 test-all: test
 	$(PYTEST) -m e2e
 
-# Kills, power cuts, damaged files and mutated params, about an hour (docs/reliability.md); SEED=N for others
+# Kills, power cuts, damaged files and mutated params, for long (docs/reliability.md); SEED=N for others
 torture: export OMP_NUM_THREADS ?= 1
 torture: SEED ?= 0
 torture: $(VENV)/installed

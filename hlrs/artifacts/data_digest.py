@@ -104,11 +104,13 @@ def leaks(source: ImageSource) -> list[str]:
 
     Only images in files of their own are compared.
     """
-    train, test = source.files[: len(source.train_labels)], source.files[len(source.train_labels) :]
+    count = len(source.train_labels)
+    test = source.files[count:]
     if not test:
         return []
-    trained = dict(zip(file_digests(train), train, strict=True))
-    same = [(path, trained[d]) for path, d in zip(test, file_digests(test), strict=True) if d in trained]
+    digests = file_digests(source.files)
+    trained = dict(zip(digests[:count], source.files[:count], strict=True))
+    same = [(path, trained[d]) for path, d in zip(test, digests[count:], strict=True) if d in trained]
     if not same:
         return []
     found = f"{len(same):,} of {len(test):,} test images are training images, such as {same[0][0]}"

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
+from hlrs.artifacts.data_digest import sha256
 from hlrs.artifacts.files import read_json, write_json
-from hlrs.artifacts.jobs import PROVENANCE, Job, ResultPath, key_of
+from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, Job, ResultPath, key_of
 from hlrs.errors import Failure, UserError
 
 UNKNOWN = "not recorded"
@@ -142,6 +143,11 @@ class Record(BaseModel):
         if key_of({name: value for name, value in vars(self.job).items() if name != "key"}) != self.key:
             return "holds parameters, code or inputs that do not fit its key"
         return ""
+
+    def differing(self) -> list[str]:
+        """List the result's files here whose bytes are not those on record."""
+        recorded, folder = self.outputs, self.result.directory
+        return [name for name in OUTPUTS[self.stage] if recorded.get(name) != sha256(folder / name)]
 
     @property
     def job(self) -> Job:

@@ -145,5 +145,5 @@ def current(job: Job) -> bool:
     """Return whether the job's results exist and match the digests in its record."""
     if not job.complete:
         return False
-    recorded = Record.read(job.output(PROVENANCE)).outputs
-    return all(recorded.get(name) == sha256(job.output(name)) for name in OUTPUTS[job.stage])
+    record = Record.read(job.output(PROVENANCE))
+    return record.result == job.result and not record.differing()

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hlrs.artifacts.code_digest import code_digest
-from hlrs.artifacts.data_digest import content_digest, sha256
+from hlrs.artifacts.data_digest import content_digest
 from hlrs.artifacts.files import replacing, set_aside, write_json
 from hlrs.artifacts.jobs import (
     ASIDE,
@@ -231,8 +231,7 @@ def publish(jobs: list[Job]) -> bool:
     if there and (PUBLISHED / PROVENANCE).read_bytes() == job.output(PROVENANCE).read_bytes():
         return True
     record = Record.read(job.output(PROVENANCE))
-    wrong = [name for name, digest in record.outputs.items() if sha256(job.directory / name) != digest]
-    if fault := record.fault(str(job.directory)) or " ".join(wrong[:1]):
+    if fault := record.fault(str(job.directory)) or " ".join(record.differing()[:1]):
         raise UserError(
             f"{job.directory}: not published, as it does not fit its record ({fault}); delete it and rerun"
         )
