@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hlrs.config.methods import Darts, UniformSampler
+from hlrs.config.spaces import DartsSpace
 from hlrs.data.augment import Augmentation, Batch, send
 from hlrs.data.batches import Batches
 from hlrs.data.images import ImageSet
@@ -33,7 +34,7 @@ from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import initialize
 from hlrs.nas.searchers.darts import DartsSearcher
-from hlrs.nas.supernet import Supernet, initialize_alphas
+from hlrs.nas.supernet import DartsSupernet, initialize_alphas
 from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
 from hlrs.training.optim import optimizer_step
@@ -59,9 +60,12 @@ def batches(
     ]
 
 
-def make_supernet(device: torch.device, channels: int, cells: int, classes: int, **options: Any) -> Supernet:
+def make_supernet(
+    device: torch.device, channels: int, cells: int, classes: int, **options: Any
+) -> DartsSupernet:
     draw = torch.Generator().manual_seed(0)
-    supernet = Supernet(
+    supernet = DartsSupernet(
+        DartsSpace(),
         DartsSearcher(Darts()),
         nodes=4,
         in_channels=3,
@@ -76,7 +80,7 @@ def make_supernet(device: torch.device, channels: int, cells: int, classes: int,
 
 
 def search_step(
-    supernet: Supernet,
+    supernet: DartsSupernet,
     data: list[tuple[Tensor, Tensor]],
     order: int = 1,
     bilateral: bool = False,
@@ -145,7 +149,7 @@ def reference_step(
     return step
 
 
-def copy_weights(network: Any, supernet: Supernet) -> None:
+def copy_weights(network: Any, supernet: DartsSupernet) -> None:
     """Copy the reference's weights and alphas into the supernet."""
     with torch.no_grad():
         for ours, theirs in zip(supernet.stem.parameters(), network.stem.parameters(), strict=True):
@@ -161,17 +165,14 @@ def copy_weights(network: Any, supernet: Supernet) -> None:
             edges = iter(theirs._ops)
             for node in range(4):
                 for state in range(node + 2):
-                    out = ours.out_edges[max(0, state - 1)]
+                    out = ours.nodes.out_edges[max(0, state - 1)]
                     group = state * 4 + node if state < 2 else node - (state - 1)
                     copy_edge(next(edges)._ops, out, group)
 
 
 def copy_edge(primitives: Any, out: Any, group: int) -> None:
     """Copy one edge's weights of the reference into the rows of its group."""
-    convolutions = [
-        *zip((out.sep3, out.sep5), primitives[4:6], strict=True),
-        *zip((out.dil3, out.dil5), primitives[6:8], strict=True),
-    ]
+    convolutions = list(zip(out.convolutions.values(), primitives[4:8], strict=True))
     for own, other in convolutions:
         theirs = [m.weight for m in other.op if isinstance(m, nn.Conv2d)]
         ours = [w for pair in zip(own.depthwise, own.pointwise, strict=True) for w in pair]

@@ -334,8 +334,15 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
 
 @main.command()
 @click.argument("network")
-@click.option("--channels", type=click.IntRange(2), help="Initial channels.  [default: 36; supernet: 16]")
-@click.option("--cells", type=click.IntRange(1), help="Number of cells.  [default: 20; supernet: 8]")
+@click.option(
+    "--space",
+    type=click.Choice(["darts", "nasbench201"]),
+    default="darts",
+    show_default=True,
+    help="Search space of a supernet.",
+)
+@click.option("--channels", type=click.IntRange(2), help="Initial channels.  [default: as published]")
+@click.option("--cells", type=click.IntRange(1), help="Number of cells.  [default: as published]")
 @click.option(
     "--nodes", type=click.IntRange(1), default=4, show_default=True, help="Nodes per cell of a supernet."
 )
@@ -362,9 +369,10 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
 def describe(network: str, as_json: bool, **layout: Any) -> None:
     """Count the weights and multiply-adds of a network.
 
-    NETWORK is a published genotype (DARTS_V1, DARTS_V2, PC_DARTS, PDARTS), the path of a genotype JSON,
-    `supernet`, or a ResNet for CIFAR (resnet20, resnet32, resnet44, resnet56, resnet110). Multiply-adds
-    cover the convolutions and matrix products for one image.
+    NETWORK is a published genotype (DARTS_V1, DARTS_V2, PC_DARTS, PDARTS), a cell of NAS-Bench-201
+    ('|nor_conv_3x3~0|+|none~0|skip_connect~1|+...'), the path of a genotype JSON, `supernet`, or a ResNet for
+    CIFAR (resnet20, resnet32, resnet44, resnet56, resnet110). Multiply-adds cover the convolutions and
+    matrix products for one image.
     """
     from hlrs.pipeline.model_size import describe as count
 

@@ -150,15 +150,16 @@ def _compute(variants: Variants) -> None:
 
     from hlrs.config.methods import Darts
     from hlrs.config.recipes import Collapse
+    from hlrs.config.spaces import DartsSpace
     from hlrs.nas import bilevel
     from hlrs.nas.collapse import EarlyStopping
     from hlrs.nas.network import initialize
     from hlrs.nas.searchers.darts import DartsSearcher
-    from hlrs.nas.supernet import Supernet, initialize_alphas
+    from hlrs.nas.supernet import DartsSupernet, initialize_alphas
 
     draw = torch.Generator().manual_seed(0)
     layout = {"in_channels": 3, "classes": 10, "channels": variants.channels, "cells": variants.cells}
-    supernet = Supernet(DartsSearcher(Darts()), nodes=variants.nodes, **layout)
+    supernet = DartsSupernet(DartsSpace(), DartsSearcher(Darts()), nodes=variants.nodes, **layout)
     initialize(supernet, draw)
     initialize_alphas(supernet, draw)
     alphas, weights = list(supernet.architecture().values()), supernet.weights()

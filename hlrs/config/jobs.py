@@ -4,11 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from hlrs.config.base import Digest, ImageCount, ImageSize, Nodes, Seed, Share, ShareOrNone, Spec, Text
+from hlrs.config.base import Digest, ImageCount, ImageSize, Nodes, Seed, Share, ShareOrNone, Spec
 from hlrs.config.data import Augment, Groups, Imbalance, Source, Stream
 from hlrs.config.methods import ArchLR, DrawnSearcher, Objective, ResNetDepth, SupernetSearcher
 from hlrs.config.params import Sections
 from hlrs.config.recipes import Evaluate, Report, Retrain, Search
+from hlrs.config.spaces import Given, Space
 
 
 class SplitJob(Spec):
@@ -52,20 +53,27 @@ class DrawJob(Spec):
 
     seed: Seed
     searcher: DrawnSearcher
+    space: Space
     nodes: Nodes
 
 
 class ExtractJob(Spec):
-    """Parameters of an extraction: the published genotype, or null where alphas are an input."""
+    """Parameters of an extraction: the given genotype, or null where alphas are an input; its space."""
 
-    genotype: Text | None
+    genotype: Given | None
+    space: Space
 
 
 class RetrainJob(Spec):
-    """Parameters of a retraining job: of the genotype among the inputs, or of a ResNet of the given depth."""
+    """Parameters of a retraining job: of the genotype among the inputs, or of a ResNet of the given depth.
+
+    `space` is the genotype's, with default options, as these do not matter for one network, and any for a
+    ResNet.
+    """
 
     seed: Seed
     retrain_seed: Seed
+    space: Space
     resnet: ResNetDepth | None
     images: Images
     retrain: Retrain
@@ -74,6 +82,7 @@ class RetrainJob(Spec):
 class EvaluateJob(Spec):
     """Parameters of an evaluation job; entries that shape the network repeat the retraining's."""
 
+    space: Space
     resnet: ResNetDepth | None
     images: Images
     retrain: Retrain

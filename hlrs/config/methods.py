@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from hlrs.config.base import BetaShape, Exponent, Share, ShareOrNone, Spec, Temperature, Text
+from hlrs.config.spaces import Given
 
 # --- searchers ------------------------------------------------------------------------------------------
 # `genotype_is`: "searched" on a supernet; "drawn" at random; "given", a published one; "absent", as the
@@ -75,11 +76,11 @@ class Random(Spec):
 
 
 class Fixed(Spec):
-    """A published genotype, retrained like the others: nothing is searched."""
+    """A given genotype, retrained like the others: a published one, or a cell of NAS-Bench-201 as spelled."""
 
     kind: Literal["fixed"] = "fixed"
     genotype_is: ClassVar[Literal["given"]] = "given"
-    genotype: Literal["DARTS_V1", "DARTS_V2", "PC_DARTS", "PDARTS"]
+    genotype: Given
 
 
 ResNetDepth = Literal[20, 32, 44, 56, 110]

@@ -12,6 +12,7 @@ from hlrs.config.data import Dataset, check_visible
 from hlrs.config.messages import describe_error
 from hlrs.config.methods import Method, Searcher, check_branches, check_moment, check_reached
 from hlrs.config.recipes import Evaluate, Report, Retrain, Search
+from hlrs.config.spaces import Space, check_cells, space_of
 from hlrs.errors import UserError
 
 RUNS = 100_000  # in a matrix; each has five jobs, and planning takes memory and time for each
@@ -73,18 +74,23 @@ class Params(Sections):
                 method.objective, self.search.cells, f"methods.{name}.objective.branch_cells: search.cells"
             )
             self._check_searcher(name, method.searcher)
-            self.retrain_of(name)
+            self._check_space(name)
         for name in self.matrix.datasets:
             dataset = self.datasets[name]
             size = dataset.image_size or dataset.source.size
             if size is not None:
                 check_visible(size, dataset.augment, self._cutouts(), f"datasets.{name}")
         searchers = {name: self.methods[name].searcher for name in self.matrix.methods}
-        resnets = [name for name, searcher in searchers.items() if searcher.genotype_is == "absent"]
+        small = {
+            name: "a resnet" if self.space_of(name) is None else f"space {self.search.space.kind}"
+            for name in searchers
+            if getattr(self.space_of(name), "kind", "") != "darts"
+        }
         large = [name for name in self.matrix.datasets if self.datasets[name].stem == "imagenet"]
-        if resnets and large:
+        if small and large:
+            name, what = next(iter(small.items()))
             raise ValueError(
-                f"methods.{resnets[0]}: a resnet has CIFAR's stem, but datasets.{large[0]}.stem is imagenet: "
+                f"methods.{name}: {what} has CIFAR's stem, but datasets.{large[0]}.stem is imagenet: "
                 "leave one of them out of the matrix"
             )
         if self.report.reference is not None and self.report.reference not in self.matrix.methods:
@@ -117,6 +123,34 @@ class Params(Sections):
                 f"{field}.portion: {searcher.portion} does not divide search.channels, {channels}: "
                 "change either"
             )
+
+    def space_of(self, method: str) -> Space | None:
+        """Return the search space of a method, None for a network without cells."""
+        return None if self.methods[method].searcher.genotype_is == "absent" else self.search.space
+
+    def _check_space(self, method: str) -> None:
+        """Reject a genotype of another space, and a recipe that the space's networks do not have."""
+        recipe, space, searcher = (
+            self.retrain_of(method),
+            self.space_of(method),
+            self.methods[method].searcher,
+        )
+        if space is None:
+            return
+        if searcher.genotype_is == "given" and space_of(searcher.genotype) != space.kind:
+            raise ValueError(
+                f"methods.{method}.searcher.genotype: {searcher.genotype} is of space "
+                f"{space_of(searcher.genotype)}, but search.space is {space.kind}; change either"
+            )
+        if method not in self.matrix.methods:
+            return
+        check_cells(space, recipe.cells, f"methods.{method}: retrain.cells")
+        for name in ("auxiliary_weight", "drop_path"):
+            if getattr(recipe, name) and not space.auxiliary:
+                raise ValueError(
+                    f"methods.{method}: retrain.{name} is {getattr(recipe, name):g}, but networks of space "
+                    f"{space.kind} have none: set it to 0"
+                )
 
     def retrain_of(self, method: str) -> Retrain:
         """Lay a method's own entries over the common recipe; ValueError if they do not fit.

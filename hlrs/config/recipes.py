@@ -24,6 +24,7 @@ from hlrs.config.base import (
     WeightDecay,
 )
 from hlrs.config.methods import Objective, Plain, check_branches, check_reached
+from hlrs.config.spaces import DartsSpace, Space, check_cells
 
 
 def _check_sgd(sgd: "Sgd", epochs: int) -> None:
@@ -115,6 +116,7 @@ class Collapse(Spec):
 class Search(Spec):
     """The supernet and its bilevel training (DARTS, §3.1)."""
 
+    space: Space = DartsSpace(kind="darts")
     epochs: Epochs = 50
     batch_size: TrainingBatch = 64
     channels: Channels = 16
@@ -130,7 +132,12 @@ class Search(Spec):
     @model_validator(mode="after")
     def _acts(self) -> "Search":
         _check_sgd(self.weights, self.epochs)
-        edges, needed = 2 * self.nodes, 2 * self.collapse.window
+        check_cells(self.space, self.cells, "cells")
+        if not self.space.edges(self.nodes):
+            raise ValueError(f"nodes {self.nodes}: a cell of space {self.space.kind} needs 2 or more")
+        every, kept = self.space.edges(self.nodes), self.space.kept
+        edges = kept * self.nodes if kept else len(every)
+        needed = 2 * self.collapse.window
         if self.collapse.stop == "skips" and self.collapse.skips > edges:
             raise ValueError(
                 f"collapse.skips {self.collapse.skips} is never reached: a cell of {self.nodes} nodes keeps "

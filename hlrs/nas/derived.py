@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hlrs.nas.genotype import Genotype, Node
+from hlrs.nas.genotype import DartsGenotype, Node
 from hlrs.nas.network import Cell, CellNetwork, States, chain, make_classifier
 from hlrs.nas.operations import make_operation, reads_rectified
 from hlrs.nas.ops.layouts import join
@@ -46,7 +46,7 @@ class DerivedCell(Cell):
 
     def __init__(
         self,
-        genotype: Genotype,
+        genotype: DartsGenotype,
         before: int,
         previous: int,
         channels: int,
@@ -121,7 +121,7 @@ class DerivedNetwork(CellNetwork):
     The retraining sets `drop_path` before each step; it acts in training mode only.
     """
 
-    def __init__(self, genotype: Genotype, *, auxiliary: bool, **layout: Any) -> None:
+    def __init__(self, genotype: DartsGenotype, *, auxiliary: bool = False, **layout: Any) -> None:
         outputs = len(genotype.normal_concat)
         super().__init__(partial(DerivedCell, genotype), BatchNorm, outputs, **layout)
         self.channels = layout["channels"]

@@ -21,7 +21,13 @@ SWING = 40.0  # between columns
 MARGIN = 14.0
 HEADING = 30.0
 SWEEPS = 12
-FAMILIES = {"sep_conv": "#0b84c6", "dil_conv": "#149b78", "max_pool": "#d06a00", "avg_pool": "#d06a00"}
+FAMILIES = {
+    "nor_conv": "#0b84c6",
+    "sep_conv": "#0b84c6",
+    "dil_conv": "#149b78",
+    "max_pool": "#d06a00",
+    "avg_pool": "#d06a00",
+}
 DASHES = {"skip_connect": "1 4", "none": "1 4", "max_pool": "6 3", "avg_pool": "6 3"}
 STYLE = (  # acts only if the SVG is the document; inlined, it inherits the page's colour
     "svg.cell:root{color:#1c2430;background:#fff}"
@@ -45,19 +51,20 @@ class _Edge:
     route: list[tuple[int, _Place]] = field(default_factory=list)  # (column, place), source to target
 
 
-def draw_cell(cell: list[list[tuple[str, int]]], title: str, concat: Sequence[int]) -> str:
+def draw_cell(cell: list[list[tuple[str, int]]], title: str, concat: Sequence[int], inputs: int = 2) -> str:
     """Draw a cell, a list of (operation, state) edges per node, as an SVG document.
 
-    `concat` lists the states in the output. State 0 is c_{k-2}, 1 is c_{k-1}, 2 + i is node i. Equal
-    arguments give equal bytes.
+    `concat` lists the states in the output. With two inputs, state 0 is c_{k-2}, 1 is c_{k-1}, 2 + i is node
+    i; with one, state 0 is c_{k-1} and i is node i. Equal arguments give equal bytes.
     """
-    names = ["k-2", "k-1", *(str(i) for i in range(len(cell))), "k"]
+    first = 0 if inputs == 2 else 1  # number of the first node, as the spaces' papers count
+    names = [*("k-2", "k-1")[-inputs:], *(str(first + i) for i in range(len(cell))), "k"]
     places = [_Place(NODE_HEIGHT, text=name) for name in names]
-    layers = _layers(cell)
+    layers = _layers(cell, inputs)
     columns: list[list[_Place]] = [[] for _ in range(2 * layers[-1] + 1)]
     for place, layer in zip(places, layers, strict=True):
         columns[2 * layer].append(place)
-    ends = [(op, source, 2 + i) for i, node in enumerate(cell) for op, source in node]
+    ends = [(op, source, inputs + i) for i, node in enumerate(cell) for op, source in node]
     ends += [("", source, len(places) - 1) for source in concat]
     edges = [_route(op, places, layers, columns, source, target) for op, source, target in ends]
     _order(columns)
@@ -67,13 +74,15 @@ def draw_cell(cell: list[list[tuple[str, int]]], title: str, concat: Sequence[in
     body = [_edge_svg(edge, lefts, widths) for edge in edges]
     for column, left in zip(columns[::2], lefts[::2], strict=True):
         body += [_node_svg(place, left) for place in column if place.height == NODE_HEIGHT]
-    words = "; ".join(_in_words(op, source, target) for op, source, target in ends if op)
+    words = "; ".join(
+        f"{_in_words(names[source])} to {_in_words(names[target])}: {op}" for op, source, target in ends if op
+    )
     return _document(title, words, lefts[-1] + widths[-1] + MARGIN, height, body)
 
 
-def _layers(cell: list[list[tuple[str, int]]]) -> list[int]:
+def _layers(cell: list[list[tuple[str, int]]], inputs: int) -> list[int]:
     """Return the layer of every state and, last, of the output: one more than its farthest input."""
-    layers = [0, 0]
+    layers = [0] * inputs
     for node in cell:
         layers.append(1 + max((layers[source] for _, source in node), default=0))
     return [*layers, max(layers) + 1]
@@ -232,9 +241,8 @@ def _node_svg(place: _Place, left: float) -> str:
     )
 
 
-def _in_words(operation: str, source: int, target: int) -> str:
-    start = ("c_{k-2}", "c_{k-1}")[source] if source < 2 else f"node {source - 2}"
-    return f"{start} to node {target - 2}: {operation}"
+def _in_words(name: str) -> str:
+    return f"c_{{{name}}}" if name.startswith("k") else f"node {name}"
 
 
 def _document(title: str, words: str, width: float, height: float, body: list[str]) -> str:

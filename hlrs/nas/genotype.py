@@ -1,57 +1,47 @@
 """Genotypes: discrete architectures, their derivation from alphas, and their JSON format."""
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from hlrs.config.base import Choices
+from hlrs.config.base import Choices, Kinds
+from hlrs.config.spaces import DARTS_PRIMITIVES, DartsSpace, NasBench201Space, Space, parse_cell, spell_cell
 from hlrs.errors import UserError
 
-PRIMITIVES = (  # the operations, in DARTS's order and under its name
-    "none",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-)
-
-# edges (operation, state it reads); states 0 and 1 are the outputs of the two previous cells, 2 + i is node i
+# edges (operation, state it reads); a cell's inputs are its first states, then come its nodes
 Node = list[tuple[str, int]]
-Alphas = Mapping[str, npt.NDArray[np.float32]]  # {"normal", "reduce"}: [edges, operations]
-EdgeWeights = Mapping[str, npt.NDArray[np.float32]]  # {"normal", "reduce"}: [edges]
+Alphas = Mapping[str, npt.NDArray[np.float32]]  # kind of cell -> [edges, operations]
+EdgeWeights = Mapping[str, npt.NDArray[np.float32]]  # kind of cell -> [edges]
 
 
-@dataclass(frozen=True)
-class Genotype:
-    """A normal and a reduction cell, each a list of nodes; `*_concat` lists the states in a cell's output."""
+class Genotype(ABC):
+    """A discrete architecture: the nodes of each kind of cell, each node a list of edges."""
 
-    normal: list[Node]
-    normal_concat: list[int]
-    reduce: list[Node]
-    reduce_concat: list[int]
+    inputs: ClassVar[int]  # states that a cell reads
 
+    @property
+    @abstractmethod
+    def cells(self) -> dict[str, list[Node]]:
+        """Return the nodes by kind of cell."""
+
+    @abstractmethod
+    def outputs(self, kind: str) -> list[int]:
+        """List the states in the output of a kind of cell."""
+
+    @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Return plain dictionaries and lists, as in the JSON file."""
-        cells = {
-            name: [[list(edge) for edge in node] for node in getattr(self, name)]
-            for name in ("normal", "reduce")
-        }
-        return {**cells, "normal_concat": self.normal_concat, "reduce_concat": self.reduce_concat}
+        """Return plain dictionaries, lists and strings, as in the JSON file."""
 
-    def skips(self, cell: str) -> int:
-        """Count the skip connections in a cell, "normal" or "reduce"."""
-        return sum(operation == "skip_connect" for node in getattr(self, cell) for operation, _ in node)
+    def skips(self, kind: str) -> int:
+        """Count the skip connections in a kind of cell."""
+        return sum(operation == "skip_connect" for node in self.cells[kind] for operation, _ in node)
 
 
-def edges(nodes: int) -> list[tuple[int, int]]:
-    """List (node, state it reads) per edge, in the order of the alphas' rows; node i reads 0 to i + 1."""
-    return [(node, state) for node in range(nodes) for state in range(node + 2)]
+# --- from alphas ----------------------------------------------------------------------------------------
 
 
 def softmax(alphas: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -60,56 +50,96 @@ def softmax(alphas: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.asarray(shifted / shifted.sum(-1, keepdims=True))
 
 
-def edge_softmax(betas: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Softmax over the edges into each node: [edges]  (PC-DARTS, Xu et al. 2020, §3.3)."""
-    parts: list[npt.NDArray[np.float64]] = []
+def edge_softmax(betas: npt.NDArray[np.float32], inputs: int) -> npt.NDArray[np.float32]:
+    """Softmax over the edges into each node: [edges]; the first node has `inputs`.
+
+    PC-DARTS, Xu et al. 2020, §3.3.
+    """
+    return np.concatenate([softmax(own) for own in into_nodes(betas, inputs)]).astype(np.float32)
+
+
+def into_nodes(by_edge: npt.NDArray[Any], inputs: int) -> list[npt.NDArray[Any]]:
+    """Split rows [edges, …] into those of the edges into each node; the first node has `inputs`."""
+    parts: list[npt.NDArray[Any]] = []
     first = 0
-    while first < len(betas):
-        incoming = slice(first, first + len(parts) + 2)
-        parts.append(softmax(betas[incoming]))
-        first = incoming.stop
-    return np.concatenate(parts).astype(np.float32)
+    while first < len(by_edge):
+        parts.append(by_edge[first : first + len(parts) + inputs])
+        first += len(parts[-1])
+    return parts
 
 
 def entropy(alphas: npt.NDArray[np.float32]) -> float:
-    """Return the mean entropy of softmax(alphas) over the edges, in nats; ln 8 = 2.079 at the start."""
+    """Return the mean entropy of softmax(alphas) over the edges, in nats; ln 8 = 2.079 for 8 equal ones."""
     p = softmax(alphas)
     return float(-(p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(-1).mean())
 
 
-def derive(alphas: Alphas, edge_weights: EdgeWeights) -> Genotype:
-    """Derive a genotype: per node the two strongest edges, each with its best operation other than `none`.
+def strongest_edges(space: Space, weights: npt.NDArray[np.float64]) -> list[Node]:
+    """Derive a cell from weights [edges, operations]: each edge's best operation, each node's best edges.
 
-    DARTS, §2.4. An edge's strength is the largest softmax weight among its operations other than `none`,
-    times its edge weight (1 in DARTS; PC-DARTS's code, model_search.py). On a tie, the lower state and the
-    earlier operation win.
+    DARTS, §2.4: a node keeps `space.kept` edges, the strongest first, or all of them in order. An edge's
+    strength is its largest weight. `none` is left out of the choice unless the space derives it. On a tie,
+    the lower state and the earlier operation win.
     """
-    cells = {
-        name: _derive_cell(softmax(alphas[name]) * edge_weights[name][:, None])
-        for name in ("normal", "reduce")
-    }
-    concat = list(range(2, 2 + len(cells["normal"])))
-    return Genotype(cells["normal"], concat, cells["reduce"], concat)
-
-
-def _derive_cell(weights: npt.NDArray[np.float64]) -> list[Node]:
-    best = weights[:, 1:].argmax(-1) + 1  # `none` comes first
-    strength = weights[:, 1:].max(-1)
+    first = int(space.primitives[0] == "none" and not space.derives_none)
+    best, strength = weights[:, first:].argmax(-1) + first, weights[:, first:].max(-1)
     cell: list[Node] = []
-    first = 0
-    while first < len(weights):
-        incoming = slice(first, first + len(cell) + 2)
-        strongest = np.argsort(-strength[incoming], kind="stable")[:2].tolist()
-        cell.append([(PRIMITIVES[best[incoming][state]], state) for state in strongest])
-        first = incoming.stop
+    for operations, strengths in zip(
+        into_nodes(best, space.inputs), into_nodes(strength, space.inputs), strict=True
+    ):
+        order = np.argsort(-strengths, kind="stable")[: space.kept] if space.kept else range(len(strengths))
+        cell.append([(space.primitives[operations[state]], int(state)) for state in order])
     return cell
 
 
-def from_json(value: Any, name: str) -> Genotype:
+# --- DARTS ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DartsGenotype(Genotype):
+    """A normal and a reduction cell; `*_concat` lists the states in a cell's output."""
+
+    inputs = DartsSpace.inputs
+
+    normal: list[Node]
+    normal_concat: list[int]
+    reduce: list[Node]
+    reduce_concat: list[int]
+
+    @property
+    def cells(self) -> dict[str, list[Node]]:
+        """Return the nodes by kind of cell, normal and reduce."""
+        return {kind: getattr(self, kind) for kind in DartsSpace.kinds}
+
+    def outputs(self, kind: str) -> list[int]:
+        """List the states in the output of a kind of cell."""
+        return list(getattr(self, f"{kind}_concat"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dictionaries and lists, as in the JSON file."""
+        cells = {kind: [[list(edge) for edge in node] for node in cell] for kind, cell in self.cells.items()}
+        return {**cells, "normal_concat": self.normal_concat, "reduce_concat": self.reduce_concat}
+
+
+def derive_darts(space: DartsSpace, alphas: Alphas, edge_weights: EdgeWeights) -> DartsGenotype:
+    """Derive both cells; an edge's weights are the softmax of its alphas times its edge weight.
+
+    Edge weights are 1 in DARTS; those of PC-DARTS act as in its code (model_search.py).
+    """
+    cells = {
+        kind: strongest_edges(space, softmax(alphas[kind]) * edge_weights[kind][:, None])
+        for kind in space.kinds
+    }
+    concat = list(range(2, 2 + len(cells["normal"])))
+    return DartsGenotype(cells["normal"], concat, cells["reduce"], concat)
+
+
+DARTS_KEYS = ("normal", "normal_concat", "reduce", "reduce_concat")
+
+
+def darts_from_json(value: Any, name: str) -> DartsGenotype:
     """Parse a genotype from its JSON value; UserError names the file `name`, the cell and the node."""
-    fields = ("normal", "normal_concat", "reduce", "reduce_concat")
-    if not isinstance(value, dict) or set(value) != set(fields):
-        raise UserError(f"{name}: expected a genotype, an object with the keys {', '.join(fields)}")
+    _check_keys(value, DARTS_KEYS, name, "darts")
     cells = {}
     for cell in ("normal", "reduce"):
         nodes = value[cell]
@@ -121,7 +151,23 @@ def from_json(value: Any, name: str) -> Genotype:
         value["reduce_concat"]
     ):
         raise UserError(f"{name}: normal and reduce must have the same number of nodes and of outputs")
-    return Genotype(cells["normal"], value["normal_concat"], cells["reduce"], value["reduce_concat"])
+    return DartsGenotype(cells["normal"], value["normal_concat"], cells["reduce"], value["reduce_concat"])
+
+
+def _check_keys(value: Any, keys: Sequence[str], name: str, space: str) -> None:
+    """Reject what is no genotype of a space, and name the space whose genotype it is."""
+    if isinstance(value, dict) and set(value) == set(keys):
+        return
+    others = {"darts": DARTS_KEYS, "nasbench201": NASBENCH201_KEYS}
+    of = next(
+        (kind for kind, own in others.items() if isinstance(value, dict) and set(value) == set(own)), ""
+    )
+    if of:
+        raise UserError(
+            f"{name}: a genotype of space {of}, not of {space}; set search.space to {{kind: {of}}}, or give "
+            f"one of {space}"
+        )
+    raise UserError(f"{name}: expected a genotype, an object with the keys {', '.join(keys)}")
 
 
 def _node(edges: Any, index: int, where: str) -> Node:
@@ -132,8 +178,10 @@ def _node(edges: Any, index: int, where: str) -> Node:
         if not isinstance(edge, list) or len(edge) != 2:
             raise UserError(f"{where}: {edge!r} is not an edge [operation, state]")
         operation, state = edge
-        if operation not in PRIMITIVES[1:]:
-            raise UserError(f"{where}: unknown operation {operation!r}; allowed: {', '.join(PRIMITIVES[1:])}")
+        if operation not in DARTS_PRIMITIVES[1:]:
+            raise UserError(
+                f"{where}: unknown operation {operation!r}; allowed: {', '.join(DARTS_PRIMITIVES[1:])}"
+            )
         if not isinstance(state, int) or isinstance(state, bool) or not 0 <= state < index + 2:
             raise UserError(f"{where}: reads state {state!r}; allowed: 0 to {index + 1}")
         node.append((operation, state))
@@ -148,17 +196,74 @@ def _check_concat(concat: Any, nodes: int, where: str) -> None:
         raise UserError(f"{where}: expected distinct states from 2 to {nodes + 1}")
 
 
-def _published(normal: Sequence[tuple[str, int]], reduce: Sequence[tuple[str, int]]) -> Genotype:
+# --- NAS-Bench-201 --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NasBench201Genotype(Genotype):
+    """A cell of NAS-Bench-201; each node sums all edges into it, and the last is the output."""
+
+    inputs = 1
+
+    normal: list[Node]
+
+    @property
+    def cells(self) -> dict[str, list[Node]]:
+        """Return the nodes of the one kind of cell, normal."""
+        return {"normal": self.normal}
+
+    def outputs(self, kind: str) -> list[int]:
+        """List the state that is the cell's output: its last node."""
+        return [len(self.normal)]
+
+    def __str__(self) -> str:
+        """Spell the cell as the benchmark does."""
+        return spell_cell(self.normal)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cell's string under the key `cell`."""
+        return {"cell": str(self)}
+
+
+def derive_nasbench201(
+    space: NasBench201Space, alphas: Alphas, edge_weights: EdgeWeights
+) -> NasBench201Genotype:
+    """Derive the cell: the operation with the largest alpha on each edge, `none` included (as their code)."""
+    weights = softmax(alphas["normal"]) * edge_weights["normal"][:, None]
+    return NasBench201Genotype(strongest_edges(space, weights))
+
+
+def nasbench201_from_string(text: str) -> NasBench201Genotype:
+    """Parse a cell's string; ValueError if it is none."""
+    return NasBench201Genotype(parse_cell(text))
+
+
+NASBENCH201_KEYS = ("cell",)
+
+
+def nasbench201_from_json(value: Any, name: str) -> NasBench201Genotype:
+    """Parse a genotype from its JSON value; UserError names the file `name`."""
+    _check_keys(value, NASBENCH201_KEYS, name, "nasbench201")
+    try:
+        return nasbench201_from_string(str(value["cell"]))
+    except ValueError as error:
+        raise UserError(f"{name}: cell: {error}") from None
+
+
+# --- published ------------------------------------------------------------------------------------------
+
+
+def _published(normal: Sequence[tuple[str, int]], reduce: Sequence[tuple[str, int]]) -> DartsGenotype:
     """Make a genotype from the papers' notation: a flat list of edges, two per node."""
 
     def pairs(flat: Sequence[tuple[str, int]]) -> list[Node]:
         return [list(flat[i : i + 2]) for i in range(0, len(flat), 2)]
 
-    return Genotype(pairs(normal), [2, 3, 4, 5], pairs(reduce), [2, 3, 4, 5])
+    return DartsGenotype(pairs(normal), [2, 3, 4, 5], pairs(reduce), [2, 3, 4, 5])
 
 
 # fmt: off
-PUBLISHED: Choices[Genotype] = {
+PUBLISHED: Choices[DartsGenotype] = {
     # Liu et al. 2019, first and second order, as in the authors' cnn/genotypes.py
     "DARTS_V1": _published(
         [("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("skip_connect", 0), ("sep_conv_3x3", 1),
@@ -188,3 +293,44 @@ PUBLISHED: Choices[Genotype] = {
     ),
 }
 # fmt: on
+
+
+def published(name: str) -> DartsGenotype:
+    """Return the published genotype of DARTS's space with this name."""
+    return PUBLISHED[name]
+
+
+# --- by space -------------------------------------------------------------------------------------------
+
+# (space, alphas, edge weights), the latter two by kind of cell
+DERIVATIONS: Kinds[Callable[..., Genotype]] = {
+    DartsSpace: derive_darts,
+    NasBench201Space: derive_nasbench201,
+}
+
+# by its name, or as it is spelled
+GIVEN: Kinds[Callable[[str], Genotype]] = {
+    DartsSpace: published,
+    NasBench201Space: nasbench201_from_string,
+}
+
+# (JSON value, name of the file)
+PARSERS: Kinds[Callable[[Any, str], Genotype]] = {
+    DartsSpace: darts_from_json,
+    NasBench201Space: nasbench201_from_json,
+}
+
+# the cells that are fixed: nodes and outputs by kind of cell, to be drawn
+Fixed = dict[str, tuple[list[Node], list[int]]]
+NO_CELL: Fixed = {}
+RESIDUAL_BLOCK: Fixed = {
+    "reduce": ([[("conv_3x3, stride 2", 0)], [("conv_3x3", 1), ("avg_pool_2x2, conv_1x1", 0)]], [2])
+}
+FIXED: Kinds[Fixed] = {DartsSpace: NO_CELL, NasBench201Space: RESIDUAL_BLOCK}
+
+
+def from_json(value: Any, name: str) -> Genotype:
+    """Parse a genotype of any space from its JSON value; UserError names the file `name`."""
+    if isinstance(value, dict) and set(value) == set(NASBENCH201_KEYS):
+        return nasbench201_from_json(value, name)
+    return darts_from_json(value, name)

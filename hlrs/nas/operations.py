@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hlrs.nas.ops.depthwise import DepthwiseConv, conv
 from hlrs.nas.ops.layouts import every_second, from_phases, has_phases, join, to_phases
-from hlrs.nas.ops.packed import Pointwise
+from hlrs.nas.ops.packed import Pointwise, pack, unpack
 
 Norm = Callable[[int], nn.Module]
 
@@ -63,6 +63,20 @@ class Dilated(Depthwise):
         return conv(x, self.kernels(x), dilation=2)
 
 
+class Factorized(nn.Module):
+    """A 1×k convolution, then a k×1 convolution, both dense (NASNet's, in the authors' operations.py)."""
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        reach, self.channels = kernel // 2, channels
+        self.row = nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, reach), bias=False)
+        self.column = nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (reach, 0), bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[1] // self.channels
+        return pack(self.column(self.row(unpack(x, count))), count)
+
+
 def separable(channels: int, depthwise: Depthwise, norm: Norm) -> list[nn.Module]:
     """Make the modules of a depthwise convolution, a pointwise convolution and a batch norm."""
     return [depthwise, Pointwise(channels, channels), norm(channels)]
@@ -83,6 +97,8 @@ def make_operation(name: str, channels: int, stride: int, norm: Norm) -> nn.Modu
         )
     if kind == "dil_conv":
         return nn.Sequential(*separable(channels, Dilated(channels, kernel, stride), norm))
+    if name == "conv_7x1_1x7":
+        return nn.Sequential(Factorized(channels, kernel, stride), norm(channels))
     if kind == "max_pool":
         return nn.MaxPool2d(kernel, stride, padding=1)
     if kind == "avg_pool":

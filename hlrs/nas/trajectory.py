@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hlrs.config.spaces import Space
 from hlrs.nas import genotype
-
-CELLS = ("normal", "reduce")
+from hlrs.nas.genotype import DERIVATIONS, Genotype
 
 Architecture = dict[str, npt.NDArray[np.float32]]  # alphas.normal, ..., betas.reduce -> values
 
@@ -48,36 +48,43 @@ class Trajectory:
         self.architectures = [dict(zip(state, values, strict=True)) for values in epochs]
 
 
-def by_cell(architecture: Architecture) -> tuple[Architecture, Architecture]:
+def by_cell(space: Space, architecture: Architecture) -> tuple[Architecture, Architecture]:
     """Alphas [edges, operations] and edge weights [edges], 1 without betas, of each kind of cell."""
-    alphas = {cell: architecture[f"alphas.{cell}"] for cell in CELLS}
+    alphas = {cell: architecture[f"alphas.{cell}"] for cell in space.kinds}
     edge_weights = {
-        cell: genotype.edge_softmax(architecture[f"betas.{cell}"])
+        cell: genotype.edge_softmax(architecture[f"betas.{cell}"], space.inputs)
         if f"betas.{cell}" in architecture
         else np.ones(len(alphas[cell]), dtype=np.float32)
-        for cell in CELLS
+        for cell in space.kinds
     }
     return alphas, edge_weights
 
 
-def describe(architecture: Architecture) -> dict[str, float]:
-    """Entropy of the operation weights and number of skip connections, per kind of cell."""
-    alphas, edge_weights = by_cell(architecture)
-    derived = genotype.derive(alphas, edge_weights)
-    return {
-        **{f"entropy_{cell}": genotype.entropy(alphas[cell]) for cell in CELLS},
-        **{f"skips_{cell}": derived.skips(cell) for cell in CELLS},
-    }
+def derive(space: Space, architecture: Architecture) -> Genotype:
+    """Derive the genotype of an architecture."""
+    return DERIVATIONS[type(space)](space, *by_cell(space, architecture))
 
 
-def rows(nodes: int, architectures: Sequence[Architecture]) -> Iterator[tuple[Any, ...]]:
+def describe(space: Space, architecture: Architecture) -> dict[str, float | None]:
+    """Entropy of the operation weights and number of skip connections; None for a cell not searched."""
+    alphas, _ = by_cell(space, architecture)
+    derived = derive(space, architecture)
+    facts: dict[str, float | None] = {}
+    for cell in ("normal", "reduce"):
+        searched = cell in space.kinds
+        facts[f"entropy_{cell}"] = genotype.entropy(alphas[cell]) if searched else None
+        facts[f"skips_{cell}"] = derived.skips(cell) if searched else None
+    return facts
+
+
+def rows(space: Space, nodes: int, architectures: Sequence[Architecture]) -> Iterator[tuple[Any, ...]]:
     """Rows of alphas.parquet: epoch, cell, node, input, operation, alpha, softmax weight, edge weight."""
     for epoch, architecture in enumerate(architectures):
-        alphas, edge_weights = by_cell(architecture)
-        for cell in CELLS:
+        alphas, edge_weights = by_cell(space, architecture)
+        for cell in space.kinds:
             weights = genotype.softmax(alphas[cell])
-            for row, (node, state) in enumerate(genotype.edges(nodes)):
+            for row, (node, state) in enumerate(space.edges(nodes)):
                 edge = epoch, cell, node, state
-                for column, operation in enumerate(genotype.PRIMITIVES):
+                for column, operation in enumerate(space.primitives):
                     own = alphas[cell][row, column], weights[row, column], edge_weights[cell][row]
                     yield *edge, operation, *own

@@ -22,11 +22,13 @@ from hlrs.artifacts.files import read_json, write_json
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import read_table, write_table
 from hlrs.config.data import Source, Torchvision
-from hlrs.config.jobs import Images, RetrainJob, SearchJob, SplitJob, parse
+from hlrs.config.jobs import ExtractJob, Images, RetrainJob, SearchJob, SplitJob, parse
 from hlrs.config.recipes import RetrainedClassifier
+from hlrs.config.spaces import Space
 from hlrs.errors import Failure, UserError, about
 from hlrs.longtail.mixing import mixing_at
-from hlrs.nas import arch_lr, genotype
+from hlrs.nas import arch_lr
+from hlrs.nas.genotype import DERIVATIONS, GIVEN, Genotype
 from hlrs.pipeline.environment import cpu_model
 from hlrs.training.device import choose
 from hlrs.training.throughput import Throughput
@@ -146,13 +148,14 @@ class Calibration:
         images = job.params["images"] | {"source": source.model_dump()}
         return dataclasses.replace(job, inputs=inputs, params=job.params | {"images": images})
 
-    def _stand_in(self, retrain: Job) -> genotype.Genotype:
+    def _stand_in(self, retrain: Job) -> Genotype:
         """For a genotype that is not there yet: the published one that it will be, or one of its size."""
         extract = self.makers[retrain.inputs["genotype"]]
-        if extract.params["genotype"]:
-            return genotype.PUBLISHED[extract.params["genotype"]]
+        params = ExtractJob.model_validate(extract.params)
+        if params.genotype:
+            return GIVEN[type(params.space)](params.genotype)
         search = self.makers[extract.inputs["alphas"]]
-        return random_genotype(search.params.get("search", search.params)["nodes"])
+        return random_genotype(params.space, search.params.get("search", search.params)["nodes"])
 
     def guesses(self, job: Job) -> bool:
         """Whether a training is measured with a random genotype, as its own is still to be found."""
@@ -210,15 +213,15 @@ def offline(source: Source) -> Source:
     return source.model_copy(update={"download": False}) if isinstance(source, Torchvision) else source
 
 
-def random_genotype(nodes: int) -> genotype.Genotype:
+def random_genotype(space: Space, nodes: int) -> Genotype:
     """One drawn uniformly from the search space, always the same: a stand-in for what a search will find."""
     import numpy as np
 
     draw = np.random.default_rng(0)
-    shape = len(genotype.edges(nodes)), len(genotype.PRIMITIVES)
-    cells = ("normal", "reduce")
-    alphas = {cell: draw.normal(size=shape).astype(np.float32) for cell in cells}
-    return genotype.derive(alphas, dict.fromkeys(cells, np.ones(shape[0], dtype=np.float32)))
+    shape = len(space.edges(nodes)), len(space.primitives)
+    alphas = {kind: draw.normal(size=shape).astype(np.float32) for kind in space.kinds}
+    ones = np.ones(shape[0], dtype=np.float32)
+    return DERIVATIONS[type(space)](space, alphas, dict.fromkeys(alphas, ones))
 
 
 # --- what a training does -----------------------------------------------------------------------------

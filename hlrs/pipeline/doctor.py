@@ -150,15 +150,17 @@ def _search(device: "torch.device") -> tuple[list[float], float]:
     from torch.nn import functional as F
 
     from hlrs.config.methods import Darts
+    from hlrs.config.spaces import DartsSpace
     from hlrs.data.images import generator
     from hlrs.nas import bilevel
     from hlrs.nas.network import initialize
     from hlrs.nas.searchers.darts import DartsSearcher
-    from hlrs.nas.supernet import Supernet, initialize_alphas
+    from hlrs.nas.supernet import DartsSupernet, initialize_alphas
     from hlrs.training.optim import optimizer_step
 
     draw = generator("doctor")
-    supernet = Supernet(DartsSearcher(Darts()), nodes=2, in_channels=3, classes=4, channels=4, cells=3)
+    searcher = DartsSearcher(Darts())
+    supernet = DartsSupernet(DartsSpace(), searcher, nodes=2, in_channels=3, classes=4, channels=4, cells=3)
     initialize(supernet, draw)
     initialize_alphas(supernet, draw)
     supernet.to(device)

@@ -22,11 +22,26 @@ UNSURE = 2.0
 
 FLOAT = 4  # bytes
 OF_A_WEIGHT = 4  # numbers: itself, its gradient, its momentum, a step's scratch
-EDGE, DERIVED_EDGE = 16, 5  # maps that an edge keeps, in the supernet (all operations) and derived network
-CELL, BLOCK = 10, 7  # maps that a cell keeps besides its edges', and that a residual block keeps
-EDGE_WEIGHTS = 6, 102  # of an edge of the supernet: 6 c² + 102 c, of six separable stages
+BLOCK = 7  # maps that a residual block of a ResNet keeps
 STEMS = {"cifar": 9.0, "imagenet": 0.5}  # maps of `channels` and all pixels
 RESNET_CHANNELS = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What the networks of a space keep."""
+
+    edge: int  # maps of an edge of the supernet, of all operations
+    derived_edge: int  # maps of an edge of a derived network
+    cell: int  # maps of a cell besides its edges'
+    weights: tuple[int, int]  # a, b: an edge of the supernet has a c² + b c weights
+    derived_weights: int  # a: an edge of a derived network has up to about a c²
+
+
+MAPS = {
+    "darts": Maps(16, 5, 10, (6, 102), 2),  # six separable stages
+    "nasbench201": Maps(5, 4, 2, (10, 0), 9),  # a 1×1 and a 3×3 convolution
+}
 
 
 @dataclass(frozen=True)
@@ -50,28 +65,29 @@ class Room:
 
 def of_search(params: SearchJob, pictures: Pictures) -> float:
     """Estimate the bytes of a search."""
-    search, portion = params.search, params.searcher.portion
-    edges = search.nodes * (search.nodes + 3) / 2
+    search, portion, of = params.search, params.searcher.portion, MAPS[params.search.space.kind]
+    edges = len(search.space.edges(search.nodes))
     plan = _cell_plan(search.channels, search.cells, params.images, pictures)
-    inner = [EDGE * edges / portion * channels * size**2 for channels, size in plan]
-    outer = sum(CELL * channels * size**2 for channels, size in plan)
+    inner = [of.edge * edges / portion * channels * size**2 for channels, size in plan]
+    outer = sum(of.cell * channels * size**2 for channels, size in plan)
     kept = max(inner) if search.recompute else sum(inner)
     maps = kept + max(inner) + outer  # the largest cell's gradients come on top
     maps += STEMS[params.images.stem] * search.channels * pictures.size**2
     own = [channels / portion for channels, _ in plan]
-    weights = edges * sum(EDGE_WEIGHTS[0] * c**2 + EDGE_WEIGHTS[1] * c for c in own)
+    weights = edges * sum(of.weights[0] * c**2 + of.weights[1] * c for c in own)
     batch = search.batch_size * _batches(params.objective)
     return FLOAT * (batch * maps + OF_A_WEIGHT * weights) + _held(params.images, pictures)
 
 
 def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:
     """Estimate the bytes of a retraining; `nodes` of its genotype's cells."""
-    recipe = params.retrain
+    recipe, of = params.retrain, MAPS[params.space.kind]
+    edges = (params.space.kept or 0) * nodes or len(params.space.edges(nodes))
     if params.resnet is None:
         plan = _cell_plan(recipe.channels, recipe.cells, params.images, pictures)
-        maps = sum(float(2 * nodes * DERIVED_EDGE + CELL) * channels * size**2 for channels, size in plan)
+        maps = sum(float(edges * of.derived_edge + of.cell) * channels * size**2 for channels, size in plan)
         maps += STEMS[params.images.stem] * recipe.channels * pictures.size**2
-        weights = sum(4.0 * nodes * channels**2 for channels, _ in plan)
+        weights = sum(float(of.derived_weights * edges * channels**2) for channels, _ in plan)
     else:
         sizes = [-(-pictures.size // 2**stage) for stage in range(len(RESNET_CHANNELS))]
         stages, blocks = list(zip(RESNET_CHANNELS, sizes, strict=True)), (params.resnet - 2) // 6

@@ -7,20 +7,25 @@ import torch
 
 from hlrs.artifacts.files import read_json
 from hlrs.config.methods import Darts
+from hlrs.config.spaces import DartsSpace, NasBench201Space, Space, check_cells
 from hlrs.errors import UserError
-from hlrs.nas.derived import DerivedNetwork
-from hlrs.nas.genotype import PUBLISHED, from_json
+from hlrs.nas.genotype import PUBLISHED, Genotype, NasBench201Genotype, from_json, nasbench201_from_string
 from hlrs.nas.network import BranchedNetwork, count_multiply_adds, count_weights
 from hlrs.nas.resnet import ResNet
 from hlrs.nas.searchers.darts import DartsSearcher
-from hlrs.nas.supernet import Supernet
+from hlrs.nas.spaces import NETWORKS, SUPERNETS
 
 RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
+
+
+SPACES: dict[str, Space] = {"darts": DartsSpace(), "nasbench201": NasBench201Space()}
+LAYOUTS = {"darts": (36, 20), "nasbench201": (16, 15)}  # published: channels and cells of a retraining
 
 
 def describe(
     network: str,
     *,
+    space: str = "darts",
     channels: int | None,
     cells: int | None,
     nodes: int,
@@ -30,31 +35,36 @@ def describe(
     auxiliary: bool,
     stem: str = "cifar",
 ) -> dict[str, Any]:
-    """Count the weights and multiply-adds of a published genotype, genotype JSON, ResNet or `supernet`.
+    """Count the weights and multiply-adds of a genotype, given by name, string or file, ResNet or `supernet`.
 
-    Raises UserError for any other name, and for an option that the network does not have.
+    `space` is a supernet's. Raises UserError for any other name, and for an option that the network does not
+    have.
     """
     supernet, resnet = network == "supernet", RESNETS.get(network)
     layout: dict[str, Any] = {"in_channels": in_channels, "classes": classes}
+    if auxiliary and (supernet or resnet):
+        raise UserError(f"--auxiliary: a {network.rstrip('0123456789')} has no auxiliary head")
+    genotype = None if supernet or resnet else _genotype(network)
+    if genotype is not None:
+        space = "nasbench201" if isinstance(genotype, NasBench201Genotype) else "darts"
     if resnet is None:
-        channels, cells = channels or (16 if supernet else 36), cells or (8 if supernet else 20)
-        if channels % 2:
-            raise UserError(f"--channels: {channels} is odd; a factorized reduction halves it")
-        layout |= {"channels": channels, "cells": cells, "stem": stem}
+        layout |= _layout_of_cells(space, channels, cells, stem, supernet)
     elif channels or cells or stem != "cifar":
         raise UserError(
             f"{network} has its own channels, blocks and stem: omit --channels, --cells and --stem"
         )
-    if auxiliary and (supernet or resnet):
-        raise UserError(f"--auxiliary: a {network.rstrip('0123456789')} has no auxiliary head")
+    if auxiliary and not SPACES[space].auxiliary:
+        raise UserError(f"--auxiliary: a network of space {space} has no auxiliary head")
     with torch.device("meta"):
         model: BranchedNetwork
         if resnet is not None:
             model = ResNet(resnet, **layout)
-        elif supernet:
-            model = Supernet(DartsSearcher(Darts()), nodes=nodes, **layout)
+        elif genotype is None:
+            of = SPACES[space]
+            model = SUPERNETS[type(of)](of, DartsSearcher(Darts()), nodes=nodes, **layout)
         else:
-            model = DerivedNetwork(_genotype(network), auxiliary=auxiliary, **layout)
+            head = {"auxiliary": True} if auxiliary else {}
+            model = NETWORKS[type(SPACES[space])](genotype, **head, **layout)
         facts = {
             "network": network,
             **layout,
@@ -69,10 +79,35 @@ def describe(
     return facts
 
 
-def _genotype(name: str) -> Any:
+def _layout_of_cells(
+    space: str, channels: int | None, cells: int | None, stem: str, supernet: bool
+) -> dict[str, Any]:
+    """Fill in the published channels and cells; UserError for what a space's networks cannot have."""
+    published = (16, 8) if supernet and space == "darts" else LAYOUTS[space]
+    channels, cells = channels or published[0], cells or published[1]
+    if channels % 2:
+        raise UserError(f"--channels: {channels} is odd; a factorized reduction halves it")
+    try:
+        check_cells(SPACES[space], cells, "--cells")
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if space == "nasbench201" and stem != "cifar":
+        raise UserError(f"--stem {stem}: a network of space nasbench201 has CIFAR's stem: omit it")
+    return {"channels": channels, "cells": cells, "stem": stem}
+
+
+def _genotype(name: str) -> Genotype:
     if name in PUBLISHED:
         return PUBLISHED[name]
+    if name.startswith("|"):
+        try:
+            return nasbench201_from_string(name)
+        except ValueError as error:
+            raise UserError(str(error)) from None
     if not Path(name).exists():
         known = ", ".join([*PUBLISHED, "supernet", *RESNETS])
-        raise UserError(f"{name}: neither a file nor a published network; choose from: {known}")
+        raise UserError(
+            f"{name}: neither a file, nor a cell like |nor_conv_3x3~0|+…, nor a published network; choose "
+            f"from: {known}"
+        )
     return from_json(read_json(Path(name)), name)

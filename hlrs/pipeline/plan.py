@@ -40,6 +40,7 @@ from hlrs.config.jobs import (
 )
 from hlrs.config.methods import ConstantLR, Plain
 from hlrs.config.params import Params, Sections
+from hlrs.config.spaces import DartsSpace
 from hlrs.errors import HlrsError, UserError
 from hlrs.pipeline.locks import leased
 
@@ -101,7 +102,7 @@ def _run_jobs(
     A given genotype is not searched for, and a network without cells has none.
     """
     run = f"{split.run}/{method}/{seed}"
-    searcher = params.methods[method].searcher
+    searcher, space = params.methods[method].searcher, params.space_of(method)
     tables = {"split": str(split.output("split.parquet")), "classes": str(split.output("classes.json"))}
     network = dict(tables)
     alphas: dict[str, str] = {}
@@ -110,20 +111,33 @@ def _run_jobs(
         search = make_job("search", run, search_params, tables)
         yield search
         alphas = {"alphas": str(search.output("alphas.parquet"))}
-    if searcher.genotype_is != "absent":
-        published = searcher.genotype if searcher.genotype_is == "given" else None
-        extract = make_job("extract", run, ExtractJob(genotype=published), alphas)
+    if space is not None:
+        given = searcher.genotype if searcher.genotype_is == "given" else None
+        extract = make_job("extract", run, ExtractJob(genotype=given, space=space), alphas)
         yield extract
         network |= {"genotype": str(extract.output("genotype.json"))}
     recipe = params.retrain_of(method)
+    network_space = DartsSpace() if space is None else type(space)()
     resnet = searcher.depth if searcher.genotype_is == "absent" else None
     for retrain_seed in params.matrix.retrain_seeds:
         again = repeat(run, retrain_seed)
-        job = RetrainJob(seed=seed, retrain_seed=retrain_seed, resnet=resnet, images=images, retrain=recipe)
+        job = RetrainJob(
+            seed=seed,
+            retrain_seed=retrain_seed,
+            space=network_space,
+            resnet=resnet,
+            images=images,
+            retrain=recipe,
+        )
         retrain = make_job("retrain", again, job, network)
         trained = {"weights": str(retrain.output("weights.safetensors")), **network}
         evaluation = EvaluateJob(
-            resnet=resnet, images=images, retrain=recipe, groups=groups, evaluate=params.evaluate
+            space=network_space,
+            resnet=resnet,
+            images=images,
+            retrain=recipe,
+            groups=groups,
+            evaluate=params.evaluate,
         )
         yield from (retrain, make_job("evaluate", again, evaluation, trained))
 
@@ -132,7 +146,7 @@ def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec
     """Return the parameters of a method's search job; None if it has none."""
     method, searcher = params.methods[name], params.methods[name].searcher
     if searcher.genotype_is == "drawn":
-        return DrawJob(seed=seed, searcher=searcher, nodes=params.search.nodes)
+        return DrawJob(seed=seed, searcher=searcher, space=params.search.space, nodes=params.search.nodes)
     if searcher.genotype_is != "searched":
         return None
     return SearchJob(

@@ -402,6 +402,7 @@ def edges(run: Run) -> dict[str, list[heatmaps.Edge]]:
         series.setdefault(cell, {}).setdefault((node, state), {}).setdefault(primitive, []).append(weight)
     found = {}
     for cell, own in series.items():
+        inputs = sum(node == 0 for node, _ in own)
         found[cell] = [
             heatmaps.Edge(
                 node,
@@ -414,6 +415,7 @@ def edges(run: Run) -> dict[str, list[heatmaps.Edge]]:
                     for primitive, weights in rows.items()
                 },
                 next((op for op, source in genotype[cell][node] if source == state), None),
+                inputs,
             )
             for (node, state), rows in own.items()
         ]

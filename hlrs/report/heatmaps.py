@@ -235,12 +235,15 @@ class Edge:
     state: int
     rows: Mapping[str, Sequence[float]]
     chosen: str | None
+    inputs: int = 2  # of its cell
 
     @property
     def label(self) -> str:
-        """Node and input, named as in the drawings of cells: k-2, k-1, then nodes from 0."""
-        source = ("k-2", "k-1")[self.state] if self.state < 2 else str(self.state - 2)
-        return f"{self.node}←{source}"
+        """Node and input, named as in the drawings of cells: k-2, k-1, then the nodes."""
+        first = 0 if self.inputs == 2 else 1
+        names = ("k-2", "k-1")[-self.inputs :]
+        source = names[self.state] if self.state < self.inputs else str(first + self.state - self.inputs)
+        return f"{first + self.node}←{source}"
 
 
 class _Plan:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hlrs.artifacts.jobs import repeat
 from hlrs.artifacts.records import Record
+from hlrs.nas.genotype import Node
 
 Columns = dict[str, list[Any]]
 STAGES = ("search", "extract", "retrain", "evaluate")  # of a run
@@ -89,7 +90,7 @@ class Run:
     seed: int
     retrain_seed: int
     metrics: dict[str, Any]
-    genotype: dict[str, Any] | None
+    genotype: dict[str, list[Node]] | None  # nodes by kind of cell
     histories: dict[str, Columns]  # "search", "retrain": columns as in SCHEMAS
     alphas: Columns  # as in SCHEMAS
     records: dict[str, JobRecord]  # by stage

@@ -5,9 +5,9 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from hlrs.artifacts.records import UNKNOWN
+from hlrs.nas.genotype import Node
 from hlrs.report.comparisons import COMPARED, METRICS, Difference, Summary
 from hlrs.report.runs import STAGES, JobRecord, Results, Run, class_means, jobs, once, several
 from hlrs.report.wording import NOTHING, chance, counted, duration, grouped, hours, memory, percent, points
@@ -214,14 +214,13 @@ def operations_table(results: Results, dataset: str) -> Table | None:
     return Table(f"Operations on {dataset}", columns, [Group(rows)]) if rows else None
 
 
-def _genotypes(runs: list[Run]) -> list[dict[str, Any]]:
+def _genotypes(runs: list[Run]) -> list[dict[str, list[Node]]]:
     return [run.genotype for run in once(runs) if run.genotype is not None]
 
 
-def _operations(genotypes: list[dict[str, Any]]) -> Iterator[str]:
+def _operations(genotypes: list[dict[str, list[Node]]]) -> Iterator[str]:
     for genotype in genotypes:
-        for cell in ("normal", "reduce"):
-            yield from (op for node in genotype[cell] for op, _ in node)
+        yield from (op for nodes in genotype.values() for node in nodes for op, _ in node)
 
 
 # --- cost ---------------------------------------------------------------------------------------------

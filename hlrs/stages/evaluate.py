@@ -26,6 +26,7 @@ def run(job: Job) -> dict[str, Any]:
     images = SplitImages(job, params.images, ("test",), device, (facts["mean"], facts["std"]))
     network = derived_network(
         job.inputs.get("genotype"),
+        params.space,
         params.resnet,
         params.retrain,
         images.stem,

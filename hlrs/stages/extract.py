@@ -1,4 +1,4 @@
-"""Extract: the genotype of the final alphas, or a published one, and a drawing of both cells."""
+"""Extract: the genotype of the final alphas, or a given one, and a drawing of its cells."""
 
 from pathlib import Path
 from typing import Any
@@ -9,40 +9,42 @@ from hlrs.artifacts.files import write_json, write_text
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import read_table
 from hlrs.config.jobs import ExtractJob
+from hlrs.config.spaces import Space
 from hlrs.errors import Failure
 from hlrs.nas.drawing import draw_cell
-from hlrs.nas.genotype import PRIMITIVES, PUBLISHED, Alphas, EdgeWeights, derive, edges
+from hlrs.nas.genotype import DERIVATIONS, FIXED, GIVEN, Alphas, EdgeWeights
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write genotype.json, normal.svg and reduce.svg."""
     params = ExtractJob.model_validate(job.params)
+    space = params.space
     genotype = (
-        PUBLISHED[params.genotype]
+        GIVEN[type(space)](params.genotype)
         if params.genotype
-        else derive(*final_architecture(Path(job.inputs["alphas"])))
+        else DERIVATIONS[type(space)](space, *final_architecture(Path(job.inputs["alphas"]), space))
     )
     write_json(job.output("genotype.json"), genotype.to_json())
-    for cell in ("normal", "reduce"):
-        concat = getattr(genotype, f"{cell}_concat")
-        write_text(
-            job.output(f"{cell}.svg"), draw_cell(getattr(genotype, cell), f"{job.run} · {cell} cell", concat)
-        )
+    cells = {kind: (nodes, genotype.outputs(kind)) for kind, nodes in genotype.cells.items()}
+    cells = FIXED[type(space)] | cells
+    for kind, (nodes, outputs) in cells.items():
+        drawn = draw_cell(nodes, f"{job.run} · {kind} cell", outputs, space.inputs)
+        write_text(job.output(f"{kind}.svg"), drawn)
     return {}
 
 
-def final_architecture(path: Path) -> tuple[Alphas, EdgeWeights]:
-    """Read the last epoch's alphas and edge weights by cell, "normal" and "reduce"; Failure if incomplete."""
+def final_architecture(path: Path, space: Space) -> tuple[Alphas, EdgeWeights]:
+    """Read the last epoch's alphas and edge weights by kind of cell; Failure if incomplete."""
     rows = read_table(path, "trajectory").to_pylist()
     last = max((row["epoch"] for row in rows), default=0)
-    alphas, edge_weights = {}, {}
-    for cell in ("normal", "reduce"):
+    alphas, edge_weights, every = {}, {}, list(space.primitives)
+    for cell in space.kinds:
         own = [row for row in rows if row["epoch"] == last and row["cell"] == cell]
-        nodes = max((row["node"] + 1 for row in own), default=0)
-        expected = [(node, state, primitive) for node, state in edges(nodes) for primitive in PRIMITIVES]
+        nodes = max((row["node"] + 1 for row in own), default=0) + (2 - space.inputs)
+        expected = [(node, state, primitive) for node, state in space.edges(nodes) for primitive in every]
         if not expected or [(row["node"], row["input"], row["primitive"]) for row in own] != expected:
             raise Failure(f"{path}: the {cell} cell does not hold every edge and primitive once, in order")
         values = np.array([(row["alpha"], row["edge_weight"]) for row in own], dtype=np.float32)
-        alphas[cell], by_primitive = values.T.reshape(2, -1, len(PRIMITIVES))
+        alphas[cell], by_primitive = values.T.reshape(2, -1, len(every))
         edge_weights[cell] = by_primitive[:, 0]
     return alphas, edge_weights

@@ -1,23 +1,26 @@
 """The network that is retrained and evaluated."""
 
 from pathlib import Path
+from typing import Any
 
 from hlrs.artifacts.files import read_json
 from hlrs.config.recipes import Retrain
+from hlrs.config.spaces import Space
 from hlrs.longtail.objectives import layout_of
-from hlrs.nas.derived import DerivedNetwork
-from hlrs.nas.genotype import Genotype, from_json
+from hlrs.nas.genotype import PARSERS, Genotype
 from hlrs.nas.network import BranchedNetwork
 from hlrs.nas.resnet import ResNet
+from hlrs.nas.spaces import NETWORKS
 
 
-def read_genotype(path: Path) -> Genotype:
-    """Read a genotype from JSON; UserError if it is not one."""
-    return from_json(read_json(path), str(path))
+def read_genotype(path: Path, space: Space) -> Genotype:
+    """Read a genotype of a space from JSON; UserError if it is not one."""
+    return PARSERS[type(space)](read_json(path), str(path))
 
 
 def derived_network(
     genotype: str | None,
+    space: Space,
     resnet: int | None,
     recipe: Retrain,
     stem: str,
@@ -28,15 +31,11 @@ def derived_network(
 
     Its weights have PyTorch's initialisation.
     """
-    layout = {"in_channels": in_channels, "classes": classes, **layout_of(recipe.objective)}
+    layout: dict[str, Any] = {"in_channels": in_channels, "classes": classes, **layout_of(recipe.objective)}
     if resnet is not None:
         return ResNet(resnet, **layout)
     assert genotype is not None  # hlrs.pipeline.plan gives one or the other
-    return DerivedNetwork(
-        read_genotype(Path(genotype)),
-        auxiliary=recipe.auxiliary_weight > 0,
-        channels=recipe.channels,
-        cells=recipe.cells,
-        stem=stem,
-        **layout,
-    )
+    if recipe.auxiliary_weight:
+        layout["auxiliary"] = True
+    layout |= {"channels": recipe.channels, "cells": recipe.cells, "stem": stem}
+    return NETWORKS[type(space)](read_genotype(Path(genotype), space), **layout)

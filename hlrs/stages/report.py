@@ -10,6 +10,7 @@ from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.config.methods import Method
 from hlrs.errors import UserError
+from hlrs.nas.genotype import Node, from_json
 from hlrs.report.claim import claims, table
 from hlrs.report.comparisons import compare
 from hlrs.report.exports import files
@@ -69,7 +70,7 @@ def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run
     params = job.params["params"]
     searcher = Method.model_validate(params["methods"][method]).searcher
     name = f"{dataset}/{method}/{seed}"
-    genotype: dict[str, Any] | None = None
+    genotype: dict[str, list[Node]] | None = None
     histories: dict[str, Columns] = {}
     alphas: Columns = {}
     cells: dict[str, str] = {}
@@ -78,7 +79,8 @@ def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run
         histories["search"] = _history(job, f"search/{name}", "search_history")
         alphas = read_table(_input(job, f"search/{name}/alphas.parquet"), "trajectory").to_pydict()
     if "extract" in records:
-        genotype = read_json(_input(job, f"extract/{name}/genotype.json"))
+        place = _input(job, f"extract/{name}/genotype.json")
+        genotype = from_json(read_json(place), str(place)).cells
         cells = {cell: _drawing(_input(job, f"extract/{name}/{cell}.svg")) for cell in ("normal", "reduce")}
     for retrain_seed in sorted(params["matrix"]["retrain_seeds"]):
         retraining = repeat(name, retrain_seed)

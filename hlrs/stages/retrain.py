@@ -91,7 +91,13 @@ class RetrainTask:
         counts = images.counts("weights", "alphas")
         self.objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
         self.network = derived_network(
-            genotype, params.resnet, self.recipe, images.stem, images.channels, len(images.classes)
+            genotype,
+            params.space,
+            params.resnet,
+            self.recipe,
+            images.stem,
+            images.channels,
+            len(images.classes),
         )
         weights = generator(self.purpose, "weights")
         if isinstance(self.network, ResNet):

@@ -12,17 +12,19 @@ from hlrs.artifacts.tables import SCHEMAS, write_table
 from hlrs.config.base import Kinds
 from hlrs.config.jobs import DrawJob, SearchJob, parse
 from hlrs.config.recipes import Adam
+from hlrs.config.spaces import Space
 from hlrs.data.augment import send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
 from hlrs.longtail.mixing import mixing_at
 from hlrs.longtail.objectives import Mixing, Outcome, demands_of, layout_of, make_objective
-from hlrs.nas import arch_lr, bilevel, genotype, trajectory
+from hlrs.nas import arch_lr, bilevel, trajectory
 from hlrs.nas.collapse import EarlyStopping
 from hlrs.nas.network import initialize
 from hlrs.nas.ops import triton_available
 from hlrs.nas.searchers.base import Searcher
 from hlrs.nas.searchers.table import DRAWS, SEARCHERS
+from hlrs.nas.spaces import SUPERNETS
 from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.nas.trajectory import Architecture, Trajectory
 from hlrs.stages.images import SplitImages, augmentation_of
@@ -52,15 +54,15 @@ def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
 def _train(job: Job, params: SearchJob) -> dict[str, Any]:
     task = _make_task(job, params)
     position = fit(task, job, task.device)
-    _write(job, params.search.nodes, task.trajectory.architectures, position.rows)
+    _write(job, params.search.space, params.search.nodes, task.trajectory.architectures, position.rows)
     on_gpu = {"gpu_kernels": not triton_available.missing()} if task.device.type == "cuda" else {}
     return {"device": task.device.type, **on_gpu, **position.facts}
 
 
 def _draw(job: Job, params: DrawJob) -> dict[str, Any]:
     draw = generator(params.seed, "search", params.searcher.kind)
-    drawn = DRAWS[type(params.searcher)](params.searcher, params.nodes, draw)
-    _write(job, params.nodes, [drawn], [])
+    drawn = DRAWS[type(params.searcher)](params.searcher, params.space, params.nodes, draw)
+    _write(job, params.space, params.nodes, [drawn], [])
     return {"device": "cpu", "resumes": 0, "throughput": []}
 
 
@@ -191,7 +193,7 @@ class SearchTask:
         eigenvalue = self.early_stopping.estimate(self._estimate)
         self.trajectory.record()
         if stepped:
-            found = genotype.derive(*trajectory.by_cell(self.trajectory.architectures[-1]))
+            found = trajectory.derive(self.params.search.space, self.trajectory.architectures[-1])
             self.trajectory.roll_back(self.early_stopping.update(eigenvalue, found.skips("normal")))
         return {
             "epoch": self.epoch,
@@ -203,7 +205,7 @@ class SearchTask:
             "weights_lr": self.weights_lr,
             "alphas_lr": self.alphas_lr,
             "mixing": means[4] if self.params.objective.mixing is not None else None,
-            **trajectory.describe(self.trajectory.architectures[-1]),
+            **trajectory.describe(self.params.search.space, self.trajectory.architectures[-1]),
             "eigenvalue": eigenvalue,
             "stopped": int(self.early_stopping.stopped),
         }
@@ -259,7 +261,8 @@ def _make_task(job: Job, params: SearchJob) -> SearchTask:
 
 def _make_supernet(params: SearchJob, searcher: Searcher, images: SplitImages) -> Supernet:
     search = params.search
-    supernet = Supernet(
+    supernet = SUPERNETS[type(search.space)](
+        search.space,
         searcher,
         nodes=search.nodes,
         in_channels=images.channels,
@@ -306,8 +309,10 @@ def _make_batches(params: SearchJob, images: SplitImages) -> Iterable[Batches]:
     ]
 
 
-def _write(job: Job, nodes: int, architectures: list[Architecture], history: list[dict[str, Any]]) -> None:
-    columns = zip(*trajectory.rows(nodes, architectures), strict=True)
+def _write(
+    job: Job, space: Space, nodes: int, architectures: list[Architecture], history: list[dict[str, Any]]
+) -> None:
+    columns = zip(*trajectory.rows(space, nodes, architectures), strict=True)
     table = dict(zip(SCHEMAS["trajectory"], columns, strict=True))
     write_table(job.output("alphas.parquet"), "trajectory", table)
     rows = {name: [row[name] for row in history] for name in SCHEMAS["search_history"]}

@@ -16,6 +16,7 @@ from hlrs.config.jobs import RetrainJob, SearchJob
 from hlrs.config.methods import Darts, DualHead, Plain
 from hlrs.config.params import Params
 from hlrs.config.recipes import Sgd
+from hlrs.config.spaces import DartsSpace
 from hlrs.data.augment import Batch
 from hlrs.longtail.objectives import layout_of, make_objective
 from hlrs.longtail.row_rates import learn_rows_at, row_rates
@@ -24,7 +25,7 @@ from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import initialize
 from hlrs.nas.searchers.darts import DartsSearcher
-from hlrs.nas.supernet import Supernet, initialize_alphas
+from hlrs.nas.supernet import DartsSupernet, initialize_alphas
 from hlrs.pipeline.plan import plan
 from hlrs.stages import evaluate, extract, retrain, search, split
 from hlrs.stages.images import SplitImages
@@ -39,7 +40,9 @@ LAYOUT = {"in_channels": 1, "classes": 3, "channels": 2, "cells": 3}
 @pytest.fixture
 def supernet():
     draw = torch.Generator().manual_seed(5)
-    network = Supernet(DartsSearcher(Darts()), nodes=1, **LAYOUT, **layout_of(SPEC)).double()
+    network = DartsSupernet(
+        DartsSpace(), DartsSearcher(Darts()), nodes=1, **LAYOUT, **layout_of(SPEC)
+    ).double()
     initialize(network, draw)
     initialize_alphas(network, draw, scale=0.5)
     return network

@@ -6,11 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from hlrs.config.methods import Darts, PcDarts
+from hlrs.config.spaces import DartsSpace
 from hlrs.nas.bilevel import first_order, frozen, moved, second_order
 from hlrs.nas.network import initialize
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.searchers.pc_darts import PcDartsSearcher
-from hlrs.nas.supernet import Supernet, initialize_alphas
+from hlrs.nas.supernet import DartsSupernet, initialize_alphas
 
 
 def test_quadratic_problem_by_hand():
@@ -41,7 +42,9 @@ def exact_hypergradient(model, alphas, weights, train, validation, step, lr):
 def supernet_problem(portion=1, **options):
     draw = torch.Generator().manual_seed(5)
     searcher = PcDartsSearcher(PcDarts(portion=portion)) if portion > 1 else DartsSearcher(Darts())
-    model = Supernet(searcher, nodes=2, in_channels=1, classes=3, channels=2, cells=3, **options)
+    model = DartsSupernet(
+        DartsSpace(), searcher, nodes=2, in_channels=1, classes=3, channels=2, cells=3, **options
+    )
     model = model.to(torch.float64)
     initialize(model, draw)
     initialize_alphas(model, draw, scale=0.5)

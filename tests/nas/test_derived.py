@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from hlrs.errors import UserError
 from hlrs.nas.derived import AuxiliaryHead, DerivedNetwork, DropPath, draw_factors
-from hlrs.nas.genotype import PUBLISHED, Genotype
+from hlrs.nas.genotype import PUBLISHED, DartsGenotype
 from hlrs.nas.network import initialize
 from hlrs.pipeline.model_size import describe
 
@@ -28,7 +28,7 @@ def test_published_genotypes_have_their_published_number_of_weights(name, weight
 
 def test_multiply_adds_of_a_network_counted_by_hand():
     skip = [[("skip_connect", 0), ("skip_connect", 1)]]
-    genotype = Genotype(skip, [2], skip, [2])
+    genotype = DartsGenotype(skip, [2], skip, [2])
     with torch.device("meta"):
         network = DerivedNetwork(genotype, auxiliary=False, **SMALL)
     from hlrs.nas.network import count_multiply_adds, count_weights
@@ -47,7 +47,7 @@ def test_multiply_adds_of_a_network_counted_by_hand():
 
 
 def test_forward_pass_of_one_node_by_hand():
-    genotype = Genotype([[("max_pool_3x3", 0), ("skip_connect", 1)]], [2], [[("avg_pool_3x3", 1)]], [2])
+    genotype = DartsGenotype([[("max_pool_3x3", 0), ("skip_connect", 1)]], [2], [[("avg_pool_3x3", 1)]], [2])
     network = DerivedNetwork(genotype, auxiliary=False, **SMALL)
     initialize(network, torch.Generator().manual_seed(0))
     network.train()
@@ -86,9 +86,9 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
 
 def test_drop_path_acts_in_training_only_and_skips_identities():
     skip = [[("skip_connect", 1)]]
-    identity = DerivedNetwork(Genotype(skip, [2], skip, [2]), auxiliary=False, **SMALL)
+    identity = DerivedNetwork(DartsGenotype(skip, [2], skip, [2]), auxiliary=False, **SMALL)
     pool = [[("max_pool_3x3", 1)]]
-    pooled = DerivedNetwork(Genotype(pool, [2], pool, [2]), auxiliary=False, **SMALL)
+    pooled = DerivedNetwork(DartsGenotype(pool, [2], pool, [2]), auxiliary=False, **SMALL)
     cell = identity.shared[0]
     x = torch.randn(64, 12, 8, 8, generator=torch.Generator().manual_seed(0))
     drop = DropPath(draw_factors(1, 64, 0.9, torch.Generator().manual_seed(0)))

@@ -8,8 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from hlrs.config.spaces import DartsSpace
 from hlrs.errors import UserError
-from hlrs.nas.genotype import PRIMITIVES, PUBLISHED, derive, edge_softmax, edges, entropy, from_json, softmax
+from hlrs.nas.genotype import PUBLISHED, derive_darts, edge_softmax, entropy, from_json, softmax
 from tests.messages import says
 
 NONE, MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5 = range(8)
@@ -30,7 +31,7 @@ def derived(normal, reduce, normal_edges=None):
     }
     if normal_edges is not None:
         edge_weights["normal"] = np.array(normal_edges, np.float32)
-    return derive({"normal": normal, "reduce": reduce}, edge_weights)
+    return derive_darts(DartsSpace(), {"normal": normal, "reduce": reduce}, edge_weights)
 
 
 def normal_of(table, edge_weights=None):
@@ -41,11 +42,11 @@ def normal_of(table, edge_weights=None):
 
 
 def test_edges_are_ordered_by_node_then_state():
-    assert edges(3) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (2, 3)]
+    assert DartsSpace().edges(3) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (2, 3)]
 
 
 def test_operations_match_the_paper_in_its_order():
-    assert PRIMITIVES == (
+    assert tuple(DartsSpace().primitives) == (
         "none",
         "max_pool_3x3",
         "avg_pool_3x3",
@@ -116,7 +117,7 @@ def test_edge_weights_multiply_the_strength_but_do_not_choose_operations():
 def test_edge_weights_are_a_softmax_over_the_edges_to_a_node():
     # node 0 reads two states, node 1 three: 1:3 and 2:1:5
     betas = np.log(np.array([1, 3, 2, 1, 5], dtype=np.float32))
-    assert edge_softmax(betas).tolist() == pytest.approx([1 / 4, 3 / 4, 2 / 8, 1 / 8, 5 / 8])
+    assert edge_softmax(betas, 2).tolist() == pytest.approx([1 / 4, 3 / 4, 2 / 8, 1 / 8, 5 / 8])
 
 
 def naive_darts(table, nodes):
@@ -127,7 +128,7 @@ def naive_darts(table, nodes):
         for state in range(node + 2):
             values = [math.exp(a) for a in table[row + state].tolist()]
             best = max(range(1, 8), key=lambda k: values[k])
-            ranked.append((values[best] / sum(values), state, PRIMITIVES[best]))
+            ranked.append((values[best] / sum(values), state, DartsSpace().primitives[best]))
         ranked.sort(key=lambda entry: -entry[0])
         cell.append([(operation, state) for _, state, operation in ranked[:2]])
         row += node + 2
@@ -151,7 +152,7 @@ def test_random_alphas_give_operations_and_pairs_of_states_uniformly():
         pairs[frozenset(state for _, state in cell[2])] += 1
     edges_drawn = cells * 6
     spread = 4.5 * math.sqrt(edges_drawn * (1 / 7) * (6 / 7))
-    assert set(operations) == set(PRIMITIVES) - {"none"}
+    assert set(operations) == set(DartsSpace().primitives) - {"none"}
     assert all(abs(n - edges_drawn / 7) < spread for n in operations.values())
     assert len(pairs) == 6  # two of the four states that node 2 may read
     assert all(abs(n - cells / 6) < 4.5 * math.sqrt(cells * (1 / 6) * (5 / 6)) for n in pairs.values())

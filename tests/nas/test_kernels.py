@@ -6,14 +6,17 @@ from torch.nn import functional as F
 
 from hlrs.config.methods import Darts
 from hlrs.config.recipes import Collapse
+from hlrs.config.spaces import DartsSpace
 from hlrs.nas import bilevel
 from hlrs.nas.collapse import EarlyStopping
+from hlrs.nas.mixed_edges import DARTS_OWN, DARTS_SHARED, OutEdges, Primitives
 from hlrs.nas.network import initialize
 from hlrs.nas.ops import triton_available, triton_pointwise, triton_pooling, triton_separable
 from hlrs.nas.ops.triton_available import takes_kernels
 from hlrs.nas.searchers.darts import DartsSearcher
-from hlrs.nas.supernet import OutEdges, Supernet, initialize_alphas
+from hlrs.nas.supernet import DartsSupernet, initialize_alphas
 
+PRIMITIVES = Primitives.chosen(DartsSpace().primitives, DARTS_SHARED, DARTS_OWN)
 SHAPES = {
     "as in the supernet": (2, 8, 16, 16, 12),
     "widths not a power of two": (2, 2, 36, 20, 9),
@@ -213,7 +216,7 @@ def test_pools_and_their_gradients(shape):
 )
 def test_derivatives_of_out_edges_are_the_same_with_kernels(monkeypatch, sources, stride, freezes):
     """First and second derivatives of all edges from some states, as on a GPU."""
-    out = OutEdges(sources, 1, 2, stride)
+    out = OutEdges(PRIMITIVES, sources, 1, 2, stride)
     draw = torch.Generator().manual_seed(0)
     for parameter in out.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=draw)
@@ -246,7 +249,9 @@ def test_derivatives_of_out_edges_are_the_same_with_kernels(monkeypatch, sources
 
 def test_the_sharpness_of_a_supernet_is_the_same_with_kernels(monkeypatch):
     """Two cells share their alphas, and the second one's edges read what the first one's write."""
-    supernet = Supernet(DartsSearcher(Darts()), nodes=1, in_channels=1, classes=2, channels=2, cells=2)
+    supernet = DartsSupernet(
+        DartsSpace(), DartsSearcher(Darts()), nodes=1, in_channels=1, classes=2, channels=2, cells=2
+    )
     initialize(supernet, torch.Generator().manual_seed(0))
     initialize_alphas(supernet, torch.Generator().manual_seed(1))
     alphas, weights = [supernet.alphas["reduce"]], supernet.weights()
@@ -261,8 +266,8 @@ def test_the_sharpness_of_a_supernet_is_the_same_with_kernels(monkeypatch):
         return stopping.iterate(loss, alphas, weights, start)
 
     calls = []
-    plain = OutEdges._plain_convolutions
-    monkeypatch.setattr(OutEdges, "_plain_convolutions", lambda *given: calls.append(1) or plain(*given))
+    plain = OutEdges._plain
+    monkeypatch.setattr(OutEdges, "_plain", lambda *given: calls.append(1) or plain(*given))
     expected, out_edges = sharpness(), len(calls)
     monkeypatch.setattr(triton_available, "KERNEL_DEVICE", "cpu")
     assert differ(sharpness(), expected.double()) < 1e-5

@@ -9,11 +9,11 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
 from hlrs.nas.bilevel import frozen
+from hlrs.nas.mixed_edges import Mix, Repeat
 from hlrs.nas.operations import Depthwise, Dilated, FactorizedReduce
 from hlrs.nas.ops.depthwise import DepthwiseConv, conv, conv_backward
 from hlrs.nas.ops.layouts import Join, every_second, from_phases, to_phases
 from hlrs.nas.ops.separable import Separable, batch_norm
-from hlrs.nas.supernet import Mix, Repeat
 
 
 def drawn(*shape: int, seed: int = 0, wanted: bool = True) -> Tensor:

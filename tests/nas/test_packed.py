@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from hlrs.nas import derived
 from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
-from hlrs.nas.genotype import Genotype
+from hlrs.nas.genotype import DartsGenotype
 from hlrs.nas.network import initialize
 from hlrs.nas.ops import packed
 
@@ -17,7 +17,7 @@ NODES = [  # every operation, also in a reduction
     [("dil_conv_3x3", 0), ("max_pool_3x3", 2)],
     [("avg_pool_3x3", 1), ("skip_connect", 3)],
 ]
-GENOTYPE = Genotype(NODES, [2, 3, 4, 5], NODES, [2, 3, 4, 5])
+GENOTYPE = DartsGenotype(NODES, [2, 3, 4, 5], NODES, [2, 3, 4, 5])
 
 
 @pytest.mark.parametrize(

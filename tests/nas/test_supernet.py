@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hlrs.config.methods import Darts
+from hlrs.config.spaces import DARTS_PRIMITIVES, DartsSpace
 from hlrs.nas import bilevel
-from hlrs.nas.genotype import PRIMITIVES, edges
+from hlrs.nas.mixed_edges import DARTS_OWN, DARTS_SHARED, BatchNorm, OutEdges, Primitives, SeparableConv
 from hlrs.nas.network import count_weights, initialize
 from hlrs.nas.operations import make_operation, reads_rectified
 from hlrs.nas.searchers.darts import DartsSearcher
-from hlrs.nas.supernet import BatchNorm, OutEdges, SearchCell, SeparableConv, Supernet, initialize_alphas
+from hlrs.nas.supernet import DartsSupernet, SearchCell, initialize_alphas
 from hlrs.training.optim import optimizer_step
 
 
@@ -31,10 +33,16 @@ def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1, groups: 
     return F.conv2d(x, weight, None, stride, dilation * (weight.shape[-1] - 1) // 2, dilation, groups)
 
 
-def plain_mixture(out: OutEdges, group: int, x: Tensor, weights: Tensor) -> Tensor:
+def plain_mixture(
+    out: OutEdges,
+    group: int,
+    x: Tensor,
+    weights: Tensor,
+    names: Sequence[str] = tuple(DartsSpace().primitives),
+) -> Tensor:
     """One edge: Σ_o weights[o] · o(x), each operation on its own with the edge's own slice of the weights.
 
-    `group` is source · edges + edge.
+    `group` is source · edges + edge; `names` are the operations of the weights.
     """
     c, stride = out.channels, out.stride
 
@@ -56,29 +64,37 @@ def plain_mixture(out: OutEdges, group: int, x: Tensor, weights: Tensor) -> Tens
         odd = F.conv2d(y[:, :, 1:, 1:], out.skip_odd.weight[half], stride=2)
         return bn(torch.cat([even, odd], 1))
 
-    results = [
-        torch.zeros_like(F.max_pool2d(x, 3, stride, 1)),
-        bn(F.max_pool2d(x, 3, stride, 1)),
-        bn(F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)),
-        skip(),
-        separable(x, out.sep3),
-        separable(x, out.sep5),
-        separable(x, out.dil3, dilation=2),
-        separable(x, out.dil5, dilation=2),
-    ]
-    return sum((w * r for w, r in zip(weights, results, strict=True)), torch.zeros(()))
+    def factorized() -> Tensor:
+        row, column = (own(layer.weight) for layer in out.convolutions["conv_7x1_1x7"].layers)
+        y = F.conv2d(F.relu(x), row, None, (1, stride), (0, 3))
+        return bn(F.conv2d(y, column, None, (stride, 1), (3, 0)))
+
+    def result(name: str) -> Tensor:
+        if name == "none":
+            return torch.zeros_like(F.max_pool2d(x, 3, stride, 1))
+        if name == "max_pool_3x3":
+            return bn(F.max_pool2d(x, 3, stride, 1))
+        if name == "avg_pool_3x3":
+            return bn(F.avg_pool2d(x, 3, stride, 1, count_include_pad=False))
+        if name == "skip_connect":
+            return skip()
+        if name == "conv_7x1_1x7":
+            return factorized()
+        return separable(x, out.convolutions[name], dilation=2 if name.startswith("dil") else 1)
+
+    return sum((w * result(name) for w, name in zip(weights, names, strict=True)), torch.zeros(()))
 
 
 def plain_cell(cell: SearchCell, before: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
     """DARTS's cell: node i = Σ over all states before it; the rows of `weights` in the order of edges()."""
     states = [cell.input0(before), cell.input1(previous)]
-    nodes = len(cell.out_edges)
+    nodes = len(cell.nodes.out_edges)
     row = 0
     for node in range(nodes):
         total = torch.zeros(())
         for state in range(node + 2):
             # the first OutEdges holds the edges of both inputs in turn; each later state has its own
-            out = cell.out_edges[max(0, state - 1)]
+            out = cell.nodes.out_edges[max(0, state - 1)]
             group = state * nodes + node if state < 2 else node - (state - 1)
             total = total + plain_mixture(out, group, states[state], weights[row])
             row += 1
@@ -86,17 +102,17 @@ def plain_cell(cell: SearchCell, before: Tensor, previous: Tensor, weights: Tens
     return torch.cat(states[2:], 1)
 
 
-def small_supernet(nodes: int, dtype: torch.dtype, seed: int = 0, searcher=None, **layout) -> Supernet:
+def small_supernet(nodes: int, dtype: torch.dtype, seed: int = 0, searcher=None, **layout) -> DartsSupernet:
     draw = torch.Generator().manual_seed(seed)
     layout = {"in_channels": 2, "classes": 3, "channels": 4, "cells": 3} | layout
-    supernet = Supernet(searcher or DartsSearcher(Darts()), nodes=nodes, **layout)
+    supernet = DartsSupernet(DartsSpace(), searcher or DartsSearcher(Darts()), nodes=nodes, **layout)
     supernet = supernet.to(dtype)
     initialize(supernet, draw)
     initialize_alphas(supernet, draw, scale=1.0)
     return supernet
 
 
-def plain_forward(supernet: Supernet, images: Tensor) -> Tensor:
+def plain_forward(supernet: DartsSupernet, images: Tensor) -> Tensor:
     states = supernet.stem(images)
     for cell in supernet.shared:
         weights = torch.softmax(supernet.alphas[cell.kind], -1)
@@ -106,6 +122,38 @@ def plain_forward(supernet: Supernet, images: Tensor) -> Tensor:
 
 def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).detach().norm() / b.detach().norm())
+
+
+EVERY = DARTS_PRIMITIVES[1:]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_subset_of_the_operations_agrees_with_plain_edges(stride):
+    """All 511 of DARTS's operations and NASNet's two: the maps, and the gradients of a random direction."""
+    draw = torch.Generator().manual_seed(0)
+    subsets = [
+        [name for i, name in enumerate(EVERY) if choice >> i & 1] for choice in range(1, 2 ** len(EVERY))
+    ]
+    x = torch.randn(3, 4, 6, 4, generator=draw, dtype=torch.float64).requires_grad_()
+    for names in subsets:
+        primitives = Primitives.chosen(names, DARTS_SHARED, DARTS_OWN)
+        out = OutEdges(primitives, 2, 1, 2, stride).double()  # two sources, one edge each
+        for parameter in out.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+        weights = torch.rand(2, len(names), generator=draw, dtype=torch.float64).requires_grad_()
+        by_name = {name: weights[:, i] for i, name in enumerate(names)}
+        shared = [by_name[name] for name in primitives.shared_at(stride)]
+        linear = torch.stack(shared).flatten()[None] if shared else weights.new_zeros(1, 0)
+        own = [by_name[name].repeat_interleave(2) for name in primitives.own]
+        skip = by_name["skip_connect"].repeat_interleave(2) if primitives.reduces(stride) else None
+        fast = out(x, linear, torch.stack(own) if own else weights.new_zeros(0, 4), skip)
+        plain = sum(plain_mixture(out, s, x[:, 2 * s : 2 * s + 2], weights[s], names) for s in range(2))
+        assert relative(fast, plain) < 1e-9, names
+        wanted, gradient = [x, weights, *out.parameters()], torch.randn(plain.shape, generator=draw)
+        for a, b in zip(
+            *(torch.autograd.grad(y, wanted, gradient.double()) for y in (fast, plain)), strict=True
+        ):
+            assert float((a - b).norm()) < 1e-6 * float(b.norm()) + 1e-9, names
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 4])
@@ -150,7 +198,9 @@ def test_images_of_odd_size_are_accepted(size):
 def test_number_of_weights_matches_the_authors_code():
     # "param size = 1.930618MB" in the logs of DARTS's train_search.py (16 channels, 8 cells, CIFAR-10)
     with torch.device("meta"):
-        supernet = Supernet(DartsSearcher(Darts()), nodes=4, in_channels=3, classes=10, channels=16, cells=8)
+        supernet = DartsSupernet(
+            DartsSpace(), DartsSearcher(Darts()), nodes=4, in_channels=3, classes=10, channels=16, cells=8
+        )
     assert count_weights(supernet) == 1_930_618
     assert [a.shape for a in supernet.alphas.values()] == [(14, 8), (14, 8)]
 
@@ -159,7 +209,7 @@ def test_rows_of_the_alphas_are_grouped_by_the_state_they_leave():
     supernet = small_supernet(3, torch.float32)
     rows = [own.tolist() for own in supernet.order.split(supernet.counts)]
     assert rows == [[0, 2, 5, 1, 3, 6], [4, 7], [8]]
-    assert [edges(3)[row] for row in rows[1]] == [(1, 2), (2, 2)]
+    assert [DartsSpace().edges(3)[row] for row in rows[1]] == [(1, 2), (2, 2)]
 
 
 def test_branches_have_their_own_last_cells_and_share_the_rest():
@@ -189,13 +239,13 @@ def test_a_forward_pass_changes_no_state():
 def mixture_of_operations(out: OutEdges, group: int, x: Tensor, weights: Tensor) -> Tensor:
     """`plain_mixture` by the derived network's operations, which take maps of odd size too."""
     kinds = {
-        "sep_conv_3x3": out.sep3,
-        "sep_conv_5x5": out.sep5,
-        "dil_conv_3x3": out.dil3,
-        "dil_conv_5x5": out.dil5,
+        "sep_conv_3x3": out.convolutions["sep_conv_3x3"],
+        "sep_conv_5x5": out.convolutions["sep_conv_5x5"],
+        "dil_conv_3x3": out.convolutions["dil_conv_3x3"],
+        "dil_conv_5x5": out.convolutions["dil_conv_5x5"],
     }
     mixed = torch.zeros(())
-    for name, weight in list(zip(PRIMITIVES, weights, strict=True))[1:]:
+    for name, weight in list(zip(DartsSpace().primitives, weights, strict=True))[1:]:
         operation = make_operation(name, out.channels, out.stride, BatchNorm)
         convolutions = []
         if name in kinds:
@@ -233,13 +283,13 @@ def test_a_cell_agrees_with_the_derived_networks_operations(nodes, kind, size, d
         assert relative(a, b) < tolerance
 
 
-def loss_of(supernet: Supernet, batch: int = 8, size: int = 16) -> Tensor:
+def loss_of(supernet: DartsSupernet, batch: int = 8, size: int = 16) -> Tensor:
     draw = torch.Generator().manual_seed(6)
     images = torch.randn(batch, 2, size, size, generator=draw)
     return F.cross_entropy(supernet(images), torch.randint(0, 3, (batch,), generator=draw))
 
 
-def kept_for_backward(supernet: Supernet) -> tuple[Tensor, int]:
+def kept_for_backward(supernet: DartsSupernet) -> tuple[Tensor, int]:
     """The loss, and the bytes its graph keeps besides the parameters."""
     own = {p.untyped_storage().data_ptr() for p in supernet.parameters()}
     kept = {}
@@ -293,7 +343,9 @@ class Count(TorchDispatchMode):
 
 
 def test_operators_of_a_search_step():
-    supernet = Supernet(DartsSearcher(Darts()), nodes=4, in_channels=3, classes=10, channels=16, cells=8)
+    supernet = DartsSupernet(
+        DartsSpace(), DartsSearcher(Darts()), nodes=4, in_channels=3, classes=10, channels=16, cells=8
+    )
     alphas, weights = list(supernet.alphas.values()), supernet.weights()
     adam = torch.optim.Adam(alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=True)
     sgd = torch.optim.SGD(weights, 0.025, 0.9, weight_decay=3e-4, fused=True)

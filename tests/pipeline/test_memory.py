@@ -31,11 +31,11 @@ from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import initialize
 from hlrs.nas.resnet import ResNet
 from hlrs.nas.searchers.table import SEARCHERS
-from hlrs.nas.supernet import Supernet, initialize_alphas
+from hlrs.nas.supernet import DartsSupernet, initialize_alphas
 from hlrs.training.device import prepare
 
 def supernet(spec, **layout):
-    network = Supernet(SEARCHERS[type(spec)](spec), in_channels=3, classes=10, **layout)
+    network = DartsSupernet(DartsSpace(), SEARCHERS[type(spec)](spec), in_channels=3, classes=10, **layout)
     initialize_alphas(network, torch.Generator())
     return network
 

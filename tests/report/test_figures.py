@@ -13,8 +13,8 @@ import pytest
 
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import SCHEMAS
+from hlrs.config.spaces import DartsSpace
 from hlrs.nas.drawing import draw_cell
-from hlrs.nas.genotype import PRIMITIVES, edges
 from hlrs.report import charts, figures, figures_results, figures_training, heatmaps
 from hlrs.report.runs import JobRecord, Results, Run
 
@@ -38,7 +38,7 @@ def weights(epochs: int, nodes: int = 1, primitives=OPERATIONS) -> dict:
         (epoch, cell, node, state, op, 0.0, 1 / 3 + 0.01 * epoch * (1 + state) * (op == "skip_connect"), 1.0)
         for epoch in range(epochs)
         for cell in ("normal", "reduce")
-        for node, state in edges(nodes)
+        for node, state in DartsSpace().edges(nodes)
         for op in primitives
     ]
     return dict(zip(SCHEMAS["trajectory"], map(list, zip(*rows, strict=True)), strict=True))
@@ -422,7 +422,7 @@ def test_many_epochs_are_grouped():
 
 def searches(seeds: int) -> Results:
     """As large as DARTS's: 50 epochs, 14 edges per cell, 8 primitives."""
-    alphas = weights(51, nodes=4, primitives=PRIMITIVES)
+    alphas = weights(51, nodes=4, primitives=DartsSpace().primitives)
     genotype = GENOTYPE | {"normal": [NODE] * 4, "reduce": [NODE] * 4}
     runs = [
         replace(make_run(m, s), alphas=alphas, genotype=genotype)

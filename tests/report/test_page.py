@@ -17,9 +17,9 @@ import pytest
 import hlrs.report.page
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import SCHEMAS
+from hlrs.config.spaces import DartsSpace
 from hlrs.longtail.metrics import evaluate
 from hlrs.nas.drawing import draw_cell
-from hlrs.nas.genotype import PRIMITIVES
 from hlrs.report import heatmaps
 from hlrs.report.page import page
 from hlrs.report.runs import STAGES, JobRecord, Results, Run
@@ -74,7 +74,10 @@ def many_runs(model: Results) -> Results:
     labels, rng, runs = np.repeat(np.arange(CLASSES), 10), np.random.default_rng(0), []
     for dataset, (i, method) in product(DATASETS, enumerate(methods)):
         cell = [
-            [(str(rng.choice(PRIMITIVES)), int(source)) for source in rng.choice(node + 2, 2, replace=False)]
+            [
+                (str(rng.choice(DartsSpace().primitives)), int(source))
+                for source in rng.choice(node + 2, 2, replace=False)
+            ]
             for node in range(4)
         ]
         concat = [2, 3, 4, 5]
@@ -109,7 +112,7 @@ def history(stage: str, rng: np.random.Generator) -> dict:
 def alpha_keys() -> dict:
     """All columns but the numbers: 14 edges per cell, every primitive, after every epoch."""
     edges = [(node, source) for node in range(4) for source in range(node + 2)]
-    keys = product(range(EPOCHS + 1), ("normal", "reduce"), edges, PRIMITIVES)
+    keys = product(range(EPOCHS + 1), ("normal", "reduce"), edges, DartsSpace().primitives)
     rows = ((epoch, cell, *edge, primitive) for epoch, cell, edge, primitive in keys)
     return dict(zip(("epoch", "cell", "node", "input", "primitive"), zip(*rows, strict=True), strict=True))
 

@@ -55,7 +55,7 @@ def conv_backward(
     for_x, _ = backward(x, weight, padding=(padding, padding), wanted=(wanted[0], False))
     parts = []
     for start, columns in zip(range(0, kernel, width), weight.split(width, 3), strict=True):
-        left = padding - start
+        left = max(padding - start, -x.shape[3])  # a column may see nothing but padding
         reach = stride * (gradient.shape[3] - 1) + columns.shape[3]
         window = F.pad(x, (left, reach - left - x.shape[3]))
         parts.append(backward(window, columns, padding=(padding, 0), wanted=(False, True))[1])

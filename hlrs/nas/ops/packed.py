@@ -39,6 +39,14 @@ def pack(x: Tensor, count: int) -> Tensor:
     return images.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
 
 
+def unpack(x: Tensor, count: int) -> Tensor:
+    """Invert `pack`: [n, count·c, h, w] to channels-last [n·count, c, h, w]."""
+    if count == 1:
+        return x
+    images: Tensor = x.permute(0, 2, 3, 1).unflatten(3, (count, -1))
+    return images.permute(0, 3, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
+
+
 def to_width(x: Tensor, channels: int) -> Tensor:
     """View [n, k·channels, h, w] as [n, channels, h, k·w], with the images side by side.
 

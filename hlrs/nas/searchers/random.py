@@ -3,11 +3,11 @@
 import torch
 
 from hlrs.config.methods import Random
-from hlrs.nas import genotype
-from hlrs.nas.trajectory import CELLS, Architecture
+from hlrs.config.spaces import Space
+from hlrs.nas.trajectory import Architecture
 
 
-def draw_architecture(spec: Random, nodes: int, generator: torch.Generator) -> Architecture:
-    """Independent, equally distributed alphas: DARTS's rule derives a uniformly random genotype from them."""
-    shape = (len(genotype.edges(nodes)), len(genotype.PRIMITIVES))
-    return {f"alphas.{cell}": torch.randn(shape, generator=generator).numpy() for cell in CELLS}
+def draw_architecture(spec: Random, space: Space, nodes: int, generator: torch.Generator) -> Architecture:
+    """Independent, equally distributed alphas: a uniformly random genotype derives from them."""
+    shape = len(space.edges(nodes)), len(space.primitives)
+    return {f"alphas.{kind}": torch.randn(shape, generator=generator).numpy() for kind in space.kinds}

@@ -7,10 +7,11 @@ import torch
 
 from hlrs.config import methods
 from hlrs.config.base import Spec
+from hlrs.config.spaces import DartsSpace
 from hlrs.nas.searchers.base import Searcher
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.searchers.table import DRAWS, SEARCHERS
-from hlrs.nas.supernet import Supernet
+from hlrs.nas.supernet import DartsSupernet
 from tests.training.test_cuda_graphs import by_stage, search_task
 
 EPOCHS = 4
@@ -86,7 +87,7 @@ def test_a_searcher_follows_the_rules_of_its_spec(spec):
 @pytest.mark.parametrize("spec", IMPLEMENTED)
 def test_draws_follow_their_generator(spec):
     searcher = make(spec)
-    supernet = Supernet(searcher, nodes=2, in_channels=1, classes=3, channels=4, cells=3)
+    supernet = DartsSupernet(DartsSpace(), searcher, nodes=2, in_channels=1, classes=3, channels=4, cells=3)
     first, again, other = (
         searcher.draw(supernet.shape, torch.Generator().manual_seed(seed), 1, EPOCHS) for seed in (0, 0, 1)
     )
@@ -99,7 +100,7 @@ def test_draws_follow_their_generator(spec):
 @pytest.mark.parametrize("spec", IMPLEMENTED)
 def test_weights_and_penalty_are_what_a_supernet_can_learn_from(spec):
     searcher = make(spec)
-    supernet = Supernet(searcher, nodes=2, in_channels=1, classes=3, channels=4, cells=3)
+    supernet = DartsSupernet(DartsSpace(), searcher, nodes=2, in_channels=1, classes=3, channels=4, cells=3)
     drawn = searcher.draw(supernet.shape, torch.Generator().manual_seed(0), 1, EPOCHS)
     alphas = torch.randn(5, 8, generator=torch.Generator().manual_seed(2), requires_grad=True)
     weights = searcher.operation_weights(alphas, None if drawn is None else drawn[0])

@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hlrs.config.methods import Darts, PcDarts
-from hlrs.nas.genotype import edges
+from hlrs.config.spaces import DartsSpace
+from hlrs.nas.mixed_edges import Divide, OutEdges, Shuffle
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.searchers.pc_darts import PcDartsSearcher
-from hlrs.nas.supernet import Divide, OutEdges, SearchCell, Shuffle, Supernet
+from hlrs.nas.supernet import DartsSupernet, SearchCell
 from tests.nas.test_supernet import bn, conv, relative, small_supernet
 
 
@@ -40,10 +41,10 @@ def operations(out: OutEdges, group: int, x: Tensor) -> list[Tensor]:
         bn(largest),
         bn(F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)),
         x if stride == 1 else reduced(),
-        separable(out.sep3),
-        separable(out.sep5),
-        separable(out.dil3, 2),
-        separable(out.dil5, 2),
+        separable(out.convolutions["sep_conv_3x3"]),
+        separable(out.convolutions["sep_conv_5x5"]),
+        separable(out.convolutions["dil_conv_3x3"], 2),
+        separable(out.convolutions["dil_conv_5x5"], 2),
     ]
 
 
@@ -62,13 +63,13 @@ def plain_cell(
 ) -> Tensor:
     """Node i = Σ_j softmax(betas of i)_j · edge_ij; the rows of alphas and betas in the order of edges()."""
     states = [cell.input0(before), cell.input1(previous)]
-    nodes, row = len(cell.out_edges), 0
+    nodes, row = len(cell.nodes.out_edges), 0
     for node in range(nodes):
         incoming = slice(row, row + node + 2)
         edge_weights = torch.ones(node + 2) if betas is None else betas[incoming].softmax(0)
         total = torch.zeros(())
         for state in range(node + 2):
-            out = cell.out_edges[max(0, state - 1)]
+            out = cell.nodes.out_edges[max(0, state - 1)]
             group = state * nodes + node if state < 2 else node - (state - 1)
             edge = plain_edge(out, group, states[state], alphas[row].softmax(0), portion)
             total = total + edge_weights[state] * edge
@@ -77,7 +78,7 @@ def plain_cell(
     return torch.cat(states[2:], 1)
 
 
-def plain_forward(supernet: Supernet, images: Tensor) -> Tensor:
+def plain_forward(supernet: DartsSupernet, images: Tensor) -> Tensor:
     states = supernet.stem(images)
     for cell in supernet.shared:
         betas = supernet.betas[cell.kind] if supernet.betas else None
@@ -87,7 +88,7 @@ def plain_forward(supernet: Supernet, images: Tensor) -> Tensor:
     return supernet.classifier(states[1].mean((2, 3)))
 
 
-def pc_supernet(nodes: int = 3, portion: int = 2, normalized: bool = True, **layout) -> Supernet:
+def pc_supernet(nodes: int = 3, portion: int = 2, normalized: bool = True, **layout) -> DartsSupernet:
     searcher = PcDartsSearcher(PcDarts(portion=portion, edge_normalization=normalized))
     return small_supernet(nodes, torch.float64, searcher=searcher, **{"channels": 4} | layout)
 
@@ -170,9 +171,11 @@ def test_weights_are_fewer_by_the_portion_and_its_square():
     # separable convolutions: depthwise weights / portion, 1×1 weights / portion²; counted for one normal cell
     counts = {}
     for searcher in (DartsSearcher(Darts()), PcDartsSearcher(PcDarts(portion=4))):
-        supernet = Supernet(searcher, nodes=4, in_channels=3, classes=10, channels=16, cells=8)
+        supernet = DartsSupernet(
+            DartsSpace(), searcher, nodes=4, in_channels=3, classes=10, channels=16, cells=8
+        )
         cell = supernet.shared[0]
-        counts[searcher.portion] = sum(p.numel() for out in cell.out_edges for p in out.parameters())
+        counts[searcher.portion] = sum(p.numel() for out in cell.nodes.out_edges for p in out.parameters())
     c = {1: 16, 4: 4}
     for portion, count in counts.items():
         by_edge = (
@@ -186,6 +189,6 @@ def test_edge_weights_are_a_softmax_over_the_edges_of_a_node():
     with torch.no_grad():
         # node 0 reads states 0 and 1, node 1 states 0 to 2
         supernet.betas["normal"].copy_(torch.tensor([0.0, np.log(3), np.log(2), 0.0, np.log(5)]))
-    assert edges(2) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    assert DartsSpace().edges(2) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
     assert supernet.edge_weights("normal").tolist() == pytest.approx([1 / 4, 3 / 4, 2 / 8, 1 / 8, 5 / 8])
     assert pc_supernet(normalized=False).edge_weights("normal") is None

@@ -1,0 +1,164 @@
+"""Specs of search spaces: the cells' connections and operations, and the notation of their genotypes."""
+
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, field_validator
+
+from hlrs.config.base import Spec
+
+# --- spaces ---------------------------------------------------------------------------------------------
+# `kinds`: the kinds of cell that are searched. `inputs`: the states that a cell's first node reads. `kept`:
+# how many edges into a node a genotype keeps; None: all. `derives_none`: whether an edge of a genotype may be
+# `none`. `stages`: a network has as many cells in each of so many stages; None: any number. `auxiliary`:
+# whether its networks have an auxiliary head and drop path.
+
+
+def _in_order(chosen: list[Any], every: tuple[str, ...]) -> list[Any]:
+    """Sort chosen operations as the space lists them; ValueError if one repeats, or nothing can be chosen."""
+    if len(set(chosen)) < len(chosen):
+        twice = next(name for name in chosen if chosen.count(name) > 1)
+        raise ValueError(f"repeats {twice}; list each operation once")
+    if set(chosen) <= {"none"}:
+        raise ValueError("leaves no operation besides none, so nothing passes a cell; add one")
+    return sorted(chosen, key=every.index)
+
+
+DartsPrimitive = Literal[  # in DARTS's order; NASNet's last two are in the authors' list, not in their space
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "sep_conv_7x7",
+    "conv_7x1_1x7",
+]
+DARTS_PRIMITIVES: tuple[DartsPrimitive, ...] = DartsPrimitive.__args__  # type: ignore[attr-defined]
+
+
+class DartsSpace(Spec):
+    """DARTS's space (Liu et al. 2019, §2.1): a normal and a reduction cell that read the two cells before.
+
+    A node keeps two edges; a cell's output joins its `nodes` nodes. `primitives` are the operations of an
+    edge, by default the paper's eight.
+    """
+
+    kind: Literal["darts"] = "darts"
+    kinds: ClassVar[tuple[str, ...]] = ("normal", "reduce")
+    inputs: ClassVar[int] = 2
+    kept: ClassVar[int | None] = 2
+    derives_none: ClassVar[bool] = False
+    stages: ClassVar[int | None] = None
+    auxiliary: ClassVar[bool] = True
+    primitives: list[DartsPrimitive] = Field(list(DARTS_PRIMITIVES[:8]), min_length=1, max_length=10)
+
+    @field_validator("primitives")
+    @classmethod
+    def _ordered(cls, chosen: list[DartsPrimitive]) -> list[DartsPrimitive]:
+        return _in_order(chosen, DARTS_PRIMITIVES)
+
+    def edges(self, nodes: int) -> list[tuple[int, int]]:
+        """List (node, state it reads) per edge, in the order of the alphas' rows; node i reads 0 to i + 1."""
+        return [(node, state) for node in range(nodes) for state in range(node + 2)]
+
+
+NasBench201Primitive = Literal["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
+NASBENCH201_PRIMITIVES: tuple[NasBench201Primitive, ...] = NasBench201Primitive.__args__  # type: ignore[attr-defined]
+
+
+class NasBench201Space(Spec):
+    """NAS-Bench-201 (Dong & Yang 2020, §2): one cell, a sum of all edges from each node to the later ones.
+
+    Three stages of equally many cells, with fixed residual blocks between. Node 0 is the cell's input and
+    counts among the `nodes`, as there; the last node is its output. `primitives` as in DARTS's space.
+    """
+
+    kind: Literal["nasbench201"] = "nasbench201"
+    kinds: ClassVar[tuple[str, ...]] = ("normal",)
+    inputs: ClassVar[int] = 1
+    kept: ClassVar[int | None] = None
+    derives_none: ClassVar[bool] = True
+    stages: ClassVar[int | None] = 3
+    auxiliary: ClassVar[bool] = False
+    primitives: list[NasBench201Primitive] = Field(list(NASBENCH201_PRIMITIVES), min_length=1, max_length=5)
+
+    @field_validator("primitives")
+    @classmethod
+    def _ordered(cls, chosen: list[NasBench201Primitive]) -> list[NasBench201Primitive]:
+        return _in_order(chosen, NASBENCH201_PRIMITIVES)
+
+    def edges(self, nodes: int) -> list[tuple[int, int]]:
+        """List (node, state it reads) per edge; node 0 follows the input, which is state 0."""
+        return [(node, state) for node in range(nodes - 1) for state in range(node + 1)]
+
+
+Space = Annotated[DartsSpace | NasBench201Space, Field(discriminator="kind")]
+
+
+def check_cells(space: Any, cells: int, field: str) -> None:
+    """Reject a number of cells that does not fill the space's stages."""
+    if space.stages is not None and cells % space.stages:
+        raise ValueError(
+            f"{field} {cells} is no multiple of {space.stages}: a network of space {space.kind} has "
+            f"{space.stages} stages of equally many cells; set 15 as published, or another multiple"
+        )
+
+
+# --- genotypes in words ---------------------------------------------------------------------------------
+
+CELL = re.compile(r"\|.+\|(\+\|.+\|)*")  # of NAS-Bench-201: |operation~state|…|+|operation~state|…|
+MOST_CHARACTERS = 10_000
+
+
+def parse_cell(text: str) -> list[list[tuple[str, int]]]:
+    """Parse NAS-Bench-201's string of a cell: edges (operation, state) per node; ValueError if it is none.
+
+    For example |nor_conv_3x3~0|+|none~0|skip_connect~1| has two nodes, and the second adds none of the input
+    to the first node's map.
+    """
+    if len(text) > MOST_CHARACTERS or not CELL.fullmatch(text):
+        raise ValueError(f"{text[:60]!r} is not a cell like |nor_conv_3x3~0|+|none~0|skip_connect~1|")
+    nodes = [node.strip("|").split("|") for node in text.split("+")]
+    cell = []
+    for index, node in enumerate(nodes):
+        edges = [edge.partition("~")[::2] for edge in node]
+        for operation, _ in edges:
+            if operation not in NASBENCH201_PRIMITIVES:
+                allowed = ", ".join(NASBENCH201_PRIMITIVES)
+                raise ValueError(f"node {index}: unknown operation {operation!r}; allowed: {allowed}")
+        if [state for _, state in edges] != [str(state) for state in range(index + 1)]:
+            raise ValueError(f"node {index}: must read the states 0 to {index}, each once and in order")
+        cell.append([(operation, int(state)) for operation, state in edges])
+    return cell
+
+
+Published = Literal["DARTS_V1", "DARTS_V2", "PC_DARTS", "PDARTS"]  # of DARTS's space
+PUBLISHED: tuple[Published, ...] = Published.__args__  # type: ignore[attr-defined]
+
+
+def _published_or_cell(genotype: str) -> str:
+    """Reject what is neither the name of a published genotype nor a cell of NAS-Bench-201."""
+    if genotype.startswith("|"):
+        parse_cell(genotype)
+    elif genotype not in PUBLISHED:
+        raise ValueError(
+            f"{genotype!r} is not a published genotype; allowed: {', '.join(PUBLISHED)}, or a cell of "
+            "nasbench201 like |nor_conv_3x3~0|+|none~0|skip_connect~1|"
+        )
+    return genotype
+
+
+Given = Annotated[str, Field(max_length=MOST_CHARACTERS), AfterValidator(_published_or_cell)]
+
+
+def space_of(genotype: str) -> str:
+    """Name the space of a given genotype."""
+    return "nasbench201" if genotype.startswith("|") else "darts"
+
+
+def spell_cell(cell: list[list[tuple[str, int]]]) -> str:
+    """Spell a cell as NAS-Bench-201 does; the inverse of `parse_cell`."""
+    return "+".join(f"|{'|'.join(f'{operation}~{state}' for operation, state in node)}|" for node in cell)
