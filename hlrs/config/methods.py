@@ -100,6 +100,7 @@ DrawnSearcher = Random  # those that draw a genotype; a union like the one above
 Searcher = Annotated[SupernetSearcher | DrawnSearcher | Fixed | ResNet, Field(discriminator="kind")]
 
 OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # entries of a recipe for networks of cells
+OF_A_GENOTYPE = {"drawn": ("space", "nodes"), "given": ("space",)}  # entries of a search recipe for these
 
 # --- samplers -------------------------------------------------------------------------------------------
 # `rebalances`: whether it changes the class frequencies of the images.
@@ -479,11 +480,15 @@ ArchLR = Annotated[
 
 
 class Method(Spec):
-    """A method, composed of independent parts; `retrain` overrides single entries of the common recipe."""
+    """A method, composed of independent parts.
+
+    `search` and `retrain` override single entries of the common recipes.
+    """
 
     searcher: Searcher
     objective: Objective | None = None
     arch_lr: ArchLR | None = None
+    search: dict[Text, Any] = Field({}, max_length=100)
     retrain: dict[Text, Any] = Field({}, max_length=100)
 
     @model_validator(mode="after")
@@ -493,6 +498,13 @@ class Method(Spec):
                 raise ValueError(
                     f"searcher {self.searcher.kind} trains nothing in the search: "
                     "leave out objective and arch_lr"
+                )
+            acting = OF_A_GENOTYPE.get(self.searcher.genotype_is, ())
+            idle = [name for name in self.search if name not in acting]
+            if idle:
+                raise ValueError(
+                    f"search.{idle[0]} applies to training in the search, and searcher {self.searcher.kind} "
+                    "trains nothing there: leave it out"
                 )
             given = [name for name in OF_CELLS if name in self.retrain]
             if self.searcher.genotype_is == "absent" and given:

@@ -1,7 +1,7 @@
 """Spec of the whole of params.yaml, its consistency across sections, and reading the file."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -10,7 +10,7 @@ from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from hlrs.config.base import Name, Seed, Spec, overlay
 from hlrs.config.data import Dataset, check_visible
 from hlrs.config.messages import describe_error
-from hlrs.config.methods import Method, Searcher, check_branches, check_moment, check_reached
+from hlrs.config.methods import Method, check_branches, check_moment, check_reached
 from hlrs.config.recipes import Evaluate, Report, Retrain, Search
 from hlrs.config.spaces import Space, check_cells, space_of
 from hlrs.errors import UserError
@@ -19,6 +19,8 @@ RUNS = 100_000  # in a matrix; each has five jobs, and planning takes memory and
 FILE_BYTES = 10_000_000  # of params.yaml
 ENTRIES = 10_000  # of a mapping in it
 DIGITS = 1000  # of a number in it
+
+Recipe = TypeVar("Recipe", Search, Retrain)
 
 
 class Matrix(Spec):
@@ -68,12 +70,8 @@ class Params(Sections):
             for name in getattr(self.matrix, field):
                 if name not in known:
                     raise ValueError(f"matrix.{field}: {name!r} is not defined; allowed: {', '.join(known)}")
-        for name, method in self.methods.items():
-            check_reached(method, self.search.epochs, f"methods.{name}")
-            check_branches(
-                method.objective, self.search.cells, f"methods.{name}.objective.branch_cells: search.cells"
-            )
-            self._check_searcher(name, method.searcher)
+        for name in self.methods:
+            self._check_search(name)
             self._check_space(name)
         for name in self.matrix.datasets:
             dataset = self.datasets[name]
@@ -82,9 +80,9 @@ class Params(Sections):
                 check_visible(size, dataset.augment, self._cutouts(), f"datasets.{name}")
         searchers = {name: self.methods[name].searcher for name in self.matrix.methods}
         small = {
-            name: "a resnet" if self.space_of(name) is None else f"space {self.search.space.kind}"
+            name: "a resnet" if space is None else f"space {space.kind}"
             for name in searchers
-            if getattr(self.space_of(name), "kind", "") != "darts"
+            if (space := self.space_of(name)) is None or space.kind != "darts"
         }
         large = [name for name in self.matrix.datasets if self.datasets[name].stem == "imagenet"]
         if small and large:
@@ -102,75 +100,86 @@ class Params(Sections):
 
     def _cutouts(self) -> dict[str, int]:
         """The cutouts of the matrix, by their fields."""
-        searched = any(self.methods[name].searcher.genotype_is == "searched" for name in self.matrix.methods)
-        found = {"search.cutout": self.search.cutout} if searched else {}
+        found = {}
         for name in self.matrix.methods:
-            own = (
-                f"methods.{name}.retrain.cutout"
-                if "cutout" in self.methods[name].retrain
-                else "retrain.cutout"
-            )
-            found[own] = self.retrain_of(name).cutout
+            if self.methods[name].searcher.genotype_is == "searched":
+                found[self._field(name, "search", "cutout")] = self.search_of(name).cutout
+            found[self._field(name, "retrain", "cutout")] = self.retrain_of(name).cutout
         return found
 
-    def _check_searcher(self, method: str, searcher: Searcher) -> None:
+    def _check_search(self, name: str) -> None:
+        """Reject a method that does not fit the recipe of its search."""
+        method, recipe, field = self.methods[name], self.search_of(name), f"methods.{name}"
+        check_reached(method, recipe.epochs, field)
+        cells = f"{field}.objective.branch_cells: {self._field(name, 'search', 'cells')}"
+        check_branches(method.objective, recipe.cells, cells)
+        searcher = method.searcher
         if searcher.genotype_is != "searched":
             return
-        field, channels = f"methods.{method}.searcher", self.search.channels
-        check_moment(searcher.warm_up, self.search.epochs, f"{field}.warm_up")
-        if channels % searcher.portion:
+        check_moment(searcher.warm_up, recipe.epochs, f"{field}.searcher.warm_up")
+        if recipe.channels % searcher.portion:
             raise ValueError(
-                f"{field}.portion: {searcher.portion} does not divide search.channels, {channels}: "
-                "change either"
+                f"{field}.searcher.portion: {searcher.portion} does not divide "
+                f"{self._field(name, 'search', 'channels')}, {recipe.channels}: change either"
             )
 
     def space_of(self, method: str) -> Space | None:
         """Return the search space of a method, None for a network without cells."""
-        return None if self.methods[method].searcher.genotype_is == "absent" else self.search.space
+        return None if self.methods[method].searcher.genotype_is == "absent" else self.search_of(method).space
 
-    def _check_space(self, method: str) -> None:
+    def _check_space(self, name: str) -> None:
         """Reject a genotype of another space, and a recipe that the space's networks do not have."""
-        recipe, space, searcher = (
-            self.retrain_of(method),
-            self.space_of(method),
-            self.methods[method].searcher,
-        )
+        recipe, space, searcher = self.retrain_of(name), self.space_of(name), self.methods[name].searcher
         if space is None:
             return
         if searcher.genotype_is == "given" and space_of(searcher.genotype) != space.kind:
+            field = self._field(name, "search", "space")
             raise ValueError(
-                f"methods.{method}.searcher.genotype: {searcher.genotype} is of space "
-                f"{space_of(searcher.genotype)}, but search.space is {space.kind}; change either"
+                f"methods.{name}.searcher.genotype: {searcher.genotype} is of space "
+                f"{space_of(searcher.genotype)}, but {field} is {space.kind}; change either"
             )
-        if method not in self.matrix.methods:
+        if name not in self.matrix.methods or not self.matrix.retrain_seeds:
             return
-        check_cells(space, recipe.cells, f"methods.{method}: retrain.cells")
-        for name in ("auxiliary_weight", "drop_path"):
-            if getattr(recipe, name) and not space.auxiliary:
+        check_cells(space, recipe.cells, self._field(name, "retrain", "cells"))
+        for entry in ("auxiliary_weight", "drop_path"):
+            if getattr(recipe, entry) and not space.auxiliary:
+                field = self._field(name, "retrain", entry)
                 raise ValueError(
-                    f"methods.{method}: retrain.{name} is {getattr(recipe, name):g}, but networks of space "
-                    f"{space.kind} have none: set it to 0"
+                    f"{field} is {getattr(recipe, entry):g}, but networks of space {space.kind} have none: "
+                    "set it to 0"
                 )
+
+    def _field(self, method: str, section: Literal["search", "retrain"], entry: str) -> str:
+        """Name an entry of a method's recipe as the file does."""
+        own = entry in getattr(self.methods[method], section)
+        return f"methods.{method}.{section}.{entry}" if own else f"{section}.{entry}"
+
+    def search_of(self, method: str) -> Search:
+        """Lay a method's own entries over the common recipe; ValueError if they do not fit."""
+        return _overlaid(self.search, {}, self.methods[method].search, f"methods.{method}.search")
 
     def retrain_of(self, method: str) -> Retrain:
         """Lay a method's own entries over the common recipe; ValueError if they do not fit.
 
         A ResNet has no auxiliary head and no drop path; its cells are its residual blocks.
         """
-        override, searcher = self.methods[method].retrain, self.methods[method].searcher
-        if not override and searcher.genotype_is != "absent":
-            return self.retrain
-        recipe = self.retrain.model_dump()
+        searcher, network = self.methods[method].searcher, {}
         if searcher.genotype_is == "absent":
             blocks = (searcher.depth - 2) // 2
-            recipe |= {"channels": 16, "cells": blocks, "auxiliary_weight": 0.0, "drop_path": 0.0}
-        try:
-            return Retrain.model_validate(overlay(recipe, override))
-        except ValidationError as error:
-            detail = error.errors()[0]
-            separator = "." if detail["loc"] else ": "
-            message = describe_error(detail, override, Retrain)
-            raise ValueError(f"methods.{method}.retrain{separator}{message}") from None
+            network = {"channels": 16, "cells": blocks, "auxiliary_weight": 0.0, "drop_path": 0.0}
+        return _overlaid(self.retrain, network, self.methods[method].retrain, f"methods.{method}.retrain")
+
+
+def _overlaid(common: Recipe, network: dict[str, float], override: dict[str, Any], field: str) -> Recipe:
+    """Lay what follows from the network, then a method's own entries, over a common recipe."""
+    if not network and not override:
+        return common
+    try:
+        return type(common).model_validate(overlay(common.model_dump() | network, override))
+    except ValidationError as error:
+        detail = error.errors()[0]
+        separator = "." if detail["loc"] else ": "
+        raise ValueError(f"{field}{separator}{describe_error(detail, override, type(common))}") from None
 
 
 def load(path: Path) -> Params:

@@ -146,7 +146,8 @@ def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec
     """Return the parameters of a method's search job; None if it has none."""
     method, searcher = params.methods[name], params.methods[name].searcher
     if searcher.genotype_is == "drawn":
-        return DrawJob(seed=seed, searcher=searcher, space=params.search.space, nodes=params.search.nodes)
+        recipe = params.search_of(name)
+        return DrawJob(seed=seed, searcher=searcher, space=recipe.space, nodes=recipe.nodes)
     if searcher.genotype_is != "searched":
         return None
     return SearchJob(
@@ -155,7 +156,7 @@ def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec
         searcher=searcher,
         objective=method.objective or Plain(kind="plain"),
         arch_lr=method.arch_lr or ConstantLR(kind="constant"),
-        search=params.search,
+        search=params.search_of(name),
     )
 
 

@@ -112,17 +112,17 @@ def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
         return ".".join(("methods", method, *path))
     if job.stage == "extract" or first == "resnet":  # the network of a method without a search
         return ".".join(("methods", method, "searcher", "depth" if first == "resnet" else first))
-    if first == "retrain" and _overrides(params, method, rest):
-        return ".".join(("methods", method, *path))
-    return ".".join(
-        ("search", *path) if first == "nodes" else path
-    )  # a random search has no other search parameters
+    if first == "nodes":  # a random search has no other search parameters
+        path = ("search", *path)
+    return ".".join(("methods", method, *path) if _overrides(params, method, path) else path)
 
 
-def _overrides(params: Params, method: str, path: list[str]) -> bool:
-    """Whether a method has a retraining entry of its own."""
-    entry: Any = params.methods[method].retrain if method in params.methods else {}
-    for name in path:
+def _overrides(params: Params, method: str, path: tuple[str, ...]) -> bool:
+    """Whether an entry of a recipe is a method's own."""
+    if path[0] not in ("search", "retrain") or method not in params.methods:
+        return False
+    entry: Any = getattr(params.methods[method], path[0])
+    for name in path[1:]:
         if not isinstance(entry, dict) or name not in entry:
             return False
         entry = entry[name]

@@ -50,8 +50,8 @@ class Claim:
 def roles(params: Params) -> dict[str, list[str]] | None:
     """Return the methods in each of ROLES; None unless the reference is plain DARTS.
 
-    A method counts if it has the reference's searcher and retraining recipe; otherwise a difference might not
-    come from the search.
+    A method counts if it has the reference's searcher, search recipe and retraining recipe; otherwise a
+    difference might come from these.
     """
     reference = params.report.reference
     if reference is None or _role(params.methods[reference]) != "DARTS":
@@ -59,8 +59,12 @@ def roles(params: Params) -> dict[str, list[str]] | None:
     found: dict[str, list[str]] = {role: [] for role in ROLES}
     for name in params.matrix.methods:
         method, role = params.methods[name], _role(params.methods[name])
-        alike = method.searcher == params.methods[reference].searcher
-        if alike and role in found and params.retrain_of(name) == params.retrain_of(reference):
+        alike = (
+            method.searcher == params.methods[reference].searcher
+            and params.search_of(name) == params.search_of(reference)
+            and params.retrain_of(name) == params.retrain_of(reference)
+        )
+        if alike and role in found:
             found[role].append(name)
     return found
 

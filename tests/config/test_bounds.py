@@ -111,6 +111,7 @@ def shipped(**changes: Any) -> Params:
     [
         ("search.cutout", 10, r"search\.cutout: 10 is larger than the images of datasets\.digits_lt, 8×8"),
         ("retrain.cutout", 10, r"retrain\.cutout: 10 is larger .* 4 or less, or set 0"),
+        ("methods.hlrs.search", {"cutout": 10}, r"methods\.hlrs\.search\.cutout: 10 is larger"),
         ("methods.hlrs.retrain", {"cutout": 10}, r"methods\.hlrs\.retrain\.cutout: 10 is larger"),
         (
             "datasets.digits_lt.augment",

@@ -306,6 +306,52 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "'fast'",
         "number",
     ),
+    "value of an override of the search": (
+        "searcher: {kind: darts}",
+        "searcher: {kind: darts}\n    search: {weights: {lr: fast}}",
+        "methods.hlrs.search.weights.lr",
+        "'fast'",
+        "number",
+    ),
+    "override of the search that does not fit the common entries": (
+        "searcher: {kind: darts}",
+        "searcher: {kind: darts}\n    search: {collapse: {stop: eigenvalue, window: 7}}",
+        "methods.hlrs.search",
+        "raise epochs from 12 to 14",
+    ),
+    "moment that the method's own search never reaches": (
+        "mixing: {kind: symmetric}}",
+        "mixing: {kind: symmetric}, conventional: {kind: deferred, at: 0.9}}\n    search: {epochs: 2}",
+        "methods.hlrs.objective.conventional.at 0.9",
+        "the last of 2 epochs",
+    ),
+    "more branch cells than the method's own search has cells": (
+        "{kind: symmetric}}",
+        "{kind: symmetric}, branch_cells: 5}\n    search: {cells: 4}",
+        "methods.hlrs.objective.branch_cells",
+        "methods.hlrs.search.cells is 4",
+    ),
+    "portion that does not divide the method's own channels": (
+        "searcher: {kind: darts}",
+        "searcher: {kind: pc_darts}\n    search: {channels: 6}",
+        "methods.hlrs.searcher.portion: 4",
+        "methods.hlrs.search.channels, 6",
+    ),
+    "override of a search that trains nothing": (
+        "searcher: {kind: random}",
+        "searcher: {kind: random}\n    search: {nodes: 3, epochs: 3}",
+        "methods.random",
+        "search.epochs",
+        "searcher random",
+        "leave it out",
+    ),
+    "override of a search that does not take place": (
+        "searcher: {kind: random}",
+        "searcher: {kind: resnet}\n    search: {nodes: 3}",
+        "methods.random",
+        "search.nodes",
+        "leave it out",
+    ),
     "kind in an override": (
         "searcher: {kind: random}",
         "searcher: {kind: random}\n    retrain: {objective: {kind: bilateral, mixing: {kind: z}}}",
@@ -763,6 +809,19 @@ def test_an_override_changes_only_its_entries(load):
     assert (recipe.weights.clip, recipe.cells) == (1.0, 8)
     assert (recipe.weights.lr, recipe.epochs) == (0.05, 30)  # from the common recipe, not the defaults
     assert params.retrain_of("darts") == params.retrain
+
+
+def test_an_override_of_the_search_changes_only_its_entries(load):
+    own = "search: {alphas: {lr: 0.01}, epochs: 4}"
+    params = load(
+        ("epochs: 12,", "epochs: 12, alphas: {weight_decay: 0.5},"),
+        ("searcher: {kind: darts}", f"searcher: {{kind: darts}}\n    {own}"),
+        ("searcher: {kind: random}", "searcher: {kind: random}\n    search: {nodes: 3}"),
+    )
+    recipe = params.search_of("hlrs")
+    assert (recipe.alphas.lr, recipe.alphas.weight_decay, recipe.epochs, recipe.cells) == (0.01, 0.5, 4, 3)
+    assert params.search_of("random").nodes == 3
+    assert params.search_of("darts") == params.search
 
 
 def test_an_override_with_a_kind_replaces_the_whole_part(load):

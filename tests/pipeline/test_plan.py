@@ -237,6 +237,12 @@ def test_a_methods_override_affects_its_retraining():
     )
 
 
+def test_a_methods_override_of_the_search_affects_all_stages_of_its_runs_and_no_others():
+    own = {"weights": {"clip": 1}, "nodes": 3}
+    assert changed(methods__hlrs__search=own) == runs(RUN_STAGES, methods=["hlrs"]) | REPORT
+    assert changed(methods__random__search={"nodes": 3}) == runs(RUN_STAGES, methods=["random"]) | REPORT
+
+
 def test_search_options_affect_neither_the_split_nor_a_search_without_training():
     assert changed(search__epochs=7) == runs(RUN_STAGES, methods=["darts", "hlrs"]) | REPORT
 

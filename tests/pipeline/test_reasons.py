@@ -104,6 +104,11 @@ def test_without_results_the_reason_is_that_there_are_none(workspace):
             ["methods.darts.retrain.epochs 3 -> 7"],
         ),
         ({"retrain.epochs": 7}, "retrain/digits/darts/0", ["retrain.epochs 3 -> 7"]),
+        (
+            {"methods.hlrs.search": {"alphas": {"lr": 0.5}}, "search.epochs": 5},
+            "search/digits/hlrs/0",
+            ["methods.hlrs.search.alphas.lr 0.01 -> 0.5", "search.epochs 3 -> 5"],
+        ),
         ({"report.title": "Tails"}, "report/all", None),
     ],
 )

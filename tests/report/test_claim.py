@@ -41,6 +41,7 @@ SPECS = {
     "pc": {"searcher": {"kind": "pc_darts"}, "objective": {"kind": "plain", "loss": {"kind": "focal"}}},
     "second_order": {"searcher": {"kind": "darts", "order": 2}, "objective": {"kind": "bilateral"}},
     "longer": plain(loss={"kind": "seesaw"}) | {"retrain": {"epochs": 7}},
+    "searched_longer": plain(loss={"kind": "seesaw"}) | {"search": {"epochs": 7}},
     "restated": plain(loss={"kind": "seesaw"}) | {"retrain": {"epochs": 600}},  # the recipe's own value
 }
 
