@@ -53,7 +53,8 @@ class MultistepSchedule(Spec):
 class Sgd(Spec):
     """SGD with momentum; the learning rate follows `schedule` by epoch.
 
-    The first `warm_up` epochs multiply that by (epoch + 1)/warm_up  (Goyal et al. 2017, §2.2).
+    The first `warm_up` epochs multiply that by (epoch + 1)/warm_up  (Goyal et al. 2017, §2.2). `nesterov`
+    takes Nesterov's momentum in PyTorch's form (Sutskever et al. 2013, §2.1).
     """
 
     lr: LearningRate = 0.025
@@ -63,6 +64,7 @@ class Sgd(Spec):
     )
     warm_up: int = Field(0, ge=0, le=100_000)
     momentum: ShareOrNone = 0.9
+    nesterov: bool = False
     weight_decay: WeightDecay = 3e-4
     clip: float | None = Field(5.0, gt=0, le=1_000_000)  # largest norm of the gradient; null: no clipping
 
@@ -71,6 +73,10 @@ class Sgd(Spec):
         if self.warm_up == 1:
             raise ValueError(
                 "warm_up 1 changes nothing, as its one epoch has the full learning rate: set 0, or 2 or more"
+            )
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "nesterov changes nothing without momentum: raise momentum, or leave nesterov out"
             )
         if self.lr_min and self.schedule.kind != "cosine":
             raise ValueError("lr_min is the end of schedule cosine, multistep has none: leave lr_min out")

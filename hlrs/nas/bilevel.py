@@ -30,8 +30,8 @@ def second_order(
 ) -> list[Tensor]:
     """∇_α L_val(w′, α) at the unrolled weights w′ = w − lr·(step + ∇_w L_train(w, α))  (DARTS, eq. 7).
 
-    `step` is what the optimizer adds to the gradient (`sgd_terms`), [like weights]. By the chain rule, with
-    v = ∇_w′ L_val(w′, α):
+    `step` is what the optimizer adds to the gradient, [like weights], and `lr` its rate (`sgd_terms`). By the
+    chain rule, with v = ∇_w′ L_val(w′, α):
 
         ∇_α L_val(w′, α) − lr · ∇_α (∇_w L_train(w, α) · v)
 
@@ -49,16 +49,22 @@ def second_order(
     return [o - lr * i for o, i in zip(outer, implicit, strict=True)]
 
 
-def sgd_terms(
-    weights: Parameters, sgd: torch.optim.SGD, weight_decay: float, momentum: float
-) -> list[Tensor]:
-    """What SGD adds to the gradient: weight_decay · w + momentum · buffer, [like weights]."""
+def sgd_terms(weights: Parameters, sgd: torch.optim.SGD) -> tuple[list[Tensor], float]:
+    """Return s, [like weights], and k of SGD's step w − k·lr·(s + g) along a gradient g.
+
+    With weight decay λ, momentum μ and its buffer b (0 before the first step), SGD moves by
+    lr·(g + λw + μb), so s = λw + μb and k = 1. Nesterov's momentum moves by lr·(d + μb′) with d = g + λw and
+    b′ = μb + d, that is by lr·((1 + μ)(g + λw) + μ²b): s = λw + μ²b/(1 + μ) and k = 1 + μ.
+    """
+    [group] = sgd.param_groups
+    decay, momentum, nesterov = group["weight_decay"], group["momentum"], group["nesterov"]
+    of_buffer = momentum**2 / (1 + momentum) if nesterov else momentum
     added = []
     for weight in weights:
         buffer = sgd.state[weight].get("momentum_buffer")
-        decay = weight_decay * weight.detach()
-        added.append(decay if buffer is None else decay + momentum * buffer)
-    return added
+        decayed = decay * weight.detach()
+        added.append(decayed if buffer is None else decayed + of_buffer * buffer)
+    return added, 1 + momentum if nesterov else 1.0
 
 
 @contextmanager

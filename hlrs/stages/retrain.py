@@ -249,7 +249,13 @@ class RetrainTask:
 def classifier_phase(task: RetrainTask, classifier: RetrainedClassifier, augment: Augment) -> Phase:
     """Make the phase that retrains the classifier, on class-balanced batches at a rate of its own."""
     weights, sgd = list(task.result.classifier.parameters()), task.recipe.weights
-    sgd = Sgd(lr=classifier.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay, clip=sgd.clip)
+    sgd = Sgd(
+        lr=classifier.lr,
+        momentum=sgd.momentum,
+        nesterov=sgd.nesterov,
+        weight_decay=sgd.weight_decay,
+        clip=sgd.clip,
+    )
     batches = task.make_batches([ClassBalancedSampler()], augment, f"{task.purpose}/classifier")
     optimizer = make_sgd(weights, sgd)
     return Phase("classifier", task.recipe.epochs, classifier.epochs, weights, sgd, optimizer, batches)

@@ -177,10 +177,9 @@ class SearchTask:
         if self.searcher.order == 1:
             gradients = bilevel.first_order(self.alphas, self.weights, penalized)
         else:
-            sgd = self.params.search.weights
-            added = bilevel.sgd_terms(self.weights, self.weights_optimizer, sgd.weight_decay, sgd.momentum)
+            added, factor = bilevel.sgd_terms(self.weights, self.weights_optimizer)
             gradients = bilevel.second_order(
-                self.alphas, self.weights, lambda: training().loss, penalized, added, self.weights_lr
+                self.alphas, self.weights, lambda: training().loss, penalized, added, factor * self.weights_lr
             )
         for alphas, gradient in zip(self.alphas, gradients, strict=True):
             alphas.grad = gradient

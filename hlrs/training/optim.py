@@ -23,7 +23,9 @@ def optimizer_step(
 def make_sgd(parameters: list[torch.nn.Parameter], sgd: Sgd) -> torch.optim.SGD:
     """Make an SGD optimizer from its spec; the task sets its learning rate per epoch (`sgd_lr`, `set_lr`)."""
     lr = settable(sgd.lr, parameters[0].device)
-    return torch.optim.SGD(parameters, lr, sgd.momentum, weight_decay=sgd.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, lr, sgd.momentum, weight_decay=sgd.weight_decay, nesterov=sgd.nesterov, fused=True
+    )
 
 
 def settable(lr: float, device: torch.device) -> torch.Tensor | float:

@@ -108,6 +108,13 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
     "truth for a number": ("seeds: [0, 1]", "seeds: [0, true]", "matrix.seeds.1", "True", "integer"),
     "odd channels": ("epochs: 12", "channels: 5", "search.channels", "5", "multiple of 2"),
     "momentum of 1": ("{lr: 0.05}", "{momentum: 1}", "retrain.weights.momentum", "less than 1"),
+    "nesterov without momentum": (
+        "{lr: 0.05}",
+        "{momentum: 0, nesterov: true}",
+        "retrain.weights",
+        "raise momentum",
+        "leave nesterov out",
+    ),
     "unknown kind of mixing": (
         "kind: symmetric",
         "kind: parabolic",

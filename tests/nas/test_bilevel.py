@@ -6,12 +6,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from hlrs.config.methods import Darts, PcDarts
+from hlrs.config.recipes import Sgd
 from hlrs.config.spaces import DartsSpace
-from hlrs.nas.bilevel import first_order, frozen, moved, second_order
+from hlrs.nas.bilevel import first_order, frozen, moved, second_order, sgd_terms
 from hlrs.nas.network import initialize
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.searchers.pc_darts import PcDartsSearcher
 from hlrs.nas.supernet import DartsSupernet, initialize_alphas
+from hlrs.training.optim import make_sgd
+from tests.training.test_cuda_graphs import by_stage, search_task
 
 
 def test_quadratic_problem_by_hand():
@@ -76,6 +79,50 @@ def test_unrolled_gradient_is_the_exact_bilevel_gradient_of_a_supernet(options, 
     for e, f, g in zip(exact, found, first, strict=True):
         assert float((e - f).norm() / e.norm()) < 1e-9
         assert float((e - g).norm() / e.norm()) > 1e-2  # the second-order term is no rounding error
+
+
+# weight decay 0.1, momentum 0.5; w = 3 and g = 2, then g = 1, so the buffer is 0.3 + 2 = 2.3 after one step
+# plain: w = 3 − 0.1 · 2.3 = 2.77; s = 0.277 + 0.5 · 2.3 = 1.427; then w = 2.77 − 0.1 · (1 + s)
+# Nesterov: w = 3 − 0.1 · 1.5 · 2.3 = 2.655; s = 0.2655 + 0.25/1.5 · 2.3; then w = 2.655 − 0.15 · (1 + s)
+@pytest.mark.parametrize(
+    ("nesterov", "first", "added", "factor", "second"),
+    [(False, 2.77, 1.427, 1.0, 2.5273), (True, 2.655, 0.6488333333, 1.5, 2.407675)],
+)
+def test_the_unrolled_step_is_the_one_that_sgd_takes(nesterov, first, added, factor, second):
+    w = nn.Parameter(torch.tensor([3.0], dtype=torch.float64))
+    sgd = make_sgd([w], Sgd(lr=0.1, momentum=0.5, nesterov=nesterov, weight_decay=0.1))
+    terms, by = sgd_terms([w], sgd)  # without a buffer
+    assert (terms[0].item(), by) == (pytest.approx(0.3), factor)
+    w.grad = torch.tensor([2.0], dtype=torch.float64)
+    sgd.step()
+    assert w.item() == pytest.approx(first, rel=1e-12)
+    terms, by = sgd_terms([w], sgd)
+    assert (terms[0].item(), by) == (pytest.approx(added, rel=1e-9), factor)
+    unrolled = w.item() - by * 0.1 * (terms[0].item() + 1.0)
+    w.grad = torch.tensor([1.0], dtype=torch.float64)
+    sgd.step()
+    assert w.item() == pytest.approx(second, rel=1e-12)
+    assert unrolled == pytest.approx(second, rel=1e-12)
+
+
+def test_a_second_order_search_unrolls_the_step_of_its_optimizer(workspace, monkeypatch):
+    """The weights at which the alphas' loss is taken are those of the optimizer's own next step."""
+    own = {"searcher": {"kind": "darts", "order": 2}, "search": {"weights": {"nesterov": True, "clip": None}}}
+    task = search_task(by_stage(own)["search"])
+    task.begin(0)
+    task.step(0)  # fills the momentum buffers
+    lookups, evaluate = [], task.on_alphas.__call__
+
+    def looked_at(network, *rest):
+        lookups.append([w.detach().clone() for w in task.weights])
+        return evaluate(network, *rest)
+
+    task.on_alphas = looked_at
+    monkeypatch.setattr(task.alphas_optimizer, "step", lambda: None)  # the alphas of both steps are the same
+    task.step(1)
+    assert len(lookups) == 1
+    for found, stepped in zip(lookups[0], task.weights, strict=True):
+        assert torch.allclose(found, stepped, atol=1e-6)
 
 
 def test_weights_are_restored_bit_for_bit_even_after_an_error():

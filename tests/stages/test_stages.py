@@ -308,6 +308,7 @@ OTHER_SGD = {
     "schedule": {"kind": "multistep", "at": [0.5]},
     "warm_up": 2,
     "momentum": 0.5,
+    "nesterov": True,
     "weight_decay": 0.1,
     "clip": None,
 }
