@@ -68,6 +68,22 @@ class Gdas(Spec):
         return self
 
 
+class BetaDarts(Spec):
+    """β-DARTS (Ye et al. 2022): DARTS, with w(t) · logsumexp(α) added to the architecture's loss.
+
+    w rises linearly with the epoch, from 0 to `weight`.
+    """
+
+    kind: Literal["beta_darts"] = "beta_darts"
+    genotype_is: ClassVar[Literal["searched"]] = "searched"
+    portion: ClassVar[int] = 1
+    edge_normalization: ClassVar[bool] = False
+    warm_up: ClassVar[float] = 0.0
+    sums_to_one: ClassVar[bool] = True
+    order: Literal[1, 2] = 1
+    weight: float = Field(50.0, gt=0, le=1_000_000)
+
+
 class Random(Spec):
     """A genotype drawn uniformly from the search space: every search's baseline (Li & Talwalkar 2019)."""
 
@@ -94,7 +110,7 @@ class ResNet(Spec):
     depth: ResNetDepth = 32
 
 
-SupernetSearcher = Darts | PcDarts | Gdas  # those that train a supernet
+SupernetSearcher = Darts | PcDarts | Gdas | BetaDarts  # those that train a supernet
 DrawnSearcher = Random  # those that draw a genotype; a union like the one above once there are two
 
 Searcher = Annotated[SupernetSearcher | DrawnSearcher | Fixed | ResNet, Field(discriminator="kind")]

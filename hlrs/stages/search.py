@@ -171,7 +171,7 @@ class SearchTask:
 
         def penalized() -> Tensor:
             seen.append(validation())
-            penalty = self.searcher.penalty(self.supernet.architecture())
+            penalty = self.searcher.penalty(self.supernet.architecture(), self.supernet.drawn)
             return seen[-1].loss if penalty is None else seen[-1].loss + penalty
 
         if self.searcher.order == 1:

@@ -23,6 +23,7 @@ WEIGHTED = {"kind": "plain", "loss": {"kind": "class_balanced", "at": 0.5}}  # l
 UNROLLED = {"kind": "darts", "order": 2}
 LATE = {"kind": "pc_darts", "portion": 2, "warm_up": 0.5}
 GDAS = {"kind": "gdas"}
+BETA = {"kind": "beta_darts"}
 METHODS = {
     "plain": {},
     "bilateral": {"objective": BILATERAL},
@@ -33,6 +34,7 @@ METHODS = {
     "PC-DARTS": {"searcher": LATE | {"warm_up": 0.0}},
     "PC-DARTS after a while": {"searcher": LATE},
     "GDAS": {"searcher": GDAS},
+    "beta-DARTS": {"searcher": BETA},
 }
 CLASSIFIER = {"classifier": {"kind": "retrained", "epochs": 2}}
 RECIPES = {
@@ -148,7 +150,7 @@ def stood_in(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "method", ["mixed at random", "deferred", "unrolled", "PC-DARTS after a while", "GDAS"]
+    "method", ["mixed at random", "deferred", "unrolled", "PC-DARTS after a while", "GDAS", "beta-DARTS"]
 )
 def test_no_captured_step_of_a_search_is_stale(workspace, stood_in, method):
     job = by_stage(METHODS[method])["search"]
@@ -183,6 +185,7 @@ def recaptured(task, epochs):
         ({"searcher": UNROLLED}, [1, 2, 3]),  # in w′ = w − lr · ..., lr is a number
         ({"searcher": LATE}, [2]),
         ({"searcher": GDAS}, []),  # the temperature is an input
+        ({"searcher": BETA}, []),  # likewise the weight of the penalty
         ({"searcher": LATE | {"order": 2}}, [2, 3]),  # no step of the alphas, no lr
     ],
 )  # fmt: skip

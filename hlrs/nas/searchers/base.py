@@ -27,7 +27,7 @@ class Searcher(ABC):
     def draw(
         self, shape: Sequence[int], generator: torch.Generator, epoch: int, epochs: int
     ) -> Tensor | None:
-        """Draw what a step's forward passes share, on the CPU; None where nothing is drawn.
+        """Draw what a step's forward passes and its penalty share, on the CPU; None where there is nothing.
 
         shape: [kinds of cell, edges, operations], that of the alphas. The result's first dimension is the
         kinds of cell. It must hold everything that varies from step to step or from epoch to epoch, since a
@@ -49,8 +49,8 @@ class Searcher(ABC):
         """
 
     @abstractmethod
-    def penalty(self, architecture: Mapping[str, Tensor]) -> Tensor | None:
+    def penalty(self, architecture: Mapping[str, Tensor], drawn: Tensor | None) -> Tensor | None:
         """The term, a scalar, that is added to the loss on the architecture's images; None: nothing is.
 
-        From the alphas and betas by name (`Supernet.architecture`).
+        From the alphas and betas by name (`Supernet.architecture`), and the draw for these images.
         """

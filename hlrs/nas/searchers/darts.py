@@ -11,8 +11,11 @@ from hlrs.nas.searchers.base import Searcher
 class DartsSearcher(Searcher):
     """Weigh operations by the softmax of their alphas (eq. 2)."""
 
-    def draw(self, shape: Sequence[int], generator: torch.Generator, epoch: int, epochs: int) -> None:
+    def draw(
+        self, shape: Sequence[int], generator: torch.Generator, epoch: int, epochs: int
+    ) -> Tensor | None:
         """Draw nothing."""
+        return None
 
     def operation_weights(self, alphas: Tensor, drawn: Tensor | None) -> Tensor:
         """softmax(α)."""
@@ -21,5 +24,6 @@ class DartsSearcher(Searcher):
     def edge_weights(self, betas: Tensor | None, incoming: Sequence[int]) -> None:
         """Weigh all edges alike."""
 
-    def penalty(self, architecture: Mapping[str, Tensor]) -> None:
+    def penalty(self, architecture: Mapping[str, Tensor], drawn: Tensor | None) -> Tensor | None:
         """Add nothing."""
+        return None

@@ -42,5 +42,5 @@ class GdasSearcher(Searcher):
     def edge_weights(self, betas: Tensor | None, incoming: Sequence[int]) -> None:
         """Weigh all edges alike."""
 
-    def penalty(self, architecture: Mapping[str, Tensor]) -> None:
+    def penalty(self, architecture: Mapping[str, Tensor], drawn: Tensor | None) -> None:
         """Add nothing."""

@@ -24,5 +24,5 @@ class PcDartsSearcher(Searcher):
             return None
         return torch.cat([own.softmax(0) for own in betas.split(list(incoming))])
 
-    def penalty(self, architecture: Mapping[str, Tensor]) -> None:
+    def penalty(self, architecture: Mapping[str, Tensor], drawn: Tensor | None) -> None:
         """Add nothing."""

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from hlrs.config.base import Kinds
-from hlrs.config.methods import Darts, Gdas, PcDarts, Random
+from hlrs.config.methods import BetaDarts, Darts, Gdas, PcDarts, Random
 from hlrs.nas.searchers.base import Searcher
+from hlrs.nas.searchers.beta_darts import BetaDartsSearcher
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.searchers.gdas import GdasSearcher
 from hlrs.nas.searchers.pc_darts import PcDartsSearcher
@@ -15,6 +16,7 @@ SEARCHERS: Kinds[Callable[..., Searcher]] = {
     Darts: DartsSearcher,
     PcDarts: PcDartsSearcher,
     Gdas: GdasSearcher,
+    BetaDarts: BetaDartsSearcher,
 }
 
 DRAWS: Kinds[Callable[..., Architecture]] = {Random: draw_architecture}
