@@ -84,6 +84,18 @@ class BetaDarts(Spec):
     weight: float = Field(50.0, gt=0, le=1_000_000)
 
 
+class Drnas(Spec):
+    """DrNAS (Chen et al. 2021): each step draws operation weights from Dirichlet(ELU(α) + 1)."""
+
+    kind: Literal["drnas"] = "drnas"
+    genotype_is: ClassVar[Literal["searched"]] = "searched"
+    portion: ClassVar[int] = 1
+    edge_normalization: ClassVar[bool] = False
+    warm_up: ClassVar[float] = 0.0
+    sums_to_one: ClassVar[bool] = True
+    order: Literal[1, 2] = 1
+
+
 class Random(Spec):
     """A genotype drawn uniformly from the search space: every search's baseline (Li & Talwalkar 2019)."""
 
@@ -110,7 +122,7 @@ class ResNet(Spec):
     depth: ResNetDepth = 32
 
 
-SupernetSearcher = Darts | PcDarts | Gdas | BetaDarts  # those that train a supernet
+SupernetSearcher = Darts | PcDarts | Gdas | BetaDarts | Drnas  # those that train a supernet
 DrawnSearcher = Random  # those that draw a genotype; a union like the one above once there are two
 
 Searcher = Annotated[SupernetSearcher | DrawnSearcher | Fixed | ResNet, Field(discriminator="kind")]

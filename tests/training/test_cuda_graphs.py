@@ -24,6 +24,7 @@ UNROLLED = {"kind": "darts", "order": 2}
 LATE = {"kind": "pc_darts", "portion": 2, "warm_up": 0.5}
 GDAS = {"kind": "gdas"}
 BETA = {"kind": "beta_darts"}
+DRNAS = {"kind": "drnas"}
 METHODS = {
     "plain": {},
     "bilateral": {"objective": BILATERAL},
@@ -35,6 +36,7 @@ METHODS = {
     "PC-DARTS after a while": {"searcher": LATE},
     "GDAS": {"searcher": GDAS},
     "beta-DARTS": {"searcher": BETA},
+    "DrNAS, unrolled": {"searcher": DRNAS | {"order": 2}},
 }
 CLASSIFIER = {"classifier": {"kind": "retrained", "epochs": 2}}
 RECIPES = {
@@ -150,7 +152,16 @@ def stood_in(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "method", ["mixed at random", "deferred", "unrolled", "PC-DARTS after a while", "GDAS", "beta-DARTS"]
+    "method",
+    [
+        "mixed at random",
+        "deferred",
+        "unrolled",
+        "PC-DARTS after a while",
+        "GDAS",
+        "beta-DARTS",
+        "DrNAS, unrolled",
+    ],
 )
 def test_no_captured_step_of_a_search_is_stale(workspace, stood_in, method):
     job = by_stage(METHODS[method])["search"]
@@ -185,6 +196,7 @@ def recaptured(task, epochs):
         ({"searcher": UNROLLED}, [1, 2, 3]),  # in w′ = w − lr · ..., lr is a number
         ({"searcher": LATE}, [2]),
         ({"searcher": GDAS}, []),  # the temperature is an input
+        ({"searcher": DRNAS}, []),  # noise is an input
         ({"searcher": BETA}, []),  # likewise the weight of the penalty
         ({"searcher": LATE | {"order": 2}}, [2, 3]),  # no step of the alphas, no lr
     ],

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from hlrs.config.base import Kinds
-from hlrs.config.methods import BetaDarts, Darts, Gdas, PcDarts, Random
+from hlrs.config.methods import BetaDarts, Darts, Drnas, Gdas, PcDarts, Random
 from hlrs.nas.searchers.base import Searcher
 from hlrs.nas.searchers.beta_darts import BetaDartsSearcher
 from hlrs.nas.searchers.darts import DartsSearcher
+from hlrs.nas.searchers.drnas import DrnasSearcher
 from hlrs.nas.searchers.gdas import GdasSearcher
 from hlrs.nas.searchers.pc_darts import PcDartsSearcher
 from hlrs.nas.searchers.random import draw_architecture
@@ -17,6 +18,7 @@ SEARCHERS: Kinds[Callable[..., Searcher]] = {
     PcDarts: PcDartsSearcher,
     Gdas: GdasSearcher,
     BetaDarts: BetaDartsSearcher,
+    Drnas: DrnasSearcher,
 }
 
 DRAWS: Kinds[Callable[..., Architecture]] = {Random: draw_architecture}
