@@ -6,7 +6,7 @@ from pydantic import Field, TypeAdapter
 
 from hlrs.config.base import Digest, ImageCount, ImageSize, Nodes, Seed, Share, ShareOrNone, Spec
 from hlrs.config.data import Augment, Groups, Imbalance, Source, Stream
-from hlrs.config.methods import ArchLR, DrawnSearcher, Objective, ResNetDepth, SupernetSearcher
+from hlrs.config.methods import ArchLR, DrawnSearcher, Labels, Objective, ResNetDepth, SupernetSearcher
 from hlrs.config.params import Sections
 from hlrs.config.recipes import Evaluate, Report, Retrain, Search
 from hlrs.config.spaces import Given, Space
@@ -45,6 +45,7 @@ class SearchJob(Spec):
     searcher: Annotated[SupernetSearcher, Field(discriminator="kind")]
     objective: Objective
     arch_lr: ArchLR
+    labels: Labels = "given"
     search: Search
 
 

@@ -507,8 +507,17 @@ ArchLR = Annotated[
 # --- a method -------------------------------------------------------------------------------------------
 
 
+Labels = Literal["given", "random"]
+
+
 class Method(Spec):
     """A method, composed of independent parts.
+
+    Under `labels: random` the search sees, for each image, a label drawn once and uniformly over the classes;
+    retraining and evaluation see the given ones. A search that learns nothing of the classes is immune to
+    their imbalance. After RLNAS (Zhang et al. 2021), which trains a network of single paths and evolves
+    genotypes by the angle of its weights; here any searcher trains its alphas on random labels (our own
+    reading).
 
     `search` and `retrain` override single entries of the common recipes.
     """
@@ -516,6 +525,7 @@ class Method(Spec):
     searcher: Searcher
     objective: Objective | None = None
     arch_lr: ArchLR | None = None
+    labels: Labels = "given"
     search: dict[Text, Any] = Field({}, max_length=100)
     retrain: dict[Text, Any] = Field({}, max_length=100)
 
@@ -526,6 +536,11 @@ class Method(Spec):
                 raise ValueError(
                     f"searcher {self.searcher.kind} trains nothing in the search: "
                     "leave out objective and arch_lr"
+                )
+            if self.labels != "given":
+                raise ValueError(
+                    f"labels {self.labels}: searcher {self.searcher.kind} sees no labels in the search: "
+                    "leave out labels"
                 )
             acting = OF_A_GENOTYPE.get(self.searcher.genotype_is, ())
             idle = [name for name in self.search if name not in acting]

@@ -156,6 +156,7 @@ def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec
         searcher=searcher,
         objective=method.objective or Plain(kind="plain"),
         arch_lr=method.arch_lr or ConstantLR(kind="constant"),
+        labels=method.labels,
         search=params.search_of(name),
     )
 

@@ -108,7 +108,7 @@ def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
         return ".".join(("datasets", dataset, *path))
     if first == "images":
         return ".".join(("datasets", dataset, *rest))
-    if first in ("searcher", "objective", "arch_lr"):
+    if first in ("searcher", "objective", "arch_lr", "labels"):
         return ".".join(("methods", method, *path))
     if job.stage == "extract" or first == "resnet":  # the network of a method without a search
         return ".".join(("methods", method, "searcher", "depth" if first == "resnet" else first))

@@ -71,7 +71,7 @@ def roles(params: Params) -> dict[str, list[str]] | None:
 
 def _role(method: Method) -> str | None:
     """Return the role of a method, retraining aside; None if the claim does not mention it."""
-    if not isinstance(method.searcher, Darts):
+    if not isinstance(method.searcher, Darts) or method.labels != "given":
         return None
     objective = method.objective or Plain(kind="plain")
     constant = method.arch_lr is None or method.arch_lr.kind == "constant"

@@ -92,6 +92,11 @@ class SplitImages:
         loader.expect("channel statistics", [[request] for request in requests])
         return (loader.pixels(request).numpy() for request in requests)
 
+    def relabel(self, draw: torch.Generator) -> None:
+        """Replace the labels in the set by independent ones, drawn uniformly over the classes."""
+        drawn = torch.randint(len(self.classes), self.set.labels.shape, generator=draw)
+        self.set.labels.copy_(drawn)
+
     def positions(self, *subsets: str) -> torch.Tensor:
         """Return the positions of the subsets' images within the set: int64, on the CPU."""
         return torch.from_numpy(np.flatnonzero(np.isin(self.subset, subsets)))

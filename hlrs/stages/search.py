@@ -255,7 +255,10 @@ class SearchTask:
 
 def _make_task(job: Job, params: SearchJob) -> SearchTask:
     device = prepare(params.search.threads)
-    return SearchTask(params, SplitImages(job, params.images, HALVES, device), device)
+    images = SplitImages(job, params.images, HALVES, device)
+    if params.labels == "random":
+        images.relabel(generator(params.seed, "search", "labels"))
+    return SearchTask(params, images, device)
 
 
 def _make_supernet(params: SearchJob, searcher: Searcher, images: SplitImages) -> Supernet:

@@ -344,6 +344,21 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "methods.hlrs.searcher.portion: 4",
         "methods.hlrs.search.channels, 6",
     ),
+    "random labels without a search": (
+        "searcher: {kind: random}",
+        "searcher: {kind: random}\n    labels: random",
+        "methods.random",
+        "labels random",
+        "sees no labels",
+        "leave out labels",
+    ),
+    "unknown labels": (
+        "searcher: {kind: darts}",
+        "searcher: {kind: darts}\n    labels: none",
+        "methods.hlrs.labels",
+        "'none'",
+        "'given' or 'random'",
+    ),
     "override of a search that trains nothing": (
         "searcher: {kind: random}",
         "searcher: {kind: random}\n    search: {nodes: 3, epochs: 3}",

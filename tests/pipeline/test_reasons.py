@@ -109,6 +109,11 @@ def test_without_results_the_reason_is_that_there_are_none(workspace):
             "search/digits/hlrs/0",
             ["methods.hlrs.search.alphas.lr 0.01 -> 0.5", "search.epochs 3 -> 5"],
         ),
+        (
+            {"methods.hlrs.labels": "random"},
+            "search/digits/hlrs/0",
+            ["methods.hlrs.labels given -> random"],
+        ),
         ({"report.title": "Tails"}, "report/all", None),
     ],
 )

@@ -41,6 +41,7 @@ SPECS = {
     "pc": {"searcher": {"kind": "pc_darts"}, "objective": {"kind": "plain", "loss": {"kind": "focal"}}},
     "second_order": {"searcher": {"kind": "darts", "order": 2}, "objective": {"kind": "bilateral"}},
     "longer": plain(loss={"kind": "seesaw"}) | {"retrain": {"epochs": 7}},
+    "random_labels": plain(loss={"kind": "seesaw"}) | {"labels": "random"},
     "searched_longer": plain(loss={"kind": "seesaw"}) | {"search": {"epochs": 7}},
     "restated": plain(loss={"kind": "seesaw"}) | {"retrain": {"epochs": 600}},  # the recipe's own value
 }
@@ -119,6 +120,7 @@ def test_an_added_objective_has_the_role_that_it_states(claimed, loss, arch_lr, 
 def test_the_reference_must_be_plain_darts():
     assert roles(params_of("darts", "bbn", reference="bbn")) is None
     assert roles(params_of("darts", "bbn", reference=None)) is None
+    assert roles(params_of("darts", "random_labels", reference="random_labels")) is None
     assert roles(params_of("random", "bbn", reference="random")) is None
 
 

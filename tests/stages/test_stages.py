@@ -148,6 +148,49 @@ def test_the_search_reads_its_two_halves_and_nothing_else(workspace):
     assert not set(images.index) & set(rows["index"][rows.subset.isin(["holdout", "test"])])
 
 
+def searching(labels: str, seed: int):
+    """The task of a search whose loss depends on the class counts, in its first epoch."""
+    own = {"labels": labels, "objective": {"kind": "plain", "loss": {"kind": "class_balanced", "beta": 0.5}}}
+    matrix = TINY["matrix"] | {"methods": ["m"], "seeds": [seed]}
+    by_stage = jobs(methods={"m": PLAIN | own}, matrix=matrix)
+    split.run(by_stage["split"])
+    assert "labels" not in by_stage["retrain"].params
+    task = search._make_task(by_stage["search"], SearchJob.model_validate(by_stage["search"].params))
+    task.begin(0)
+    return task
+
+
+def test_a_search_on_random_labels_sees_them_in_both_halves_and_in_its_counts(workspace):
+    given, task, again, other = (
+        searching(labels, seed)
+        for labels, seed in (("given", 0), ("random", 0), ("random", 0), ("random", 1))
+    )
+    true, drawn = given.training.images.labels, task.training.images.labels
+    assert torch.equal(drawn, again.training.images.labels)
+    assert not torch.equal(drawn, other.training.images.labels)
+    # 159 images, 10 classes: χ² of 9 degrees of freedom, and 16 ± 4 labels that are right by chance
+    assert len(drawn) == 159
+    for labels, uniform in ((true, False), (drawn, True)):
+        chi_squared = float(((torch.bincount(labels, minlength=10) - 15.9) ** 2 / 15.9).sum())
+        assert (chi_squared < 27.9) == uniform  # exceeded once in a thousand draws
+    assert int((drawn == true).sum()) < 32
+    for half, loss in ((task.training, task.on_weights.loss), (task.validation, task.on_alphas.loss)):
+        assert torch.equal(half.labels, drawn[half.positions])
+        [batch] = half(0)
+        assert torch.equal(batch.labels, drawn[half.requests[0][0].positions])
+        counts = torch.bincount(half.labels, minlength=10).clamp(min=1)
+        expected = 1 / (1 - 0.5 ** counts.double())  # Cui et al. 2019, up to a factor
+        assert torch.allclose(loss.weights / loss.weights.sum(), expected / expected.sum())
+
+
+def test_a_genotype_found_on_random_labels_is_retrained_and_evaluated_on_the_given_ones(
+    workspace, monkeypatch, plain
+):
+    made, metrics = trained(workspace, monkeypatch, PLAIN | {"labels": "random"})
+    assert made["search"] != plain["darts"]["search"]
+    assert metrics["test_images"] == 50
+
+
 def pipeline(**changes):
     by_stage = jobs(**changes)
     for name, stage in (("split", split), ("search", search), ("extract", extract), ("retrain", retrain)):
