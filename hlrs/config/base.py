@@ -76,6 +76,7 @@ WeightDecay = Annotated[float, Field(ge=0, le=1000)]
 Temperature = Annotated[float, Field(ge=0.001, le=1000)]
 BetaShape = Annotated[float, Field(ge=0.001, le=1000)]  # of a Beta distribution, symmetric
 Exponent = Annotated[float, Field(ge=0, le=100)]
+Tuning = Annotated[int, Field(ge=0, le=10_000)]  # epochs between two decisions
 Factor = Annotated[float, Field(ge=1, le=1_000_000)]
 
 

@@ -4,15 +4,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hlrs.config.base import BetaShape, Exponent, Share, ShareOrNone, Spec, Temperature, Text
+from hlrs.config.base import BetaShape, Exponent, Share, ShareOrNone, Spec, Temperature, Text, Tuning
 from hlrs.config.spaces import Given
 
 # --- searchers ------------------------------------------------------------------------------------------
 # `genotype_is`: "searched" on a supernet; "drawn" at random; "given", a published one; "absent", as the
 # network has no cells. For those that search, `order` of the architecture's gradient (nas/bilevel.py);
 # `portion`: the supernet searches on one channel in so many; `edge_normalization`: whether it has betas;
-# `warm_up`: the progress at which the architecture takes its first step; `sums_to_one`: whether an edge's
-# operation weights do.
+# `warm_up`: the progress at which the architecture takes its first step, 1 if it takes none; `sums_to_one`:
+# whether an edge's operation weights do; `tune`: the epochs between two decisions on the supernet
+# (nas/selection.py), None if the genotype follows from the alphas.
 
 
 class Darts(Spec):
@@ -24,6 +25,7 @@ class Darts(Spec):
     edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
     sums_to_one: ClassVar[bool] = True
+    tune: ClassVar[None] = None
     order: Literal[1, 2] = 1
 
 
@@ -36,6 +38,7 @@ class PcDarts(Spec):
     kind: Literal["pc_darts"] = "pc_darts"
     genotype_is: ClassVar[Literal["searched"]] = "searched"
     sums_to_one: ClassVar[bool] = True
+    tune: ClassVar[None] = None
     order: Literal[1, 2] = 1
     portion: int = Field(4, ge=2, le=10_000)
     edge_normalization: bool = True
@@ -55,6 +58,7 @@ class Gdas(Spec):
     edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
     sums_to_one: ClassVar[bool] = True
+    tune: ClassVar[None] = None
     tau_max: Temperature = 10.0
     tau_min: Temperature = 0.1
 
@@ -80,6 +84,7 @@ class BetaDarts(Spec):
     edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
     sums_to_one: ClassVar[bool] = True
+    tune: ClassVar[None] = None
     order: Literal[1, 2] = 1
     weight: float = Field(50.0, gt=0, le=1_000_000)
 
@@ -93,7 +98,38 @@ class Drnas(Spec):
     edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
     sums_to_one: ClassVar[bool] = True
+    tune: ClassVar[None] = None
     order: Literal[1, 2] = 1
+
+
+class DartsPt(Spec):
+    """DARTS-PT (Wang et al. 2021): DARTS, but operations and edges are selected by perturbation.
+
+    What costs the supernet most accuracy when masked stays. `tune` epochs lie between two decisions (10, and
+    5 in NAS-Bench-201, in the authors' code).
+    """
+
+    kind: Literal["darts_pt"] = "darts_pt"
+    genotype_is: ClassVar[Literal["searched"]] = "searched"
+    portion: ClassVar[int] = 1
+    edge_normalization: ClassVar[bool] = False
+    warm_up: ClassVar[float] = 0.0
+    sums_to_one: ClassVar[bool] = True
+    order: Literal[1, 2] = 1
+    tune: Tuning = 10
+
+
+class BlankPt(Spec):
+    """DARTS-PT's control ("blank" in the authors' code): the alphas stay as they are initialised."""
+
+    kind: Literal["blank_pt"] = "blank_pt"
+    genotype_is: ClassVar[Literal["searched"]] = "searched"
+    order: ClassVar[Literal[1]] = 1
+    portion: ClassVar[int] = 1
+    edge_normalization: ClassVar[bool] = False
+    warm_up: ClassVar[float] = 1.0
+    sums_to_one: ClassVar[bool] = True
+    tune: Tuning = 10
 
 
 class Random(Spec):
@@ -122,7 +158,9 @@ class ResNet(Spec):
     depth: ResNetDepth = 32
 
 
-SupernetSearcher = Darts | PcDarts | Gdas | BetaDarts | Drnas  # those that train a supernet
+SupernetSearcher = (  # those that train a supernet
+    Darts | PcDarts | Gdas | BetaDarts | Drnas | DartsPt | BlankPt
+)
 DrawnSearcher = Random  # those that draw a genotype; a union like the one above once there are two
 
 Searcher = Annotated[SupernetSearcher | DrawnSearcher | Fixed | ResNet, Field(discriminator="kind")]
@@ -556,6 +594,11 @@ class Method(Spec):
                     "leave it out"
                 )
             return self
+        if self.searcher.warm_up == 1 and self.arch_lr is not None:
+            raise ValueError(
+                f"searcher {self.searcher.kind} never steps the alphas, so no learning rate of theirs acts: "
+                "leave out arch_lr"
+            )
         if self.arch_lr is not None and self.arch_lr.kind == "coupled":
             mixing = None if self.objective is None else self.objective.mixing
             if mixing is None:

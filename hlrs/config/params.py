@@ -116,7 +116,8 @@ class Params(Sections):
         searcher = method.searcher
         if searcher.genotype_is != "searched":
             return
-        check_moment(searcher.warm_up, recipe.epochs, f"{field}.searcher.warm_up")
+        if searcher.warm_up < 1:
+            check_moment(searcher.warm_up, recipe.epochs, f"{field}.searcher.warm_up")
         if recipe.channels % searcher.portion:
             raise ValueError(
                 f"{field}.searcher.portion: {searcher.portion} does not divide "

@@ -71,17 +71,28 @@ def into_nodes(by_edge: npt.NDArray[Any], inputs: int) -> list[npt.NDArray[Any]]
 def entropy(alphas: npt.NDArray[np.float32]) -> float:
     """Return the mean entropy of softmax(alphas) over the edges, in nats; ln 8 = 2.079 for 8 equal ones."""
     p = softmax(alphas)
-    return float(-(p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(-1).mean())
+    return float((p * -np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(-1).mean())
+
+
+def first_choice(space: Space) -> int:
+    """Return the alphas' column of the first operation that can be chosen: `none` may come before."""
+    return int(space.primitives[0] == "none" and not space.derives_none)
+
+
+def contested(space: Space, nodes: int) -> list[list[int]]:
+    """Return the alphas' rows of each node with more incoming edges than a genotype keeps."""
+    every = space.edges(nodes)
+    rows = [[row for row, (end, _) in enumerate(every) if end == node] for node in range(nodes)]
+    return [own for own in rows if space.kept is not None and len(own) > space.kept]
 
 
 def strongest_edges(space: Space, weights: npt.NDArray[np.float64]) -> list[Node]:
     """Derive a cell from weights [edges, operations]: each edge's best operation, each node's best edges.
 
     DARTS, §2.4: a node keeps `space.kept` edges, the strongest first, or all of them in order. An edge's
-    strength is its largest weight. `none` is left out of the choice unless the space derives it. On a tie,
-    the lower state and the earlier operation win.
+    strength is its largest weight. On a tie, the lower state and the earlier operation win.
     """
-    first = int(space.primitives[0] == "none" and not space.derives_none)
+    first = first_choice(space)
     best, strength = weights[:, first:].argmax(-1) + first, weights[:, first:].max(-1)
     cell: list[Node] = []
     for operations, strengths in zip(

@@ -28,6 +28,11 @@ class Trajectory:
         named = self.parameters.items()
         self.architectures.append({name: p.detach().cpu().numpy().copy() for name, p in named})
 
+    def revise(self) -> None:
+        """Replace the last architecture by the one as it is now."""
+        self.architectures.pop()
+        self.record()
+
     def roll_back(self, epochs: int) -> None:
         """Replace the last architecture, the supernet's as well, by the one recorded `epochs` before it."""
         self.architectures[-1] = self.architectures[-1 - epochs]

@@ -13,12 +13,12 @@ from hlrs.config.base import Kinds
 from hlrs.config.jobs import DrawJob, SearchJob, parse
 from hlrs.config.recipes import Adam
 from hlrs.config.spaces import Space
-from hlrs.data.augment import send
+from hlrs.data.augment import Augmentation, send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
 from hlrs.longtail.mixing import mixing_at
 from hlrs.longtail.objectives import Mixing, Outcome, demands_of, layout_of, make_objective
-from hlrs.nas import arch_lr, bilevel, trajectory
+from hlrs.nas import arch_lr, bilevel, selection, trajectory
 from hlrs.nas.collapse import EarlyStopping
 from hlrs.nas.network import initialize
 from hlrs.nas.ops import triton_available
@@ -37,6 +37,7 @@ from hlrs.training.task import step_metrics
 from hlrs.training.throughput import Throughput, measure
 
 HALVES = ("weights", "alphas")
+TUNING = 0.1  # learning rate of the weights between two decisions, as a factor (DARTS-PT's code)
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class SearchTask:
     sums = 5  # loss and accuracy on the weights' images, on the alphas' images, mixing coefficient
 
     def __init__(self, params: SearchJob, images: SplitImages, device: torch.device) -> None:
-        self.params, self.device, self.epochs = params, device, params.search.epochs
+        self.params, self.device, self.epochs = params, device, selection.epochs(params)
         self.searcher = SEARCHERS[type(params.searcher)](params.searcher)
         self.on_weights, self.on_alphas = (
             make_objective(params.objective, images.counts(half), for_alphas=half == "alphas")
@@ -89,7 +90,7 @@ class SearchTask:
         self.on_weights.attach(self.supernet, self.weights_optimizer)
         self.alphas_optimizer = _make_adam(self.alphas, params.search.alphas, device)
         self.captured = GraphCache(device)
-        self.training, self.validation = _make_batches(params, images)
+        self.training, self.validation, self.evaluation = _make_batches(params, images)
         self.steps = self.training.steps
         self.trajectory = Trajectory(self.supernet.architecture())
         start = torch.randn(
@@ -100,8 +101,8 @@ class SearchTask:
 
     def begin(self, epoch: int) -> None:
         """Set learning rates at t = epoch/epochs, as DARTS's and BBN's code do; draw the epoch's order."""
-        self.epoch, self.t = epoch, epoch / self.epochs
-        self.weights_lr = sgd_lr(self.params.search.weights, epoch, self.epochs)
+        self.epoch, self.t = epoch, selection.progress(self.params, epoch)
+        self.weights_lr = self._weights_lr()
         self.alphas_lr = self._alphas_lr()
         set_lr(self.weights_optimizer, self.weights_lr)
         set_lr(self.alphas_optimizer, self.alphas_lr)
@@ -117,6 +118,11 @@ class SearchTask:
         unrolled_at = self.weights_lr if stepped and self.searcher.order == 2 else None
         return stepped, self.on_weights.loss.weighs(self.t), self.on_alphas.loss.weighs(self.t), unrolled_at
 
+    def _weights_lr(self) -> float:
+        """Return the schedule's rate; while decisions are made, a tenth of the highest."""
+        weights, epochs = self.params.search.weights, self.params.search.epochs
+        return sgd_lr(weights, self.epoch, epochs) if self.epoch < epochs else TUNING * weights.lr
+
     def _alphas_lr(self) -> float:
         """Return the schedule's rate; 0, which skips the steps, while the searcher rests or after a stop."""
         if self.early_stopping.stopped or self.searcher.rests(self.t):
@@ -131,7 +137,7 @@ class SearchTask:
     def _draw(self, purpose: str, step: int) -> Tensor | None:
         """Let the searcher draw for the passes of one purpose in a step."""
         draw = generator(self.params.seed, "search", "draw", purpose, self.epoch, step)
-        drawn = self.searcher.draw(self.supernet.shape, draw, self.epoch, self.epochs)
+        drawn = self.searcher.draw(self.supernet.shape, draw, self.epoch, self.params.search.epochs)
         return None if drawn is None else send(drawn, self.device)
 
     def step(self, step: int) -> Tensor:
@@ -188,12 +194,15 @@ class SearchTask:
 
     def end(self, means: list[float]) -> dict[str, Any]:
         """Record the architecture, check whether to stop it; return the epoch's row of history.parquet."""
-        stepped = self.alphas_lr > 0
-        eigenvalue = self.early_stopping.estimate(self._estimate)
+        stepped, tuned = self.alphas_lr > 0, self.epoch >= self.params.search.epochs
+        eigenvalue = None if tuned else self.early_stopping.estimate(self._estimate)
         self.trajectory.record()
-        if stepped:
+        if stepped and not tuned:
             found = trajectory.derive(self.params.search.space, self.trajectory.architectures[-1])
             self.trajectory.roll_back(self.early_stopping.update(eigenvalue, found.skips("normal")))
+        rounds = selection.rounds_after(self.params, self.epoch)
+        if rounds or tuned:
+            self._select(rounds)
         return {
             "epoch": self.epoch,
             "progress": self.t,
@@ -208,6 +217,30 @@ class SearchTask:
             "eigenvalue": eigenvalue,
             "stopped": int(self.early_stopping.stopped),
         }
+
+    def _select(self, rounds: range) -> None:
+        """Take rounds of decisions, and record all that is decided so far as the architecture."""
+        space, nodes = self.params.search.space, self.params.search.nodes
+        for number in rounds:
+            order = generator(self.params.seed, "search", "selection")
+            self.searcher.decide(number, space, nodes, order, self._accuracy)
+        self.searcher.settle(space, self.supernet.architecture())
+        self.trajectory.revise()
+
+    def _accuracy(self, drawn: Tensor) -> float:
+        """Measure the supernet's accuracy on the alphas' images, given what the searcher drew."""
+        self.evaluation.begin(self.epoch, self.t)
+        assess = self.captured(self._assess, self.on_alphas.loss.weighs(self.t))
+        sums, drawn = torch.zeros((), dtype=torch.float64, device=self.device), send(drawn, self.device)
+        for step in range(self.evaluation.steps):
+            sums += assess(self._mixing(step), drawn, *itertools.chain(*self.evaluation(step)))
+        return float(sums) / self.evaluation.steps
+
+    def _assess(self, mixing: Mixing, drawn: Tensor, *fields: Any) -> Tensor:
+        """Compute the accuracy on the batches with these fields."""
+        self.supernet.drawn = drawn
+        with torch.no_grad():
+            return self.on_alphas(self.supernet, batches_of(fields), self.t, mixing).accuracy
 
     def _estimate(self, vector: Tensor) -> Tensor:
         """Run power iteration from a vector, on a quarter of the epoch's first batch of the alphas' images.
@@ -231,9 +264,10 @@ class SearchTask:
         return self.early_stopping.iterate(loss, self.alphas, self.weights, vector)
 
     def state(self) -> dict[str, Tensor]:
-        """Return weights, architecture, both optimizers, early stopping, and the trajectory so far."""
+        """Return weights, architecture, decisions, optimizers, early stopping, and the trajectory so far."""
         return {
             **prefixed("net", self.supernet.state_dict()),
+            **prefixed("searcher", self.searcher.state()),
             **prefixed("sgd", pack_optimizer(self.weights_optimizer)),
             **prefixed("adam", pack_optimizer(self.alphas_optimizer)),
             **prefixed("early_stopping", self.early_stopping.state()),
@@ -244,6 +278,7 @@ class SearchTask:
         """Restore a state."""
         self.captured.forget()  # the optimizers' states move to other memory
         self.supernet.load_state_dict(unprefixed("net", state))
+        self.searcher.load(unprefixed("searcher", state))
         unpack_optimizer(self.weights_optimizer, unprefixed("sgd", state))
         unpack_optimizer(self.alphas_optimizer, unprefixed("adam", state))
         self.early_stopping.load(unprefixed("early_stopping", state))
@@ -292,22 +327,19 @@ def _make_adam(alphas: list[torch.nn.Parameter], adam: Adam, device: torch.devic
 
 
 def _make_batches(params: SearchJob, images: SplitImages) -> Iterable[Batches]:
-    """Build the batches of both halves; the weights' half sets the steps per epoch."""
+    """Build the batches of both halves, as many of each, and those that decisions are made on."""
     search, samplers = params.search, demands_of(params.objective).samplers
     augmentation = augmentation_of(params.images.augment, search.cutout)
     positions = {half: images.positions(half) for half in HALVES}
-    steps = steps_per_epoch(len(positions["weights"]), search.batch_size)
+    steps = {half: steps_per_epoch(len(positions[half]), search.batch_size) for half in HALVES}
+
+    def batches(half: str, steps: int, augmentation: Augmentation, purpose: str) -> Batches:
+        purpose = f"{params.seed}/search/{purpose}"
+        return Batches(images.set, positions[half], samplers, search.batch_size, steps, augmentation, purpose)
+
     return [
-        Batches(
-            images.set,
-            positions[half],
-            samplers,
-            search.batch_size,
-            steps,
-            augmentation,
-            f"{params.seed}/search/{half}",
-        )
-        for half in HALVES
+        *(batches(half, steps["weights"], augmentation, half) for half in HALVES),
+        batches("alphas", steps["alphas"], Augmentation(), "selection"),
     ]
 
 

@@ -638,6 +638,13 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "lower",
         "raise epochs",
     ),
+    "a schedule of alphas without steps": (
+        [("{kind: darts, order: 1}", "{kind: blank_pt}")],
+        "methods.darts",
+        "searcher blank_pt",
+        "leave out",
+        "arch_lr",
+    ),
     "alphas that never move": (
         [(SEARCH, "epochs: 2"), ("{kind: darts, order: 1}", "{kind: pc_darts, warm_up: 0.6}")],
         "methods.darts.searcher.warm_up",
@@ -899,7 +906,14 @@ UNIONS = {
     "source": get_args(data.Source)[0],
     "imbalance": get_args(data.Imbalance)[0],
 }
-OF_SUPERNETS = {"order", "portion", "edge_normalization", "warm_up", "sums_to_one"}  # searchers of one
+OF_SUPERNETS = {
+    "order",
+    "portion",
+    "edge_normalization",
+    "warm_up",
+    "sums_to_one",
+    "tune",
+}  # searchers of one
 
 
 @pytest.mark.parametrize("family", UNIONS)

@@ -39,6 +39,9 @@ SPECS = {
     "smooth": plain(loss={"kind": "cross_entropy", "smoothing": 0.1}),
     "slow": PLAIN | {"arch_lr": {"kind": "cosine"}},
     "pc": {"searcher": {"kind": "pc_darts"}, "objective": {"kind": "plain", "loss": {"kind": "focal"}}},
+    "plain_pt": {"searcher": {"kind": "darts_pt"}},
+    "pt": {"searcher": {"kind": "darts_pt"}, "objective": {"kind": "plain", "loss": {"kind": "focal"}}},
+    "blank": {"searcher": {"kind": "blank_pt"}, "objective": {"kind": "bilateral"}},
     "second_order": {"searcher": {"kind": "darts", "order": 2}, "objective": {"kind": "bilateral"}},
     "longer": plain(loss={"kind": "seesaw"}) | {"retrain": {"epochs": 7}},
     "random_labels": plain(loss={"kind": "seesaw"}) | {"labels": "random"},
@@ -122,6 +125,7 @@ def test_the_reference_must_be_plain_darts():
     assert roles(params_of("darts", "bbn", reference=None)) is None
     assert roles(params_of("darts", "random_labels", reference="random_labels")) is None
     assert roles(params_of("random", "bbn", reference="random")) is None
+    assert roles(params_of("plain_pt", "bbn", reference="plain_pt")) is None
 
 
 # --- what the numbers say -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hlrs.artifacts.tensors import read_facts, read_tensors
 from hlrs.config.params import load
 from hlrs.pipeline.plan import plan
 from hlrs.provenance.audit import Audit
@@ -76,6 +77,31 @@ def test_a_run_killed_at_random_moments_gives_the_same_bytes(prepared, stage):
     assert record(prepared, stage, RUN[stage])["resumes"] >= 1
     audited = Audit(plan(load(Path("params.yaml"))))  # no record disagrees with the files beside it
     assert not [finding for finding in audited.findings() if finding.broken]
+
+
+def test_a_search_killed_between_two_decisions_gives_the_same_bytes(prepared):
+    method = {"searcher": {"kind": "darts_pt", "tune": 8}, "objective": {"kind": "bilateral"}}
+    edit(prepared / "params.yaml", **{"methods.hlrs": method})
+    expected = undisturbed(prepared, "search")
+    process = start(prepared, "search", RUN["search"], checkpoint_seconds=0.0)
+    [search] = [
+        job for job in plan(load(Path("params.yaml"))) if job.run == RUN["search"] and job.stage == "search"
+    ]
+    while True:
+        process.join(0.005)
+        assert process.exitcode is None, (prepared / "log").read_text()
+        if (
+            search.checkpoint.exists() and read_facts(search.checkpoint)["epoch"] >= 3
+        ):  # the training's epochs
+            break
+    process.kill()
+    process.join()
+    facts = read_facts(search.checkpoint)
+    assert 3 <= facts["epoch"] < 3 + 8
+    assert read_tensors(search.checkpoint)[0]["searcher.masks"][:, 0].any(-1).sum() == 2  # of 4 edges
+    assert hlrs(prepared, "search", RUN["search"])[0] == 0
+    assert outputs(prepared, "search") == expected
+    assert record(prepared, "search", RUN["search"])["resumes"] == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])

@@ -37,6 +37,7 @@ METHODS = {
     "GDAS": {"searcher": GDAS},
     "beta-DARTS": {"searcher": BETA},
     "DrNAS, unrolled": {"searcher": DRNAS | {"order": 2}},
+    "DARTS-PT": {"searcher": {"kind": "darts_pt", "tune": 1}},
 }
 CLASSIFIER = {"classifier": {"kind": "retrained", "epochs": 2}}
 RECIPES = {
@@ -161,6 +162,7 @@ def stood_in(monkeypatch):
         "GDAS",
         "beta-DARTS",
         "DrNAS, unrolled",
+        "DARTS-PT",
     ],
 )
 def test_no_captured_step_of_a_search_is_stale(workspace, stood_in, method):

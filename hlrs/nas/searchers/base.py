@@ -1,12 +1,13 @@
 """The interface of a searcher: what differs between differentiable searches that share one supernet."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from hlrs.config.methods import SupernetSearcher
+from hlrs.config.spaces import Space
 
 
 class Searcher(ABC):
@@ -54,3 +55,29 @@ class Searcher(ABC):
 
         From the alphas and betas by name (`Supernet.architecture`), and the draw for these images.
         """
+
+    # of searchers that decide on the supernet: those with a `tune` (nas/selection.py)
+
+    def decide(  # noqa: B027 - optional
+        self,
+        number: int,
+        space: Space,
+        nodes: int,
+        generator: torch.Generator,
+        accuracy: Callable[[Tensor], float],
+    ) -> None:
+        """Decide what round `number`, counted from 0, is about, once `draw` was called.
+
+        nodes: of a cell. generator: at the same state in every round. accuracy: that of the supernet on the
+        architecture's images, given what is drawn.
+        """
+
+    def settle(self, space: Space, architecture: Mapping[str, Tensor]) -> None:  # noqa: B027 - optional
+        """Overwrite what is decided in the architecture, so that the genotype derived from it holds it."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that decisions change, for a checkpoint."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - optional
+        """Restore a state."""

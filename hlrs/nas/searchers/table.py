@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from hlrs.config.base import Kinds
-from hlrs.config.methods import BetaDarts, Darts, Drnas, Gdas, PcDarts, Random
+from hlrs.config.methods import BetaDarts, BlankPt, Darts, DartsPt, Drnas, Gdas, PcDarts, Random
 from hlrs.nas.searchers.base import Searcher
 from hlrs.nas.searchers.beta_darts import BetaDartsSearcher
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.searchers.drnas import DrnasSearcher
 from hlrs.nas.searchers.gdas import GdasSearcher
 from hlrs.nas.searchers.pc_darts import PcDartsSearcher
+from hlrs.nas.searchers.perturbation import PerturbationSearcher
 from hlrs.nas.searchers.random import draw_architecture
 from hlrs.nas.trajectory import Architecture
 
@@ -19,6 +20,8 @@ SEARCHERS: Kinds[Callable[..., Searcher]] = {
     Gdas: GdasSearcher,
     BetaDarts: BetaDartsSearcher,
     Drnas: DrnasSearcher,
+    DartsPt: PerturbationSearcher,
+    BlankPt: PerturbationSearcher,
 }
 
 DRAWS: Kinds[Callable[..., Architecture]] = {Random: draw_architecture}

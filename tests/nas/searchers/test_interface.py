@@ -27,6 +27,7 @@ class Fair(Spec):
     edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
     sums_to_one: ClassVar[bool] = False
+    tune: ClassVar[None] = None
 
 
 class FairSearcher(DartsSearcher):
