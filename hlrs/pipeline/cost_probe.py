@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,13 +28,14 @@ from hlrs.config.recipes import RetrainedClassifier
 from hlrs.config.spaces import Space
 from hlrs.errors import Failure, UserError, about
 from hlrs.longtail.mixing import mixing_at
-from hlrs.nas import arch_lr
+from hlrs.nas import arch_lr, selection
 from hlrs.nas.genotype import DERIVATIONS, GIVEN, Genotype
 from hlrs.pipeline.environment import cpu_model
 from hlrs.training.device import choose
 from hlrs.training.throughput import Throughput
 
 MEMORY = Path(".hlrs/calibration.json")  # name of a training -> device -> what was measured
+FORWARD = 1 / 3  # share of a step that is its forward passes
 SECONDS = 3.0  # of steps, for each kind of epoch
 SAMPLE = 16  # batches of images, at most, that are read of each subset
 SEEDS = ("seed", "retrain_seed")  # of a job: they do not change what it costs
@@ -50,9 +52,11 @@ class Measurement:
     date: str
     fresh: bool = False  # measured by this process
 
-    def seconds(self, batches: list[int]) -> float:
-        """Return the seconds of all epochs, given the batches per step of each."""
-        return self.steps * sum(self.paces[number].seconds for number in batches)
+    def seconds(self, batches: list[int], evaluated: int = 0) -> float:
+        """Return the seconds of all epochs, given the batches per step of each, and those only evaluated."""
+        of_one = min(pace.seconds / number for number, pace in self.paces.items())
+        trained = sum(self.paces[number].seconds for number in batches)
+        return self.steps * (trained + FORWARD * of_one * evaluated)
 
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -244,8 +248,15 @@ def batches_of(params: SearchJob | RetrainJob) -> list[int]:
         classifier = recipe.classifier.epochs if isinstance(recipe.classifier, RetrainedClassifier) else 0
         samplers = len(recipe.objective.samplers)
         return [samplers] * recipe.epochs + [1] * classifier  # these cost less than that
-    samplers, epochs = len(params.objective.samplers), params.search.epochs
-    return [samplers * (2 if _alphas_step(params, epoch / epochs) else 1) for epoch in range(epochs)]
+    samplers, progress = len(params.objective.samplers), partial(selection.progress, params)
+    epochs = range(selection.epochs(params))
+    return [samplers * (2 if _alphas_step(params, progress(epoch)) else 1) for epoch in epochs]
+
+
+def evaluated(job: Job) -> int:
+    """Return the batches that a search only evaluates, in batches per step of one epoch."""
+    params = parse(job.stage, job.params)
+    return selection.passes(params) * len(params.objective.samplers) if isinstance(params, SearchJob) else 0
 
 
 def _alphas_step(params: SearchJob, t: float) -> bool:

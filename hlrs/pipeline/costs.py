@@ -9,7 +9,7 @@ from typing import Any
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.records import Record
 from hlrs.errors import HlrsError
-from hlrs.pipeline.cost_probe import Calibration, batches, gpu_here, signature
+from hlrs.pipeline.cost_probe import Calibration, batches, evaluated, gpu_here, signature
 from hlrs.pipeline.reasons import checkpoint
 from hlrs.provenance.differences import Past
 
@@ -114,7 +114,7 @@ class Forecast:
             "measured" if found.fresh else "remembered",
             device=found.device,
             gpu=found.gpu,
-            training=found.seconds(numbers),
+            training=found.seconds(numbers, evaluated(job)),
             sources=frozenset([f"{job.stage} {signature(job.params)} {job.inputs['split']}"]),
             steps=sum(p.steps for p in found.paces.values()),
             date=found.date,

@@ -9,6 +9,7 @@ from hlrs.artifacts.records import Record
 from hlrs.artifacts.tensors import read_facts
 from hlrs.config.params import Params
 from hlrs.errors import Failure
+from hlrs.pipeline.cost_probe import batches
 from hlrs.provenance.differences import Comparison, Past
 
 
@@ -104,8 +105,8 @@ def reasons(jobs: list[Job], params: Params, past: Past) -> list[Reason]:
 
 def epochs(job: Job) -> int:
     """Return a job's training epochs, those of a retrained classifier included; 0 if it trains nothing."""
-    sizes = job.params.get(job.stage, {})
-    return int(sizes.get("epochs", 0)) + int((sizes.get("classifier") or {}).get("epochs", 0))
+    trains = job.stage in ("search", "retrain") and "images" in job.params  # a random search has none
+    return len(batches(job)) if trains else 0
 
 
 def checkpoint(job: Job) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from hlrs.pipeline import cost_probe, plan
 from hlrs.pipeline.cost_probe import MEMORY, Calibration, Entry, Measurement
 from hlrs.pipeline.costs import Forecast
 from hlrs.pipeline.plan_view import Outlook
+from hlrs.pipeline.reasons import checkpoint
 from hlrs.provenance.differences import Past
 from hlrs.stages.networks import read_genotype
 from hlrs.training.throughput import Throughput, measure
@@ -294,6 +295,22 @@ def test_a_step_that_takes_the_whole_time_is_measured_alone():
 def test_seconds_are_pace_times_steps_and_epochs():
     measured = Measurement("CPU, x", False, 6, {2: Throughput(9, 0.5), 1: Throughput(9, 0.25)}, "2026-01-01")
     assert measured.seconds([2, 2, 1]) == pytest.approx(6 * (0.5 + 0.5 + 0.25))
+    # a batch that is only evaluated takes a third of the 0.25 s of one that is trained on
+    assert measured.seconds([2], evaluated=12) == pytest.approx(6 * (0.5 + 1.0))
+
+
+@pytest.mark.parametrize(("searcher", "batches"), [("darts_pt", 2), ("blank_pt", 1)])
+def test_decisions_on_the_supernet_lengthen_a_search(workspace, searcher, batches):
+    """TINY's cells have 2 edges, so 3 + 4 epochs, and 2 · 2 · 7 candidates of 2 kinds of cell."""
+    method = {"searcher": {"kind": searcher, "tune": 4}}
+    edit(workspace / "params.yaml", **{"methods.darts": method})
+    search = jobs()["search/digits/darts/0"]
+    assert cost_probe.batches(search) == [batches] * 7
+    assert cost_probe.evaluated(search) == 28
+    assert cost_probe.evaluated(jobs()["search/digits/hlrs/0"]) == 0
+    assert cost_probe.evaluated(jobs()["retrain/digits/darts/0"]) == 0
+    write_tensors(search.checkpoint, {}, {"epoch": 5, "step": 2})
+    assert checkpoint(search) == (5, 7)
 
 
 CALIBRATION = Cache[dict[str, Entry]](MEMORY, dict[str, Entry])
