@@ -65,6 +65,8 @@ class DartsSpace(Spec):
         return [(node, state) for node in range(nodes) for state in range(node + 2)]
 
 
+CELL = re.compile(r"\|.+\|(\+\|.+\|)*")  # |operation~state|…|+|operation~state|…|
+MOST_CHARACTERS = 10_000
 NasBench201Primitive = Literal["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
 NASBENCH201_PRIMITIVES: tuple[NasBench201Primitive, ...] = NasBench201Primitive.__args__  # type: ignore[attr-defined]
 
@@ -94,6 +96,28 @@ class NasBench201Space(Spec):
         """List (node, state it reads) per edge; node 0 follows the input, which is state 0."""
         return [(node, state) for node in range(nodes - 1) for state in range(node + 1)]
 
+    @staticmethod
+    def parse_cell(text: str) -> list[list[tuple[str, int]]]:
+        """Parse the benchmark's string of a cell, edges (operation, state) per node; ValueError if none.
+
+        For example |nor_conv_3x3~0|+|none~0|skip_connect~1| has two nodes, and the second adds none of the
+        input to the first node's map.
+        """
+        if len(text) > MOST_CHARACTERS or not CELL.fullmatch(text):
+            raise ValueError(f"{text[:60]!r} is not a cell like |nor_conv_3x3~0|+|none~0|skip_connect~1|")
+        nodes = [node.strip("|").split("|") for node in text.split("+")]
+        cell = []
+        for index, node in enumerate(nodes):
+            edges = [edge.partition("~")[::2] for edge in node]
+            for operation, _ in edges:
+                if operation not in NASBENCH201_PRIMITIVES:
+                    allowed = ", ".join(NASBENCH201_PRIMITIVES)
+                    raise ValueError(f"node {index}: unknown operation {operation!r}; allowed: {allowed}")
+            if [state for _, state in edges] != [str(state) for state in range(index + 1)]:
+                raise ValueError(f"node {index}: must read the states 0 to {index}, each once and in order")
+            cell.append([(operation, int(state)) for operation, state in edges])
+        return cell
+
 
 Space = Annotated[DartsSpace | NasBench201Space, Field(discriminator="kind")]
 
@@ -107,33 +131,7 @@ def check_cells(space: Any, cells: int, field: str) -> None:
         )
 
 
-# --- genotypes in words ---------------------------------------------------------------------------------
-
-CELL = re.compile(r"\|.+\|(\+\|.+\|)*")  # of NAS-Bench-201: |operation~state|…|+|operation~state|…|
-MOST_CHARACTERS = 10_000
-
-
-def parse_cell(text: str) -> list[list[tuple[str, int]]]:
-    """Parse NAS-Bench-201's string of a cell: edges (operation, state) per node; ValueError if it is none.
-
-    For example |nor_conv_3x3~0|+|none~0|skip_connect~1| has two nodes, and the second adds none of the input
-    to the first node's map.
-    """
-    if len(text) > MOST_CHARACTERS or not CELL.fullmatch(text):
-        raise ValueError(f"{text[:60]!r} is not a cell like |nor_conv_3x3~0|+|none~0|skip_connect~1|")
-    nodes = [node.strip("|").split("|") for node in text.split("+")]
-    cell = []
-    for index, node in enumerate(nodes):
-        edges = [edge.partition("~")[::2] for edge in node]
-        for operation, _ in edges:
-            if operation not in NASBENCH201_PRIMITIVES:
-                allowed = ", ".join(NASBENCH201_PRIMITIVES)
-                raise ValueError(f"node {index}: unknown operation {operation!r}; allowed: {allowed}")
-        if [state for _, state in edges] != [str(state) for state in range(index + 1)]:
-            raise ValueError(f"node {index}: must read the states 0 to {index}, each once and in order")
-        cell.append([(operation, int(state)) for operation, state in edges])
-    return cell
-
+# --- given genotypes ------------------------------------------------------------------------------------
 
 Published = Literal["DARTS_V1", "DARTS_V2", "PC_DARTS", "PDARTS"]  # of DARTS's space
 PUBLISHED: tuple[Published, ...] = Published.__args__  # type: ignore[attr-defined]
@@ -142,7 +140,7 @@ PUBLISHED: tuple[Published, ...] = Published.__args__  # type: ignore[attr-defin
 def _published_or_cell(genotype: str) -> str:
     """Reject what is neither the name of a published genotype nor a cell of NAS-Bench-201."""
     if genotype.startswith("|"):
-        parse_cell(genotype)
+        NasBench201Space.parse_cell(genotype)
     elif genotype not in PUBLISHED:
         raise ValueError(
             f"{genotype!r} is not a published genotype; allowed: {', '.join(PUBLISHED)}, or a cell of "
@@ -157,8 +155,3 @@ Given = Annotated[str, Field(max_length=MOST_CHARACTERS), AfterValidator(_publis
 def space_of(genotype: str) -> str:
     """Name the space of a given genotype."""
     return "nasbench201" if genotype.startswith("|") else "darts"
-
-
-def spell_cell(cell: list[list[tuple[str, int]]]) -> str:
-    """Spell a cell as NAS-Bench-201 does; the inverse of `parse_cell`."""
-    return "+".join(f"|{'|'.join(f'{operation}~{state}' for operation, state in node)}|" for node in cell)

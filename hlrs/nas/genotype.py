@@ -3,13 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from hlrs.config.base import Choices, Kinds
-from hlrs.config.spaces import DARTS_PRIMITIVES, DartsSpace, NasBench201Space, Space, parse_cell, spell_cell
+from hlrs.config.spaces import DartsPrimitive, DartsSpace, NasBench201Space, Space
 from hlrs.errors import UserError
 
 # edges (operation, state it reads); a cell's inputs are its first states, then come its nodes
@@ -20,8 +20,6 @@ EdgeWeights = Mapping[str, npt.NDArray[np.float32]]  # kind of cell -> [edges]
 
 class Genotype(ABC):
     """A discrete architecture: the nodes of each kind of cell, each node a list of edges."""
-
-    inputs: ClassVar[int]  # states that a cell reads
 
     @property
     @abstractmethod
@@ -110,8 +108,6 @@ def strongest_edges(space: Space, weights: npt.NDArray[np.float64]) -> list[Node
 class DartsGenotype(Genotype):
     """A normal and a reduction cell; `*_concat` lists the states in a cell's output."""
 
-    inputs = DartsSpace.inputs
-
     normal: list[Node]
     normal_concat: list[int]
     reduce: list[Node]
@@ -120,7 +116,7 @@ class DartsGenotype(Genotype):
     @property
     def cells(self) -> dict[str, list[Node]]:
         """Return the nodes by kind of cell, normal and reduce."""
-        return {kind: getattr(self, kind) for kind in DartsSpace.kinds}
+        return {"normal": self.normal, "reduce": self.reduce}
 
     def outputs(self, kind: str) -> list[int]:
         """List the states in the output of a kind of cell."""
@@ -185,14 +181,13 @@ def _node(edges: Any, index: int, where: str) -> Node:
     if not isinstance(edges, list) or not 1 <= len(edges) <= 2:
         raise UserError(f"{where}: expected one or two edges [operation, state]")
     node: Node = []
+    allowed = [name for name in get_args(DartsPrimitive) if name != "none"]
     for edge in edges:
         if not isinstance(edge, list) or len(edge) != 2:
             raise UserError(f"{where}: {edge!r} is not an edge [operation, state]")
         operation, state = edge
-        if operation not in DARTS_PRIMITIVES[1:]:
-            raise UserError(
-                f"{where}: unknown operation {operation!r}; allowed: {', '.join(DARTS_PRIMITIVES[1:])}"
-            )
+        if operation not in allowed:
+            raise UserError(f"{where}: unknown operation {operation!r}; allowed: {', '.join(allowed)}")
         if not isinstance(state, int) or isinstance(state, bool) or not 0 <= state < index + 2:
             raise UserError(f"{where}: reads state {state!r}; allowed: 0 to {index + 1}")
         node.append((operation, state))
@@ -214,8 +209,6 @@ def _check_concat(concat: Any, nodes: int, where: str) -> None:
 class NasBench201Genotype(Genotype):
     """A cell of NAS-Bench-201; each node sums all edges into it, and the last is the output."""
 
-    inputs = 1
-
     normal: list[Node]
 
     @property
@@ -229,7 +222,7 @@ class NasBench201Genotype(Genotype):
 
     def __str__(self) -> str:
         """Spell the cell as the benchmark does."""
-        return spell_cell(self.normal)
+        return "+".join(f"|{'|'.join(f'{name}~{state}' for name, state in node)}|" for node in self.normal)
 
     def to_json(self) -> dict[str, Any]:
         """Return the cell's string under the key `cell`."""
@@ -246,7 +239,7 @@ def derive_nasbench201(
 
 def nasbench201_from_string(text: str) -> NasBench201Genotype:
     """Parse a cell's string; ValueError if it is none."""
-    return NasBench201Genotype(parse_cell(text))
+    return NasBench201Genotype(NasBench201Space.parse_cell(text))
 
 
 NASBENCH201_KEYS = ("cell",)

@@ -17,7 +17,7 @@ import pytest
 import hlrs
 from hlrs.artifacts import code_digest as module_under_test
 from hlrs.artifacts.code_digest import PACKAGE, Code, changed, code_digest, committed, here, is_table
-from hlrs.config import data, jobs, methods, params, recipes
+from hlrs.config import data, jobs, methods, params, recipes, spaces
 from hlrs.config.base import Spec
 
 INNER = '''"""The docstring of the module."""
@@ -374,9 +374,21 @@ DARTS = jobs.SearchJob(
     search=recipes.Search(),
 )
 HLRS = DARTS.model_copy(update={"objective": methods.Bilateral(), "arch_lr": methods.CoupledLR()})
-RETRAIN = jobs.RetrainJob(seed=0, retrain_seed=0, resnet=None, images=IMAGES, retrain=recipes.Retrain())
+RETRAIN = jobs.RetrainJob(
+    seed=0,
+    retrain_seed=0,
+    space=spaces.DartsSpace(),
+    resnet=None,
+    images=IMAGES,
+    retrain=recipes.Retrain(),
+)
 EVALUATE = jobs.EvaluateJob(
-    resnet=None, images=IMAGES, retrain=recipes.Retrain(), groups=data.Groups(), evaluate=recipes.Evaluate()
+    space=spaces.DartsSpace(),
+    resnet=None,
+    images=IMAGES,
+    retrain=recipes.Retrain(),
+    groups=data.Groups(),
+    evaluate=recipes.Evaluate(),
 )
 CRT = recipes.RetrainedClassifier()
 SPLIT = jobs.SplitJob(
@@ -402,8 +414,8 @@ JOBS = {
     "split": ("split", SPLIT),
     "darts": ("search", DARTS),
     "hlrs": ("search", HLRS),
-    "extract": ("extract", jobs.ExtractJob(genotype=None)),
-    "published": ("extract", jobs.ExtractJob(genotype="PDARTS")),
+    "extract": ("extract", jobs.ExtractJob(genotype=None, space=spaces.DartsSpace())),
+    "published": ("extract", jobs.ExtractJob(genotype="PDARTS", space=spaces.DartsSpace())),
     "retrain": ("retrain", RETRAIN),
     "cRT": ("retrain", RETRAIN.model_copy(update={"retrain": recipes.Retrain(classifier=CRT)})),
     "evaluate": ("evaluate", EVALUATE),
@@ -414,49 +426,57 @@ FILES: dict[str, bytes] = {
     for pattern in ("*.py", "*.j2")
     for path in PACKAGE.rglob(pattern)
 }
-BEFORE = {name: Code(FILES).digest(*job) for name, job in JOBS.items()}
+CODE = Code(FILES)
+BEFORE = {name: CODE.digest(*job) for name, job in JOBS.items()}
 
 
-def due(edits: dict[str, Any]) -> set[str]:
+def due(edits: dict[str, Any], jobs: dict[str, Any] = JOBS) -> set[str]:
     """The jobs whose digest changes with edits: file -> change of its text."""
     files = FILES | {file: change(FILES[file].decode()).encode() for file, change in edits.items()}
     code = Code(files)
-    return {name for name, job in JOBS.items() if code.digest(*job) != BEFORE[name]}
+    return {name for name, job in jobs.items() if code.digest(*job) != CODE.digest(*job)}
 
 
-def with_kind(table: str, name: str) -> Any:
-    """Add a kind: a definition after its module's table, and its entry, keyed by a spec of the same name."""
+def with_entry(table: str, entry: str) -> Any:
+    """Add an entry to a table."""
 
     def change(text: str) -> str:
-        tree = ast.parse(text)
-        [node] = [n for n in tree.body if is_table(n) and getattr(n, "target").id == table]  # noqa: B009
-        lines = text.splitlines()
-        assert node.end_lineno is not None
-        last = lines[node.end_lineno - 1]
-        lines[node.end_lineno - 1] = (
-            f"{last[: last.rindex('}')].rstrip().rstrip(',')}, {name}Spec: {name}}}".lstrip(",")
-        )
-        added = f"from hlrs.config.methods import {name}Spec\n\n\ndef {name}(*given):\n    return 0\n"
-        return "\n".join(lines) + "\n\n\n" + added
+        [node] = [n for n in ast.parse(text).body if is_table(n) and getattr(n, "target").id == table]  # noqa: B009
+        lines = text.splitlines(keepends=True)
+        end = sum(map(len, lines[: node.end_lineno])) - len("}\n")
+        return f"{text[:end].rstrip().removesuffix(',')}, {entry}{text[end:]}"
 
     return change
 
 
+def with_kind(table: str, name: str) -> Any:
+    """Add a kind: a definition after its module's table, and its entry, keyed by a spec of the same name."""
+    added = f"from hlrs.config.methods import {name}Spec\n\n\ndef {name}(*given):\n    return 0\n"
+    enter = with_entry(table, f"{name}Spec: {name}")
+    return lambda text: f"{enter(text)}\n\n{added}"
+
+
 TABLES = {
-    "nas/arch_lr.py": "SCHEDULES",
-    "longtail/losses.py": "LOSSES",
-    "longtail/mixing.py": "COEFFICIENTS",
-    "longtail/objectives.py": "OBJECTIVES",
-    "data/samplers.py": "SAMPLERS",
-    "data/sources/open.py": "SOURCES",
-    "data/split.py": "IMBALANCES",
-    "data/augment.py": "POLICIES",
-    "nas/searchers/table.py": "SEARCHERS",
+    "SCHEDULES": "nas/arch_lr.py",
+    "LOSSES": "longtail/losses.py",
+    "COEFFICIENTS": "longtail/mixing.py",
+    "OBJECTIVES": "longtail/objectives.py",
+    "SAMPLERS": "data/samplers.py",
+    "SOURCES": "data/sources/open.py",
+    "IMBALANCES": "data/split.py",
+    "POLICIES": "data/augment.py",
+    "SEARCHERS": "nas/searchers/table.py",
+    "DERIVATIONS": "nas/genotype.py",
+    "GIVEN": "nas/genotype.py",
+    "PARSERS": "nas/genotype.py",
+    "FIXED": "nas/genotype.py",
+    "SUPERNETS": "nas/spaces.py",
+    "NETWORKS": "nas/spaces.py",
 }
 
 
-@pytest.mark.parametrize(("file", "table"), TABLES.items())
-def test_a_new_kind_makes_no_job_due(file, table):
+@pytest.mark.parametrize(("table", "file"), TABLES.items())
+def test_a_new_kind_makes_no_job_due(table, file):
     assert due({file: with_kind(table, "brand_new")}) == set()
 
 
@@ -523,27 +543,68 @@ def test_the_entries_and_defaults_of_constructed_specs_count():
     }
 
 
-def with_choice(table: str, entry: str) -> Any:
-    """Add an entry to a table of choices."""
-
-    def change(text: str) -> str:
-        [node] = [n for n in ast.parse(text).body if is_table(n) and getattr(n, "target").id == table]  # noqa: B009
-        lines = text.splitlines(keepends=True)
-        return "".join([*lines[: node.end_lineno - 1], f"    {entry},\n", *lines[node.end_lineno - 1 :]])
-
-    return change
+def searching(space: spaces.Space) -> jobs.SearchJob:
+    """A search in a space."""
+    return DARTS.model_copy(update={"search": recipes.Search(space=space, cells=3)})
 
 
-CHOICES = {
-    "nas/genotype.py": ("PUBLISHED", '"BRAND_NEW": _published([], [])'),
-    "artifacts/tables.py": ("SCHEMAS", '"brand_new": {"index": "int64"}'),
-    "data/sources/arrays.py": ("TORCHVISION", '"brand_new": "BrandNew"'),
+NASBENCH201 = spaces.NasBench201Space()
+OF_SPACES = {
+    "darts": ("search", DARTS),
+    "wide": ("search", searching(spaces.DartsSpace(primitives=["skip_connect", "sep_conv_7x7"]))),
+    "nasbench201": ("search", searching(NASBENCH201)),
+    "narrow": ("search", searching(spaces.NasBench201Space(primitives=["none", "nor_conv_1x1"]))),
+    "extract": ("extract", jobs.ExtractJob(genotype=None, space=NASBENCH201)),
+    "cell": ("extract", jobs.ExtractJob(genotype="|nor_conv_3x3~0|", space=NASBENCH201)),
+    "retrain": ("retrain", RETRAIN.model_copy(update={"space": NASBENCH201})),
+    "darts retrain": ("retrain", RETRAIN),
 }
 
 
-@pytest.mark.parametrize(("file", "entry"), CHOICES.items())
-def test_a_new_choice_makes_no_job_due(file, entry):
-    assert due({file: with_choice(*entry)}) == set()
+@pytest.mark.parametrize(
+    ("file", "change", "jobs_of"),
+    [
+        (
+            "nas/nasbench201.py",
+            ("make_cell, stem_norm", "make_cell, 2 * stem_norm"),
+            {"nasbench201", "narrow"},
+        ),
+        ("nas/nasbench201.py", ("return x * 0", "return x * 1"), {"retrain"}),
+        ("nas/supernet.py", ("make_cell, stem_norm", "make_cell, 2 * stem_norm"), {"darts", "wide"}),
+        ("nas/mixed_edges.py", ("partial(separable, 7)", "partial(separable, 9)"), {"wide"}),
+        ("nas/mixed_edges.py", ("((1, 1),)", "((1, 3),)"), {"nasbench201", "narrow"}),
+        ("nas/mixed_edges.py", ("((3, 3),)", "((3, 5),)"), {"nasbench201"}),
+        # what reads a cell's string: one function extracts both
+        (
+            "config/spaces.py",
+            ("int(state)) for operation", "1 * int(state)) for operation"),
+            {"extract", "cell", "retrain"},
+        ),
+        (
+            "nas/genotype.py",
+            ("for node in self.normal)", "for node in self.normal[:3])"),
+            {"nasbench201", "narrow", "extract", "cell", "retrain"},
+        ),
+    ],
+)
+def test_a_change_of_a_space_or_operation_affects_only_jobs_that_select_it(file, change, jobs_of):
+    assert due({file: replaced(*change)}, OF_SPACES) == jobs_of
+
+
+CHOICES = {
+    "PUBLISHED": ("nas/genotype.py", '"BRAND_NEW": _published([], [])'),
+    "DARTS_SHARED": ("nas/mixed_edges.py", '"brand_new": avg_pool'),
+    "DARTS_OWN": ("nas/mixed_edges.py", '"brand_new": partial(separable, 9)'),
+    "NASBENCH201_SHARED": ("nas/mixed_edges.py", '"brand_new": normalized_avg_pool'),
+    "NASBENCH201_OWN": ("nas/mixed_edges.py", '"brand_new": partial(DenseConv, ((5, 5),))'),
+    "SCHEMAS": ("artifacts/tables.py", '"brand_new": {"index": "int64"}'),
+    "TORCHVISION": ("data/sources/arrays.py", '"brand_new": "BrandNew"'),
+}
+
+
+@pytest.mark.parametrize(("table", "file", "entry"), [(table, *of) for table, of in CHOICES.items()])
+def test_a_new_choice_makes_no_job_due(table, file, entry):
+    assert due({file: with_entry(table, entry)}) == set()
 
 
 def test_a_change_of_a_choice_affects_only_jobs_that_name_it():
@@ -633,12 +694,12 @@ def test_every_table_of_kinds_has_the_form_that_the_digest_reads():
                     f"{module.__name__}.{name}: write it as {name}: Kinds[...] = {{Spec: definition}}"
                 )
                 found.append(name)
-    assert set(TABLES.values()) <= set(found)
+    assert TABLES.keys() <= set(found)
 
 
 def test_no_two_specs_share_a_name():
     """The digest identifies kinds by the names of their specs."""
-    found = [spec for room in (data, jobs, methods, params, recipes) for spec in vars(room).values()]
+    found = [spec for room in (data, jobs, methods, params, recipes, spaces) for spec in vars(room).values()]
     specs = {spec for spec in found if isinstance(spec, type) and issubclass(spec, Spec)}
     assert len({spec.__name__ for spec in specs}) == len(specs) > 50
 
@@ -653,6 +714,7 @@ UNIONS = {
     "SOURCES": data.Source,
     "FILES": data.Source,
     "IMBALANCES": data.Imbalance,
+    **dict.fromkeys(("DERIVATIONS", "GIVEN", "PARSERS", "FIXED", "SUPERNETS", "NETWORKS"), spaces.Space),
 }
 
 

@@ -16,6 +16,7 @@ from hlrs.config.jobs import SearchJob
 from hlrs.config.methods import CoupledLR, Darts, LinearDecay, Mixing, Sampler, UniformSampler
 from hlrs.config.params import load
 from hlrs.config.recipes import Search
+from hlrs.config.spaces import DartsSpace
 from hlrs.errors import UserError
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.pipeline import cost_probe, plan
@@ -246,7 +247,7 @@ def test_a_published_genotype_is_measured_itself(workspace, tmp_path):
     known = jobs()
     held = Calibration(list(known.values()), lambda text: None)
     sample = held._on_sample(known["retrain/digits/darts/0"], tmp_path)
-    assert read_genotype(Path(sample.inputs["genotype"])) == PUBLISHED["PC_DARTS"]
+    assert read_genotype(Path(sample.inputs["genotype"]), DartsSpace()) == PUBLISHED["PC_DARTS"]
     assert not held.guesses(known["retrain/digits/darts/0"])
     assert held.guesses(known["retrain/digits/hlrs/0"])
 

@@ -26,6 +26,7 @@ MEASURE = r"""
 import re, torch
 from torch.nn import functional as F
 from hlrs.config.methods import Darts, PcDarts
+from hlrs.config.spaces import DartsSpace
 from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import initialize
