@@ -1,4 +1,4 @@
-"""Architecture search on long-tailed images: split -> search -> extract -> retrain -> evaluate -> report.
+"""Architecture search on long-tailed images: split -> search -> extract -> (lookup) -> retrain -> evaluate -> report.
 
 `snakemake --cores all` makes what params.yaml requests; `snakemake -n` lists it. With another parameter file:
 `--config params=workflow/experiments/cifar10_lt.yaml`; in an image: `--sdm apptainer --config container=FILE.sif`.
@@ -63,7 +63,7 @@ rule all:
         PLAN.targets("report"),
 
 
-for phase in ("split", "search", "extract", "retrain", "evaluate"):
+for phase in ("split", "search", "extract", "lookup", "retrain", "evaluate"):
 
     rule:
         name:
@@ -75,6 +75,7 @@ for phase in ("split", "search", "extract", "retrain", "evaluate"):
 include: "workflow/rules/split.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/extract.smk"
+include: "workflow/rules/lookup.smk"
 include: "workflow/rules/retrain.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"

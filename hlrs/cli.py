@@ -20,6 +20,7 @@ STAGE_HELP = {
     "split": "Draw a long-tailed split of a data set.",
     "search": "Train the supernet and record its alphas.",
     "extract": "Derive the genotype from the alphas and draw its cells.",
+    "lookup": "Look the genotype up in a table of accuracies.",
     "retrain": "Train the genotype's network from scratch.",
     "evaluate": "Evaluate the trained network on the test set.",
     "report": "Compare all runs in one HTML page, CSV tables and plots.",
@@ -46,7 +47,7 @@ class Commands(click.Group):
 def main() -> None:
     """Neural architecture search for long-tailed images, as a versioned workflow.
 
-    `snakemake --cores all` runs everything that params.yaml requests. The first six commands run its stages
+    `snakemake --cores all` runs everything that params.yaml requests. The first seven commands run its stages
     one job at a time; they read params.yaml in the current folder and write to results/. Exit status: 0 done,
     1 failure, 2 wrong arguments, parameters or data, 75 interrupted with the state saved (rerun to resume).
     """

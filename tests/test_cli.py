@@ -50,7 +50,7 @@ def test_help_loads_neither_torch_nor_snakemake():
 
 def test_help_lists_the_commands_in_order_with_whole_summaries():
     listed = run("--help")[1].split("Commands:\n")[1].splitlines()
-    assert [line.split()[0] for line in listed[:6]] == list(OUTPUTS)
+    assert [line.split()[0] for line in listed[: len(OUTPUTS)]] == [*OUTPUTS]
     assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
 
 

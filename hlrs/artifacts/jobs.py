@@ -24,6 +24,7 @@ STATE = RESULTS / ".hlrs"  # of all checkouts whose results/ is this folder: cla
 ASIDE = STATE / "aside"  # may be deleted to free space
 CHECKPOINTS = Path(".hlrs/checkpoints")
 PROVENANCE = "provenance.json"
+FILES = "files.parquet"  # the table of the data files that a job read
 PART = "[A-Za-z0-9][A-Za-z0-9_.-]{0,254}"  # of a path, as params.yaml and file systems allow names
 SEEDS = "[0-9]{1,20}(-[0-9]{1,20})?"
 FOLDERS = {  # number of folders that a run's name makes -> RUN/KEY
@@ -31,9 +32,10 @@ FOLDERS = {  # number of folders that a run's name makes -> RUN/KEY
     3: re.compile(f"(?P<run>{PART}/{PART}/{SEEDS})/(?P<key>{PART})"),
 }
 OUTPUTS = {
-    "split": ["split.parquet", "classes.json", "files.parquet"],
+    "split": ["split.parquet", "classes.json", FILES],
     "search": ["alphas.parquet", "history.parquet"],
     "extract": ["genotype.json", "normal.svg", "reduce.svg"],
+    "lookup": ["lookup.json", FILES],
     "retrain": ["weights.safetensors", "history.parquet"],
     "evaluate": ["metrics.json", "predictions.parquet"],
     "report": [

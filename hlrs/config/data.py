@@ -241,6 +241,9 @@ class Dataset(Spec):
     augment: Augment = Augment()
     stream: Stream = Stream()
     groups: Groups = Groups()
+    table_column: Text | None = (
+        None  # of evaluate.table: the task whose accuracies judge this data set's searches
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "Dataset":

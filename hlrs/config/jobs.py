@@ -4,11 +4,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from hlrs.config.base import Digest, ImageCount, ImageSize, Nodes, Seed, Share, ShareOrNone, Spec
+from hlrs.config.base import (
+    Digest,
+    FilePath,
+    ImageCount,
+    ImageSize,
+    Nodes,
+    Seed,
+    Share,
+    ShareOrNone,
+    Spec,
+)
 from hlrs.config.data import Augment, Groups, Imbalance, Source, Stream
 from hlrs.config.methods import ArchLR, DrawnSearcher, Labels, Objective, ResNetDepth, SupernetSearcher
 from hlrs.config.params import Sections
-from hlrs.config.recipes import Evaluate, Report, Retrain, Search
+from hlrs.config.recipes import Evaluation, Report, Retrain, Search
 from hlrs.config.spaces import Given, Space
 
 
@@ -65,6 +75,13 @@ class ExtractJob(Spec):
     space: Space
 
 
+class LookupJob(Spec):
+    """Parameters of a look-up: the table of accuracies; `content` is the SHA-256 of its file."""
+
+    content: Digest
+    table: FilePath
+
+
 class RetrainJob(Spec):
     """Parameters of a retraining job: of the genotype among the inputs, or of a ResNet of the given depth.
 
@@ -88,7 +105,7 @@ class EvaluateJob(Spec):
     images: Images
     retrain: Retrain
     groups: Groups
-    evaluate: Evaluate
+    evaluate: Evaluation
 
 
 class ReportJob(Spec):
@@ -102,6 +119,7 @@ STAGES: dict[str, Any] = {
     "split": SplitJob,
     "search": SearchJob | DrawJob,
     "extract": ExtractJob,
+    "lookup": LookupJob,
     "retrain": RetrainJob,
     "evaluate": EvaluateJob,
     "report": ReportJob,

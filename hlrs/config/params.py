@@ -24,12 +24,15 @@ Recipe = TypeVar("Recipe", Search, Retrain)
 
 
 class Matrix(Spec):
-    """What is run: every data set × method × seed, each genotype retrained once per retraining seed."""
+    """What is run: every data set × method × seed, each genotype retrained once per retraining seed.
+
+    Without retraining seeds nothing is retrained, and evaluate.table alone judges the genotypes.
+    """
 
     datasets: list[Name] = Field(min_length=1, max_length=1000)
     methods: list[Name] = Field(min_length=1, max_length=1000)
     seeds: list[Seed] = Field(min_length=1, max_length=10_000)
-    retrain_seeds: list[Seed] = Field([0], min_length=1, max_length=10_000)
+    retrain_seeds: list[Seed] = Field([0], max_length=10_000)
 
     @model_validator(mode="after")
     def _distinct(self) -> "Matrix":
@@ -39,7 +42,7 @@ class Matrix(Spec):
                 twice = next(value for value in values if values.count(value) > 1)
                 raise ValueError(f"{field} repeats an entry: {twice}; list each once")
         searches = len(self.datasets) * len(self.methods) * len(self.seeds)
-        runs = searches * len(self.retrain_seeds)
+        runs = searches * max(1, len(self.retrain_seeds))
         if runs > RUNS:
             raise ValueError(
                 f"datasets × methods × seeds × retrain_seeds are {runs:,} runs, more than {RUNS:,}; "
@@ -73,6 +76,7 @@ class Params(Sections):
         for name in self.methods:
             self._check_search(name)
             self._check_space(name)
+        self._check_table()
         for name in self.matrix.datasets:
             dataset = self.datasets[name]
             size = dataset.image_size or dataset.source.size
@@ -97,6 +101,22 @@ class Params(Sections):
                 f"report.reference: {self.report.reference!r} is not in the matrix; allowed: {allowed}"
             )
         return self
+
+    def _check_table(self) -> None:
+        """Reject what needs evaluate.table where there is none."""
+        if self.evaluate.table is not None:
+            return
+        if not self.matrix.retrain_seeds:
+            raise ValueError(
+                "matrix.retrain_seeds: is empty, so nothing would judge the genotypes; list a seed, or name "
+                "a table of accuracies in evaluate.table"
+            )
+        for name, dataset in self.datasets.items():
+            if dataset.table_column is not None:
+                raise ValueError(
+                    f"datasets.{name}.table_column: {dataset.table_column!r} is a column of no table; name "
+                    "the table in evaluate.table, or leave this out"
+                )
 
     def _cutouts(self) -> dict[str, int]:
         """The cutouts of the matrix, by their fields."""

@@ -11,6 +11,7 @@ from hlrs.config.base import (
     Channels,
     Epochs,
     Exponent,
+    FilePath,
     LearningRate,
     Name,
     Nodes,
@@ -247,12 +248,22 @@ class Retrain(Spec):
         return self
 
 
-class Evaluate(Spec):
+class Evaluation(Spec):
     """The evaluation of the trained network on the test set."""
 
     batch_size: BatchSize = 250
     calibration_bins: int = Field(15, ge=1, le=10_000)
     threads: Threads = 1
+
+
+class Evaluate(Evaluation):
+    """How genotypes are judged: by a network's evaluation, and by look-up in a table of accuracies.
+
+    `table`: a CSV with a column `cell` of NAS-Bench-201's cells, and a column of accuracies in per cent for
+    each task (docs/data.md); null: no look-up.
+    """
+
+    table: FilePath | None = None
 
 
 class Report(Spec):

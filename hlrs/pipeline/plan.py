@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hlrs.artifacts.code_digest import code_digest
-from hlrs.artifacts.data_digest import content_digest
+from hlrs.artifacts.data_digest import content_digest, file_digests
 from hlrs.artifacts.files import replacing, set_aside, write_json
 from hlrs.artifacts.jobs import (
     ASIDE,
@@ -33,6 +33,7 @@ from hlrs.config.jobs import (
     EvaluateJob,
     ExtractJob,
     Images,
+    LookupJob,
     ReportJob,
     RetrainJob,
     SearchJob,
@@ -40,14 +41,17 @@ from hlrs.config.jobs import (
 )
 from hlrs.config.methods import ConstantLR, Plain
 from hlrs.config.params import Params, Sections
-from hlrs.config.spaces import DartsSpace
+from hlrs.config.recipes import Evaluation
+from hlrs.config.spaces import DartsSpace, NasBench201Space
 from hlrs.errors import HlrsError, UserError
+from hlrs.nas.cell_table import check_column, read_table_of_cells
 from hlrs.pipeline.locks import leased
 
 REPORTED = {  # what the report reads of each stage; with every record, so that one that is missing is made
     "split": ["classes.json", PROVENANCE],
     "search": ["alphas.parquet", "history.parquet", PROVENANCE],
     "extract": ["genotype.json", "normal.svg", "reduce.svg", PROVENANCE],
+    "lookup": ["lookup.json", PROVENANCE],
     "retrain": ["history.parquet", PROVENANCE],
     "evaluate": ["metrics.json", PROVENANCE],
 }
@@ -66,10 +70,11 @@ def make_job(stage: str, run: str, params: Spec, inputs: dict[str, str]) -> Job:
 
 
 def plan(params: Params) -> list[Job]:
-    """List every job of the matrix, upstream first. UserError if a data file is missing."""
+    """List every job of the matrix, upstream first. UserError if a data file is missing or a table unfit."""
     jobs: list[Job] = []
+    lookup = _lookup_params(params)
     for dataset in params.matrix.datasets:
-        jobs += _dataset_jobs(params, dataset)
+        jobs += _dataset_jobs(params, dataset, lookup)
     used = {
         "datasets": {name: params.datasets[name] for name in params.matrix.datasets},
         "methods": {name: params.methods[name] for name in params.matrix.methods},
@@ -81,7 +86,39 @@ def plan(params: Params) -> list[Job]:
     return [*jobs, make_job("report", "all", ReportJob(report=params.report, params=shown), inputs)]
 
 
-def _dataset_jobs(params: Params, name: str) -> Iterator[Job]:
+def _lookup_params(params: Params) -> LookupJob | None:
+    """Return the parameters of every look-up; None without a table.
+
+    UserError if the table is not one, lacks the column of a data set, or has no cell of any method, or of a
+    method that nothing else judges.
+    """
+    table, matrix = params.evaluate.table, params.matrix
+    if table is None:
+        return None
+    [content] = file_digests([table])
+    cells = read_table_of_cells(Path(table))
+    for name in matrix.datasets:
+        check_column(cells, f"datasets.{name}.table_column", params.datasets[name].table_column)
+    outside = [name for name in matrix.methods if not _tabulated(params, name)]
+    if len(outside) == len(matrix.methods):
+        raise UserError(
+            f"evaluate.table: {table} has cells of space nasbench201 with 4 nodes, which no method of the "
+            "matrix searches; set search.space and search.nodes, or leave the table out"
+        )
+    if outside and not matrix.retrain_seeds:
+        raise UserError(
+            f"methods.{outside[0]}: its cells are not those of space nasbench201 with 4 nodes, so nothing judges it "
+            "while matrix.retrain_seeds is empty; list a seed there, or leave the method out of the matrix"
+        )
+    return LookupJob(content=content, table=table)
+
+
+def _tabulated(params: Params, method: str) -> bool:
+    """Whether a table can have the cells of a method."""
+    return isinstance(params.space_of(method), NasBench201Space) and params.search_of(method).nodes == 4
+
+
+def _dataset_jobs(params: Params, name: str, lookup: LookupJob | None) -> Iterator[Job]:
     dataset = params.datasets[name]
     content = content_digest(dataset.source)
     fields = SplitJob.model_fields.keys() - {"content"}
@@ -91,13 +128,19 @@ def _dataset_jobs(params: Params, name: str) -> Iterator[Job]:
     images = Images(content=content, **{field: getattr(dataset, field) for field in fields})
     for method in params.matrix.methods:
         for seed in params.matrix.seeds:
-            yield from _run_jobs(params, split, images, dataset.groups, method, seed)
+            yield from _run_jobs(params, split, images, dataset.groups, lookup, method, seed)
 
 
 def _run_jobs(
-    params: Params, split: Job, images: Images, groups: Groups, method: str, seed: int
+    params: Params,
+    split: Job,
+    images: Images,
+    groups: Groups,
+    lookup: LookupJob | None,
+    method: str,
+    seed: int,
 ) -> Iterator[Job]:
-    """Search, extraction, retrainings and evaluations of one data set × method × seed.
+    """Search, extraction, look-up, retrainings and evaluations of one data set × method × seed.
 
     A given genotype is not searched for, and a network without cells has none.
     """
@@ -115,10 +158,14 @@ def _run_jobs(
         given = searcher.genotype if searcher.genotype_is == "given" else None
         extract = make_job("extract", run, ExtractJob(genotype=given, space=space), alphas)
         yield extract
-        network |= {"genotype": str(extract.output("genotype.json"))}
+        genotype = {"genotype": str(extract.output("genotype.json"))}
+        network |= genotype
+        if lookup is not None and _tabulated(params, method):
+            yield make_job("lookup", run, lookup, genotype)
     recipe = params.retrain_of(method)
     network_space = DartsSpace() if space is None else type(space)()
     resnet = searcher.depth if searcher.genotype_is == "absent" else None
+    evaluate = Evaluation(**params.evaluate.model_dump(exclude={"table"}))
     for retrain_seed in params.matrix.retrain_seeds:
         again = repeat(run, retrain_seed)
         job = RetrainJob(
@@ -137,7 +184,7 @@ def _run_jobs(
             images=images,
             retrain=recipe,
             groups=groups,
-            evaluate=params.evaluate,
+            evaluate=evaluate,
         )
         yield from (retrain, make_job("evaluate", again, evaluation, trained))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from hlrs.artifacts.data_digest import content_digest, leaks
+from hlrs.artifacts.data_digest import content_digest, file_digests, leaks
 from hlrs.artifacts.jobs import ASIDE, CHECKPOINTS, RESULTS, Job
 from hlrs.config.data import Source, check_visible
 from hlrs.config.jobs import Images, SearchJob, SplitJob, parse
@@ -43,19 +43,20 @@ def check_disk() -> None:
 def check_data(job: Job) -> None:
     """Raise UserError if a data file is unreachable from this node or has changed since the plan."""
     images = _images_of(job)
-    if not images:
+    planned = images.get("content", job.params.get("content"))
+    if planned is None:
         return
-    source: Source = TypeAdapter(Source).validate_python(images["source"])
-    if source.identity is None:
-        for named in files_of(source):
-            if not os.access(named.path, os.R_OK):
-                remedy = remedy_for(named.path, "store data where every node can read them")
-                raise UserError(f"{named.path}: not readable on {platform.node()}; {remedy}")
+    source: Source | None = TypeAdapter(Source).validate_python(images["source"]) if images else None
+    if source is None or source.identity is None:
+        for path in [named.path for named in files_of(source)] if source else [job.params["table"]]:
+            if not os.access(path, os.R_OK):
+                remedy = remedy_for(path, "store data where every node can read them")
+                raise UserError(f"{path}: not readable on {platform.node()}; {remedy}")
     try:
-        content = content_digest(source)
+        content = content_digest(source) if source else file_digests([job.params["table"]])[0]
     except UserError as error:
         raise UserError(f"{error} (seen from {platform.node()})") from None
-    if content != images["content"]:
+    if content != planned:
         raise UserError(f"{job.run}: the data files changed since this job was planned; rerun snakemake")
 
 
@@ -92,7 +93,7 @@ def check_splits(jobs: Iterable[Job], remark: Callable[[str], None]) -> dict[str
 def _images_of(job: Job) -> dict[str, Any]:
     """Return the part of a job's parameters that describes its images; empty if it reads none."""
     images: dict[str, Any] = job.params.get("images", job.params)
-    return images if "content" in images else {}
+    return images if "source" in images else {}
 
 
 def _open(source: Source) -> ImageSource | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hlrs.artifacts.code_digest import committed
 from hlrs.artifacts.jobs import (
+    FILES,
     OUTPUTS,
     PROVENANCE,
     PUBLISHED,
@@ -345,23 +346,26 @@ def _unpublished(path: str, what: str) -> Finding:
 
 
 def check_data(audit: Audit) -> Iterator[Finding]:
-    """Every data file that is here against its SHA-256 in the split's files.parquet."""
+    """Every data file that is here against its SHA-256 in the files.parquet of the jobs that read it."""
     for directory, record in audit.records.items():
-        if record.stage != "split":
+        if FILES not in record.outputs:
             continue
+        made = "split" if record.stage == "split" else "looked up"
         files = data(directory, record)
         there = [Path(file["path"]) for file in files if file["path"] and Path(file["path"]).is_file()]
         found = digests(there)
         if len(there) < len(files):
             what = f"{len(files) - len(there)} of {len(files)} data files of {record.run} are not here"
-            yield Finding(f"{directory}/files.parquet", what, "nothing, if only results are wanted", False)
+            yield Finding(f"{directory}/{FILES}", what, "nothing, if only results are wanted", False)
         for file in files:
             digest = found.get(str(file["path"]))
             if digest and digest.sha256 != file["sha256"]:
-                first = f"{directory}/{OUTPUTS['split'][0]}"
-                what = f"has other bytes than when {record.run} was split"
+                first = f"{directory}/{OUTPUTS[record.stage][0]}"
+                what = f"has other bytes than when {record.run} was {made}"
                 what = f"cannot be read: {digest.error}" if digest.error else what
-                yield Finding(str(file["path"]), what, "restore the file, or rebuild the split", True, first)
+                yield Finding(
+                    str(file["path"]), what, f"restore the file, or rebuild the {record.stage}", True, first
+                )
 
 
 def _printable(text: str) -> str:

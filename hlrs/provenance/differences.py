@@ -48,7 +48,7 @@ class Comparison:
     """How a job's spec differs from what an earlier result was made with."""
 
     changes: list[Change]
-    data: bool  # the bytes of the source's files
+    data: bool  # the bytes of the source's files, or of the table
     code: bool
     inputs: list[str]  # names of inputs that are other results now
 
@@ -108,6 +108,8 @@ def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
         return ".".join(("datasets", dataset, *path))
     if first == "images":
         return ".".join(("datasets", dataset, *rest))
+    if job.stage == "lookup":
+        return ".".join(("evaluate", *path))
     if first in ("searcher", "objective", "arch_lr", "labels"):
         return ".".join(("methods", method, *path))
     if job.stage == "extract" or first == "resnet":  # the network of a method without a search

@@ -11,14 +11,15 @@ from pydantic import TypeAdapter
 
 from hlrs.artifacts.data_digest import data_files, sha256
 from hlrs.artifacts.files import parse_json
-from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, PUBLISHED, Job, ResultPath, search_of
+from hlrs.artifacts.jobs import FILES, OUTPUTS, PROVENANCE, PUBLISHED, Job, ResultPath, search_of
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.config.data import Source
+from hlrs.config.jobs import LookupJob
 from hlrs.errors import Failure, HlrsError, UserError
 
 Read = Callable[[str], Record | None]  # the record of a job's folder, None if it has none
-SHOWN = "metrics.json"  # what a run's numbers in the report come from
+SHOWN = {"lookup": "lookup.json", "evaluate": "metrics.json"}  # what a run's numbers in the report come from
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,15 @@ def find(asked: str, jobs: list[Job]) -> list[str]:
     A path may lead to a result, its folder, or what was published under report/. UserError for anything else.
     """
     name = asked.strip("/")
-    evaluations = [job for job in jobs if job.stage == "evaluate"]
+    evaluations = [job for job in jobs if job.stage in SHOWN]
     cells = [job for job in evaluations if f"{job.run}/".startswith(f"{name}/")]
-    cells = cells or [job for job in evaluations if search_of(job.run) == name]  # no retraining of seed 0
+    if not any(job.stage == "evaluate" for job in cells):  # no retraining of seed 0
+        cells += [job for job in evaluations if search_of(job.run) == name and job not in cells]
     if cells:
         there = [job for job in cells if job.output(PROVENANCE).is_file()]
         if not there:
             raise UserError(f"{asked}: has no result yet; `hlrs plan` shows what would run")
-        return [str(job.output(SHOWN)) for job in there]
+        return [str(job.output(SHOWN[job.stage])) for job in there]
     path = Path(asked)
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long
         raise UserError(
@@ -176,7 +178,7 @@ def facts(lineage: Lineage) -> dict[str, Any]:
             {"directory": directory, **record.body(), "matches": _matches_all(lineage, directory)}
             for directory, record in lineage.records.items()
         ],
-        "data": {record.run: data(directory, record) for directory, record in splits(lineage)},
+        "data": {record.run: data(directory, record) for directory, record in roots(lineage)},
         "missing": lineage.missing,
     }
 
@@ -200,23 +202,31 @@ def _matches_all(lineage: Lineage, directory: str) -> dict[str, bool | None]:
     return {name: matches(lineage, f"{directory}/{name}") for name in lineage.records[directory].outputs}
 
 
-def splits(lineage: Lineage) -> Iterator[tuple[str, Record]]:
-    """The jobs at the root: (folder, record)."""
-    return ((d, record) for d, record in lineage.records.items() if record.stage == "split")
+def roots(lineage: Lineage) -> Iterator[tuple[str, Record]]:
+    """The jobs that read data files: (folder, record)."""
+    return ((d, record) for d, record in lineage.records.items() if FILES in OUTPUTS[record.stage])
 
 
 def data(directory: str, record: Record) -> list[dict[str, Any]]:
-    """Every data file of a split: name in the source, path here (None if it is not known), bytes, SHA-256."""
+    """Every data file that a job read: its name, path here (None if it is not known), bytes, SHA-256."""
     try:
-        source: Source = TypeAdapter(Source).validate_python(record.params.get("source"))
-        paths = {name: str(path) for name, path in data_files(source)}
+        paths = _data_paths(record)
     except (HlrsError, ValueError, ImportError):
         paths = {}  # a fresh clone without the data, a login node without torchvision
     try:
-        files = read_table(Path(directory, "files.parquet"), "files").to_pylist()
+        files = read_table(Path(directory, FILES), "files").to_pylist()
     except HlrsError:
         return []
     return [{**file, "path": paths.get(file["name"])} for file in files]
+
+
+def _data_paths(record: Record) -> dict[str, str]:
+    """The paths of a split's data files, or of a look-up's table, by name."""
+    if record.stage == "lookup":
+        table = Path(LookupJob.model_validate(record.params).table)
+        return {table.name: str(table)}
+    source: Source = TypeAdapter(Source).validate_python(record.params.get("source"))
+    return {name: str(path) for name, path in data_files(source)}
 
 
 # --- two versions -------------------------------------------------------------------------------------

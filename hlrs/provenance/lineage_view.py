@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from hlrs.artifacts.code_digest import SCHEME
-from hlrs.artifacts.jobs import STAGES, abbreviate, search_of
+from hlrs.artifacts.jobs import FILES, STAGES, abbreviate, search_of
 from hlrs.artifacts.records import UNKNOWN, Record
 from hlrs.provenance.differences import Comparison, Difference
-from hlrs.provenance.lineage import Lineage, data, directory_of, matches, recorded, splits
+from hlrs.provenance.lineage import Lineage, data, directory_of, matches, recorded, roots
 
 LISTED = 8  # data files in the tree, definitions in a line; JSON has all of them
 SHORT = 12  # digits of a digest where its full length would be noise
@@ -99,7 +99,7 @@ def _branch(
         yield f"{'└' if last else '├'}─ {first}"
         branch = () if folder in shown else _branch(lineage, folder, shown_params, shared, shown)
         yield from (f"{'   ' if last else '│  '}{line}" for line in (*rest, *branch))
-    if record.stage == "split":
+    if FILES in record.outputs:
         yield from _data_lines(directory, record)
 
 
@@ -130,13 +130,13 @@ def _data_lines(directory: str, record: Record) -> Iterator[str]:
     """The leaves: data files."""
     files = data(directory, record)
     total = sum(file["bytes"] for file in files)
-    kind = record.params["source"]["kind"]
-    yield f"└─ data: {len(files)} file{'s' * (len(files) != 1)} of a source {kind}, {total:,} bytes"
+    origin = f"a source {record.params['source']['kind']}" if "source" in record.params else "evaluate.table"
+    yield f"└─ data: {len(files)} file{'s' * (len(files) != 1)} of {origin}, {total:,} bytes"
     for file in files[:LISTED]:
         yield f"     {file['path'] or file['name']}"
         yield f"       sha256 {file['sha256']}"
     if len(files) > LISTED:
-        yield f"     … and {len(files) - LISTED} more: {directory}/files.parquet"
+        yield f"     … and {len(files) - LISTED} more: {directory}/{FILES}"
 
 
 def parameters(shown_params: dict[str, Any]) -> str:
@@ -168,8 +168,8 @@ def _table(lineage: Lineage) -> Iterator[str]:
             rows.setdefault(record.run, {})[record.stage] = record.key
     for run, keys in rows.items():
         found = rows.get(search_of(run), {})
-        keys |= {stage: found[stage] for stage in ("search", "extract") if stage in found}
-    shared = {record.run: record.key for _, record in splits(lineage)}
+        keys |= {stage: found[stage] for stage in ("search", "extract", "lookup") if stage in found}
+    shared = {record.run: record.key for _, record in roots(lineage) if record.stage == "split"}
     wide = max(map(len, rows))
     stages = [stage for stage in STAGES if stage != "report"]
     yield " " * wide + "".join(f"  {stage:{SHORT}}" for stage in stages).rstrip()
@@ -250,7 +250,7 @@ def dot(lineage: Lineage) -> str:
         lines.append(f"  {_quoted(directory)} [label={_quoted(*_label(record))}];")
         for folder, names in lineage.sources(directory).items():
             lines.append(f"  {_quoted(folder)} -> {_quoted(directory)} [label={_quoted(*names)}];")
-    for directory, record in splits(lineage):
+    for directory, record in roots(lineage):
         node = _quoted(f"data of {record.run}")
         lines.append(f"  {node} [shape=cylinder, label={_quoted(*_data_label(directory, record))}];")
         lines.append(f"  {node} -> {_quoted(directory)};")

@@ -23,7 +23,7 @@ from urllib.parse import quote
 from hlrs import __version__
 from hlrs.artifacts.code_digest import PACKAGE
 from hlrs.artifacts.data_digest import sha256
-from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, Job
+from hlrs.artifacts.jobs import FILES, OUTPUTS, PROVENANCE, Job
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.errors import Failure, UserError
@@ -65,7 +65,6 @@ FORMATS = {  # that mimetypes does not know, or that depend on the system
     ".yaml": "application/yaml",
 }
 WEIGHTS = ".safetensors"
-FILES = "files.parquet"  # a split's table of data files
 LISTED = 100  # data files; more are not described one by one, only counted, and their table named
 
 TYPES = {bool: "Boolean", int: "Integer", float: "Float"}  # of parameters; all others are text
@@ -246,16 +245,17 @@ class Description:
             self.add(self.id_of(path), "File", **facts, description=left_out, **properties)
 
     def _source(self, job: Job) -> str:
-        """Describe the images that a split was drawn from, file by file if they are few."""
-        identifier = f"#data/{quote(job.run)}"
+        """Describe the data that a job read, a split's images or a look-up's table; file by file if few."""
+        identifier, split = _data(job), job.stage == "split"
         files = read_table(job.output(FILES), "files").to_pylist()
         size = sum(file["bytes"] for file in files)
+        named = json.dumps(job.params["source" if split else "table"])
         described = (
-            f"{json.dumps(job.params['source'])}; the files themselves are not in this crate. "
-            f"{len(files)} files, {size} bytes; {FILES} of the split has the SHA-256 of each."
+            f"{named}; the files themselves are not in this crate. "
+            f"{len(files)} files, {size} bytes; {FILES} of the {job.stage} has the SHA-256 of each."
         )
         facts: dict[str, Any] = {
-            "name": f"Images of {job.run}",
+            "name": f"Images of {job.run}" if split else "Table of accuracies",
             "identifier": job.params["content"],
             "contentSize": str(size),
             "subjectOf": _ref([self.id_of(str(job.output(FILES)))]),
@@ -274,7 +274,7 @@ class Description:
         record = self.records[job.key]
         action = _action(job)
         consumed = [self.id_of(path) for path in job.inputs.values()]
-        if job.stage == "split":
+        if FILES in OUTPUTS[job.stage]:
             consumed.append(self._source(job))
         self.add(
             action,
@@ -332,7 +332,7 @@ class Description:
     def _run(self) -> None:
         """Describe the run of the workflow as an action, and that of Snakemake as what organized it."""
         records = list(self.records.values())
-        sources = [f"#data/{quote(job.run)}" for job in self.jobs if job.stage == "split"]
+        sources = list(dict.fromkeys(_data(job) for job in self.jobs if FILES in OUTPUTS[job.stage]))
         self.add(
             "#run",
             "CreateAction",
@@ -466,6 +466,11 @@ def _ref(identifiers: Iterable[str]) -> Any:
     """Refer to entities; a single reference stands without a list, as RO-Crate 1.1 recommends."""
     references = [{"@id": identifier} for identifier in identifiers]
     return references[0] if len(references) == 1 else references
+
+
+def _data(job: Job) -> str:
+    """The identifier of the data that a job read; look-ups share their table."""
+    return f"#data/{quote(job.run)}" if job.stage == "split" else f"#table/{job.params['content']}"
 
 
 def _tool(stage: str) -> str:

@@ -388,7 +388,7 @@ EVALUATE = jobs.EvaluateJob(
     images=IMAGES,
     retrain=recipes.Retrain(),
     groups=data.Groups(),
-    evaluate=recipes.Evaluate(),
+    evaluate=recipes.Evaluation(),
 )
 CRT = recipes.RetrainedClassifier()
 SPLIT = jobs.SplitJob(
@@ -416,6 +416,7 @@ JOBS = {
     "hlrs": ("search", HLRS),
     "extract": ("extract", jobs.ExtractJob(genotype=None, space=spaces.DartsSpace())),
     "published": ("extract", jobs.ExtractJob(genotype="PDARTS", space=spaces.DartsSpace())),
+    "lookup": ("lookup", jobs.LookupJob(content="c", table="t.csv")),
     "retrain": ("retrain", RETRAIN),
     "cRT": ("retrain", RETRAIN.model_copy(update={"retrain": recipes.Retrain(classifier=CRT)})),
     "evaluate": ("evaluate", EVALUATE),
@@ -520,7 +521,11 @@ def in_class(name, old, new):
     ("spec", "variable", "jobs_of"),
     [
         # charts also read a `scale`
-        ("CrossEntropy", "scale: ClassVar[None] = None", {*BEFORE} - {"split", "extract", "published"}),
+        (
+            "CrossEntropy",
+            "scale: ClassVar[None] = None",
+            {*BEFORE} - {"split", "extract", "published", "lookup"},
+        ),
         ("CrossEntropy", "reweights: ClassVar[bool] = False", {"report"}),  # read by the claim
         ("Focal", "reweights: ClassVar[bool] = True", set()),  # no job selects it
         ("CrossEntropy", 'corrects: ClassVar[str] = ""', set()),  # validates params only

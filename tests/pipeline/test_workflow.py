@@ -28,10 +28,12 @@ from pydantic import ValidationError
 
 from hlrs.artifacts.jobs import ASIDE, OUTPUTS, PROVENANCE
 from hlrs.config.params import Params, load
+from hlrs.errors import UserError
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.pipeline import locks, plan
 from tests.artifacts.test_code_digest import TABLES, with_kind
 from tests.conftest import REPOSITORY, TINY, at_work_in, edit, hlrs, make_all, outputs, record
+from tests.nas.test_cell_table import lines
 
 DEADLINE = 300.0  # seconds until a command counts as hanging
 IDLE = "Nothing to be done"
@@ -720,21 +722,26 @@ def test_a_fresh_clone_with_dvc_pull_has_the_data_and_nothing_to_do(recorded, tm
 
 def test_dvc_yaml_names_what_the_keys_depend_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "space_of", lambda params, method: plan.TABULATED)
     stages = pipeline()["stages"]
     params = tiny()
+    params["evaluate"]["table"], params["datasets"]["digits"]["table_column"] = "cells.csv", "a"
+    for name in ("cells.csv", "cells.csv!"):
+        Path(name).write_text(lines())
     params["datasets"]["more"] = params["datasets"]["digits"] | {"seed": 1}
     params["matrix"]["datasets"] = ["digits", "more"]
     before = keys(params)
     sections = {stage: set() for stage in OUTPUTS}
     for section, changed in edits(params):
-        with contextlib.suppress(ValidationError):
+        with contextlib.suppress(ValidationError, UserError):  # such as of a column that the table lacks
             after = keys(changed)
             for stage in OUTPUTS:
                 sections[stage] |= {section} if after[stage] != before[stage] else set()
     assert sections["report"] == set(params)  # every section was edited with effect
     assert {stage: set(declared["params"]) for stage, declared in stages.items()} == sections
     sources = {stage: {"hlrs"} for stage in OUTPUTS}
-    sources["split"].add("data")
+    for stage in ("split", "lookup"):
+        sources[stage].add("data")
     for job in plan.plan(Params.model_validate(params)):
         sources[job.stage] |= {"/".join(Path(path).parts[:2]) for path in job.inputs.values()}
     assert {stage: set(declared["deps"]) for stage, declared in stages.items()} == sources

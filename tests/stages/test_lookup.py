@@ -1,0 +1,216 @@
+"""Look-ups in a table of accuracies: planned, run, recorded, traced; and one line for what does not fit."""
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hlrs.artifacts.files import write_json, write_text
+from hlrs.config.params import Params, load
+from hlrs.errors import UserError
+from hlrs.pipeline import plan
+from hlrs.pipeline.execute import execute
+from hlrs.provenance.audit import Audit, check_data
+from hlrs.provenance.differences import compare
+from hlrs.provenance.lineage import facts, find, read_here, trace
+from hlrs.provenance.lineage_view import dot, tree
+from hlrs.stages import extract
+from tests.conftest import TINY
+from tests.nas.test_cell_table import ALL, ONE, POINTS, POOLS, SKIPS, lines
+
+TABLE = "cells.csv"
+METHODS = {"random": {"searcher": {"kind": "random"}}}
+FOUND = [ONE, SKIPS]  # by seed
+SPACE_OF = plan.space_of
+
+
+def params(**changes) -> Params:
+    """TINY with a random search, judged by the table's column `a` alone."""
+    tree = copy.deepcopy(TINY) | {"methods": METHODS, "report": {}, "evaluate": {"table": TABLE}}
+    tree["matrix"] |= {"methods": ["random"], "seeds": [0, 1], "retrain_seeds": []}
+    tree["datasets"]["digits"]["table_column"] = "a"
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        target = tree
+        for part in path:
+            target = target[part]
+        target[last] = value
+    Path("params.yaml").write_text(yaml.safe_dump(tree))
+    return load(Path("params.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _table(workspace, monkeypatch):
+    """A folder with a table, and searches of NAS-Bench-201 that find the cells of FOUND."""
+
+    def find_cell(job):
+        write_json(job.output("genotype.json"), {"cell": FOUND[int(job.run[-1])]})
+        for cell in ("normal", "reduce"):
+            write_text(job.output(f"{cell}.svg"), "<svg></svg>")
+        return {}
+
+    monkeypatch.setattr(plan, "space_of", lambda params, method: "nasbench201")
+    monkeypatch.setattr(extract, "run", find_cell)
+    Path(TABLE).write_text(lines())
+
+
+def done(stages=("split", "search", "extract", "lookup"), **changes):
+    """The jobs of the plan, those of some stages run, by stage and run."""
+    jobs = plan.plan(params(**changes))
+    for job in jobs:
+        if job.stage in stages:
+            execute(job)
+    return {(job.stage, job.run): job for job in jobs}
+
+
+# --- the plan -----------------------------------------------------------------------------------------
+
+
+def test_without_retraining_seeds_the_look_up_ends_a_run():
+    jobs = plan.plan(params())
+    assert [(job.stage, job.run) for job in jobs] == [
+        ("split", "digits"),
+        *((stage, "digits/random/0") for stage in ("search", "extract", "lookup")),
+        *((stage, "digits/random/1") for stage in ("search", "extract", "lookup")),
+        ("report", "all"),
+    ]
+    lookup = jobs[3]
+    assert lookup.inputs == {"genotype": str(jobs[2].output("genotype.json"))}
+    assert lookup.params == {"table": TABLE, "content": hashlib.sha256(lines().encode()).hexdigest()}
+    assert str(lookup.output("lookup.json")) in jobs[-1].inputs.values()
+
+
+def test_a_retraining_neither_reads_the_table_nor_depends_on_it():
+    seeds = {"matrix__retrain_seeds": [0]}
+    judged = {(job.stage, job.run): job.key for job in plan.plan(params(**seeds))}
+    plain = plan.plan(params(**seeds, evaluate={}, datasets__digits__table_column=None))
+    alone = {(job.stage, job.run): job.key for job in plain}
+    assert judged.keys() - alone.keys() == {("lookup", f"digits/random/{seed}") for seed in (0, 1)}
+    assert {job for job in alone if alone[job] != judged[job]} == {("report", "all")}
+
+
+def test_another_table_makes_the_look_ups_due_and_another_column_only_the_report():
+    before = {(job.stage, job.run): job for job in plan.plan(params())}
+
+    def changed(**changes):
+        return {
+            job.stage for job in plan.plan(params(**changes)) if before[job.stage, job.run].key != job.key
+        }
+
+    assert changed(datasets__digits__table_column="b") == {"report"}
+    Path(TABLE).write_text(lines().replace("94.0", "94.1"))
+    assert changed() == {"lookup", "report"}
+    job = next(job for job in plan.plan(params()) if job.stage == "lookup")
+    assert compare(job, before["lookup", job.run], params()).data
+    Path(TABLE).write_text(lines())
+    Path("other.csv").write_text(lines())
+    job = next(job for job in plan.plan(params(evaluate__table="other.csv")) if job.stage == "lookup")
+    assert [str(c) for c in compare(job, before["lookup", job.run], params()).changes] == [
+        "evaluate.table cells.csv -> other.csv"
+    ]
+
+
+# --- a look-up ----------------------------------------------------------------------------------------
+
+
+def test_the_look_up_writes_what_the_table_says_and_which_file_said_it():
+    jobs = done()
+    found = json.loads(jobs["lookup", "digits/random/0"].output("lookup.json").read_text())
+    assert (found["cell"], found["cells"]) == (ONE, 5)
+    assert {name: column["accuracy"] for name, column in found["columns"].items()} == {"a": 94.0, "b": 10.0}
+    other = json.loads(jobs["lookup", "digits/random/1"].output("lookup.json").read_text())
+    assert (other["collapsed"], other["columns"]["a"]["rank"]) == (True, 4)  # 50, behind 94, 90 and 80
+
+
+def test_lineage_leads_from_the_look_up_to_the_table():
+    jobs = [*done().values()]
+    found = trace(find("digits/random/0", jobs), read_here)
+    assert [record.stage for record in found.records.values()] == ["lookup", "extract", "search", "split"]
+    [file] = facts(found)["data"]["digits/random/0"]
+    size, digest = len(lines()), hashlib.sha256(lines().encode()).hexdigest()
+    assert file == {"name": TABLE, "path": TABLE, "bytes": size, "sha256": digest}
+    shown = "\n".join(tree(found, 110))
+    assert f"data: 1 file of evaluate.table, {size} bytes" in shown
+    assert digest in shown
+    assert "data of digits/random/0" in dot(found)
+
+
+def test_the_audit_finds_a_table_that_changed_after_the_look_up():
+    jobs = [*done().values()]
+    assert [finding for finding in check_data(Audit(jobs)) if finding.broken] == []
+    Path(TABLE).write_text(lines().replace("94.0", "94.1"))
+    broken = [finding for finding in check_data(Audit(jobs)) if finding.broken]
+    assert {finding.path for finding in broken} == {TABLE}
+    assert broken[0].what == "has other bytes than when digits/random/0 was looked up"
+
+
+# --- one line for what does not fit -------------------------------------------------------------------
+
+
+def refused(error, *said, **changes):
+    with pytest.raises(error) as found:
+        plan.plan(params(**changes))
+    line = str(found.value)
+    assert [text for text in said if text not in line] == []
+    assert "\n" not in line
+
+
+def test_a_table_must_be_there_before_a_job_is_planned():
+    refused(UserError, "none.csv", "No such file", evaluate={"table": "none.csv"})
+    Path(f"{TABLE}.dvc").write_text("outs: []\n")
+    Path(TABLE).unlink()
+    refused(UserError, TABLE, f"`dvc pull {TABLE}.dvc`")
+
+
+def test_a_broken_table_stops_the_plan():
+    Path(TABLE).write_text(lines().replace("94.0", "many"))
+    refused(UserError, f"{TABLE}:5: a: 'many'")
+
+
+def test_a_data_set_of_the_matrix_must_name_a_column_that_the_table_has():
+    field = "datasets.digits.table_column: "
+    refused(UserError, f"{field}is missing", "a, b", datasets__digits__table_column=None)
+    refused(UserError, f"{field}'c' is no column of {TABLE}", "a, b", datasets__digits__table_column="c")
+
+
+def test_a_column_and_no_retraining_need_a_table():
+    refused(UserError, "matrix.retrain_seeds: is empty", "evaluate.table", evaluate={})
+    named = {"evaluate": {}, "matrix__retrain_seeds": [0]}
+    refused(UserError, "datasets.digits.table_column: 'a'", "evaluate.table", **named)
+
+
+def test_a_table_needs_a_method_that_searches_its_space(monkeypatch):
+    monkeypatch.setattr(plan, "space_of", SPACE_OF)
+    refused(UserError, "evaluate.table: cells.csv", "nasbench201", "search.space")
+
+
+def test_a_method_of_another_space_must_be_retrained(monkeypatch):
+    spaces = {"random": "nasbench201", "published": None}
+    monkeypatch.setattr(plan, "space_of", lambda params, method: spaces[method])
+    both = {
+        "methods": METHODS | {"published": {"searcher": {"kind": "fixed", "genotype": "PDARTS"}}},
+        "matrix__methods": ["random", "published"],
+    }
+    refused(UserError, "methods.published: ", "matrix.retrain_seeds is empty", **both)
+    jobs = plan.plan(params(**both, matrix__retrain_seeds=[0]))
+    assert [job.run for job in jobs if job.stage == "lookup"] == ["digits/random/0", "digits/random/1"]
+
+
+def test_a_cell_that_the_table_lacks_is_one_line_of_the_look_up():
+    Path(TABLE).write_text(lines({POINTS: (1, 1), ALL: (2, 2), POOLS: (3, 3)}))
+    with pytest.raises(UserError) as error:
+        done()
+    assert str(error.value) == f"{TABLE}: lacks the cell {ONE}; add its row, or name another table"
+
+
+def test_a_table_that_changed_after_the_plan_stops_the_look_up():
+    jobs = done(("split", "search", "extract"))
+    Path(TABLE).write_text(lines().replace("94.0", "94.1"))
+    with pytest.raises(UserError, match=r"data files changed since this job was planned; rerun snakemake"):
+        execute(jobs["lookup", "digits/random/0"])
+    Path(TABLE).unlink()
+    with pytest.raises(UserError, match=r"^cells\.csv: not readable on"):
+        execute(jobs["lookup", "digits/random/0"])
