@@ -1,7 +1,8 @@
 """The claim under test: re-sampling and re-weighting hurt DARTS in the search; HLRS brings it back.
 
 Tang 2024 (arXiv 2406.07028). The params say which role each method plays; how a verdict follows from the
-numbers is our own reading. Balanced accuracy decides; differences of up to `report.margin` are negligible.
+numbers is our own reading. Balanced accuracy decides, or a table's where nothing is retrained; where there
+are both, each has its verdict. Differences of up to `report.margin` are negligible.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +10,13 @@ from dataclasses import dataclass
 
 from hlrs.config.methods import CrossEntropy, Darts, Method, Plain
 from hlrs.config.params import Params
-from hlrs.report.comparisons import Difference, corrected, difference
+from hlrs.report.comparisons import COMPARED, Difference, corrected, deciding, difference
 from hlrs.report.exports import comma_separated
 from hlrs.report.runs import Results, Run
 from hlrs.report.statistics import MOST_SEEDS, NO_SPREAD, seeds_needed
 from hlrs.report.wording import counted, points
 
-METRIC = "balanced_accuracy"
+BLANK = "blank_pt"  # the kind of the searcher whose alphas are never trained
 ROLES = {
     "re-sampling": "DARTS with a sampler other than uniform",
     "re-weighting": "DARTS with a loss for rare classes or hard images, such as class_balanced or focal",
@@ -37,9 +38,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
-    """The verdict on a data set and on each part."""
+    """The verdict on a data set and on each part, by a metric."""
 
     dataset: str
+    metric: str
     verdict: str
     parts: list[Part]
 
@@ -50,8 +52,8 @@ class Claim:
 def roles(params: Params) -> dict[str, list[str]] | None:
     """Return the methods in each of ROLES; None unless the reference is plain DARTS.
 
-    A method counts if it has the reference's searcher, search recipe and retraining recipe; otherwise a
-    difference might come from these.
+    A method counts if it has the reference's searcher, search recipe and, where genotypes are retrained,
+    retraining recipe; otherwise a difference might come from these.
     """
     reference = params.report.reference
     if reference is None or _role(params.methods[reference]) != "DARTS":
@@ -59,10 +61,11 @@ def roles(params: Params) -> dict[str, list[str]] | None:
     found: dict[str, list[str]] = {role: [] for role in ROLES}
     for name in params.matrix.methods:
         method, role = params.methods[name], _role(params.methods[name])
+        retrained = bool(params.matrix.retrain_seeds)
         alike = (
             method.searcher == params.methods[reference].searcher
             and params.search_of(name) == params.search_of(reference)
-            and params.retrain_of(name) == params.retrain_of(reference)
+            and (not retrained or params.retrain_of(name) == params.retrain_of(reference))
         )
         if alike and role in found:
             found[role].append(name)
@@ -137,17 +140,23 @@ def whole(parts: Sequence[str]) -> str:
 
 
 def claims(results: Results, differences: list[Difference]) -> list[Claim] | None:
-    """Judge the claim on every data set; None where the reference is not plain DARTS."""
+    """Judge the claim on every data set, by the deciding metric first; None if the reference is not DARTS."""
     params = Params.model_validate({**results.params, "report": results.report})
     by_role = roles(params)
-    return None if by_role is None else [_claim(results, differences, by_role, d) for d in results.classes]
+    if by_role is None:
+        return None
+    return [
+        _claim(results, differences, by_role, dataset, metric)
+        for metric in deciding(results)
+        for dataset in results.classes
+    ]
 
 
 def _claim(
-    results: Results, differences: list[Difference], by_role: dict[str, list[str]], dataset: str
+    results: Results, differences: list[Difference], by_role: dict[str, list[str]], dataset: str, metric: str
 ) -> Claim:
     reference, margin = results.report["reference"], results.report["margin"]
-    to_darts = {d.method: d for d in differences if d.dataset == dataset and d.metric == METRIC}
+    to_darts = {d.method: d for d in differences if d.dataset == dataset and d.metric == metric}
 
     def against(role: str) -> list[Difference]:
         return [to_darts[name] for name in by_role[role] if name in to_darts]
@@ -158,21 +167,24 @@ def _claim(
     ]
     as_good = f"HLRS is not below {reference}"
     parts.append(_part(as_good, "HLRS", against("HLRS"), margin, lower, wanted=False))
-    to_bbn, lacking = _to_bbn(results, by_role, dataset), "HLRS" if by_role["BBN"] else "BBN"
+    to_bbn = _against(results, by_role["HLRS"], by_role["BBN"], dataset, metric)
+    lacking = "HLRS" if by_role["BBN"] else "BBN"
     parts.append(_part("HLRS is above BBN", lacking, to_bbn, margin, higher, wanted=True))
-    return Claim(dataset, whole([part.verdict for part in parts]), parts)
+    return Claim(dataset, metric, whole([part.verdict for part in parts]), parts)
 
 
-def _to_bbn(results: Results, by_role: dict[str, list[str]], dataset: str) -> list[Difference]:
-    """Return HLRS − BBN, corrected for one another; the BBN with the same objective, else the first one."""
-    if not by_role["BBN"]:
+def _against(
+    results: Results, names: list[str], bases: list[str], dataset: str, metric: str
+) -> list[Difference]:
+    """Return each method − its base, corrected for one another: the base with its objective, or the first."""
+    if not bases:
         return []
     methods, specs = results.methods(dataset), results.params["methods"]
     found = []
-    for name in by_role["HLRS"]:
-        alike = [bbn for bbn in by_role["BBN"] if specs[bbn]["objective"] == specs[name]["objective"]]
-        base: list[Run] = methods[(alike or by_role["BBN"])[0]]
-        found.append(difference(results, methods[name], base, METRIC))
+    for name in names:
+        alike = [base for base in bases if specs[base]["objective"] == specs[name]["objective"]]
+        base: list[Run] = methods[(alike or bases)[0]]
+        found.append(difference(results, methods[name], base, metric))
     return corrected(d for d in found if d is not None)
 
 
@@ -211,6 +223,47 @@ def _more_seeds(left: list[Difference], margin: float) -> list[str]:
     return [f"{size} needed to detect {_size(margin)} with power 0.8, given the spread of {widest.method}"]
 
 
+# --- the control --------------------------------------------------------------------------------------
+
+TIES, DIFFERS, UNDECIDED = "ties", "differs", "undecided"
+
+
+def controls(results: Results) -> list[tuple[str, str]]:
+    """Compare HLRS with blank-PT, whose alphas are never trained: (answer, the reasons and what follows).
+
+    They tie if the interval of HLRS − blank-PT lies within ± the margin, and differ if HLRS is significantly
+    above or below and the interval reaches beyond it. Empty unless both are in the matrix.
+    """
+    specs = results.params["methods"]
+    chosen = results.params["matrix"]["methods"]
+    blank = [name for name in chosen if specs[name]["searcher"]["kind"] == BLANK]
+    others = [
+        name for name in chosen if name not in blank and _role(Method.model_validate(specs[name])) == "HLRS"
+    ]
+    return [
+        _control(d, results.report["margin"])
+        for metric in deciding(results)
+        for dataset in results.classes
+        for d in _against(results, others, blank, dataset, metric)
+    ]
+
+
+def _control(d: Difference, margin: float) -> tuple[str, str]:
+    """Judge one difference from blank-PT."""
+    said = f"on {d.dataset}, {d.method} − {d.reference} in {COMPARED[d.metric]} {points(d.mean)}"
+    if d.low is not None and d.high is not None:
+        said += f", {100 * d.confidence:g} % interval {points(d.low)} to {points(d.high)}"
+    below, above = lower(d, margin), higher(d, margin)
+    if below is False and above is False:
+        return TIES, (
+            f"{said}, within ±{_size(margin)}. The alphas of {d.reference} were never trained, so no "
+            "schedule of their learning rate can matter in this space"
+        )
+    if below or above:
+        return DIFFERS, f"{said}. Training the alphas matters here, so a schedule of their learning rate can"
+    return UNDECIDED, "; ".join([f"{said}, not within ±{_size(margin)}", *_more_seeds([d], margin)])
+
+
 def _size(margin: float) -> str:
     return counted(100 * margin, "point")
 
@@ -219,7 +272,8 @@ def _size(margin: float) -> str:
 
 
 def headline(found: list[Claim]) -> str:
-    """State the verdicts on all data sets in one sentence."""
+    """State the verdicts on all data sets, by the deciding metric, in one sentence."""
+    found = [claim for claim in found if claim.metric == found[0].metric]
     by_verdict: dict[str, list[str]] = {}
     for claim in found:
         by_verdict.setdefault(claim.verdict, []).append(claim.dataset)
@@ -232,8 +286,8 @@ def headline(found: list[Claim]) -> str:
 def table(found: list[Claim] | None) -> str:
     """Write the verdicts as CSV, one row per data set × part, the whole last; only a header for None."""
     rows = [
-        [claim.dataset, part.statement, part.verdict, part.reasons]
+        [claim.dataset, claim.metric, part.statement, part.verdict, part.reasons]
         for claim in found or []
         for part in (*claim.parts, Part("all parts", claim.verdict, ""))
     ]
-    return comma_separated(["dataset", "part", "verdict", "reasons"], rows)
+    return comma_separated(["dataset", "metric", "part", "verdict", "reasons"], rows)

@@ -14,8 +14,14 @@ METRICS = {
     "medium": "Medium-shot",
     "few": "Few-shot",
     "ece": "Calibration error",
+    "table_accuracy": "Table accuracy",
+    "table_regret": "Regret",
 }
-COMPARED = {"balanced_accuracy": "balanced accuracy", "top1": "top-1 accuracy"}
+COMPARED = {
+    "balanced_accuracy": "balanced accuracy",
+    "top1": "top-1 accuracy",
+    "table_accuracy": "table accuracy",
+}
 NONE: tuple[None, None] = (None, None)
 
 
@@ -73,6 +79,19 @@ class Difference:
         if self.corrected >= 1 - self.confidence:
             return "not significant"
         return "higher" if self.mean > 0 else "lower"
+
+
+def known(results: Results) -> dict[str, str]:
+    """Return the metrics, and their labels, that some run has."""
+    return {name: label for name, label in METRICS.items() if any(name in r.metrics for r in results.runs)}
+
+
+def deciding(results: Results) -> list[str]:
+    """Return the metrics by which methods are judged, the one that decides first.
+
+    A retrained network's balanced accuracy comes before the look-up of its genotype in a table.
+    """
+    return [metric for metric in ("balanced_accuracy", "table_accuracy") if metric in known(results)]
 
 
 def summarize(results: Results) -> list[Summary]:

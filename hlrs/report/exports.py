@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hlrs.artifacts.tables import SCHEMAS, SUBSETS
-from hlrs.report.comparisons import METRICS, Difference, Summary, compare, summarize
+from hlrs.report.comparisons import Difference, Summary, compare, known, summarize
 from hlrs.report.runs import PLACE, REPEATED, Results, Run, class_means, class_rows, once
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet runs
@@ -71,9 +71,19 @@ def _nested(summary: list[Summary], results: Results) -> dict[str, dict[str, dic
 
 
 def _runs_csv(results: Results) -> str:
-    shown = [*METRICS, "nll", "test_images"]
-    rows = ([*_place(run), *(run.metrics[m] for m in shown)] for run in results.runs)
-    return comma_separated([*PLACE, *shown], rows)
+    shown = [*known(results), *(["nll", "test_images"] if results.retrained else [])]
+    judged = [run.lookup for run in results.runs if run.lookup]
+    shown += ["table_percentile", "table_rank"] if judged else []
+    facts = ["cell", "collapsed"] if judged else []
+    rows = (
+        [
+            *_place(run),
+            *(run.metrics.get(m) for m in shown),
+            *((run.lookup or {}).get(fact) for fact in facts),
+        ]
+        for run in results.runs
+    )
+    return comma_separated([*PLACE, *shown, *facts], rows)
 
 
 def _classes_csv(results: Results) -> str:

@@ -25,20 +25,27 @@ def sections(results: Results, dataset: str) -> list[Section]:
     """Draw all figures of a data set, in the order of the page."""
     methods = results.methods(dataset)
     searches = {name: found for name, runs in methods.items() if (found := _searched(runs))}
-    reference = results.report["reference"]
+    drawn = [
+        Section("Images per class", [figures_results.counts_figure(results, dataset)]),
+        Section("Accuracy of the methods", [figures_results.methods_figure(results, dataset, methods)]),
+        *(_evaluation_sections(results, dataset, methods) if results.retrained else []),
+        *([_search_section(methods, searches), _maps_section(searches)] if searches else []),
+    ]
+    if results.retrained:
+        panels = [curves_figure(panel, "retrain", methods) for panel in RETRAIN_PANELS]
+        drawn.append(Section("Training from scratch", panels))
+    return drawn
+
+
+def _evaluation_sections(results: Results, dataset: str, methods: Methods) -> list[Section]:
+    """Draw what the retrained networks do on the test images."""
     classes = [figures_results.accuracy_figure(results, methods)]
-    if reference in methods and len(methods) > 1:
+    if results.report["reference"] in methods and len(methods) > 1:
         classes.append(figures_results.differences_figure(results, dataset, methods))
     return [
-        Section("Images per class", [figures_results.counts_figure(results, dataset)]),
-        Section("Accuracy of the methods", [figures_results.methods_figure(results, methods)]),
         Section("Accuracy per class against its training images", classes),
         Section("Confusions", figures_results.confusion_figures(results, dataset, methods)),
         Section("Calibration", [figures_results.calibration_figure(methods)]),
-        *([_search_section(methods, searches), _maps_section(searches)] if searches else []),
-        Section(
-            "Training from scratch", [curves_figure(panel, "retrain", methods) for panel in RETRAIN_PANELS]
-        ),
     ]
 
 

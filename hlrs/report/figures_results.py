@@ -7,9 +7,11 @@ from itertools import groupby
 from typing import Any
 
 from hlrs.artifacts.tables import SUBSETS
+from hlrs.longtail.metrics import groups as groups_of
 from hlrs.report import charts, heatmaps
 from hlrs.report.charts import Figure
 from hlrs.report.comparisons import METRICS
+from hlrs.report.lookups import floor_of
 from hlrs.report.runs import Methods, Results, Run, class_means, finite, seed_means
 from hlrs.report.statistics import interval
 from hlrs.report.wording import NOTHING, percent, points
@@ -61,7 +63,7 @@ def _ranks(results: Results, dataset: str) -> Ranks:
     classes = results.classes[dataset]
     size = [sum(column) for column in zip(*(classes["counts"][s] for s in SUBSETS[:2]), strict=True)]
     order = sorted(range(len(size)), key=lambda c: (-size[c], c))
-    groups = next(run.metrics["groups"] for run in results.runs if run.dataset == dataset)
+    groups = groups_of(size, **results.params["datasets"][dataset]["groups"])
     return Ranks(order, classes["names"], size, groups)
 
 
@@ -92,6 +94,11 @@ def counts_figure(results: Results, dataset: str) -> Figure:
     )
     low, high = min(classes["counts"]["test"]), max(classes["counts"]["test"])
     test = f"{low}" if low == high else f"{low} to {high}"
+    used = (
+        f" Retraining uses both kinds. Test images per class, used for evaluation only: {test}."
+        if results.retrained
+        else ""
+    )
     factor = f"{largest / smallest:.3g}" if smallest else NOTHING
     rows = [
         [i + 1, c, ranks.names[c], ranks.groups[c], *(classes["counts"][s][c] for s in SUBSETS)]
@@ -102,8 +109,8 @@ def counts_figure(results: Results, dataset: str) -> Figure:
         "Training images",
         charts.marks([*stacks], "fill"),
         {"counts": charts.bar_chart(stacks, names, axes, ranks.bands(len(names)))},
-        f"Imbalance factor (largest to smallest class, weight and architecture images together): {factor}."
-        f" Retraining uses both kinds. Test images per class, used for evaluation only: {test}.",
+        "Imbalance factor (largest to smallest class, weight and architecture images together): "
+        f"{factor}.{used}",
         wide=True,
         data=(["rank", "class", "name", "group", *SUBSETS], rows),
     )
@@ -203,10 +210,14 @@ def _accuracies(runs: list[Run], seed: int) -> list[float | None]:
 # --- methods ------------------------------------------------------------------------------------------
 
 
-def methods_figure(results: Results, methods: Methods) -> Figure:
-    """Draw accuracies as dots and intervals, one chart per metric, one row per method."""
-    confidence, drawn, rows = results.report["confidence"], {}, []
-    for metric in ("balanced_accuracy", "top1", *GROUPS):
+def methods_figure(results: Results, dataset: str, methods: Methods) -> Figure:
+    """Draw accuracies as dots and intervals, one chart per metric, one row per method.
+
+    Below accuracies of a table stand those of its floor.
+    """
+    confidence, floor = results.report["confidence"], floor_of(results, dataset)
+    drawn, rows = {}, []
+    for metric in ("balanced_accuracy", "top1", *GROUPS, "table_accuracy"):
         spreads = []
         for method, runs in methods.items():
             seeds = seed_means(runs, metric)
@@ -221,9 +232,13 @@ def methods_figure(results: Results, methods: Methods) -> Figure:
             rows += [
                 [metric, method, seed, value, mean, *(span or (None, None))] for seed, value in seeds.items()
             ]
+        names = [method for method, runs in methods.items() if seed_means(runs, metric)]
+        for name, accuracy in floor.rows.items() if floor and metric == "table_accuracy" else ():
+            names.append(name)
+            spreads.append(charts.Spread(f"{name}: {percent(accuracy)} %", [], 100 * accuracy, None))
+            rows.append([metric, name, None, None, accuracy, None, None])
         if spreads:
-            known = [m for m, runs in methods.items() if finite(run.metrics[metric] for run in runs)]
-            drawn[metric] = _spread_chart(METRICS[metric], known, spreads)
+            drawn[metric] = _spread_chart(METRICS[metric], names, spreads)
     several = any(len({run.seed for run in runs}) > 1 for runs in methods.values())
     return Figure(
         "methods",
@@ -235,14 +250,14 @@ def methods_figure(results: Results, methods: Methods) -> Figure:
         drawn,
         "Each chart has its own scale. Student’s t interval of each method alone: methods share their seeds,"
         " so judge whether two differ by their paired differences, not by overlap. An interval without an end"
-        " cap continues beyond the chart.",
+        " cap continues beyond the chart." + (f" {floor.words}" if floor else ""),
         data=(["metric", "method", "seed", "value", "mean", "low", "high"], rows),
     )  # fmt: skip
 
 
 def _spread_chart(title: str, names: list[str], spreads: list[charts.Spread]) -> str:
     """Draw intervals on the scale of the seeds, with half their range to either side for the intervals."""
-    low, high = charts.extent(v for spread in spreads for v in spread.values)
+    low, high = charts.extent(v for spread in spreads for v in (*spread.values, spread.mean))
     ends = [v for spread in spreads for v in spread.interval or ()]
     room = 0.5 * (high - low)
     low, high = max(min([low, *ends]), low - room, 0), min(max([high, *ends]), high + room, 100)

@@ -45,20 +45,21 @@ def _fact(label: str, values: Iterable[str]) -> Fact:
 
 def record_table(results: Results) -> Table:
     """Build one row per run: the key of each of its jobs, linked to the job's record."""
-    columns = [Column("Run", text=True), *(Column(stage, text=True) for stage in ("split", *STAGES))]
+    stages = ["split", *(stage for stage in STAGES if any(stage in run.records for run in results.runs))]
+    columns = [Column("Run", text=True), *(Column(stage, text=True) for stage in stages)]
     groups = []
     for dataset in results.classes:
-        rows = [_row(run, results.splits[dataset]) for run in results.runs if run.dataset == dataset]
+        rows = [_row(run, results.splits[dataset], stages) for run in results.runs if run.dataset == dataset]
         groups.append(Group(rows, dataset, anchor=f"runs/{dataset}"))
     return Table("Records", columns, groups)
 
 
-def _row(run: Run, split: JobRecord) -> list[Cell]:
+def _row(run: Run, split: JobRecord, stages: list[str]) -> list[Cell]:
     records = {"split": split, **run.records}
     keys = [
         Cell(records[stage].key, FROM_PUBLISHED + records[stage].path, kind="record")
         if stage in records
         else Cell(NOTHING)
-        for stage in ("split", *STAGES)
+        for stage in stages
     ]
     return [Cell(run.name, anchor=lineage_of(run)[1:]), *keys]

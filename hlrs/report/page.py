@@ -15,9 +15,10 @@ from ruamel.yaml import YAML
 
 from hlrs.artifacts.jobs import OUTPUTS
 from hlrs.report import charts, figures, tables
-from hlrs.report.claim import claims, headline
-from hlrs.report.comparisons import Difference, Summary, compare, summarize
+from hlrs.report.claim import claims, controls, headline
+from hlrs.report.comparisons import COMPARED, Difference, Summary, compare, deciding, summarize
 from hlrs.report.job_records import facts, record_table
+from hlrs.report.lookups import floor_of, lookups_table
 from hlrs.report.runs import STAGES, JobRecord, Results, jobs, several
 from hlrs.report.wording import MOST_SENTENCES, answer, counted, hours, points
 
@@ -37,15 +38,22 @@ def page(results: Results) -> str:
     script = environment.get_template("page.js.j2").render()
     differences, summary = compare(results), summarize(results)
     claim = claims(results, differences)
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(
+        "page.html.j2"
+    ).render(
         script=Markup(script),  # noqa: S704 - the template's own text
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         report=results.report,
         extent=_extent(results, records),
         uncommitted=sum(record.uncommitted for record in records),
         answer=answer(results, differences),
-        glance=_glance(results, [d for d in differences if d.metric == "balanced_accuracy"]),
+        glance=_glance(results, [d for d in differences if d.metric in deciding(results)[:1]]),
         claim={"headline": headline(claim), "datasets": claim} if claim else None,
+        controls=controls(results),
+        metric=COMPARED[deciding(results)[0]],
+        labels=COMPARED,
+        floors={name: floor.words for name in results.classes if (floor := floor_of(results, name))},
+        retrained=results.retrained,
         datasets=[_dataset(results, name, summary, differences) for name in results.classes],
         retrainings=several(results),
         hours=tables.hours_table(results),
@@ -131,11 +139,12 @@ def _dataset(
 ) -> dict[str, Any]:
     return {
         "name": name,
-        "test_images": tables.tested(results, name),
+        "test_images": tables.tested(results, name) if results.retrained else None,
+        "lookups": lookups_table(results, name),
         "methods": tables.methods_table(results, name, summary, differences),
         "comparisons": tables.comparisons_table(results, name, differences),
         "seeds": tables.seeds_table(results, name),
-        "classes": tables.classes_table(results, name),
+        "classes": tables.classes_table(results, name) if results.retrained else None,
         "operations": tables.operations_table(results, name),
         "sections": figures.sections(results, name),
         "cells": figures.cells(results, name),

@@ -11,8 +11,8 @@ from hlrs.artifacts.records import Record
 from hlrs.nas.genotype import Node
 
 Columns = dict[str, list[Any]]
-STAGES = ("search", "extract", "retrain", "evaluate")  # of a run
-REPEATED = STAGES[2:]  # once per retraining; the others once per search
+STAGES = ("search", "extract", "lookup", "retrain", "evaluate")  # of a run
+REPEATED = ("retrain", "evaluate")  # once per retraining; the others once per search
 PLACE = ("dataset", "method", "seed", "retrain_seed")
 
 
@@ -80,21 +80,24 @@ def _worked(record: Record) -> float | None:
 
 @dataclass(frozen=True)
 class Run:
-    """The results of one data set × method × seed × retraining.
+    """The results of one data set × method × seed × retraining; of a search, if nothing is retrained.
 
-    A published genotype has no search, and a ResNet no genotype either: these fields are None or empty.
+    A published genotype has no search, and a ResNet no genotype either: these fields are None or empty. So
+    are `lookup`, the lookup.json of a genotype that no table has, and `retrain_seed` without a retraining.
+    `metrics`: those of the evaluation, and of the look-up (`looked_up`).
     """
 
     dataset: str
     method: str
     seed: int
-    retrain_seed: int
+    retrain_seed: int | None
     metrics: dict[str, Any]
     genotype: dict[str, list[Node]] | None  # nodes by kind of cell
     histories: dict[str, Columns]  # "search", "retrain": columns as in SCHEMAS
     alphas: Columns  # as in SCHEMAS
     records: dict[str, JobRecord]  # by stage
     cells: dict[str, str]  # "normal", "reduce": SVG
+    lookup: dict[str, Any] | None = None
 
     @property
     def search(self) -> str:
@@ -104,7 +107,7 @@ class Run:
     @property
     def name(self) -> str:
         """The run as it appears in paths."""
-        return repeat(self.search, self.retrain_seed)
+        return repeat(self.search, self.retrain_seed or 0)
 
     def name_of(self, stage: str) -> str:
         """Return the job of a stage as it appears in paths."""
@@ -126,6 +129,11 @@ class Results:
     classes: dict[str, dict[str, Any]]
     splits: dict[str, JobRecord]
     runs: list[Run]
+
+    @property
+    def retrained(self) -> bool:
+        """Whether genotypes are retrained, so that networks are evaluated on test images."""
+        return bool(self.params["matrix"]["retrain_seeds"])
 
     def methods(self, dataset: str) -> Methods:
         """Return the runs of a data set by method, seeds in order."""
@@ -169,11 +177,23 @@ def finite(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
+def looked_up(column: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics of a look-up, from the column of its lookup.json that judges the data set.
+
+    All are fractions but the rank.
+    """
+    shares = {name: column[name] / 100 for name in ("accuracy", "regret", "percentile")}
+    return {f"table_{name}": value for name, value in (shares | {"rank": column["rank"]}).items()}
+
+
 def by_seed(runs: Iterable[Run], metric: str) -> dict[int, list[float]]:
-    """Return the values of a metric by seed, one per retraining; seeds without a value are left out."""
+    """Return the values of a metric by seed; seeds without a value are left out.
+
+    There is one value per retraining; of a look-up, which judges the genotype, one per search.
+    """
     found: dict[int, list[float]] = {}
-    for run in runs:
-        for value in finite([run.metrics[metric]]):
+    for run in once(runs) if metric.startswith("table_") else runs:
+        for value in finite([run.metrics.get(metric)]):
             found.setdefault(run.seed, []).append(value)
     return found
 
@@ -184,7 +204,9 @@ def seed_means(runs: Iterable[Run], metric: str) -> dict[int, float]:
 
 
 def class_rows(results: Results, run: Run) -> Iterator[tuple[int, str, str, int, float | None]]:
-    """Return one (class, name, group, training images, accuracy) per class."""
+    """Return one (class, name, group, training images, accuracy) per class; none without a retraining."""
+    if run.retrain_seed is None:
+        return iter(())
     names, metrics = results.classes[run.dataset]["names"], run.metrics
     columns = (names, metrics["groups"], metrics["train_counts"], metrics["per_class"])
     return ((i, *row) for i, row in enumerate(zip(*columns, strict=True)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hlrs.artifacts.records import UNKNOWN
 from hlrs.nas.genotype import Node
-from hlrs.report.comparisons import COMPARED, METRICS, Difference, Summary
+from hlrs.report.comparisons import COMPARED, METRICS, Difference, Summary, known
 from hlrs.report.runs import STAGES, JobRecord, Results, Run, class_means, jobs, once, several
 from hlrs.report.wording import NOTHING, chance, counted, duration, grouped, hours, memory, percent, points
 
@@ -63,7 +63,7 @@ def methods_table(
     reference = results.report["reference"]
     found = {(s.method, s.metric): s for s in summary if s.dataset == dataset}
     compared = {(d.method, d.metric): d for d in differences if d.dataset == dataset}
-    metrics = [*COMPARED, *(metric for metric in METRICS if metric not in COMPARED)]
+    metrics = sorted(known(results), key=lambda metric: [*COMPARED, *METRICS].index(metric))
     columns = [Column("Method", text=True), Column("Seeds")]
     for metric in metrics:
         columns.append(Column(METRICS[metric]))
@@ -154,14 +154,15 @@ def direction(d: Difference) -> str:
 def seeds_table(results: Results, dataset: str) -> Table:
     """Build one row per run, linked to its records, with its retraining seed if there are several."""
     extra = [Column("Retraining")] if several(results) else []
-    columns = [Column("Run", text=True), *extra, *(Column(label) for label in METRICS.values())]
+    metrics = known(results)
+    columns = [Column("Run", text=True), *extra, *map(Column, metrics.values())]
     groups = [
         Group(
             [
                 [
                     Cell(f"{method}, seed {run.seed}", lineage_of(run)),
                     *(Cell(f"{run.retrain_seed}") for _ in extra),
-                    *(Cell(percent(run.metrics[m])) for m in METRICS),
+                    *(Cell(percent(run.metrics.get(m))) for m in metrics),
                 ]
                 for run in runs
             ],

@@ -7,7 +7,7 @@ Student's t for the unknown spread, corrected for the methods compared.
 import math
 
 from hlrs.artifacts.records import UNKNOWN
-from hlrs.report.comparisons import Difference
+from hlrs.report.comparisons import COMPARED, Difference, deciding
 from hlrs.report.runs import Results
 
 NOTHING = "–"
@@ -77,7 +77,7 @@ def answer(results: Results, differences: list[Difference]) -> list[str]:
     reference = results.report["reference"]
     if reference is None:
         return ["No reference method is set (report.reference), so methods are shown without a comparison."]
-    main = [d for d in differences if d.metric == "balanced_accuracy"]
+    main = [d for d in differences if d.metric == deciding(results)[0]]
     if not main:
         return [f"Only {reference} was run, so there is nothing to compare it with."]
     few = len(main) <= MOST_SENTENCES
@@ -91,16 +91,17 @@ def answer(results: Results, differences: list[Difference]) -> list[str]:
 
 def _headline(reference: str, differences: list[Difference]) -> str:
     """Summarize how many comparisons differ significantly, and by how much."""
+    metric = COMPARED[differences[0].metric]
     shown = {
         verdict: [d.mean for d in differences if d.verdict == verdict] for verdict in ("higher", "lower")
     }
     left = len(differences) - sum(map(len, shown.values()))
     if left == len(differences):
-        return f"No method differs significantly from {reference} in balanced accuracy."
+        return f"No method differs significantly from {reference} in {metric}."
     parts = [f"{verdict} in {len(means)} ({_range(means)})" for verdict, means in shown.items() if means]
     rest = f"; the other {'one is' if left == 1 else f'{left} are'} not significant" if left else ""
     found = f"{' and '.join(parts)} of {len(differences)} comparisons{rest}"
-    return f"Compared with {reference}, balanced accuracy is {found}."
+    return f"Compared with {reference}, {metric} is {found}."
 
 
 def _sentences(results: Results, differences: list[Difference]) -> list[str]:
@@ -130,7 +131,7 @@ def _range(means: list[float]) -> str:
 
 def _sentence(d: Difference) -> str:
     change = f"{points(d.mean)} percentage points compared with {d.reference}"
-    start = f"{d.method} on {d.dataset}: balanced accuracy {change}"
+    start = f"{d.method} on {d.dataset}: {COMPARED[d.metric]} {change}"
     if d.low is None or d.high is None or d.corrected is None:
         why = "chance cannot be judged" if d.seeds < 2 else d.verdict
         return f"{start} ({counted(d.seeds, 'seed')}; {why})."

@@ -1,6 +1,7 @@
 """The report stage: compare all runs on a page for people, with figures and tables for other programs."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hlrs.report.comparisons import compare
 from hlrs.report.exports import files
 from hlrs.report.figures import archive
 from hlrs.report.page import page
-from hlrs.report.runs import REPEATED, Columns, JobRecord, Results, Run
+from hlrs.report.runs import REPEATED, Columns, JobRecord, Results, Run, looked_up
 
 BEFORE_RETRAINING = {  # stages, by what the searcher says its genotype is
     "searched": ["search", "extract"],
@@ -66,14 +67,17 @@ def _record(job: Job, stage: str, name: str) -> JobRecord:
 
 
 def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run]:
-    """Yield the retrainings of one genotype, which share everything before them."""
+    """Yield the retrainings of one genotype, which share everything before them; the search without any."""
     params = job.params["params"]
+    column = params["datasets"][dataset]["table_column"]
     searcher = Method.model_validate(params["methods"][method]).searcher
     name = f"{dataset}/{method}/{seed}"
     genotype: dict[str, list[Node]] | None = None
     histories: dict[str, Columns] = {}
     alphas: Columns = {}
     cells: dict[str, str] = {}
+    lookup: dict[str, Any] | None = None
+    judged: dict[str, Any] = {}
     records = {stage: _record(job, stage, name) for stage in BEFORE_RETRAINING[searcher.genotype_is]}
     if "search" in records:
         histories["search"] = _history(job, f"search/{name}", "search_history")
@@ -82,19 +86,22 @@ def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run
         place = _input(job, f"extract/{name}/genotype.json")
         genotype = from_json(read_json(place), str(place)).cells
         cells = {cell: _drawing(_input(job, f"extract/{name}/{cell}.svg")) for cell in ("normal", "reduce")}
-    for retrain_seed in sorted(params["matrix"]["retrain_seeds"]):
+    if f"lookup/{name}/lookup.json" in job.inputs:
+        lookup = read_json(_input(job, f"lookup/{name}/lookup.json"))
+        judged = looked_up(lookup["columns"][column])
+        records["lookup"] = _record(job, "lookup", name)
+    search = Run(dataset, method, seed, None, judged, genotype, histories, alphas, records, cells, lookup)
+    retrain_seeds = sorted(params["matrix"]["retrain_seeds"])
+    if not retrain_seeds:
+        yield search
+    for retrain_seed in retrain_seeds:
         retraining = repeat(name, retrain_seed)
-        yield Run(
-            dataset,
-            method,
-            seed,
-            retrain_seed,
-            metrics=read_json(_input(job, f"evaluate/{retraining}/metrics.json")),
-            genotype=genotype,
+        yield replace(
+            search,
+            retrain_seed=retrain_seed,
+            metrics=read_json(_input(job, f"evaluate/{retraining}/metrics.json")) | judged,
             histories=histories | {"retrain": _history(job, f"retrain/{retraining}", "retrain_history")},
-            alphas=alphas,
             records=records | {stage: _record(job, stage, retraining) for stage in REPEATED},
-            cells=cells,
         )
 
 

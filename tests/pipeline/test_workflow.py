@@ -126,7 +126,8 @@ def pipeline():
 def record_by_dvc(folder):
     """Have DVC record what a finished run made, without running Snakemake."""
     run(folder, "hlrs", "prune")
-    (folder / "results/search").mkdir(exist_ok=True)  # of a phase without jobs
+    for phase in ("search", "lookup"):  # which may have no jobs
+        (folder / "results" / phase).mkdir(exist_ok=True)
     run(folder, "dvc", "commit", "--force")
 
 

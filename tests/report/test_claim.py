@@ -269,7 +269,16 @@ def test_verdicts_of_several_data_sets_fit_a_sentence():
 
 def test_the_table_has_a_row_per_part():
     found = list(csv.reader(io.StringIO(table(judged(FULL)))))
-    assert found[0] == ["dataset", "part", "verdict", "reasons"]
-    assert found[1] == ["d", "re-sampling is below darts", "supported", "below: balanced −10.0"]
-    assert [row[2] for row in found[1:]] == ["supported"] * 5
-    assert table(judged({"darts": BASE, "bbn": BASE}, reference="bbn")) == "dataset,part,verdict,reasons\n"
+    assert found[0] == ["dataset", "metric", "part", "verdict", "reasons"]
+    assert found[1] == [
+        "d",
+        "balanced_accuracy",
+        "re-sampling is below darts",
+        "supported",
+        "below: balanced −10.0",
+    ]
+    assert [row[3] for row in found[1:]] == ["supported"] * 5
+    assert (
+        table(judged({"darts": BASE, "bbn": BASE}, reference="bbn"))
+        == "dataset,metric,part,verdict,reasons\n"
+    )

@@ -95,9 +95,13 @@ def record_of(stage: str, **facts) -> JobRecord:
     return JobRecord.of("", Record.sealed(body | {"ended": ""} | facts))
 
 
-def make_results(runs: list[Run], names=NAMES, counts=COUNTS, reference: str | None = "darts") -> Results:
+def make_results(
+    runs: list[Run], names=NAMES, counts=COUNTS, reference: str | None = "darts", many_above=100, few_below=20
+) -> Results:
     report = {"title": "T", "reference": reference, "confidence": 0.95}
-    return Results(report, {}, {"d": {"names": names, "counts": counts}}, {"d": record_of("split")}, runs)
+    groups = {"many_above": many_above, "few_below": few_below}
+    params = {"matrix": {"retrain_seeds": [0]}, "datasets": {"d": {"groups": groups}}}
+    return Results(report, params, {"d": {"names": names, "counts": counts}}, {"d": record_of("split")}, runs)
 
 
 def drawn(results: Results, name: str) -> charts.Figure:
@@ -204,7 +208,8 @@ def many_classes(count: int, method: str = "darts", shift: int = 0) -> Run:
 def thousand(*runs: Run) -> Results:
     counts = {s: [1000 - i for i in range(1000)] for s in ("weights", "alphas")}
     rest = {"holdout": [0] * 1000, "test": [5] * 1000}
-    return make_results([*runs], names=[f"class {i}" for i in range(1000)], counts=counts | rest)
+    names = [f"class {i}" for i in range(1000)]
+    return make_results([*runs], names, counts | rest, many_above=1000, few_below=1001)
 
 
 def test_many_classes_are_grouped_with_their_neighbours():

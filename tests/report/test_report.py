@@ -311,7 +311,8 @@ def test_files_other_than_the_page_depend_on_no_times_or_hosts():
 
 def test_the_report_reads_what_the_plan_provides():
     names = {name.split("/")[0] + "/" + name.split("/")[-1] for name in make_job(TWO_SEEDS).inputs}
-    assert names == {f"{stage}/{name}" for stage, files in REPORTED.items() for name in files}
+    stages = REPORTED.keys() - {"lookup"}  # in test_lookups.py
+    assert names == {f"{stage}/{name}" for stage in stages for name in REPORTED[stage]}
 
 
 def test_missing_input_is_named():

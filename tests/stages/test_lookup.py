@@ -1,7 +1,9 @@
 """Look-ups in a table of accuracies: planned, run, recorded, traced; and one line for what does not fit."""
 
 import copy
+import csv
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -145,6 +147,22 @@ def test_the_audit_finds_a_table_that_changed_after_the_look_up():
     broken = [finding for finding in check_data(Audit(jobs)) if finding.broken]
     assert {finding.path for finding in broken} == {TABLE}
     assert broken[0].what == "has other bytes than when digits/random/0 was looked up"
+
+
+def test_a_search_is_judged_from_the_plan_to_the_report_without_a_retraining():
+    """ONE has 94 in column a, SKIPS 50, of a mean of 64.8; the best is ONE."""
+    stages = ("split", "search", "extract", "lookup", "report")
+    jobs = done(stages)
+    assert {stage for stage, _ in jobs} == {*stages}
+    assert [f for f in Audit([*jobs.values()]).findings() if f.broken] == []
+    report = jobs["report", "all"]
+    [first, second] = csv.DictReader(io.StringIO(report.output("runs.csv").read_text()))
+    assert (first["table_accuracy"], first["table_regret"], first["table_rank"]) == ("0.94", "0", "1")
+    assert (second["table_accuracy"], second["cell"], second["collapsed"]) == ("0.5", SKIPS, "True")
+    assert json.loads(report.output("metrics.json").read_text()) == {
+        "digits": {"random": {"seeds": 2, "table_accuracy": 0.72, "table_regret": 0.22}}
+    }
+    assert "64.8" in report.output("index.html").read_text()
 
 
 # --- one line for what does not fit -------------------------------------------------------------------

@@ -1,0 +1,297 @@
+"""Reports on look-ups: numbers worked out by hand, the floor beside them, and no part without content."""
+
+import copy
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hlrs.artifacts.files import write_json
+from hlrs.artifacts.jobs import Job
+from hlrs.nas.cell_table import read_table_of_cells
+from hlrs.pipeline.plan import REPORTED
+from hlrs.report.claim import claims, controls
+from hlrs.report.comparisons import compare, deciding
+from hlrs.report.figures import sections
+from hlrs.report.lookups import floor_of, lookups_table
+from hlrs.report.runs import edges_of
+from hlrs.report.tables import operations_table
+from hlrs.report.wording import answer
+from hlrs.stages.report import gather
+from tests.nas.test_cell_table import ALL, ONE, POINTS, ROWS, SKIPS, lines
+from tests.report.test_claim import SPECS
+from tests.report.test_report import Page, html, make_job, record, rows, run, write_record
+
+pytestmark = pytest.mark.usefixtures("workspace")  # a report's inputs lie below the current folder
+
+# column a: 0.90, 0.80, 0.50 and 0.94, 0.90, 0.80; differences 0.04, 0.10, 0.30
+FOUND = {"darts": [ALL, POINTS, SKIPS], "hlrs": [ONE, ALL, POINTS]}
+
+
+def judged_job(found=FOUND, *, table=ROWS, scores=None, **options) -> Job:
+    """A report's job of searches that found these cells, by seed; without `scores`, nothing is retrained."""
+    made = make_job(scores or {name: [0.5] * len(own) for name, own in found.items()}, specs=SPECS, **options)
+    given, inputs = copy.deepcopy(made.params), dict(made.inputs)
+    given["params"]["evaluate"]["table"] = "cells.csv"
+    for dataset in given["params"]["datasets"].values():
+        dataset["table_column"] = "a"
+    if scores is None:
+        given["params"]["matrix"]["retrain_seeds"] = []
+        inputs = {name: path for name, path in inputs.items() if not name.startswith(("retrain", "evaluate"))}
+    Path("cells.csv").write_text(lines(table))
+    judge = read_table_of_cells(Path("cells.csv")).judge
+    for method, cells in found.items():
+        for seed, cell in enumerate(cells):
+            name = f"lookup/d/{method}/{seed}"
+            for file, write, content in (
+                ("lookup.json", write_json, judge(cell)),
+                ("provenance.json", write_record, record("lookup", f"d/{method}/{seed}")),
+            ):
+                inputs[f"{name}/{file}"] = str(Path("in", name, file))
+                write(Path("in", name, file), content)
+            write_json(Path("in/extract/d", method, str(seed), "genotype.json"), {"cell": cell})
+    return replace(made, params=given, inputs=inputs)
+
+
+def texts(cells) -> list[str]:
+    return [cell.text for cell in cells]
+
+
+# --- numbers ------------------------------------------------------------------------------------------
+
+
+def test_the_job_has_the_inputs_that_the_plan_provides():
+    names = {name.split("/")[0] + "/" + name.split("/")[-1] for name in judged_job().inputs}
+    stages = REPORTED.keys() - {"retrain", "evaluate"}
+    assert names == {f"{stage}/{name}" for stage in stages for name in REPORTED[stage]}
+
+
+def test_methods_stand_beside_what_needs_no_search():
+    """Darts: mean 2.2/3, regret 0.04, 0.14, 0.44, ranks 2, 3, 4 of 5, so 4/5, 3/5, 2/5 are not better.
+
+    Deviations of hlrs from 0.88: 0.06, 0.02, −0.08; s = √(0.0104/2) = 0.0721, t = 4.3027: ± 0.1791.
+    """
+    table = lookups_table(gather(judged_job()), "d")
+    found, floor = ([texts(row) for row in group.rows] for group in table.groups)
+    assert found[0][:2] + found[0][4:] == ["darts", "3", "90.0", "50.0", "20.7", "3", "60.0", "1 of 3"]
+    assert found[0][2].startswith("73.3 ± ")
+    assert found[1] == [
+        *("hlrs", "3", "88.0 ± 7.2", "70.1 to 105.9"),
+        *("94.0", "80.0", "6.0", "2", "80.0", "0 of 3"),
+    ]
+    # mean of 94, 90, 80, 50, 10; the cell of six 3×3 convolutions has 90
+    assert floor == [
+        ["random cell", "–", "64.8", "–", "–", "–", "29.2", "–", "–", "–"],
+        ["largest cell", "–", "90.0", "–", "–", "–", "4.0", "–", "–", "–"],
+    ]
+    assert table.groups[1].rows[1][0].detail == "rank correlation 0.87"  # as in test_cell_table.py
+    assert table.groups[0].rows[0][7].detail == "2 to 4"
+
+
+def test_the_floor_says_how_well_counting_ranks():
+    floor = floor_of(gather(judged_job()), "d")
+    assert (floor.random, floor.count, floor.cells) == (pytest.approx(0.648), 0.9, 5)
+    for fact in ("64.8 %", "90.0 %", "9·conv3×3 + conv1×1", "all 5 cells", "by a ", "correlation of 0.87"):
+        assert fact in floor.words
+    alone = floor_of(gather(judged_job({"darts": [ALL]}, table={ALL: (5, 5)})), "d")
+    assert "correlation of –" in alone.words
+
+
+def test_tables_for_other_programs_have_the_columns():
+    job = judged_job()
+    run(job)
+    first = rows(job, "runs.csv")[0]
+    assert first == {
+        "dataset": "d", "method": "darts", "seed": "0", "retrain_seed": "",
+        "table_accuracy": "0.9", "table_regret": "0.04", "table_percentile": "0.8", "table_rank": "2",
+        "cell": ALL, "collapsed": "False",
+    }  # fmt: skip
+    found = {(row["method"], row["metric"]): row for row in rows(job, "summary.csv")}
+    assert {metric for _, metric in found} == {"table_accuracy", "table_regret"}
+    assert float(found["hlrs", "table_accuracy"]["mean"]) == pytest.approx(0.88)
+    assert float(found["darts", "table_regret"]["mean"]) == pytest.approx(0.62 / 3)
+    [difference] = rows(job, "differences.csv")
+    assert (difference["metric"], difference["seeds"]) == ("table_accuracy", "3")
+    assert float(difference["mean"]) == pytest.approx(0.44 / 3)
+    assert {row["metric"] for row in rows(job, "claim.csv")} == {"table_accuracy"}
+    assert rows(job, "classes.csv") == rows(job, "plots/class_accuracy.csv") == []
+
+
+def test_several_retrainings_do_not_multiply_a_look_up():
+    job = judged_job(scores={"darts": [[0.5, 0.6]] * 3, "hlrs": [[0.5, 0.7]] * 3})
+    run(job)
+    found = {(r["method"], r["metric"]): r for r in rows(job, "summary.csv")}
+    assert found["hlrs", "table_accuracy"]["retrain_std"] == ""
+    assert found["hlrs", "balanced_accuracy"]["retrain_std"] != ""
+    assert [row[1].text for row in lookups_table(gather(job), "d").groups[0].rows] == ["3", "3"]
+
+
+def test_genotypes_of_both_spaces_have_edges():
+    """Node 0 of a cell of NAS-Bench-201 reads its input, state 0; node 2 also the nodes before it."""
+    text = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|none~2|"
+    assert edges_of({"cell": text}) == {
+        "cell": {
+            (0, 0): "nor_conv_3x3",
+            (1, 0): "none",
+            (1, 1): "skip_connect",
+            (2, 0): "avg_pool_3x3",
+            (2, 1): "nor_conv_1x1",
+            (2, 2): "none",
+        }
+    }
+    steps = [[["sep_conv_3x3", 0], ["skip_connect", 1]]]
+    found = edges_of({"normal": steps, "reduce": steps})
+    assert found["normal"] == found["reduce"] == {(0, 0): "sep_conv_3x3", (0, 1): "skip_connect"}
+    counted = operations_table(gather(judged_job()), "d")
+    assert [c.label for c in counted.columns[1:]] == ["none", "nor_conv_1x1", "nor_conv_3x3", "skip_connect"]
+    assert texts(counted.groups[0].rows[0]) == ["darts", "0.0", "2.0", "2.0", "2.0"]
+
+
+# --- what decides -------------------------------------------------------------------------------------
+
+BEST = [*ROWS][4]
+# a tenth of a point apart, so that differences have a spread
+NEAR = dict(zip(ROWS, [(50.0, 1), (80.0, 1), (80.1, 1), (94.0, 1), (94.1, 1)], strict=True))
+GOOD, BAD = [ONE, BEST, ONE], [POINTS, POINTS, ALL]
+ROLES = {
+    "darts": GOOD,
+    "balanced": BAD,
+    "focal": BAD,
+    "bbn": BAD,
+    "hlrs": GOOD[1:] + GOOD[:1],
+}
+
+
+def test_without_a_retraining_the_table_decides():
+    results = gather(judged_job(ROLES, table=NEAR))
+    differences = compare(results)
+    assert deciding(results) == ["table_accuracy"]
+    [claim] = claims(results, differences)
+    # 80.0, 80.0, 80.1 − 94.0, 94.1, 94.0: each significant; hlrs − darts: 0.1, −0.1, 0, within a point
+    assert (claim.metric, claim.verdict) == ("table_accuracy", "supported")
+    assert answer(results, differences)[0].startswith(
+        "Compared with darts, table accuracy is lower in 3 (by 14.0"
+    )
+
+
+def test_with_a_retraining_the_table_has_a_verdict_of_its_own():
+    """The retrained networks say the opposite of the table."""
+    high, low = [0.9, 0.91, 0.92], [0.8, 0.82, 0.81]
+    scores = dict(zip(ROLES, (low, high, high, high, low), strict=True))
+    results = gather(judged_job(ROLES, table=NEAR, scores=scores))
+    found = claims(results, compare(results))
+    assert [(c.metric, c.verdict) for c in found] == [
+        ("balanced_accuracy", "contradicted"),
+        ("table_accuracy", "supported"),
+    ]
+    assert answer(results, compare(results))[0].startswith("Compared with darts, balanced accuracy is higher")
+
+
+def test_a_retraining_recipe_sets_nobody_apart_where_nothing_is_retrained():
+    reweighted = {"darts": GOOD, "longer": BAD}  # its recipe has other epochs
+
+    def reasons(**options):
+        results = gather(judged_job(reweighted, table=NEAR, **options))
+        return [
+            part.reasons
+            for part in claims(results, compare(results))[0].parts
+            if "weighting" in part.statement
+        ]
+
+    assert reasons()[0].startswith("below: longer −14.")
+    assert reasons(scores={"darts": [0.5] * 3, "longer": [0.4] * 3})[0].startswith("add re-weighting")
+
+
+# --- the control --------------------------------------------------------------------------------------
+
+
+def control(hlrs: list[str], blank: list[str]) -> tuple[str, str]:
+    """The comparison of HLRS with a method whose alphas are never trained."""
+    job = judged_job({"darts": blank, "hlrs": hlrs, "untrained": blank}, table=NEAR)
+    results = gather(job)
+    results.params["methods"]["untrained"]["searcher"] = {"kind": "blank_pt"}
+    [found] = controls(results)
+    return found
+
+
+def test_a_tie_with_blank_pt_says_that_no_schedule_can_matter():
+    """Differences 0, 0.1, −0.1 points: ± 4.30 · 0.1/√3 = 0.25, within a point."""
+    answered, reasons = control([ONE, BEST, ONE], [ONE, ONE, BEST])
+    assert answered == "ties"
+    for fact in (
+        "on d, hlrs − untrained",
+        "table accuracy",
+        "−0.2 to +0.2",
+        "within ±1 point",
+        "no schedule",
+    ):
+        assert fact in reasons
+
+
+def test_a_difference_from_blank_pt_says_that_schedules_can_matter():
+    for mine, other, sign in ((GOOD, BAD, "+14"), (BAD, GOOD, "−14")):
+        answered, reasons = control(mine, other)
+        assert answered == "differs"
+        assert sign in reasons
+        assert "no schedule" not in reasons
+
+
+def test_a_wide_interval_decides_nothing_about_blank_pt():
+    answered, reasons = control([ONE, POINTS, ONE], [POINTS, ONE, ONE])
+    assert answered == "undecided"
+    assert "not within ±1 point" in reasons
+    assert "seeds needed" in reasons
+    assert "no schedule" not in reasons
+
+
+def test_the_control_needs_both():
+    results = gather(judged_job())
+    assert controls(results) == []
+    results.params["methods"]["hlrs"]["searcher"] = {"kind": "blank_pt"}
+    assert controls(results) == []
+
+
+# --- the page -----------------------------------------------------------------------------------------
+
+
+def test_a_page_without_retraining_has_no_part_without_content():
+    job = judged_job()
+    text = html(job)
+    assert Page(text).open == []
+    for absent in ("test images", "Test images", "Training from scratch", "Confusion", "alanced accuracy",
+                   "Many-shot", "Each class", "retrain</th>", ">nan<", ">None<"):  # fmt: skip
+        assert absent not in text.split("params.yaml with all defaults")[0], absent
+    titles = [section.title for section in sections(gather(job), "d")]
+    assert titles[:2] == ["Images per class", "Accuracy of the methods"]
+    assert "Table accuracy, difference from darts" in text
+    assert text.count("Floor, without a search") >= 3  # beside the answer, the methods, the ranking
+    assert 'id="lookups/d"' in text
+    assert "1 data set × 2 methods × 3 seeds = 6 runs" in text
+
+
+def test_the_figure_of_the_methods_has_the_floor_in_its_last_rows():
+    [figure] = next(
+        s.figures for s in sections(gather(judged_job()), "d") if s.title.startswith("Accuracy of")
+    )
+    assert [*figure.parts] == ["table_accuracy"]
+    assert [row[1:3] + row[4:5] for row in figure.data[1][-2:]] == [
+        ["random cell", None, pytest.approx(0.648)],
+        ["largest cell", None, 0.9],
+    ]
+    assert "Floor, without a search" in figure.note
+    drawn = re.findall(r">(darts|hlrs|random cell|largest cell)<", figure.parts["table_accuracy"])
+    assert drawn == ["darts", "hlrs", "random cell", "largest cell"]
+
+
+def test_a_page_with_retraining_shows_both():
+    text = html(judged_job(scores={"darts": [0.5, 0.6, 0.7], "hlrs": [0.5, 0.7, 0.6]}))
+    for part in ("Balanced accuracy, difference", 'id="lookups/d"', "Confusion matrix", "by table accuracy"):
+        assert part in text
+
+
+def test_a_control_is_a_section_of_the_page(monkeypatch):
+    monkeypatch.setattr("hlrs.report.page.controls", lambda results: [("ties", "so no schedule matters")])
+    text = html(judged_job())
+    assert "<strong>ties</strong>: so no schedule matters." in text
+    assert 'href="#control"' in text
