@@ -81,13 +81,19 @@ def plain_count(sizes: npt.NDArray[np.int64], accuracies: Floats) -> dict[str, f
     `count_correlation`: Spearman's rank correlation of `sizes` and `accuracies`, both [cells], None where
     either is constant; `count_accuracy`: the accuracy of the largest cell, the first of equals, in per cent.
     """
-    from scipy import stats  # here, since planning needs no statistics
-
     varies = np.ptp(sizes) > 0 and np.ptp(accuracies) > 0
+    rho = np.corrcoef(_ranks(sizes), _ranks(accuracies))[0, 1] if varies else None
     return {
-        "count_correlation": float(stats.spearmanr(sizes, accuracies).statistic) if varies else None,
+        "count_correlation": None if rho is None else float(rho),
         "count_accuracy": float(accuracies[sizes.argmax()]),
     }
+
+
+def _ranks(values: npt.NDArray[Any]) -> Floats:
+    """Return the ranks of values [n], from 1 for the smallest; equal values share the mean of theirs."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[group]
+    return ranks
 
 
 def cell_of(genotype: Any, path: Path) -> str:

@@ -232,7 +232,7 @@ def site(cluster: Cluster, choice: Choice) -> dict[str, Any]:
 
 COMMENTS = {
     "jobs": "maximum number of jobs in the queue",
-    "local-cores": "extractions that the login node runs in parallel, one second each",
+    "local-cores": "extractions and look-ups that the login node runs in parallel, one second each",
     "retries": "SLURM owns every continuation; retries > 0 would resubmit a cancelled job",
     "slurm-requeue": "jobs that were preempted or lost their node resume from their checkpoint",
     "slurm-status-attempts": "one minute each that SLURM may not answer (hlrs/pipeline/slurm_commands.py)",

@@ -171,10 +171,11 @@ def _table(lineage: Lineage) -> Iterator[str]:
         keys |= {stage: found[stage] for stage in ("search", "extract", "lookup") if stage in found}
     shared = {record.run: record.key for _, record in roots(lineage) if record.stage == "split"}
     wide = max(map(len, rows))
-    stages = [stage for stage in STAGES if stage != "report"]
+    for run, keys in rows.items():
+        keys["split"] = shared.get(run.split("/")[0], "")
+    stages = [stage for stage in STAGES if any(stage in keys for keys in rows.values())]
     yield " " * wide + "".join(f"  {stage:{SHORT}}" for stage in stages).rstrip()
     for run, keys in sorted(rows.items()):
-        keys["split"] = shared.get(run.split("/")[0], "")
         yield f"{run:{wide}}" + "".join(f"  {keys.get(stage, ''):{SHORT}}" for stage in stages).rstrip()
     yield ""
     yield f"`hlrs lineage {min(rows)}` shows one of them in full, --json all of them."
