@@ -107,8 +107,8 @@ def _lookup_params(params: Params) -> LookupJob | None:
         )
     if outside and not matrix.retrain_seeds:
         raise UserError(
-            f"methods.{outside[0]}: its cells are not those of space nasbench201 with 4 nodes, and nothing else "
-            "judges it; list a seed in matrix.retrain_seeds, or leave the method out of the matrix"
+            f"methods.{outside[0]}: its cells are not those of space nasbench201 with 4 nodes, and nothing "
+            "else judges it; list a seed in matrix.retrain_seeds, or leave the method out of the matrix"
         )
     return LookupJob(content=content, table=table)
 

@@ -32,7 +32,7 @@ RECOMMENDED = {  # unmet recommendations, with the number of places
     "The Action SHOULD have an agent that is a Person or Organization": 11,
     f"The {ROOT} SHOULD have a link to a Contextual Entity representing the `author` of the RO-Crate": 1,
     f"The `publisher` property of a `{ROOT}` SHOULD be an `Organization`": 1,
-    "The SoftwareApplication id SHOULD be an absolute URI": 8,  # the tools are files of the crate
+    "The SoftwareApplication id SHOULD be an absolute URI": 9,  # the tools are files of the crate
 }
 
 

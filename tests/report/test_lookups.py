@@ -15,7 +15,6 @@ from hlrs.report.claim import claims, controls
 from hlrs.report.comparisons import compare, deciding
 from hlrs.report.figures import sections
 from hlrs.report.lookups import floor_of, lookups_table
-from hlrs.report.runs import edges_of
 from hlrs.report.tables import operations_table
 from hlrs.report.wording import answer
 from hlrs.stages.report import gather
@@ -127,22 +126,7 @@ def test_several_retrainings_do_not_multiply_a_look_up():
     assert [row[1].text for row in lookups_table(gather(job), "d").groups[0].rows] == ["3", "3"]
 
 
-def test_genotypes_of_both_spaces_have_edges():
-    """Node 0 of a cell of NAS-Bench-201 reads its input, state 0; node 2 also the nodes before it."""
-    text = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|none~2|"
-    assert edges_of({"cell": text}) == {
-        "cell": {
-            (0, 0): "nor_conv_3x3",
-            (1, 0): "none",
-            (1, 1): "skip_connect",
-            (2, 0): "avg_pool_3x3",
-            (2, 1): "nor_conv_1x1",
-            (2, 2): "none",
-        }
-    }
-    steps = [[["sep_conv_3x3", 0], ["skip_connect", 1]]]
-    found = edges_of({"normal": steps, "reduce": steps})
-    assert found["normal"] == found["reduce"] == {(0, 0): "sep_conv_3x3", (0, 1): "skip_connect"}
+def test_operations_of_cells_are_counted():
     counted = operations_table(gather(judged_job()), "d")
     assert [c.label for c in counted.columns[1:]] == ["none", "nor_conv_1x1", "nor_conv_3x3", "skip_connect"]
     assert texts(counted.groups[0].rows[0]) == ["darts", "0.0", "2.0", "2.0", "2.0"]

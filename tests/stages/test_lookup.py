@@ -15,6 +15,7 @@ from hlrs.config.params import Params, load
 from hlrs.errors import UserError
 from hlrs.pipeline import plan
 from hlrs.pipeline.execute import execute
+from hlrs.provenance import ro_crate
 from hlrs.provenance.audit import Audit, check_data
 from hlrs.provenance.differences import compare
 from hlrs.provenance.lineage import facts, find, read_here, trace
@@ -163,6 +164,17 @@ def test_a_search_is_judged_from_the_plan_to_the_report_without_a_retraining():
         "digits": {"random": {"seeds": 2, "table_accuracy": 0.72, "table_regret": 0.22}}
     }
     assert "64.8" in report.output("index.html").read_text()
+
+
+def test_a_crate_describes_the_table_once_for_all_look_ups():
+    jobs = done(("split", "search", "extract", "lookup", "report"))
+    ro_crate.export([*jobs.values()], Path("params.yaml"), Path("crate"), weights=True)
+    graph = {e["@id"]: e for e in json.loads(Path("crate/ro-crate-metadata.json").read_text())["@graph"]}
+    [table] = [name for name in graph if name.startswith("#table/") and name.count("/") == 1]
+    assert graph[table]["description"].startswith(f'"{TABLE}"; the files themselves are not in this crate')
+    assert graph[table]["contentSize"] == str(len(lines()))
+    readers = [e["name"] for e in graph.values() if {"@id": table} in [*e.get("object", [])]]
+    assert sorted(readers) == ["Run of the workflow", "lookup digits/random/0", "lookup digits/random/1"]
 
 
 # --- one line for what does not fit -------------------------------------------------------------------
