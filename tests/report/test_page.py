@@ -80,9 +80,8 @@ def many_runs(model: Results) -> Results:
             ]
             for node in range(4)
         ]
-        concat = [2, 3, 4, 5]
-        genotype = {"normal": cell, "reduce": cell, "normal_concat": concat, "reduce_concat": concat}
-        cells = dict.fromkeys(("normal", "reduce"), draw_cell(cell, f"{dataset}/{method}", concat))
+        genotype = dict.fromkeys(("normal", "reduce"), cell)
+        cells = dict.fromkeys(genotype, draw_cell(cell, f"{dataset}/{method}", [2, 3, 4, 5]))
         for seed in seeds:
             name = f"{dataset}/{method}/{seed}"
             logits = rng.normal(size=(len(labels), CLASSES)) + (2 + 0.1 * i) * np.eye(CLASSES)[labels]

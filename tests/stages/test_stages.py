@@ -274,7 +274,7 @@ def spec_of(model):
         if name == "at":
             spec[name] = [0.5] if get_args(field.annotation) and "list" in str(field.annotation) else 0.5
         elif name != "kind" and field.is_required():
-            spec[name] = get_args(field.annotation)[0]  # of a literal
+            spec[name] = "DARTS_V2" if name == "genotype" else get_args(field.annotation)[0]  # of a literal
     return spec
 
 
