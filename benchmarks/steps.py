@@ -172,7 +172,7 @@ def copy_weights(network: Any, supernet: DartsSupernet) -> None:
 
 def copy_edge(primitives: Any, out: Any, group: int) -> None:
     """Copy one edge's weights of the reference into the rows of its group."""
-    convolutions = list(zip(out.convolutions.values(), primitives[4:8], strict=True))
+    convolutions = zip(out.convolutions.values(), primitives[4:8], strict=True)
     for own, other in convolutions:
         theirs = [m.weight for m in other.op if isinstance(m, nn.Conv2d)]
         ours = [w for pair in zip(own.depthwise, own.pointwise, strict=True) for w in pair]

@@ -154,16 +154,18 @@ def _run_jobs(
         search = make_job("search", run, search_params, tables)
         yield search
         alphas = {"alphas": str(search.output("alphas.parquet"))}
+    # which operations a search chooses from matters to it alone
+    network_space = DartsSpace() if space is None else type(space)()
     if space is not None:
         given = searcher.genotype if searcher.genotype_is == "given" else None
-        extract = make_job("extract", run, ExtractJob(genotype=given, space=space), alphas)
+        own = network_space if given else space
+        extract = make_job("extract", run, ExtractJob(genotype=given, space=own), alphas)
         yield extract
         genotype = {"genotype": str(extract.output("genotype.json"))}
         network |= genotype
         if lookup is not None and _tabulated(params, method):
             yield make_job("lookup", run, lookup, genotype)
     recipe = params.retrain_of(method)
-    network_space = DartsSpace() if space is None else type(space)()
     resnet = searcher.depth if searcher.genotype_is == "absent" else None
     evaluate = Evaluation(**params.evaluate.model_dump(exclude={"table"}))
     for retrain_seed in params.matrix.retrain_seeds:

@@ -18,6 +18,7 @@ from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, STATE, repeat, search_of, s
 from hlrs.artifacts.records import Record
 from hlrs.config.methods import Searcher
 from hlrs.config.params import Params
+from hlrs.config.spaces import DartsSpace
 from hlrs.errors import HlrsError, UserError
 from hlrs.pipeline import plan
 from hlrs.stages.report import BEFORE_RETRAINING
@@ -133,7 +134,7 @@ def test_paths_name_stage_run_and_key():
 def test_searchers_without_training_get_no_images():
     search = {job.run: job.params for job in plan.plan(params()) if job.stage == "search"}
     assert "images" in search["small/darts/0"]
-    assert set(search["small/random/1"]) == {"seed", "searcher", "nodes"}
+    assert set(search["small/random/1"]) == {"seed", "searcher", "space", "nodes"}
 
 
 # --- methods without a search, several retrainings ----------------------------------------------------
@@ -147,9 +148,21 @@ def test_a_published_genotype_is_extracted_without_a_search():
     jobs = {(job.stage, job.run): job for job in plan.plan(params(**FIXED))}
     assert ("search", "small/random/0") not in jobs
     extract = jobs["extract", "small/random/0"]
-    assert (extract.params, extract.inputs) == ({"genotype": "PDARTS"}, {})
+    space = DartsSpace().model_dump()
+    assert (extract.params, extract.inputs) == ({"genotype": "PDARTS", "space": space}, {})
     assert jobs["retrain", "small/random/0"].inputs["genotype"] == str(extract.output("genotype.json"))
-    assert jobs["extract", "small/darts/0"].params == {"genotype": None}
+    assert jobs["extract", "small/darts/0"].params == {"genotype": None, "space": space}
+
+
+def test_a_given_genotype_does_not_depend_on_what_searches_choose_from():
+    narrow = {"search__space": {"kind": "darts", "primitives": ["skip_connect", "sep_conv_3x3"]}}
+    before, after = (
+        {(job.stage, job.run): job.key for job in plan.plan(params(**FIXED, **changes))}
+        for changes in ({}, narrow)
+    )
+    same = {run for run in before if before[run] == after[run]}
+    assert {("extract", "small/random/0"), ("retrain", "small/random/0")} <= same
+    assert not {("search", "small/darts/0"), ("extract", "small/darts/0")} & same
 
 
 def test_a_resnet_is_retrained_and_evaluated_alone():
