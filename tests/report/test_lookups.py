@@ -9,6 +9,7 @@ import pytest
 
 from hlrs.artifacts.files import write_json
 from hlrs.artifacts.jobs import Job
+from hlrs.artifacts.tables import write_table
 from hlrs.nas.cell_table import read_table_of_cells
 from hlrs.pipeline.plan import REPORTED
 from hlrs.report.claim import claims, controls
@@ -20,7 +21,7 @@ from hlrs.report.wording import answer
 from hlrs.stages.report import gather
 from tests.nas.test_cell_table import ALL, ONE, POINTS, ROWS, SKIPS, lines
 from tests.report.test_claim import SPECS
-from tests.report.test_report import Page, html, make_job, record, rows, run, write_record
+from tests.report.test_report import Page, alphas, html, make_job, record, rows, run, write_record
 
 pytestmark = pytest.mark.usefixtures("workspace")  # a report's inputs lie below the current folder
 
@@ -50,6 +51,12 @@ def judged_job(found=FOUND, *, table=ROWS, scores=None, **options) -> Job:
                 inputs[f"{name}/{file}"] = str(Path("in", name, file))
                 write(Path("in", name, file), content)
             write_json(Path("in/extract/d", method, str(seed), "genotype.json"), {"cell": cell})
+            place = Path("in/search/d", method, str(seed), "alphas.parquet")
+            if place.exists():  # the space has one kind of cell
+                every = alphas(method)
+                normal = [i for i, kind in enumerate(every["cell"]) if kind == "normal"]
+                own = {column: [values[i] for i in normal] for column, values in every.items()}
+                write_table(place, "trajectory", own)
     return replace(made, params=given, inputs=inputs)
 
 

@@ -27,7 +27,6 @@ from tests.nas.test_cell_table import ALL, ONE, POINTS, POOLS, SKIPS, lines
 TABLE = "cells.csv"
 METHODS = {"random": {"searcher": {"kind": "random"}}}
 FOUND = [ONE, SKIPS]  # by seed
-SPACE_OF = plan.space_of
 
 
 def params(**changes) -> Params:
@@ -35,6 +34,8 @@ def params(**changes) -> Params:
     tree = copy.deepcopy(TINY) | {"methods": METHODS, "report": {}, "evaluate": {"table": TABLE}}
     tree["matrix"] |= {"methods": ["random"], "seeds": [0, 1], "retrain_seeds": []}
     tree["datasets"]["digits"]["table_column"] = "a"
+    tree["retrain"] |= {"auxiliary_weight": 0, "drop_path": 0}  # networks of the space have none
+    tree["search"] |= {"space": {"kind": "nasbench201"}, "nodes": 4, "cells": 3}
     for name, value in changes.items():
         *path, last = name.split("__")
         target = tree
@@ -55,7 +56,6 @@ def _table(workspace, monkeypatch):
             write_text(job.output(f"{cell}.svg"), "<svg></svg>")
         return {}
 
-    monkeypatch.setattr(plan, "space_of", lambda params, method: "nasbench201")
     monkeypatch.setattr(extract, "run", find_cell)
     Path(TABLE).write_text(lines())
 
@@ -212,19 +212,18 @@ def test_a_column_and_no_retraining_need_a_table():
     refused(UserError, "datasets.digits.table_column: 'a'", "evaluate.table", **named)
 
 
-def test_a_table_needs_a_method_that_searches_its_space(monkeypatch):
-    monkeypatch.setattr(plan, "space_of", SPACE_OF)
-    refused(UserError, "evaluate.table: cells.csv", "nasbench201", "search.space")
+def test_a_table_needs_a_method_that_searches_its_space():
+    refused(UserError, "evaluate.table: cells.csv", "search.space", search__space={"kind": "darts"})
+    refused(UserError, "evaluate.table: cells.csv", "4 nodes", "search.nodes", search__nodes=3)
 
 
-def test_a_method_of_another_space_must_be_retrained(monkeypatch):
-    spaces = {"random": "nasbench201", "published": None}
-    monkeypatch.setattr(plan, "space_of", lambda params, method: spaces[method])
+def test_a_method_of_another_space_must_be_retrained():
+    published = {"searcher": {"kind": "fixed", "genotype": "PDARTS"}, "search": {"space": {"kind": "darts"}}}
     both = {
-        "methods": METHODS | {"published": {"searcher": {"kind": "fixed", "genotype": "PDARTS"}}},
+        "methods": METHODS | {"published": published},
         "matrix__methods": ["random", "published"],
     }
-    refused(UserError, "methods.published: ", "matrix.retrain_seeds is empty", **both)
+    refused(UserError, "methods.published: ", "matrix.retrain_seeds", **both)
     jobs = plan.plan(params(**both, matrix__retrain_seeds=[0]))
     assert [job.run for job in jobs if job.stage == "lookup"] == ["digits/random/0", "digits/random/1"]
 
