@@ -9,6 +9,7 @@ from hlrs.artifacts.files import read_json, replacing, write_text
 from hlrs.artifacts.jobs import PROVENANCE, Job, repeat
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
+from hlrs.config.base import Choices
 from hlrs.config.methods import Method
 from hlrs.errors import UserError
 from hlrs.nas.genotype import Node, from_json
@@ -19,7 +20,7 @@ from hlrs.report.figures import archive
 from hlrs.report.page import page
 from hlrs.report.runs import REPEATED, Columns, JobRecord, Results, Run, looked_up
 
-BEFORE_RETRAINING = {  # stages, by what the searcher says its genotype is
+BEFORE_RETRAINING: Choices[list[str]] = {  # stages, by what the searcher says its genotype is
     "searched": ["search", "extract"],
     "drawn": ["search", "extract"],
     "given": ["extract"],
