@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from hlrs.config.base import (
+    Cells,
+    Channels,
     Digest,
     FilePath,
     ImageCount,
@@ -14,9 +16,18 @@ from hlrs.config.base import (
     Share,
     ShareOrNone,
     Spec,
+    Threads,
 )
 from hlrs.config.data import Augment, Groups, Imbalance, Source, Stream
-from hlrs.config.methods import ArchLR, DrawnSearcher, Labels, Objective, ResNetDepth, SupernetSearcher
+from hlrs.config.methods import (
+    ArchLR,
+    DrawnSearcher,
+    Labels,
+    Objective,
+    ResNetDepth,
+    ScoredSearcher,
+    SupernetSearcher,
+)
 from hlrs.config.params import Sections
 from hlrs.config.recipes import Evaluation, Report, Retrain, Search
 from hlrs.config.spaces import Given, Space
@@ -68,6 +79,25 @@ class DrawJob(Spec):
     nodes: Nodes
 
 
+class ScoredNetworks(Spec):
+    """The entries of the search's recipe that shape the networks to score."""
+
+    space: Space
+    nodes: Nodes
+    channels: Channels
+    cells: Cells
+    threads: Threads
+
+
+class ScoreJob(Spec):
+    """Parameters of a search job that scores untrained networks."""
+
+    seed: Seed
+    images: Images
+    searcher: ScoredSearcher
+    search: ScoredNetworks
+
+
 class ExtractJob(Spec):
     """Parameters of an extraction: the given genotype, or null where alphas are an input; its space."""
 
@@ -117,7 +147,7 @@ class ReportJob(Spec):
 
 STAGES: dict[str, Any] = {
     "split": SplitJob,
-    "search": SearchJob | DrawJob,
+    "search": SearchJob | DrawJob | ScoreJob,
     "extract": ExtractJob,
     "lookup": LookupJob,
     "retrain": RetrainJob,

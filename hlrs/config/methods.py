@@ -8,12 +8,13 @@ from hlrs.config.base import BetaShape, Exponent, Share, ShareOrNone, Spec, Temp
 from hlrs.config.spaces import Given
 
 # --- searchers ------------------------------------------------------------------------------------------
-# `genotype_is`: "searched" on a supernet; "drawn" at random; "given", a published one; "absent", as the
-# network has no cells. For those that search, `order` of the architecture's gradient (nas/bilevel.py);
-# `portion`: the supernet searches on one channel in so many; `edge_normalization`: whether it has betas;
-# `warm_up`: the progress at which the architecture takes its first step, 1 if it takes none; `sums_to_one`:
-# whether an edge's operation weights do; `tune`: the epochs between two decisions on the supernet
-# (nas/selection.py), None if the genotype follows from the alphas.
+# `genotype_is`: "searched" on a supernet; "drawn" at random; "scored", the best of some that are drawn, by
+# their untrained networks; "given", a published one; "absent", as the network has no cells. For those that
+# search, `order` of the architecture's gradient (nas/bilevel.py); `portion`: the supernet searches on one
+# channel in so many; `edge_normalization`: whether it has betas; `warm_up`: the progress at which the
+# architecture takes its first step, 1 if it takes none; `sums_to_one`: whether an edge's operation weights
+# do; `tune`: the epochs between two decisions on the supernet (nas/selection.py), None if the genotype
+# follows from the alphas.
 
 
 class Darts(Spec):
@@ -139,6 +140,18 @@ class Random(Spec):
     genotype_is: ClassVar[Literal["drawn"]] = "drawn"
 
 
+class Swap(Spec):
+    """SWAP (Peng et al. 2024): of `candidates` genotypes drawn uniformly, the one with the highest score.
+
+    The score counts the activation patterns of an untrained network on `batch_size` images, without labels.
+    """
+
+    kind: Literal["swap"] = "swap"
+    genotype_is: ClassVar[Literal["scored"]] = "scored"
+    candidates: int = Field(100, ge=2, le=1_000_000)
+    batch_size: int = Field(16, ge=2, le=64)  # a pattern has one bit per image of a 64-bit word
+
+
 class Fixed(Spec):
     """A given genotype, retrained like the others: a published one, or a cell of NAS-Bench-201 as spelled."""
 
@@ -162,11 +175,18 @@ SupernetSearcher = (  # those that train a supernet
     Darts | PcDarts | Gdas | BetaDarts | Drnas | DartsPt | BlankPt
 )
 DrawnSearcher = Random  # those that draw a genotype; a union like the one above once there are two
+ScoredSearcher = Swap  # those that score untrained networks; likewise
 
-Searcher = Annotated[SupernetSearcher | DrawnSearcher | Fixed | ResNet, Field(discriminator="kind")]
+Searcher = Annotated[
+    SupernetSearcher | DrawnSearcher | ScoredSearcher | Fixed | ResNet, Field(discriminator="kind")
+]
 
 OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # entries of a recipe for networks of cells
-OF_A_GENOTYPE = {"drawn": ("space", "nodes"), "given": ("space",)}  # entries of a search recipe for these
+OF_A_GENOTYPE = {  # entries of a search recipe that act where nothing is trained
+    "drawn": ("space", "nodes"),
+    "scored": ("space", "nodes", "channels", "cells", "threads"),
+    "given": ("space",),
+}
 
 # --- samplers -------------------------------------------------------------------------------------------
 # `rebalances`: whether it changes the class frequencies of the images.

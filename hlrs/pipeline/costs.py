@@ -10,10 +10,8 @@ from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.records import Record
 from hlrs.errors import HlrsError
 from hlrs.pipeline.cost_probe import Calibration, batches, evaluated, gpu_here, signature
-from hlrs.pipeline.reasons import checkpoint
+from hlrs.pipeline.reasons import checkpoint, epochs
 from hlrs.provenance.differences import Past
-
-TRAINED = ("search", "retrain")  # the stages with epochs
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Forecast:
 
     def of(self, job: Job) -> Estimate:
         """Estimate a job; jobs that differ only in their seeds share one estimate of the training."""
-        if job.stage not in TRAINED or "images" not in job.params:  # as in a random search
+        if not epochs(job):
             return self._other(job)
         name = job.stage, signature(job.params), job.inputs["split"]
         if name not in self.trainings:
@@ -173,8 +171,12 @@ def _weight(stage: str, params: dict[str, Any]) -> list[Any]:
     """Return what the cost of a stage without epochs mostly depends on."""
     images, retrain = _section(params.get("images", params)), _section(params.get("retrain"))
     network = [images.get("image_size"), params.get("resnet"), retrain.get("channels"), retrain.get("cells")]
-    kinds = {"split": [images.get("source")], "evaluate": [images.get("source"), *network]}
-    return kinds.get(stage, [params.get("searcher")])  # separates a random search from the rest
+    kinds = {
+        "split": [images.get("source")],
+        "search": [params.get("searcher"), params.get("search"), images.get("image_size")],
+        "evaluate": [images.get("source"), *network],
+    }
+    return kinds.get(stage, [])
 
 
 def _section(value: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Estimate the memory that a training needs, and what its job may have.
+"""Estimate the memory that a training or scoring needs, and what its job may have.
 
 The estimate counts the maps that a step keeps for its backward pass, the weights with their gradients and
 momentum, and the images that are held on the device. The maps per edge, cell and block were fitted to
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hlrs.config.jobs import Images, RetrainJob, SearchJob
+from hlrs.config.jobs import Images, RetrainJob, ScoreJob, SearchJob
 from hlrs.config.methods import Objective
+from hlrs.config.spaces import Space
 from hlrs.pipeline.slurm import ask
 
 MEM_MB = 8000  # that the rules of searches and retrainings request
@@ -21,6 +22,8 @@ LARGEST_GPU = 300e9  # bytes
 UNSURE = 2.0
 
 FLOAT = 4  # bytes
+WORD = 8  # bytes of a pattern
+OF_A_PATTERN = 4  # words: itself, joined with all others, and what finds the different ones
 OF_A_WEIGHT = 4  # numbers: itself, its gradient, its momentum, a step's scratch
 BLOCK = 7  # maps that a residual block of a ResNet keeps
 STEMS = {"cifar": 9.0, "imagenet": 0.5}  # maps of `channels` and all pixels
@@ -81,8 +84,7 @@ def of_search(params: SearchJob, pictures: Pictures) -> float:
 
 def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:
     """Estimate the bytes of a retraining; `nodes` of its genotype's cells."""
-    recipe, of = params.retrain, MAPS[params.space.kind]
-    edges = (params.space.kept or 0) * nodes or len(params.space.edges(nodes))
+    recipe, of, edges = params.retrain, MAPS[params.space.kind], _derived_edges(params.space, nodes)
     if params.resnet is None:
         plan = _cell_plan(recipe.channels, recipe.cells, params.images, pictures)
         maps = sum(float(edges * of.derived_edge + of.cell) * channels * size**2 for channels, size in plan)
@@ -95,6 +97,23 @@ def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:
         weights = sum(18.0 * blocks * channels**2 for channels, _ in stages)
     batch = recipe.batch_size * _batches(recipe.objective)
     return FLOAT * (batch * maps + OF_A_WEIGHT * weights) + _held(params.images, pictures)
+
+
+def of_scoring(params: ScoreJob, pictures: Pictures) -> float:
+    """Estimate the bytes of scoring untrained networks: the maps of one cell, and the patterns of all."""
+    network, batch = params.search, params.searcher.batch_size
+    edges, outer = _derived_edges(network.space, network.nodes), MAPS[network.space.kind].cell
+    plan = _cell_plan(network.channels, network.cells, params.images, pictures)
+    sizes = [float(channels * size**2) for channels, size in plan]
+    stem = STEMS[params.images.stem] / 2 * network.channels * pictures.size**2  # no gradients
+    maps = FLOAT * batch * (2 * (edges + outer) * max(sizes) + stem)  # twice: they become bits of words
+    patterns = WORD * OF_A_PATTERN * 2 * edges * sum(sizes)
+    return maps + patterns + _held(params.images, pictures)
+
+
+def _derived_edges(space: Space, nodes: int) -> int:
+    """Count the edges of a genotype's cell."""
+    return (space.kept or 0) * nodes or len(space.edges(nodes))
 
 
 def _cell_plan(channels: int, cells: int, images: Images, pictures: Pictures) -> list[tuple[int, int]]:

@@ -36,6 +36,8 @@ from hlrs.config.jobs import (
     LookupJob,
     ReportJob,
     RetrainJob,
+    ScoredNetworks,
+    ScoreJob,
     SearchJob,
     SplitJob,
 )
@@ -197,6 +199,10 @@ def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec
     if searcher.genotype_is == "drawn":
         recipe = params.search_of(name)
         return DrawJob(seed=seed, searcher=searcher, space=recipe.space, nodes=recipe.nodes)
+    if searcher.genotype_is == "scored":
+        recipe = params.search_of(name)
+        networks = {field: getattr(recipe, field) for field in ScoredNetworks.model_fields}
+        return ScoreJob(seed=seed, images=images, searcher=searcher, search=ScoredNetworks(**networks))
     if searcher.genotype_is != "searched":
         return None
     return SearchJob(

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from hlrs.artifacts.data_digest import content_digest, file_digests, leaks
 from hlrs.artifacts.jobs import ASIDE, CHECKPOINTS, RESULTS, Job
 from hlrs.config.data import Source, check_visible
-from hlrs.config.jobs import Images, SearchJob, SplitJob, parse
+from hlrs.config.jobs import Images, ScoreJob, SearchJob, SplitJob, parse
 from hlrs.data.sources.base import ImageSource, remedy_for
 from hlrs.data.sources.open import files_of, open_source
 from hlrs.data.split import draw
@@ -140,19 +140,24 @@ def _check_training(job: Job, makers: dict[str, Job], pictures: memory.Pictures,
     params, dataset = parse(job.stage, job.params), f"datasets.{job.run.split('/')[0]}"
     recipe = job.params[job.stage]
     try:
-        cutouts = {f"{job.stage}.cutout": recipe["cutout"]}
+        cutouts = {f"{job.stage}.cutout": recipe["cutout"]} if "cutout" in recipe else {}
         check_visible(pictures.size, params.images.augment, cutouts, dataset)
     except ValueError as error:
         raise UserError(str(error)) from None
-    needed = (
-        memory.of_search(params, pictures)
-        if isinstance(params, SearchJob)
-        else memory.of_retraining(params, _nodes(job, makers), pictures)
-    )
+    batch = f"{job.stage}.batch_size ({recipe.get('batch_size')})"
+    if isinstance(params, SearchJob):
+        needed = memory.of_search(params, pictures)
+    elif isinstance(params, ScoreJob):
+        needed, batch = (
+            memory.of_scoring(params, pictures),
+            f"searcher.batch_size ({params.searcher.batch_size})",
+        )
+    else:
+        needed = memory.of_retraining(params, _nodes(job, makers), pictures)
     if needed > memory.UNSURE * room.bytes:
         raise UserError(
             f"{job.stage} of {job.run}: needs about {needed / 1e9:,.1f} GB of memory, {room.of} has "
-            f"{room.bytes / 1e9:,.1f} GB; lower {job.stage}.batch_size ({recipe['batch_size']}), channels "
+            f"{room.bytes / 1e9:,.1f} GB; lower {batch}, channels "
             f"({recipe['channels']}), cells ({recipe['cells']}) or the images' size ({pictures.size})"
         )
 

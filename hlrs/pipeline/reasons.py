@@ -59,7 +59,9 @@ class Reason:
         if self.checkpoint is None:
             return []
         done, epochs = self.checkpoint
-        return [f"interrupted: will resume at epoch {done} of {epochs}"]
+        return [
+            f"interrupted: will resume at epoch {done} of {epochs}" if epochs else "interrupted: will resume"
+        ]
 
 
 def _reported(names: list[str]) -> list[str]:
@@ -105,8 +107,7 @@ def reasons(jobs: list[Job], params: Params, past: Past) -> list[Reason]:
 
 def epochs(job: Job) -> int:
     """Return a job's training epochs, those of a retrained classifier included; 0 if it trains nothing."""
-    trains = job.stage in ("search", "retrain") and "images" in job.params  # a random search has none
-    return len(batches(job)) if trains else 0
+    return len(batches(job)) if "epochs" in job.params.get(job.stage, {}) else 0
 
 
 def checkpoint(job: Job) -> tuple[int, int] | None:

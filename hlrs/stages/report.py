@@ -23,6 +23,7 @@ from hlrs.report.runs import REPEATED, Columns, JobRecord, Results, Run, looked_
 BEFORE_RETRAINING: Choices[list[str]] = {  # stages, by what the searcher says its genotype is
     "searched": ["search", "extract"],
     "drawn": ["search", "extract"],
+    "scored": ["search", "extract"],
     "given": ["extract"],
     "absent": [],
 }

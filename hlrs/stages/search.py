@@ -10,7 +10,7 @@ from torch import Tensor
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import SCHEMAS, write_table
 from hlrs.config.base import Kinds
-from hlrs.config.jobs import DrawJob, SearchJob, parse
+from hlrs.config.jobs import DrawJob, ScoreJob, SearchJob, parse
 from hlrs.config.recipes import Adam
 from hlrs.config.spaces import Space
 from hlrs.data.augment import Augmentation, send
@@ -28,6 +28,7 @@ from hlrs.nas.spaces import SUPERNETS
 from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.nas.trajectory import Architecture, Trajectory
 from hlrs.stages.images import SplitImages, augmentation_of
+from hlrs.stages.scoring import ScoreTask
 from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer, unprefixed
 from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
@@ -67,7 +68,16 @@ def _draw(job: Job, params: DrawJob) -> dict[str, Any]:
     return {"device": "cpu", "resumes": 0, "throughput": []}
 
 
-SEARCHES: Kinds[Callable[..., dict[str, Any]]] = {SearchJob: _train, DrawJob: _draw}
+def _score(job: Job, params: ScoreJob) -> dict[str, Any]:
+    device = prepare(params.search.threads)
+    task = ScoreTask(params, SplitImages(job, params.images, ["weights"], device), device)
+    position = fit(task, job, device)
+    _write(job, params.search.space, params.search.nodes, [task.candidate(task.best)], [])
+    found = {"candidates": task.steps, "best": task.best, "score": int(task.scores[task.best])}
+    return {"device": device.type, **found, **position.facts}
+
+
+SEARCHES: Kinds[Callable[..., dict[str, Any]]] = {SearchJob: _train, DrawJob: _draw, ScoreJob: _score}
 
 
 class SearchTask:

@@ -726,10 +726,11 @@ def test_a_fresh_clone_with_dvc_pull_has_the_data_and_nothing_to_do(recorded, tm
 
 def test_dvc_yaml_names_what_the_keys_depend_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan, "space_of", lambda params, method: plan.TABULATED)
     stages = pipeline()["stages"]
     params = tiny()
     params["evaluate"]["table"], params["datasets"]["digits"]["table_column"] = "cells.csv", "a"
+    params["search"] |= {"space": {"kind": "nasbench201"}, "nodes": 4, "cells": 3}
+    params["retrain"] |= {"auxiliary_weight": 0.0, "drop_path": 0.0}
     for name in ("cells.csv", "cells.csv!"):
         Path(name).write_text(lines())
     params["datasets"]["more"] = params["datasets"]["digits"] | {"seed": 1}

@@ -193,7 +193,8 @@ def test_each_artifact_and_record_is_named(made, folder, damage):
         assert str(path) in audit()
         tried.add((path.parts[1], path.name))
         repair(path, made)
-    assert len(tried) == sum(len(names) + 1 for names in OUTPUTS.values())
+    made_here = {stage: names for stage, names in OUTPUTS.items() if stage != "lookup"}  # without a table
+    assert len(tried) == sum(len(names) + 1 for names in made_here.values())
 
 
 @pytest.mark.parametrize("damage", DAMAGES[1:], ids=lambda damage: damage.__name__)

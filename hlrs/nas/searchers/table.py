@@ -1,9 +1,9 @@
-"""Which searcher implements which spec, and what draws a genotype where nothing is trained."""
+"""Which searcher implements which spec; what draws a genotype, or scores it, where nothing is trained."""
 
 from collections.abc import Callable
 
 from hlrs.config.base import Kinds
-from hlrs.config.methods import BetaDarts, BlankPt, Darts, DartsPt, Drnas, Gdas, PcDarts, Random
+from hlrs.config.methods import BetaDarts, BlankPt, Darts, DartsPt, Drnas, Gdas, PcDarts, Random, Swap
 from hlrs.nas.searchers.base import Searcher
 from hlrs.nas.searchers.beta_darts import BetaDartsSearcher
 from hlrs.nas.searchers.darts import DartsSearcher
@@ -12,6 +12,7 @@ from hlrs.nas.searchers.gdas import GdasSearcher
 from hlrs.nas.searchers.pc_darts import PcDartsSearcher
 from hlrs.nas.searchers.perturbation import PerturbationSearcher
 from hlrs.nas.searchers.random import draw_architecture
+from hlrs.nas.searchers.swap import count_patterns
 from hlrs.nas.trajectory import Architecture
 
 SEARCHERS: Kinds[Callable[..., Searcher]] = {
@@ -25,3 +26,6 @@ SEARCHERS: Kinds[Callable[..., Searcher]] = {
 }
 
 DRAWS: Kinds[Callable[..., Architecture]] = {Random: draw_architecture}
+
+# (spec, network, images) -> the higher, the better
+SCORES: Kinds[Callable[..., int]] = {Swap: count_patterns}

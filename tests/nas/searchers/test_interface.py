@@ -10,7 +10,7 @@ from hlrs.config.base import Spec
 from hlrs.config.spaces import DartsSpace
 from hlrs.nas.searchers.base import Searcher
 from hlrs.nas.searchers.darts import DartsSearcher
-from hlrs.nas.searchers.table import DRAWS, SEARCHERS
+from hlrs.nas.searchers.table import DRAWS, SCORES, SEARCHERS
 from hlrs.nas.supernet import DartsSupernet
 from tests.training.test_cuda_graphs import by_stage, search_task
 
@@ -67,13 +67,14 @@ def check_penalty(penalty: torch.Tensor | None, architecture: dict[str, torch.Te
         assert (gradient != 0).any()
 
 
-def test_what_trains_a_supernet_or_draws_a_genotype_is_in_its_union_and_its_table():
-    specs: dict[str, set[type[Spec]]] = {"searched": set(), "drawn": set(), "given": set(), "absent": set()}
+def test_what_finds_a_genotype_is_in_its_union_and_its_table():
+    found = ("searched", "drawn", "scored")
+    specs: dict[str, set[type[Spec]]] = {rule: set() for rule in (*found, "given", "absent")}
     for spec in get_args(get_args(methods.Searcher)[0]):
         specs[spec.genotype_is].add(spec)
-    assert specs["searched"] == set(get_args(methods.SupernetSearcher)) == SEARCHERS.keys()
-    drawn = get_args(methods.DrawnSearcher) or (methods.DrawnSearcher,)
-    assert specs["drawn"] == set(drawn) == DRAWS.keys()
+    unions = (methods.SupernetSearcher, methods.DrawnSearcher, methods.ScoredSearcher)
+    for rule, union, table in zip(found, unions, (SEARCHERS, DRAWS, SCORES), strict=True):
+        assert specs[rule] == set(get_args(union) or (union,)) == table.keys(), rule
 
 
 @pytest.mark.parametrize("spec", IMPLEMENTED)
