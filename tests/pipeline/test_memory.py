@@ -26,9 +26,10 @@ MEASURE = r"""
 import re, torch
 from torch.nn import functional as F
 from hlrs.config.methods import Darts, PcDarts
-from hlrs.config.spaces import DartsSpace
+from hlrs.config.spaces import DartsSpace, NasBench201Space
 from hlrs.nas.derived import DerivedNetwork
-from hlrs.nas.genotype import PUBLISHED
+from hlrs.nas.genotype import PUBLISHED, nasbench201_from_string
+from hlrs.nas.nasbench201 import NasBench201Network, NasBench201Supernet
 from hlrs.nas.network import initialize
 from hlrs.nas.resnet import ResNet
 from hlrs.nas.searchers.table import SEARCHERS
@@ -37,6 +38,14 @@ from hlrs.training.device import prepare
 
 def supernet(spec, **layout):
     network = DartsSupernet(DartsSpace(), SEARCHERS[type(spec)](spec), in_channels=3, classes=10, **layout)
+    initialize_alphas(network, torch.Generator())
+    return network
+
+CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+
+def supernet201(**layout):
+    searcher = SEARCHERS[Darts](Darts())
+    network = NasBench201Supernet(NasBench201Space(), searcher, in_channels=3, classes=10, **layout)
     initialize_alphas(network, torch.Generator())
     return network
 
@@ -72,6 +81,8 @@ def params_of(stage: str, method: str = "darts", **sections):
     return model.model_validate(job.params)
 
 
+OF_201 = {"space": {"kind": "nasbench201"}, "nodes": 4}
+NO_HEAD = {"auxiliary_weight": 0.0, "drop_path": 0.0}
 LAYOUT = {"batch_size": 16, "channels": 8, "cells": 4}
 
 
@@ -81,6 +92,25 @@ LAYOUT = {"batch_size": 16, "channels": 8, "cells": 4}
         (
             "supernet(Darts(), nodes=3, channels=8, cells=4)",
             lambda: of_search(params_of("search", search=LAYOUT | {"nodes": 3}), Pictures(32)),
+        ),
+        (
+            "supernet201(nodes=4, channels=8, cells=6)",
+            lambda: of_search(
+                params_of("search", search=LAYOUT | OF_201 | {"cells": 6}, retrain=NO_HEAD), Pictures(32)
+            ),
+        ),
+        (
+            "NasBench201Network(nasbench201_from_string(CELL), in_channels=3, classes=10, channels=16, "
+            "cells=6)",
+            lambda: of_retraining(
+                params_of(
+                    "retrain",
+                    search=OF_201 | {"cells": 3},
+                    retrain={"batch_size": 16, "channels": 16, "cells": 6} | NO_HEAD,
+                ),
+                4,
+                Pictures(32),
+            ),
         ),
         (
             "DerivedNetwork(PUBLISHED['DARTS_V2'], auxiliary=False, in_channels=3, classes=10, channels=16, "
@@ -102,7 +132,7 @@ LAYOUT = {"batch_size": 16, "channels": 8, "cells": 4}
             ),
         ),
     ],
-    ids=["supernet", "derived", "resnet"],
+    ids=["supernet", "supernet of nasbench201", "network of nasbench201", "derived", "resnet"],
 )
 def test_the_estimate_is_within_its_factor_of_a_measured_peak(network, estimate):
     assert 1 / memory.UNSURE < estimate() / peak(network) < memory.UNSURE
@@ -181,8 +211,13 @@ def test_a_search_that_cannot_fit_is_refused_with_both_numbers(workspace):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_the_shipped_experiments_fit_a_gpu_of_16_gb_and_are_checked_at_once(path, monkeypatch):
+def test_the_shipped_experiments_fit_a_gpu_of_16_gb_and_are_checked_at_once(path, tmp_path, monkeypatch):
     monkeypatch.setattr("hlrs.pipeline.plan.content_digest", lambda source: "0" * 64)  # the data are not here
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/nasbench201.csv").write_text(
+        "cell,cifar10\n|none~0|+|none~0|none~1|+|none~0|none~1|none~2|,10\n"
+    )
     jobs = plan.plan(load(path))
     started = time.process_time()
     check_trainings(jobs, {}, lambda stage: Room(16e9, "a GPU of 16 GB"))
