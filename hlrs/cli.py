@@ -338,15 +338,11 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
 @click.option(
     "--space",
     type=click.Choice(["darts", "nasbench201"]),
-    default="darts",
-    show_default=True,
-    help="Search space of a supernet.",
+    help="Search space of a supernet.  [default: darts]",
 )
 @click.option("--channels", type=click.IntRange(2), help="Initial channels.  [default: as published]")
 @click.option("--cells", type=click.IntRange(1), help="Number of cells.  [default: as published]")
-@click.option(
-    "--nodes", type=click.IntRange(1), default=4, show_default=True, help="Nodes per cell of a supernet."
-)
+@click.option("--nodes", type=click.IntRange(1), help="Nodes per cell of a supernet.  [default: 4]")
 @click.option("--classes", type=click.IntRange(1), default=10, show_default=True, help="Number of classes.")
 @click.option(
     "--image-size", type=click.IntRange(4), default=32, show_default=True, help="Height and width in pixels."

@@ -82,6 +82,22 @@ def test_the_supernet_is_described_with_its_published_size():
     assert json.loads(run("describe", "supernet", "--json")[1])["weights"] == 1_930_618
 
 
+def test_networks_of_nasbench201_are_described_and_options_that_they_lack_refused():
+    cell = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    assert json.loads(run("describe", cell, "--json")[1])["weights"] == 1_531_546
+    supernet = run("describe", "supernet", "--space", "nasbench201", "--json")[1]
+    assert json.loads(supernet)["weights"] == 1_686_106  # of the authors' TinyNetworkDarts(16, 5, 4, ...)
+    says(
+        complaint("describe", "supernet", "--space", "nasbench201", "--nodes", "1"), "--nodes 1", "2 or more"
+    )
+    says(complaint("describe", cell, "--nodes", "4"), "--nodes", "supernet")
+    says(complaint("describe", "DARTS_V2", "--space", "darts"), "--space", "supernet")
+    says(complaint("describe", cell, "--auxiliary"), "--auxiliary", "nasbench201")
+    says(complaint("describe", cell, "--cells", "4"), "--cells 4", "multiple of 3")
+    says(complaint("describe", cell, "--stem", "imagenet"), "--stem imagenet", "nasbench201")
+    says(complaint("describe", "|foo~0|"), "NETWORK", "'foo'")
+
+
 def test_a_manual_split_prints_its_folder_and_is_kept(workspace):
     code, first, _ = run("split", "digits")
     assert code == 0

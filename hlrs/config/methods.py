@@ -182,6 +182,7 @@ Searcher = Annotated[
 ]
 
 OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # entries of a recipe for networks of cells
+OF_ALPHAS = ("alphas", "collapse")  # entries of a search recipe that act on the alphas' steps
 OF_A_GENOTYPE = {  # entries of a search recipe that act where nothing is trained
     "drawn": ("space", "nodes"),
     "scored": ("space", "nodes", "channels", "cells", "threads"),
@@ -604,8 +605,7 @@ class Method(Spec):
             idle = [name for name in self.search if name not in acting]
             if idle:
                 raise ValueError(
-                    f"search.{idle[0]} applies to training in the search, and searcher {self.searcher.kind} "
-                    "trains nothing there: leave it out"
+                    f"search.{idle[0]} changes nothing for searcher {self.searcher.kind}: leave it out"
                 )
             given = [name for name in OF_CELLS if name in self.retrain]
             if self.searcher.genotype_is == "absent" and given:
@@ -614,11 +614,16 @@ class Method(Spec):
                     "leave it out"
                 )
             return self
-        if self.searcher.warm_up == 1 and self.arch_lr is not None:
-            raise ValueError(
-                f"searcher {self.searcher.kind} never steps the alphas, so no learning rate of theirs acts: "
-                "leave out arch_lr"
-            )
+        if self.searcher.warm_up == 1:
+            rests = {
+                "arch_lr": self.arch_lr,
+                **{f"search.{name}": self.search.get(name) for name in OF_ALPHAS},
+            }
+            if idle := [field for field, value in rests.items() if value is not None]:
+                raise ValueError(
+                    f"{idle[0]} changes nothing for searcher {self.searcher.kind}, which never steps the "
+                    "alphas: leave it out"
+                )
         if self.arch_lr is not None and self.arch_lr.kind == "coupled":
             mixing = None if self.objective is None else self.objective.mixing
             if mixing is None:

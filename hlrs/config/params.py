@@ -86,7 +86,7 @@ class Params(Sections):
         small = {
             name: "a resnet" if space is None else f"space {space.kind}"
             for name in searchers
-            if (space := self.space_of(name)) is None or space.kind != "darts"
+            if (space := self.space_of(name)) is None or not space.large_images
         }
         large = [name for name in self.matrix.datasets if self.datasets[name].stem == "imagenet"]
         if small and large:
@@ -195,12 +195,13 @@ def _overlaid(common: Recipe, network: dict[str, float], override: dict[str, Any
     """Lay what follows from the network, then a method's own entries, over a common recipe."""
     if not network and not override:
         return common
+    merged = overlay(common.model_dump() | network, override)
     try:
-        return type(common).model_validate(overlay(common.model_dump() | network, override))
+        return type(common).model_validate(merged)
     except ValidationError as error:
         detail = error.errors()[0]
         separator = "." if detail["loc"] else ": "
-        raise ValueError(f"{field}{separator}{describe_error(detail, override, type(common))}") from None
+        raise ValueError(f"{field}{separator}{describe_error(detail, merged, type(common))}") from None
 
 
 def load(path: Path) -> Params:

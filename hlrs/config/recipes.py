@@ -150,6 +150,11 @@ class Search(Spec):
                 f"collapse.skips {self.collapse.skips} is never reached: a cell of {self.nodes} nodes keeps "
                 f"{edges} edges; lower it to at most that"
             )
+        if self.collapse.stop == "skips" and "skip_connect" not in self.space.primitives:
+            raise ValueError(
+                "collapse.stop skips counts skip connections, which space.primitives leaves out: add "
+                "skip_connect, or set stop to never or eigenvalue"
+            )
         if self.collapse.stop == "eigenvalue" and self.epochs < needed:
             raise ValueError(
                 f"collapse.stop eigenvalue compares two windows of {self.collapse.window} epochs: raise "

@@ -11,7 +11,8 @@ from hlrs.config.base import Spec
 # `kinds`: the kinds of cell that are searched. `inputs`: the states that a cell's first node reads. `kept`:
 # how many edges into a node a genotype keeps; None: all. `derives_none`: whether an edge of a genotype may be
 # `none`. `stages`: a network has as many cells in each of so many stages; None: any number. `auxiliary`:
-# whether its networks have an auxiliary head and drop path.
+# whether its networks have an auxiliary head and drop path. `large_images`: whether they have a stem for
+# these.
 
 
 def _in_order(chosen: list[Any], every: tuple[str, ...]) -> list[Any]:
@@ -53,6 +54,7 @@ class DartsSpace(Spec):
     derives_none: ClassVar[bool] = False
     stages: ClassVar[int | None] = None
     auxiliary: ClassVar[bool] = True
+    large_images: ClassVar[bool] = True
     primitives: list[DartsPrimitive] = Field(list(DARTS_PRIMITIVES[:8]), min_length=1, max_length=10)
 
     @field_validator("primitives")
@@ -65,7 +67,8 @@ class DartsSpace(Spec):
         return [(node, state) for node in range(nodes) for state in range(node + 2)]
 
 
-CELL = re.compile(r"\|.+\|(\+\|.+\|)*")  # |operation~state|…|+|operation~state|…|
+EDGE = r"[^|~+]+~[^|~+]+"
+CELL = re.compile(rf"\|({EDGE}\|)+(\+\|({EDGE}\|)+)*")  # |operation~state|…|+|operation~state|…|
 MOST_CHARACTERS = 10_000
 NasBench201Primitive = Literal["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
 NASBENCH201_PRIMITIVES: tuple[NasBench201Primitive, ...] = NasBench201Primitive.__args__  # type: ignore[attr-defined]
@@ -85,6 +88,7 @@ class NasBench201Space(Spec):
     derives_none: ClassVar[bool] = True
     stages: ClassVar[int | None] = 3
     auxiliary: ClassVar[bool] = False
+    large_images: ClassVar[bool] = False
     primitives: list[NasBench201Primitive] = Field(list(NASBENCH201_PRIMITIVES), min_length=1, max_length=5)
 
     @field_validator("primitives")
@@ -105,7 +109,7 @@ class NasBench201Space(Spec):
         """
         if len(text) > MOST_CHARACTERS or not CELL.fullmatch(text):
             raise ValueError(f"{text[:60]!r} is not a cell like |nor_conv_3x3~0|+|none~0|skip_connect~1|")
-        nodes = [node.strip("|").split("|") for node in text.split("+")]
+        nodes = [node[1:-1].split("|") for node in text.split("+")]
         cell = []
         for index, node in enumerate(nodes):
             edges = [edge.partition("~")[::2] for edge in node]
@@ -126,7 +130,7 @@ def check_cells(space: Any, cells: int, field: str) -> None:
     """Reject a number of cells that does not fill the space's stages."""
     if space.stages is not None and cells % space.stages:
         raise ValueError(
-            f"{field} {cells} is no multiple of {space.stages}: a network of space {space.kind} has "
+            f"{field} {cells} is not a multiple of {space.stages}: a network of space {space.kind} has "
             f"{space.stages} stages of equally many cells; set 15 as published, or another multiple"
         )
 

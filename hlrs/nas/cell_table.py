@@ -1,7 +1,6 @@
 """A table of accuracies of NAS-Bench-201's cells (Dong & Yang 2020), and how it judges one cell."""
 
 import csv
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,25 +8,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hlrs.errors import Failure, UserError
+from hlrs.config.spaces import NasBench201Space
+from hlrs.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 
-LAYOUT = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|"  # nodes 1 to 3, each with an edge from every node before it
-OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 CONVOLUTIONS = {"nor_conv_3x3": 9, "nor_conv_1x1": 1}  # weights per pair of channels
 KEY = "cell"  # the column of the cells
+NODES = 3  # of a cell, its input aside
 
 
 def operations(cell: str) -> list[str]:
-    """Return the operations of a cell's six edges, in order; ValueError if the text is not a cell."""
-    found = re.findall(r"(\w+)~", cell)
-    if len(found) != 6 or not set(found) <= set(OPERATIONS) or LAYOUT.format(*found) != cell:
+    """Return the operations of a cell's six edges, in order; ValueError if the text is not such a cell."""
+    nodes = NasBench201Space.parse_cell(cell)
+    if len(nodes) != NODES:
         raise ValueError(
-            f"{cell[:100]!r} is not a cell of NAS-Bench-201; write it as {LAYOUT.format(*['none'] * 6)}, "
-            f"with the operations {', '.join(OPERATIONS)}"
+            f"{cell[:100]!r} has {len(nodes)} nodes besides its input; the benchmark's have {NODES}"
         )
-    return found
+    return [operation for node in nodes for operation, _ in node]
 
 
 def size(cell: str) -> int:
@@ -96,16 +94,6 @@ def _ranks(values: npt.NDArray[Any]) -> Floats:
     return ranks
 
 
-def cell_of(genotype: Any, path: Path) -> str:
-    """Return the cell of a genotype, as read from the JSON at `path`; Failure if it is of another space."""
-    cell = genotype.get(KEY) if isinstance(genotype, dict) else None
-    if not isinstance(cell, str):
-        raise Failure(
-            f"{path}: not a genotype of NAS-Bench-201, and no table has its accuracy; rerun extract"
-        )
-    return cell
-
-
 def read_table_of_cells(path: Path) -> CellTable:
     """Read a CSV with a column `cell` and columns of accuracies in per cent.
 
@@ -129,9 +117,7 @@ def read_table_of_cells(path: Path) -> CellTable:
         except ValueError as error:
             raise UserError(f"{path}:{line}: {error}") from None
         if row[place] in cells:
-            raise UserError(
-                f"{path}:{line}: {row[place]} stands in line {cells[row[place]]} already; keep one"
-            )
+            raise UserError(f"{path}:{line}: {row[place]} is already in line {cells[row[place]]}; keep one")
         cells[row[place]] = line
         values.append(
             [_accuracy(v, f"{path}:{line}: {n}") for n, v in zip(header, row, strict=True) if n != KEY]
@@ -171,5 +157,5 @@ def _accuracy(text: str, place: str) -> float:
 def check_column(table: CellTable, field: str, column: str | None) -> None:
     """Raise UserError, which lists the columns, if `column`, the value of `field`, is not one of them."""
     if column not in table.accuracies:
-        said = "is missing" if column is None else f"{column!r} is no column of {table.path}"
+        said = "is missing" if column is None else f"{column!r} is not a column of {table.path}"
         raise UserError(f"{field}: {said}; write one of: {', '.join(table.accuracies)}")

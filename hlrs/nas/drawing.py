@@ -23,6 +23,7 @@ HEADING = 30.0
 SWEEPS = 12
 FAMILIES = {
     "nor_conv": "#0b84c6",
+    "conv_7x1": "#0b84c6",
     "sep_conv": "#0b84c6",
     "dil_conv": "#149b78",
     "max_pool": "#d06a00",

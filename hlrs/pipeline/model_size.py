@@ -25,10 +25,10 @@ LAYOUTS = {"darts": (36, 20), "nasbench201": (16, 15)}  # published: channels an
 def describe(
     network: str,
     *,
-    space: str = "darts",
+    space: str | None = None,
     channels: int | None,
     cells: int | None,
-    nodes: int,
+    nodes: int | None = None,
     classes: int,
     image_size: int,
     in_channels: int,
@@ -37,16 +37,20 @@ def describe(
 ) -> dict[str, Any]:
     """Count the weights and multiply-adds of a genotype, given by name, string or file, ResNet or `supernet`.
 
-    `space` is a supernet's. Raises UserError for any other name, and for an option that the network does not
-    have.
+    `space` and `nodes` are a supernet's. Raises UserError for any other name, and for an option that the
+    network does not have.
     """
     supernet, resnet = network == "supernet", RESNETS.get(network)
     layout: dict[str, Any] = {"in_channels": in_channels, "classes": classes}
     if auxiliary and (supernet or resnet):
         raise UserError(f"--auxiliary: a {network.rstrip('0123456789')} has no auxiliary head")
+    for option, value in (("--space", space), ("--nodes", nodes)):
+        if value is not None and not supernet:
+            raise UserError(f"{option}: only a supernet leaves it open; omit it")
     genotype = None if supernet or resnet else _genotype(network)
-    if genotype is not None:
-        space = "nasbench201" if isinstance(genotype, NasBench201Genotype) else "darts"
+    space = "nasbench201" if isinstance(genotype, NasBench201Genotype) else space or "darts"
+    if not SPACES[space].edges(nodes or 4):
+        raise UserError(f"--nodes {nodes}: a cell of space {space} needs 2 or more")
     if resnet is None:
         layout |= _layout_of_cells(space, channels, cells, stem, supernet)
     elif channels or cells or stem != "cifar":
@@ -61,7 +65,7 @@ def describe(
             model = ResNet(resnet, **layout)
         elif genotype is None:
             of = SPACES[space]
-            model = SUPERNETS[type(of)](of, DartsSearcher(Darts()), nodes=nodes, **layout)
+            model = SUPERNETS[type(of)](of, DartsSearcher(Darts()), nodes=nodes or 4, **layout)
         else:
             head = {"auxiliary": True} if auxiliary else {}
             model = NETWORKS[type(SPACES[space])](genotype, **head, **layout)
@@ -85,7 +89,7 @@ def _layout_of_cells(
     """Fill in the published channels and cells; UserError for what a space's networks cannot have."""
     published = (16, 8) if supernet and space == "darts" else LAYOUTS[space]
     channels, cells = channels or published[0], cells or published[1]
-    if channels % 2:
+    if space == "darts" and channels % 2:
         raise UserError(f"--channels: {channels} is odd; a factorized reduction halves it")
     try:
         check_cells(SPACES[space], cells, "--cells")
@@ -103,7 +107,7 @@ def _genotype(name: str) -> Genotype:
         try:
             return nasbench201_from_string(name)
         except ValueError as error:
-            raise UserError(str(error)) from None
+            raise UserError(f"NETWORK: {error}") from None
     if not Path(name).exists():
         known = ", ".join([*PUBLISHED, "supernet", *RESNETS])
         raise UserError(

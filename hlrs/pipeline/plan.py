@@ -101,6 +101,13 @@ def _lookup_params(params: Params) -> LookupJob | None:
     cells = read_table_of_cells(Path(table))
     for name in matrix.datasets:
         check_column(cells, f"datasets.{name}.table_column", params.datasets[name].table_column)
+    for name in matrix.methods:
+        given = getattr(params.methods[name].searcher, "genotype", "")
+        if _tabulated(params, name) and given and given not in cells.cells:
+            raise UserError(
+                f"methods.{name}.searcher.genotype: {given} is not in {table}; add its row, or leave the "
+                "method out of the matrix"
+            )
     outside = [name for name in matrix.methods if not _tabulated(params, name)]
     if len(outside) == len(matrix.methods):
         raise UserError(
@@ -117,7 +124,10 @@ def _lookup_params(params: Params) -> LookupJob | None:
 
 def _tabulated(params: Params, method: str) -> bool:
     """Whether a table can have the cells of a method."""
-    return isinstance(params.space_of(method), NasBench201Space) and params.search_of(method).nodes == 4
+    of_four_nodes = (
+        params.methods[method].searcher.genotype_is == "given" or params.search_of(method).nodes == 4
+    )
+    return isinstance(params.space_of(method), NasBench201Space) and of_four_nodes
 
 
 def _dataset_jobs(params: Params, name: str, lookup: LookupJob | None) -> Iterator[Job]:

@@ -205,7 +205,8 @@ class SearchTask:
     def end(self, means: list[float]) -> dict[str, Any]:
         """Record the architecture, check whether to stop it; return the epoch's row of history.parquet."""
         stepped, tuned = self.alphas_lr > 0, self.epoch >= self.params.search.epochs
-        eigenvalue = None if tuned else self.early_stopping.estimate(self._estimate)
+        watched = not tuned and self.searcher.warm_up < 1  # else the alphas take no steps
+        eigenvalue = self.early_stopping.estimate(self._estimate) if watched else None
         self.trajectory.record()
         if stepped and not tuned:
             found = trajectory.derive(self.params.search.space, self.trajectory.architectures[-1])

@@ -10,7 +10,7 @@ from hlrs.nas.genotype import PUBLISHED, DartsGenotype
 from hlrs.nas.network import initialize
 from hlrs.pipeline.model_size import describe
 
-CIFAR = {"channels": 36, "cells": 20, "nodes": 4, "classes": 10, "image_size": 32, "in_channels": 3}
+CIFAR = {"channels": 36, "cells": 20, "classes": 10, "image_size": 32, "in_channels": 3}
 SMALL = {"in_channels": 1, "classes": 3, "channels": 4, "cells": 3}
 
 

@@ -242,8 +242,9 @@ def test_a_cell_is_read_and_written_in_the_benchmarks_notation():
         ("|nor_conv_5x5~0|", ["node 0", "'nor_conv_5x5'", "nor_conv_3x3"]),
         ("|none~0|+|none~0|", ["node 1", "0 to 1"]),
         ("|none~1|", ["node 0", "0 to 0"]),
-        ("|none|", ["node 0"]),
+        ("|none|", ["not a cell"]),
         ("|none~0|+", ["not a cell"]),
+        ("|||none~0||", ["not a cell"]),
     ],
 )
 def test_a_malformed_cell_is_named(text, facts):

@@ -9,7 +9,7 @@ from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import ImageNetStem, initialize, normalize_classifier
 from hlrs.pipeline.model_size import describe
 
-IMAGENET = {"channels": 48, "cells": 14, "nodes": 4, "classes": 1000, "image_size": 224, "in_channels": 3}
+IMAGENET = {"channels": 48, "cells": 14, "classes": 1000, "image_size": 224, "in_channels": 3}
 
 
 def multiply_adds(genotype, channels=48, cells=14, classes=1000):

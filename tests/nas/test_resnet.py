@@ -8,7 +8,7 @@ from hlrs.errors import UserError
 from hlrs.nas.resnet import ResidualBlock, ResNet, initialize_resnet
 from hlrs.pipeline.model_size import describe
 
-SIZES = {"channels": None, "cells": None, "nodes": 4, "classes": 10, "image_size": 32, "in_channels": 3}
+SIZES = {"channels": None, "cells": None, "classes": 10, "image_size": 32, "in_channels": 3}
 TINY = {"in_channels": 1, "classes": 3}
 
 

@@ -31,7 +31,11 @@ FOUND = [ONE, SKIPS]  # by seed
 
 def params(**changes) -> Params:
     """TINY with a random search, judged by the table's column `a` alone."""
-    tree = copy.deepcopy(TINY) | {"methods": METHODS, "report": {}, "evaluate": {"table": TABLE}}
+    tree = copy.deepcopy(TINY) | {
+        "methods": copy.deepcopy(METHODS),
+        "report": {},
+        "evaluate": {"table": TABLE},
+    }
     tree["matrix"] |= {"methods": ["random"], "seeds": [0, 1], "retrain_seeds": []}
     tree["datasets"]["digits"]["table_column"] = "a"
     tree["retrain"] |= {"auxiliary_weight": 0, "drop_path": 0}  # networks of the space have none
@@ -203,7 +207,7 @@ def test_a_broken_table_stops_the_plan():
 def test_a_data_set_of_the_matrix_must_name_a_column_that_the_table_has():
     field = "datasets.digits.table_column: "
     refused(UserError, f"{field}is missing", "a, b", datasets__digits__table_column=None)
-    refused(UserError, f"{field}'c' is no column of {TABLE}", "a, b", datasets__digits__table_column="c")
+    refused(UserError, f"{field}'c' is not a column of {TABLE}", "a, b", datasets__digits__table_column="c")
 
 
 def test_a_column_and_no_retraining_need_a_table():
@@ -226,6 +230,13 @@ def test_a_method_of_another_space_must_be_retrained():
     refused(UserError, "methods.published: ", "matrix.retrain_seeds", **both)
     jobs = plan.plan(params(**both, matrix__retrain_seeds=[0]))
     assert [job.run for job in jobs if job.stage == "lookup"] == ["digits/random/0", "digits/random/1"]
+
+
+@pytest.mark.parametrize("cell", [POINTS, "|skip_connect~0|"])
+def test_a_given_cell_that_the_table_lacks_stops_the_plan(cell):
+    Path(TABLE).write_text(lines({ONE: (1, 1), ALL: (2, 2)}))
+    given = {"methods__random__searcher": {"kind": "fixed", "genotype": cell}}
+    refused(UserError, "methods.random.searcher.genotype: ", cell, TABLE, **given)
 
 
 def test_a_cell_that_the_table_lacks_is_one_line_of_the_look_up():
