@@ -8,15 +8,14 @@ are both, each has its verdict. Differences of up to `report.margin` are negligi
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hlrs.config.methods import CrossEntropy, Darts, Method, Plain
+from hlrs.config.methods import BlankPt, CrossEntropy, Darts, DartsPt, Method, Plain
 from hlrs.config.params import Params
 from hlrs.report.comparisons import COMPARED, Difference, corrected, deciding, difference
 from hlrs.report.exports import comma_separated
-from hlrs.report.runs import Results, Run
+from hlrs.report.runs import Results
 from hlrs.report.statistics import MOST_SEEDS, NO_SPREAD, seeds_needed
 from hlrs.report.wording import counted, points
 
-BLANK = "blank_pt"  # the kind of the searcher whose alphas are never trained
 ROLES = {
     "re-sampling": "DARTS with a sampler other than uniform",
     "re-weighting": "DARTS with a loss for rare classes or hard images, such as class_balanced or focal",
@@ -60,16 +59,23 @@ def roles(params: Params) -> dict[str, list[str]] | None:
         return None
     found: dict[str, list[str]] = {role: [] for role in ROLES}
     for name in params.matrix.methods:
-        method, role = params.methods[name], _role(params.methods[name])
-        retrained = bool(params.matrix.retrain_seeds)
-        alike = (
-            method.searcher == params.methods[reference].searcher
-            and params.search_of(name) == params.search_of(reference)
-            and (not retrained or params.retrain_of(name) == params.retrain_of(reference))
+        role, same = (
+            _role(params.methods[name]),
+            params.methods[name].searcher == params.methods[reference].searcher,
         )
-        if alike and role in found:
+        if same and role in found and _alike(params, name, reference):
             found[role].append(name)
     return found
+
+
+def _alike(params: Params, name: str, other: str) -> bool:
+    """Whether two methods have the same labels and recipes, the retraining's if anything is retrained."""
+    retrained = bool(params.matrix.retrain_seeds)
+    return (
+        params.methods[name].labels == params.methods[other].labels
+        and params.search_of(name) == params.search_of(other)
+        and (not retrained or params.retrain_of(name) == params.retrain_of(other))
+    )
 
 
 def _role(method: Method) -> str | None:
@@ -141,19 +147,29 @@ def whole(parts: Sequence[str]) -> str:
 
 def claims(results: Results, differences: list[Difference]) -> list[Claim] | None:
     """Judge the claim on every data set, by the deciding metric first; None if the reference is not DARTS."""
-    params = Params.model_validate({**results.params, "report": results.report})
+    params = _params(results)
     by_role = roles(params)
     if by_role is None:
         return None
+    bbn = _bases(params, dict.fromkeys(by_role["HLRS"], by_role["BBN"]))
     return [
-        _claim(results, differences, by_role, dataset, metric)
+        _claim(results, differences, by_role, bbn, dataset, metric)
         for metric in deciding(results)
         for dataset in results.classes
     ]
 
 
+def _params(results: Results) -> Params:
+    return Params.model_validate({**results.params, "report": results.report})
+
+
 def _claim(
-    results: Results, differences: list[Difference], by_role: dict[str, list[str]], dataset: str, metric: str
+    results: Results,
+    differences: list[Difference],
+    by_role: dict[str, list[str]],
+    bbn: dict[str, str],
+    dataset: str,
+    metric: str,
 ) -> Claim:
     reference, margin = results.report["reference"], results.report["margin"]
     to_darts = {d.method: d for d in differences if d.dataset == dataset and d.metric == metric}
@@ -167,24 +183,27 @@ def _claim(
     ]
     as_good = f"HLRS is not below {reference}"
     parts.append(_part(as_good, "HLRS", against("HLRS"), margin, lower, wanted=False))
-    to_bbn = _against(results, by_role["HLRS"], by_role["BBN"], dataset, metric)
+    to_bbn = _against(results, bbn, dataset, metric)
     lacking = "HLRS" if by_role["BBN"] else "BBN"
     parts.append(_part("HLRS is above BBN", lacking, to_bbn, margin, higher, wanted=True))
     return Claim(dataset, metric, whole([part.verdict for part in parts]), parts)
 
 
-def _against(
-    results: Results, names: list[str], bases: list[str], dataset: str, metric: str
-) -> list[Difference]:
-    """Return each method − its base, corrected for one another: the base with its objective, or the first."""
-    if not bases:
-        return []
-    methods, specs = results.methods(dataset), results.params["methods"]
-    found = []
-    for name in names:
-        alike = [base for base in bases if specs[base]["objective"] == specs[name]["objective"]]
-        base: list[Run] = methods[(alike or bases)[0]]
-        found.append(difference(results, methods[name], base, metric))
+def _bases(params: Params, candidates: dict[str, list[str]]) -> dict[str, str]:
+    """Return each method's base: the first candidate with its objective, else the first; none without any."""
+
+    def differs(name: str, base: str) -> bool:
+        return params.methods[base].objective != params.methods[name].objective
+
+    return {
+        name: min(bases, key=lambda base: differs(name, base)) for name, bases in candidates.items() if bases
+    }
+
+
+def _against(results: Results, bases: dict[str, str], dataset: str, metric: str) -> list[Difference]:
+    """Return each method − its base, corrected for one another."""
+    methods = results.methods(dataset)
+    found = (difference(results, methods[name], methods[base], metric) for name, base in bases.items())
     return corrected(d for d in found if d is not None)
 
 
@@ -225,43 +244,70 @@ def _more_seeds(left: list[Difference], margin: float) -> list[str]:
 
 # --- the control --------------------------------------------------------------------------------------
 
-TIES, DIFFERS, UNDECIDED = "ties", "differs", "undecided"
+TIES, DIFFERS, UNDECIDED, LEFT_OUT = "ties", "differs", "undecided", "left out"
 
 
 def controls(results: Results) -> list[tuple[str, str]]:
     """Compare HLRS with blank-PT, whose alphas are never trained: (answer, the reasons and what follows).
 
     They tie if the interval of HLRS − blank-PT lies within ± the margin, and differ if HLRS is significantly
-    above or below and the interval reaches beyond it. Empty unless both are in the matrix.
+    above or below and the interval reaches beyond it. A blank-PT with other labels or recipes is no control.
+    Empty unless both are in the matrix.
     """
-    specs = results.params["methods"]
-    chosen = results.params["matrix"]["methods"]
-    blank = [name for name in chosen if specs[name]["searcher"]["kind"] == BLANK]
-    others = [
-        name for name in chosen if name not in blank and _role(Method.model_validate(specs[name])) == "HLRS"
-    ]
-    return [
-        _control(d, results.report["margin"])
+    params = _params(results)
+    blanks = [name for name in params.matrix.methods if isinstance(params.methods[name].searcher, BlankPt)]
+    every = [name for name in params.matrix.methods if blanks and _role(params.methods[name]) == "HLRS"]
+    to_blank = _bases(params, {name: [b for b in blanks if _alike(params, name, b)] for name in every})
+    found = [
+        _control(results, params, d)
         for metric in deciding(results)
         for dataset in results.classes
-        for d in _against(results, others, blank, dataset, metric)
+        for d in _against(results, to_blank, dataset, metric)
     ]
+    why = (
+        "its recipes and labels are those of no blank-PT in the matrix, so a difference might come from these"
+    )
+    return found + [(LEFT_OUT, f"{name}, because {why}") for name in every if name not in to_blank]
 
 
-def _control(d: Difference, margin: float) -> tuple[str, str]:
+def _control(results: Results, params: Params, d: Difference) -> tuple[str, str]:
     """Judge one difference from blank-PT."""
+    margin = params.report.margin
     said = f"on {d.dataset}, {d.method} − {d.reference} in {COMPARED[d.metric]} {points(d.mean)}"
-    if d.low is not None and d.high is not None:
-        said += f", {100 * d.confidence:g} % interval {points(d.low)} to {points(d.high)}"
+    if d.low is None or d.high is None:
+        return UNDECIDED, f"{said}; {d.verdict}"
+    said += f", {100 * d.confidence:g} % interval {points(d.low)} to {points(d.high)}"
     below, above = lower(d, margin), higher(d, margin)
     if below is False and above is False:
         return TIES, (
             f"{said}, within ±{_size(margin)}. The alphas of {d.reference} were never trained, so no "
             "schedule of their learning rate can matter in this space"
         )
-    if below or above:
-        return DIFFERS, f"{said}. Training the alphas matters here, so a schedule of their learning rate can"
-    return UNDECIDED, "; ".join([f"{said}, not within ±{_size(margin)}", *_more_seeds([d], margin)])
+    if not (below or above):
+        return UNDECIDED, f"{said}, not within ±{_size(margin)}"
+    said += f". {d.method} selects by the largest alphas, {d.reference} by perturbation"
+    trained = [f"{pt.method} {points(pt.mean)}" for pt in _trained(results, params, d)]
+    if not trained:
+        return DIFFERS, f"{said}, so the difference may come from the selection alone"
+    return DIFFERS, (
+        f"{said}; DARTS-PT selects as {d.reference} does and differs from it as well ({', '.join(trained)}), "
+        "so training the alphas matters here"
+    )
+
+
+def _trained(results: Results, params: Params, d: Difference) -> list[Difference]:
+    """Return how DARTS-PT differs from a blank-PT that it equals in all but the training of the alphas."""
+    margin, blank = params.report.margin, params.methods[d.reference]
+    alike = [
+        name
+        for name in params.matrix.methods
+        if isinstance(searcher := params.methods[name].searcher, DartsPt)
+        and blank.searcher == BlankPt(tune=searcher.tune)
+        and params.methods[name].objective == blank.objective
+        and _alike(params, name, d.reference)
+    ]
+    found = _against(results, dict.fromkeys(alike, d.reference), d.dataset, d.metric)
+    return [pt for pt in found if lower(pt, margin) or higher(pt, margin)]
 
 
 def _size(margin: float) -> str:

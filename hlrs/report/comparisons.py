@@ -22,6 +22,7 @@ COMPARED = {
     "top1": "top-1 accuracy",
     "table_accuracy": "table accuracy",
 }
+PLACES = ("table_rank", "table_percentile")  # of a look-up: summarized, not compared
 NONE: tuple[None, None] = (None, None)
 
 
@@ -100,7 +101,7 @@ def summarize(results: Results) -> list[Summary]:
     found = []
     for dataset in results.classes:
         for method, runs in results.methods(dataset).items():
-            for metric in METRICS:
+            for metric in (*METRICS, *PLACES):
                 groups = by_seed(runs, metric)
                 values = [statistics.fmean(group) for group in groups.values()]
                 if not values:

@@ -5,11 +5,12 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hlrs.artifacts.tables import SCHEMAS, SUBSETS
 from hlrs.report.comparisons import Difference, Summary, compare, known, summarize
+from hlrs.report.lookups import COUNT, floor_of
 from hlrs.report.runs import PLACE, REPEATED, Results, Run, class_means, class_rows, once
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet runs
@@ -22,11 +23,11 @@ def _place(run: Run) -> list[Any]:
 def files(results: Results) -> dict[str, str]:
     """Return the report's tables by file name; without times and hosts, so equal results give equal bytes."""
     summary = summarize(results)
-    fields, compared = ([field.name for field in dataclasses.fields(kind)] for kind in (Summary, Difference))
+    compared = [field.name for field in dataclasses.fields(Difference)]
     return {
         "metrics.json": json.dumps(_nested(summary, results), sort_keys=True, indent=1) + "\n",
         "runs.csv": _runs_csv(results),
-        "summary.csv": comma_separated(fields, ([getattr(row, f) for f in fields] for row in summary)),
+        "summary.csv": _summary_csv(summary, results),
         "differences.csv": comma_separated(
             compared, ([getattr(row, f) for f in compared] for row in compare(results))
         ),
@@ -67,7 +68,32 @@ def _nested(summary: list[Summary], results: Results) -> dict[str, dict[str, dic
         }
     for row in summary:
         nested[row.dataset][row.method][row.metric] = float(f"{row.mean:.10g}")
+    for dataset, name, metric, value in _beside_means(results):
+        nested[dataset].setdefault(name, {})[metric] = float(f"{value:.10g}")
     return nested
+
+
+def _summary_csv(summary: list[Summary], results: Results) -> str:
+    fields = [field.name for field in dataclasses.fields(Summary)]
+    means = [[getattr(row, field) for field in fields] for row in summary]
+    beside = [[*row, *[None] * (len(fields) - len(row))] for row in _beside_means(results)]
+    return comma_separated(fields, [*means, *beside])
+
+
+def _beside_means(results: Results) -> Iterator[tuple[str, str, str, float]]:
+    """Yield (data set, method, metric, value) of look-ups: how many cells collapsed, and the floor's rows."""
+    for dataset in results.classes:
+        floor = floor_of(results, dataset)
+        if floor is None:
+            continue
+        for method, runs in results.methods(dataset).items():
+            lookups = [run.lookup for run in once(runs) if run.lookup]
+            if lookups:
+                yield dataset, method, "collapses", sum(found["collapsed"] for found in lookups)
+        for name, accuracy in floor.rows.items():
+            yield dataset, name, "table_accuracy", accuracy
+        if floor.correlation is not None:
+            yield dataset, COUNT, "rank_correlation", floor.correlation
 
 
 def _runs_csv(results: Results) -> str:

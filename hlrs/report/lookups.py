@@ -45,7 +45,7 @@ class Floor:
     @property
     def rho(self) -> str:
         """The rank correlation, two digits."""
-        return NOTHING if self.correlation is None else f"{self.correlation:.2f}"
+        return NOTHING if self.correlation is None else f"{self.correlation:.2f}".replace("-", "−")
 
 
 def floor_of(results: Results, dataset: str) -> Floor | None:
@@ -67,13 +67,12 @@ def lookups_table(results: Results, dataset: str) -> Table | None:
     labels = (
         "Searches",
         "Accuracy",
-        "Interval",
-        "Best",
-        "Worst",
         "Regret",
         "Rank",
         "Percentile",
         "Collapsed",
+        "Best",
+        "Worst",
     )
     columns = [Column("Method", text=True), *map(Column, labels)]
     rows = [
@@ -86,9 +85,8 @@ def lookups_table(results: Results, dataset: str) -> Table | None:
             Cell(name, detail=f"rank correlation {floor.rho}" if name == COUNT else ""),
             Cell(NOTHING),
             Cell(percent(accuracy)),
-            *[Cell(NOTHING)] * 3,
             Cell(percent(floor.best - accuracy)),
-            *[Cell(NOTHING)] * 3,
+            *[Cell(NOTHING)] * 5,
         ]
         for name, accuracy in floor.rows.items()
     ]
@@ -107,13 +105,13 @@ def _judged(results: Results, runs: list[Run]) -> list[Cell]:
         Cell(str(len(runs))),
         Cell(
             percent(statistics.fmean(accuracies))
-            + (f" ± {percent(deviation)}" if deviation is not None else "")
+            + (f" ± {percent(deviation)}" if deviation is not None else ""),
+            detail=f"{percent(around[0])} to {percent(around[1])}" if around else "",
         ),
-        Cell(f"{percent(around[0])} to {percent(around[1])}" if around else NOTHING),
-        Cell(percent(max(accuracies))),
-        Cell(percent(min(accuracies))),
         Cell(percent(statistics.fmean(run.metrics["table_regret"] for run in runs))),
         Cell(grouped(middle), detail=f"{grouped(ranks[0])} to {grouped(ranks[-1])}" if len(runs) > 1 else ""),
         Cell(percent(statistics.fmean(run.metrics["table_percentile"] for run in runs))),
         Cell(f"{sum(found['collapsed'] for found in lookups)} of {len(lookups)}"),
+        Cell(percent(max(accuracies))),
+        Cell(percent(min(accuracies))),
     ]

@@ -52,7 +52,7 @@ def page(results: Results) -> str:
         controls=controls(results),
         metric=COMPARED[deciding(results)[0]],
         labels=COMPARED,
-        floors={name: floor.words for name in results.classes if (floor := floor_of(results, name))},
+        floors={name: floor for name in results.classes if (floor := floor_of(results, name))},
         retrained=results.retrained,
         datasets=[_dataset(results, name, summary, differences) for name in results.classes],
         retrainings=several(results),

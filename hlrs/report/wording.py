@@ -19,7 +19,9 @@ MOST_SENTENCES = 12  # of the answer; more comparisons are summarized, one sente
 
 def percent(value: float | None) -> str:
     """Format a fraction in per cent, one decimal."""
-    return NOTHING if value is None else f"{round(100 * value, 6):.1f}"  # equal means print alike
+    if value is None:
+        return NOTHING
+    return f"{round(100 * value, 6):z.1f}".replace("-", "−")  # rounded, so that equal means print alike
 
 
 def points(value: float) -> str:

@@ -17,9 +17,9 @@ from hlrs.report.comparisons import compare, deciding
 from hlrs.report.figures import sections
 from hlrs.report.lookups import floor_of, lookups_table
 from hlrs.report.tables import operations_table
-from hlrs.report.wording import answer
+from hlrs.report.wording import answer, percent
 from hlrs.stages.report import gather
-from tests.nas.test_cell_table import ALL, ONE, POINTS, ROWS, SKIPS, lines
+from tests.nas.test_cell_table import ALL, NONES, ONE, POINTS, ROWS, SKIPS, lines
 from tests.report.test_claim import SPECS
 from tests.report.test_report import Page, alphas, html, make_job, record, rows, run, write_record
 
@@ -80,19 +80,17 @@ def test_methods_stand_beside_what_needs_no_search():
     """
     table = lookups_table(gather(judged_job()), "d")
     found, floor = ([texts(row) for row in group.rows] for group in table.groups)
-    assert found[0][:2] + found[0][4:] == ["darts", "3", "90.0", "50.0", "20.7", "3", "60.0", "1 of 3"]
+    assert found[0][:2] + found[0][3:] == ["darts", "3", "20.7", "3", "60.0", "1 of 3", "90.0", "50.0"]
     assert found[0][2].startswith("73.3 ± ")
-    assert found[1] == [
-        *("hlrs", "3", "88.0 ± 7.2", "70.1 to 105.9"),
-        *("94.0", "80.0", "6.0", "2", "80.0", "0 of 3"),
-    ]
+    assert found[1] == ["hlrs", "3", "88.0 ± 7.2", "6.0", "2", "80.0", "0 of 3", "94.0", "80.0"]
+    assert table.groups[0].rows[1][2].detail == "70.1 to 105.9"
     # mean of 94, 90, 80, 50, 10; the cell of six 3×3 convolutions has 90
     assert floor == [
-        ["random cell", "–", "64.8", "–", "–", "–", "29.2", "–", "–", "–"],
-        ["largest cell", "–", "90.0", "–", "–", "–", "4.0", "–", "–", "–"],
+        ["random cell", "–", "64.8", "29.2", "–", "–", "–", "–", "–"],
+        ["largest cell", "–", "90.0", "4.0", "–", "–", "–", "–", "–"],
     ]
     assert table.groups[1].rows[1][0].detail == "rank correlation 0.87"  # as in test_cell_table.py
-    assert table.groups[0].rows[0][7].detail == "2 to 4"
+    assert table.groups[0].rows[0][4].detail == "2 to 4"
 
 
 def test_the_floor_says_how_well_counting_ranks():
@@ -114,7 +112,17 @@ def test_tables_for_other_programs_have_the_columns():
         "cell": ALL, "collapsed": "False",
     }  # fmt: skip
     found = {(row["method"], row["metric"]): row for row in rows(job, "summary.csv")}
-    assert {metric for _, metric in found} == {"table_accuracy", "table_regret"}
+    means = {"table_accuracy", "table_regret", "table_percentile", "table_rank", "collapses"}
+    assert {metric for method, metric in found if method == "darts"} == means
+    # ranks 2, 3, 4, percentiles 4/5, 3/5, 2/5, one of three collapsed; the floor as above
+    assert [float(found["darts", m]["mean"]) for m in ("table_rank", "table_percentile", "collapses")] == [
+        3, pytest.approx(0.6), 1,
+    ]  # fmt: skip
+    assert {(name, m): float(row["mean"]) for (name, m), row in found.items() if name.endswith(" cell")} == {
+        ("random cell", "table_accuracy"): pytest.approx(0.648),
+        ("largest cell", "table_accuracy"): 0.9,
+        ("largest cell", "rank_correlation"): pytest.approx(8.5 / 95**0.5),
+    }
     assert float(found["hlrs", "table_accuracy"]["mean"]) == pytest.approx(0.88)
     assert float(found["darts", "table_regret"]["mean"]) == pytest.approx(0.62 / 3)
     [difference] = rows(job, "differences.csv")
@@ -137,6 +145,15 @@ def test_operations_of_cells_are_counted():
     counted = operations_table(gather(judged_job()), "d")
     assert [c.label for c in counted.columns[1:]] == ["none", "nor_conv_1x1", "nor_conv_3x3", "skip_connect"]
     assert texts(counted.groups[0].rows[0]) == ["darts", "0.0", "2.0", "2.0", "2.0"]
+
+
+def test_negative_numbers_have_a_minus_sign():
+    assert [percent(value) for value in (-0.123, -0.0001, 0.123, None)] == ["−12.3", "0.0", "12.3", "–"]
+    # 94, 10 in one seed each: 52 ± 12.706 · 42, so −481.7 to 585.7
+    table = lookups_table(gather(judged_job({"darts": [ONE, NONES]})), "d")
+    assert table.groups[0].rows[0][2].detail == "−481.7 to 585.7"
+    inverse = {SKIPS: (90.0, 1), ALL: (10.0, 1)}  # counts 0 and 54
+    assert floor_of(gather(judged_job({"darts": [ALL]}, table=inverse)), "d").rho == "−1.00"
 
 
 # --- what decides -------------------------------------------------------------------------------------
@@ -197,18 +214,26 @@ def test_a_retraining_recipe_sets_nobody_apart_where_nothing_is_retrained():
 # --- the control --------------------------------------------------------------------------------------
 
 
-def control(hlrs: list[str], blank: list[str]) -> tuple[str, str]:
-    """The comparison of HLRS with a method whose alphas are never trained."""
-    job = judged_job({"darts": blank, "hlrs": hlrs, "untrained": blank}, table=NEAR)
-    results = gather(job)
-    results.params["methods"]["untrained"]["searcher"] = {"kind": "blank_pt"}
-    [found] = controls(results)
-    return found
+BLANK = {"searcher": {"kind": "blank_pt"}, "arch_lr": None}
+
+
+def control(hlrs: list[str], blank: list[str], *, scores=None, **changed: dict) -> list[tuple[str, str]]:
+    """The comparison of HLRS with a method whose alphas are never trained; `changed`: entries of specs.
+
+    `trained` is as good as hlrs, `darts` as blank-PT; both are DARTS unless changed.
+    """
+    found = {"darts": blank, "hlrs": hlrs, "untrained": blank, "trained": hlrs}
+    results = gather(judged_job(found, table=NEAR, scores=scores))
+    specs = results.params["methods"]
+    specs["untrained"].update(BLANK)
+    for name, entries in changed.items():
+        specs[name].update(entries)
+    return controls(results)
 
 
 def test_a_tie_with_blank_pt_says_that_no_schedule_can_matter():
     """Differences 0, 0.1, −0.1 points: ± 4.30 · 0.1/√3 = 0.25, within a point."""
-    answered, reasons = control([ONE, BEST, ONE], [ONE, ONE, BEST])
+    [(answered, reasons)] = control([ONE, BEST, ONE], [ONE, ONE, BEST])
     assert answered == "ties"
     for fact in (
         "on d, hlrs − untrained",
@@ -220,26 +245,68 @@ def test_a_tie_with_blank_pt_says_that_no_schedule_can_matter():
         assert fact in reasons
 
 
-def test_a_difference_from_blank_pt_says_that_schedules_can_matter():
+def test_a_difference_from_blank_pt_may_come_from_the_selection_alone():
     for mine, other, sign in ((GOOD, BAD, "+14"), (BAD, GOOD, "−14")):
-        answered, reasons = control(mine, other)
+        [(answered, reasons)] = control(mine, other)
         assert answered == "differs"
         assert sign in reasons
-        assert "no schedule" not in reasons
+        assert reasons.endswith("may come from the selection alone")
+        assert "matter" not in reasons
+
+
+def test_only_a_darts_pt_that_differs_from_blank_pt_shows_that_training_the_alphas_matters():
+    """GOOD − BAD as HLRS: 14.0, 14.1, 13.9 points; both select by perturbation."""
+    pt = {"searcher": {"kind": "darts_pt"}}
+    [(answered, reasons)] = control(GOOD, BAD, trained=pt)
+    assert answered == "differs"
+    assert reasons.endswith("differs from it as well (trained +14.0), so training the alphas matters here")
+    for apart in (
+        {"searcher": {"kind": "darts_pt", "tune": 3}},
+        pt | {"objective": {"kind": "bilateral"}},
+        pt | {"search": {"epochs": 7}},
+        pt | {"labels": "random"},
+    ):
+        assert control(GOOD, BAD, trained=apart)[0][1].endswith("may come from the selection alone"), apart
+    # this one equals blank-PT
+    assert control(GOOD, BAD, darts=pt)[0][1].endswith("may come from the selection alone")
+
+
+@pytest.mark.parametrize(
+    "apart", [{"search": {"epochs": 7}}, {"labels": "random"}, {"retrain": {"epochs": 7}}]
+)
+def test_a_blank_pt_with_another_recipe_or_labels_is_no_control(apart):
+    scores = {name: [0.5, 0.6, 0.7] for name in ("darts", "hlrs", "untrained", "trained")}
+    why = "hlrs, because its recipes and labels are those of no blank-PT"
+    [(answered, reasons)] = control(GOOD, BAD, scores=scores, untrained=apart)
+    assert answered == "left out"
+    assert reasons.startswith(why)
+    # one that is alike takes its place
+    found = control(GOOD, BAD, scores=scores, untrained=apart, trained=BLANK)
+    assert len(found) == 2  # by balanced accuracy and by table accuracy
+    assert all("hlrs − trained" in reasons for _, reasons in found)
+
+
+def test_a_retraining_recipe_does_not_matter_to_the_control_where_nothing_is_retrained():
+    assert control(GOOD, BAD, untrained={"retrain": {"epochs": 7}})[0][0] == "differs"
+
+
+def test_the_control_with_the_same_objective_comes_before_the_first():
+    [(_, reasons)] = control(GOOD, BAD, trained=BLANK | {"objective": SPECS["hlrs"]["objective"]})
+    assert "hlrs − trained" in reasons
 
 
 def test_a_wide_interval_decides_nothing_about_blank_pt():
-    answered, reasons = control([ONE, POINTS, ONE], [POINTS, ONE, ONE])
+    [(answered, reasons)] = control([ONE, POINTS, ONE], [POINTS, ONE, ONE])
     assert answered == "undecided"
-    assert "not within ±1 point" in reasons
-    assert "seeds needed" in reasons
-    assert "no schedule" not in reasons
+    assert reasons.endswith("not within ±1 point")  # the seeds that detect a difference would not show a tie
+    [(answered, reasons)] = control([ONE], [ONE])
+    assert (answered, reasons.rpartition("; ")[2]) == ("undecided", "needs 2 seeds")
 
 
 def test_the_control_needs_both():
     results = gather(judged_job())
     assert controls(results) == []
-    results.params["methods"]["hlrs"]["searcher"] = {"kind": "blank_pt"}
+    results.params["methods"]["hlrs"].update(BLANK)
     assert controls(results) == []
 
 
@@ -259,6 +326,9 @@ def test_a_page_without_retraining_has_no_part_without_content():
     assert text.count("Floor, without a search") >= 3  # beside the answer, the methods, the ranking
     assert 'id="lookups/d"' in text
     assert "1 data set × 2 methods × 3 seeds = 6 runs" in text
+    assert "Per cent of the column a (datasets.d.table_column)" in text
+    # the name of a row is a th: what it says in small print is on a line of its own
+    assert "td small, th small { display: block; }" in text
 
 
 def test_the_figure_of_the_methods_has_the_floor_in_its_last_rows():

@@ -155,7 +155,7 @@ def test_the_audit_finds_a_table_that_changed_after_the_look_up():
 
 
 def test_a_search_is_judged_from_the_plan_to_the_report_without_a_retraining():
-    """ONE has 94 in column a, SKIPS 50, of a mean of 64.8; the best is ONE."""
+    """ONE has 94 in column a, SKIPS 50, of a mean of 64.8; ranks 1, 4; percentiles 1, 2/5."""
     stages = ("split", "search", "extract", "lookup", "report")
     jobs = done(stages)
     assert {stage for stage, _ in jobs} == {*stages}
@@ -165,7 +165,18 @@ def test_a_search_is_judged_from_the_plan_to_the_report_without_a_retraining():
     assert (first["table_accuracy"], first["table_regret"], first["table_rank"]) == ("0.94", "0", "1")
     assert (second["table_accuracy"], second["cell"], second["collapsed"]) == ("0.5", SKIPS, "True")
     assert json.loads(report.output("metrics.json").read_text()) == {
-        "digits": {"random": {"seeds": 2, "table_accuracy": 0.72, "table_regret": 0.22}}
+        "digits": {
+            "random": {
+                "seeds": 2,
+                "table_accuracy": 0.72,
+                "table_regret": 0.22,
+                "table_rank": 2.5,
+                "table_percentile": 0.7,
+                "collapses": 1,
+            },
+            "random cell": {"table_accuracy": 0.648},
+            "largest cell": {"table_accuracy": 0.9, "rank_correlation": pytest.approx(8.5 / 95**0.5)},
+        }
     }
     assert "64.8" in report.output("index.html").read_text()
 
