@@ -1,5 +1,6 @@
 """Two hosts with one `results/`: processes of other host names and boots, which cannot see each other."""
 
+import copy
 import os
 import platform
 import sys
@@ -12,6 +13,7 @@ from hlrs.pipeline import locks
 from tests.conftest import FORK, TINY, hlrs, outputs, record
 
 SEARCH = "digits/darts/0"
+EPOCHS = 30
 
 pytestmark = pytest.mark.e2e
 
@@ -46,12 +48,14 @@ def start(target, *arguments):
 
 @pytest.fixture
 def hosts(tmp_path):
-    """The checkouts of two hosts, with a split."""
+    """The checkouts of two hosts, with a split; a search lasts longer than the other host's start."""
+    params = copy.deepcopy(TINY)
+    params["search"]["epochs"] = EPOCHS
     (tmp_path / "shared").mkdir()
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         folder.mkdir()
-        (folder / "params.yaml").write_text(yaml.safe_dump(TINY))
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
         (folder / "results").symlink_to(tmp_path / "shared")
     assert hlrs(folders[0], "split", "digits")[0] == 0
     return folders
@@ -75,7 +79,7 @@ def test_one_host_trains_and_the_other_waits_for_its_result(hosts):
     for process in (first, second):
         process.join()
         assert process.exitcode == 0, log(a) + log(b)
-    assert ["epoch 1/3" in log(folder) for folder in hosts] == [True, False]
+    assert [f"epoch 1/{EPOCHS}" in log(folder) for folder in hosts] == [True, False]
     assert f"waiting for process {first.pid} on north" in log(b)
     assert record(b, "search", SEARCH)["host"] == "north"
 
