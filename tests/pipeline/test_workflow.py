@@ -513,7 +513,7 @@ def test_a_smaller_matrix_leaves_no_orphan_and_a_larger_one_runs_nothing(finishe
 
 def test_changed_code_runs_the_stages_that_import_it_and_comments_run_nothing(finished, monkeypatch):
     supernet = finished / "hlrs/nas/supernet.py"
-    replace(supernet, '"""Weights of one or', '"""The weights of one or')
+    replace(supernet, '"""Weights of a cell', '"""The weights of a cell')
     replace(supernet, "def initialize_alphas(", "# a remark\ndef initialize_alphas(")
     replace(finished / "hlrs/report/page.html.j2", "<body>", '<body class="changed">')
     assert snakemake(finished) == REPORT
@@ -526,10 +526,10 @@ def test_changed_code_runs_the_stages_that_import_it_and_comments_run_nothing(fi
 def test_new_kinds_and_moved_modules_run_nothing_and_a_changed_kind_runs_its_users(finished, monkeypatch):
     """A kind is added to each table; a module is renamed with all its mentions; then a schedule changes."""
     package = finished / "hlrs"
-    for file, table in TABLES.items():
+    for table, file in TABLES.items():
         (package / file).write_text(with_kind(table, "brand_new")((package / file).read_text()))
         with at_work_in(finished, monkeypatch):
-            assert due_here() == NOTHING, file
+            assert due_here() == NOTHING, table
     for path in package.rglob("*.py"):
         path.write_text(re.sub(r"\bbilevel\b", "twofold", path.read_text()))
     (package / "nas/bilevel.py").rename(package / "nas/twofold.py")
