@@ -35,10 +35,14 @@ def size(cell: str) -> int:
 
 @dataclass(frozen=True)
 class CellTable:
-    """Cells in the order of the file, each once; `accuracies`: by column, float64 [cells], per cent."""
+    """Cells in the order of the file, each once.
+
+    `sizes`: their plain counts, int64 [cells]; `accuracies`: by column, float64 [cells], per cent.
+    """
 
     path: Path
     cells: list[str]
+    sizes: npt.NDArray[np.int64]
     accuracies: dict[str, Floats]
 
     def judge(self, cell: str) -> dict[str, Any]:
@@ -52,7 +56,7 @@ class CellTable:
         """
         if cell not in self.cells:
             raise UserError(f"{self.path}: lacks the cell {cell}; add its row, or name another table")
-        row, sizes = self.cells.index(cell), np.array([size(known) for known in self.cells])
+        row = self.cells.index(cell)
         columns = {}
         for name, values in self.accuracies.items():
             accuracy, best, better = values[row], values.max(), int((values > values[row]).sum())
@@ -63,7 +67,7 @@ class CellTable:
                 "rank": 1 + better,
                 "percentile": 100 * (len(values) - better) / len(values),
                 "mean": float(values.mean()),
-                **plain_count(sizes, values),
+                **plain_count(self.sizes, values),
             }
         return {
             "cell": cell,
@@ -108,12 +112,12 @@ def read_table_of_cells(path: Path) -> CellTable:
         )
     place = header.index(KEY)
     cells: dict[str, int] = {}
-    values = []
+    sizes, values = [], []
     for line, row in rows:
         if len(row) != len(header):
             raise UserError(f"{path}:{line}: has {len(row)} columns, not {len(header)}; complete the row")
         try:
-            operations(row[place])
+            sizes.append(size(row[place]))
         except ValueError as error:
             raise UserError(f"{path}:{line}: {error}") from None
         if row[place] in cells:
@@ -125,7 +129,7 @@ def read_table_of_cells(path: Path) -> CellTable:
     if not cells:
         raise UserError(f"{path}: has no rows below its first line; name a table with cells")
     tasks = [name for name in header if name != KEY]
-    return CellTable(path, [*cells], dict(zip(tasks, np.array(values).T, strict=True)))
+    return CellTable(path, [*cells], np.array(sizes), dict(zip(tasks, np.array(values).T, strict=True)))
 
 
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
