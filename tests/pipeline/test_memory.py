@@ -214,11 +214,13 @@ def test_a_search_that_cannot_fit_is_refused_with_both_numbers(workspace):
 def test_the_shipped_experiments_fit_a_gpu_of_16_gb_and_are_checked_at_once(path, tmp_path, monkeypatch):
     monkeypatch.setattr("hlrs.pipeline.plan.content_digest", lambda source: "0" * 64)  # the data are not here
     monkeypatch.chdir(tmp_path)
+    params = load(path)
+    given = [getattr(method.searcher, "genotype", "") for method in params.methods.values()]
+    cells = [genotype for genotype in given if genotype.startswith("|")]
     Path("data").mkdir()
-    Path("data/nasbench201.csv").write_text(
-        "cell,cifar10\n|none~0|+|none~0|none~1|+|none~0|none~1|none~2|,10\n"
-    )
-    jobs = plan.plan(load(path))
+    rows = [f"{cell},10\n" for cell in [*cells, "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"]]
+    Path("data/nasbench201.csv").write_text("".join(["cell,cifar10\n", *rows]))
+    jobs = plan.plan(params)
     started = time.process_time()
     check_trainings(jobs, {}, lambda stage: Room(16e9, "a GPU of 16 GB"))
     assert time.process_time() - started < 0.3
