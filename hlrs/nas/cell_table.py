@@ -102,7 +102,7 @@ def read_table_of_cells(path: Path) -> CellTable:
     """Read a CSV with a column `cell` and columns of accuracies in per cent.
 
     UserError, with the line, for what is not a cell, a cell that comes twice, and an accuracy that is
-    missing, no number or not from 0 to 100.
+    missing, no number or not from 0 to 100; with the column, for accuracies that are fractions.
     """
     header, rows = _rows(path)
     if KEY not in header or len(header) < 2 or len(set(header)) < len(header):
@@ -129,7 +129,14 @@ def read_table_of_cells(path: Path) -> CellTable:
     if not cells:
         raise UserError(f"{path}: has no rows below its first line; name a table with cells")
     tasks = [name for name in header if name != KEY]
-    return CellTable(path, [*cells], np.array(sizes), dict(zip(tasks, np.array(values).T, strict=True)))
+    accuracies = dict(zip(tasks, np.array(values).T, strict=True))
+    for name, column in accuracies.items():
+        if 0 < column.max() < 1:
+            raise UserError(
+                f"{path}: {name}: no accuracy is above {column.max():g}, so these are fractions; write per "
+                "cent, 100 times as much"
+            )
+    return CellTable(path, [*cells], np.array(sizes), accuracies)
 
 
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -148,7 +155,7 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def _accuracy(text: str, place: str) -> float:
     """Convert an accuracy; UserError if it is none."""
     try:
-        value = float(text)
+        value = np.nan if "_" in text else float(text)  # Python reads 9_0 as 90
     except ValueError:
         value = np.nan
     if not 0 <= value <= 100:

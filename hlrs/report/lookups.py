@@ -70,7 +70,7 @@ def lookups_table(results: Results, dataset: str) -> Table | None:
         "Regret",
         "Rank",
         "Percentile",
-        "Collapsed",
+        "No convolution",
         "Best",
         "Worst",
     )

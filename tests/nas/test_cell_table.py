@@ -160,6 +160,8 @@ BROKEN = {
     "a field too few": (f"cell,a,b\n{ALL},1\n", ":2: has 2 columns, not 3"),
     "no accuracy": (f"cell,a,b\n{ALL},1,\n", ":2: b: '' is not an accuracy"),
     "no number": (f"cell,a,b\n{ALL},1,good\n", ":2: b: 'good' is not an accuracy"),
+    "an underscore": (f"cell,a,b\n{ALL},1,9_0\n", ":2: b: '9_0' is not an accuracy"),
+    "fractions": (f"cell,a,b\n{ALL},90,0.93\n{ONE},94,0.1\n", "b: no accuracy is above 0.93", "per cent"),
     "NaN": (f"cell,a,b\n{ALL},nan,1\n", ":2: a: 'nan' is not an accuracy"),
     "above 100": (f"cell,a,b\n{ALL},100.5,1\n", ":2: a: '100.5' is not", "from 0 to 100"),
     "below 0": (f"cell,a,b\n{ALL},-1,1\n", ":2: a: '-1' is not"),
