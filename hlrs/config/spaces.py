@@ -8,11 +8,11 @@ from pydantic import AfterValidator, Field, field_validator
 from hlrs.config.base import Spec
 
 # --- spaces ---------------------------------------------------------------------------------------------
-# `kinds`: the kinds of cell that are searched. `inputs`: the states that a cell's first node reads. `kept`:
-# how many edges into a node a genotype keeps; None: all. `derives_none`: whether an edge of a genotype may be
-# `none`. `stages`: a network has as many cells in each of so many stages; None: any number. `auxiliary`:
-# whether its networks have an auxiliary head and drop path. `large_images`: whether they have a stem for
-# these.
+# `kinds`: the kinds of cell that are searched. `keys`: those of the JSON object of a genotype. `inputs`: the
+# states that the first node of a cell reads. `kept`: how many edges into a node a genotype keeps; None: all.
+# `derives_none`: whether an edge of a genotype may be `none`. `stages`: a network has as many cells in each
+# of so many stages; None: any number. `auxiliary`: whether its networks have an auxiliary head and drop path.
+# `large_images`: whether they have a stem for these.
 
 
 def _in_order(chosen: list[Any], every: tuple[str, ...]) -> list[Any]:
@@ -40,6 +40,10 @@ DartsPrimitive = Literal[  # in DARTS's order; NASNet's last two are in the auth
 DARTS_PRIMITIVES: tuple[DartsPrimitive, ...] = DartsPrimitive.__args__  # type: ignore[attr-defined]
 
 
+Published = Literal["DARTS_V1", "DARTS_V2", "PC_DARTS", "PDARTS"]  # of DARTS's space
+PUBLISHED: tuple[Published, ...] = Published.__args__  # type: ignore[attr-defined]
+
+
 class DartsSpace(Spec):
     """DARTS's space (Liu et al. 2019, §2.1): a normal and a reduction cell that read the two cells before.
 
@@ -49,6 +53,7 @@ class DartsSpace(Spec):
 
     kind: Literal["darts"] = "darts"
     kinds: ClassVar[tuple[str, ...]] = ("normal", "reduce")
+    keys: ClassVar[tuple[str, ...]] = ("normal", "normal_concat", "reduce", "reduce_concat")
     inputs: ClassVar[int] = 2
     kept: ClassVar[int | None] = 2
     derives_none: ClassVar[bool] = False
@@ -65,6 +70,11 @@ class DartsSpace(Spec):
     def edges(self, nodes: int) -> list[tuple[int, int]]:
         """List (node, state it reads) per edge, in the order of the alphas' rows; node i reads 0 to i + 1."""
         return [(node, state) for node in range(nodes) for state in range(node + 2)]
+
+    @staticmethod
+    def spells(genotype: str) -> bool:
+        """Check whether a given genotype is one of this space: a published one's name."""
+        return genotype in PUBLISHED
 
 
 EDGE = r"[^|~+]+~[^|~+]+"
@@ -83,6 +93,7 @@ class NasBench201Space(Spec):
 
     kind: Literal["nasbench201"] = "nasbench201"
     kinds: ClassVar[tuple[str, ...]] = ("normal",)
+    keys: ClassVar[tuple[str, ...]] = ("cell",)
     inputs: ClassVar[int] = 1
     kept: ClassVar[int | None] = None
     derives_none: ClassVar[bool] = True
@@ -99,6 +110,11 @@ class NasBench201Space(Spec):
     def edges(self, nodes: int) -> list[tuple[int, int]]:
         """List (node, state it reads) per edge; node 0 follows the input, which is state 0."""
         return [(node, state) for node in range(nodes - 1) for state in range(node + 1)]
+
+    @classmethod
+    def spells(cls, genotype: str) -> bool:
+        """Check whether a given genotype is one of this space, a cell; ValueError if that is misspelled."""
+        return genotype.startswith("|") and bool(cls.parse_cell(genotype))
 
     @staticmethod
     def parse_cell(text: str) -> list[list[tuple[str, int]]]:
@@ -124,6 +140,7 @@ class NasBench201Space(Spec):
 
 
 Space = Annotated[DartsSpace | NasBench201Space, Field(discriminator="kind")]
+SPACES: dict[str, Space] = {space.kind: space for space in (DartsSpace(), NasBench201Space())}
 
 
 def check_cells(space: Any, cells: int, field: str) -> None:
@@ -137,25 +154,22 @@ def check_cells(space: Any, cells: int, field: str) -> None:
 
 # --- given genotypes ------------------------------------------------------------------------------------
 
-Published = Literal["DARTS_V1", "DARTS_V2", "PC_DARTS", "PDARTS"]  # of DARTS's space
-PUBLISHED: tuple[Published, ...] = Published.__args__  # type: ignore[attr-defined]
+
+def space_of(genotype: str) -> str:
+    """Name the space of a given genotype, one by name or a cell; ValueError if it is of none."""
+    for kind, space in SPACES.items():
+        if space.spells(genotype):
+            return kind
+    raise ValueError(
+        f"{genotype!r} is not a published genotype; allowed: {', '.join(PUBLISHED)}, or a cell of "
+        "nasbench201 like |nor_conv_3x3~0|+|none~0|skip_connect~1|"
+    )
 
 
-def _published_or_cell(genotype: str) -> str:
-    """Reject what is neither the name of a published genotype nor a cell of NAS-Bench-201."""
-    if genotype.startswith("|"):
-        NasBench201Space.parse_cell(genotype)
-    elif genotype not in PUBLISHED:
-        raise ValueError(
-            f"{genotype!r} is not a published genotype; allowed: {', '.join(PUBLISHED)}, or a cell of "
-            "nasbench201 like |nor_conv_3x3~0|+|none~0|skip_connect~1|"
-        )
+def _of_a_space(genotype: str) -> str:
+    """Reject what is a genotype of no space."""
+    space_of(genotype)
     return genotype
 
 
-Given = Annotated[str, Field(max_length=MOST_CHARACTERS), AfterValidator(_published_or_cell)]
-
-
-def space_of(genotype: str) -> str:
-    """Name the space of a given genotype."""
-    return "nasbench201" if genotype.startswith("|") else "darts"
+Given = Annotated[str, Field(max_length=MOST_CHARACTERS), AfterValidator(_of_a_space)]

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,13 @@ from hlrs.errors import UserError
 Node = list[tuple[str, int]]
 Alphas = Mapping[str, npt.NDArray[np.float32]]  # kind of cell -> [edges, operations]
 EdgeWeights = Mapping[str, npt.NDArray[np.float32]]  # kind of cell -> [edges]
+SpaceKind = type[DartsSpace] | type[NasBench201Space]
 
 
 class Genotype(ABC):
-    """A discrete architecture: the nodes of each kind of cell, each node a list of edges."""
+    """A discrete architecture of a `space`: the nodes of each kind of cell, each node a list of edges."""
+
+    space: ClassVar[str]
 
     @property
     @abstractmethod
@@ -108,6 +111,7 @@ def strongest_edges(space: Space, weights: npt.NDArray[np.float64]) -> list[Node
 class DartsGenotype(Genotype):
     """A normal and a reduction cell; `*_concat` lists the states in a cell's output."""
 
+    space: ClassVar[str] = "darts"
     normal: list[Node]
     normal_concat: list[int]
     reduce: list[Node]
@@ -141,12 +145,9 @@ def derive_darts(space: DartsSpace, alphas: Alphas, edge_weights: EdgeWeights) -
     return DartsGenotype(cells["normal"], concat, cells["reduce"], concat)
 
 
-DARTS_KEYS = ("normal", "normal_concat", "reduce", "reduce_concat")
-
-
 def darts_from_json(value: Any, name: str) -> DartsGenotype:
     """Parse a genotype from its JSON value; UserError names the file `name`, the cell and the node."""
-    _check_keys(value, DARTS_KEYS, name, "darts")
+    _check_space(value, DartsSpace, name)
     cells = {}
     for cell in ("normal", "reduce"):
         nodes = value[cell]
@@ -161,20 +162,24 @@ def darts_from_json(value: Any, name: str) -> DartsGenotype:
     return DartsGenotype(cells["normal"], value["normal_concat"], cells["reduce"], value["reduce_concat"])
 
 
-def _check_keys(value: Any, keys: Sequence[str], name: str, space: str) -> None:
+def _space_of(value: Any) -> SpaceKind | None:
+    """Return the space whose genotypes have a JSON value's keys; None if there is none."""
+    keys = set(value) if isinstance(value, dict) else set()
+    spaces = get_args(get_args(Space)[0])  # of an annotated union
+    return next((space for space in spaces if keys == set(space.keys)), None)
+
+
+def _check_space(value: Any, space: SpaceKind, name: str) -> None:
     """Reject what is no genotype of a space, and name the space whose genotype it is."""
-    if isinstance(value, dict) and set(value) == set(keys):
-        return
-    others = {"darts": DARTS_KEYS, "nasbench201": NASBENCH201_KEYS}
-    of = next(
-        (kind for kind, own in others.items() if isinstance(value, dict) and set(value) == set(own)), ""
-    )
-    if of:
+    found = _space_of(value)
+    if found is None:
+        raise UserError(f"{name}: expected a genotype, an object with the keys {', '.join(space.keys)}")
+    if found is not space:
+        kinds = [kind.model_fields["kind"].default for kind in (found, space)]
         raise UserError(
-            f"{name}: a genotype of space {of}, not of {space}; set search.space to {{kind: {of}}}, or give "
-            f"one of {space}"
+            f"{name}: a genotype of space {kinds[0]}, not of {kinds[1]}; set search.space to "
+            f"{{kind: {kinds[0]}}}, or give one of {kinds[1]}"
         )
-    raise UserError(f"{name}: expected a genotype, an object with the keys {', '.join(keys)}")
 
 
 def _node(edges: Any, index: int, where: str) -> Node:
@@ -209,6 +214,7 @@ def _check_concat(concat: Any, nodes: int, where: str) -> None:
 class NasBench201Genotype(Genotype):
     """A cell of NAS-Bench-201; each node sums all edges into it, and the last is the output."""
 
+    space: ClassVar[str] = "nasbench201"
     normal: list[Node]
 
     @property
@@ -242,12 +248,9 @@ def nasbench201_from_string(text: str) -> NasBench201Genotype:
     return NasBench201Genotype(NasBench201Space.parse_cell(text))
 
 
-NASBENCH201_KEYS = ("cell",)
-
-
 def nasbench201_from_json(value: Any, name: str) -> NasBench201Genotype:
     """Parse a genotype from its JSON value; UserError names the file `name`."""
-    _check_keys(value, NASBENCH201_KEYS, name, "nasbench201")
+    _check_space(value, NasBench201Space, name)
     try:
         return nasbench201_from_string(str(value["cell"]))
     except ValueError as error:
@@ -335,6 +338,4 @@ FIXED: Kinds[Fixed] = {DartsSpace: NO_CELL, NasBench201Space: RESIDUAL_BLOCK}
 
 def from_json(value: Any, name: str) -> Genotype:
     """Parse a genotype of any space from its JSON value; UserError names the file `name`."""
-    if isinstance(value, dict) and set(value) == set(NASBENCH201_KEYS):
-        return nasbench201_from_json(value, name)
-    return darts_from_json(value, name)
+    return PARSERS[_space_of(value) or DartsSpace](value, name)

@@ -1,5 +1,6 @@
 """Count weights and multiply-adds of networks without running them."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +8,15 @@ import torch
 
 from hlrs.artifacts.files import read_json
 from hlrs.config.methods import Darts
-from hlrs.config.spaces import DartsSpace, NasBench201Space, Space, check_cells
+from hlrs.config.spaces import SPACES, check_cells, space_of
 from hlrs.errors import UserError
-from hlrs.nas.genotype import PUBLISHED, Genotype, NasBench201Genotype, from_json, nasbench201_from_string
+from hlrs.nas.genotype import GIVEN, Genotype, from_json
 from hlrs.nas.network import BranchedNetwork, count_multiply_adds, count_weights
 from hlrs.nas.resnet import ResNet
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.spaces import NETWORKS, SUPERNETS
 
 RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
-
-
-SPACES: dict[str, Space] = {"darts": DartsSpace(), "nasbench201": NasBench201Space()}
 LAYOUTS = {"darts": (36, 20), "nasbench201": (16, 15)}  # published: channels and cells of a retraining
 
 
@@ -48,7 +46,7 @@ def describe(
         if value is not None and not supernet:
             raise UserError(f"{option}: only a supernet leaves it open; omit it")
     genotype = None if supernet or resnet else _genotype(network)
-    space = "nasbench201" if isinstance(genotype, NasBench201Genotype) else space or "darts"
+    space = genotype.space if genotype else space or "darts"
     if not SPACES[space].edges(nodes or 4):
         raise UserError(f"--nodes {nodes}: a cell of space {space} needs 2 or more")
     if resnet is None:
@@ -101,17 +99,11 @@ def _layout_of_cells(
 
 
 def _genotype(name: str) -> Genotype:
-    if name in PUBLISHED:
-        return PUBLISHED[name]
-    if name.startswith("|"):
-        try:
-            return nasbench201_from_string(name)
-        except ValueError as error:
-            raise UserError(f"NETWORK: {error}") from None
-    if not Path(name).exists():
-        known = ", ".join([*PUBLISHED, "supernet", *RESNETS])
-        raise UserError(
-            f"{name}: neither a file, nor a cell like |nor_conv_3x3~0|+…, nor a published network; choose "
-            f"from: {known}"
-        )
-    return from_json(read_json(Path(name)), name)
+    with suppress(OSError):  # a cell can be too long for the name of a file
+        if Path(name).exists():
+            return from_json(read_json(Path(name)), name)
+    try:
+        return GIVEN[type(SPACES[space_of(name)])](name)
+    except ValueError as error:
+        others = ", ".join(["supernet", *RESNETS])
+        raise UserError(f"NETWORK: {error}; it can also be a genotype's file, or {others}") from None

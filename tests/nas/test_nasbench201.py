@@ -17,7 +17,7 @@ from hlrs.nas.genotype import (
     from_json,
     nasbench201_from_json,
 )
-from hlrs.nas.nasbench201 import NasBench201Network, NasBench201Supernet, Reduction
+from hlrs.nas.nasbench201 import STAGES, NasBench201Network, NasBench201Supernet, Reduction
 from hlrs.nas.network import count_multiply_adds, count_weights, initialize
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.searchers.gdas import GdasSearcher
@@ -159,6 +159,10 @@ def test_branches_have_their_own_last_cells_and_what_follows_them():
         own = [type(module).__name__ for module in branch]
         assert own == ["SearchedCell", "Reduction", "SearchedCell", "SearchedCell", "BatchNorm2d"]
     assert supernet(images_of()).shape == (5, 3)
+
+
+def test_a_space_has_as_many_stages_as_its_networks():
+    assert NasBench201Space.stages == STAGES
 
 
 @pytest.mark.parametrize("size", [7, 9, 5])
