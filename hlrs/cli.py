@@ -390,8 +390,12 @@ def doctor(as_json: bool) -> None:
 
     Trains a tiny supernet for a few steps on the CPU and on every GPU. Exit status 1 if anything is broken.
     """
-    from hlrs.pipeline.doctor import BROKEN, examine, table
+    from hlrs.pipeline.doctor import BROKEN, examine, line, verdict
 
-    checks = list(examine())
-    click.echo(json.dumps([vars(check) for check in checks], indent=1) if as_json else table(checks))
+    checks = []
+    for check in examine():
+        checks.append(check)
+        if not as_json:
+            click.echo(line(check))
+    click.echo(json.dumps([vars(check) for check in checks], indent=1) if as_json else f"\n{verdict(checks)}")
     sys.exit(any(check.state == BROKEN for check in checks))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = 10.0  # seconds; `sacct` without accounting never answers
 FREE = 2 * 1024**3  # bytes; the quickstart writes 10 MB, a large run some hundred
 STEPS = 5
+TF32_ERROR = 0.01  # relative; matrix units round factors to 10 bits, 5e-4
 GIB = 1024**3
 
 
@@ -63,12 +64,16 @@ def examine() -> Iterator[Check]:
     yield _disk()
 
 
-def table(checks: list[Check]) -> str:
-    """Format one line per check, aligned, and a summary."""
-    lines = [f"{SIGNS[check.state]}  {check.name:16}{check.text}" for check in checks]
+def line(check: Check) -> str:
+    """Format a check as a line of the table."""
+    return f"{SIGNS[check.state]}  {check.name:16}{check.text}"
+
+
+def verdict(checks: list[Check]) -> str:
+    """Sum up all checks in a line."""
     broken = [check.name for check in checks if check.state == BROKEN]
-    verdict = f"To repair: {', '.join(broken)}." if broken else "Everything required works."
-    return "\n".join([*lines, "", f"{verdict}  (ok: works   --: not needed here   !!: repair)"])
+    said = f"To repair: {', '.join(broken)}." if broken else "Everything required works."
+    return f"{said}  (ok: works   --: not needed here   !!: repair)"
 
 
 # --- PyTorch and its devices --------------------------------------------------------------------------
@@ -88,9 +93,7 @@ def _devices() -> Iterator[Check]:
     for i in range(torch.cuda.device_count()):
         yield _gpu(i, expected)
     if torch.cuda.device_count():
-        missing = triton_available.missing()
-        text = f"{missing}; searches are slower without them" if missing else "Triton can compile them"
-        yield Check("GPU kernels", UNUSED if missing else OK, text)
+        yield _kernels(torch.device("cuda"))
 
 
 def _gpu(index: int, expected: float | None) -> Check:
@@ -103,6 +106,29 @@ def _gpu(index: int, expected: float | None) -> Check:
         return Check(f"GPU {index}", BROKEN, f"cannot be used: {_first_line(error)}")
     loss, note = _step(torch.device("cuda", index), expected)
     return Check(f"GPU {index}", BROKEN if loss is None else OK, f"{facts}; {note}")
+
+
+def _kernels(device: "torch.device") -> Check:
+    """Compile one of our Triton kernels, the grouped 1×1 convolution, and compare it with PyTorch's."""
+    if missing := triton_available.missing():
+        return Check("GPU kernels", UNUSED, f"{missing}; searches are slower without them")
+    import torch
+    from torch.nn import functional as F
+
+    from hlrs.data.images import generator
+    from hlrs.nas.ops.triton_pointwise import pointwise  # Triton is slow to import
+
+    draw = generator("doctor")
+    x, weight = torch.randn(2, 32, 8, 8, generator=draw), torch.randn(32, 16, 1, 1, generator=draw)
+    expected = F.conv2d(x.double(), weight.double(), groups=2)
+    began = time.monotonic()
+    try:
+        error = float((pointwise(x.to(device), weight.to(device)).cpu() - expected).norm() / expected.norm())
+    except Exception as failure:
+        return Check("GPU kernels", BROKEN, f"Triton cannot compile one: {_first_line(failure)}")
+    if not error < TF32_ERROR:
+        return Check("GPU kernels", BROKEN, f"a 1×1 convolution is {100 * error:.1f} % off")
+    return Check("GPU kernels", OK, f"Triton compiled one of them in {time.monotonic() - began:.1f} s")
 
 
 def _driver() -> str | None:
@@ -145,7 +171,10 @@ def _step(device: "torch.device", expected: float | None) -> tuple[float | None,
 
 
 def _search(device: "torch.device") -> tuple[list[float], float]:
-    """Return the losses of a tiny supernet's steps on one batch of noise, and the last step's seconds."""
+    """Return the losses of a tiny supernet's steps on one batch of noise, and the last step's seconds.
+
+    In double precision, which our kernels do not take: compiling all that a search needs lasts a minute.
+    """
     import torch
     from torch.nn import functional as F
 
@@ -163,8 +192,9 @@ def _search(device: "torch.device") -> tuple[list[float], float]:
     supernet = DartsSupernet(DartsSpace(), searcher, nodes=2, in_channels=3, classes=4, channels=4, cells=3)
     initialize(supernet, draw)
     initialize_alphas(supernet, draw)
-    supernet.to(device)
-    images, labels = torch.randn(16, 3, 16, 16, generator=draw).to(device), (torch.arange(16) % 4).to(device)
+    supernet.to(device, torch.float64)
+    images = torch.randn(16, 3, 16, 16, generator=draw).to(device, torch.float64)
+    labels = (torch.arange(16) % 4).to(device)
     alphas, weights = list(supernet.alphas.values()), supernet.weights()
     optimizers = torch.optim.Adam(alphas, 3e-3), torch.optim.SGD(weights, 0.05, momentum=0.9)
 

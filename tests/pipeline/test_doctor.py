@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from hlrs.nas.ops import triton_available, triton_pointwise
 from hlrs.pipeline import doctor
 from hlrs.pipeline.doctor import BROKEN, OK, UNUSED
 
@@ -98,6 +100,23 @@ def test_a_device_that_computes_another_loss_than_the_cpu_is_broken():
     assert broken is None
     assert f"{loss:.4f}" in reason
     assert f"{loss + 0.02:.4f}" in reason
+
+
+def test_a_kernel_is_compiled_and_compared(monkeypatch):
+    # Triton interprets it here, on the CPU (tests/conftest.py)
+    works = doctor._kernels(torch.device("cpu"))
+    assert (works.name, works.state) == ("GPU kernels", OK)
+    monkeypatch.setattr(triton_pointwise, "pointwise", lambda x, weight: 1.02 * F.conv2d(x, weight, groups=2))
+    off = doctor._kernels(torch.device("cpu"))
+    assert (off.state, off.text) == (BROKEN, "a 1×1 convolution is 2.0 % off")
+
+    def failing(x, weight):
+        raise RuntimeError("ptxas: not found\nand more")
+
+    monkeypatch.setattr(triton_pointwise, "pointwise", failing)
+    assert doctor._kernels(torch.device("cpu")).text == "Triton cannot compile one: ptxas: not found"
+    monkeypatch.setattr(triton_available, "missing", lambda: "no C compiler found")
+    assert doctor._kernels(torch.device("cpu")).state == UNUSED
 
 
 @pytest.mark.parametrize(
