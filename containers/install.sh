@@ -15,8 +15,26 @@ environment() {
   # whoever runs the image need not own the checkout that is mounted into it
   git config --system --add safe.directory '*'
   python3 -m venv /opt/hlrs
-  # every package comes as a wheel or is pure Python, so no compiler is installed in the first place
+  # every package comes as a wheel or is pure Python
   $pip install --quiet --require-hashes --requirement requirements.lock
+  compile_for_triton
+}
+
+# The one C file that Triton compiles on a machine, between it and NVIDIA's driver (hlrs/nas/ops/triton_available.py). The
+# driver's library is a stub here, and the compiler does not stay.
+compile_for_triton() {
+  apt-get update -qq
+  apt-get install -qq --no-install-recommends gcc libc6-dev python3-dev >/dev/null
+  triton=$(/opt/hlrs/bin/python -c 'import importlib.util as u; print(u.find_spec("triton").submodule_search_locations[0])')
+  headers=$(/opt/hlrs/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
+  stub=$(mktemp -d)
+  gcc -shared -o "$stub/libcuda.so.1" -Wl,-soname,libcuda.so.1 -x c /dev/null
+  mkdir -p /opt/hlrs/lib/triton
+  gcc "$triton/backends/nvidia/driver.c" -O3 -shared -fPIC -Wno-psabi -o /opt/hlrs/lib/triton/cuda_utils.so \
+    -I"$triton/backends/nvidia/include" -I"$headers" -L"$stub" -Wl,--no-as-needed -l:libcuda.so.1
+  rm -r "$stub"
+  apt-get purge -qq --autoremove gcc libc6-dev python3-dev >/dev/null
+  rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/*.log /var/log/apt
 }
 
 code() {

@@ -135,6 +135,20 @@ def test_it_contains_no_compiler_and_its_files_are_read_only(inside):
     assert inside("sh", "-c", script).splitlines()[1:] == ["refused"]
 
 
+def test_it_holds_what_triton_would_compile(inside):
+    """The library fits the driver's, which only a machine with a GPU has."""
+    script = """
+import ctypes
+from hlrs.nas.ops import triton_available
+assert triton_available.PREBUILT.is_file() and triton_available.missing() == ""
+try:
+    ctypes.CDLL(triton_available.PREBUILT)
+except OSError as error:
+    print(error)
+"""
+    assert "libcuda.so.1: cannot open shared object file" in inside("python3", "-c", script)
+
+
 def test_its_labels_name_the_version_and_the_lock_file():
     expected = {
         "org.opencontainers.image.version": hlrs.__version__,

@@ -37,6 +37,7 @@ def prepare(threads: int) -> "torch.device":
     if triton_available.missing():
         reason = f"{triton_available.missing()} (hlrs doctor)"
         print(f"hlrs: a search on this GPU is slower without its Triton kernels: {reason}", file=sys.stderr)
+    triton_available.use_prebuilt()
     torch.use_deterministic_algorithms(True, warn_only=True)
     # filling with NaN is a debugging aid that costs a pass over every map
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

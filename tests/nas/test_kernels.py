@@ -1,8 +1,13 @@
 """The Triton kernels, interpreted on the CPU, compared with PyTorch in double precision."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
+from triton import knobs
+from triton.runtime import build
 
 from hlrs.config.methods import Darts
 from hlrs.config.recipes import Collapse
@@ -62,6 +67,29 @@ def test_kernels_need_triton_a_compiler_and_headers(monkeypatch, tmp_path):
         assert not takes_kernels(x.double())
     finally:
         triton_available.missing.cache_clear()
+
+
+def test_a_prebuilt_library_takes_the_place_of_the_compiler(monkeypatch, tmp_path):
+    monkeypatch.setattr(triton_available, "PREBUILT", tmp_path / "cuda_utils.so")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(knobs.build, "impl", None)
+    monkeypatch.setenv("CC", "/bin/false")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    source = tmp_path / "source.c"
+    source.write_text("int answer;")
+    triton_available.use_prebuilt()
+    with pytest.raises(subprocess.CalledProcessError):
+        build.compile_so_from_file(str(source), "cuda_utils")
+    triton_available.PREBUILT.write_bytes(b"compiled")
+    triton_available.missing.cache_clear()
+    try:
+        assert triton_available.missing() == ""
+    finally:
+        triton_available.missing.cache_clear()
+    triton_available.use_prebuilt()
+    assert Path(build.compile_so_from_file(str(source), "cuda_utils")).read_bytes() == b"compiled"
+    with pytest.raises(RuntimeError, match="asks for launcher"):
+        build.compile_so_from_file(str(source), "launcher")
 
 
 def differ(found, right):

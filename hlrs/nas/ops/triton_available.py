@@ -3,15 +3,19 @@
 import importlib.util
 import os
 import shutil
+import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 KERNEL_DEVICE = "cuda"
+PREBUILT = Path(
+    sys.prefix, "lib", "triton", "cuda_utils.so"
+)  # in the container's image (containers/install.sh)
 
 
 def takes_kernels(x: "Tensor", times: int = 1) -> bool:
@@ -31,13 +35,30 @@ def takes_kernels(x: "Tensor", times: int = 1) -> bool:
 def missing() -> str:
     """Return why Triton kernels cannot be compiled here; empty if they can.
 
-    Triton, which comes with PyTorch, compiles some C for each kernel. Searches also work without, slower.
+    Triton, which comes with PyTorch, compiles some C, once per machine. Searches also work without, slower.
     """
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
+    if PREBUILT.is_file():
+        return ""
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "no C compiler found: install gcc, or set CC"
     headers = Path(sysconfig.get_paths()["include"])
     if not (headers / "Python.h").is_file():
         return f"{headers} has no Python.h: install Python's headers (python3-dev)"
     return ""
+
+
+def use_prebuilt() -> None:
+    """Have Triton take the library that the container's image holds, where there is no compiler."""
+    if PREBUILT.is_file():
+        from triton import knobs  # slow to import
+
+        knobs.build.impl = _take
+
+
+def _take(name: str, source: str, folder: str, *libraries: Any) -> str:
+    """Put the library of a C source into a folder, in place of Triton's call of the compiler."""
+    if name != PREBUILT.stem:
+        raise RuntimeError(f"Triton asks for {name}, which the image lacks, and there is no C compiler")
+    return shutil.copy(PREBUILT, folder)
