@@ -1,8 +1,10 @@
 """The command line: one subcommand per stage, and those that plan, inspect and publish results."""
 
 import json
+import os
 import shutil
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -381,6 +383,44 @@ def describe(network: str, as_json: bool, **layout: Any) -> None:
             click.echo(
                 f"{name.replace('_', ' '):18} {value:,}" if isinstance(value, int) else f"{name:18} {value}"
             )
+
+
+@main.command()
+@params_option
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    default=lambda: len(os.sched_getaffinity(0)),
+    show_default="the cores of this process",
+    help="Number of processes.",
+)
+@click.option(
+    "--capability",
+    type=click.IntRange(70, 999),
+    show_default="the first GPU's",
+    help="Compute capability of the GPUs, e.g. 90.",
+)
+def warm(params: Path, processes: int, capability: int | None) -> None:
+    """Compile the GPU kernels of the searches in params.yaml, before a job needs them.
+
+    They stay in Triton's cache (~/.triton/cache, or TRITON_CACHE_DIR), where jobs find them. A node without a
+    GPU can compile them as well, given --capability.
+    """
+    from hlrs.config.jobs import SearchJob, parse
+    from hlrs.nas.ops import triton_available
+    from hlrs.pipeline.warm import capability_of_first_gpu, compile_ahead
+
+    if reason := triton_available.missing():
+        raise UserError(f"kernels cannot be compiled here: {reason}")
+    jobs = [parse(job.stage, job.params) for job in _jobs(params) if job.stage == "search"]
+    searches = [job for job in jobs if isinstance(job, SearchJob)]
+    target = capability or capability_of_first_gpu()
+    began = time.monotonic()
+    seen, compiled = compile_ahead(searches, processes, target)
+    click.echo(
+        f"{compiled} of {seen} kernel variants are ready for GPUs of capability {target} "
+        f"({time.monotonic() - began:.0f} s, {processes} process{'es' * (processes > 1)})"
+    )
 
 
 @main.command()
