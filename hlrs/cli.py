@@ -401,7 +401,7 @@ def describe(network: str, as_json: bool, **layout: Any) -> None:
     help="Compute capability of the GPUs, e.g. 90.",
 )
 def warm(params: Path, processes: int, capability: int | None) -> None:
-    """Compile the GPU kernels of the searches in params.yaml, before a job needs them.
+    """Compile the GPU kernels of searches ahead of their jobs.
 
     They stay in Triton's cache (~/.triton/cache, or TRITON_CACHE_DIR), where jobs find them. A node without a
     GPU can compile them as well, given --capability.

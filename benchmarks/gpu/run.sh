@@ -81,7 +81,6 @@ fi
 [[ -n $TRAINS ]] && step split 60 5 bash -c 'hlrs split cifar10_lt'
 [[ -n $WARMING ]] && { wait "$WARMING"; say "== warm: exit status $?"; }
 if wanted doctor; then
-    warm doctor
     step doctor 60 24 bash -c 'hlrs doctor'
 fi
 if wanted tests; then
