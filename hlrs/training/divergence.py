@@ -68,4 +68,4 @@ def _suspects(path: str, spec: Spec) -> Iterator[tuple[float, str, float]]:
 
 def _kept(job: Job) -> str:
     there = job.checkpoint.exists()
-    return f" (the state before that epoch is kept in {job.checkpoint})" if there else ""
+    return f" (an earlier state is kept in {job.checkpoint})" if there else ""

@@ -13,22 +13,43 @@ from hlrs.training.progress import Progress
 from hlrs.training.signals import stop_signals
 from hlrs.training.task import Position, Task
 
-CHECKPOINT_SECONDS = 300.0  # between two within an epoch; the end of an epoch always writes one
+CHECKPOINT_SECONDS = 300.0  # between two, at most
+CHECKPOINT_SHARE = 0.05  # of a training's time, at most, for those at the ends of epochs
+
+
+class Checkpoints:
+    """Saves a task's state, and decides when: as often as costs little, in relation to what a save takes."""
+
+    def __init__(self, task: Task, job: Job) -> None:
+        self.task, self.job = task, job
+        self.saved, self.seconds = time.monotonic(), 0.0  # when the last save ended, and what it took
+
+    def due(self, epoch_ended: bool) -> bool:
+        """Whether enough time has passed since the last save, more of it within an epoch."""
+        affordable = self.seconds / CHECKPOINT_SHARE if epoch_ended else CHECKPOINT_SECONDS
+        return time.monotonic() - self.saved >= min(affordable, CHECKPOINT_SECONDS)
+
+    def save(self, position: Position, sums: Tensor) -> None:
+        """Save the position and the sums of the current epoch, float64 [task.sums], with the task's state."""
+        sums = sums.cpu()  # waits for the device: the steps it has queued are not the save's
+        began = time.monotonic()
+        save(self.task, self.job, position, sums)
+        self.saved = time.monotonic()
+        self.seconds = self.saved - began
 
 
 def fit(task: Task, job: Job, device: torch.device) -> Position:
     """Train from the job's checkpoint, or from the start, to the last epoch; return rows and throughput.
 
-    Interrupted after a signal, once the state is saved. Failure if a loss is not finite; the checkpoint of
-    the last sound epoch is kept.
+    Interrupted after a signal, once the state is saved. Failure if a loss is not finite; the last checkpoint
+    is kept.
     """
     position, sums = resume(task, job, device)
-    progress = Progress(job.run, task, position)
+    progress, checkpoints = Progress(job.run, task, position), Checkpoints(task, job)
     with stop_signals() as stop:
         while position.epoch < task.epochs:
             started, first = time.monotonic(), position.step
             task.begin(position.epoch)
-            saved = time.monotonic()
             for step in range(position.step, task.steps):
                 began = time.monotonic()
                 sums += task.step(step)
@@ -36,19 +57,20 @@ def fit(task: Task, job: Job, device: torch.device) -> Position:
                     sums.tolist()  # waits for the device; later steps are only queued
                 position.step = step + 1
                 progress.step(time.monotonic() - began)
-                due = stop.requested or time.monotonic() - saved > CHECKPOINT_SECONDS
-                if due and position.step < task.steps:  # the end of the epoch saves anyway
-                    save(task, job, position, sums)
-                    saved = time.monotonic()
+                if position.step < task.steps and (stop.requested or checkpoints.due(epoch_ended=False)):
+                    checkpoints.save(position, sums)
                     stop.obey(job, job.checkpoint)
             row = _finish_epoch(task, position, sums, job)
             seconds = time.monotonic() - started
             rate = (task.steps - first) * task.images_per_step / seconds
             position.throughput.append({"epoch": row["epoch"], "seconds": seconds, "images_per_second": rate})
             sums.zero_()
-            save(task, job, position, sums)
+            ended = position.epoch == task.epochs  # then only the results are left to write
+            saves = bool(ended or stop.requested) or checkpoints.due(epoch_ended=True)
+            if saves:
+                checkpoints.save(position, sums)
             progress.epoch(row, rate)
-            if position.epoch < task.epochs:  # after the last epoch only the results are left to write
+            if saves and not ended:
                 stop.obey(job, job.checkpoint)
     position.timing = progress.close()
     return position

@@ -100,5 +100,5 @@ def test_a_checkpoint_is_named_only_where_there_is_one():
     assert "checkpoint" not in message(broken, row)
     broken.checkpoint.parent.mkdir(parents=True)
     broken.checkpoint.touch()
-    assert message(broken, row).endswith(f"(the state before that epoch is kept in {broken.checkpoint})")
+    assert message(broken, row).endswith(f"(an earlier state is kept in {broken.checkpoint})")
     assert not Path(broken.checkpoint).is_absolute()

@@ -4,17 +4,27 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 from hlrs.artifacts.jobs import Job
 from hlrs.errors import Interrupted
+from hlrs.training import loop
 from hlrs.training.loop import fit
 from hlrs.training.optim import optimizer_step
 from hlrs.training.task import step_metrics
 
 JOB = Job("search", "d/m/0", {}, "", {}, "0123456789ab")
+
+
+class Clock:
+    """A time.monotonic() that advances only when a test moves it."""
+
+    def __init__(self, monkeypatch, start=100.0):
+        self.now = start
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
 class Count:
@@ -80,6 +90,76 @@ def test_a_signal_in_any_step_loses_and_repeats_nothing(tmp_path, monkeypatch, m
         fit(Count(moment), JOB, device)
     task = Count()
     position = fit(task, JOB, device)
+    assert position.rows == EXPECTED
+    assert (position.resumes, task.total.item()) == (1, 6)
+    assert [row["epoch"] for row in position.throughput] == [0, 1, 2]
+
+
+class Timed(Count):
+    """Counts, with steps of some seconds each; may crash in one of them."""
+
+    def __init__(self, clock, seconds, epochs, crash_at=None):
+        super().__init__()
+        self.clock, self.seconds, self.epochs, self.crash_at = clock, seconds, epochs, crash_at
+
+    def step(self, step):
+        self.clock.now += self.seconds
+        if (self.epoch, step) == self.crash_at:
+            raise KeyboardInterrupt
+        return super().step(step)
+
+
+@pytest.fixture
+def saves(tmp_path, monkeypatch):
+    """Makes every save take some seconds; returns a clock, and (epoch, step) of the saves to come."""
+    monkeypatch.chdir(tmp_path)
+    seen, save = [], loop.save
+
+    def take(seconds):
+        clock = Clock(monkeypatch)
+
+        def slow(task, job, position, sums):
+            save(task, job, position, sums)
+            seen.append((position.epoch, position.step))
+            clock.now += seconds
+
+        monkeypatch.setattr(loop, "save", slow)
+        return clock, seen
+
+    return take
+
+
+@pytest.mark.parametrize(
+    ("step", "save", "epochs", "expected"),
+    [  # seconds; an epoch has two steps
+        (1.0, 0.3, 9, [1, 4, 7, 9]),  # after 20 · 0.3 s = 6 s or more, and the last
+        (1.0, 0.05, 4, [1, 2, 3, 4]),  # 5 % of an epoch is 0.1 s
+        (40.0, 30.0, 9, [1, 5, 9]),  # 20 · 30 s is above 300 s
+    ],
+)
+def test_checkpoints_take_a_twentieth_of_the_time(saves, step, save, epochs, expected):
+    clock, seen = saves(save)
+    fit(Timed(clock, step, epochs), JOB, torch.device("cpu"))
+    assert seen == [(epoch, 0) for epoch in expected]
+
+
+def test_within_an_epoch_checkpoints_are_five_minutes_apart(saves):
+    clock, seen = saves(1.0)
+    fit(Timed(clock, 200.0, 3), JOB, torch.device("cpu"))  # of 400 s each
+    assert seen == [(1, 0), (2, 0), (3, 0)]
+    seen.clear()
+    JOB.checkpoint.unlink()
+    fit(Timed(clock, 300.0, 2), JOB, torch.device("cpu"))
+    assert seen == [(0, 1), (1, 0), (1, 1), (2, 0)]
+
+
+def test_a_crash_repeats_the_epochs_since_the_last_checkpoint(saves):
+    clock, seen = saves(0.3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Timed(clock, 1.0, 3, crash_at=(2, 1)), JOB, torch.device("cpu"))
+    assert seen == [(1, 0)]
+    task = Timed(clock, 1.0, 3)
+    position = fit(task, JOB, torch.device("cpu"))
     assert position.rows == EXPECTED
     assert (position.resumes, task.total.item()) == (1, 6)
     assert [row["epoch"] for row in position.throughput] == [0, 1, 2]

@@ -13,18 +13,10 @@ from hlrs.training import startup
 from hlrs.training.loop import fit
 from tests.conftest import hlrs, record
 from tests.messages import says
-from tests.training.test_loop import JOB, Count
+from tests.training.test_loop import JOB, Clock, Count
 
 CPU = torch.device("cpu")
 TICK = 0.02  # resolution of the system's start time of a process
-
-
-class Clock:
-    """A time.monotonic() that advances only when a test moves it."""
-
-    def __init__(self, monkeypatch, start=100.0):
-        self.now = start
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
 class Warming(Count):
