@@ -50,16 +50,17 @@ def fit(task: Task, job: Job, device: torch.device) -> Position:
         while position.epoch < task.epochs:
             started, first = time.monotonic(), position.step
             task.begin(position.epoch)
+            progress.begin()
             for step in range(position.step, task.steps):
-                began = time.monotonic()
                 sums += task.step(step)
-                if not progress.seconds:
-                    sums.tolist()  # waits for the device; later steps are only queued
                 position.step = step + 1
-                progress.step(time.monotonic() - began)
+                progress.step()
+                if not progress.seconds:  # the first step, which warms up, counts by itself
+                    progress.measure(sums)
                 if position.step < task.steps and (stop.requested or checkpoints.due(epoch_ended=False)):
                     checkpoints.save(position, sums)
                     stop.obey(job, job.checkpoint)
+            progress.measure(sums)
             row = _finish_epoch(task, position, sums, job)
             seconds = time.monotonic() - started
             rate = (task.steps - first) * task.images_per_step / seconds

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from hlrs.training.startup import ready
@@ -18,10 +19,10 @@ class Progress:
 
     def __init__(self, label: str, task: Task, position: Position) -> None:
         self.label, self.task = label, task
-        self.done = position.epoch * task.steps + position.step
+        self.done = self.resumed_at = position.epoch * task.steps + position.step
         self.total = task.epochs * task.steps
         self.startup, self.started = ready(), time.monotonic()
-        self.seconds: list[float] = []  # per step
+        self.seconds: list[float] = []  # of the first step, then of a step in each epoch
         interactive = sys.stderr.isatty()
         self.bar = tqdm(total=self.total, initial=self.done, desc=label, unit="step", disable=not interactive)
         imports, setup = self.startup["imports_seconds"], self.startup["setup_seconds"]
@@ -30,11 +31,22 @@ class Progress:
         if position.resumes:
             self._say(f"resumed at epoch {position.epoch}, step {position.step}")
 
-    def step(self, seconds: float) -> None:
-        """Count a finished step that took `seconds`."""
+    def begin(self) -> None:
+        """Time the steps from here on."""
+        self.began, self.steps = time.monotonic(), 0
+
+    def step(self) -> None:
+        """Count a step that the device has been given."""
         self.done += 1
-        self.seconds.append(seconds)
+        self.steps += 1
         self.bar.update()
+
+    def measure(self, sums: Tensor) -> None:
+        """Note the mean seconds of the steps since `begin`, once the device has finished their `sums`."""
+        if self.steps:
+            sums.tolist()
+            self.seconds.append((time.monotonic() - self.began) / self.steps)
+            self.begin()
 
     def epoch(self, row: dict[str, Any], rate: float) -> None:
         """Show the history row of a finished epoch, and its rate in images per second."""
@@ -49,7 +61,10 @@ class Progress:
             self._say(f"{epoch}  {text}  {rate:.0f} images/s  {duration(self._left())} left")
 
     def close(self) -> dict[str, Any]:
-        """End the display; return the times of this process in seconds, as the record holds them."""
+        """End the display; return the times of this process in seconds, as the record holds them.
+
+        The median step's is over the epochs, each with the mean of its steps but for the process's first.
+        """
         self.bar.close()
         first, others = self.seconds[:1], self.seconds[1:]
         steps = {
@@ -61,7 +76,7 @@ class Progress:
 
     def _left(self) -> float:
         """Estimate the seconds left from all steps but the first, which warms up or compiles."""
-        steps, elapsed = len(self.seconds), time.monotonic() - self.started
+        steps, elapsed = self.done - self.resumed_at, time.monotonic() - self.started
         if steps > 1:
             steps, elapsed = steps - 1, elapsed - self.seconds[0]
         return elapsed / steps * (self.total - self.done)

@@ -76,6 +76,29 @@ def test_a_training_records_startup_first_step_and_median_step(clock, capsys):
     assert [line.split("  ")[-1] for line in lines[1:]] == ["4 s left", "2 s left", "0 s left"]
 
 
+def test_the_median_step_is_the_devices_and_not_the_queues(clock, monkeypatch):
+    """Steps are queued at once; the device's time passes when a result is read."""
+    queue, tolist = [], torch.Tensor.tolist
+
+    def read(tensor):
+        clock.now += sum(queue)
+        queue.clear()
+        return tolist(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", read)
+
+    class Queued(Count):
+        seconds = iter([10.0, 4.0, 2.0, 3.0, 0.5, 0.25])  # of two steps in three epochs
+
+        def step(self, step):
+            queue.append(next(self.seconds))
+            return super().step(step)
+
+    startup = fit(Queued(), JOB, CPU).facts["startup"]
+    # means of 4; 2 and 3; 0.5 and 0.25
+    assert (startup["first_step_seconds"], startup["median_step_seconds"]) == (10.0, 2.5)
+
+
 def test_a_resumed_training_records_the_times_of_its_own_process(clock, capsys):
     with pytest.raises(Interrupted):
         fit(Warming(clock, (0, 0)), JOB, CPU)
