@@ -26,12 +26,12 @@ def second_order(
     training: Loss,
     validation: Loss,
     step: Sequence[Tensor],
-    lr: float,
+    lr: Tensor | float,
 ) -> list[Tensor]:
     """∇_α L_val(w′, α) at the unrolled weights w′ = w − lr·(step + ∇_w L_train(w, α))  (DARTS, eq. 7).
 
-    `step` is what the optimizer adds to the gradient, [like weights], and `lr` its rate (`sgd_terms`). By the
-    chain rule, with v = ∇_w′ L_val(w′, α):
+    `step` is what the optimizer adds to the gradient, [like weights], and `lr` its rate (`sgd_terms`), in a
+    captured step a scalar on the device. By the chain rule, with v = ∇_w′ L_val(w′, α):
 
         ∇_α L_val(w′, α) − lr · ∇_α (∇_w L_train(w, α) · v)
 
@@ -81,7 +81,7 @@ def frozen(parameters: Parameters) -> Iterator[None]:
 
 
 @contextmanager
-def moved(parameters: Parameters, direction: Sequence[Tensor], distance: float) -> Iterator[None]:
+def moved(parameters: Parameters, direction: Sequence[Tensor], distance: Tensor | float) -> Iterator[None]:
     """Move parameters to p + distance · direction inside the block, and restore them exactly after it.
 
     They point to other memory meanwhile, so a graph built on them before the block stays usable after it.
@@ -89,7 +89,7 @@ def moved(parameters: Parameters, direction: Sequence[Tensor], distance: float) 
     before = [parameter.data for parameter in parameters]
     try:
         for parameter, d in zip(parameters, direction, strict=True):
-            parameter.data = parameter.data.add(d, alpha=distance)
+            parameter.data = parameter.data + distance * d
         yield
     finally:
         for parameter, value in zip(parameters, before, strict=True):

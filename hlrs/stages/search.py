@@ -124,9 +124,7 @@ class SearchTask:
 
     def captured_constants(self) -> tuple[Any, ...]:
         """Return the epoch's constants that a captured step holds besides its inputs and device memory."""
-        stepped = self.alphas_lr > 0
-        unrolled_at = self.weights_lr if stepped and self.searcher.order == 2 else None
-        return stepped, self.on_weights.loss.weighs(self.t), self.on_alphas.loss.weighs(self.t), unrolled_at
+        return self.alphas_lr > 0, self.on_weights.loss.weighs(self.t), self.on_alphas.loss.weighs(self.t)
 
     def _weights_lr(self) -> float:
         """Return the schedule's rate; while decisions are made, a tenth of the highest."""
@@ -156,10 +154,15 @@ class SearchTask:
         if self.alphas_lr > 0:
             batches, drawn_for_alphas = batches + self.validation(step), self._draw("alphas", step)
         drawn = self._draw("weights", step), drawn_for_alphas
-        return self.compute(self._mixing(step), *drawn, *itertools.chain(*batches))
+        return self.compute(self._mixing(step), self.weights_lr, *drawn, *itertools.chain(*batches))
 
     def _compute(
-        self, mixing: Mixing, for_weights: Tensor | None, for_alphas: Tensor | None, *fields: Any
+        self,
+        mixing: Mixing,
+        weights_lr: Tensor | float,
+        for_weights: Tensor | None,
+        for_alphas: Tensor | None,
+        *fields: Any,
     ) -> Tensor:
         """Step on the batches with these fields: first those of the weights' images, then the alphas'."""
         batches, samplers = batches_of(fields), len(self.training.samplers)
@@ -173,7 +176,7 @@ class SearchTask:
             self.supernet.drawn = for_alphas
             return self.on_alphas(self.supernet, on_alphas, self.t, mixing)
 
-        seen = self._step_alphas(training, validation) if on_alphas else (0.0, 0.0)
+        seen = self._step_alphas(training, validation, weights_lr) if on_alphas else (0.0, 0.0)
         with bilevel.frozen(self.alphas):
             outcome = training()
             optimizer_step(
@@ -181,7 +184,12 @@ class SearchTask:
             )
         return step_metrics(*outcome, *seen, 0.0 if mixing is None else mixing)
 
-    def _step_alphas(self, training: Callable[[], Outcome], validation: Callable[[], Outcome]) -> Outcome:
+    def _step_alphas(
+        self,
+        training: Callable[[], Outcome],
+        validation: Callable[[], Outcome],
+        weights_lr: Tensor | float,
+    ) -> Outcome:
         """Take one Adam step; return loss and accuracy on the alphas' batch, at w or at the unrolled w′."""
         seen: list[Outcome] = []
 
@@ -195,7 +203,7 @@ class SearchTask:
         else:
             added, factor = bilevel.sgd_terms(self.weights, self.weights_optimizer)
             gradients = bilevel.second_order(
-                self.alphas, self.weights, lambda: training().loss, penalized, added, factor * self.weights_lr
+                self.alphas, self.weights, lambda: training().loss, penalized, added, factor * weights_lr
             )
         for alphas, gradient in zip(self.alphas, gradients, strict=True):
             alphas.grad = gradient
