@@ -84,12 +84,25 @@ class DerivedCell(Cell):
         return join(maps[0].shape[1] // self.channels, *(maps[state] for state in self.concat))
 
 
+def pool_to_two(x: Tensor) -> Tensor:
+    """Average [n, channels, size, size] over four windows: [n, channels, 2, 2].
+
+    As in DARTS's cnn/model.py, windows have 5×5 pixels: with stride 3 on CIFAR's 8×8 map, with stride 2 on
+    ImageNet's 7×7. Larger maps get larger windows, smaller ones are halved, with a shared middle where the
+    size is odd (our own reading), as by `F.adaptive_avg_pool2d`, whose gradients on a GPU are not
+    deterministic.
+    """
+    size = x.shape[-1]
+    if size == 1:
+        return x.expand(-1, -1, 2, 2)
+    window = max(5, size - 3) if size >= 7 else (size + 1) // 2
+    return F.avg_pool2d(x, window, size - window)
+
+
 class AuxiliaryHead(nn.Module):
     """An auxiliary classifier on the map after two thirds of the cells (DARTS, cnn/model.py).
 
-    As there, windows of 5×5 pixels pool the map to 2×2: with stride 3 on CIFAR's 8×8 map, with stride 2 on
-    ImageNet's 7×7. Larger maps get larger windows, smaller ones are pooled adaptively (our own reading).
-    `cosine` as in `make_classifier`.
+    `pool_to_two` pools the map, `cosine` is as in `make_classifier`.
     """
 
     def __init__(self, channels: int, classes: int, cosine: float | None = None) -> None:
@@ -107,10 +120,7 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [batch, classes] of a map float [n, channels, height, width]."""
-        size = x.shape[-1]
-        x = F.relu(x)
-        window = max(5, size - 3)
-        x = F.avg_pool2d(x, window, size - window) if size >= 7 else F.adaptive_avg_pool2d(x, 2)
+        x = pool_to_two(F.relu(x))
         x = x.reshape(-1, self.channels, *x.shape[2:])
         return self.classifier(self.features(x).flatten(1))  # type: ignore[no-any-return]
 

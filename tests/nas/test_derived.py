@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from hlrs.errors import UserError
-from hlrs.nas.derived import AuxiliaryHead, DerivedNetwork, DropPath, draw_factors
+from hlrs.nas.derived import AuxiliaryHead, DerivedNetwork, DropPath, draw_factors, pool_to_two
 from hlrs.nas.genotype import PUBLISHED, DartsGenotype
 from hlrs.nas.network import initialize
 from hlrs.pipeline.model_size import describe
@@ -110,6 +110,20 @@ def test_auxiliary_head_accepts_any_size_and_pools_as_darts_at_8_and_7(size):
     if stride:
         expected = head.classifier(head.features(F.avg_pool2d(F.relu(x), 5, stride)).flatten(1))
         assert torch.allclose(head(x), expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6])
+def test_small_maps_are_pooled_adaptively_by_operators_with_deterministic_gradients(size):
+    x = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    weights = torch.randn(2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
+    pooled, expected = pool_to_two(ours), F.adaptive_avg_pool2d(theirs, 2)
+    assert torch.allclose(pooled, expected, rtol=1e-12)
+    for y in (pooled, expected):
+        (y * weights).sum().backward()
+    assert torch.allclose(ours.grad, theirs.grad, rtol=1e-12)
+    # in PyTorch's list of operators without a deterministic gradient is only the adaptive one
+    assert pooled.grad_fn.name() in ("AvgPool2DBackward0", "ExpandBackward0")
 
 
 def test_auxiliary_logits_come_from_two_thirds_of_the_cells():
