@@ -29,7 +29,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x[:, :, :: self.stride, :: self.stride]
-        return F.relu(self.residual(x) + F.pad(shortcut, (0, 0, 0, 0, self.filled, self.filled)))
+        if self.filled:  # padding by nothing would copy the map
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, self.filled, self.filled))
+        return F.relu(self.residual(x) + shortcut)
 
 
 class ResNet(BranchedNetwork):

@@ -62,6 +62,14 @@ def test_a_block_with_zero_residual_is_the_identity():
     assert torch.equal(block(x), x)
 
 
+def test_a_shortcut_of_the_same_size_is_the_map_itself():
+    block, x = ResidualBlock(4, 4, 1), torch.rand(2, 4, 5, 5, requires_grad=True)
+    added = block(x).grad_fn.next_functions[0][0]
+    view = added.next_functions[1][0]
+    assert view.name() == "AliasBackward0"
+    assert view.next_functions[0][0].variable is x
+
+
 def test_maps_are_halved_twice_and_pooled():
     network = ResNet(20, in_channels=3, classes=10)
     assert network.backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 64, 8, 8)
