@@ -5,7 +5,7 @@ would otherwise show inside a job, as exhausted memory, an overflow or a file na
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -77,6 +77,7 @@ Temperature = Annotated[float, Field(ge=0.001, le=1000)]
 BetaShape = Annotated[float, Field(ge=0.001, le=1000)]  # of a Beta distribution, symmetric
 Exponent = Annotated[float, Field(ge=0, le=100)]
 Tuning = Annotated[int, Field(ge=0, le=10_000)]  # epochs between two decisions
+Precision = Literal["float32", "bfloat16"]
 Factor = Annotated[float, Field(ge=1, le=1_000_000)]
 
 

@@ -136,6 +136,12 @@ class Params(Sections):
         searcher = method.searcher
         if searcher.genotype_is != "searched":
             return
+        if searcher.order == 2 and recipe.precision == "bfloat16":
+            raise ValueError(
+                f"{field}.searcher.order: 2 takes second derivatives, for which "
+                f"{self._field(name, 'search', 'precision')} bfloat16 is too coarse: set order to 1, or "
+                "precision to float32"
+            )
         if searcher.warm_up < 1:
             check_moment(searcher.warm_up, recipe.epochs, f"{field}.searcher.warm_up")
         if recipe.channels % searcher.portion:

@@ -16,6 +16,7 @@ from hlrs.config.base import (
     Name,
     Nodes,
     Pixels,
+    Precision,
     Share,
     ShareOrNone,
     Spec,
@@ -131,6 +132,7 @@ class Search(Spec):
     nodes: Nodes = 4
     cutout: Pixels = Field(0, multiple_of=2)
     recompute: bool = False  # recompute a cell's inner maps in the backward pass: for large images
+    precision: Precision = "float32"  # of the maps; weights, statistics, logits and losses are float32
     threads: Threads = 1
     weights: Sgd = Sgd(lr_min=0.001)
     alphas: Adam = Adam()
@@ -220,6 +222,7 @@ class Retrain(Spec):
     policy: Annotated[AutoAugment | RandAugment, Field(discriminator="kind")] | None = None
     mix: Annotated[Mixup | Cutmix, Field(discriminator="kind")] | None = None
     ema: Share | None = None  # decay per step of the weights' moving average, the result
+    precision: Precision = "float32"  # of the maps; weights, statistics, logits and losses are float32
     threads: Threads = 1
     weights: Sgd = Sgd()
     objective: Objective = Plain(kind="plain")

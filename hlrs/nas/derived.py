@@ -166,6 +166,8 @@ class DerivedNetwork(CellNetwork):
             return self(images), None
         context = self.context()
         cells = list(self.shared)
-        tapped = chain(cells[: self.tap + 1], self.states(images), context)
-        last = chain(cells[self.tap + 1 :], tapped, context)
-        return self.classify(self.pool(last[1])), self.auxiliary(tapped[1])
+        with self.casting(images):
+            tapped = chain(cells[: self.tap + 1], self.states(images), context)
+            last = chain(cells[self.tap + 1 :], tapped, context)
+            features = self.pool(last[1])
+        return self.classify(features.to(images.dtype)), self.auxiliary(tapped[1].to(images.dtype))

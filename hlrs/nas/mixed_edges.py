@@ -394,7 +394,11 @@ class Mix(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         edges, own = len(weights), gradient.shape[1] // len(weights)
         by_edge = gradient.as_strided((edges, n * h * w, own), (own, edges * own, 1)).reshape(edges, -1)
-        for_weights = by_edge @ _rows(maps, weights.shape[1]).T if ctx.needs_input_grad[0] else None
+        for_weights = None
+        if ctx.needs_input_grad[0]:
+            # in float32: oneDNN divides by zero in some long bfloat16 sums of few numbers (torch 2.15, AMX)
+            rows = _rows(maps, weights.shape[1]).to(weights.dtype)
+            for_weights = by_edge.to(weights.dtype) @ rows.T
         for_rows = weights.T.to(by_edge.dtype) @ by_edge
         sources = weights.shape[1] // ctx.count
         if sources > 1:

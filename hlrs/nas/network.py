@@ -1,13 +1,15 @@
 """The structure that supernet and derived network share: stem, a chain of cells, branches, classifier."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hlrs.config.base import Precision
 from hlrs.nas.operations import FactorizedReduce, Norm, conv_bn
 
 STEM_MULTIPLIER = 3
@@ -37,7 +39,13 @@ class BranchedNetwork(nn.Module, ABC):
     With a `cosine` scale, logits are cosines times this scale (Cao et al. 2019). A `dual` network has a
     second, class-specific classifier, which gives the final logits. Images are float [batch, in_channels,
     height, width].
+
+    A training may set the `precision` of the maps; it acts in training mode only. With bfloat16, all maps are
+    bfloat16, and convolutions multiply in it, as `torch.autocast` has them. Weights, statistics of batch
+    norms, classifiers, auxiliary heads and logits are float32.
     """
+
+    precision: Precision = "float32"
 
     def __init__(self, width: int, classes: int, branches: int, cosine: float | None, dual: bool) -> None:
         super().__init__()
@@ -55,7 +63,24 @@ class BranchedNetwork(nn.Module, ABC):
 
     def features(self, images: Tensor, branch: int) -> Tensor:
         """Compute the pooled features of one branch: [batch, width]."""
-        return self.tail(self.backbone(images), branch)
+        with self.casting(images):
+            features = self.tail(self.backbone(images), branch)
+        return features.to(images.dtype)
+
+    def casting(self, images: Tensor) -> AbstractContextManager[Any]:
+        """Compute maps of images inside the block in the precision of the training."""
+        if self.precision == "float32" or not self.training:
+            return nullcontext()
+        return torch.autocast(images.device.type, torch.bfloat16)
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Compute maps inside the block in float32."""
+        precision, self.precision = self.precision, "float32"
+        try:
+            yield
+        finally:
+            self.precision = precision
 
     def classify(self, features: Tensor) -> Tensor:
         """Return the shared classifier's logits [batch, classes] for the concatenated branch features."""
@@ -74,8 +99,10 @@ class BranchedNetwork(nn.Module, ABC):
 
         Both branches have the weight 1/2, so BBN's factor 2·m is 1 (BBN, §4.4).
         """
-        shared = self.backbone(images)
-        return torch.cat([self.tail(shared, branch) for branch in range(self.branch_count)], 1)
+        with self.casting(images):
+            shared = self.backbone(images)
+            features = [self.tail(shared, branch) for branch in range(self.branch_count)]
+        return torch.cat(features, 1).to(images.dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [batch, classes] for inference."""

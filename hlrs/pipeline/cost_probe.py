@@ -285,7 +285,8 @@ def _device(job: Job) -> tuple[str, bool]:
 
     from hlrs.training.device import prepare
 
-    gpu = prepare(job.params[job.stage]["threads"]).type == "cuda"
+    recipe = job.params[job.stage]
+    gpu = prepare(recipe["threads"], recipe.get("precision", "float32")).type == "cuda"
     return (torch.cuda.get_device_name() if gpu else f"CPU, {cpu_model() or 'unknown'}"), gpu
 
 

@@ -41,7 +41,7 @@ from hlrs.training.throughput import Throughput, measure
 def run(job: Job) -> dict[str, Any]:
     """Write weights.safetensors (after the last epoch: nothing is selected) and history.parquet."""
     params = RetrainJob.model_validate(job.params)
-    device = prepare(params.retrain.threads)
+    device = prepare(params.retrain.threads, params.retrain.precision)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
     task = RetrainTask(params, images, job.inputs.get("genotype"), device)
     position = fit(task, job, device)
@@ -55,7 +55,7 @@ def run(job: Job) -> dict[str, Any]:
 def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
     """Measure a retraining's throughput for so many seconds in each of the epochs; writes nothing."""
     params = RetrainJob.model_validate(job.params)
-    device = prepare(params.retrain.threads)
+    device = prepare(params.retrain.threads, params.retrain.precision)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
     task = RetrainTask(params, images, job.inputs.get("genotype"), device)
     return [measure(task, epoch, seconds) for epoch in epochs]
@@ -105,6 +105,7 @@ class RetrainTask:
         else:
             initialize(self.network, weights)
         self.network.to(device)
+        self.network.precision = self.recipe.precision
         self.result = self.network if self.recipe.ema is None else copy.deepcopy(self.network)
         self.images, self.holdout = images.set, images.positions("holdout")
         self.positions = images.positions("weights", "alphas")

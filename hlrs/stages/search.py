@@ -279,7 +279,8 @@ class SearchTask:
     def _iterate(self, vector: Tensor, mixing: Mixing, drawn: Tensor | None, *fields: Any) -> Tensor:
         """Run power iteration from a vector on the batches with these fields."""
         self.supernet.drawn = drawn
-        loss = self.on_alphas(self.supernet, batches_of(fields), self.t, mixing).loss
+        with self.supernet.in_float32():  # for second derivatives
+            loss = self.on_alphas(self.supernet, batches_of(fields), self.t, mixing).loss
         return self.early_stopping.iterate(loss, self.alphas, self.weights, vector)
 
     def state(self) -> dict[str, Tensor]:
@@ -308,7 +309,7 @@ class SearchTask:
 
 
 def _make_task(job: Job, params: SearchJob) -> SearchTask:
-    device = prepare(params.search.threads)
+    device = prepare(params.search.threads, params.search.precision)
     images = SplitImages(job, params.images, HALVES, device)
     if params.labels == "random":
         images.relabel(generator(params.seed, "search", "labels"))
@@ -329,6 +330,7 @@ def _make_supernet(params: SearchJob, searcher: Searcher, images: SplitImages) -
         stem=images.stem,
         **layout_of(params.objective),
     )
+    supernet.precision = search.precision
     initialize(supernet, generator(params.seed, "search", "weights"))
     initialize_alphas(supernet, generator(params.seed, "search", "alphas"))
     return supernet

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from hlrs.config.base import Precision
 from hlrs.errors import UserError
 from hlrs.nas.ops import triton_available
 
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     import torch
 
 FREE_SHARE = 0.5  # of a GPU's memory; if less is free, another process is using it
+BFLOAT16 = 8, 0  # the compute capability from which on GPUs have it
 
 
-def prepare(threads: int) -> "torch.device":
+def prepare(threads: int, precision: Precision = "float32") -> "torch.device":
     """Choose the device to train on and make its results reproducible, byte for byte.
 
-    On a CPU, sums depend on the number of `threads`. UserError if SLURM gave GPUs that cannot be used.
+    On a CPU, sums depend on the number of `threads`. UserError if SLURM gave GPUs that cannot be used, or if
+    the GPU lacks the precision.
     """
     import torch
 
@@ -31,6 +34,11 @@ def prepare(threads: int) -> "torch.device":
     _keep_memory()
     if choose(os.environ) == "cpu":
         return torch.device("cpu")
+    if precision == "bfloat16" and torch.cuda.get_device_capability() < BFLOAT16:
+        raise UserError(
+            f"precision: {torch.cuda.get_device_name()} on {platform.node()} has no bfloat16, which needs "
+            "compute capability 8.0 (A100 and later); set precision to float32, or ask for another GPU"
+        )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Triton's default so far; 3.9 warns that it will change
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")

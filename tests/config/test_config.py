@@ -338,6 +338,13 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "methods.hlrs.objective.branch_cells",
         "methods.hlrs.search.cells is 4",
     ),
+    "second derivatives in bfloat16": (
+        "searcher: {kind: darts}",
+        "searcher: {kind: darts, order: 2}\n    search: {precision: bfloat16}",
+        "methods.hlrs.searcher.order: 2",
+        "methods.hlrs.search.precision",
+        "float32",
+    ),
     "portion that does not divide the method's own channels": (
         "searcher: {kind: darts}",
         "searcher: {kind: pc_darts}\n    search: {channels: 6}",

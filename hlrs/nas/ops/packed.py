@@ -113,7 +113,9 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Any:
         count = x.shape[1] // len(weight)
-        each = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
+        # beside running statistics in float32, which do not change, a CPU has float32 ones of bfloat16 maps
+        still = weight.new_zeros(2, x.shape[1])
+        each = torch.ops.aten.batch_norm_update_stats(x, still[0], still[1], 0.0)
         means, variances = (values.view(count, -1) for values in each)
         mean = means.mean(0)
         variance = variances.mean(0) + means.var(0, correction=0)
@@ -137,4 +139,5 @@ class _Normalize(torch.autograd.Function):
         of_x = -slope * inverse * by_weight * len(weight) / x.numel()
         rest = -slope * by_bias * len(weight) / x.numel() - of_x * mean
         terms = torch.stack([rest, of_x, slope]).repeat(1, count)[:, :, None, None]
-        return torch.addcmul(terms[0], x, terms[1]).addcmul_(gradient, terms[2]), by_weight, by_bias, None
+        by_x = torch.addcmul(terms[0], x, terms[1]).addcmul_(gradient, terms[2])
+        return by_x.to(x.dtype), by_weight, by_bias, None
