@@ -1,9 +1,10 @@
 """Training steps beside the reference's: search, retraining, two branches, unrolled; and what they cost.
 
-    python benchmarks/steps.py --reference CLONE [--threads 2] [--pairs 5] [--device cpu]
+    python benchmarks/steps.py [--reference CLONE] [--threads 2] [--pairs 5] [--device cpu]
 
-Prints tables and writes benchmarks/results/steps-DEVICE.json. Ratios are of alternating pairs, in one process
-unless stated otherwise.
+Prints tables and writes benchmarks/results/steps-DEVICE.json; without a reference, only steps in bfloat16
+beside those in float32, to precision-DEVICE.json. Ratios are of alternating pairs, in one process unless
+stated otherwise.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from hlrs.nas import bilevel
 from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import initialize
+from hlrs.nas.resnet import ResNet, initialize_resnet
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.supernet import DartsSupernet, initialize_alphas
 from hlrs.training.cuda_graphs import GraphCache
@@ -88,6 +90,7 @@ def search_step(
 ) -> Callable[[], Tensor]:
     """Make a search step as in hlrs/stages/search.py: alphas on the first batches, weights on the last."""
     alphas, weights = list(supernet.alphas.values()), supernet.weights()
+    supernet.precision = "bfloat16" if bfloat16 else "float32"
     device = data[0][0].device
     cuda = device.type == "cuda"
     adam = torch.optim.Adam(alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=True, capturable=cuda)
@@ -95,11 +98,10 @@ def search_step(
     objective = Bilateral(lambda logits, labels, t: F.cross_entropy(logits, labels))
 
     def loss(batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            if bilateral:
-                return objective(supernet, [Batch(*batch) for batch in batches], 0.7, 0.7).loss
-            [(images, labels)] = batches
-            return F.cross_entropy(supernet(images), labels)
+        if bilateral:
+            return objective(supernet, [Batch(*batch) for batch in batches], 0.7, 0.7).loss
+        [(images, labels)] = batches
+        return F.cross_entropy(supernet(images), labels)
 
     half = len(data) // 2
     validation, training = (functools.partial(loss, part) for part in (data[:half], data[half:]))
@@ -193,15 +195,15 @@ def retrain_step(device: torch.device, bfloat16: bool = False) -> Callable[[], A
     network = DerivedNetwork(
         PUBLISHED["DARTS_V2"], auxiliary=True, in_channels=3, classes=10, channels=36, cells=20
     ).to(device)
+    network.precision = "bfloat16" if bfloat16 else "float32"
     draw = torch.Generator().manual_seed(0)
     weights = list(network.parameters())
     sgd = torch.optim.SGD(weights, LR, MOMENTUM, weight_decay=DECAY, fused=True)
 
     def compute(factors: Tensor) -> Tensor:
         network.drop_path = DropPath(factors)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            logits, auxiliary = network.heads(images)
-            loss = F.cross_entropy(logits, labels) + AUXILIARY_WEIGHT * F.cross_entropy(auxiliary, labels)
+        logits, auxiliary = network.heads(images)
+        loss = F.cross_entropy(logits, labels) + AUXILIARY_WEIGHT * F.cross_entropy(auxiliary, labels)
         optimizer_step(loss, weights, sgd, CLIP)
         return loss.detach()
 
@@ -211,6 +213,23 @@ def retrain_step(device: torch.device, bfloat16: bool = False) -> Callable[[], A
         return computed(send(draw_factors(network.dropped_maps, RETRAIN_BATCH, DROP, draw), device))
 
     return step
+
+
+def resnet_step(device: torch.device, bfloat16: bool = False) -> Callable[[], Any]:
+    """Make a retraining step of ResNet-32, batch 128."""
+    [(images, labels)] = batches(1, 128, 32, 10, device)
+    network = ResNet(32, in_channels=3, classes=10)
+    initialize_resnet(network, torch.Generator().manual_seed(0))
+    network.to(device).precision = "bfloat16" if bfloat16 else "float32"
+    weights = list(network.parameters())
+    sgd = torch.optim.SGD(weights, 0.1, MOMENTUM, weight_decay=DECAY, fused=True)
+
+    def step() -> Tensor:
+        loss = F.cross_entropy(network(images), labels)
+        optimizer_step(loss, weights, sgd, CLIP)
+        return loss.detach()
+
+    return GraphCache(device)(step)
 
 
 def reference_retrain_step(modules: dict[str, Any], device: torch.device) -> Callable[[], None]:
@@ -327,6 +346,21 @@ def measure_variants(device: torch.device, batch: int, pairs: int) -> dict[str, 
     return {name: measure_pair((step, plain), pairs, device) for name, step in variants.items()}
 
 
+def measure_bfloat16(device: torch.device, pairs: int) -> dict[str, Any]:
+    """Measure steps in bfloat16 beside the same in float32."""
+    data = batches(2, 64, LAYOUT["size"], LAYOUT["classes"], device)
+
+    def search(device: torch.device, bfloat16: bool) -> Callable[[], Any]:
+        supernet = make_supernet(device, LAYOUT["channels"], LAYOUT["cells"], LAYOUT["classes"])
+        return search_step(supernet, data, bfloat16=bfloat16)
+
+    makers = {"ResNet-32, batch 128": resnet_step, "retraining": retrain_step, "search, batch 64": search}
+    return {
+        name: measure_pair([make(device, bfloat16) for bfloat16 in (True, False)], pairs, device)
+        for name, make in makers.items()
+    }
+
+
 def measure_input(device: torch.device, batch: int, pairs: int) -> dict[str, float]:
     """Measure a step's two batches (crop, flip, cutout) as a share of the step."""
     draw = torch.Generator().manual_seed(0)
@@ -413,6 +447,14 @@ def row(name: str, value: dict[str, float], target: str) -> list[str]:
     return [name, f"{value['median']:.3f}", f"{value['min']:.3f} to {value['max']:.3f}", target]
 
 
+def report_bfloat16(found: dict[str, Any]) -> str:
+    """Format the table of precisions."""
+    rows = [["step in bfloat16 / in float32", "median", "range", "seconds in float32"]]
+    for name, pair in found.items():
+        rows.append(row(name, pair["ratio"], f"{pair['other_seconds']['median']:.3g}"))
+    return table(rows)
+
+
 def report(results: dict[str, Any]) -> str:
     """Format the tables."""
     cuda = results["host"]["gpu"] is not None
@@ -450,13 +492,13 @@ def report(results: dict[str, Any]) -> str:
         seconds = point["seconds"]["median"]
         value = str(point[point["changed"]])
         curve.append([point["changed"], value, f"{seconds:.3g}", f"{2 * point['batch'] / seconds:.0f}"])
-    return f"{table(rows)}\n\n{table(curve)}"
+    return f"{table(rows)}\n\n{report_bfloat16(results['bfloat16'])}\n\n{table(curve)}"
 
 
 def main() -> None:
     """Parse, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--reference", type=Path, required=True, help="clone of Tomorrowdawn/darts_torch2.1")
+    parser.add_argument("--reference", type=Path, help="clone of Tomorrowdawn/darts_torch2.1")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=5)
@@ -479,12 +521,17 @@ def main() -> None:
     if arguments.retrain == "ours":
         measure.work(retrain_step(device))
         return
+    results: dict[str, Any] = {"host": measure.host(device, arguments.threads)}
+    if arguments.reference is None:
+        results["bfloat16"] = measure_bfloat16(device, pairs)
+        measure.record(f"precision-{device.type}", results)
+        print(report_bfloat16(results["bfloat16"]))
+        return
     modules = reference.load(arguments.reference, device)
 
     def say(what: str) -> None:
         print(f"{what} …", file=sys.stderr, flush=True)
 
-    results: dict[str, Any] = {"host": measure.host(device, arguments.threads)}
     results |= {"search": {}, "memory": {}, "gpu": {}}
     if device.type == "cpu":  # first, while this process is small: these need 8 GB each
         say("retraining step, in processes of their own")
@@ -500,6 +547,8 @@ def main() -> None:
     say("variants")
     results["variants"] = measure_variants(device, arguments.batch[0], pairs)
     results["input"] = measure_input(device, arguments.batch[0], pairs)
+    say("bfloat16")
+    results["bfloat16"] = measure_bfloat16(device, pairs)
     say("retraining step")
     retraining = retrain_step(device), reference_retrain_step(modules, device)
     results["retrain"] = measure_pair(retraining, pairs, device)
