@@ -18,7 +18,7 @@ MANY_BITS = 200  # of a number that is counted rather than written out
 
 def describe_error(detail: ErrorDetails, raw: Any, model: type[Spec]) -> str:
     """Describe a pydantic error in one line: the field as in the file, the value, what is allowed."""
-    field = ".".join(_key(part) for part in _path(detail["loc"], raw))
+    field = ".".join(_key(part) for part in _path(detail, raw))
     if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
         field += ".kind"
     message = _message(detail, model)
@@ -93,11 +93,11 @@ def _items(count: int) -> str:
     return f"{count} item{'s' if count > 1 else ''}"
 
 
-def _path(location: tuple[int | str, ...], raw: Any) -> Iterator[int | str]:
-    """Yield an error's location without the union tags that pydantic inserts between the file's keys."""
-    for part in location:
-        tag = isinstance(raw, dict) and part not in raw and raw.get("kind") == part
-        if tag or part == "[key]":
+def _path(detail: ErrorDetails, raw: Any) -> Iterator[int | str]:
+    """Yield an error's location without what pydantic inserts between the file's keys, such as union tags."""
+    location, absent = detail["loc"], detail["type"] == "missing"
+    for place, part in enumerate(location, 1):
+        if isinstance(raw, dict) and part not in raw and not (absent and place == len(location)):
             continue
         yield part
         try:

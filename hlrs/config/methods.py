@@ -433,6 +433,7 @@ class Plain(Spec):
     mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = True
     one_classifier: ClassVar[bool] = True
+    rated: ClassVar[bool] = False
     branch_cells: ClassVar[int] = 0
     sampler: Sampler = UniformSampler(kind="uniform")
     loss: Loss = CrossEntropy(kind="cross_entropy")
@@ -458,6 +459,7 @@ class Bilateral(Spec):
     claimed: ClassVar[Claimed] = "BBN"
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = True
+    rated: ClassVar[bool] = False
     mixing: Mixing = ParabolicDecay(kind="parabolic_decay")
     branch_cells: int = Field(1, ge=0, le=1000)
     conventional: Sampler = UniformSampler(kind="uniform")
@@ -491,6 +493,11 @@ class DualHead(Spec):
     gamma: Exponent = 0.5
     sampler: Sampler = UniformSampler(kind="uniform")
     loss: Loss = CrossEntropy(kind="cross_entropy")
+
+    @property
+    def rated(self) -> bool:
+        """Have learning rates of its own unless gamma is 0."""
+        return self.gamma > 0
 
     @property
     def samplers(self) -> list[Sampler]:

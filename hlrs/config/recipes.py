@@ -1,8 +1,8 @@
 """Specs of recipes: how a search, a retraining, an evaluation and the report are run."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hlrs.config.base import (
     BatchSize,
@@ -29,13 +29,13 @@ from hlrs.config.methods import Objective, Plain, check_branches, check_reached
 from hlrs.config.spaces import DartsSpace, Space, check_cells
 
 
-def _check_sgd(sgd: "Sgd", epochs: int) -> None:
+def _check_weights(weights: "Optimizer", epochs: int) -> None:
     """Reject a warm-up that takes all epochs, and an `at` beyond the last epoch."""
-    if sgd.warm_up and sgd.warm_up >= epochs:
+    if weights.warm_up and weights.warm_up >= epochs:
         raise ValueError(
-            f"weights.warm_up {sgd.warm_up} takes all {epochs} epochs: lower it, or raise epochs"
+            f"weights.warm_up {weights.warm_up} takes all {epochs} epochs: lower it, or raise epochs"
         )
-    check_reached(sgd, epochs, "weights")
+    check_reached(weights, epochs, "weights")
 
 
 class CosineSchedule(Spec):
@@ -52,33 +52,29 @@ class MultistepSchedule(Spec):
     factor: Share = 0.01
 
 
-class Sgd(Spec):
-    """SGD with momentum; the learning rate follows `schedule` by epoch.
+Schedule = Annotated[CosineSchedule | MultistepSchedule, Field(discriminator="kind")]
 
-    The first `warm_up` epochs multiply that by (epoch + 1)/warm_up  (Goyal et al. 2017, §2.2). `nesterov`
-    takes Nesterov's momentum in PyTorch's form (Sutskever et al. 2013, §2.1).
+
+class Optimizer(Spec):
+    """What all optimizers share: the learning rate follows `schedule` by epoch.
+
+    The first `warm_up` epochs multiply that by (epoch + 1)/warm_up  (Goyal et al. 2017, §2.2).
+    `scales`: whether a classifier's gradient, r times as large, makes r times as large a step.
     """
 
-    lr: LearningRate = 0.025
+    scales: ClassVar[bool]
+
+    lr: LearningRate
     lr_min: float = Field(0.0, ge=0, le=1000)
-    schedule: Annotated[CosineSchedule | MultistepSchedule, Field(discriminator="kind")] = CosineSchedule(
-        kind="cosine"
-    )
+    schedule: Schedule = CosineSchedule(kind="cosine")
     warm_up: int = Field(0, ge=0, le=100_000)
-    momentum: ShareOrNone = 0.9
-    nesterov: bool = False
-    weight_decay: WeightDecay = 3e-4
     clip: float | None = Field(5.0, gt=0, le=1_000_000)  # largest norm of the gradient; null: no clipping
 
     @model_validator(mode="after")
-    def _acts(self) -> "Sgd":
+    def _acts(self) -> "Optimizer":
         if self.warm_up == 1:
             raise ValueError(
                 "warm_up 1 changes nothing, as its one epoch has the full learning rate: set 0, or 2 or more"
-            )
-        if self.nesterov and not self.momentum:
-            raise ValueError(
-                "nesterov changes nothing without momentum: raise momentum, or leave nesterov out"
             )
         if self.lr_min and self.schedule.kind != "cosine":
             raise ValueError("lr_min is the end of schedule cosine, multistep has none: leave lr_min out")
@@ -88,6 +84,83 @@ class Sgd(Spec):
                 "lower lr_min, or raise lr"
             )
         return self
+
+    def of_classifier(self, lr: float) -> "Optimizer":
+        """Return what trains a classifier alone, from a learning rate along a cosine to 0."""
+        along = {"lr_min": 0.0, "schedule": CosineSchedule(), "warm_up": 0}
+        return self.model_copy(update={"lr": lr, **along})
+
+
+class Momentum(Spec):
+    """Momentum; `nesterov` takes Nesterov's, in PyTorch's form (Sutskever et al. 2013, §2.1)."""
+
+    momentum: ShareOrNone = 0.9
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _accelerates(self) -> "Momentum":
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "nesterov changes nothing without momentum: raise momentum, or leave nesterov out"
+            )
+        return self
+
+
+class Sgd(Optimizer, Momentum):
+    """SGD with momentum, and the L2 penalty in the gradient."""
+
+    kind: Literal["sgd"] = "sgd"
+    scales: ClassVar[bool] = True
+    lr: LearningRate = 0.025
+    weight_decay: WeightDecay = 3e-4
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2), with PyTorch's defaults."""
+
+    kind: Literal["adamw"] = "adamw"
+    scales: ClassVar[bool] = False
+    lr: LearningRate = 1e-3
+    betas: list[ShareOrNone] = Field([0.9, 0.999], min_length=2, max_length=2)
+    eps: float = Field(1e-8, gt=0, le=1)
+    weight_decay: WeightDecay = 0.01
+
+
+class Rest(Momentum):
+    """SGD of the parameters that Muon leaves out; its learning rate falls as Muon's does."""
+
+    lr: LearningRate = 0.025
+    weight_decay: WeightDecay = 3e-4
+
+
+class Muon(Optimizer, Momentum):
+    """Momentum of dense filters, orthogonalised by `steps` of Newton and Schulz; SGD for the `rest`.
+
+    The weight decay is decoupled, as in the authors' muon.py (Jordan et al. 2024).
+    """
+
+    kind: Literal["muon"] = "muon"
+    scales: ClassVar[bool] = True
+    lr: LearningRate = 0.02
+    momentum: ShareOrNone = 0.95
+    nesterov: bool = True
+    weight_decay: WeightDecay = 0.0
+    steps: int = Field(5, ge=1, le=100)
+    rest: Rest = Rest()
+
+    def of_classifier(self, lr: float) -> Sgd:
+        """Return the rest's SGD, which trains classifiers."""
+        return Sgd(**{**dict(self.rest), "lr": lr}, clip=self.clip)
+
+
+def _sgd_without_kind(weights: Any) -> Any:
+    """Let a mapping without `kind` be SGD's, as all are that were written before there was a choice."""
+    return {"kind": "sgd", **weights} if isinstance(weights, dict) else weights
+
+
+AnyOptimizer = Annotated[
+    Annotated[Sgd | AdamW | Muon, Field(discriminator="kind")], BeforeValidator(_sgd_without_kind)
+]
 
 
 class Adam(Spec):
@@ -140,7 +213,7 @@ class Search(Spec):
 
     @model_validator(mode="after")
     def _acts(self) -> "Search":
-        _check_sgd(self.weights, self.epochs)
+        _check_weights(self.weights, self.epochs)
         check_cells(self.space, self.cells, "cells")
         if not self.space.edges(self.nodes):
             raise ValueError(f"nodes {self.nodes}: a cell of space {self.space.kind} needs 2 or more")
@@ -224,7 +297,7 @@ class Retrain(Spec):
     ema: Share | None = None  # decay per step of the weights' moving average, the result
     precision: Precision = "float32"  # of the maps; weights, statistics, logits and losses are float32
     threads: Threads = 1
-    weights: Sgd = Sgd()
+    weights: AnyOptimizer = Sgd()
     objective: Objective = Plain(kind="plain")
     # what is done to the classifier after training
     classifier: Annotated[RetrainedClassifier | NormalizedClassifier, Field(discriminator="kind")] | None = (
@@ -234,11 +307,16 @@ class Retrain(Spec):
     @model_validator(mode="after")
     def _compatible(self) -> "Retrain":
         check_branches(self.objective, self.cells, "cells (blocks, of a resnet)")
-        _check_sgd(self.weights, self.epochs)
+        _check_weights(self.weights, self.epochs)
         check_reached(self.objective, self.epochs, "objective")
         objective = self.objective
         if self.auxiliary_weight and not objective.auxiliary:
             raise ValueError(f"objective {objective.kind} has no auxiliary head: set auxiliary_weight to 0")
+        if objective.rated and not self.weights.scales:
+            raise ValueError(
+                f"objective {objective.kind} has learning rates of its own for the tail, and weights "
+                f"{self.weights.kind} cancels them: set weights to sgd or muon, or objective.gamma to 0"
+            )
         if self.mix is not None and objective.mixing is not None:
             raise ValueError(
                 f"objective {objective.kind} mixes batches itself: leave out mix {self.mix.kind}"

@@ -88,7 +88,7 @@ class Objective(ABC):
         """Compute loss and accuracy of a network."""
 
     @abstractmethod
-    def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
+    def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
         """Register how the objective changes gradients before each optimizer step."""
 
 
@@ -103,7 +103,7 @@ class Plain(Objective):
         """Build the same objective for weights and alphas."""
         return cls(make_loss(spec.loss, counts), auxiliary_weight)
 
-    def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
+    def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
         """Leave gradients as they are."""
 
     def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
@@ -133,7 +133,7 @@ class Bilateral(Objective):
         """Build the same objective for weights and alphas."""
         return cls(make_loss(spec.loss, counts))
 
-    def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
+    def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
         """Leave gradients as they are."""
 
     def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
@@ -166,7 +166,7 @@ class DualHead(Objective):
         """Use both classifiers' losses for the weights, the shared one's for the alphas."""
         return cls(make_loss(spec.loss, counts), row_rates(counts, spec.gamma), for_alphas)
 
-    def attach(self, network: Network, optimizer: torch.optim.SGD) -> None:
+    def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
         """Let the class-specific weights learn at their classes' rates."""
         assert network.class_specific is not None  # by `Demands.dual`
         learn_rows_at(self.rates, network.class_specific.parameters(), optimizer)

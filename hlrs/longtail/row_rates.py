@@ -18,20 +18,23 @@ def row_rates(counts: Tensor, gamma: float) -> Tensor:
     return rates * images.sum() / (images * rates).sum()
 
 
-def learn_rows_at(rates: Tensor, parameters: Iterable[nn.Parameter], optimizer: torch.optim.SGD) -> None:
+def learn_rows_at(
+    rates: Tensor, parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
     """Make the optimizer update row c of the parameters [classes, ...] at rates[c] times its learning rate.
 
     Before each of its steps the gradient g becomes r·g + (r − 1)·λw, to which SGD adds its weight decay λw:
     r·(g + λw), as with a separate learning rate per row, since momentum is linear. Clip the gradient's norm
     before.
     """
+    decays = {weight: group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
     rows = [
-        (parameter, rates.to(parameter).view(-1, *[1] * (parameter.ndim - 1))) for parameter in parameters
+        (parameter, rates.to(parameter).view(-1, *[1] * (parameter.ndim - 1)), decays[parameter])
+        for parameter in parameters
     ]
-    decay = optimizer.param_groups[0]["weight_decay"]
 
     def rescale(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter, r in rows:
+        for parameter, r, decay in rows:
             if parameter.grad is not None:
                 parameter.grad = r * parameter.grad + (r - 1) * decay * parameter.detach()
 

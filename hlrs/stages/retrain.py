@@ -18,7 +18,7 @@ from hlrs.config.base import Kinds
 from hlrs.config.data import Augment
 from hlrs.config.jobs import RetrainJob
 from hlrs.config.methods import ClassBalancedSampler, Sampler
-from hlrs.config.recipes import NormalizedClassifier, RetrainedClassifier, Sgd
+from hlrs.config.recipes import NormalizedClassifier, Optimizer, RetrainedClassifier
 from hlrs.data.augment import Batch, mix, send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
@@ -33,7 +33,7 @@ from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer
 from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
 from hlrs.training.loop import fit
-from hlrs.training.optim import make_sgd, optimizer_step, set_lr, sgd_lr
+from hlrs.training.optim import learning_rate, make_optimizer, optimizer_step, set_lr
 from hlrs.training.task import step_metrics
 from hlrs.training.throughput import Throughput, measure
 
@@ -63,19 +63,19 @@ def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase of the training: its epochs, the weights that learn, their SGD and batches."""
+    """A phase of the training: its epochs, the weights that learn, their optimizer and batches."""
 
     name: str
     first: int  # epoch
     epochs: int
     weights: list[nn.Parameter]
-    sgd: Sgd
-    optimizer: torch.optim.SGD
+    spec: Optimizer
+    optimizer: torch.optim.Optimizer
     batches: Batches
 
 
 class RetrainTask:
-    """Train by SGD on the training set (DARTS, §A.2.1), under any objective.
+    """Train on the training set (DARTS, §A.2.1), under any objective.
 
     The result's weights are the network's, or their moving average. A `retrained` classifier adds a second
     phase: initialised again, it learns alone on class-balanced batches (Kang et al. 2020, §4.2).
@@ -116,9 +116,9 @@ class RetrainTask:
 
     def _phases(self, augment: Augment) -> list[Phase]:
         recipe, classifier = self.recipe, self.recipe.classifier
-        weights, sgd = list(self.network.parameters()), recipe.weights
+        weights, optimizer = list(self.network.parameters()), make_optimizer(self.network, recipe.weights)
         batches = self.make_batches(demands_of(recipe.objective).samplers, augment, self.purpose)
-        phases = [Phase("network", 0, recipe.epochs, weights, sgd, make_sgd(weights, sgd), batches)]
+        phases = [Phase("network", 0, recipe.epochs, weights, recipe.weights, optimizer, batches)]
         if classifier is not None and type(classifier) in SECOND_PHASES:
             phases.append(SECOND_PHASES[type(classifier)](self, classifier, augment))
         return phases
@@ -140,7 +140,7 @@ class RetrainTask:
         self.phase = next(phase for phase in reversed(self.phases) if phase.first <= epoch)
         own = epoch - self.phase.first
         self.t = own / self.phase.epochs
-        self.lr = sgd_lr(self.phase.sgd, own, self.phase.epochs)
+        self.lr = learning_rate(self.phase.spec, own, self.phase.epochs)
         set_lr(self.phase.optimizer, self.lr)
         self.drop_path = self.recipe.drop_path * self.t if self.phase.name == "network" else 0.0
         self.images_per_step = self.phase.batches.batch_size * len(self.phase.batches.samplers)
@@ -158,7 +158,7 @@ class RetrainTask:
         return self.phase.name, self.drop_path > 0, self.objective.loss.weighs(self.t)
 
     def step(self, step: int) -> Tensor:
-        """Take one step of SGD, and of the moving average."""
+        """Take one step of the optimizer, and of the moving average."""
         batches, mixing, factors = self.phase.batches(step), None, None
         if self.phase.name == "network":
             mixing = mixing_at(self.recipe.objective, self.t, f"{self.purpose}/mixing/{self.epoch}/{step}")
@@ -185,7 +185,7 @@ class RetrainTask:
             outcome = self.objective(self.network, batches, self.t, mixing)
         else:
             outcome = self._of_classifier(*batches)
-        optimizer_step(outcome.loss, self.phase.weights, self.phase.optimizer, self.phase.sgd.clip)
+        optimizer_step(outcome.loss, self.phase.weights, self.phase.optimizer, self.phase.spec.clip)
         if self.phase.name == "network" and self.recipe.ema is not None:
             average(self.result, self.network, self.recipe.ema)
         return step_metrics(*outcome, 0.0 if mixing is None else mixing)
@@ -229,12 +229,12 @@ class RetrainTask:
         return float((predicted == self.images.labels.cpu().numpy()[self.holdout]).mean())
 
     def state(self) -> dict[str, Tensor]:
-        """Return weights, running statistics and momentum; the moving average where there is one."""
+        """Return weights, running statistics, moving average where there is one, and optimizers' states."""
         state = prefixed("net", self.network.state_dict())
         if self.result is not self.network:
             state |= prefixed("average", self.result.state_dict())
         for phase in self.phases:
-            state |= prefixed(f"sgd.{phase.name}", pack_optimizer(phase.optimizer))
+            state |= prefixed(f"optimizer.{phase.name}", pack_optimizer(phase.optimizer))
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -244,22 +244,18 @@ class RetrainTask:
         if self.result is not self.network:
             self.result.load_state_dict(unprefixed("average", state))
         for phase in self.phases:
-            unpack_optimizer(phase.optimizer, unprefixed(f"sgd.{phase.name}", state))
+            unpack_optimizer(phase.optimizer, unprefixed(f"optimizer.{phase.name}", state))
 
 
 def classifier_phase(task: RetrainTask, classifier: RetrainedClassifier, augment: Augment) -> Phase:
     """Make the phase that retrains the classifier, on class-balanced batches at a rate of its own."""
-    weights, sgd = list(task.result.classifier.parameters()), task.recipe.weights
-    sgd = Sgd(
-        lr=classifier.lr,
-        momentum=sgd.momentum,
-        nesterov=sgd.nesterov,
-        weight_decay=sgd.weight_decay,
-        clip=sgd.clip,
+    weights, spec = (
+        list(task.result.classifier.parameters()),
+        task.recipe.weights.of_classifier(classifier.lr),
     )
     batches = task.make_batches([ClassBalancedSampler()], augment, f"{task.purpose}/classifier")
-    optimizer = make_sgd(weights, sgd)
-    return Phase("classifier", task.recipe.epochs, classifier.epochs, weights, sgd, optimizer, batches)
+    optimizer = make_optimizer(task.result.classifier, spec)
+    return Phase("classifier", task.recipe.epochs, classifier.epochs, weights, spec, optimizer, batches)
 
 
 SECOND_PHASES: Kinds[Callable[..., Phase]] = {RetrainedClassifier: classifier_phase}

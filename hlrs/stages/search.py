@@ -33,7 +33,7 @@ from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer
 from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
 from hlrs.training.loop import fit
-from hlrs.training.optim import make_sgd, optimizer_step, set_lr, settable, sgd_lr
+from hlrs.training.optim import learning_rate, make_sgd, optimizer_step, set_lr, settable
 from hlrs.training.task import step_metrics
 from hlrs.training.throughput import Throughput, measure
 
@@ -129,7 +129,7 @@ class SearchTask:
     def _weights_lr(self) -> float:
         """Return the schedule's rate; while decisions are made, a tenth of the highest."""
         weights, epochs = self.params.search.weights, self.params.search.epochs
-        return sgd_lr(weights, self.epoch, epochs) if self.epoch < epochs else TUNING * weights.lr
+        return learning_rate(weights, self.epoch, epochs) if self.epoch < epochs else TUNING * weights.lr
 
     def _alphas_lr(self) -> float:
         """Return the schedule's rate; 0, which skips the steps, while the searcher rests or after a stop."""

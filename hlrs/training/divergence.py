@@ -62,7 +62,7 @@ def _suspects(path: str, spec: Spec) -> Iterator[tuple[float, str, float]]:
         default = type(spec).model_fields[name].default
         if name in SUSPECTS and value:
             yield (value / default if default else math.inf), f"{path}.{name}", value
-        elif isinstance(value, Spec) and name == "loss":
+        elif isinstance(value, Spec) and name in ("loss", "rest"):
             yield from _suspects(f"{path}.{name}", value)
 
 

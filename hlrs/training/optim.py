@@ -1,11 +1,16 @@
-"""Optimizer steps, SGD and its learning rate."""
+"""Optimizer steps, optimizers and their learning rate."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hlrs.config.recipes import MultistepSchedule, Sgd
+from hlrs.config.base import Kinds
+from hlrs.config.recipes import AdamW, MultistepSchedule, Muon, Optimizer, Sgd
+from hlrs.errors import Failure
+from hlrs.training.muon import dense_filters, orthogonalize_momentum
 
 
 def optimizer_step(
@@ -20,8 +25,59 @@ def optimizer_step(
     optimizer.step()
 
 
-def make_sgd(parameters: list[torch.nn.Parameter], sgd: Sgd) -> torch.optim.SGD:
-    """Make an SGD optimizer from its spec; the task sets its learning rate per epoch (`sgd_lr`, `set_lr`)."""
+def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
+    """Make the optimizer of a network's parameters; the task sets its learning rate per epoch (`set_lr`).
+
+    Failure if Muon has nothing to orthogonalise.
+    """
+    return OPTIMIZERS[type(spec)](network, spec)
+
+
+def sgd_of(network: nn.Module, sgd: Sgd) -> torch.optim.SGD:
+    """SGD for all parameters."""
+    return make_sgd(list(network.parameters()), sgd)
+
+
+def adamw_of(network: nn.Module, adamw: AdamW) -> torch.optim.AdamW:
+    """AdamW for all parameters."""
+    parameters = list(network.parameters())
+    device = parameters[0].device
+    return torch.optim.AdamW(
+        parameters,
+        settable(adamw.lr, device),
+        (adamw.betas[0], adamw.betas[1]),
+        adamw.eps,
+        adamw.weight_decay,
+        fused=True,
+        capturable=device.type == "cuda",
+    )
+
+
+def muon_of(network: nn.Module, muon: Muon) -> torch.optim.SGD:
+    """Muon for dense filters; SGD for depthwise kernels, norms, biases and classifiers."""
+    filters, rest = dense_filters(network), muon.rest
+    if not filters:
+        raise Failure("weights muon: this network has no dense filters to orthogonalise; set weights to sgd")
+    device, taken = filters[0].device, set(filters)
+    others: dict[str, Any] = {
+        "params": [parameter for parameter in network.parameters() if parameter not in taken],
+        "lr": settable(rest.lr, device),
+        "ratio": rest.lr / muon.lr,
+        "momentum": rest.momentum,
+        "nesterov": rest.nesterov,
+        "weight_decay": rest.weight_decay,
+    }
+    own = {"params": filters, "lr": settable(muon.lr, device), "weight_decay": muon.weight_decay}
+    optimizer = torch.optim.SGD([others, own], fused=True)
+    orthogonalize_momentum(filters, muon, optimizer)
+    return optimizer
+
+
+OPTIMIZERS: Kinds[Callable[..., torch.optim.Optimizer]] = {Sgd: sgd_of, AdamW: adamw_of, Muon: muon_of}
+
+
+def make_sgd(parameters: list[nn.Parameter], sgd: Sgd) -> torch.optim.SGD:
+    """Make an SGD optimizer from its spec; the task sets its learning rate per epoch (`set_lr`)."""
     lr = settable(sgd.lr, parameters[0].device)
     return torch.optim.SGD(
         parameters, lr, sgd.momentum, weight_decay=sgd.weight_decay, nesterov=sgd.nesterov, fused=True
@@ -34,15 +90,16 @@ def settable(lr: float, device: torch.device) -> torch.Tensor | float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of an optimizer with one parameter group, and of its captured steps."""
-    [group] = optimizer.param_groups
-    if isinstance(group["lr"], torch.Tensor):
-        group["lr"].fill_(lr)
-    else:
-        group["lr"] = lr
+    """Set an optimizer's learning rate, or a group's `ratio` times that; captured steps follow."""
+    for group in optimizer.param_groups:
+        own = lr * group.get("ratio", 1.0)
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(own)
+        else:
+            group["lr"] = own
 
 
-def sgd_lr(sgd: Sgd, epoch: int, epochs: int) -> float:
+def learning_rate(spec: Optimizer, epoch: int, epochs: int) -> float:
     """Return the learning rate of an epoch, counted from 0, at progress t = epoch/epochs.
 
     cosine: lr · (f + (1 − f)(1 + cos πt)/2) with f = lr_min/lr (DARTS, §3.1). multistep: lr · factor per
@@ -50,10 +107,10 @@ def sgd_lr(sgd: Sgd, epoch: int, epochs: int) -> float:
     epochs (Goyal et al. 2017, §2.2).
     """
     t = epoch / epochs
-    if isinstance(sgd.schedule, MultistepSchedule):
-        scheduled = sgd.schedule.factor ** sum(at <= t for at in sgd.schedule.at)
+    if isinstance(spec.schedule, MultistepSchedule):
+        scheduled = spec.schedule.factor ** sum(at <= t for at in spec.schedule.at)
     else:
-        final = sgd.lr_min / sgd.lr
+        final = spec.lr_min / spec.lr
         scheduled = final + (1 - final) * (1 + math.cos(math.pi * t)) / 2
-    warmed = min(1.0, (epoch + 1) / sgd.warm_up) if sgd.warm_up else 1.0
-    return sgd.lr * scheduled * warmed
+    warmed = min(1.0, (epoch + 1) / spec.warm_up) if spec.warm_up else 1.0
+    return spec.lr * scheduled * warmed

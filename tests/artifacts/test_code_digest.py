@@ -537,12 +537,13 @@ def test_a_class_variable_of_a_spec_counts_only_where_selected_and_read(spec, va
 
 
 def test_the_entries_and_defaults_of_constructed_specs_count():
-    """Only cRT constructs a sampler and an SGD; the report's claim validates whole recipes."""
+    """Only cRT constructs a sampler and a schedule; the report's claim validates whole recipes."""
     drawn = replaced("draw, torch.ones_like)", "draw, torch.zeros_like)")
     assert due({"data/samplers.py": drawn}) == {"cRT"}
-    assert due(
-        {"config/recipes.py": in_class("Sgd", "lr_min: float = Field(0.0", "lr_min: float = Field(0.1")}
-    ) == {"cRT", "report"}
+    kind = in_class("CosineSchedule", '"cosine"] = "cosine"', '"cosine"] = "other"')
+    assert due({"config/recipes.py": kind}) == {"cRT", "report"}
+    lr_min = in_class("Optimizer", "lr_min: float = Field(0.0", "lr_min: float = Field(0.1")
+    assert due({"config/recipes.py": lr_min}) == {"report"}
     assert due({"config/recipes.py": in_class("Adam", "WeightDecay = 1e-3", "WeightDecay = 1e-2")}) == {
         "report"
     }
@@ -714,6 +715,7 @@ UNIONS = {
     "LOSSES": methods.Loss,
     "COEFFICIENTS": methods.Mixing,
     "OBJECTIVES": methods.Objective,
+    "OPTIMIZERS": recipes.AnyOptimizer,
     "DEMANDS": methods.Objective,
     "SAMPLERS": methods.Sampler,
     "SOURCES": data.Source,

@@ -115,6 +115,46 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "raise momentum",
         "leave nesterov out",
     ),
+    "unknown optimizer": (
+        "{lr: 0.05}",
+        "{kind: adam}",
+        "retrain.weights.kind",
+        "'adam'",
+        "'sgd', 'adamw', 'muon'",
+    ),
+    "key of another optimizer": (
+        "{lr: 0.05}",
+        "{betas: [0.9, 0.99]}",
+        "retrain.weights.betas",
+        "unknown",
+        "lr_min",
+    ),
+    "key of SGD for AdamW": (
+        "{lr: 0.05}",
+        "{kind: adamw, momentum: 0.5}",
+        "retrain.weights.momentum",
+        "betas",
+    ),
+    "a step too many of Muon": (
+        "{lr: 0.05}",
+        "{kind: muon, steps: 200}",
+        "retrain.weights.steps",
+        "200",
+        "100",
+    ),
+    "nesterov without momentum in Muon's rest": (
+        "{lr: 0.05}",
+        "{kind: muon, rest: {momentum: 0, nesterov: true}}",
+        "retrain.weights.rest",
+        "raise momentum",
+    ),
+    "another optimizer for a search": (
+        "epochs: 12,",
+        "epochs: 12, weights: {kind: muon},",
+        "search.weights.kind",
+        "'muon'",
+        "'sgd'",
+    ),
     "unknown kind of mixing": (
         "kind: symmetric",
         "kind: parabolic",
@@ -727,6 +767,14 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "lower",
         "raise epochs",
     ),
+    "rates of rows under AdamW": (
+        [*retrained("objective: {kind: dual_head}, weights: {kind: adamw}")],
+        "methods.random.retrain",
+        "objective dual_head",
+        "adamw",
+        "set weights to sgd or muon",
+        "gamma to 0",
+    ),
     "a warm-up without effect": ([(LR, "{warm_up: 1}")], "retrain.weights", "warm_up 1", "0", "2"),
     "a warm-up without end": (
         [(LR, "{warm_up: 30}")],
@@ -754,6 +802,10 @@ POSSIBLE = {  # close to the above, and valid
     "focal loss of a balanced batch": sampled("focal", "class_balanced"),
     "mixed images under LDAM": retrained("objective: {kind: plain, loss: {kind: ldam}}, mix: {kind: mixup}"),
     "mixed images under a dual head": retrained("objective: {kind: dual_head}, mix: {kind: mixup}"),
+    "one rate of all rows under AdamW": retrained(
+        "objective: {kind: dual_head, gamma: 0}, weights: {kind: adamw}"
+    ),
+    "rates of rows under Muon": retrained("objective: {kind: dual_head}, weights: {kind: muon}"),
     "a moment that the last epoch reaches": [
         (SEARCH, "epochs: 5"),
         *searched("{kind: plain, loss: {kind: class_balanced, at: 0.8}}"),
@@ -906,6 +958,13 @@ def test_an_override_changes_only_its_entries(load):
     assert params.retrain_of("darts") == params.retrain
 
 
+def test_weights_without_kind_are_sgds_and_an_override_without_kind_keeps_the_optimizer(load):
+    assert load().retrain.weights == load((LR, "{kind: sgd, lr: 0.05}")).retrain.weights
+    own = "searcher: {kind: random}\n    retrain: {weights: {lr: 0.3}}"
+    muon = load((LR, "{kind: muon, rest: {lr: 0.2}}"), ("searcher: {kind: random}", own)).retrain_of("random")
+    assert (muon.weights.kind, muon.weights.lr, muon.weights.rest.lr) == ("muon", 0.3, 0.2)
+
+
 def test_an_override_of_the_search_changes_only_its_entries(load):
     own = "search: {alphas: {lr: 0.01}, epochs: 4}"
     params = load(
@@ -967,6 +1026,7 @@ UNIONS = {
     "sampler": get_args(methods.Sampler)[0],
     "mixing": get_args(methods.Mixing)[0],
     "objective": get_args(methods.Objective)[0],
+    "optimizer": get_args(recipes.AnyOptimizer)[0],
     "searcher": get_args(methods.Searcher)[0],
     "searcher of a supernet": methods.SupernetSearcher,
     "source": get_args(data.Source)[0],
@@ -998,6 +1058,7 @@ DOCUMENTED = {  # where the docs name the kinds of a family: file, heading
     "sampler": ("docs/methods.md", "## Learning on a long tail"),
     "mixing": ("docs/methods.md", "## Learning on a long tail"),
     "objective": ("docs/methods.md", "## Learning on a long tail"),
+    "optimizer": ("docs/methods.md", "## Retraining"),
     "searcher": ("docs/methods.md", "## The search"),
     "source": ("README.md", "### Your own images"),
     "imbalance": ("docs/methods.md", "## The long-tailed split"),

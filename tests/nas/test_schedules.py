@@ -11,7 +11,7 @@ from hlrs.config.recipes import MultistepSchedule, Sgd
 from hlrs.longtail import mixing
 from hlrs.longtail.mixing import mixing_at
 from hlrs.nas import arch_lr
-from hlrs.training.optim import sgd_lr
+from hlrs.training.optim import learning_rate
 from tests.specs import spec, specs
 
 PROGRESS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -153,32 +153,32 @@ def factor_halfway(kind: str) -> float:
         (0.025, 0.0, (0.025, 0.0213388348, 0.0125, 0.0036611652, 0.0)),
     ],
 )
-def test_sgd_lr_falls_along_half_a_cosine(lr, lr_min, expected):
+def test_the_learning_rate_falls_along_half_a_cosine(lr, lr_min, expected):
     sgd = Sgd(lr=lr, lr_min=lr_min)
-    found = [sgd_lr(sgd, epoch, 4) for epoch in range(5)]  # t = 0, 1/4, ... 1
+    found = [learning_rate(sgd, epoch, 4) for epoch in range(5)]  # t = 0, 1/4, ... 1
     assert found == pytest.approx(expected, abs=1e-9)
 
 
-def test_sgd_lr_steps_and_warms_up_as_in_ldam_drws_cifar_train():
+def test_the_learning_rate_steps_and_warms_up_as_in_ldam_drws_cifar_train():
     """Epochs 1 to 200 there: lr · epoch/5 up to 5, lr · 0.01 after 160, lr · 0.0001 after 180."""
     sgd = Sgd(lr=0.1, warm_up=5, schedule=MultistepSchedule(kind="multistep"))
     expected = [0.02, 0.04, 0.06, 0.08, 0.1] + [0.1] * 155 + [1e-3] * 20 + [1e-5] * 20
-    assert [sgd_lr(sgd, epoch, 200) for epoch in range(200)] == pytest.approx(expected, rel=1e-12)
+    assert [learning_rate(sgd, epoch, 200) for epoch in range(200)] == pytest.approx(expected, rel=1e-12)
 
 
-def test_sgd_lr_steps_at_any_progress_by_any_factor():
+def test_the_learning_rate_steps_at_any_progress_by_any_factor():
     schedule = MultistepSchedule(kind="multistep", at=[0.5, 0.7, 0.75], factor=0.1)
-    found = [sgd_lr(Sgd(lr=1.0, schedule=schedule), epoch, 10) for epoch in range(10)]
+    found = [learning_rate(Sgd(lr=1.0, schedule=schedule), epoch, 10) for epoch in range(10)]
     assert found == pytest.approx([1.0] * 5 + [0.1] * 2 + [0.01] + [0.001] * 2)
 
 
-def test_sgd_lr_warms_up_along_the_cosine():
+def test_the_learning_rate_warms_up_along_the_cosine():
     sgd = Sgd(lr=0.2, lr_min=0.04, warm_up=3)
     # cosine: 0.04 + 0.16 · (1 + cos(π·epoch/4))/2 = 0.2, 0.1765685, 0.12, 0.0634315
     expected = [0.2 / 3, 0.1765685425 * 2 / 3, 0.12, 0.0634314575]
-    assert [sgd_lr(sgd, epoch, 4) for epoch in range(4)] == pytest.approx(expected, abs=1e-9)
+    assert [learning_rate(sgd, epoch, 4) for epoch in range(4)] == pytest.approx(expected, abs=1e-9)
 
 
 def test_every_schedule_of_config_starts_at_the_learning_rate():
     for schedule in specs(Sgd.model_fields["schedule"].annotation).values():
-        assert sgd_lr(Sgd(lr=0.3, schedule=schedule()), 0, 10) == pytest.approx(0.3)
+        assert learning_rate(Sgd(lr=0.3, schedule=schedule()), 0, 10) == pytest.approx(0.3)

@@ -53,8 +53,18 @@ def test_two_runs_give_the_same_bytes(prepared, stage):
     assert record(prepared, stage, RUN[stage])["resumes"] == 0
 
 
-@pytest.mark.parametrize("stage", ["search", "retrain"])
-def test_a_run_killed_at_random_moments_gives_the_same_bytes(prepared, stage):
+RECIPES = {  # of trainings whose state is more than SGD's
+    "search": {},
+    "retrain": {},
+    "adamw": {"retrain.weights": {"kind": "adamw"}},
+    "muon": {"retrain.weights": {"kind": "muon"}},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_run_killed_at_random_moments_gives_the_same_bytes(prepared, recipe):
+    stage = "search" if recipe == "search" else "retrain"
+    edit(prepared / "params.yaml", **RECIPES[recipe])
     expected = undisturbed(prepared, stage)
     draw = random.Random(os.environ.get("HLRS_TEST_SEED", "kill"))
     checkpoints = prepared / ".hlrs/checkpoints"

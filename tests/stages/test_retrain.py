@@ -13,7 +13,7 @@ from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.config.jobs import RetrainJob
 from hlrs.config.params import Params
-from hlrs.config.recipes import Retrain
+from hlrs.config.recipes import AdamW, Retrain, Sgd
 from hlrs.data.images import generator
 from hlrs.errors import Failure
 from hlrs.nas.network import initialize
@@ -167,6 +167,24 @@ def test_a_step_of_the_classifier_by_hand(workspace, objective):
         task.network.classifier.parameters(), (weight, bias), gradients, strict=True
     ):
         assert torch.allclose(new, old - 0.2 * (gradient + 0.01 * old), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"kind": "adamw", "lr_min": 1e-4, "eps": 1e-3}, AdamW(lr=0.2, eps=1e-3)),
+        (
+            {"kind": "muon", "warm_up": 2, "rest": {"momentum": 0.5}, "clip": 1.0},
+            Sgd(lr=0.2, momentum=0.5, clip=1.0),
+        ),
+    ],
+    ids=["adamw", "muon"],
+)
+def test_a_classifier_is_retrained_by_the_networks_optimizer(workspace, weights, expected):
+    task = task_of(classifier=CRT, weights=weights, epochs=3)
+    assert task.phases[1].spec == expected
+    task.begin(4)
+    assert task.lr == pytest.approx(0.1)  # half of the cosine from 0.2 to 0
 
 
 @pytest.mark.parametrize("ema", [None, 0.8])

@@ -17,7 +17,7 @@ from hlrs.config.base import Spec
 from hlrs.config.jobs import RetrainJob, SearchJob
 from hlrs.config.methods import ArchLR, Loss, Mixing, Objective, Sampler, Searcher
 from hlrs.config.params import Params
-from hlrs.config.recipes import Retrain, Sgd
+from hlrs.config.recipes import AnyOptimizer, Optimizer, Rest, Retrain, Sgd
 from hlrs.pipeline.plan import plan
 from hlrs.stages import evaluate, extract, retrain, search, split
 from hlrs.stages.images import SplitImages
@@ -355,7 +355,18 @@ OTHER_SGD = {
     "weight_decay": 0.1,
     "clip": None,
 }
-SAME = ("threads", "objective", "weights")  # tuning without effect; tested above; OTHER_SGD
+OTHER_WEIGHTS = {  # of the other optimizers, by kind
+    "adamw": {"lr": 0.01, "betas": [0.5, 0.9], "eps": 0.1, "weight_decay": 0.5},
+    "muon": {
+        "lr": 0.1,
+        "momentum": 0.5,
+        "nesterov": False,
+        "weight_decay": 0.5,
+        "steps": 2,
+        "rest": {"lr": 0.1, "momentum": 0.5, "nesterov": True, "weight_decay": 0.5},
+    },
+}
+SAME = ("threads", "objective", "weights")  # tuning without effect; tested above; OTHER_SGD, OTHER_WEIGHTS
 UNIONS = {
     name: spec
     for name, field in Retrain.model_fields.items()
@@ -370,7 +381,11 @@ OPTIONS = {
 
 def test_every_option_of_a_retraining_is_tested():
     assert {*OTHER, *UNIONS, *SAME} == Retrain.model_fields.keys()
-    assert OTHER_SGD.keys() == Sgd.model_fields.keys()
+    assert OTHER_SGD.keys() == Sgd.model_fields.keys() - {"kind"}
+    shared = {"kind", *Optimizer.model_fields} - {"lr"}
+    for kind, spec in specs(AnyOptimizer).items():
+        assert kind == "sgd" or OTHER_WEIGHTS[kind].keys() == spec.model_fields.keys() - shared
+    assert OTHER_WEIGHTS["muon"]["rest"].keys() == Rest.model_fields.keys()
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -378,6 +393,34 @@ def test_every_option_of_a_retraining_acts(workspace, monkeypatch, plain, name):
     made, metrics = trained(workspace, monkeypatch, PUBLISHED | {"retrain": OPTIONS[name]})
     assert metrics["test_images"] == 50
     assert made["retrain"] != plain["fixed"]["retrain"]
+
+
+@pytest.fixture(scope="module")
+def optimized(tmp_path_factory):
+    """A retraining's files by each optimizer but SGD, with its default options."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return {
+            kind: trained(tmp_path_factory.mktemp(kind), monkeypatch, by(kind))[0]["retrain"]
+            for kind in OTHER_WEIGHTS
+        }
+
+
+def by(kind, **options):
+    return PUBLISHED | {"retrain": {"weights": {"kind": kind, **options}}}
+
+
+OF_OPTIMIZERS = [
+    (kind, {name: {part: other} if part else value})
+    for kind, options in OTHER_WEIGHTS.items()
+    for name, value in options.items()
+    for part, other in (value.items() if isinstance(value, dict) else [("", None)])
+]
+
+
+@pytest.mark.parametrize(("kind", "option"), OF_OPTIMIZERS, ids=str)
+def test_every_option_of_an_optimizer_acts(workspace, monkeypatch, plain, optimized, kind, option):
+    made, _ = trained(workspace, monkeypatch, by(kind, **option))
+    assert made["retrain"] not in (optimized[kind], plain["fixed"]["retrain"])
 
 
 def test_another_retrain_seed_changes_only_the_retraining(workspace, monkeypatch, plain):

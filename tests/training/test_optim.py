@@ -1,0 +1,168 @@
+"""Optimizers of a retraining, step by step in NumPy's float64."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hlrs.config.recipes import AdamW, Muon, Rest, Sgd
+from hlrs.errors import Failure
+from hlrs.longtail.row_rates import learn_rows_at
+from hlrs.nas.derived import DerivedNetwork
+from hlrs.nas.genotype import PUBLISHED
+from hlrs.nas.operations import Depthwise
+from hlrs.nas.resnet import ResNet
+from hlrs.training.checkpoints import pack_optimizer, unpack_optimizer
+from hlrs.training.muon import dense_filters, orthogonalize
+from hlrs.training.optim import make_optimizer, set_lr
+
+
+def small():
+    """Two dense filters of one shape, a tall one, a depthwise kernel, a norm and a classifier."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 2, 3),
+        nn.Conv2d(2, 2, 3),
+        Depthwise(2, 3),
+        nn.Conv2d(2, 5, 1),
+        nn.BatchNorm2d(5),
+        nn.Linear(5, 3),
+    )
+
+
+def gradients(network, step):
+    """Gradients by name, float64, and set on the network."""
+    draw = np.random.default_rng(step)
+    found = {}
+    for name, parameter in network.named_parameters():
+        found[name] = draw.standard_normal(parameter.shape)
+        parameter.grad = torch.from_numpy(found[name]).float()
+    return found
+
+
+def values(network):
+    return {name: p.detach().double().numpy().copy() for name, p in network.named_parameters()}
+
+
+def close(network, expected):
+    return all(np.allclose(values(network)[name], expected[name], atol=1e-5) for name in expected)
+
+
+def by_svd(matrix, steps):
+    """Newton and Schulz's polynomial, applied to the singular values."""
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    s = s / np.sqrt((s**2).sum())
+    for _ in range(steps):
+        s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+    return u @ np.diag(s) @ vt
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 8), (8, 3), (6, 1)])
+def test_orthogonalised_matrices_have_the_singular_vectors_of_the_matrices(shape):
+    matrices = np.random.default_rng(0).standard_normal((3, *shape))
+    found = orthogonalize(torch.from_numpy(matrices).float(), 5).double().numpy()
+    for one, matrix in zip(found, matrices, strict=True):
+        assert np.allclose(one, by_svd(matrix, 5), atol=1e-4)
+        assert 0.6 < np.linalg.norm(one, -2) <= np.linalg.norm(one, 2) < 1.25  # nearly orthogonal
+
+
+def test_momentum_of_zeros_stays_zeros():
+    assert not orthogonalize(torch.zeros(1, 3, 4), 5).any()
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_three_steps_of_muon_by_hand(nesterov):
+    spec = Muon(lr=0.02, momentum=0.9, nesterov=nesterov, weight_decay=0.1, steps=3)
+    spec = spec.model_copy(update={"rest": Rest(lr=0.5, momentum=0.8, nesterov=nesterov, weight_decay=0.01)})
+    network = small()
+    filters = {"0.weight", "1.weight", "3.weight"}
+    optimizer, w = make_optimizer(network, spec), values(network)
+    buffers = {name: np.zeros_like(value) for name, value in w.items()}
+    for step, lr in enumerate((0.02, 0.01, 0.004)):
+        set_lr(optimizer, lr)
+        g = gradients(network, step)
+        optimizer.step()
+        for name in w:
+            mu, rest_lr = (0.9, lr) if name in filters else (0.8, lr * 25)  # 0.5/0.02
+            decayed = g[name] if name in filters else g[name] + 0.01 * w[name]
+            buffers[name] = mu * buffers[name] + decayed
+            ahead = decayed + mu * buffers[name] if nesterov else buffers[name]
+            if name in filters:
+                rows = len(ahead)
+                flat = by_svd(ahead.reshape(rows, -1), 3) * max(1, rows / (ahead.size / rows)) ** 0.5
+                ahead = flat.reshape(ahead.shape) + 0.1 * w[name]
+            w[name] = w[name] - rest_lr * ahead
+        assert close(network, w)
+
+
+def test_two_steps_of_adamw_by_hand():
+    network = small()
+    optimizer, w = (
+        make_optimizer(network, AdamW(betas=[0.8, 0.9], eps=0.01, weight_decay=0.1)),
+        values(network),
+    )
+    m, v = ({name: np.zeros_like(value) for name, value in w.items()} for _ in range(2))
+    for step, lr in enumerate((0.1, 0.05), 1):
+        set_lr(optimizer, lr)
+        g = gradients(network, step)
+        optimizer.step()
+        for name in w:
+            m[name] = 0.8 * m[name] + 0.2 * g[name]
+            v[name] = 0.9 * v[name] + 0.1 * g[name] ** 2
+            slope = m[name] / (1 - 0.8**step) / (np.sqrt(v[name] / (1 - 0.9**step)) + 0.01)
+            w[name] = w[name] - lr * 0.1 * w[name] - lr * slope
+        assert close(network, w)
+
+
+def layout(**changes):
+    return {"in_channels": 1, "classes": 10, "channels": 4, "cells": 3} | changes
+
+
+def test_muon_leaves_out_depthwise_kernels_norms_and_classifiers():
+    network = DerivedNetwork(PUBLISHED["DARTS_V2"], auxiliary=True, **layout(dual=True))
+    names = {id(p): name for name, p in network.named_parameters()}
+    filters = {names[id(p)] for p in dense_filters(network)}
+    left_out = [p for name, p in network.named_parameters() if name not in filters]
+    assert "stem.layers.0.weight" in filters  # one grey channel, but not depthwise
+    assert {p.ndim for p in left_out} == {1, 2, 4}
+    assert {p.shape[1] for p in left_out if p.ndim == 4} == {1}
+    assert {name for name, p in network.named_parameters() if p.ndim == 2} == {
+        f"{head}.weight" for head in ("classifier", "class_specific", "auxiliary.classifier")
+    }
+    resnet = ResNet(20, in_channels=3, classes=10)
+    assert len(dense_filters(resnet)) == 19  # and one classifier: 20 layers
+
+
+def test_a_network_without_filters_is_refused_by_muon():
+    with pytest.raises(Failure, match=r"muon.*filters.*sgd"):
+        make_optimizer(nn.Sequential(Depthwise(2, 3), nn.BatchNorm2d(2), nn.Linear(2, 3)), Muon())
+
+
+@pytest.mark.parametrize(
+    "spec", [Muon(rest=Rest(weight_decay=0.3)), Sgd(weight_decay=0.3)], ids=lambda s: s.kind
+)
+def test_rows_learn_at_their_rates_with_the_weight_decay_of_their_group(spec):
+    network = small()
+    optimizer, rates = make_optimizer(network, spec), np.array([0.5, 1.0, 2.0])
+    learn_rows_at(torch.from_numpy(rates), network[5].parameters(), optimizer)
+    w, g = values(network), gradients(network, 0)
+    optimizer.step()
+    for name, r in (("5.weight", rates[:, None]), ("5.bias", rates)):
+        assert np.allclose(values(network)[name], w[name] - 0.025 * r * (g[name] + 0.3 * w[name]), atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [Sgd(), AdamW(), Muon()], ids=lambda s: s.kind)
+def test_an_optimizer_resumes_bit_for_bit(spec):
+    on, resumed = small(), small()
+    optimizers = make_optimizer(on, spec), make_optimizer(resumed, spec)
+    gradients(on, 0)
+    optimizers[0].step()
+    resumed.load_state_dict(on.state_dict())
+    packed = {name: tensor.clone() for name, tensor in pack_optimizer(optimizers[0]).items()}
+    unpack_optimizer(optimizers[1], packed)
+    for step in (1, 2):
+        for network, optimizer in zip((on, resumed), optimizers, strict=True):
+            set_lr(optimizer, 0.01 * step)
+            gradients(network, step)
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(on.parameters(), resumed.parameters(), strict=True))
