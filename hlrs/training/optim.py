@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from hlrs.config.base import Kinds
-from hlrs.config.recipes import AdamW, MultistepSchedule, Muon, Optimizer, Sgd
+from hlrs.config.recipes import (
+    AdamW,
+    CosineSchedule,
+    MultistepSchedule,
+    Muon,
+    Optimizer,
+    Sgd,
+    TriangularSchedule,
+)
 from hlrs.errors import Failure
 from hlrs.training.muon import dense_filters, orthogonalize_momentum
 
@@ -100,17 +108,37 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def learning_rate(spec: Optimizer, epoch: int, epochs: int) -> float:
-    """Return the learning rate of an epoch, counted from 0, at progress t = epoch/epochs.
+    """Return the learning rate of an epoch, counted from 0: lr · schedule(t) at progress t = epoch/epochs.
 
-    cosine: lr · (f + (1 − f)(1 + cos πt)/2) with f = lr_min/lr (DARTS, §3.1). multistep: lr · factor per
-    `at` ≤ t (LDAM-DRW's cifar_train.py). Either is multiplied by (epoch + 1)/warm_up in the first `warm_up`
-    epochs (Goyal et al. 2017, §2.2).
+    In the first `warm_up` epochs it is multiplied by (epoch + 1)/warm_up (Goyal et al. 2017, §2.2).
     """
-    t = epoch / epochs
-    if isinstance(spec.schedule, MultistepSchedule):
-        scheduled = spec.schedule.factor ** sum(at <= t for at in spec.schedule.at)
-    else:
-        final = spec.lr_min / spec.lr
-        scheduled = final + (1 - final) * (1 + math.cos(math.pi * t)) / 2
+    scheduled = LEARNING_RATES[type(spec.schedule)](spec.schedule, epoch / epochs, spec.lr_min / spec.lr)
     warmed = min(1.0, (epoch + 1) / spec.warm_up) if spec.warm_up else 1.0
     return spec.lr * scheduled * warmed
+
+
+def cosine(spec: CosineSchedule, t: float, final: float) -> float:
+    """f + (1 − f)(1 + cos πt)/2 with f = lr_min/lr  (DARTS, §3.1)."""
+    return final + (1 - final) * (1 + math.cos(math.pi * t)) / 2
+
+
+def multistep(spec: MultistepSchedule, t: float, final: float) -> float:
+    """One `factor` per `at` ≤ t  (LDAM-DRW's cifar_train.py)."""
+    return spec.factor ** sum(at <= t for at in spec.at)
+
+
+def triangular(spec: TriangularSchedule, t: float, final: float) -> float:
+    """start + (1 − start) t/peak up to the peak, then f + (1 − f)(1 − t)/(1 − peak), f = lr_min/lr.
+
+    Jordan 2024, airbench94.py.
+    """
+    if t < spec.peak:
+        return spec.start + (1 - spec.start) * t / spec.peak
+    return final + (1 - final) * (1 - t) / (1 - spec.peak)
+
+
+LEARNING_RATES: Kinds[Callable[..., float]] = {
+    CosineSchedule: cosine,
+    MultistepSchedule: multistep,
+    TriangularSchedule: triangular,
+}

@@ -716,6 +716,7 @@ UNIONS = {
     "COEFFICIENTS": methods.Mixing,
     "OBJECTIVES": methods.Objective,
     "OPTIMIZERS": recipes.AnyOptimizer,
+    "LEARNING_RATES": recipes.Schedule,
     "DEMANDS": methods.Objective,
     "SAMPLERS": methods.Sampler,
     "SOURCES": data.Source,

@@ -775,6 +775,12 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "set weights to sgd or muon",
         "gamma to 0",
     ),
+    "a warm-up of what rises anyway": (
+        [(LR, "{schedule: {kind: triangular}, warm_up: 3}")],
+        "retrain.weights",
+        "leave warm_up out",
+        "triangular",
+    ),
     "a warm-up without effect": ([(LR, "{warm_up: 1}")], "retrain.weights", "warm_up 1", "0", "2"),
     "a warm-up without end": (
         [(LR, "{warm_up: 30}")],
@@ -1027,6 +1033,7 @@ UNIONS = {
     "mixing": get_args(methods.Mixing)[0],
     "objective": get_args(methods.Objective)[0],
     "optimizer": get_args(recipes.AnyOptimizer)[0],
+    "learning rate": get_args(recipes.Schedule)[0],
     "searcher": get_args(methods.Searcher)[0],
     "searcher of a supernet": methods.SupernetSearcher,
     "source": get_args(data.Source)[0],
@@ -1059,6 +1066,7 @@ DOCUMENTED = {  # where the docs name the kinds of a family: file, heading
     "mixing": ("docs/methods.md", "## Learning on a long tail"),
     "objective": ("docs/methods.md", "## Learning on a long tail"),
     "optimizer": ("docs/methods.md", "## Retraining"),
+    "learning rate": ("docs/methods.md", "## Retraining"),
     "searcher": ("docs/methods.md", "## The search"),
     "source": ("README.md", "### Your own images"),
     "imbalance": ("docs/methods.md", "## The long-tailed split"),

@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from hlrs.config.methods import ArchLR, Beta, Bilateral, CoupledLR, Mixing, Plain
-from hlrs.config.recipes import MultistepSchedule, Sgd
+from hlrs.config.recipes import MultistepSchedule, Schedule, Sgd, TriangularSchedule
 from hlrs.longtail import mixing
 from hlrs.longtail.mixing import mixing_at
 from hlrs.nas import arch_lr
@@ -179,6 +179,14 @@ def test_the_learning_rate_warms_up_along_the_cosine():
     assert [learning_rate(sgd, epoch, 4) for epoch in range(4)] == pytest.approx(expected, abs=1e-9)
 
 
-def test_every_schedule_of_config_starts_at_the_learning_rate():
-    for schedule in specs(Sgd.model_fields["schedule"].annotation).values():
-        assert learning_rate(Sgd(lr=0.3, schedule=schedule()), 0, 10) == pytest.approx(0.3)
+def test_the_learning_rate_rises_to_a_peak_and_falls_to_its_end():
+    schedule = TriangularSchedule(kind="triangular", start=0.2, peak=0.4)
+    found = [learning_rate(Sgd(lr=2.0, lr_min=0.2, schedule=schedule), epoch, 10) for epoch in range(11)]
+    # 0.4 to 2 in four epochs, then 0.3 less in each of six
+    assert found == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 1.7, 1.4, 1.1, 0.8, 0.5, 0.2])
+
+
+def test_every_schedule_of_config_peaks_at_the_learning_rate():
+    for schedule in specs(Schedule).values():
+        found = [learning_rate(Sgd(lr=0.3, schedule=schedule()), epoch, 100) for epoch in range(100)]
+        assert max(found) == pytest.approx(0.3)
