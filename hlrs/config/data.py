@@ -1,8 +1,8 @@
 """Specs of data sets: source, imbalance, augmentation, groups of classes."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hlrs.config.base import (
     Factor,
@@ -179,17 +179,28 @@ Imbalance = Annotated[Exponential | Step | Pareto | Natural, Field(discriminator
 # --- a data set -----------------------------------------------------------------------------------------
 
 
+def _no_number(flip: Any) -> Any:
+    """Reject the numbers that Python takes for truth values."""
+    if isinstance(flip, int) and not isinstance(flip, bool):
+        raise ValueError(f"{flip} is a number; write true, false or alternating")
+    return flip
+
+
+Flip = Annotated[Literal[True, False, "alternating"], BeforeValidator(_no_number)]
+
+
 class Augment(Spec):
     """Augmentation of training images: crop, flip, colours.
 
     `crop_padding`: random crop after zero-padding by this many pixels; `flip`: horizontally, with probability
-    one half; `resized_crop`: a random part of at least this share of the file's image, 3:4 to 4:3, resized to
+    one half or, `alternating`, so in the first epoch, then in every other one (Jordan 2024);
+    `resized_crop`: a random part of at least this share of the file's image, 3:4 to 4:3, resized to
     image_size (Szegedy et al. 2015; ImageNet's customary 0.08); `color_jitter`: brightness, contrast and
     saturation by a factor of up to 1 ± this, hue by half of it (DARTS's train_imagenet.py has 0.4).
     """
 
     crop_padding: Pixels = 0
-    flip: bool = False
+    flip: Flip = False
     resized_crop: float | None = Field(None, gt=0, le=1)
     color_jitter: float = Field(0.0, ge=0, le=1)
 

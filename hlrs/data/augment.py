@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from hlrs.config.base import Kinds
+from hlrs.config.data import Flip
 from hlrs.config.recipes import AutoAugment, Cutmix, Mixup, RandAugment
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class Augmentation:
     """
 
     crop_padding: int = 0
-    flip: bool = False
+    flip: Flip = False
     cutout: int = 0
     resized_crop: float | None = None
     color_jitter: float = 0.0
@@ -69,13 +71,19 @@ def resized_crop(image: "Image", share: float, size: int, seed: int) -> "Image":
     return _seeded(RandomResizedCrop(size, scale=(share, 1.0)), [(seed, image)])[0]
 
 
-def distort(images: Tensor, augmentation: Augmentation, draw: torch.Generator) -> Tensor:
+def distort(
+    images: Tensor,
+    augmentation: Augmentation,
+    draw: torch.Generator,
+    flipped: npt.NDArray[np.bool_] | None = None,
+) -> Tensor:
     """Apply crop, flip, policy and colours to uint8 [n, channels, height, width], on any device.
 
+    `flipped` bool [n] says which images to mirror; without it they are drawn, if any are mirrored at all.
     Policy and colours are computed by Pillow, image by image on the CPU, on every device: this is the
     arithmetic that the policies were searched with, and is independent of the number of threads.
     """
-    images = _crop_and_flip(images, augmentation, *_shifts(len(images), augmentation, draw))
+    images = _crop_and_flip(images, augmentation, *_shifts(len(images), augmentation, draw, flipped))
     change = _colours(augmentation)
     if change is None:
         return images
@@ -134,11 +142,16 @@ def _seeded(change: Callable[["Image"], "Image"], images: list[tuple[int, "Image
     return changed
 
 
-def _shifts(n: int, augmentation: Augmentation, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw row and column offsets int64 [n] in 0..2·padding, and which images to flip, bool [n]."""
+def _shifts(
+    n: int,
+    augmentation: Augmentation,
+    draw: torch.Generator,
+    flipped: npt.NDArray[np.bool_] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw row and column offsets int64 [n] in 0..2·padding and, unless given, which to flip, bool [n]."""
     rows, columns = torch.randint(0, 2 * augmentation.crop_padding + 1, (2, n), generator=draw)
-    flipped = torch.rand(n, generator=draw) < (0.5 if augmentation.flip else 0.0)
-    return rows, columns, flipped
+    drawn = torch.rand(n, generator=draw) < (0.5 if augmentation.flip else 0.0)
+    return rows, columns, drawn if flipped is None else torch.from_numpy(flipped)
 
 
 def _crop_and_flip(

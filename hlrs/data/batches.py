@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hlrs.config.methods import Sampler
@@ -37,12 +38,14 @@ class Batches:
     def begin(self, epoch: int, t: float) -> None:
         """Draw each sampler's order for an epoch at progress t."""
         orders = [self._order(place, epoch, t) for place in range(len(self.samplers))]
+        flipped = self._flipped(epoch) if self.augmentation.flip == "alternating" else None
         self.requests = [
             [
                 Request(
                     self.positions[order[step]],
                     self.augmentation,
                     (self.purpose, place, "augment", epoch, step),
+                    None if flipped is None else flipped[order[step]].numpy(),
                 )
                 for place, order in enumerate(orders)
             ]
@@ -55,6 +58,14 @@ class Batches:
         draw = generator(self.purpose, place, "order", epoch)
         drawn = sample(self.samplers[place], self.labels, self.steps * self.batch_size, draw, t)
         return drawn.view(self.steps, self.batch_size)
+
+    def _flipped(self, epoch: int) -> Tensor:
+        """Say which images are mirrored in an epoch, bool [positions].
+
+        By chance in the first, then alternately (Jordan 2024, airbench94.py).
+        """
+        first = torch.rand(len(self.positions), generator=generator(self.purpose, "flip")) < 0.5
+        return first if epoch % 2 == 0 else ~first
 
     def __call__(self, step: int) -> list[Batch]:
         """Return one batch from each sampler for a step of the current epoch."""

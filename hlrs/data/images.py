@@ -24,11 +24,15 @@ def generator(*purpose: object) -> torch.Generator:
 
 
 class Request(NamedTuple):
-    """Positions int64 [n] on the CPU, the augmentation of their images, and the seed of its random draws."""
+    """Positions int64 [n] on the CPU, the augmentation of their images, and the seed of its random draws.
+
+    `flipped` bool [n]: which images to mirror, where this is not drawn.
+    """
 
     positions: Tensor
     augmentation: Augmentation
     purpose: tuple[object, ...]
+    flipped: npt.NDArray[np.bool_] | None = None
 
 
 class LabelledImages(ABC):
@@ -73,7 +77,8 @@ class ImageSet(LabelledImages):
         if request.augmentation.resized_crop is not None:
             raise ValueError("resized_crop crops the image of a file: only a streamed set supports it")
         images = self.images[send(request.positions, self.images.device)]
-        return distort(images, request.augmentation, generator(*request.purpose, "distort"))
+        draw = generator(*request.purpose, "distort")
+        return distort(images, request.augmentation, draw, request.flipped)
 
 
 def channel_statistics(parts: Iterable[npt.NDArray[np.uint8]]) -> tuple[list[float], list[float]]:

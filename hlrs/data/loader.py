@@ -36,6 +36,7 @@ class Order(NamedTuple):
     indices: NDArray[np.int64]
     augmentation: Augmentation
     purpose: tuple[object, ...]
+    flipped: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Reader(Dataset[tuple[tuple[object, ...], Tensor | UserError]]):
             found, first = ("×".join(map(str, shape[:0:-1])) for shape in (pixels.shape[1:], self.shape))
             where = self.source._where(int(order.indices[0]))
             raise UserError(f"{where}: {found} pixels, not {first} like the images before it; set image_size")
-        return distort(torch.from_numpy(pixels), order.augmentation, generator(*order.purpose, "distort"))
+        draw = generator(*order.purpose, "distort")
+        return distort(torch.from_numpy(pixels), order.augmentation, draw, order.flipped)
 
     def _crop(self, order: Order) -> Callable[[int, "Image"], "Image"] | None:
         """Return the resized crop of an image, given its place in the order; None without such crops."""

@@ -115,6 +115,19 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "raise momentum",
         "leave nesterov out",
     ),
+    "unknown flip": (
+        "imbalance: {kind",
+        "augment: {flip: alternate}\n    imbalance: {kind",
+        "datasets.digits_lt.augment.flip",
+        "'alternate'",
+        "'alternating'",
+    ),
+    "a number for a flip": (
+        "imbalance: {kind",
+        "augment: {flip: 1}\n    imbalance: {kind",
+        "datasets.digits_lt.augment.flip",
+        "1 is a number",
+    ),
     "unknown optimizer": (
         "{lr: 0.05}",
         "{kind: adam}",

@@ -320,6 +320,43 @@ def test_flip_alone_mirrors_half_of_the_images():
     assert within(counts[3, 2, 1], 1000, 1 / 2)
 
 
+@pytest.mark.parametrize("chosen", [(UNIFORM,), (UNIFORM, REVERSED)], ids=len)
+def test_an_alternating_flip_mirrors_half_of_the_images_then_the_others(chosen):
+    count = 400  # images 1 2 3, told apart by their labels
+    pixels = torch.tensor([[[1, 2, 3]]], dtype=torch.uint8).expand(count, 1, 1, 3)
+    images = ImageSet(pixels, torch.arange(count), torch.zeros(1), torch.ones(1) / 255)
+    positions = torch.arange(0, count, 2)
+
+    def mirrored(epoch, seed=0):
+        """Whether each image is mirrored, by its label."""
+        feed = Batches(images, positions, chosen, 50, 4, Augmentation(0, "alternating"), f"{seed}/p")
+        feed.begin(epoch, 0.0)
+        found = {}
+        for batch in (batch for step in range(4) for batch in feed(step)):
+            for image, label in zip(batch.images.round().int(), batch.labels.tolist(), strict=True):
+                flipped = {(1, 2, 3): False, (3, 2, 1): True}[tuple(image[0, 0].tolist())]
+                assert found.setdefault(label, flipped) == flipped  # whichever sampler draws it
+        return found
+
+    first = mirrored(0)
+    assert sorted(first) == positions.tolist()
+    assert within(sum(first.values()), 200, 1 / 2)
+    assert mirrored(1) == mirrored(5) == {label: not flipped for label, flipped in first.items()}
+    assert mirrored(2) == mirrored(2) == first
+    assert mirrored(0, seed=1) != first
+
+
+def test_an_alternating_flip_leaves_the_crops_as_they_are():
+    images = ImageSet(numbered(40, 1, 4, 4), torch.arange(40), torch.zeros(1), torch.ones(1))
+    batches = {}
+    for flip in (False, "alternating"):
+        feed = Batches(images, torch.arange(40), (UNIFORM,), 40, 1, Augmentation(1, flip), "p")
+        batches[flip] = drawn(feed, 0, 0)[0].images
+    pairs = list(zip(batches[False], batches["alternating"], strict=True))
+    assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in pairs)
+    assert 0 < sum(torch.equal(a, b) for a, b in pairs) < 40
+
+
 def test_cutout_is_a_square_around_any_pixel_clipped_at_the_border():
     # DARTS's utils.Cutout: rows max(y - 2, 0) to min(y + 2, height), likewise columns
     holes = {(max(y - 2, 0), min(y + 2, 6), max(x - 2, 0), min(x + 2, 7)) for y in range(6) for x in range(7)}

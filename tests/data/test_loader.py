@@ -44,6 +44,7 @@ AUGMENTATIONS = {
     "none": Augmentation(),
     "crop_padding": Augmentation(crop_padding=2),
     "flip": Augmentation(flip=True),
+    "alternating flip": Augmentation(flip="alternating"),
     "cutout": Augmentation(cutout=4),
     "color_jitter": Augmentation(color_jitter=0.4),
     "policy": Augmentation(policy=POLICY),
