@@ -320,6 +320,7 @@ class Retrain(Spec):
     cutout: Pixels = Field(16, multiple_of=2)
     policy: Annotated[AutoAugment | RandAugment, Field(discriminator="kind")] | None = None
     mix: Annotated[Mixup | Cutmix, Field(discriminator="kind")] | None = None
+    accumulate: int = Field(1, ge=1, le=100_000)  # batches of which a step takes the mean gradient
     ema: Share | None = None  # decay per step of the weights' moving average, the result
     precision: Precision = "float32"  # of the maps; weights, statistics, logits and losses are float32
     threads: Threads = 1

@@ -178,7 +178,8 @@ class Calibration:
 
         counts = self.counts(job)
         images = counts["weights"] + (counts["alphas"] if job.stage == "retrain" else 0)
-        return steps_per_epoch(images, job.params[job.stage]["batch_size"])
+        recipe = job.params[job.stage]
+        return steps_per_epoch(images, recipe["batch_size"] * recipe.get("accumulate", 1))
 
     def _split(self, job: Job) -> tuple[dict[str, Any], list[str]]:
         """Columns and class names of a job's split, drawn in memory where it is not there yet."""
@@ -247,7 +248,8 @@ def batches_of(params: SearchJob | RetrainJob) -> list[int]:
         recipe = params.retrain
         classifier = recipe.classifier.epochs if isinstance(recipe.classifier, RetrainedClassifier) else 0
         samplers = len(recipe.objective.samplers)
-        return [samplers] * recipe.epochs + [1] * classifier  # these cost less than that
+        passes = [samplers] * recipe.epochs + [1] * classifier  # these cost less than that
+        return [recipe.accumulate * batches for batches in passes]
     samplers, progress = len(params.objective.samplers), partial(selection.progress, params)
     epochs = range(selection.epochs(params))
     return [samplers * (2 if _alphas_step(params, progress(epoch)) else 1) for epoch in epochs]

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer
 from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
 from hlrs.training.loop import fit
-from hlrs.training.optim import learning_rate, make_optimizer, optimizer_step, set_lr
+from hlrs.training.optim import learning_rate, make_optimizer, mean_gradients, set_lr, step_along
 from hlrs.training.task import step_metrics
 from hlrs.training.throughput import Throughput, measure
 
@@ -109,7 +109,7 @@ class RetrainTask:
         self.result = self.network if self.recipe.ema is None else copy.deepcopy(self.network)
         self.images, self.holdout = images.set, images.positions("holdout")
         self.positions = images.positions("weights", "alphas")
-        self.steps = steps_per_epoch(len(self.positions), self.recipe.batch_size)
+        self.steps = steps_per_epoch(len(self.positions), self.recipe.batch_size * self.recipe.accumulate)
         self.phases = self._phases(params.images.augment)
         self.objective.attach(self.network, self.phases[0].optimizer)
         self.epochs = sum(phase.epochs for phase in self.phases)
@@ -129,7 +129,7 @@ class RetrainTask:
             self.positions,
             samplers,
             self.recipe.batch_size,
-            self.steps,
+            self.steps * self.recipe.accumulate,
             augmentation_of(augment, self.recipe.cutout, self.recipe.policy),
             purpose,
         )
@@ -143,7 +143,8 @@ class RetrainTask:
         self.lr = learning_rate(self.phase.spec, own, self.phase.epochs)
         set_lr(self.phase.optimizer, self.lr)
         self.drop_path = self.recipe.drop_path * self.t if self.phase.name == "network" else 0.0
-        self.images_per_step = self.phase.batches.batch_size * len(self.phase.batches.samplers)
+        batch_size, samplers = self.phase.batches.batch_size, self.phase.batches.samplers
+        self.images_per_step = self.recipe.accumulate * batch_size * len(samplers)
         self.phase.batches.begin(epoch, self.t)
         if self.phase.name == "network":
             self.network.train()
@@ -158,37 +159,54 @@ class RetrainTask:
         return self.phase.name, self.drop_path > 0, self.objective.loss.weighs(self.t)
 
     def step(self, step: int) -> Tensor:
-        """Take one step of the optimizer, and of the moving average."""
-        batches, mixing, factors = self.phase.batches(step), None, None
-        if self.phase.name == "network":
-            mixing = mixing_at(self.recipe.objective, self.t, f"{self.purpose}/mixing/{self.epoch}/{step}")
-            if self.recipe.mix is not None:
-                draw = generator(self.purpose, "mix", self.epoch, step)
-                batches = [mix(batch, draw, self.recipe.mix) for batch in batches]
-            factors = self._drop_path_factors(step)
-        return self.compute(mixing, factors, *itertools.chain(*batches))
+        """Take one step of the optimizer, on `accumulate` batches of each sampler, and of the average."""
+        passes = range(step * self.recipe.accumulate, (step + 1) * self.recipe.accumulate)
+        return self.compute(*itertools.chain(*map(self._inputs, passes)))
 
-    def _drop_path_factors(self, step: int) -> Tensor | None:
-        """Draw the factors by which drop path multiplies the step's maps; None without it."""
+    def _inputs(self, number: int) -> list[Any]:
+        """Return mixing coefficient, drop path's factors and the batches' fields of one of the passes."""
+        batches, mixing, factors = self.phase.batches(number), None, None
+        if self.phase.name == "network":
+            mixing = mixing_at(self.recipe.objective, self.t, f"{self.purpose}/mixing/{self.epoch}/{number}")
+            if self.recipe.mix is not None:
+                draw = generator(self.purpose, "mix", self.epoch, number)
+                batches = [mix(batch, draw, self.recipe.mix) for batch in batches]
+            factors = self._drop_path_factors(number)
+        return [mixing, factors, *itertools.chain(*batches)]
+
+    def _drop_path_factors(self, number: int) -> Tensor | None:
+        """Draw the factors by which drop path multiplies a pass's maps; None without it."""
         if self.drop_path == 0 or not isinstance(self.network, DerivedNetwork):
             return None
-        draw = generator(self.purpose, "drop path", self.epoch, step)
+        draw = generator(self.purpose, "drop path", self.epoch, number)
         maps, batch = self.network.dropped_maps, self.phase.batches.batch_size
         return send(draw_factors(maps, batch, self.drop_path, draw), self.device)
 
-    def _compute(self, mixing: Mixing, factors: Tensor | None, *fields: Any) -> Tensor:
-        """Take a step on the batches with these fields."""
-        batches = batches_of(fields)
-        if self.phase.name == "network":
-            if isinstance(self.network, DerivedNetwork):
-                self.network.drop_path = None if factors is None else DropPath(factors)
-            outcome = self.objective(self.network, batches, self.t, mixing)
-        else:
-            outcome = self._of_classifier(*batches)
-        optimizer_step(outcome.loss, self.phase.weights, self.phase.optimizer, self.phase.spec.clip)
+    def _compute(self, *inputs: Any) -> Tensor:
+        """Take a step on the inputs of `accumulate` passes, one after the other; return mean metrics."""
+        width, metrics = len(inputs) // self.recipe.accumulate, list[Tensor]()
+
+        def losses() -> Iterator[Tensor]:
+            for start in range(0, len(inputs), width):
+                outcome = self._outcome(*inputs[start : start + width])
+                mixing = inputs[start]
+                metrics.append(step_metrics(*outcome, 0.0 if mixing is None else mixing))
+                yield outcome.loss
+
+        gradients = mean_gradients(losses(), self.phase.weights)
+        step_along(gradients, self.phase.weights, self.phase.optimizer, self.phase.spec.clip)
         if self.phase.name == "network" and self.recipe.ema is not None:
             average(self.result, self.network, self.recipe.ema)
-        return step_metrics(*outcome, 0.0 if mixing is None else mixing)
+        return torch.stack(metrics).mean(0)
+
+    def _outcome(self, mixing: Mixing, factors: Tensor | None, *fields: Any) -> Outcome:
+        """Compute loss and accuracy on the batches with these fields."""
+        batches = batches_of(fields)
+        if self.phase.name != "network":
+            return self._of_classifier(*batches)
+        if isinstance(self.network, DerivedNetwork):
+            self.network.drop_path = None if factors is None else DropPath(factors)
+        return self.objective(self.network, batches, self.t, mixing)
 
     def _of_classifier(self, batch: Batch) -> Outcome:
         """Compute the cross-entropy of the classifier on fixed features."""

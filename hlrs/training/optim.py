@@ -1,7 +1,7 @@
 """Optimizer steps, optimizers and their learning rate."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,26 @@ def optimizer_step(
     loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, clip: float | None
 ) -> None:
     """Take one optimizer step along the gradient of a scalar loss, its norm clipped to `clip`."""
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+    step_along(torch.autograd.grad(loss, parameters), parameters, optimizer, clip)
+
+
+def mean_gradients(losses: Iterable[Tensor], parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Average the gradients of scalar losses, each of which may be computed when the one before is done."""
+    total, count = list[Tensor](), 0
+    for count, loss in enumerate(losses, 1):  # noqa: B007 - the last one is their number
+        gradients = list(torch.autograd.grad(loss, parameters))
+        total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
+    return [gradient / count for gradient in total] if count > 1 else total
+
+
+def step_along(
+    gradients: Sequence[Tensor],
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    clip: float | None,
+) -> None:
+    """Take one optimizer step along gradients [like parameters], their norm clipped to `clip`."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         # a fused optimizer walks memory and ignores strides: gradients need the parameters' layout
         parameter.grad = gradient.contiguous()
     if clip is not None:

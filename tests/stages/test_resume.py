@@ -57,6 +57,7 @@ RECIPES = {  # of trainings whose state is more than SGD's
     "search": {},
     "retrain": {},
     "adamw": {"retrain.weights": {"kind": "adamw"}},
+    "accumulated": {"retrain.accumulate": 2, "retrain.batch_size": 8},
     "muon": {"retrain.weights": {"kind": "muon"}},
 }
 

@@ -116,6 +116,48 @@ def test_the_history_follows_the_schedule(workspace):
     assert history["phase"] == ["network"] * 4
 
 
+# --- accumulated gradients ----------------------------------------------------------------------------
+
+UNCHANGED = {"augment": {"crop_padding": 0, "flip": False}}  # images: those of a batch are drawn together
+
+
+def test_accumulated_batches_equal_a_larger_one(workspace):
+    """In evaluation mode, so that the batch norms are affine, as in a network without any."""
+    one = task_of(RESNET, UNCHANGED, cutout=0, batch_size=48)
+    four = task_of(RESNET, UNCHANGED, cutout=0, batch_size=12, accumulate=4)
+    assert one.steps == four.steps == 3  # 159 // 48
+    for epoch in range(2):
+        for task in (one, four):
+            task.begin(epoch)
+            task.network.eval()
+        for step in range(3):
+            assert torch.allclose(one.step(step), four.step(step), atol=1e-5)
+    pairs = zip(one.network.parameters(), four.network.parameters(), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
+    assert one.images_per_step == four.images_per_step == 48
+    assert not torch.equal(one.network.classifier.weight, task_of(RESNET).network.classifier.weight)
+
+
+def test_each_accumulated_pass_has_its_own_draws(workspace):
+    task = task_of(accumulate=2, drop_path=0.5, mix={"kind": "mixup"})
+    task.begin(1)
+    seen = []
+    task.compute = lambda *inputs: seen.append(inputs)
+    task.step(0)
+    task.step(1)
+    passes = [inputs[start : start + 6] for inputs in seen for start in (0, 6)]
+    assert all(mixing is None for mixing, *_ in passes)
+    for place in (1, 2, 5):  # drop path's factors, images, shares of the mix
+        assert len({str(values[place].tolist()) for values in passes}) == 4
+
+
+def test_more_accumulated_batches_than_images_are_read_again(workspace):
+    task = task_of(batch_size=96, accumulate=4)  # 384 of 159 images
+    assert (task.steps, task.phases[0].batches.steps) == (1, 4)
+    task.begin(0)
+    assert bool(task.step(0).isfinite().all())
+
+
 # --- the classifier -----------------------------------------------------------------------------------
 
 
@@ -322,3 +364,4 @@ def test_estimates_include_the_classifiers_epochs():
     recipe = Retrain.model_validate(RECIPE | {"objective": BILATERAL, "classifier": CRT})
     assert batches(recipe) == [2, 2, 1, 1]
     assert batches(Retrain(epochs=3)) == [1, 1, 1]
+    assert batches(recipe.model_copy(update={"accumulate": 3})) == [6, 6, 3, 3]

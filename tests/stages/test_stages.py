@@ -343,6 +343,7 @@ OTHER = {  # for each option of a retraining but its unions, a value that SHORT 
     "auxiliary_weight": 0.4,
     "drop_path": 0.5,
     "cutout": 4,
+    "accumulate": 2,
     "ema": 0.9,
 }
 OTHER_SGD = {

@@ -14,7 +14,7 @@ from hlrs.nas.operations import Depthwise
 from hlrs.nas.resnet import ResNet
 from hlrs.training.checkpoints import pack_optimizer, unpack_optimizer
 from hlrs.training.muon import dense_filters, orthogonalize
-from hlrs.training.optim import make_optimizer, set_lr
+from hlrs.training.optim import make_optimizer, mean_gradients, set_lr
 
 
 def small():
@@ -149,6 +149,20 @@ def test_rows_learn_at_their_rates_with_the_weight_decay_of_their_group(spec):
     optimizer.step()
     for name, r in (("5.weight", rates[:, None]), ("5.bias", rates)):
         assert np.allclose(values(network)[name], w[name] - 0.025 * r * (g[name] + 0.3 * w[name]), atol=1e-6)
+
+
+def test_the_gradients_of_losses_are_averaged_one_loss_at_a_time():
+    w, done = nn.Parameter(torch.tensor([2.0, 3.0])), []
+
+    def losses():
+        for factor in (1.0, 2.0, 6.0):
+            done.append(factor)
+            yield factor * (w**2).sum()
+            assert done[-1] == factor
+
+    [gradient] = mean_gradients(losses(), [w])
+    assert gradient.tolist() == [12.0, 18.0]  # 2w · (1 + 2 + 6)/3
+    assert w.grad is None
 
 
 @pytest.mark.parametrize("spec", [Sgd(), AdamW(), Muon()], ids=lambda s: s.kind)
