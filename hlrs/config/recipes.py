@@ -321,6 +321,7 @@ class Retrain(Spec):
     policy: Annotated[AutoAugment | RandAugment, Field(discriminator="kind")] | None = None
     mix: Annotated[Mixup | Cutmix, Field(discriminator="kind")] | None = None
     accumulate: int = Field(1, ge=1, le=100_000)  # batches of which a step takes the mean gradient
+    sharpness: float = Field(0.0, ge=0, le=1000)  # the radius ρ of SAM (Foret et al. 2021); 0: no SAM
     ema: Share | None = None  # decay per step of the weights' moving average, the result
     precision: Precision = "float32"  # of the maps; weights, statistics, logits and losses are float32
     threads: Threads = 1
@@ -343,6 +344,11 @@ class Retrain(Spec):
             raise ValueError(
                 f"objective {objective.kind} has learning rates of its own for the tail, and weights "
                 f"{self.weights.kind} cancels them: set weights to sgd or muon, or objective.gamma to 0"
+            )
+        if self.sharpness and self.accumulate > 1:
+            raise ValueError(
+                f"sharpness {self.sharpness:g} takes the gradient of one batch twice, accumulate "
+                f"{self.accumulate} that of several once: set accumulate to 1, or sharpness to 0"
             )
         if self.mix is not None and objective.mixing is not None:
             raise ValueError(

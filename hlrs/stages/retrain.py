@@ -24,6 +24,7 @@ from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
 from hlrs.longtail.mixing import mixing_at
 from hlrs.longtail.objectives import Mixing, Outcome, accuracy, demands_of, make_objective
+from hlrs.nas.bilevel import moved
 from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.network import BranchedNetwork, initialize, normalize_classifier
 from hlrs.nas.resnet import ResNet, initialize_resnet
@@ -33,7 +34,7 @@ from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer
 from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
 from hlrs.training.loop import fit
-from hlrs.training.optim import learning_rate, make_optimizer, mean_gradients, set_lr, step_along
+from hlrs.training.optim import ascent, learning_rate, make_optimizer, mean_gradients, set_lr, step_along
 from hlrs.training.task import step_metrics
 from hlrs.training.throughput import Throughput, measure
 
@@ -194,10 +195,24 @@ class RetrainTask:
                 yield outcome.loss
 
         gradients = mean_gradients(losses(), self.phase.weights)
+        if self.recipe.sharpness:
+            gradients = self._sharpened(gradients, *inputs)
         step_along(gradients, self.phase.weights, self.phase.optimizer, self.phase.spec.clip)
         if self.phase.name == "network" and self.recipe.ema is not None:
             average(self.result, self.network, self.recipe.ema)
         return torch.stack(metrics).mean(0)
+
+    def _sharpened(self, gradients: list[Tensor], *inputs: Any) -> list[Tensor]:
+        """Return the gradient at w + ρ∇L/‖∇L‖, where the loss is about the highest within ρ of w.
+
+        Foret et al. 2021 (SAM), algorithm 1. Running statistics stay those of the pass at w.
+        """
+        kept = [buffer.clone() for buffer in self.network.buffers()]
+        with moved(self.phase.weights, ascent(gradients, self.recipe.sharpness), 1.0):
+            sharpened = mean_gradients([self._outcome(*inputs).loss], self.phase.weights)
+        for buffer, before in zip(self.network.buffers(), kept, strict=True):
+            buffer.copy_(before)
+        return sharpened
 
     def _outcome(self, mixing: Mixing, factors: Tensor | None, *fields: Any) -> Outcome:
         """Compute loss and accuracy on the batches with these fields."""

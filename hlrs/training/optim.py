@@ -20,6 +20,8 @@ from hlrs.config.recipes import (
 from hlrs.errors import Failure
 from hlrs.training.muon import dense_filters, orthogonalize_momentum
 
+TINY = 1e-12  # of a gradient's norm
+
 
 def optimizer_step(
     loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, clip: float | None
@@ -35,6 +37,15 @@ def mean_gradients(losses: Iterable[Tensor], parameters: list[nn.Parameter]) -> 
         gradients = list(torch.autograd.grad(loss, parameters))
         total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
     return [gradient / count for gradient in total] if count > 1 else total
+
+
+def ascent(gradients: list[Tensor], radius: float) -> list[Tensor]:
+    """ρ · g/‖g‖ over all gradients, by which the loss rises most within radius ρ; 0 where g is.
+
+    Foret et al. 2021 (SAM), eq. 2 with p = 2.
+    """
+    scale = radius / nn.utils.get_total_norm(gradients).clamp(min=TINY)
+    return [scale * gradient for gradient in gradients]
 
 
 def step_along(

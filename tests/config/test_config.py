@@ -794,6 +794,13 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "leave warm_up out",
         "triangular",
     ),
+    "the sharpness of accumulated batches": (
+        retrained("sharpness: 0.05, accumulate: 4"),
+        "methods.random.retrain",
+        "sharpness 0.05",
+        "accumulate to 1",
+        "sharpness to 0",
+    ),
     "a warm-up without effect": ([(LR, "{warm_up: 1}")], "retrain.weights", "warm_up 1", "0", "2"),
     "a warm-up without end": (
         [(LR, "{warm_up: 30}")],

@@ -58,6 +58,7 @@ RECIPES = {  # of trainings whose state is more than SGD's
     "retrain": {},
     "adamw": {"retrain.weights": {"kind": "adamw"}},
     "accumulated": {"retrain.accumulate": 2, "retrain.batch_size": 8},
+    "sharpness": {"retrain.sharpness": 0.05},
     "muon": {"retrain.weights": {"kind": "muon"}},
 }
 

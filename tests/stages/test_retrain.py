@@ -82,6 +82,7 @@ def plainly(tmp_path_factory):
         {"policy": {"kind": "randaugment"}},
         {"mix": {"kind": "mixup"}},
         {"mix": {"kind": "cutmix"}},
+        {"sharpness": 0.1},
         {"ema": 0.9},
         {"classifier": {"kind": "tau_normalized"}},
         {"classifier": {"kind": "retrained", "epochs": 1}},
@@ -156,6 +157,48 @@ def test_more_accumulated_batches_than_images_are_read_again(workspace):
     assert (task.steps, task.phases[0].batches.steps) == (1, 4)
     task.begin(0)
     assert bool(task.step(0).isfinite().all())
+
+
+# --- sharpness ----------------------------------------------------------------------------------------
+
+
+def test_a_step_of_sam_by_hand(workspace):
+    """In float64: in float32, a map near a ReLU's kink may fall to either side."""
+    plain_sgd = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "clip": None}
+    task = task_of(RESNET, sharpness=0.2, weights=plain_sgd)
+    task.network.double()
+    task.begin(0)
+    [(images, labels, *_)] = task.phase.batches(0)
+    task._inputs = lambda number: [None, None, images.double(), labels, None, None]
+    network = copy.deepcopy(task.network)
+
+    def gradient():
+        loss = F.cross_entropy(network(images.double()), labels)
+        return loss, torch.autograd.grad(loss, list(network.parameters()))
+
+    start = [p.detach().clone() for p in network.parameters()]
+    loss, first = gradient()
+    statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    norm = sum(float((g**2).sum()) for g in first) ** 0.5
+    with torch.no_grad():
+        for p, g in zip(network.parameters(), first, strict=True):
+            p.add_(0.2 * g / norm)
+    second = gradient()[1]
+    assert task.step(0)[0].item() == pytest.approx(loss.item())
+    for p, before, g in zip(task.network.parameters(), start, second, strict=True):
+        assert torch.allclose(p, before - 0.5 * g)
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in task.network.named_buffers())
+
+
+def test_sam_reads_the_same_images_and_drops_the_same_paths_twice(workspace):
+    task = task_of(sharpness=0.1, drop_path=0.5)
+    task.begin(1)
+    seen, outcome = [], task._outcome
+    task._outcome = lambda *inputs: seen.append(inputs) or outcome(*inputs)
+    task.step(0)
+    first, second = seen
+    assert first[1] is second[1]  # drop path's factors
+    assert first[2] is second[2]
 
 
 # --- the classifier -----------------------------------------------------------------------------------

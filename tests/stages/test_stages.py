@@ -344,6 +344,7 @@ OTHER = {  # for each option of a retraining but its unions, a value that SHORT 
     "drop_path": 0.5,
     "cutout": 4,
     "accumulate": 2,
+    "sharpness": 0.1,
     "ema": 0.9,
 }
 OTHER_SGD = {

@@ -14,7 +14,7 @@ from hlrs.nas.operations import Depthwise
 from hlrs.nas.resnet import ResNet
 from hlrs.training.checkpoints import pack_optimizer, unpack_optimizer
 from hlrs.training.muon import dense_filters, orthogonalize
-from hlrs.training.optim import make_optimizer, mean_gradients, set_lr
+from hlrs.training.optim import ascent, make_optimizer, mean_gradients, set_lr
 
 
 def small():
@@ -163,6 +163,12 @@ def test_the_gradients_of_losses_are_averaged_one_loss_at_a_time():
     [gradient] = mean_gradients(losses(), [w])
     assert gradient.tolist() == [12.0, 18.0]  # 2w · (1 + 2 + 6)/3
     assert w.grad is None
+
+
+def test_the_ascent_has_the_gradients_direction_and_the_radius():
+    found = ascent([torch.tensor([3.0, 0.0]), torch.tensor([[-4.0]])], 0.5)
+    assert [part.tolist() for part in found] == [pytest.approx([0.3, 0.0]), [[pytest.approx(-0.4)]]]
+    assert not ascent([torch.zeros(2)], 0.5)[0].any()
 
 
 @pytest.mark.parametrize("spec", [Sgd(), AdamW(), Muon()], ids=lambda s: s.kind)
