@@ -323,6 +323,7 @@ class Retrain(Spec):
     accumulate: int = Field(1, ge=1, le=100_000)  # batches of which a step takes the mean gradient
     sharpness: float = Field(0.0, ge=0, le=1000)  # the radius ρ of SAM (Foret et al. 2021); 0: no SAM
     ema: Share | None = None  # decay per step of the weights' moving average, the result
+    swa: Share | None = None  # progress from which the weights' mean over the epochs' ends is the result
     precision: Precision = "float32"  # of the maps; weights, statistics, logits and losses are float32
     threads: Threads = 1
     weights: AnyOptimizer = Sgd()
@@ -337,6 +338,7 @@ class Retrain(Spec):
         check_branches(self.objective, self.cells, "cells (blocks, of a resnet)")
         _check_weights(self.weights, self.epochs)
         check_reached(self.objective, self.epochs, "objective")
+        self._check_averages()
         objective = self.objective
         if self.auxiliary_weight and not objective.auxiliary:
             raise ValueError(f"objective {objective.kind} has no auxiliary head: set auxiliary_weight to 0")
@@ -365,6 +367,18 @@ class Retrain(Spec):
                 f"{self.classifier.kind}"
             )
         return self
+
+    def _check_averages(self) -> None:
+        """Reject two averages, and one of less than two epochs."""
+        if self.swa is None:
+            return
+        if self.ema is not None:
+            raise ValueError("ema and swa average the same weights: set only one of them")
+        if self.swa > (self.epochs - 2) / self.epochs:
+            raise ValueError(
+                f"swa {self.swa:g} leaves fewer than two of {self.epochs} epochs to average: lower it, or "
+                "raise epochs"
+            )
 
 
 class Evaluation(Spec):

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ class Phase:
 class RetrainTask:
     """Train on the training set (DARTS, §A.2.1), under any objective.
 
-    The result's weights are the network's, or their moving average. A `retrained` classifier adds a second
+    The result's weights are the network's, or their average. A `retrained` classifier adds a second
     phase: initialised again, it learns alone on class-balanced batches (Kang et al. 2020, §4.2).
     """
 
@@ -107,7 +108,8 @@ class RetrainTask:
             initialize(self.network, weights)
         self.network.to(device)
         self.network.precision = self.recipe.precision
-        self.result = self.network if self.recipe.ema is None else copy.deepcopy(self.network)
+        averaged = self.recipe.ema is not None or self.recipe.swa is not None
+        self.result = copy.deepcopy(self.network) if averaged else self.network
         self.images, self.holdout = images.set, images.positions("holdout")
         self.positions = images.positions("weights", "alphas")
         self.steps = steps_per_epoch(len(self.positions), self.recipe.batch_size * self.recipe.accumulate)
@@ -234,6 +236,8 @@ class RetrainTask:
         """Return the epoch's row of history.parquet; after the network's last epoch, adapt its classifier."""
         mixes = self.recipe.objective.mixing is not None
         trained, classifier = self.epoch + 1 == self.recipe.epochs, self.recipe.classifier
+        if self.recipe.swa is not None and self.phase.name == "network":
+            self._average_epochs(self.recipe.swa, last=trained)
         if trained and isinstance(classifier, NormalizedClassifier):
             assert isinstance(
                 self.result.classifier, nn.Linear
@@ -255,6 +259,35 @@ class RetrainTask:
             initialize(self.result.classifier, generator(self.purpose, "classifier", "weights"))
         return row
 
+    def _average_epochs(self, since: float, last: bool) -> None:
+        """Take the weights into their mean over the epochs' ends from progress `since`; before, copy them.
+
+        Izmailov et al. 2018 (SWA), algorithm 1. The running statistics are measured for whoever reads them.
+        """
+        before = sum(epoch / self.recipe.epochs >= since for epoch in range(self.epoch))
+        average(self.result, self.network, before / (before + 1))
+        if before and (last or len(self.holdout)):
+            self._measure_statistics()
+
+    def _measure_statistics(self) -> None:
+        """Set the result's running statistics to their mean over the epoch's batches, without drop path."""
+        norms = [module for module in self.result.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta, seen = [norm.momentum for norm in norms], Counter[nn.Module]()
+
+        def weigh(norm: Any, inputs: Any) -> None:
+            seen[norm] += 1  # twice a step where branches share the norm
+            norm.momentum = 1 / seen[norm]
+
+        hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
+        self.result.train()
+        with torch.no_grad():
+            for number in range(self.phase.batches.steps):
+                mixing, _, *fields = self._inputs(number)
+                self.objective(self.result, batches_of(fields), self.t, mixing)
+        for norm, momentum, hook in zip(norms, momenta, hooks, strict=True):
+            hook.remove()
+            norm.momentum = momentum
+
     def _holdout_accuracy(self) -> float | None:
         if not len(self.holdout):
             return None
@@ -262,7 +295,7 @@ class RetrainTask:
         return float((predicted == self.images.labels.cpu().numpy()[self.holdout]).mean())
 
     def state(self) -> dict[str, Tensor]:
-        """Return weights, running statistics, moving average where there is one, and optimizers' states."""
+        """Return weights, running statistics, their average where there is one, and optimizers' states."""
         state = prefixed("net", self.network.state_dict())
         if self.result is not self.network:
             state |= prefixed("average", self.result.state_dict())

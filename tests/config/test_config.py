@@ -801,6 +801,15 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "accumulate to 1",
         "sharpness to 0",
     ),
+    "two averages": (retrained("ema: 0.99, swa: 0.5"), "methods.random.retrain", "ema", "swa", "only one"),
+    "a mean of one epoch": (
+        retrained("epochs: 4, swa: 0.6"),
+        "methods.random.retrain",
+        "swa 0.6",
+        "4 epochs",
+        "lower",
+        "raise epochs",
+    ),
     "a warm-up without effect": ([(LR, "{warm_up: 1}")], "retrain.weights", "warm_up 1", "0", "2"),
     "a warm-up without end": (
         [(LR, "{warm_up: 30}")],
@@ -832,6 +841,7 @@ POSSIBLE = {  # close to the above, and valid
         "objective: {kind: dual_head, gamma: 0}, weights: {kind: adamw}"
     ),
     "rates of rows under Muon": retrained("objective: {kind: dual_head}, weights: {kind: muon}"),
+    "a mean of two epochs": retrained("epochs: 4, swa: 0.5"),
     "a moment that the last epoch reaches": [
         (SEARCH, "epochs: 5"),
         *searched("{kind: plain, loss: {kind: class_balanced, at: 0.8}}"),

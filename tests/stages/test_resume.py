@@ -59,6 +59,7 @@ RECIPES = {  # of trainings whose state is more than SGD's
     "adamw": {"retrain.weights": {"kind": "adamw"}},
     "accumulated": {"retrain.accumulate": 2, "retrain.batch_size": 8},
     "sharpness": {"retrain.sharpness": 0.05},
+    "swa": {"retrain.swa": 0.3},
     "muon": {"retrain.weights": {"kind": "muon"}},
 }
 

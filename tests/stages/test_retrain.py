@@ -323,6 +323,68 @@ def test_a_classifier_is_retrained_on_the_averaged_network(workspace):
     assert same(retrained(ema=0.8, classifier=CRT)[0], averaged, but=["classifier."])
 
 
+# --- the mean over epochs -----------------------------------------------------------------------------
+
+
+def trained_through(task):
+    """The network's parameters at the end of each epoch, and the rows of the history."""
+    ends, rows = [], []
+    for epoch in range(task.epochs):
+        task.begin(epoch)
+        for step in range(task.steps):
+            task.step(step)
+        rows.append(task.end([1.0, 1.0, 0.0]))
+        ends.append({name: p.detach().clone() for name, p in task.network.named_parameters()})
+    return ends, rows
+
+
+@pytest.mark.parametrize("objective", [{"kind": "plain"}, BILATERAL], ids=lambda o: o["kind"])
+def test_the_mean_over_epochs_and_its_running_statistics_by_hand(workspace, objective):
+    task = task_of(RESNET, swa=0.5, epochs=5, batch_size=32, objective=objective, mix=None)
+    ends, _ = trained_through(task)
+    for name, p in task.result.named_parameters():  # epochs 3 and 4 are at progress 0.6 and 0.8
+        assert torch.allclose(p, (ends[3][name] + ends[4][name]) / 2, atol=1e-6)
+    maps = [  # of the stem, which both branches share
+        task.result.stem[0](batch.images).detach().double().movedim(1, 0).flatten(1)
+        for step in range(4)
+        for batch in task.phase.batches(step)
+    ]
+    norm = task.result.stem[1]
+    mean = torch.stack([values.mean(1) for values in maps]).mean(0)
+    variance = torch.stack([values.var(1) for values in maps]).mean(0)
+    assert torch.allclose(norm.running_mean.double(), mean, atol=1e-5)
+    assert torch.allclose(norm.running_var.double(), variance, rtol=1e-4)
+    assert norm.momentum == task.network.stem[1].momentum == 0.1
+    assert not norm._forward_pre_hooks
+
+
+def test_until_the_mean_begins_the_result_is_the_network(workspace):
+    task = task_of(swa=0.5, epochs=5, dataset={"holdout_fraction": 0.2})
+    plain = task_of(epochs=5, dataset={"holdout_fraction": 0.2})
+    found, expected = ([row["holdout_accuracy"] for row in trained_through(t)[1]] for t in (task, plain))
+    assert found[:4] == expected[:4]  # the first epoch of the mean included
+    assert same(plain.network.state_dict(), task.network.state_dict())
+    predicted = predict(task.result, task.images, task.holdout, 7).argmax(1)
+    assert found[4] == (predicted == task.images.labels[task.holdout].numpy()).mean()
+
+
+def test_the_holdout_changes_no_mean(workspace):
+    """Statistics are measured after each epoch for its accuracy, else after the last one only."""
+    task = task_of(swa=0.3, epochs=4)
+    again = task_of(swa=0.3, epochs=4)
+    again.holdout = again.positions[:20]
+    for one in (task, again):
+        trained_through(one)
+    trained = [one.result.state_dict() for one in (task, again)]
+    assert all(torch.equal(a, trained[1][name]) for name, a in trained[0].items() if "tracked" not in name)
+
+
+def test_a_classifier_is_retrained_on_the_mean_over_epochs(workspace):
+    averaged = retrained(swa=0.3, epochs=3)[0]
+    assert not same(averaged, retrained(epochs=3)[0])
+    assert same(retrained(swa=0.3, epochs=3, classifier=CRT)[0], averaged, but=["classifier."])
+
+
 # --- networks -----------------------------------------------------------------------------------------
 
 

@@ -368,7 +368,8 @@ OTHER_WEIGHTS = {  # of the other optimizers, by kind
         "rest": {"lr": 0.1, "momentum": 0.5, "nesterov": True, "weight_decay": 0.5},
     },
 }
-SAME = ("threads", "objective", "weights")  # tuning without effect; tested above; OTHER_SGD, OTHER_WEIGHTS
+# tuning without effect; tested above; OTHER_SGD and OTHER_WEIGHTS; needs more epochs: stages/test_retrain.py
+SAME = ("threads", "objective", "weights", "swa")
 UNIONS = {
     name: spec
     for name, field in Retrain.model_fields.items()
