@@ -17,6 +17,7 @@ UNWATCHED = {"collapse": {"power_iterations": 0}}
 SETS: dict[str, list[tuple[int, dict[str, Any]]]] = {  # the searches' order and recipe
     "search": [(1, PUBLISHED)],
     "unrolled": [(2, PUBLISHED | UNWATCHED)],
+    "bfloat16": [(1, PUBLISHED | UNWATCHED | {"precision": "bfloat16"})],
     "tests": [(1, TESTED), (2, TESTED)],
 }
 

@@ -50,7 +50,7 @@ def _relevant(search: SearchJob) -> str:
     """Describe what decides which variants a search needs."""
     recipe = search.search
     sizes = recipe.channels, recipe.cells, recipe.nodes, recipe.collapse.power_iterations > 0
-    return f"{search.searcher} {recipe.space} {sizes}"
+    return f"{search.searcher} {recipe.space} {sizes} {recipe.precision}"
 
 
 def capability_of_first_gpu() -> int:
@@ -104,6 +104,7 @@ def _compute(params: SearchJob) -> None:
     searcher = SEARCHERS[type(params.searcher)](params.searcher)
     layout = {"in_channels": 3, "classes": 10, "channels": recipe.channels, "cells": recipe.cells}
     supernet = SUPERNETS[type(recipe.space)](recipe.space, searcher, nodes=recipe.nodes, **layout)
+    supernet.precision = recipe.precision
     initialize(supernet, draw)
     initialize_alphas(supernet, draw)
     alphas, weights = list(supernet.architecture().values()), supernet.weights()
@@ -122,7 +123,8 @@ def _compute(params: SearchJob) -> None:
         torch.autograd.grad(loss(), weights)
     if recipe.collapse.power_iterations:
         start = torch.randn(sum(parameter.numel() for parameter in alphas))
-        EarlyStopping(recipe.collapse, start).iterate(loss(), alphas, weights, start)
+        with supernet.in_float32():  # as a search does
+            EarlyStopping(recipe.collapse, start).iterate(loss(), alphas, weights, start)
 
 
 if __name__ == "__main__":

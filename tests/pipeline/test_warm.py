@@ -55,7 +55,9 @@ def test_searches_without_kernels_need_none(search):
 def test_seeds_and_epochs_need_no_kernels_of_their_own(search):
     other = search.model_copy(update={"seed": 7, "search": Search(**SMALL, epochs=3)})
     deeper = search.model_copy(update={"search": Search(**SMALL | {"cells": 4})})
+    coarser = search.model_copy(update={"search": Search(**SMALL, precision="bfloat16")})
     assert warm._relevant(other) == warm._relevant(search) != warm._relevant(deeper)
+    assert warm._relevant(search) != warm._relevant(coarser)
 
 
 def test_a_process_that_fails_is_named(search, monkeypatch):
