@@ -70,7 +70,7 @@ class Kept(NamedTuple):
 
 
 def _normalize(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Kept]:
-    if scale is None and x.dtype == torch.bfloat16:  # without one, a CPU has statistics in bfloat16
+    if scale is None and x.dtype == torch.bfloat16 and not x.is_cuda:  # else a CPU's statistics are bfloat16
         scale = x.new_ones(x.shape[1], dtype=torch.float32)
     y, *statistics = torch.native_batch_norm(x, scale, None, None, None, True, 0.0, EPSILON)
     return y, Kept(x, *statistics)
