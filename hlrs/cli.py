@@ -396,11 +396,11 @@ def describe(network: str, as_json: bool, **layout: Any) -> None:
 )
 @click.option(
     "--capability",
-    type=click.IntRange(70, 999),
+    type=click.Choice(["70", "75", "80", "86", "89", "90", "100", "120"]),
     show_default="the first GPU's",
     help="Compute capability of the GPUs, e.g. 90.",
 )
-def warm(params: Path, processes: int, capability: int | None) -> None:
+def warm(params: Path, processes: int, capability: str | None) -> None:
     """Compile the GPU kernels of searches ahead of their jobs.
 
     They stay in Triton's cache (~/.triton/cache, or TRITON_CACHE_DIR), where jobs find them. A node without a
@@ -414,7 +414,7 @@ def warm(params: Path, processes: int, capability: int | None) -> None:
         raise UserError(f"kernels cannot be compiled here: {reason}")
     jobs = [parse(job.stage, job.params) for job in _jobs(params) if job.stage == "search"]
     searches = [job for job in jobs if isinstance(job, SearchJob)]
-    target = capability or capability_of_first_gpu()
+    target = int(capability) if capability else capability_of_first_gpu()
     began = time.monotonic()
     seen, compiled = compile_ahead(searches, processes, target)
     click.echo(

@@ -659,12 +659,12 @@ def check_branches(objective: Any, cells: int, field: str) -> None:
 
 
 def check_reached(spec: Spec, epochs: int, field: str = "") -> None:
-    """Reject an `at` beyond the last epoch."""
+    """Reject an `at` or a `peak` beyond the last epoch."""
     for name, value in spec:
         path = f"{field}.{name}" if field else name
         if isinstance(value, Spec):
             check_reached(value, epochs, path)
-        if name == "at" and value is not None:
+        if name in ("at", "peak") and value is not None:
             for moment in value if isinstance(value, list) else [value]:
                 check_moment(moment, epochs, path)
 

@@ -111,11 +111,6 @@ class Optimizer(Spec):
             )
         return self
 
-    def of_classifier(self, lr: float) -> "Optimizer":
-        """Return what trains a classifier alone, from a learning rate along a cosine to 0."""
-        along = {"lr_min": 0.0, "schedule": CosineSchedule(), "warm_up": 0}
-        return self.model_copy(update={"lr": lr, **along})
-
 
 class Momentum(Spec):
     """Momentum; `nesterov` takes Nesterov's, in PyTorch's form (Sutskever et al. 2013, §2.1)."""
@@ -140,6 +135,11 @@ class Sgd(Optimizer, Momentum):
     lr: LearningRate = 0.025
     weight_decay: WeightDecay = 3e-4
 
+    def of_classifier(self, lr: float) -> "Sgd":
+        """Return what trains a classifier alone, from a learning rate along a cosine to 0."""
+        along = {"lr_min": 0.0, "schedule": CosineSchedule(), "warm_up": 0}
+        return self.model_copy(update={"lr": lr, **along})
+
 
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2), with PyTorch's defaults."""
@@ -148,8 +148,12 @@ class AdamW(Optimizer):
     scales: ClassVar[bool] = False
     lr: LearningRate = 1e-3
     betas: list[ShareOrNone] = Field([0.9, 0.999], min_length=2, max_length=2)
-    eps: float = Field(1e-8, gt=0, le=1)
+    eps: float = Field(1e-8, ge=1e-30, le=1)  # a smaller one is 0 in float32
     weight_decay: WeightDecay = 0.01
+
+    def of_classifier(self, lr: float) -> Sgd:
+        """Return SGD, for which rates of classifiers are known (Kang et al. 2020)."""
+        return Sgd(lr=lr, clip=self.clip)
 
 
 class Rest(Momentum):

@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "TRITON_DEFAULT_FP_FUSION": "1",  # part of the cache's keys; training.device.prepare sets it, too
     "OMP_NUM_THREADS": "1",
 }
+BFLOAT16 = 80  # the capability from which on GPUs have it
 SIZE = 8  # pixels, of the tiny images
 
 
@@ -27,8 +28,13 @@ def compile_ahead(searches: Sequence[SearchJob], processes: int, capability: int
     """Compile the kernels of searches for GPUs of a compute capability, such as 90.
 
     Return how many variants come up, and how many of them this call compiled or found in the cache. Failure
-    if a process fails.
+    if a process fails, UserError for bfloat16 on GPUs that lack it.
     """
+    if capability < BFLOAT16 and any(search.search.precision == "bfloat16" for search in searches):
+        raise UserError(
+            f"search.precision: GPUs of capability {capability} have no bfloat16, {BFLOAT16} and later do; "
+            "set it to float32"
+        )
     distinct = {_relevant(search): search.model_dump_json() for search in searches}
 
     def work(share: int) -> "subprocess.CompletedProcess[str]":

@@ -10,7 +10,18 @@ from hlrs.config.jobs import SearchJob, parse
 from hlrs.errors import Failure
 
 # the larger, the likelier: steps, penalties, and what scales or exponentiates logits and class frequencies
-SUSPECTS = ("lr", "weight_decay", "gamma", "tau", "scale", "max_margin", "p", "q", "auxiliary_weight")
+SUSPECTS = (
+    "lr",
+    "weight_decay",
+    "gamma",
+    "tau",
+    "scale",
+    "max_margin",
+    "p",
+    "q",
+    "auxiliary_weight",
+    "sharpness",
+)
 NAMED = 3  # of them, in a message
 
 

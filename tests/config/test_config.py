@@ -780,6 +780,14 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "lower",
         "raise epochs",
     ),
+    "a peak of the learning rate after the end": (
+        [(RECIPE, "epochs: 10"), (LR, "{schedule: {kind: triangular, peak: 0.97}}")],
+        "retrain",
+        "weights.schedule.peak 0.97",
+        "progress 0.9",
+        "lower",
+        "raise epochs",
+    ),
     "rates of rows under AdamW": (
         [*retrained("objective: {kind: dual_head}, weights: {kind: adamw}")],
         "methods.random.retrain",

@@ -60,6 +60,12 @@ def test_seeds_and_epochs_need_no_kernels_of_their_own(search):
     assert warm._relevant(search) != warm._relevant(coarser)
 
 
+def test_bfloat16_is_refused_for_gpus_that_lack_it(search):
+    coarser = search.model_copy(update={"search": Search(**SMALL, precision="bfloat16")})
+    with pytest.raises(UserError, match="capability 75"):
+        warm.compile_ahead([search, coarser], 1, 75)
+
+
 def test_a_process_that_fails_is_named(search, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(Failure, match="hlrs doctor"):
