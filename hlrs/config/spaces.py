@@ -8,11 +8,11 @@ from pydantic import AfterValidator, Field, field_validator
 from hlrs.config.base import Spec
 
 # --- spaces ---------------------------------------------------------------------------------------------
-# `kinds`: the kinds of cell that are searched. `keys`: those of the JSON object of a genotype. `inputs`: the
-# states that the first node of a cell reads. `kept`: how many edges into a node a genotype keeps; None: all.
-# `derives_none`: whether an edge of a genotype may be `none`. `stages`: a network has as many cells in each
-# of so many stages; None: any number. `auxiliary`: whether its networks have an auxiliary head and drop path.
-# `large_images`: whether they have a stem for these.
+# `kinds`: the kinds of cell that are searched. `inputs`: the states that a cell's first node reads. `kept`:
+# how many edges into a node a genotype keeps; None: all. `derives_none`: whether an edge of a genotype may be
+# `none`. `stages`: a network has as many cells in each of so many stages; None: any number. `auxiliary`:
+# whether its networks have an auxiliary head and drop path. `large_images`: whether they have a stem for
+# these.
 
 
 def _in_order(chosen: list[Any], every: tuple[str, ...]) -> list[Any]:
@@ -53,7 +53,6 @@ class DartsSpace(Spec):
 
     kind: Literal["darts"] = "darts"
     kinds: ClassVar[tuple[str, ...]] = ("normal", "reduce")
-    keys: ClassVar[tuple[str, ...]] = ("normal", "normal_concat", "reduce", "reduce_concat")
     inputs: ClassVar[int] = 2
     kept: ClassVar[int | None] = 2
     derives_none: ClassVar[bool] = False
@@ -93,7 +92,6 @@ class NasBench201Space(Spec):
 
     kind: Literal["nasbench201"] = "nasbench201"
     kinds: ClassVar[tuple[str, ...]] = ("normal",)
-    keys: ClassVar[tuple[str, ...]] = ("cell",)
     inputs: ClassVar[int] = 1
     kept: ClassVar[int | None] = None
     derives_none: ClassVar[bool] = True

@@ -16,7 +16,12 @@ from hlrs.errors import UserError
 Node = list[tuple[str, int]]
 Alphas = Mapping[str, npt.NDArray[np.float32]]  # kind of cell -> [edges, operations]
 EdgeWeights = Mapping[str, npt.NDArray[np.float32]]  # kind of cell -> [edges]
-SpaceKind = type[DartsSpace] | type[NasBench201Space]
+
+# the keys of a genotype's JSON object, by space
+KEYS: Choices[tuple[str, ...]] = {
+    "darts": ("normal", "normal_concat", "reduce", "reduce_concat"),
+    "nasbench201": ("cell",),
+}
 
 
 class Genotype(ABC):
@@ -147,7 +152,7 @@ def derive_darts(space: DartsSpace, alphas: Alphas, edge_weights: EdgeWeights) -
 
 def darts_from_json(value: Any, name: str) -> DartsGenotype:
     """Parse a genotype from its JSON value; UserError names the file `name`, the cell and the node."""
-    _check_space(value, DartsSpace, name)
+    _check_space(value, "darts", name)
     cells = {}
     for cell in ("normal", "reduce"):
         nodes = value[cell]
@@ -162,23 +167,21 @@ def darts_from_json(value: Any, name: str) -> DartsGenotype:
     return DartsGenotype(cells["normal"], value["normal_concat"], cells["reduce"], value["reduce_concat"])
 
 
-def _space_of(value: Any) -> SpaceKind | None:
-    """Return the space whose genotypes have a JSON value's keys; None if there is none."""
+def _space_of(value: Any) -> str | None:
+    """Name the space whose genotypes have a JSON value's keys; None if there is none."""
     keys = set(value) if isinstance(value, dict) else set()
-    spaces = get_args(get_args(Space)[0])  # of an annotated union
-    return next((space for space in spaces if keys == set(space.keys)), None)
+    return next((space for space, own in KEYS.items() if keys == set(own)), None)
 
 
-def _check_space(value: Any, space: SpaceKind, name: str) -> None:
+def _check_space(value: Any, space: str, name: str) -> None:
     """Reject what is no genotype of a space, and name the space whose genotype it is."""
     found = _space_of(value)
     if found is None:
-        raise UserError(f"{name}: expected a genotype, an object with the keys {', '.join(space.keys)}")
-    if found is not space:
-        kinds = [kind.model_fields["kind"].default for kind in (found, space)]
+        raise UserError(f"{name}: expected a genotype, an object with the keys {', '.join(KEYS[space])}")
+    if found != space:
         raise UserError(
-            f"{name}: a genotype of space {kinds[0]}, not of {kinds[1]}; set search.space to "
-            f"{{kind: {kinds[0]}}}, or give one of {kinds[1]}"
+            f"{name}: a genotype of space {found}, not of {space}; set search.space to {{kind: {found}}}, or "
+            f"give one of {space}"
         )
 
 
@@ -250,7 +253,7 @@ def nasbench201_from_string(text: str) -> NasBench201Genotype:
 
 def nasbench201_from_json(value: Any, name: str) -> NasBench201Genotype:
     """Parse a genotype from its JSON value; UserError names the file `name`."""
-    _check_space(value, NasBench201Space, name)
+    _check_space(value, "nasbench201", name)
     try:
         return nasbench201_from_string(str(value["cell"]))
     except ValueError as error:
@@ -338,4 +341,6 @@ FIXED: Kinds[Fixed] = {DartsSpace: NO_CELL, NasBench201Space: RESIDUAL_BLOCK}
 
 def from_json(value: Any, name: str) -> Genotype:
     """Parse a genotype of any space from its JSON value; UserError names the file `name`."""
-    return PARSERS[_space_of(value) or DartsSpace](value, name)
+    found = _space_of(value) or "darts"
+    [parse] = [parse for space, parse in PARSERS.items() if space.model_fields["kind"].default == found]
+    return parse(value, name)

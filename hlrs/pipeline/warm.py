@@ -85,10 +85,12 @@ def compile_share(share: int, shares: int, capability: int) -> None:
     """
     import torch
 
+    from hlrs.nas.ops import triton_available
     from hlrs.nas.ops.triton_ahead import compile_in_place_of_launching
 
     torch.set_num_threads(1)
     seen = compile_in_place_of_launching(share, shares, capability)
+    triton_available.KERNEL_DEVICE = "cpu"  # where the computation takes place
     for line in sys.stdin:
         _compute(SearchJob.model_validate_json(line))
     print(len(seen), sum(seen.values()))

@@ -599,6 +599,7 @@ def test_a_change_of_a_space_or_operation_affects_only_jobs_that_select_it(file,
 
 CHOICES = {
     "PUBLISHED": ("nas/genotype.py", '"BRAND_NEW": _published([], [])'),
+    "KEYS": ("nas/genotype.py", '"brand_new": ("nodes",)'),
     "DARTS_SHARED": ("nas/mixed_edges.py", '"brand_new": avg_pool'),
     "DARTS_OWN": ("nas/mixed_edges.py", '"brand_new": partial(separable, 9)'),
     "NASBENCH201_SHARED": ("nas/mixed_edges.py", '"brand_new": normalized_avg_pool'),

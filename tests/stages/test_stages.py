@@ -346,6 +346,7 @@ OTHER = {  # for each option of a retraining but its unions, a value that SHORT 
     "accumulate": 2,
     "sharpness": 0.1,
     "ema": 0.9,
+    "precision": "bfloat16",
 }
 OTHER_SGD = {
     "lr": 0.1,

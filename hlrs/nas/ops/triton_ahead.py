@@ -6,8 +6,6 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from hlrs.nas.ops import triton_available
-
 
 class _AbsentGpu:
     """Triton's view of the driver of a GPU that need not be there."""
@@ -31,11 +29,10 @@ class _AbsentGpu:
 def compile_in_place_of_launching(share: int, shares: int, capability: int) -> dict[Any, bool]:
     """Have this process compile every `shares`-th variant for GPUs of a capability, such as 90; launch none.
 
-    From now on our operators take their kernels on maps in the CPU's memory, and leave their results
-    uninitialised. Return the variants that come up, and whether each was compiled; it grows as they do.
+    From now on kernels leave their results uninitialised. Return the variants that come up, and whether each
+    was compiled; it grows as they do.
     """
     driver.set_active(_AbsentGpu(capability))
-    triton_available.KERNEL_DEVICE = "cpu"
     run, compile_ = JITFunction.run, JITFunction._do_compile
     seen: dict[Any, bool] = {}
 
