@@ -93,8 +93,8 @@ def _layout_of_cells(
         check_cells(SPACES[space], cells, "--cells")
     except ValueError as error:
         raise UserError(str(error)) from None
-    if space == "nasbench201" and stem != "cifar":
-        raise UserError(f"--stem {stem}: a network of space nasbench201 has CIFAR's stem: omit it")
+    if stem != "cifar" and not SPACES[space].large_images:
+        raise UserError(f"--stem {stem}: a network of space {space} has CIFAR's stem: omit it")
     return {"channels": channels, "cells": cells, "stem": stem}
 
 

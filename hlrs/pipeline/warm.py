@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hlrs.config.jobs import SearchJob
 from hlrs.errors import Failure, UserError
+from hlrs.training.device import BFLOAT16
 
 ENVIRONMENT = {
     "TRITON_INTERPRET": "0",
     "TRITON_DEFAULT_FP_FUSION": "1",  # part of the cache's keys; training.device.prepare sets it, too
     "OMP_NUM_THREADS": "1",
 }
-BFLOAT16 = 80  # the capability from which on GPUs have it
 SIZE = 8  # pixels, of the tiny images
 
 
@@ -30,10 +30,11 @@ def compile_ahead(searches: Sequence[SearchJob], processes: int, capability: int
     Return how many variants come up, and how many of them this call compiled or found in the cache. Failure
     if a process fails, UserError for bfloat16 on GPUs that lack it.
     """
-    if capability < BFLOAT16 and any(search.search.precision == "bfloat16" for search in searches):
+    coarse = any(search.search.precision == "bfloat16" for search in searches)
+    if coarse and divmod(capability, 10) < BFLOAT16:
         raise UserError(
-            f"search.precision: GPUs of capability {capability} have no bfloat16, {BFLOAT16} and later do; "
-            "set it to float32"
+            f"search.precision: GPUs of capability {capability} have no bfloat16, 80 and later do; set it to "
+            "float32"
         )
     distinct = {_relevant(search): search.model_dump_json() for search in searches}
 
