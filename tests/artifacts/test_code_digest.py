@@ -473,6 +473,8 @@ TABLES = {
     "FIXED": "nas/genotype.py",
     "SUPERNETS": "nas/spaces.py",
     "NETWORKS": "nas/spaces.py",
+    "OPTIMIZERS": "training/optim.py",
+    "LEARNING_RATES": "training/optim.py",
 }
 
 
