@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -213,7 +212,7 @@ class RetrainTask:
         """
         kept = [buffer.clone() for buffer in self.network.buffers()]
         with moved(self.phase.weights, ascent(gradients, self.recipe.sharpness), 1.0):
-            sharpened = mean_gradients([self._outcome(*inputs).loss], self.phase.weights)
+            sharpened = list(torch.autograd.grad(self._outcome(*inputs).loss, self.phase.weights))
         for buffer, before in zip(self.network.buffers(), kept, strict=True):
             buffer.copy_(before)
         return sharpened
@@ -274,20 +273,16 @@ class RetrainTask:
     def _measure_statistics(self) -> None:
         """Set the result's running statistics to their mean over the epoch's batches, without drop path."""
         norms = [module for module in self.result.modules() if isinstance(module, nn.BatchNorm2d)]
-        momenta, seen = [norm.momentum for norm in norms], Counter[nn.Module]()
-
-        def weigh(norm: Any, inputs: Any) -> None:
-            seen[norm] += 1  # twice a step where branches share the norm
-            norm.momentum = 1 / seen[norm]
-
-        hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean, also where branches share a norm
         self.result.train()
         with torch.no_grad():
             for number in range(self.phase.batches.steps):
                 mixing, _, *fields = self._inputs(number)
                 self.objective(self.result, batches_of(fields), self.t, mixing)
-        for norm, momentum, hook in zip(norms, momenta, hooks, strict=True):
-            hook.remove()
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
     def _holdout_accuracy(self) -> float | None:

@@ -83,7 +83,7 @@ class BatchNorm(nn.BatchNorm2d):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
-    momentum: float
+    momentum: float | None
 
     def forward(self, x: Tensor) -> Tensor:
         count = x.shape[1] // self.num_features
@@ -96,8 +96,9 @@ class BatchNorm(nn.BatchNorm2d):
         y, mean, variance = _Normalize.apply(x, self.weight, self.bias, self.eps)
         values = x.numel() // self.num_features
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * (values / (values - 1)), self.momentum)
+        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * (values / (values - 1)), momentum)
         return y  # type: ignore[no-any-return]
 
 
