@@ -61,7 +61,7 @@ def _requeued_on_warning(job: Job) -> Iterator[None]:
 def _run(job: Job) -> None:
     """Run a job's stage, write its record and delete its checkpoints."""
     inputs = _read_inputs(job)
-    for stale in job.directory.glob(".*.tmp"):  # of a run that was killed while writing
+    for stale in job.directory.rglob(".*.tmp"):  # of a run that was killed while writing
         stale.unlink()
     job.output(PROVENANCE).unlink(missing_ok=True)  # a kill must not leave it beside new artifacts
     started, clock = datetime.now(UTC), time.monotonic()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hlrs.artifacts.files import read_json
+from hlrs.artifacts.files import read_json, write_text
 from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE
 from hlrs.artifacts.records import seal
 from hlrs.config.params import load
@@ -45,3 +45,13 @@ def test_an_interrupted_rebuild_leaves_no_record(job, monkeypatch):
     assert not job.complete
     execute(job)
     assert current(job)
+
+
+@pytest.mark.parametrize("name", [".split.parquet.7.tmp", "plots/.search.csv.7.tmp"])  # as in a report
+def test_what_a_killed_run_left_half_written_is_removed(job, name):
+    half = job.directory / name
+    write_text(half, "half")
+    job.output(PROVENANCE).unlink()
+    execute(job)
+    assert current(job)
+    assert not half.exists()
