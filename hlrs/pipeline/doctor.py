@@ -174,7 +174,8 @@ def _step(device: "torch.device", expected: float | None) -> tuple[float | None,
 def _search(device: "torch.device") -> tuple[list[float], float]:
     """Return the losses of a tiny supernet's steps on one batch of noise, and the last step's seconds.
 
-    In double precision, which our kernels do not take: compiling all that a search needs lasts a minute.
+    On a GPU in double precision, which our kernels do not take: to compile all that a search needs takes a
+    minute.
     """
     import torch
     from torch.nn import functional as F
@@ -193,8 +194,9 @@ def _search(device: "torch.device") -> tuple[list[float], float]:
     supernet = DartsSupernet(DartsSpace(), searcher, nodes=2, in_channels=3, classes=4, channels=4, cells=3)
     initialize(supernet, draw)
     initialize_alphas(supernet, draw)
-    supernet.to(device, torch.float64)
-    images = torch.randn(16, 3, 16, 16, generator=draw).to(device, torch.float64)
+    precision = torch.float64 if device.type == "cuda" else torch.float32
+    supernet.to(device, precision)
+    images = torch.randn(16, 3, 16, 16, generator=draw).to(device, precision)
     labels = (torch.arange(16) % 4).to(device)
     alphas, weights = list(supernet.alphas.values()), supernet.weights()
     optimizers = torch.optim.Adam(alphas, 3e-3), torch.optim.SGD(weights, 0.05, momentum=0.9)

@@ -56,11 +56,13 @@ def test_two_runs_give_the_same_bytes(prepared, stage):
 RECIPES = {  # of trainings whose state is more than SGD's
     "search": {},
     "retrain": {},
-    "adamw": {"retrain.weights": {"kind": "adamw"}},
-    "accumulated": {"retrain.accumulate": 2, "retrain.batch_size": 8},
-    "sharpness": {"retrain.sharpness": 0.05},
-    "swa": {"retrain.swa": 0.3},
-    "muon": {"retrain.weights": {"kind": "muon"}},
+    "adamw, sharpness": {"retrain.weights": {"kind": "adamw"}, "retrain.sharpness": 0.05},
+    "muon, accumulated, swa": {
+        "retrain.weights": {"kind": "muon"},
+        "retrain.accumulate": 2,
+        "retrain.batch_size": 8,
+        "retrain.swa": 0.3,
+    },
 }
 
 
