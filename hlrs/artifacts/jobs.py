@@ -33,7 +33,7 @@ FOLDERS = {  # number of folders that a run's name makes -> RUN/KEY
 }
 OUTPUTS = {
     "split": ["split.parquet", "classes.json", FILES],
-    "search": ["alphas.parquet", "history.parquet"],
+    "search": ["alphas.parquet", "history.parquet", "supernet.safetensors"],
     "extract": ["genotype.json", "normal.svg", "reduce.svg"],
     "lookup": ["lookup.json", FILES],
     "retrain": ["weights.safetensors", "history.parquet"],

@@ -46,6 +46,9 @@ SCHEMAS: Choices[dict[str, str]] = {
         "skips_reduce": "int32",
         "eigenvalue": "float64",  # dominant, of the alphas' loss by the alphas; null: unknown
         "stopped": "int32",  # 1 from the epoch at whose end early stopping froze the alphas
+        # on the alphas' images, after the last epoch; null before: of the supernet, of the genotype in it
+        "supernet_accuracy": "float64",
+        "decoded_accuracy": "float64",
     },
     "retrain_history": {
         "epoch": "int32",

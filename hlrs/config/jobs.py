@@ -29,7 +29,7 @@ from hlrs.config.methods import (
     SupernetSearcher,
 )
 from hlrs.config.params import Sections
-from hlrs.config.recipes import Evaluation, Report, Retrain, Search
+from hlrs.config.recipes import Evaluation, Inherited, Report, Retrain, Search
 from hlrs.config.spaces import Given, Space
 
 
@@ -116,13 +116,14 @@ class RetrainJob(Spec):
     """Parameters of a retraining job: of the genotype among the inputs, or of a ResNet of the given depth.
 
     `space` is the genotype's, with default options, as these do not matter for one network, and any for a
-    ResNet.
+    ResNet. `inherited`: the supernet that the network starts as, whose `space` has its options; else None.
     """
 
     seed: Seed
     retrain_seed: Seed
     space: Space
     resnet: ResNetDepth | None
+    inherited: Inherited | None = None
     images: Images
     retrain: Retrain
 
@@ -132,6 +133,7 @@ class EvaluateJob(Spec):
 
     space: Space
     resnet: ResNetDepth | None
+    inherited: Inherited | None = None
     images: Images
     retrain: Retrain
     groups: Groups

@@ -10,8 +10,8 @@ from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from hlrs.config.base import Name, Seed, Spec, overlay
 from hlrs.config.data import Dataset, check_visible
 from hlrs.config.messages import describe_error
-from hlrs.config.methods import Method, check_branches, check_moment, check_reached
-from hlrs.config.recipes import Evaluate, Report, Retrain, Search
+from hlrs.config.methods import Method, Objective, Plain, check_branches, check_moment, check_reached
+from hlrs.config.recipes import Evaluate, Inherited, Report, Retrain, Search
 from hlrs.config.spaces import Space, check_cells, space_of
 from hlrs.errors import UserError
 
@@ -77,6 +77,8 @@ class Params(Sections):
             self._check_search(name)
             self._check_space(name)
         self._check_table()
+        for name in self.matrix.methods if self.matrix.retrain_seeds else ():
+            self._check_start(name)
         for name in self.matrix.datasets:
             dataset = self.datasets[name]
             size = dataset.image_size or dataset.source.size
@@ -176,6 +178,38 @@ class Params(Sections):
                     "set it to 0"
                 )
 
+    def _check_start(self, name: str) -> None:
+        """Reject a retraining that starts as a supernet which no search of the method trains."""
+        recipe, method = self.retrain_of(name), self.methods[name]
+        start = f"{self._field(name, 'retrain', 'start')} {recipe.start}"
+        if recipe.start == "scratch":
+            return
+        if method.searcher.genotype_is != "searched":
+            raise ValueError(
+                f"{start}: searcher {method.searcher.kind} trains no supernet: set start to scratch"
+            )
+        search, objective = self.search_of(name), method.objective or Plain(kind="plain")
+        for entry in ("channels", "cells"):
+            own, supernet = getattr(recipe, entry), getattr(search, entry)
+            if own != supernet:
+                raise ValueError(
+                    f"{start}: the supernet has {self._field(name, 'search', entry)} {supernet}, not "
+                    f"{self._field(name, 'retrain', entry)} {own}: set the latter to {supernet}"
+                )
+        if _heads(objective) != _heads(recipe.objective):
+            raise ValueError(
+                f"{start}: the supernet of objective {objective.kind} has other branches or classifiers than "
+                f"{self._field(name, 'retrain', 'objective')} {recipe.objective.kind}: give the retraining "
+                "the search's objective, or set start to scratch"
+            )
+
+    def inherited_of(self, method: str) -> Inherited | None:
+        """Return the supernet that a method's retraining starts as; None for one from scratch."""
+        searcher = self.methods[method].searcher
+        if searcher.genotype_is != "searched" or self.retrain_of(method).start == "scratch":
+            return None
+        return Inherited(nodes=self.search_of(method).nodes, portion=searcher.portion)
+
     def _field(self, method: str, section: Literal["search", "retrain"], entry: str) -> str:
         """Name an entry of a method's recipe as the file does."""
         own = entry in getattr(self.methods[method], section)
@@ -195,6 +229,11 @@ class Params(Sections):
             blocks = (searcher.depth - 2) // 2
             network = {"channels": 16, "cells": blocks, "auxiliary_weight": 0.0, "drop_path": 0.0}
         return _overlaid(self.retrain, network, self.methods[method].retrain, f"methods.{method}.retrain")
+
+
+def _heads(objective: Objective) -> tuple[object, ...]:
+    """Return what an objective's branches and classifiers depend on."""
+    return objective.kind, objective.branch_cells, objective.loss.scale
 
 
 def _overlaid(common: Recipe, network: dict[str, float], override: dict[str, Any], field: str) -> Recipe:

@@ -224,8 +224,23 @@ class Collapse(Spec):
         return self
 
 
+class EntropyPenalty(Spec):
+    """λ(t) · mean over edges of H(softmax α), added to the architecture's loss.
+
+    λ(t) = weight · (t − at)/(1 − at) from progress `at` on, 0 before. The single-stage protocol (arXiv
+    2405.16610) reports that penalties on high entropy can hinder the supernet; their form is our own reading.
+    """
+
+    weight: float = Field(1.0, gt=0, le=1_000_000)
+    at: ShareOrNone = 0.0
+
+
 class Search(Spec):
-    """The supernet and its bilevel training (DARTS, §3.1)."""
+    """The supernet and its bilevel training (DARTS, §3.1).
+
+    With `halves: redrawn`, each epoch draws again, class by class, which images train the weights and which
+    the alphas, so that the weights see all; our own reading of the single-stage protocol's split.
+    """
 
     space: Space = DartsSpace(kind="darts")
     epochs: Epochs = 50
@@ -240,10 +255,14 @@ class Search(Spec):
     weights: Sgd = Sgd(lr_min=0.001)
     alphas: Adam = Adam()
     collapse: Collapse = Collapse()
+    entropy: EntropyPenalty | None = None
+    halves: Literal["fixed", "redrawn"] = "fixed"
 
     @model_validator(mode="after")
     def _acts(self) -> "Search":
         _check_weights(self.weights, self.epochs)
+        if self.entropy is not None:
+            check_reached(self.entropy, self.epochs, "entropy")
         check_cells(self.space, self.cells, "cells")
         if not self.space.edges(self.nodes):
             raise ValueError(f"nodes {self.nodes}: a cell of space {self.space.kind} needs 2 or more")
@@ -313,9 +332,16 @@ class NormalizedClassifier(Spec):
 
 
 class Retrain(Spec):
-    """The training of the derived network from scratch (DARTS, §A.2)."""
+    """The training of the derived network from scratch (DARTS, §A.2), or of what the search trained.
 
-    epochs: Epochs = 600
+    `start`: the network, and the weights it starts with. `scratch`: the derived network, initialised.
+    `supernet`: the supernet as it is, its architecture settled, as in the single-stage protocol (arXiv
+    2405.16610); `decoded`: the genotype's operations in it. The latter two have the search's weights and
+    layout; after 0 epochs only their running statistics are measured, in one pass over the images.
+    """
+
+    start: Literal["scratch", "supernet", "decoded"] = "scratch"
+    epochs: int = Field(600, ge=0, le=100_000)
     batch_size: TrainingBatch = 96
     channels: Channels = 36
     cells: Cells = 20
@@ -340,9 +366,11 @@ class Retrain(Spec):
     @model_validator(mode="after")
     def _compatible(self) -> "Retrain":
         check_branches(self.objective, self.cells, "cells (blocks, of a resnet)")
-        _check_weights(self.weights, self.epochs)
-        check_reached(self.objective, self.epochs, "objective")
-        self._check_averages()
+        self._check_start()
+        if self.epochs:
+            _check_weights(self.weights, self.epochs)
+            check_reached(self.objective, self.epochs, "objective")
+            self._check_averages()
         objective = self.objective
         if self.auxiliary_weight and not objective.auxiliary:
             raise ValueError(f"objective {objective.kind} has no auxiliary head: set auxiliary_weight to 0")
@@ -372,6 +400,21 @@ class Retrain(Spec):
             )
         return self
 
+    def _check_start(self) -> None:
+        """Reject what a network that starts as a supernet lacks, and an untrained network."""
+        if self.start == "scratch":
+            if not self.epochs:
+                raise ValueError("epochs 0 trains nothing: raise it, or set start to supernet or decoded")
+            return
+        for entry in ("auxiliary_weight", "drop_path"):
+            if getattr(self, entry):
+                raise ValueError(f"start {self.start} is a supernet, which has no {entry}: set {entry} to 0")
+        if not self.epochs and self.classifier is not None:
+            raise ValueError(
+                f"classifier {self.classifier.kind} follows a training, and epochs is 0: raise epochs, or "
+                "leave classifier out"
+            )
+
     def _check_averages(self) -> None:
         """Reject two averages, and one of less than two epochs."""
         if self.swa is None:
@@ -383,6 +426,13 @@ class Retrain(Spec):
                 f"swa {self.swa:g} leaves fewer than two of {self.epochs} epochs to average: lower it, or "
                 "raise epochs"
             )
+
+
+class Inherited(Spec):
+    """What shapes a supernet besides the entries that a retraining has as well."""
+
+    nodes: Nodes
+    portion: int = Field(ge=1, le=10_000)
 
 
 class Evaluation(Spec):

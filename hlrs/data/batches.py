@@ -29,11 +29,15 @@ class Batches:
         augmentation: Augmentation,
         purpose: str,
     ) -> None:
-        self.images, self.positions, self.samplers = images, positions, samplers
+        self.images, self.samplers = images, samplers
         self.batch_size, self.steps = min(batch_size, len(positions)), steps
         self.augmentation, self.purpose = augmentation, purpose
-        self.labels = images.labels.cpu()[positions]
         self.requests: list[list[Request]] = []
+        self.choose(positions)
+
+    def choose(self, positions: Tensor) -> None:
+        """Read from now on the images at these positions, int64, as many as before."""
+        self.positions, self.labels = positions, self.images.labels.cpu()[positions]
 
     def begin(self, epoch: int, t: float) -> None:
         """Draw each sampler's order for an epoch at progress t."""
@@ -60,11 +64,12 @@ class Batches:
         return drawn.view(self.steps, self.batch_size)
 
     def _flipped(self, epoch: int) -> Tensor:
-        """Say which images are mirrored in an epoch, bool [positions].
+        """Determine which images are mirrored in an epoch, bool [positions].
 
         By chance in the first, then alternately (Jordan 2024, airbench94.py).
         """
-        first = torch.rand(len(self.positions), generator=generator(self.purpose, "flip")) < 0.5
+        every = torch.rand(len(self.images.labels), generator=generator(self.purpose, "flip"))
+        first = every[self.positions] < 0.5
         return first if epoch % 2 == 0 else ~first
 
     def __call__(self, step: int) -> list[Batch]:

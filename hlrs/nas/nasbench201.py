@@ -129,10 +129,10 @@ class Zero(nn.Module):
         return x * 0
 
 
-def make_operation(name: str, channels: int) -> nn.Module:
+def make_operation(name: str, channels: int, norm: Norm = nn.BatchNorm2d) -> nn.Module:
     """Make the module of an operation."""
     if name.startswith("nor_conv"):
-        return ReluConvNorm(channels, channels, int(name[-1]), nn.BatchNorm2d)
+        return ReluConvNorm(channels, channels, int(name[-1]), norm)
     if name == "avg_pool_3x3":
         return nn.AvgPool2d(3, 1, 1, count_include_pad=False)
     return Zero() if name == "none" else nn.Identity()

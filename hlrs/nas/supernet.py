@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hlrs.config.spaces import DartsSpace, Space
 from hlrs.nas.mixed_edges import DARTS_OWN, DARTS_SHARED, BatchNorm, OutEdges, Primitives
+from hlrs.nas.mixture import Mixture
 from hlrs.nas.network import BranchedNetwork, Cell, CellNetwork
 from hlrs.nas.ops.layouts import Join
 from hlrs.nas.searchers.base import Searcher
@@ -85,12 +86,14 @@ class Supernet(BranchedNetwork):
     """The network that contains all architectures of a search space, weighed by a searcher.
 
     `alphas` holds one parameter [edges, operations] per kind of cell, `betas` one [edges] where the searcher
-    normalizes edges. `drawn` is what the searcher drew for the forward passes to come. `nodes` of a cell as
-    its space counts them, `network` the arguments of the network whose cells these are.
+    normalizes edges. `drawn` is what the searcher drew for the forward passes to come; a `mixture` takes the
+    place of its weights. `nodes` of a cell as its space counts them, `network` the arguments of the network
+    whose cells these are.
     """
 
     order: Tensor
     drawn: Tensor | None = None
+    mixture: Mixture | None = None
 
     def __init__(
         self,
@@ -127,9 +130,12 @@ class Supernet(BranchedNetwork):
 
     def context(self) -> dict[str, CellWeights]:
         """Weigh operations and edges of each kind of cell."""
+        if self.mixture is not None:
+            by_kind = zip(self.alphas, *self.mixture, strict=True)
+            return {kind: self._arrange(kind, weights, edges) for kind, weights, edges in by_kind}
         drawn = [None] * len(self.alphas) if self.drawn is None else self.drawn.unbind()
         return {
-            kind: self._arrange(kind, self.searcher.operation_weights(alphas, own))
+            kind: self._arrange(kind, self.searcher.operation_weights(alphas, own), self.edge_weights(kind))
             for (kind, alphas), own in zip(self.alphas.items(), drawn, strict=True)
         }
 
@@ -137,8 +143,7 @@ class Supernet(BranchedNetwork):
         """Weights of the edges of one kind of cell: [edges]; None where all are 1."""
         return self.searcher.edge_weights(self.betas.get(kind), self.incoming)
 
-    def _arrange(self, kind: str, weights: Tensor) -> CellWeights:
-        by_edge = self.edge_weights(kind)
+    def _arrange(self, kind: str, weights: Tensor, by_edge: Tensor | None) -> CellWeights:
         if by_edge is not None:
             weights = weights * by_edge[:, None]
         weights, counts = weights[self.order], self.counts

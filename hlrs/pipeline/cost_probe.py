@@ -258,7 +258,10 @@ def batches_of(params: SearchJob | RetrainJob) -> list[int]:
 def evaluated(job: Job) -> int:
     """Return the batches that a search only evaluates, in batches per step of one epoch."""
     params = parse(job.stage, job.params)
-    return selection.passes(params) * len(params.objective.samplers) if isinstance(params, SearchJob) else 0
+    if not isinstance(params, SearchJob):
+        return 0
+    ends = 2  # of the supernet and of the genotype decoded in it, after the last epoch
+    return (selection.passes(params) + ends) * len(params.objective.samplers)
 
 
 def _alphas_step(params: SearchJob, t: float) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hlrs.config.jobs import Images, RetrainJob, ScoreJob, SearchJob
 from hlrs.config.methods import Objective
+from hlrs.config.recipes import Inherited, Retrain, Search
 from hlrs.config.spaces import Space
 from hlrs.pipeline.slurm import ask
 
@@ -68,23 +69,36 @@ class Room:
 
 def of_search(params: SearchJob, pictures: Pictures) -> float:
     """Estimate the bytes of a search."""
-    search, portion, of = params.search, params.searcher.portion, MAPS[params.search.space.kind]
-    edges = len(search.space.edges(search.nodes))
-    plan = _cell_plan(search.channels, search.cells, params.images, pictures)
-    inner = [of.edge * edges / portion * channels * size**2 for channels, size in plan]
-    outer = sum(of.cell * channels * size**2 for channels, size in plan)
-    kept = max(inner) if search.recompute else sum(inner)
-    maps = kept + max(inner) + outer  # the largest cell's gradients come on top
-    maps += STEMS[params.images.stem] * search.channels * pictures.size**2
-    own = [channels / portion for channels, _ in plan]
-    weights = edges * sum(of.weights[0] * c**2 + of.weights[1] * c for c in own)
+    search = params.search
+    shape = Inherited(nodes=search.nodes, portion=params.searcher.portion)
     batch = search.batch_size * _batches(params.objective)
-    return FLOAT * (batch * maps + OF_A_WEIGHT * weights) + _held(params.images, pictures)
+    needed = _of_supernet(search, search.space, shape, batch, params.images, pictures)
+    return needed + _held(params.images, pictures)
+
+
+def _of_supernet(
+    recipe: Search | Retrain, space: Space, shape: Inherited, batch: int, images: Images, pictures: Pictures
+) -> float:
+    """Estimate the bytes of a supernet's training steps, without the images."""
+    of, edges = MAPS[space.kind], len(space.edges(shape.nodes))
+    plan = _cell_plan(recipe.channels, recipe.cells, images, pictures)
+    inner = [of.edge * edges / shape.portion * channels * size**2 for channels, size in plan]
+    outer = sum(of.cell * channels * size**2 for channels, size in plan)
+    kept = max(inner) if isinstance(recipe, Search) and recipe.recompute else sum(inner)
+    maps = kept + max(inner) + outer  # the largest cell's gradients come on top
+    maps += STEMS[images.stem] * recipe.channels * pictures.size**2
+    own = [channels / shape.portion for channels, _ in plan]
+    weights = edges * sum(of.weights[0] * c**2 + of.weights[1] * c for c in own)
+    return FLOAT * (batch * maps + OF_A_WEIGHT * weights)
 
 
 def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:
     """Estimate the bytes of a retraining; `nodes` of its genotype's cells."""
     recipe, of, edges = params.retrain, MAPS[params.space.kind], _derived_edges(params.space, nodes)
+    batch = recipe.batch_size * _batches(recipe.objective)
+    if params.inherited is not None and recipe.start == "supernet":
+        needed = _of_supernet(recipe, params.space, params.inherited, batch, params.images, pictures)
+        return needed + _held(params.images, pictures)
     if params.resnet is None:
         plan = _cell_plan(recipe.channels, recipe.cells, params.images, pictures)
         maps = sum(float(edges * of.derived_edge + of.cell) * channels * size**2 for channels, size in plan)
@@ -95,7 +109,6 @@ def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:
         stages, blocks = list(zip(RESNET_CHANNELS, sizes, strict=True)), (params.resnet - 2) // 6
         maps = sum(float(blocks * BLOCK * channels * size**2) for channels, size in stages)
         weights = sum(18.0 * blocks * channels**2 for channels, _ in stages)
-    batch = recipe.batch_size * _batches(recipe.objective)
     return FLOAT * (batch * maps + OF_A_WEIGHT * weights) + _held(params.images, pictures)
 
 

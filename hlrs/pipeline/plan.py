@@ -158,26 +158,28 @@ def _run_jobs(
     """
     run = f"{split.run}/{method}/{seed}"
     searcher, space = params.methods[method].searcher, params.space_of(method)
+    recipe, inherited = params.retrain_of(method), params.inherited_of(method)
     tables = {"split": str(split.output("split.parquet")), "classes": str(split.output("classes.json"))}
     network = dict(tables)
     alphas: dict[str, str] = {}
+    supernet: dict[str, str] = {}
     search_params = _search_params(params, images, method, seed)
     if search_params is not None:
         search = make_job("search", run, search_params, tables)
         yield search
         alphas = {"alphas": str(search.output("alphas.parquet"))}
-    # which operations a search chooses from matters to it alone
-    network_space = DartsSpace() if space is None else type(space)()
+        supernet = {"supernet": str(search.output("supernet.safetensors"))}
+    # which operations a search chooses from matters to it alone, and to what starts as its supernet
+    network_space = DartsSpace() if space is None else space if inherited else type(space)()
     if space is not None:
         given = searcher.genotype if searcher.genotype_is == "given" else None
-        own = network_space if given else space
+        own = type(space)() if given else space
         extract = make_job("extract", run, ExtractJob(genotype=given, space=own), alphas)
         yield extract
         genotype = {"genotype": str(extract.output("genotype.json"))}
-        network |= genotype
+        network |= alphas if recipe.start == "supernet" else genotype
         if lookup is not None and _tabulated(params, method):
             yield make_job("lookup", run, lookup, genotype)
-    recipe = params.retrain_of(method)
     resnet = searcher.depth if searcher.genotype_is == "absent" else None
     evaluate = Evaluation(**params.evaluate.model_dump(exclude={"table"}))
     for retrain_seed in params.matrix.retrain_seeds:
@@ -187,14 +189,16 @@ def _run_jobs(
             retrain_seed=retrain_seed,
             space=network_space,
             resnet=resnet,
+            inherited=inherited,
             images=images,
             retrain=recipe,
         )
-        retrain = make_job("retrain", again, job, network)
+        retrain = make_job("retrain", again, job, network | (supernet if inherited else {}))
         trained = {"weights": str(retrain.output("weights.safetensors")), **network}
         evaluation = EvaluateJob(
             space=network_space,
             resnet=resnet,
+            inherited=inherited,
             images=images,
             retrain=recipe,
             groups=groups,

@@ -16,13 +16,15 @@ METRICS = {
     "ece": "Calibration error",
     "table_accuracy": "Table accuracy",
     "table_regret": "Regret",
+    "discretization_gap": "Discretisation gap",
 }
 COMPARED = {
     "balanced_accuracy": "balanced accuracy",
     "top1": "top-1 accuracy",
     "table_accuracy": "table accuracy",
 }
-PLACES = ("table_rank", "table_percentile")  # of a look-up: summarized, not compared
+# of a look-up and of a search: summarized, but neither compared nor in the page's table
+BESIDE = ("table_rank", "table_percentile", "supernet_accuracy", "decoded_accuracy")
 NONE: tuple[None, None] = (None, None)
 
 
@@ -101,7 +103,7 @@ def summarize(results: Results) -> list[Summary]:
     found = []
     for dataset in results.classes:
         for method, runs in results.methods(dataset).items():
-            for metric in (*METRICS, *PLACES):
+            for metric in (*METRICS, *BESIDE):
                 groups = by_seed(runs, metric)
                 values = [statistics.fmean(group) for group in groups.values()]
                 if not values:

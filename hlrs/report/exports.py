@@ -98,6 +98,8 @@ def _beside_means(results: Results) -> Iterator[tuple[str, str, str, float]]:
 
 def _runs_csv(results: Results) -> str:
     shown = [*known(results), *(["nll", "test_images"] if results.retrained else [])]
+    searched = any("discretization_gap" in run.metrics for run in results.runs)
+    shown += ["supernet_accuracy", "decoded_accuracy"] if searched else []
     judged = [run.lookup for run in results.runs if run.lookup]
     shown += ["table_percentile", "table_rank"] if judged else []
     facts = ["cell", "collapsed"] if judged else []

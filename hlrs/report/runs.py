@@ -84,7 +84,7 @@ class Run:
 
     A published genotype has no search, and a ResNet no genotype either: these fields are None or empty. So
     are `lookup`, the lookup.json of a genotype that no table has, and `retrain_seed` without a retraining.
-    `metrics`: those of the evaluation, and of the look-up (`looked_up`).
+    `metrics`: those of the evaluation, of the look-up (`looked_up`) and of the search (`discretized`).
     """
 
     dataset: str
@@ -186,13 +186,29 @@ def looked_up(column: dict[str, Any]) -> dict[str, float]:
     return {f"table_{name}": value for name, value in (shares | {"rank": column["rank"]}).items()}
 
 
+def discretized(history: Columns) -> dict[str, float]:
+    """Return the metrics of a search, from its history: of the supernet, decoded, and the gap between."""
+    ends = [history[name][-1:] for name in ("supernet_accuracy", "decoded_accuracy")]
+    if not all(finite(end) for end in ends):
+        return {}
+    [supernet], [decoded] = ends
+    return {
+        "supernet_accuracy": supernet,
+        "decoded_accuracy": decoded,
+        "discretization_gap": supernet - decoded,
+    }
+
+
+OF_SEARCHES = ("table_", "supernet_", "decoded_", "discretization_")  # how their metrics' names begin
+
+
 def by_seed(runs: Iterable[Run], metric: str) -> dict[int, list[float]]:
     """Return the values of a metric by seed; seeds without a value are left out.
 
-    There is one value per retraining; of a look-up, which judges the genotype, one per search.
+    There is one value per retraining; of a search or look-up, which retrainings share, one per search.
     """
     found: dict[int, list[float]] = {}
-    for run in once(runs) if metric.startswith("table_") else runs:
+    for run in once(runs) if metric.startswith(OF_SEARCHES) else runs:
         for value in finite([run.metrics.get(metric)]):
             found.setdefault(run.seed, []).append(value)
     return found

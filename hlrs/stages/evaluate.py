@@ -13,7 +13,7 @@ from hlrs.config.jobs import EvaluateJob
 from hlrs.errors import Failure
 from hlrs.longtail.metrics import evaluate
 from hlrs.stages.images import SplitImages, predict
-from hlrs.stages.networks import derived_network
+from hlrs.stages.networks import build_network
 from hlrs.training.device import prepare
 from hlrs.training.startup import ready
 
@@ -24,15 +24,7 @@ def run(job: Job) -> dict[str, Any]:
     device = prepare(params.evaluate.threads)
     weights, facts = read_tensors(Path(job.inputs["weights"]))
     images = SplitImages(job, params.images, ("test",), device, (facts["mean"], facts["std"]))
-    network = derived_network(
-        job.inputs.get("genotype"),
-        params.space,
-        params.resnet,
-        params.retrain,
-        images.stem,
-        facts["channels"],
-        len(images.classes),
-    )
+    network = build_network(params, job.inputs, images.stem, facts["channels"], len(images.classes))
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

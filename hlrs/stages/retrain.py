@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.network import BranchedNetwork, initialize, normalize_classifier
 from hlrs.nas.resnet import ResNet, initialize_resnet
 from hlrs.stages.images import SplitImages, augmentation_of, predict
-from hlrs.stages.networks import derived_network
+from hlrs.stages.networks import build_network
 from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer, unprefixed
 from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
@@ -45,8 +45,10 @@ def run(job: Job) -> dict[str, Any]:
     params = RetrainJob.model_validate(job.params)
     device = prepare(params.retrain.threads, params.retrain.precision)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
-    task = RetrainTask(params, images, job.inputs.get("genotype"), device)
+    task = RetrainTask(params, images, job.inputs, device)
     position = fit(task, job, device)
+    if not task.epochs:
+        task.calibrate()
     facts = {"mean": images.statistics[0], "std": images.statistics[1], "channels": images.channels}
     write_tensors(job.output("weights.safetensors"), task.result.state_dict(), facts)
     history = {name: [row[name] for row in position.rows] for name in SCHEMAS["retrain_history"]}
@@ -59,7 +61,7 @@ def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
     params = RetrainJob.model_validate(job.params)
     device = prepare(params.retrain.threads, params.retrain.precision)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
-    task = RetrainTask(params, images, job.inputs.get("genotype"), device)
+    task = RetrainTask(params, images, job.inputs, device)
     return [measure(task, epoch, seconds) for epoch in epochs]
 
 
@@ -86,25 +88,17 @@ class RetrainTask:
     sums = 3  # loss, accuracy, mixing coefficient
 
     def __init__(
-        self, params: RetrainJob, images: SplitImages, genotype: str | None, device: torch.device
+        self, params: RetrainJob, images: SplitImages, inputs: Mapping[str, str], device: torch.device
     ) -> None:
         self.recipe, self.device, self.captured = params.retrain, device, GraphCache(device)
         self.purpose = f"{params.seed}/retrain/{params.retrain_seed}"
         counts = images.counts("weights", "alphas")
         self.objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
-        self.network = derived_network(
-            genotype,
-            params.space,
-            params.resnet,
-            self.recipe,
-            images.stem,
-            images.channels,
-            len(images.classes),
-        )
+        self.network = build_network(params, inputs, images.stem, images.channels, len(images.classes))
         weights = generator(self.purpose, "weights")
         if isinstance(self.network, ResNet):
             initialize_resnet(self.network, weights)
-        else:
+        elif params.inherited is None:
             initialize(self.network, weights)
         self.network.to(device)
         self.network.precision = self.recipe.precision
@@ -259,6 +253,12 @@ class RetrainTask:
             # here, not when the phase begins: a run resumed in that phase already has its classifier
             initialize(self.result.classifier, generator(self.purpose, "classifier", "weights"))
         return row
+
+    def calibrate(self) -> None:
+        """Measure the running statistics of a network that is not trained."""
+        self.phase, self.epoch, self.t, self.drop_path = self.phases[0], 0, 0.0, 0.0
+        self.phase.batches.begin(self.epoch, self.t)
+        self._measure_statistics()
 
     def _average_epochs(self, since: float, last: bool) -> None:
         """Take the weights into their mean over the epochs' ends from progress `since`; before, copy them.

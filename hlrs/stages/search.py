@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import SCHEMAS, write_table
+from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.base import Kinds
 from hlrs.config.jobs import DrawJob, ScoreJob, SearchJob, parse
 from hlrs.config.recipes import Adam
@@ -20,6 +22,8 @@ from hlrs.longtail.mixing import mixing_at
 from hlrs.longtail.objectives import Mixing, Outcome, demands_of, layout_of, make_objective
 from hlrs.nas import arch_lr, bilevel, selection, trajectory
 from hlrs.nas.collapse import EarlyStopping
+from hlrs.nas.entropy import mean_entropy, penalty_weight
+from hlrs.nas.mixture import Mixture, continuous, decoded
 from hlrs.nas.network import initialize
 from hlrs.nas.ops import triton_available
 from hlrs.nas.searchers.base import Searcher
@@ -42,7 +46,10 @@ TUNING = 0.1  # learning rate of the weights between two decisions, as a factor 
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write alphas.parquet (all epochs) and history.parquet (one row per epoch)."""
+    """Write alphas.parquet (all epochs), history.parquet (one row per epoch) and supernet.safetensors.
+
+    The latter holds the supernet's last weights and architecture; nothing where no supernet is trained.
+    """
     params = parse(job.stage, job.params)
     return SEARCHES[type(params)](job, params)
 
@@ -57,6 +64,7 @@ def _train(job: Job, params: SearchJob) -> dict[str, Any]:
     task = _make_task(job, params)
     position = fit(task, job, task.device)
     _write(job, params.search.space, params.search.nodes, task.trajectory.architectures, position.rows)
+    write_tensors(job.output("supernet.safetensors"), task.supernet.state_dict(), {})
     on_gpu = {"gpu_kernels": not triton_available.missing()} if task.device.type == "cuda" else {}
     return {"device": task.device.type, **on_gpu, **position.facts}
 
@@ -65,6 +73,7 @@ def _draw(job: Job, params: DrawJob) -> dict[str, Any]:
     draw = generator(params.seed, "search", params.searcher.kind)
     drawn = DRAWS[type(params.searcher)](params.searcher, params.space, params.nodes, draw)
     _write(job, params.space, params.nodes, [drawn], [])
+    write_tensors(job.output("supernet.safetensors"), {}, {})
     return {"device": "cpu", "resumes": 0, "throughput": []}
 
 
@@ -73,6 +82,7 @@ def _score(job: Job, params: ScoreJob) -> dict[str, Any]:
     task = ScoreTask(params, SplitImages(job, params.images, ["weights"], device), device)
     position = fit(task, job, device)
     _write(job, params.search.space, params.search.nodes, [task.candidate(task.best)], [])
+    write_tensors(job.output("supernet.safetensors"), {}, {})
     found = {"candidates": task.steps, "best": task.best, "score": int(task.scores[task.best])}
     return {"device": device.type, **found, **position.facts}
 
@@ -114,13 +124,25 @@ class SearchTask:
         self.epoch, self.t = epoch, selection.progress(self.params, epoch)
         self.weights_lr = self._weights_lr()
         self.alphas_lr = self._alphas_lr()
+        entropy = self.params.search.entropy
+        self.entropy_weight = None if entropy is None else penalty_weight(entropy, self.t)
         set_lr(self.weights_optimizer, self.weights_lr)
         set_lr(self.alphas_optimizer, self.alphas_lr)
+        if self.params.search.halves == "redrawn":
+            self._redraw_halves()
         fed = [self.training, self.validation] if self.alphas_lr > 0 else [self.training]
         self.images_per_step = sum(batches.batch_size * len(batches.samplers) for batches in fed)
         for batches in fed:
             batches.begin(epoch, self.t)
         self.compute = self.captured(self._compute, self.captured_constants())
+
+    def _redraw_halves(self) -> None:
+        """Draw the images of both halves for this epoch: of each class as many as before."""
+        draw = generator(self.params.seed, "search", "halves", self.epoch)
+        halves = redrawn(self.training, self.validation, draw)
+        for batches, positions in zip((self.training, self.validation), halves, strict=True):
+            batches.choose(positions)
+        self.evaluation.choose(halves[1])
 
     def captured_constants(self) -> tuple[Any, ...]:
         """Return the epoch's constants that a captured step holds besides its inputs and device memory."""
@@ -154,12 +176,14 @@ class SearchTask:
         if self.alphas_lr > 0:
             batches, drawn_for_alphas = batches + self.validation(step), self._draw("alphas", step)
         drawn = self._draw("weights", step), drawn_for_alphas
-        return self.compute(self._mixing(step), self.weights_lr, *drawn, *itertools.chain(*batches))
+        numbers = self._mixing(step), self.weights_lr, self.entropy_weight
+        return self.compute(*numbers, *drawn, *itertools.chain(*batches))
 
     def _compute(
         self,
         mixing: Mixing,
         weights_lr: Tensor | float,
+        entropy_weight: Tensor | float | None,
         for_weights: Tensor | None,
         for_alphas: Tensor | None,
         *fields: Any,
@@ -176,7 +200,9 @@ class SearchTask:
             self.supernet.drawn = for_alphas
             return self.on_alphas(self.supernet, on_alphas, self.t, mixing)
 
-        seen = self._step_alphas(training, validation, weights_lr) if on_alphas else (0.0, 0.0)
+        seen: Sequence[Tensor | float] = 0.0, 0.0
+        if on_alphas:
+            seen = self._step_alphas(training, validation, weights_lr, entropy_weight)
         with bilevel.frozen(self.alphas):
             outcome = training()
             optimizer_step(
@@ -189,14 +215,18 @@ class SearchTask:
         training: Callable[[], Outcome],
         validation: Callable[[], Outcome],
         weights_lr: Tensor | float,
+        entropy_weight: Tensor | float | None,
     ) -> Outcome:
         """Take one Adam step; return loss and accuracy on the alphas' batch, at w or at the unrolled w′."""
         seen: list[Outcome] = []
 
         def penalized() -> Tensor:
             seen.append(validation())
-            penalty = self.searcher.penalty(self.supernet.architecture(), self.supernet.drawn)
-            return seen[-1].loss if penalty is None else seen[-1].loss + penalty
+            loss, architecture = seen[-1].loss, self.supernet.architecture()
+            penalty = self.searcher.penalty(architecture, self.supernet.drawn)
+            if penalty is not None:
+                loss = loss + penalty
+            return loss if entropy_weight is None else loss + entropy_weight * mean_entropy(architecture)
 
         if self.searcher.order == 1:
             gradients = bilevel.first_order(self.alphas, self.weights, penalized)
@@ -222,6 +252,8 @@ class SearchTask:
         rounds = selection.rounds_after(self.params, self.epoch)
         if rounds or tuned:
             self._select(rounds)
+        ended = self.epoch + 1 == self.epochs
+        of_supernet, of_decoded = self._discretize() if ended else (None, None)
         return {
             "epoch": self.epoch,
             "progress": self.t,
@@ -235,6 +267,8 @@ class SearchTask:
             **trajectory.describe(self.params.search.space, self.trajectory.architectures[-1]),
             "eigenvalue": eigenvalue,
             "stopped": int(self.early_stopping.stopped),
+            "supernet_accuracy": of_supernet,
+            "decoded_accuracy": of_decoded,
         }
 
     def _select(self, rounds: range) -> None:
@@ -242,24 +276,47 @@ class SearchTask:
         space, nodes = self.params.search.space, self.params.search.nodes
         for number in rounds:
             order = generator(self.params.seed, "search", "selection")
-            self.searcher.decide(number, space, nodes, order, self._accuracy)
+            self.searcher.decide(number, space, nodes, order, partial(self._accuracy, self._assess))
         self.searcher.settle(space, self.supernet.architecture())
         self.trajectory.revise()
 
-    def _accuracy(self, drawn: Tensor) -> float:
-        """Measure the supernet's accuracy on the alphas' images, given what the searcher drew."""
+    def _discretize(self) -> list[float]:
+        """Measure the accuracies of the supernet and of the genotype decoded in it, with the same weights.
+
+        The supernet has the weights from which the genotype is derived, even if the searcher draws others.
+        """
+        space, nodes, last = (
+            self.params.search.space,
+            self.params.search.nodes,
+            self.trajectory.architectures[-1],
+        )
+        found = trajectory.derive(space, last)
+        mixtures = continuous(space, last), decoded(space, nodes, found)
+        return [self._accuracy(self._assess_mixture, *mixture) for mixture in mixtures]
+
+    def _accuracy(self, assess: Callable[..., Tensor], *weights: Tensor) -> float:
+        """Measure the supernet's accuracy on the alphas' images, given what weighs its operations."""
         self.evaluation.begin(self.epoch, self.t)
-        assess = self.captured(self._assess, self.on_alphas.loss.weighs(self.t))
-        sums, drawn = torch.zeros((), dtype=torch.float64, device=self.device), send(drawn, self.device)
+        compute = self.captured(assess, self.on_alphas.loss.weighs(self.t))
+        sums = torch.zeros((), dtype=torch.float64, device=self.device)
+        weights = tuple(send(tensor, self.device) for tensor in weights)
         for step in range(self.evaluation.steps):
-            sums += assess(self._mixing(step), drawn, *itertools.chain(*self.evaluation(step)))
+            sums += compute(self._mixing(step), *weights, *itertools.chain(*self.evaluation(step)))
         return float(sums) / self.evaluation.steps
 
     def _assess(self, mixing: Mixing, drawn: Tensor, *fields: Any) -> Tensor:
-        """Compute the accuracy on the batches with these fields."""
+        """Compute the accuracy on the batches with these fields, given what the searcher drew."""
         self.supernet.drawn = drawn
         with torch.no_grad():
             return self.on_alphas(self.supernet, batches_of(fields), self.t, mixing).accuracy
+
+    def _assess_mixture(self, mixing: Mixing, operations: Tensor, edges: Tensor, *fields: Any) -> Tensor:
+        """Compute the accuracy on the batches with these fields, given a mixture."""
+        self.supernet.mixture = Mixture(operations, edges)
+        with torch.no_grad():
+            accuracy = self.on_alphas(self.supernet, batches_of(fields), self.t, mixing).accuracy
+        self.supernet.mixture = None
+        return accuracy
 
     def _estimate(self, vector: Tensor) -> Tensor:
         """Run power iteration from a vector, on a quarter of the epoch's first batch of the alphas' images.
@@ -362,6 +419,21 @@ def _make_batches(params: SearchJob, images: SplitImages) -> Iterable[Batches]:
         *(batches(half, steps["weights"], augmentation, half) for half in HALVES),
         batches("alphas", steps["alphas"], Augmentation(), "selection"),
     ]
+
+
+def redrawn(first: Batches, second: Batches, draw: torch.Generator) -> list[Tensor]:
+    """Divide the images of two halves again: int64 positions in order, as many of each class as before."""
+    positions, labels = (
+        torch.cat([first.positions, second.positions]),
+        torch.cat([first.labels, second.labels]),
+    )
+    halves: list[list[Tensor]] = [[], []]
+    for label in labels.unique():
+        own = positions[labels == label].sort().values
+        own, count = own[torch.randperm(len(own), generator=draw)], int((first.labels == label).sum())
+        halves[0].append(own[:count])
+        halves[1].append(own[count:])
+    return [torch.cat(half).sort().values for half in halves]
 
 
 def _write(

@@ -258,7 +258,7 @@ def jobs(**options):
     return {job.stage: job for job in plan(Params.model_validate(params))}
 
 
-def first_step(stage, by_stage, genotype=None):
+def first_step(stage, by_stage, inputs=None):
     """How a task's first step moves the parameters of its network."""
     job, device = by_stage[stage], torch.device("cpu")
     if stage == "search":
@@ -269,7 +269,7 @@ def first_step(stage, by_stage, genotype=None):
     else:
         params = RetrainJob.model_validate(job.params)
         images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
-        task = retrain.RetrainTask(params, images, genotype, device)
+        task = retrain.RetrainTask(params, images, inputs, device)
         network = task.network
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     task.begin(0)
@@ -281,10 +281,9 @@ def test_row_rates_follow_the_class_counts_of_search_and_retraining(workspace):
     plain, dual = jobs(gamma=0.0), jobs(gamma=1.0)
     for stage in (split, search, extract):
         stage.run(plain[stage.__name__.rpartition(".")[2]])
-    genotype = Path(plain["retrain"].inputs["genotype"])  # the same for both
+    inputs = plain["retrain"].inputs  # the same for both
     moves = [
-        [first_step(stage, by_stage, genotype) for stage in ("search", "retrain")]
-        for by_stage in (plain, dual)
+        [first_step(stage, by_stage, inputs) for stage in ("search", "retrain")] for by_stage in (plain, dual)
     ]
     counts = read_json(Path(plain["retrain"].inputs["classes"]))["counts"]
     trained = [counts["weights"], [w + a for w, a in zip(counts["weights"], counts["alphas"], strict=True)]]

@@ -302,13 +302,16 @@ def test_seconds_are_pace_times_steps_and_epochs():
 
 @pytest.mark.parametrize(("searcher", "batches"), [("darts_pt", 2), ("blank_pt", 1)])
 def test_decisions_on_the_supernet_lengthen_a_search(workspace, searcher, batches):
-    """TINY's cells have 2 edges, so 3 + 4 epochs, and 2 · 2 · 7 candidates of 2 kinds of cell."""
+    """TINY's cells have 2 edges, so 3 + 4 epochs, and 2 · 2 · 7 candidates of 2 kinds of cell.
+
+    In the end the supernet and the genotype decoded in it are evaluated, on two branches for hlrs.
+    """
     method = {"searcher": {"kind": searcher, "tune": 4}}
     edit(workspace / "params.yaml", **{"methods.darts": method})
     search = jobs()["search/digits/darts/0"]
     assert cost_probe.batches(search) == [batches] * 7
-    assert cost_probe.evaluated(search) == 28
-    assert cost_probe.evaluated(jobs()["search/digits/hlrs/0"]) == 0
+    assert cost_probe.evaluated(search) == 28 + 2
+    assert cost_probe.evaluated(jobs()["search/digits/hlrs/0"]) == 2 * 2
     assert cost_probe.evaluated(jobs()["retrain/digits/darts/0"]) == 0
     write_tensors(search.checkpoint, {}, {"epoch": 5, "step": 2})
     assert checkpoint(search) == (5, 7)
@@ -344,7 +347,8 @@ def test_without_records_the_stages_own_steps_are_measured_once(hurried):
     assert entries[2].steps == sum(WEIGHTS) // 16 == 5
     assert entries[1].steps == sum(COUNTS) // 16 == 9
     paces = {number: seconds for number, (_, seconds) in entries[2].paces.items()}
-    assert found[0].training == pytest.approx(5 * (2 * paces[2] + paces[1]))
+    evaluated = cost_probe.FORWARD * min(paces[2] / 2, paces[1]) * 2
+    assert found[0].training == pytest.approx(5 * (2 * paces[2] + paces[1] + evaluated))
     [(_, seconds)] = entries[1].paces.values()
     assert found[2].training == pytest.approx(9 * 3 * seconds)
     assert not Path("results").exists()
@@ -374,7 +378,7 @@ def test_a_measurement_on_a_gpu_is_preferred(hurried):
     CALIBRATION.write(memory)
     forecast, _ = measured(notices)
     assert forecast.of(job).device == "NVIDIA A100"
-    assert forecast.of(job).hours == pytest.approx(5 * 3 * 0.01 / 3600)
+    assert forecast.of(job).hours == pytest.approx(5 * (3 * 0.01 + cost_probe.FORWARD * 0.01) / 3600)
 
 
 def test_missing_data_are_not_downloaded(hurried):

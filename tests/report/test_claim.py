@@ -43,6 +43,8 @@ SPECS = {
     "pt": {"searcher": {"kind": "darts_pt"}, "objective": {"kind": "plain", "loss": {"kind": "focal"}}},
     "blank": {"searcher": {"kind": "blank_pt"}, "objective": {"kind": "bilateral"}},
     "second_order": {"searcher": {"kind": "darts", "order": 2}, "objective": {"kind": "bilateral"}},
+    "single_stage": plain(loss={"kind": "seesaw"})
+    | {"retrain": {"start": "supernet", "channels": 16, "cells": 8, "auxiliary_weight": 0, "drop_path": 0}},
     "longer": plain(loss={"kind": "seesaw"}) | {"retrain": {"epochs": 7}},
     "random_labels": plain(loss={"kind": "seesaw"}) | {"labels": "random"},
     "searched_longer": plain(loss={"kind": "seesaw"}) | {"search": {"epochs": 7}},

@@ -109,10 +109,12 @@ def test_tables_for_other_programs_have_the_columns():
     assert first == {
         "dataset": "d", "method": "darts", "seed": "0", "retrain_seed": "",
         "table_accuracy": "0.9", "table_regret": "0.04", "table_percentile": "0.8", "table_rank": "2",
+        "supernet_accuracy": "0.75", "decoded_accuracy": "0.5", "discretization_gap": "0.25",
         "cell": ALL, "collapsed": "False",
     }  # fmt: skip
     found = {(row["method"], row["metric"]): row for row in rows(job, "summary.csv")}
     means = {"table_accuracy", "table_regret", "table_percentile", "table_rank", "collapses"}
+    means |= {"supernet_accuracy", "decoded_accuracy", "discretization_gap"}
     assert {metric for method, metric in found if method == "darts"} == means
     # ranks 2, 3, 4, percentiles 4/5, 3/5, 2/5, one of three collapsed; the floor as above
     assert [float(found["darts", m]["mean"]) for m in ("table_rank", "table_percentile", "collapses")] == [

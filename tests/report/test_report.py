@@ -49,6 +49,8 @@ HISTORY = {  # three epochs; one without alpha steps, one that is not a number
         "weights_loss": [2.0, 1.5, 1.0],
         "alphas_loss": [2.2, None, float("nan")],
         "weights_lr": [0.025, 0.01, 0.001],
+        "supernet_accuracy": [None, None, 0.75],
+        "decoded_accuracy": [None, None, 0.5],
     },
     "retrain": {"loss": [2.0, 1.0, 0.5], "accuracy": [0.3, 0.5, 0.7], "holdout_accuracy": [None, None, None]},
 }
@@ -237,6 +239,21 @@ def test_mean_and_sample_standard_deviation():
     assert found["hlrs", "many"]["std"] == "0"
 
 
+def test_the_discretization_gap_is_a_metric_of_what_is_searched():
+    job = make_job({"darts": [[0.5, 0.4], [0.6, 0.5]], "random": [[0.5, 0.4], [0.4, 0.3]]})
+    run(job)
+    found = {(r["method"], r["metric"]): r for r in rows(job, "summary.csv")}
+    gap = found["darts", "discretization_gap"]
+    assert (gap["mean"], gap["seeds"], gap["retrain_std"]) == ("0.25", "2", "")  # retrainings share it
+    assert found["darts", "supernet_accuracy"]["mean"] == "0.75"
+    assert ("random", "discretization_gap") not in found  # trains nothing in the search
+    listed = {(r["method"], r["discretization_gap"], r["decoded_accuracy"]) for r in rows(job, "runs.csv")}
+    assert listed == {("darts", "0.25", "0.5"), ("random", "", "")}
+    compared = {row["metric"] for row in rows(job, "differences.csv")}
+    assert compared == {"balanced_accuracy", "top1"}
+    assert "Discretisation gap" in job.output("index.html").read_text()
+
+
 def test_paired_difference_with_two_seeds():
     job = make_job(TWO_SEEDS)
     run(job)
@@ -264,6 +281,7 @@ def test_metrics_json_holds_no_nulls():
     shown = json.loads(job.output("metrics.json").read_text())
     assert shown["d"]["hlrs"] == {
         "top1": 0.67, "balanced_accuracy": 0.57, "many": 0.9, "few": 0.285, "ece": 0.125, "seeds": 2,
+        "supernet_accuracy": 0.75, "decoded_accuracy": 0.5, "discretization_gap": 0.25,
     }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def test_two_runs_give_the_same_bytes(prepared, stage):
 
 
 RECIPES = {  # of trainings whose state is more than SGD's
-    "search": {},
+    "search": {"search.halves": "redrawn", "search.entropy": {"weight": 1.0}},
     "retrain": {},
     "adamw, sharpness": {"retrain.weights": {"kind": "adamw"}, "retrain.sharpness": 0.05},
     "muon, accumulated, swa": {

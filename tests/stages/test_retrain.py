@@ -59,7 +59,7 @@ def task_of(*choice, **recipe):
     job = prepared(*choice, **recipe)["retrain"]
     params = RetrainJob.model_validate(job.params)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), CPU)
-    return retrain.RetrainTask(params, images, job.inputs.get("genotype"), CPU)
+    return retrain.RetrainTask(params, images, job.inputs, CPU)
 
 
 def same(a, b, but=()):

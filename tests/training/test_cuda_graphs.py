@@ -75,7 +75,7 @@ def search_task(job, device=CPU):
 def retrain_task(job, device=CPU):
     params = RetrainJob.model_validate(job.params)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
-    return retrain.RetrainTask(params, images, job.inputs["genotype"], device)
+    return retrain.RetrainTask(params, images, job.inputs, device)
 
 
 def trained(task, steps=4, epochs=None):
@@ -224,7 +224,7 @@ def test_a_captured_step_sees_new_noise_and_a_new_temperature(workspace, stood_i
         task.begin(epoch)
         for step in range(3):
             task.step(step)
-            graph, (_, _, for_weights, for_alphas, *_) = task.compute.graph, task.compute.inputs
+            graph, (_, _, _, for_weights, for_alphas, *_) = task.compute.graph, task.compute.inputs
             assert task.supernet.drawn is for_weights  # a captured step reads its own memory
             seen += [(graph, drawn.clone()) for drawn in (for_weights, for_alphas)]
     assert len({id(graph) for graph, _ in seen[2:]}) == 1

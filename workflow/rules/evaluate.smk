@@ -3,6 +3,7 @@ rule evaluate:
         split=reads("split"),
         classes=reads("classes"),
         genotype=reads("genotype"),
+        alphas=reads("alphas"),
         weights=reads("weights"),
     output:
         metrics=report(

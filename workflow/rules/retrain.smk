@@ -3,6 +3,8 @@ rule retrain:
         split=reads("split"),
         classes=reads("classes"),
         genotype=reads("genotype"),
+        alphas=reads("alphas"),
+        supernet=reads("supernet"),
     output:
         weights="results/retrain/{dataset}/{method}/{seed}/{key}/weights.safetensors",
         history="results/retrain/{dataset}/{method}/{seed}/{key}/history.parquet",

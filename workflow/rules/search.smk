@@ -5,6 +5,7 @@ rule search:
     output:
         alphas="results/search/{dataset}/{method}/{seed}/{key}/alphas.parquet",
         history="results/search/{dataset}/{method}/{seed}/{key}/history.parquet",
+        supernet="results/search/{dataset}/{method}/{seed}/{key}/supernet.safetensors",
         provenance="results/search/{dataset}/{method}/{seed}/{key}/provenance.json",
     log:
         "logs/search/{dataset}/{method}/{seed}/{key}.log",

@@ -247,14 +247,21 @@ def test_a_search_ends_with_the_genotype_that_it_decided(workspace, monkeypatch,
     split.run(by_stage["split"])
     tasks, asked = [], []
     make, measure = search._make_task, search.SearchTask._accuracy
+
+    def counted(task, assess, *weights):
+        asked.append((task.epoch, assess.__name__))
+        return measure(task, assess, *weights)
+
     monkeypatch.setattr(search, "_make_task", lambda *args: tasks.append(make(*args)) or tasks[-1])
-    monkeypatch.setattr(search.SearchTask, "_accuracy", lambda t, d: asked.append(t.epoch) or measure(t, d))
+    monkeypatch.setattr(search.SearchTask, "_accuracy", counted)
     search.run(by_stage["search"])
     history = read_table(by_stage["search"].output("history.parquet"), "search_history").to_pydict()
     assert history["epoch"] == [*range(2 + 5)]  # 6 rounds
     assert history["progress"] == [0.0] + [0.5] * 6
     assert history["weights_lr"] == pytest.approx([0.025, 0.013] + [0.0025] * 5)
-    assert [asked.count(epoch) for epoch in range(7)] == [0, 14, 14, 14, 14, 14, 6]
+    assert [asked.count((epoch, "_assess")) for epoch in range(7)] == [0, 14, 14, 14, 14, 14, 6]
+    assert [asked.count((epoch, "_assess_mixture")) for epoch in range(7)] == [0] * 6 + [2]
+    assert history["supernet_accuracy"] == history["decoded_accuracy"]  # all is decided
     assert history["eigenvalue"][2:] == [None] * 5
     steps_alphas = kind == "darts_pt"
     assert history["alphas_lr"] == [0.01 if steps_alphas else 0.0] * 7
@@ -283,8 +290,8 @@ def test_the_accuracy_is_that_of_whole_batches_of_the_alphas_images_without_augm
     task.step(0)
     masks = task.searcher.masks.clone()
     masks[0, 0, 2, 4] = 0
-    found = task._accuracy(masks)
-    assert task._accuracy(masks) == found
+    found = task._accuracy(task._assess, masks)
+    assert task._accuracy(task._assess, masks) == found
     positions = torch.cat([request.positions for [request] in task.evaluation.requests])
     alphas = set(task.validation.positions.tolist())
     assert len(positions) == len(set(positions.tolist())) == len(alphas) // 16 * 16
