@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 from hlrs.artifacts.cache import Cache
 from hlrs.artifacts.files import read_json, write_json
 from hlrs.artifacts.jobs import Job
-from hlrs.artifacts.tables import read_table, write_table
+from hlrs.artifacts.tables import SCHEMAS, read_table, write_table
 from hlrs.config.data import Source, Torchvision
 from hlrs.config.jobs import ExtractJob, Images, RetrainJob, SearchJob, SplitJob, parse
 from hlrs.config.recipes import RetrainedClassifier
@@ -148,6 +148,10 @@ class Calibration:
         if "genotype" in inputs and not Path(inputs["genotype"]).exists():
             inputs["genotype"] = str(folder / "genotype.json")
             write_json(folder / "genotype.json", self._stand_in(job).to_json())
+        inputs.pop("supernet", None)  # whose weights cost the same as any
+        if "alphas" in inputs and not Path(inputs["alphas"]).exists():
+            inputs["alphas"] = str(folder / "alphas.parquet")
+            _write_even_alphas(folder / "alphas.parquet", RetrainJob.model_validate(job.params))
         source = offline(Images.model_validate(job.params["images"]).source)
         images = job.params["images"] | {"source": source.model_dump()}
         return dataclasses.replace(job, inputs=inputs, params=job.params | {"images": images})
@@ -216,6 +220,19 @@ def _draw_split(split: Job) -> tuple[dict[str, Any], list[str]]:
 def offline(source: Source) -> Source:
     """A source that downloads nothing: a plan changes nothing."""
     return source.model_copy(update={"download": False}) if isinstance(source, Torchvision) else source
+
+
+def _write_even_alphas(path: Path, params: RetrainJob) -> None:
+    """Write a trajectory whose operations all have the same weight."""
+    import numpy as np
+
+    from hlrs.nas.trajectory import rows
+
+    assert params.inherited is not None
+    space, nodes = params.space, params.inherited.nodes
+    zeros = np.zeros((len(space.edges(nodes)), len(space.primitives)), dtype=np.float32)
+    columns = zip(*rows(space, nodes, [{f"alphas.{kind}": zeros for kind in space.kinds}]), strict=True)
+    write_table(path, "trajectory", dict(zip(SCHEMAS["trajectory"], columns, strict=True)))
 
 
 def random_genotype(space: Space, nodes: int) -> Genotype:

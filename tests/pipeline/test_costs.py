@@ -252,6 +252,15 @@ def test_a_published_genotype_is_measured_itself(workspace, tmp_path):
     assert held.guesses(known["retrain/digits/hlrs/0"])
 
 
+@pytest.mark.parametrize(("start", "guessed"), [("supernet", False), ("decoded", True)])
+def test_what_starts_as_a_supernet_is_measured_before_its_search(hurried, start, guessed):
+    recipe = {"start": start, "auxiliary_weight": 0.0, "drop_path": 0.0}
+    edit(hurried / "params.yaml", **{"methods.darts.retrain": recipe, "matrix.methods": ["darts"]})
+    forecast, known = measured([])
+    found = forecast.of(known["retrain/digits/darts/0"])
+    assert (found.how, found.guessed) == ("measured", guessed)
+
+
 def test_a_resnet_is_measured_without_a_genotype(hurried):
     edit(hurried / "params.yaml", **RESNET, **{"matrix.methods": ["darts"]})
     found, text = measured([]), "\n".join(shown().lines())
