@@ -18,8 +18,8 @@ SCHEMAS: Choices[dict[str, str]] = {
     "split": {"index": "int64", "label": "int32", "subset": "string"},
     # one row per data file, named as in the source
     "files": {"name": "string", "bytes": "int64", "sha256": "string"},
-    # one row per epoch × cell × edge × operation, after that many epochs; weight: softmax of the alphas;
-    # edge_weight: softmax of the betas of a node's edges, 1 without betas
+    # one row per epoch × cell × edge × operation, after that many epochs; weight: the relaxation's, of the
+    # alphas; edge_weight: softmax of the betas of a node's edges, 1 without betas
     "trajectory": {
         "epoch": "int32",
         "cell": "string",
@@ -40,8 +40,10 @@ SCHEMAS: Choices[dict[str, str]] = {
         "weights_lr": "float64",
         "alphas_lr": "float64",
         "mixing": "float64",  # null without branches; the epoch's mean
-        "entropy_normal": "float64",  # of softmax(alphas), nats, mean over edges
+        "entropy_normal": "float64",  # of the operations' weights, nats, mean over edges
         "entropy_reduce": "float64",
+        "nonzero_normal": "float64",  # weights per edge that are not 0, a mean; null where none can be
+        "nonzero_reduce": "float64",
         "skips_normal": "int32",  # skip connections in the genotype that would be extracted now
         "skips_reduce": "int32",
         "eigenvalue": "float64",  # dominant, of the alphas' loss by the alphas; null: unknown

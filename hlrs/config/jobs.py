@@ -24,8 +24,10 @@ from hlrs.config.methods import (
     DrawnSearcher,
     Labels,
     Objective,
+    OrSparsemax,
     ResNetDepth,
     ScoredSearcher,
+    Softmax,
     SupernetSearcher,
 )
 from hlrs.config.params import Sections
@@ -99,10 +101,14 @@ class ScoreJob(Spec):
 
 
 class ExtractJob(Spec):
-    """Parameters of an extraction: the given genotype, or null where alphas are an input; its space."""
+    """Parameters of an extraction: the given genotype, or null where alphas are an input; its space.
+
+    `relaxation`: the one by which the alphas were searched.
+    """
 
     genotype: Given | None
     space: Space
+    relaxation: OrSparsemax = Softmax()
 
 
 class LookupJob(Spec):

@@ -7,6 +7,48 @@ from pydantic import Field, model_validator
 from hlrs.config.base import BetaShape, Exponent, Share, ShareOrNone, Spec, Temperature, Text, Tuning
 from hlrs.config.spaces import Given
 
+# --- relaxations ----------------------------------------------------------------------------------------
+
+
+class Softmax(Spec):
+    """p = softmax(α)  (DARTS, eq. 2)."""
+
+    kind: Literal["softmax"] = "softmax"
+
+
+class Sparsemax(Spec):
+    """p = sparsemax(α/θ), with θ = temperature · factor^⌊t/every⌋  (ZO-DARTS+, the authors' code).
+
+    Factor 1 keeps θ as it is.
+    """
+
+    kind: Literal["sparsemax"] = "sparsemax"
+    temperature: Temperature = 1.5
+    factor: float = Field(0.75, gt=0, le=1)
+    every: Share = 0.1
+
+    @model_validator(mode="after")
+    def _stays_above_0(self) -> "Sparsemax":
+        last = self.temperature * self.factor ** (1 / self.every)
+        if last < COLDEST:
+            raise ValueError(
+                f"temperature {self.temperature:g} falls to {last:.2g} in the end, below {COLDEST:g}: raise "
+                "factor or every"
+            )
+        return self
+
+
+Relaxation = Annotated[Softmax | Sparsemax, Field(discriminator="kind")]
+COLDEST = 0.001
+
+
+def _is_softmax(relaxation: Softmax | Sparsemax) -> bool:
+    """Leave the default out of a job's parameters, as before there was a choice: its key stays."""
+    return relaxation.kind == "softmax"
+
+
+OrSparsemax = Annotated[Relaxation, Field(exclude_if=_is_softmax)]
+
 # --- searchers ------------------------------------------------------------------------------------------
 # `genotype_is`: "searched" on a supernet; "drawn" at random; "scored", the best of some that are drawn, by
 # their untrained networks; "given", a published one; "absent", as the network has no cells. For those that
@@ -14,7 +56,7 @@ from hlrs.config.spaces import Given
 # channel in so many; `edge_normalization`: whether it has betas; `warm_up`: the progress at which the
 # architecture takes its first step, 1 if it takes none; `sums_to_one`: whether an edge's operation weights
 # do; `tune`: the epochs between two decisions on the supernet (nas/selection.py), None if the genotype
-# follows from the alphas.
+# follows from the alphas; `relaxation`: what turns these into the weights that it follows from.
 
 
 class Darts(Spec):
@@ -28,6 +70,7 @@ class Darts(Spec):
     sums_to_one: ClassVar[bool] = True
     tune: ClassVar[None] = None
     order: Literal[1, 2] = 1
+    relaxation: OrSparsemax = Softmax()
 
 
 class PcDarts(Spec):
@@ -44,6 +87,7 @@ class PcDarts(Spec):
     portion: int = Field(4, ge=2, le=10_000)
     edge_normalization: bool = True
     warm_up: ShareOrNone = 0.3
+    relaxation: OrSparsemax = Softmax()
 
 
 class Gdas(Spec):
@@ -59,6 +103,7 @@ class Gdas(Spec):
     edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
     sums_to_one: ClassVar[bool] = True
+    relaxation: ClassVar[Softmax] = Softmax()
     tune: ClassVar[None] = None
     tau_max: Temperature = 10.0
     tau_min: Temperature = 0.1
@@ -85,6 +130,7 @@ class BetaDarts(Spec):
     edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
     sums_to_one: ClassVar[bool] = True
+    relaxation: ClassVar[Softmax] = Softmax()
     tune: ClassVar[None] = None
     order: Literal[1, 2] = 1
     weight: float = Field(50.0, gt=0, le=1_000_000)
@@ -99,6 +145,7 @@ class Drnas(Spec):
     edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
     sums_to_one: ClassVar[bool] = True
+    relaxation: ClassVar[Softmax] = Softmax()
     tune: ClassVar[None] = None
     order: Literal[1, 2] = 1
 
@@ -116,6 +163,7 @@ class DartsPt(Spec):
     edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 0.0
     sums_to_one: ClassVar[bool] = True
+    relaxation: ClassVar[Softmax] = Softmax()
     order: Literal[1, 2] = 1
     tune: Tuning = 10
 
@@ -130,6 +178,7 @@ class BlankPt(Spec):
     edge_normalization: ClassVar[bool] = False
     warm_up: ClassVar[float] = 1.0
     sums_to_one: ClassVar[bool] = True
+    relaxation: ClassVar[Softmax] = Softmax()
     tune: Tuning = 10
 
 
@@ -659,12 +708,12 @@ def check_branches(objective: Any, cells: int, field: str) -> None:
 
 
 def check_reached(spec: Spec, epochs: int, field: str = "") -> None:
-    """Reject an `at` or a `peak` beyond the last epoch."""
+    """Reject an `at`, a `peak` or an `every` beyond the last epoch."""
     for name, value in spec:
         path = f"{field}.{name}" if field else name
         if isinstance(value, Spec):
             check_reached(value, epochs, path)
-        if name in ("at", "peak") and value is not None:
+        if name in ("at", "peak", "every") and value is not None:
             for moment in value if isinstance(value, list) else [value]:
                 check_moment(moment, epochs, path)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from hlrs.config.base import Choices, Kinds
 from hlrs.config.spaces import DartsPrimitive, DartsSpace, NasBench201Space, Space
 from hlrs.errors import UserError
+from hlrs.nas.relaxation import Relax, softmax
 
 # edges (operation, state it reads); a cell's inputs are its first states, then come its nodes
 Node = list[tuple[str, int]]
@@ -50,12 +51,6 @@ class Genotype(ABC):
 # --- from alphas ----------------------------------------------------------------------------------------
 
 
-def softmax(alphas: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Softmax over the operations of each edge: [edges, operations]."""
-    shifted = np.exp(alphas.astype(np.float64) - alphas.max(-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(-1, keepdims=True))
-
-
 def edge_softmax(betas: npt.NDArray[np.float32], inputs: int) -> npt.NDArray[np.float32]:
     """Softmax over the edges into each node: [edges]; the first node has `inputs`.
 
@@ -74,10 +69,9 @@ def into_nodes(by_edge: npt.NDArray[Any], inputs: int) -> list[npt.NDArray[Any]]
     return parts
 
 
-def entropy(alphas: npt.NDArray[np.float32]) -> float:
-    """Return the mean entropy of softmax(alphas) over the edges, in nats; ln 8 = 2.079 for 8 equal ones."""
-    p = softmax(alphas)
-    return float((p * -np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(-1).mean())
+def entropy(weights: npt.NDArray[np.float64]) -> float:
+    """Return the mean entropy over the edges, in nats; ln 8 = 2.079 for 8 equal weights."""
+    return float((weights * -np.log(np.maximum(weights, np.finfo(np.float64).tiny))).sum(-1).mean())
 
 
 def first_choice(space: Space) -> int:
@@ -92,20 +86,25 @@ def contested(space: Space, nodes: int) -> list[list[int]]:
     return [own for own in rows if space.kept is not None and len(own) > space.kept]
 
 
-def strongest_edges(space: Space, weights: npt.NDArray[np.float64]) -> list[Node]:
+def strongest_edges(
+    space: Space, weights: npt.NDArray[np.float64], alphas: npt.NDArray[np.float32]
+) -> list[Node]:
     """Derive a cell from weights [edges, operations]: each edge's best operation, each node's best edges.
 
     DARTS, §2.4: a node keeps `space.kept` edges, the strongest first, or all of them in order. An edge's
-    strength is its largest weight. On a tie, the lower state and the earlier operation win.
+    strength is its largest weight. On a tie, as among weights of exactly 0, the larger alpha wins, then the
+    lower state and the earlier operation.
     """
-    first = first_choice(space)
-    best, strength = weights[:, first:].argmax(-1) + first, weights[:, first:].max(-1)
+    operations = range(first_choice(space), len(space.primitives))
     cell: list[Node] = []
-    for operations, strengths in zip(
-        into_nodes(best, space.inputs), into_nodes(strength, space.inputs), strict=True
-    ):
-        order = np.argsort(-strengths, kind="stable")[: space.kept] if space.kept else range(len(strengths))
-        cell.append([(space.primitives[operations[state]], int(state)) for state in order])
+    for rows in into_nodes(np.stack([weights, alphas], -1), space.inputs):
+        edges = [[tuple(strength) for strength in row] for row in rows.tolist()]
+        best = [max(operations, key=edge.__getitem__) for edge in edges]
+        strengths = [edge[operation] for edge, operation in zip(edges, best, strict=True)]
+        order = [*range(len(edges))]
+        if space.kept:
+            order = sorted(order, key=strengths.__getitem__, reverse=True)[: space.kept]
+        cell.append([(space.primitives[best[state]], state) for state in order])
     return cell
 
 
@@ -137,13 +136,15 @@ class DartsGenotype(Genotype):
         return {**cells, "normal_concat": self.normal_concat, "reduce_concat": self.reduce_concat}
 
 
-def derive_darts(space: DartsSpace, alphas: Alphas, edge_weights: EdgeWeights) -> DartsGenotype:
-    """Derive both cells; an edge's weights are the softmax of its alphas times its edge weight.
+def derive_darts(
+    space: DartsSpace, alphas: Alphas, edge_weights: EdgeWeights, relax: Relax = softmax
+) -> DartsGenotype:
+    """Derive both cells; an edge's weights are the relaxation of its alphas times its edge weight.
 
     Edge weights are 1 in DARTS; those of PC-DARTS act as in its code (model_search.py).
     """
     cells = {
-        kind: strongest_edges(space, softmax(alphas[kind]) * edge_weights[kind][:, None])
+        kind: strongest_edges(space, relax(alphas[kind]) * edge_weights[kind][:, None], alphas[kind])
         for kind in space.kinds
     }
     concat = list(range(2, 2 + len(cells["normal"])))
@@ -239,11 +240,11 @@ class NasBench201Genotype(Genotype):
 
 
 def derive_nasbench201(
-    space: NasBench201Space, alphas: Alphas, edge_weights: EdgeWeights
+    space: NasBench201Space, alphas: Alphas, edge_weights: EdgeWeights, relax: Relax = softmax
 ) -> NasBench201Genotype:
     """Derive the cell: the operation with the largest alpha on each edge, `none` included (as their code)."""
-    weights = softmax(alphas["normal"]) * edge_weights["normal"][:, None]
-    return NasBench201Genotype(strongest_edges(space, weights))
+    weights = relax(alphas["normal"]) * edge_weights["normal"][:, None]
+    return NasBench201Genotype(strongest_edges(space, weights, alphas["normal"]))
 
 
 def nasbench201_from_string(text: str) -> NasBench201Genotype:
@@ -312,7 +313,7 @@ def published(name: str) -> DartsGenotype:
 
 # --- by space -------------------------------------------------------------------------------------------
 
-# (space, alphas, edge weights), the latter two by kind of cell
+# (space, alphas, edge weights, relaxation), the middle two by kind of cell
 DERIVATIONS: Kinds[Callable[..., Genotype]] = {
     DartsSpace: derive_darts,
     NasBench201Space: derive_nasbench201,

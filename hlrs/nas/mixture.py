@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from hlrs.config.spaces import Space
-from hlrs.nas import genotype
 from hlrs.nas.genotype import Genotype
+from hlrs.nas.relaxation import Relax, softmax
 from hlrs.nas.trajectory import Architecture, by_cell
 
 
@@ -22,10 +22,10 @@ class Mixture(NamedTuple):
     edges: Tensor
 
 
-def continuous(space: Space, architecture: Architecture) -> Mixture:
+def continuous(space: Space, architecture: Architecture, relax: Relax = softmax) -> Mixture:
     """Return the weights from which the genotype of an architecture is derived."""
     alphas, edge_weights = by_cell(space, architecture)
-    weights = np.stack([genotype.softmax(alphas[kind]) for kind in space.kinds])
+    weights = np.stack([relax(alphas[kind]) for kind in space.kinds])
     edges = np.stack([edge_weights[kind] for kind in space.kinds])
     return Mixture(torch.from_numpy(weights).float(), torch.from_numpy(edges))
 

@@ -8,9 +8,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hlrs.config.methods import Relaxation
 from hlrs.config.spaces import Space
 from hlrs.nas import genotype
 from hlrs.nas.genotype import DERIVATIONS, Genotype
+from hlrs.nas.relaxation import Relax, relaxed, softmax
 
 Architecture = dict[str, npt.NDArray[np.float32]]  # alphas.normal, ..., betas.reduce -> values
 
@@ -65,29 +67,39 @@ def by_cell(space: Space, architecture: Architecture) -> tuple[Architecture, Arc
     return alphas, edge_weights
 
 
-def derive(space: Space, architecture: Architecture) -> Genotype:
+def derive(space: Space, architecture: Architecture, relax: Relax = softmax) -> Genotype:
     """Derive the genotype of an architecture."""
-    return DERIVATIONS[type(space)](space, *by_cell(space, architecture))
+    return DERIVATIONS[type(space)](space, *by_cell(space, architecture), relax)
 
 
-def describe(space: Space, architecture: Architecture) -> dict[str, float | None]:
-    """Entropy of the operation weights and number of skip connections; None for a cell not searched."""
+def describe(space: Space, architecture: Architecture, relax: Relax = softmax) -> dict[str, float | None]:
+    """Entropy of the operation weights, non-zero ones per edge, and number of skip connections.
+
+    None for a cell not searched; non-zero weights also where none can be 0.
+    """
     alphas, _ = by_cell(space, architecture)
-    derived = derive(space, architecture)
-    facts: dict[str, float | None] = {}
-    for cell in ("normal", "reduce"):
-        searched = cell in space.kinds
-        facts[f"entropy_{cell}"] = genotype.entropy(alphas[cell]) if searched else None
-        facts[f"skips_{cell}"] = derived.skips(cell) if searched else None
+    derived = derive(space, architecture, relax)
+    facts: dict[str, float | None] = dict.fromkeys(
+        f"{name}_{cell}" for name in ("entropy", "nonzero", "skips") for cell in ("normal", "reduce")
+    )
+    for cell in space.kinds:
+        weights = relax(alphas[cell])
+        facts[f"entropy_{cell}"] = genotype.entropy(weights)
+        facts[f"skips_{cell}"] = derived.skips(cell)
+        if relax is not softmax:
+            facts[f"nonzero_{cell}"] = float((weights > 0).sum(-1).mean())
     return facts
 
 
-def rows(space: Space, nodes: int, architectures: Sequence[Architecture]) -> Iterator[tuple[Any, ...]]:
-    """Rows of alphas.parquet: epoch, cell, node, input, operation, alpha, softmax weight, edge weight."""
+def rows(
+    space: Space, nodes: int, architectures: Sequence[Architecture], relaxation: Relaxation
+) -> Iterator[tuple[Any, ...]]:
+    """Rows of alphas.parquet: epoch, cell, node, input, operation, alpha, its weight, edge weight."""
     for epoch, architecture in enumerate(architectures):
         alphas, edge_weights = by_cell(space, architecture)
+        relax = relaxed(relaxation, epoch, len(architectures) - 1)
         for cell in space.kinds:
-            weights = genotype.softmax(alphas[cell])
+            weights = relax(alphas[cell])
             for row, (node, state) in enumerate(space.edges(nodes)):
                 edge = epoch, cell, node, state
                 for column, operation in enumerate(space.primitives):

@@ -24,6 +24,7 @@ from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import SCHEMAS, read_table, write_table
 from hlrs.config.data import Source, Torchvision
 from hlrs.config.jobs import ExtractJob, Images, RetrainJob, SearchJob, SplitJob, parse
+from hlrs.config.methods import Softmax
 from hlrs.config.recipes import RetrainedClassifier
 from hlrs.config.spaces import Space
 from hlrs.errors import Failure, UserError, about
@@ -231,7 +232,8 @@ def _write_even_alphas(path: Path, params: RetrainJob) -> None:
     assert params.inherited is not None
     space, nodes = params.space, params.inherited.nodes
     zeros = np.zeros((len(space.edges(nodes)), len(space.primitives)), dtype=np.float32)
-    columns = zip(*rows(space, nodes, [{f"alphas.{kind}": zeros for kind in space.kinds}]), strict=True)
+    even = {f"alphas.{kind}": zeros for kind in space.kinds}
+    columns = zip(*rows(space, nodes, [even], Softmax()), strict=True)
     write_table(path, "trajectory", dict(zip(SCHEMAS["trajectory"], columns, strict=True)))
 
 

@@ -41,7 +41,7 @@ from hlrs.config.jobs import (
     SearchJob,
     SplitJob,
 )
-from hlrs.config.methods import ConstantLR, Plain
+from hlrs.config.methods import ConstantLR, Plain, Softmax
 from hlrs.config.params import Params, Sections
 from hlrs.config.recipes import Evaluation
 from hlrs.config.spaces import DartsSpace, NasBench201Space
@@ -174,7 +174,9 @@ def _run_jobs(
     if space is not None:
         given = searcher.genotype if searcher.genotype_is == "given" else None
         own = type(space)() if given else space
-        extract = make_job("extract", run, ExtractJob(genotype=given, space=own), alphas)
+        relaxation = getattr(searcher, "relaxation", Softmax())
+        extract_params = ExtractJob(genotype=given, space=own, relaxation=relaxation)
+        extract = make_job("extract", run, extract_params, alphas)
         yield extract
         genotype = {"genotype": str(extract.output("genotype.json"))}
         network |= alphas if recipe.start == "supernet" else genotype

@@ -12,8 +12,10 @@ from hlrs.errors import Failure
 Values = npt.NDArray[np.float32]
 
 
-def final_architecture(path: Path, space: Space, column: str) -> tuple[dict[str, Values], dict[str, Values]]:
-    """Read the last epoch's `column`, alpha or weight, and edge weights by kind of cell.
+def final_architecture(
+    path: Path, space: Space, column: str
+) -> tuple[int, dict[str, Values], dict[str, Values]]:
+    """Read the last epoch, and its `column`, alpha or weight, and edge weights by kind of cell.
 
     Float32 [edges, operations] and [edges]; Failure if incomplete.
     """
@@ -29,4 +31,4 @@ def final_architecture(path: Path, space: Space, column: str) -> tuple[dict[str,
         values = np.array([(row[column], row["edge_weight"]) for row in own], dtype=np.float32)
         of_operations[cell], by_primitive = values.T.reshape(2, -1, len(every))
         edge_weights[cell] = by_primitive[:, 0]
-    return of_operations, edge_weights
+    return last, of_operations, edge_weights

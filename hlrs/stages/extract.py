@@ -6,8 +6,11 @@ from typing import Any
 from hlrs.artifacts.files import write_json, write_text
 from hlrs.artifacts.jobs import Job
 from hlrs.config.jobs import ExtractJob
+from hlrs.config.methods import Relaxation
+from hlrs.config.spaces import Space
 from hlrs.nas.drawing import draw_cell
-from hlrs.nas.genotype import DERIVATIONS, FIXED, GIVEN
+from hlrs.nas.genotype import DERIVATIONS, FIXED, GIVEN, Genotype
+from hlrs.nas.relaxation import relaxed
 from hlrs.stages.architectures import final_architecture
 
 
@@ -18,7 +21,7 @@ def run(job: Job) -> dict[str, Any]:
     genotype = (
         GIVEN[type(space)](params.genotype)
         if params.genotype
-        else DERIVATIONS[type(space)](space, *final_architecture(Path(job.inputs["alphas"]), space, "alpha"))
+        else searched(Path(job.inputs["alphas"]), space, params.relaxation)
     )
     write_json(job.output("genotype.json"), genotype.to_json())
     cells = {kind: (nodes, genotype.outputs(kind)) for kind, nodes in genotype.cells.items()}
@@ -27,3 +30,9 @@ def run(job: Job) -> dict[str, Any]:
         drawn = draw_cell(nodes, f"{job.run} · {kind} cell", outputs, space.inputs)
         write_text(job.output(f"{kind}.svg"), drawn)
     return {}
+
+
+def searched(path: Path, space: Space, relaxation: Relaxation) -> Genotype:
+    """Derive the genotype of the last epoch's alphas; Failure if incomplete."""
+    epochs, alphas, edge_weights = final_architecture(path, space, "alpha")
+    return DERIVATIONS[type(space)](space, alphas, edge_weights, relaxed(relaxation, epochs, epochs))

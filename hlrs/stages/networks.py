@@ -67,6 +67,6 @@ def _mixture(space: Space, inherited: Inherited, inputs: Inputs) -> Mixture:
     """Read the weights of operations and edges: the search's last ones, or those of the genotype."""
     if "genotype" in inputs:
         return decoded(space, inherited.nodes, read_genotype(Path(inputs["genotype"]), space))
-    by_cell = final_architecture(Path(inputs["alphas"]), space, "weight")
+    _, *by_cell = final_architecture(Path(inputs["alphas"]), space, "weight")
     operations, edges = (np.stack([values[kind] for kind in space.kinds]) for values in by_cell)
     return Mixture(torch.from_numpy(operations), torch.from_numpy(edges))

@@ -13,6 +13,7 @@ from hlrs.artifacts.tables import SCHEMAS, write_table
 from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.base import Kinds
 from hlrs.config.jobs import DrawJob, ScoreJob, SearchJob, parse
+from hlrs.config.methods import Relaxation, Softmax
 from hlrs.config.recipes import Adam
 from hlrs.config.spaces import Space
 from hlrs.data.augment import Augmentation, send
@@ -26,6 +27,7 @@ from hlrs.nas.entropy import mean_entropy, penalty_weight
 from hlrs.nas.mixture import Mixture, continuous, decoded
 from hlrs.nas.network import initialize
 from hlrs.nas.ops import triton_available
+from hlrs.nas.relaxation import Relax, relaxed
 from hlrs.nas.searchers.base import Searcher
 from hlrs.nas.searchers.table import DRAWS, SEARCHERS
 from hlrs.nas.spaces import SUPERNETS
@@ -63,7 +65,8 @@ def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
 def _train(job: Job, params: SearchJob) -> dict[str, Any]:
     task = _make_task(job, params)
     position = fit(task, job, task.device)
-    _write(job, params.search.space, params.search.nodes, task.trajectory.architectures, position.rows)
+    found, relaxation = task.trajectory.architectures, params.searcher.relaxation
+    _write(job, params.search.space, params.search.nodes, found, position.rows, relaxation)
     write_tensors(job.output("supernet.safetensors"), task.supernet.state_dict(), {})
     on_gpu = {"gpu_kernels": not triton_available.missing()} if task.device.type == "cuda" else {}
     return {"device": task.device.type, **on_gpu, **position.facts}
@@ -246,14 +249,15 @@ class SearchTask:
         watched = not tuned and self.searcher.warm_up < 1  # else the alphas take no steps
         eigenvalue = self.early_stopping.estimate(self._estimate) if watched else None
         self.trajectory.record()
+        relax = relaxed(self.params.searcher.relaxation, self.epoch + 1, self.params.search.epochs)
         if stepped and not tuned:
-            found = trajectory.derive(self.params.search.space, self.trajectory.architectures[-1])
+            found = trajectory.derive(self.params.search.space, self.trajectory.architectures[-1], relax)
             self.trajectory.roll_back(self.early_stopping.update(eigenvalue, found.skips("normal")))
         rounds = selection.rounds_after(self.params, self.epoch)
         if rounds or tuned:
             self._select(rounds)
         ended = self.epoch + 1 == self.epochs
-        of_supernet, of_decoded = self._discretize() if ended else (None, None)
+        of_supernet, of_decoded = self._discretize(relax) if ended else (None, None)
         return {
             "epoch": self.epoch,
             "progress": self.t,
@@ -264,7 +268,7 @@ class SearchTask:
             "weights_lr": self.weights_lr,
             "alphas_lr": self.alphas_lr,
             "mixing": means[4] if self.params.objective.mixing is not None else None,
-            **trajectory.describe(self.params.search.space, self.trajectory.architectures[-1]),
+            **trajectory.describe(self.params.search.space, self.trajectory.architectures[-1], relax),
             "eigenvalue": eigenvalue,
             "stopped": int(self.early_stopping.stopped),
             "supernet_accuracy": of_supernet,
@@ -280,7 +284,7 @@ class SearchTask:
         self.searcher.settle(space, self.supernet.architecture())
         self.trajectory.revise()
 
-    def _discretize(self) -> list[float]:
+    def _discretize(self, relax: Relax) -> list[float]:
         """Measure the accuracies of the supernet and of the genotype decoded in it, with the same weights.
 
         The supernet has the weights from which the genotype is derived, even if the searcher draws others.
@@ -290,8 +294,8 @@ class SearchTask:
             self.params.search.nodes,
             self.trajectory.architectures[-1],
         )
-        found = trajectory.derive(space, last)
-        mixtures = continuous(space, last), decoded(space, nodes, found)
+        found = trajectory.derive(space, last, relax)
+        mixtures = continuous(space, last, relax), decoded(space, nodes, found)
         return [self._accuracy(self._assess_mixture, *mixture) for mixture in mixtures]
 
     def _accuracy(self, assess: Callable[..., Tensor], *weights: Tensor) -> float:
@@ -437,9 +441,14 @@ def redrawn(first: Batches, second: Batches, draw: torch.Generator) -> list[Tens
 
 
 def _write(
-    job: Job, space: Space, nodes: int, architectures: list[Architecture], history: list[dict[str, Any]]
+    job: Job,
+    space: Space,
+    nodes: int,
+    architectures: list[Architecture],
+    history: list[dict[str, Any]],
+    relaxation: Relaxation = Softmax(),  # noqa: B008 - frozen
 ) -> None:
-    columns = zip(*trajectory.rows(space, nodes, architectures), strict=True)
+    columns = zip(*trajectory.rows(space, nodes, architectures, relaxation), strict=True)
     table = dict(zip(SCHEMAS["trajectory"], columns, strict=True))
     write_table(job.output("alphas.parquet"), "trajectory", table)
     rows = {name: [row[name] for row in history] for name in SCHEMAS["search_history"]}

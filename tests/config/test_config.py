@@ -1157,6 +1157,7 @@ OF_SUPERNETS = {
     "warm_up",
     "sums_to_one",
     "tune",
+    "relaxation",
 }  # searchers of one
 
 

@@ -12,7 +12,7 @@ def test_code_without_a_spec_of_the_job_cannot_be_checked():
     job = make_job("extract", "digits/darts/0", ExtractJob(genotype=None, space=DartsSpace()), {})
     files = {**here().files}
     assert ran(Code(files), job) is True
-    changed = files["nas/genotype.py"].replace(b"alphas.max(-1,", b"alphas.min(-1,")
-    assert ran(Code(files | {"nas/genotype.py": changed}), job) is False
+    changed = files["nas/relaxation.py"].replace(b"alphas.max(-1,", b"alphas.min(-1,")
+    assert ran(Code(files | {"nas/relaxation.py": changed}), job) is False
     renamed = files["config/jobs.py"].replace(b"ExtractJob", b"ExtractionJob")
     assert ran(Code(files | {"config/jobs.py": renamed}), job) is None

@@ -19,6 +19,7 @@ class Searcher(ABC):
     def __init__(self, spec: SupernetSearcher) -> None:
         self.order, self.portion = spec.order, spec.portion
         self.edge_normalization, self.warm_up = spec.edge_normalization, spec.warm_up
+        self.relaxation = spec.relaxation
 
     def rests(self, t: float) -> bool:
         """Whether the architecture takes no steps at progress t."""

@@ -1,28 +1,18 @@
 """PC-DARTS (Xu et al. 2020)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from hlrs.nas.searchers.base import Searcher
+from hlrs.nas.searchers.darts import DartsSearcher
 
 
-class PcDartsSearcher(Searcher):
+class PcDartsSearcher(DartsSearcher):
     """Weigh operations as DARTS does, on a part of the channels (§3.2), and edges by betas (§3.3)."""
-
-    def draw(self, shape: Sequence[int], generator: torch.Generator, epoch: int, epochs: int) -> None:
-        """Draw nothing."""
-
-    def operation_weights(self, alphas: Tensor, drawn: Tensor | None) -> Tensor:
-        """softmax(α)."""
-        return alphas.softmax(-1)
 
     def edge_weights(self, betas: Tensor | None, incoming: Sequence[int]) -> Tensor | None:
         """Softmax of the betas over the edges that lead to the same node (eq. 4)."""
         if betas is None:
             return None
         return torch.cat([own.softmax(0) for own in betas.split(list(incoming))])
-
-    def penalty(self, architecture: Mapping[str, Tensor], drawn: Tensor | None) -> None:
-        """Add nothing."""

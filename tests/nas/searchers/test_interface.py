@@ -28,6 +28,7 @@ class Fair(Spec):
     warm_up: ClassVar[float] = 0.0
     sums_to_one: ClassVar[bool] = False
     tune: ClassVar[None] = None
+    relaxation: ClassVar[methods.Softmax] = methods.Softmax()
 
 
 class FairSearcher(DartsSearcher):

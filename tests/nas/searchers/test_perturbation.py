@@ -14,6 +14,7 @@ from hlrs.config.methods import DartsPt
 from hlrs.config.params import Params
 from hlrs.config.spaces import DartsSpace, NasBench201Space
 from hlrs.nas import genotype, selection
+from hlrs.nas.relaxation import softmax
 from hlrs.nas.searchers.perturbation import PerturbationSearcher
 from hlrs.pipeline.plan import plan
 from hlrs.stages import extract, search, split
@@ -131,9 +132,9 @@ def test_the_derived_genotype_is_the_decided_one(seed):
         for row, (node, state) in enumerate(SPACE.edges(nodes)):
             if shift[row].any():
                 cell[node].append((SPACE.primitives[int(shift[row].argmax())], state))
-                assert genotype.softmax(alphas[kind])[row].tolist() == shift[row].tolist()  # in double
+                assert softmax(alphas[kind])[row].tolist() == shift[row].tolist()  # in double
             else:
-                assert genotype.softmax(alphas[kind])[row].tolist() == [1] + [0] * 7  # `none`
+                assert softmax(alphas[kind])[row].tolist() == [1] + [0] * 7  # `none`
         assert getattr(found, kind) == cell
         assert [len(node) for node in cell] == [2, 2, 2]
         assert not scale.any()
