@@ -46,6 +46,9 @@ SCHEMAS: Choices[dict[str, str]] = {
         "nonzero_reduce": "float64",
         "skips_normal": "int32",  # skip connections in the genotype that would be extracted now
         "skips_reduce": "int32",
+        # mean size of both parts of an estimated gradient's slope along its directions; null: not estimated
+        "slope_direct": "float64",
+        "slope_implicit": "float64",
         "eigenvalue": "float64",  # dominant, of the alphas' loss by the alphas; null: unknown
         "stopped": "int32",  # 1 from the epoch at whose end early stopping froze the alphas
         # on the alphas' images, after the last epoch; null before: of the supernet, of the genotype in it

@@ -52,11 +52,12 @@ OrSparsemax = Annotated[Relaxation, Field(exclude_if=_is_softmax)]
 # --- searchers ------------------------------------------------------------------------------------------
 # `genotype_is`: "searched" on a supernet; "drawn" at random; "scored", the best of some that are drawn, by
 # their untrained networks; "given", a published one; "absent", as the network has no cells. For those that
-# search, `order` of the architecture's gradient (nas/bilevel.py); `portion`: the supernet searches on one
-# channel in so many; `edge_normalization`: whether it has betas; `warm_up`: the progress at which the
-# architecture takes its first step, 1 if it takes none; `sums_to_one`: whether an edge's operation weights
-# do; `tune`: the epochs between two decisions on the supernet (nas/selection.py), None if the genotype
-# follows from the alphas; `relaxation`: what turns these into the weights that it follows from.
+# search, `order` of the architecture's gradient, 0 if it is estimated (nas/bilevel.py); `portion`: the
+# supernet searches on one channel in so many; `edge_normalization`: whether it has betas; `warm_up`: the
+# progress at which the architecture takes its first step, 1 if it takes none; `sums_to_one`: whether an
+# edge's operation weights do; `tune`: the epochs between two decisions on the supernet (nas/selection.py),
+# None if the genotype follows from the alphas; `relaxation`: what turns these into the weights that it
+# follows from.
 
 
 class Darts(Spec):
@@ -182,6 +183,26 @@ class BlankPt(Spec):
     tune: Tuning = 10
 
 
+class ZoDarts(Spec):
+    """ZO-DARTS+ (Xie et al. 2024): the architecture's gradient estimated over `steps` steps of the weights.
+
+    Along `directions` drawn at random, from copies that train at alphas `perturbation` · ‖α‖ away.
+    """
+
+    kind: Literal["zo_darts"] = "zo_darts"
+    genotype_is: ClassVar[Literal["searched"]] = "searched"
+    order: ClassVar[Literal[0]] = 0
+    portion: ClassVar[int] = 1
+    edge_normalization: ClassVar[bool] = False
+    warm_up: ClassVar[float] = 0.0
+    sums_to_one: ClassVar[bool] = True
+    tune: ClassVar[None] = None
+    relaxation: Relaxation = Sparsemax()
+    steps: int = Field(10, ge=1, le=1_000_000)
+    perturbation: float = Field(0.005, ge=1e-9, le=10)
+    directions: int = Field(1, ge=1, le=100)
+
+
 class Random(Spec):
     """A genotype drawn uniformly from the search space: every search's baseline (Li & Talwalkar 2019)."""
 
@@ -221,7 +242,7 @@ class ResNet(Spec):
 
 
 SupernetSearcher = (  # those that train a supernet
-    Darts | PcDarts | Gdas | BetaDarts | Drnas | DartsPt | BlankPt
+    Darts | PcDarts | Gdas | BetaDarts | Drnas | DartsPt | BlankPt | ZoDarts
 )
 DrawnSearcher = Random  # those that draw a genotype; a union like the one above once there are two
 ScoredSearcher = Swap  # those that score untrained networks; likewise

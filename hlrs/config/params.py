@@ -138,11 +138,14 @@ class Params(Sections):
         searcher = method.searcher
         if searcher.genotype_is != "searched":
             return
-        if searcher.order == 2 and recipe.precision == "bfloat16":
+        if searcher.order != 1 and recipe.precision == "bfloat16":
+            wants, remedy = {
+                0: ("searcher.perturbation divides differences of weights", ""),
+                2: ("searcher.order: 2 takes second derivatives", "order to 1, or "),
+            }[searcher.order]
             raise ValueError(
-                f"{field}.searcher.order: 2 takes second derivatives, for which "
-                f"{self._field(name, 'search', 'precision')} bfloat16 is too coarse: set order to 1, or "
-                "precision to float32"
+                f"{field}.{wants}, for which {self._field(name, 'search', 'precision')} bfloat16 is too "
+                f"coarse: set {remedy}precision to float32"
             )
         if searcher.warm_up < 1:
             check_moment(searcher.warm_up, recipe.epochs, f"{field}.searcher.warm_up")

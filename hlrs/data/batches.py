@@ -1,6 +1,6 @@
 """Batches of augmented, normalised images."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -39,8 +39,8 @@ class Batches:
         """Read from now on the images at these positions, int64, as many as before."""
         self.positions, self.labels = positions, self.images.labels.cpu()[positions]
 
-    def begin(self, epoch: int, t: float) -> None:
-        """Draw each sampler's order for an epoch at progress t."""
+    def begin(self, epoch: int, t: float, only: Container[int] | None = None) -> None:
+        """Draw each sampler's order for an epoch at progress t; `only`: the steps that will be read."""
         orders = [self._order(place, epoch, t) for place in range(len(self.samplers))]
         flipped = self._flipped(epoch) if self.augmentation.flip == "alternating" else None
         self.requests = [
@@ -52,6 +52,7 @@ class Batches:
                     None if flipped is None else flipped[order[step]].numpy(),
                 )
                 for place, order in enumerate(orders)
+                if only is None or step in only
             ]
             for step in range(self.steps)
         ]

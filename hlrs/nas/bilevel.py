@@ -49,6 +49,36 @@ def second_order(
     return [o - lr * i for o, i in zip(outer, implicit, strict=True)]
 
 
+def zeroth_order(
+    alphas: Parameters,
+    weights: Parameters,
+    validation: Loss,
+    directions: Tensor,
+    copies: Sequence[Sequence[Tensor]],
+    distance: Tensor | float,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Estimate ∇_α L_val(w_T(α), α) at the weights after T steps  (ZO-DARTS, Xie et al. 2023; authors' code).
+
+    directions: unit vectors u along all alphas, float [n, alphas]; copies: of each, the weights w̃ [like
+    weights] that the same T steps reached at α + μu, with μ the `distance`. With both parts of the slope
+
+        c = ⟨∇_α L_val(w, α), u⟩ + ⟨(w̃ − w)/μ, ∇_w L_val(w, α)⟩
+
+    the estimate is the mean of c·u over the directions. Return it [like alphas], and the parts, [n] each.
+    """
+    gradients = torch.autograd.grad(validation(), [*alphas, *weights], materialize_grads=True)
+    outer, v = gradients[: len(alphas)], gradients[len(alphas) :]
+    direct = (directions * torch.cat([gradient.flatten() for gradient in outer])).sum(1)
+    apart = [
+        torch.stack([((c - w.detach()) * g).sum() for c, w, g in zip(copy, weights, v, strict=True)]).sum()
+        for copy in copies
+    ]
+    implicit = torch.stack(apart) / distance
+    estimate = ((direct + implicit)[:, None] * directions).mean(0)
+    parts = estimate.split([parameter.numel() for parameter in alphas])
+    return [part.view_as(p) for part, p in zip(parts, alphas, strict=True)], direct, implicit
+
+
 def sgd_terms(weights: Parameters, sgd: torch.optim.SGD) -> tuple[list[Tensor], float]:
     """Return s, [like weights], and k of SGD's step w − k·lr·(s + g) along a gradient g.
 
@@ -86,11 +116,19 @@ def moved(parameters: Parameters, direction: Sequence[Tensor], distance: Tensor 
 
     They point to other memory meanwhile, so a graph built on them before the block stays usable after it.
     """
-    before = [parameter.data for parameter in parameters]
+    values = [parameter.data + distance * d for parameter, d in zip(parameters, direction, strict=True)]
+    with replaced(parameters, values):
+        yield
+
+
+@contextmanager
+def replaced(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+    """Let tensors be others [like them] inside the block; what changes them there changes those others."""
+    before = [tensor.data for tensor in tensors]
     try:
-        for parameter, d in zip(parameters, direction, strict=True):
-            parameter.data = parameter.data + distance * d
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.data = value
         yield
     finally:
-        for parameter, value in zip(parameters, before, strict=True):
-            parameter.data = value
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.data = value

@@ -271,7 +271,7 @@ def batches_of(params: SearchJob | RetrainJob) -> list[int]:
         return [recipe.accumulate * batches for batches in passes]
     samplers, progress = len(params.objective.samplers), partial(selection.progress, params)
     epochs = range(selection.epochs(params))
-    return [samplers * (2 if _alphas_step(params, progress(epoch)) else 1) for epoch in epochs]
+    return [samplers * (2 if alphas_step(params, progress(epoch)) else 1) for epoch in epochs]
 
 
 def evaluated(job: Job) -> int:
@@ -283,7 +283,7 @@ def evaluated(job: Job) -> int:
     return (selection.passes(params) + ends) * len(params.objective.samplers)
 
 
-def _alphas_step(params: SearchJob, t: float) -> bool:
+def alphas_step(params: SearchJob, t: float) -> bool:
     """Whether the alphas take steps at t unless stopped early: warmed up, at a learning rate above 0."""
     if t < params.searcher.warm_up:
         return False

@@ -16,8 +16,10 @@ from hlrs.config.jobs import Images, ScoreJob, SearchJob, SplitJob, parse
 from hlrs.data.sources.base import ImageSource, remedy_for
 from hlrs.data.sources.open import files_of, open_source
 from hlrs.data.split import draw
-from hlrs.errors import UserError, about
+from hlrs.errors import HlrsError, UserError, about
+from hlrs.nas import selection
 from hlrs.pipeline import memory
+from hlrs.pipeline.cost_probe import Calibration, alphas_step
 
 # Predictions of 50,000 images in 1,000 classes take 200 MB, two checkpoints of the authors' networks 60 MB.
 FREE_BYTES = 300_000_000
@@ -124,6 +126,33 @@ def check_trainings(
                 pictures[dataset] = _pictures(job, opened.get(dataset))
         if found := pictures[dataset]:
             _check_training(job, makers, found, room(job.stage))
+
+
+def check_windows(jobs: list[Job]) -> None:
+    """Raise UserError, before a job is queued, if a search's alphas take their first step after its end.
+
+    Images that are not on this machine are left to the job that needs them.
+    """
+    calibration = Calibration(jobs, print)
+    seen = set()
+    for job in jobs:
+        of_one_kind = job.run.rsplit("/", 1)[0]  # seeds do not matter
+        params = parse(job.stage, job.params) if job.stage == "search" else None
+        if not isinstance(params, SearchJob) or params.searcher.order != 0 or of_one_kind in seen:
+            continue
+        seen.add(of_one_kind)
+        try:
+            steps = calibration.steps(job)
+        except (HlrsError, ModuleNotFoundError):
+            continue
+        epochs = range(params.search.epochs)
+        steps *= sum(alphas_step(params, selection.progress(params, epoch)) for epoch in epochs)
+        if params.searcher.steps > steps:
+            raise UserError(
+                f"methods.{job.run.split('/')[1]}.searcher.steps: the alphas would step after "
+                f"{params.searcher.steps} steps of the weights, but their part of the search has {steps}: "
+                "lower steps, or raise search.epochs"
+            )
 
 
 def _pictures(training: Job, source: ImageSource | None) -> memory.Pictures | None:

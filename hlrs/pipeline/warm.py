@@ -125,6 +125,8 @@ def _compute(params: SearchJob) -> None:
 
     if searcher.order == 1:
         bilevel.first_order(alphas, weights, loss)
+    elif searcher.order == 0:
+        torch.autograd.grad(loss(), [*alphas, *weights])
     else:
         still = [torch.zeros_like(weight) for weight in weights]
         bilevel.second_order(alphas, weights, loss, loss, still, 0.025)

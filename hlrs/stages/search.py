@@ -19,6 +19,7 @@ from hlrs.config.spaces import Space
 from hlrs.data.augment import Augmentation, send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
+from hlrs.errors import UserError
 from hlrs.longtail.mixing import mixing_at
 from hlrs.longtail.objectives import Mixing, Outcome, demands_of, layout_of, make_objective
 from hlrs.nas import arch_lr, bilevel, selection, trajectory
@@ -29,7 +30,7 @@ from hlrs.nas.network import initialize
 from hlrs.nas.ops import triton_available
 from hlrs.nas.relaxation import Relax, relaxed
 from hlrs.nas.searchers.base import Searcher
-from hlrs.nas.searchers.table import DRAWS, SEARCHERS
+from hlrs.nas.searchers.table import DRAWS, SEARCHERS, WINDOWS
 from hlrs.nas.spaces import SUPERNETS
 from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.nas.trajectory import Architecture, Trajectory
@@ -44,6 +45,7 @@ from hlrs.training.task import step_metrics
 from hlrs.training.throughput import Throughput, measure
 
 HALVES = ("weights", "alphas")
+UNSEEN: tuple[Tensor | float, ...] = (0.0, 0.0, 0.0, 0.0)  # of a step in which the alphas take none
 TUNING = 0.1  # learning rate of the weights between two decisions, as a factor (DARTS-PT's code)
 
 
@@ -64,6 +66,11 @@ def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
 
 def _train(job: Job, params: SearchJob) -> dict[str, Any]:
     task = _make_task(job, params)
+    if task.window is not None and task.window.steps > task.steps * task.epochs:
+        raise UserError(
+            f"searcher.steps: {task.window.steps} is more than the {task.steps * task.epochs} steps of the "
+            "search, so its alphas would take none; lower it, or raise search.epochs"
+        )
     position = fit(task, job, task.device)
     found, relaxation = task.trajectory.architectures, params.searcher.relaxation
     _write(job, params.search.space, params.search.nodes, found, position.rows, relaxation)
@@ -97,7 +104,9 @@ class SearchTask:
     """Alternating descent (DARTS, Liu et al. 2019, algorithm 1) for any searcher, objective, schedule."""
 
     images_per_step = 0  # set per epoch: fewer without architecture steps
-    sums = 5  # loss and accuracy on the weights' images, on the alphas' images, mixing coefficient
+    # loss and accuracy on the weights' images, on the alphas' images; mixing coefficient; size of both parts
+    # of an estimated gradient
+    sums = 7
 
     def __init__(self, params: SearchJob, images: SplitImages, device: torch.device) -> None:
         self.params, self.device, self.epochs = params, device, selection.epochs(params)
@@ -112,6 +121,8 @@ class SearchTask:
         self.weights_optimizer = make_sgd(self.weights, params.search.weights)
         self.on_weights.attach(self.supernet, self.weights_optimizer)
         self.alphas_optimizer = _make_adam(self.alphas, params.search.alphas, device)
+        window = WINDOWS.get(type(params.searcher))
+        self.window = window and window(params.searcher, self.alphas, self.weights_optimizer)
         self.captured = GraphCache(device)
         self.training, self.validation, self.evaluation = _make_batches(params, images)
         self.steps = self.training.steps
@@ -135,8 +146,10 @@ class SearchTask:
             self._redraw_halves()
         fed = [self.training, self.validation] if self.alphas_lr > 0 else [self.training]
         self.images_per_step = sum(batches.batch_size * len(batches.samplers) for batches in fed)
-        for batches in fed:
-            batches.begin(epoch, self.t)
+        self.training.begin(epoch, self.t)
+        self.alphas_steps = self._alphas_steps()
+        if self.alphas_steps:
+            self.validation.begin(epoch, self.t, self.alphas_steps)
         self.compute = self.captured(self._compute, self.captured_constants())
 
     def _redraw_halves(self) -> None:
@@ -163,6 +176,12 @@ class SearchTask:
         mixing = mixing_at(self.params.objective, self.t, "")
         return self.params.search.alphas.lr * arch_lr.factor(self.params.arch_lr, self.t, mixing)
 
+    def _alphas_steps(self) -> range:
+        """Return the epoch's steps in which the architecture takes one, too."""
+        if self.alphas_lr == 0:
+            return range(0)
+        return range(self.steps) if self.window is None else self.window.ends(self.steps)
+
     def _mixing(self, step: int) -> float | None:
         purpose = f"{self.params.seed}/search/mixing/{self.epoch}/{step}"
         return mixing_at(self.params.objective, self.t, purpose)
@@ -174,13 +193,18 @@ class SearchTask:
         return None if drawn is None else send(drawn, self.device)
 
     def step(self, step: int) -> Tensor:
-        """Step the architecture on its batch, then the weights on theirs."""
-        batches, drawn_for_alphas = self.training(step), None
-        if self.alphas_lr > 0:
+        """Step the architecture on its batch, then the weights on theirs; in windows, the other way round."""
+        batches, drawn_for_alphas, compute = self.training(step), None, self.compute
+        if step in self.alphas_steps:
             batches, drawn_for_alphas = batches + self.validation(step), self._draw("alphas", step)
+        if self.window is not None and self.alphas_lr > 0:
+            if self.window.starts(step):
+                self.window.start(generator(self.params.seed, "search", "directions", self.epoch, step))
+            if step not in self.alphas_steps:
+                compute = self.captured(self._compute, self.captured_constants(), "within a window")
         drawn = self._draw("weights", step), drawn_for_alphas
         numbers = self._mixing(step), self.weights_lr, self.entropy_weight
-        return self.compute(*numbers, *drawn, *itertools.chain(*batches))
+        return compute(*numbers, *drawn, *itertools.chain(*batches))
 
     def _compute(
         self,
@@ -203,15 +227,25 @@ class SearchTask:
             self.supernet.drawn = for_alphas
             return self.on_alphas(self.supernet, on_alphas, self.t, mixing)
 
-        seen: Sequence[Tensor | float] = 0.0, 0.0
-        if on_alphas:
-            seen = self._step_alphas(training, validation, weights_lr, entropy_weight)
-        with bilevel.frozen(self.alphas):
-            outcome = training()
-            optimizer_step(
-                outcome.loss, self.weights, self.weights_optimizer, self.params.search.weights.clip
-            )
-        return step_metrics(*outcome, *seen, 0.0 if mixing is None else mixing)
+        def step_weights() -> Outcome:
+            clip = self.params.search.weights.clip
+            with bilevel.frozen(self.alphas):
+                outcome = training()
+                optimizer_step(outcome.loss, self.weights, self.weights_optimizer, clip)
+            return outcome
+
+        def step_alphas() -> Sequence[Tensor | float]:
+            if not on_alphas:
+                return UNSEEN
+            return self._step_alphas(training, validation, weights_lr, entropy_weight)
+
+        if self.window is None:
+            seen, outcome = step_alphas(), step_weights()
+        else:
+            if self.alphas_lr > 0:
+                self.window.follow(step_weights)
+            outcome, seen = step_weights(), step_alphas()
+        return step_metrics(*outcome, *seen[:2], 0.0 if mixing is None else mixing, *seen[2:])
 
     def _step_alphas(
         self,
@@ -219,9 +253,12 @@ class SearchTask:
         validation: Callable[[], Outcome],
         weights_lr: Tensor | float,
         entropy_weight: Tensor | float | None,
-    ) -> Outcome:
-        """Take one Adam step; return loss and accuracy on the alphas' batch, at w or at the unrolled w′."""
-        seen: list[Outcome] = []
+    ) -> Sequence[Tensor | float]:
+        """Take one Adam step; return loss and accuracy on the alphas' batch, at w or at the unrolled w′.
+
+        Behind these the sizes of both parts of an estimated gradient's slope, means over its directions.
+        """
+        seen, slope = list[Outcome](), list(UNSEEN[2:])
 
         def penalized() -> Tensor:
             seen.append(validation())
@@ -231,7 +268,10 @@ class SearchTask:
                 loss = loss + penalty
             return loss if entropy_weight is None else loss + entropy_weight * mean_entropy(architecture)
 
-        if self.searcher.order == 1:
+        if self.window is not None:
+            gradients, *parts = self.window.estimate(penalized)
+            slope = [part.abs().mean() for part in parts]
+        elif self.searcher.order == 1:
             gradients = bilevel.first_order(self.alphas, self.weights, penalized)
         else:
             added, factor = bilevel.sgd_terms(self.weights, self.weights_optimizer)
@@ -241,7 +281,7 @@ class SearchTask:
         for alphas, gradient in zip(self.alphas, gradients, strict=True):
             alphas.grad = gradient
         self.alphas_optimizer.step()
-        return seen[0]
+        return [*seen[0], *slope]
 
     def end(self, means: list[float]) -> dict[str, Any]:
         """Record the architecture, check whether to stop it; return the epoch's row of history.parquet."""
@@ -258,17 +298,24 @@ class SearchTask:
             self._select(rounds)
         ended = self.epoch + 1 == self.epochs
         of_supernet, of_decoded = self._discretize(relax) if ended else (None, None)
+        if self.window is not None:
+            self.window.end_epoch(self.steps if stepped else 0)
+        taken = len(self.alphas_steps)
+        per_step = self.steps / taken if taken else 0.0  # steps of the weights per one of the alphas
+        estimated = taken > 0 and self.window is not None
         return {
             "epoch": self.epoch,
             "progress": self.t,
             "weights_loss": means[0],
             "weights_accuracy": means[1],
-            "alphas_loss": means[2] if stepped else None,
-            "alphas_accuracy": means[3] if stepped else None,
+            "alphas_loss": means[2] * per_step if taken else None,
+            "alphas_accuracy": means[3] * per_step if taken else None,
             "weights_lr": self.weights_lr,
             "alphas_lr": self.alphas_lr,
             "mixing": means[4] if self.params.objective.mixing is not None else None,
             **trajectory.describe(self.params.search.space, self.trajectory.architectures[-1], relax),
+            "slope_direct": means[5] * per_step if estimated else None,
+            "slope_implicit": means[6] * per_step if estimated else None,
             "eigenvalue": eigenvalue,
             "stopped": int(self.early_stopping.stopped),
             "supernet_accuracy": of_supernet,
@@ -327,7 +374,7 @@ class SearchTask:
 
         On these, second derivatives need about as much memory as a training step on the whole batch.
         """
-        if self.alphas_lr == 0:
+        if 0 not in self.alphas_steps:  # then its first batch was not drawn
             self.validation.begin(self.epoch, self.t)
         few = max(2, self.validation.batch_size // 4)
         batches = [
@@ -353,6 +400,7 @@ class SearchTask:
             **prefixed("adam", pack_optimizer(self.alphas_optimizer)),
             **prefixed("early_stopping", self.early_stopping.state()),
             **prefixed("trajectory", self.trajectory.state()),
+            **prefixed("window", {} if self.window is None else self.window.state()),
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -364,6 +412,8 @@ class SearchTask:
         unpack_optimizer(self.alphas_optimizer, unprefixed("adam", state))
         self.early_stopping.load(unprefixed("early_stopping", state))
         self.trajectory.load(unprefixed("trajectory", state))
+        if self.window is not None:
+            self.window.load(unprefixed("window", state))
 
 
 # --- building -----------------------------------------------------------------------------------------

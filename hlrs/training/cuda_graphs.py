@@ -63,20 +63,22 @@ class CapturedStep:
 class GraphCache:
     """The captured steps of a task, each valid for as long as its captured constants stay the same.
 
-    They share one memory pool, since they run one after the other. On a CPU nothing is captured.
+    They share one memory pool, since they run one after the other. On a CPU nothing is captured. A
+    computation that is not the same in every step of an epoch is captured once for each of its `part`s.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.enabled = device, device.type == "cuda"
-        self.steps: dict[Compute, tuple[Any, CapturedStep]] = {}
+        self.steps: dict[tuple[Compute, str], tuple[Any, CapturedStep]] = {}
 
-    def __call__(self, compute: Compute, constants: Any = None) -> Compute:
+    def __call__(self, compute: Compute, constants: Any = None, part: str = "") -> Compute:
         """Return the captured step of a computation; a new one replaces it when `constants` changed."""
         if not self.enabled:
             return compute
-        if compute not in self.steps or self.steps[compute][0] != constants:
-            self.steps[compute] = constants, CapturedStep(compute, self.device, self._pool)
-        return self.steps[compute][1]
+        key = compute, part
+        if key not in self.steps or self.steps[key][0] != constants:
+            self.steps[key] = constants, CapturedStep(compute, self.device, self._pool)
+        return self.steps[key][1]
 
     def forget(self) -> None:
         """Drop all captured steps: a tensor that they read has moved."""

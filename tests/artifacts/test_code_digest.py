@@ -467,6 +467,8 @@ TABLES = {
     "IMBALANCES": "data/split.py",
     "POLICIES": "data/augment.py",
     "SEARCHERS": "nas/searchers/table.py",
+    "WINDOWS": "nas/searchers/table.py",
+    "RELAXATIONS": "nas/relaxation.py",
     "DERIVATIONS": "nas/genotype.py",
     "GIVEN": "nas/genotype.py",
     "PARSERS": "nas/genotype.py",

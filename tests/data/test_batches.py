@@ -197,6 +197,10 @@ def test_a_batch_depends_only_on_purpose_epoch_and_step():
         feed.begin(epoch, 0.0)
         straight = [feed(step) for step in range(3)]
     assert same(drawn(some_batches(), 2, 1), straight[1])  # like a resumed run
+    few = some_batches()
+    few.begin(2, 0.0, range(1, 3, 2))
+    assert [len(requests) for requests in few.requests] == [0, 2, 0]
+    assert same(few(1), straight[1])
 
 
 @pytest.mark.parametrize(

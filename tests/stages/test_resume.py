@@ -119,6 +119,33 @@ def test_a_search_killed_between_two_decisions_gives_the_same_bytes(prepared):
     assert record(prepared, "search", RUN["search"])["resumes"] == 1
 
 
+def test_a_search_killed_within_a_window_gives_the_same_bytes(prepared):
+    method = {
+        "searcher": {"kind": "zo_darts", "steps": 7, "directions": 2},
+        "objective": {"kind": "bilateral"},
+    }
+    edit(prepared / "params.yaml", **{"methods.hlrs": method})
+    expected = undisturbed(prepared, "search")
+    process = start(prepared, "search", RUN["search"], checkpoint_seconds=0.0)
+    [search] = [
+        job for job in plan(load(Path("params.yaml"))) if job.run == RUN["search"] and job.stage == "search"
+    ]
+    while True:
+        process.join(0.005)
+        assert process.exitcode is None, (prepared / "log").read_text()
+        if search.checkpoint.exists() and read_facts(search.checkpoint)["epoch"] >= 1:
+            break
+    process.kill()
+    process.join()
+    facts = read_facts(search.checkpoint)
+    state = read_tensors(search.checkpoint)[0]
+    assert (5 * facts["epoch"] + facts["step"]) % 7  # of five steps per epoch
+    assert state["window.position"] == 5 * facts["epoch"] % 7
+    assert hlrs(prepared, "search", RUN["search"])[0] == 0
+    assert outputs(prepared, "search") == expected
+    assert record(prepared, "search", RUN["search"])["resumes"] == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_the_state_and_exits_with_75(prepared, number):
     edit(prepared / "params.yaml", **{"search.epochs": 40})

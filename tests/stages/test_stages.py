@@ -270,6 +270,8 @@ def spec_of(model):
     for name, field in model.model_fields.items():
         if name == "at":
             spec[name] = [0.5] if get_args(field.annotation) and "list" in str(field.annotation) else 0.5
+        elif name == "steps":
+            spec[name] = 2
         elif name != "kind" and field.is_required():
             spec[name] = "DARTS_V2" if name == "genotype" else get_args(field.annotation)[0]  # of a literal
     return spec

@@ -25,6 +25,7 @@ LATE = {"kind": "pc_darts", "portion": 2, "warm_up": 0.5}
 GDAS = {"kind": "gdas"}
 BETA = {"kind": "beta_darts"}
 DRNAS = {"kind": "drnas"}
+ZO = {"kind": "zo_darts", "steps": 2}
 METHODS = {
     "plain": {},
     "bilateral": {"objective": BILATERAL},
@@ -38,6 +39,8 @@ METHODS = {
     "beta-DARTS": {"searcher": BETA},
     "DrNAS, unrolled": {"searcher": DRNAS | {"order": 2}},
     "DARTS-PT": {"searcher": {"kind": "darts_pt", "tune": 1}},
+    "ZO-DARTS+": {"searcher": ZO | {"directions": 2}},
+    "ZO-DARTS+, dual head": {"searcher": ZO, "objective": {"kind": "dual_head"}},
 }
 CLASSIFIER = {"classifier": {"kind": "retrained", "epochs": 2}}
 RECIPES = {
@@ -91,7 +94,7 @@ def trained(task, steps=4, epochs=None):
 class Eager(GraphCache):
     """Treats every call as the first one, which runs eagerly."""
 
-    def __call__(self, compute, constants=None):
+    def __call__(self, compute, constants=None, part=""):
         return lambda *inputs: CapturedStep(compute, self.device)(*inputs)
 
 
@@ -163,6 +166,8 @@ def stood_in(monkeypatch):
         "beta-DARTS",
         "DrNAS, unrolled",
         "DARTS-PT",
+        "ZO-DARTS+",
+        "ZO-DARTS+, dual head",
     ],
 )
 def test_no_captured_step_of_a_search_is_stale(workspace, stood_in, method):
@@ -201,6 +206,8 @@ def recaptured(task, epochs):
         ({"searcher": DRNAS}, []),  # noise is an input
         ({"searcher": BETA}, []),  # likewise the weight of the penalty
         ({"searcher": LATE | {"order": 2}}, [2]),
+        ({"searcher": ZO}, []),  # the temperature is an input
+        ({"searcher": ZO, "arch_lr": {"kind": "freeze", "at": 0.5}}, [2]),
     ],
 )  # fmt: skip
 def test_a_search_captures_again_when_a_constant_changes(workspace, stood_in, method, at):
@@ -232,6 +239,20 @@ def test_a_captured_step_sees_new_noise_and_a_new_temperature(workspace, stood_i
     assert len(noise) == 12  # of 2 epochs, 3 steps, weights and alphas
     temperatures = [drawn[:, 1].unique().tolist() for _, drawn in seen]
     assert temperatures == [[10.0]] * 6 + [[pytest.approx(5.05)]] * 6  # 3 epochs from 10 to 0.1
+
+
+def test_the_steps_within_a_window_and_those_that_end_one_are_captured_once_each(workspace, stood_in):
+    task = stood_in(search_task(by_stage({"searcher": ZO})["search"]))
+    for epoch in range(3):
+        task.begin(epoch)
+        for step in range(task.steps):
+            task.step(step)
+        task.window.end_epoch(task.steps)
+    found = {part: step.graph for (compute, part), (_, step) in task.captured.steps.items()}
+    assert {*found} == {"", "within a window"}
+    assert None not in found.values()
+    assert task.steps == 5  # 7 windows end; of each kind the first step ran eagerly, the others were replayed
+    assert len(StandIn.outputs) == 6 + 7
 
 
 def test_draws_depend_only_on_seed_purpose_epoch_and_step(workspace):

@@ -113,7 +113,7 @@ def test_weights_and_penalty_are_what_a_supernet_can_learn_from(spec):
     weights = searcher.operation_weights(alphas, None if drawn is None else drawn[0])
     check_weights(weights, (5, 8))
     assert torch.allclose(weights.sum(1), torch.ones(5), atol=1e-5) == spec.sums_to_one
-    [gradient] = torch.autograd.grad(weights[:, 0].sum(), alphas)
+    [gradient] = torch.autograd.grad(weights.square().sum(), alphas)  # one may be 0 for good
     assert torch.isfinite(gradient).all()
     assert (gradient != 0).any()
     betas = torch.zeros(5) if searcher.edge_normalization else None
