@@ -186,6 +186,25 @@ EIGENVALUE = Panel(
     " (Zela et al. 2020).",
     optional=True,
 )
+NONZERO = Panel(
+    "nonzero",
+    "Operations with a weight above 0",
+    "per edge, a mean",
+    {"nonzero_normal": "normal cell", "nonzero_reduce": "reduction cell"},
+    zero=True,
+    note="By sparsemax, whose temperature falls in steps.",
+    optional=True,
+)
+SLOPE = Panel(
+    "slope",
+    "Estimated slope of the architecture’s loss",
+    "mean size in an epoch",
+    {"slope_direct": "direct part", "slope_implicit": "through the weights"},
+    zero=True,
+    note="Of ZO-DARTS+, along directions drawn at random. If the part through the weights is far larger than"
+    " with windows of one or two steps, it is noise of the difference between weights.",
+    optional=True,
+)
 SEARCH_PANELS = (
     RATES,
     Panel("losses", "Losses", "loss", {"weights_loss": "weight steps", "alphas_loss": "architecture steps"}),
@@ -195,8 +214,10 @@ SEARCH_PANELS = (
         "nats",
         {"entropy_normal": "normal cell", "entropy_reduce": "reduction cell"},
     ),
+    NONZERO,
     SKIPS,
     EIGENVALUE,
+    SLOPE,
     Panel(
         "accuracy",
         "Accuracy during the search",

@@ -306,20 +306,22 @@ def test_collapse_is_the_first_epoch_with_two_skip_connections():
     assert "Collapse in 2 of 3 searches." in figure.charts[0]
 
 
-def test_the_eigenvalue_is_drawn_where_it_was_estimated():
-    results = make_results(
-        [make_run("darts", 0), make_run("hlrs", 0, search={"eigenvalue": [0.1, None, 0.3]})]
-    )
-    figure = drawn(results, "search_eigenvalue")
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [("eigenvalue", "eigenvalue"), ("nonzero_normal", "nonzero"), ("slope_direct", "slope")],
+)
+def test_what_only_some_searches_have_is_drawn_where_there_is_some(column, name):
+    results = make_results([make_run("darts", 0), make_run("hlrs", 0, search={column: [0.1, None, 0.3]})])
+    figure = drawn(results, f"search_{name}")
     assert [*figure.parts] == ["hlrs"]
     path = re.search(r'<path class="line s0" d="([^"]*)"', figure.parts["hlrs"]).group(1)
     assert (path.count("M"), path.count("l")) == (2, 0)  # two points, a gap between them
-    assert figure.data[1] == [
+    assert [row[:4] for row in figure.data[1]] == [
         ["darts", 0, 0, None], ["darts", 0, 1, None], ["darts", 0, 2, None],
         ["hlrs", 0, 0, 0.1], ["hlrs", 0, 1, None], ["hlrs", 0, 2, 0.3],
     ]  # fmt: skip
     none = figures.sections(make_results([make_run("darts", 0)]), "d")
-    assert "search_eigenvalue" not in {f.name for section in none for f in section.figures}
+    assert f"search_{name}" not in {f.name for section in none for f in section.figures}
 
 
 def test_the_epoch_at_which_the_watch_stopped_the_alphas_is_noted():
