@@ -13,15 +13,14 @@ quickstart: $(VENV)/installed
 	@echo "The report: $(CURDIR)/report/index.html"
 
 # Three processes of one thread each: with more threads than free cores PyTorch's wait for one another
-PYTEST := pytest -n 3 --dist loadfile --no-loadscope-reorder
 test test-all: export OMP_NUM_THREADS ?= 1
 
 test: $(VENV)/installed
-	$(PYTEST) -m "not e2e"
+	pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not e2e"
 
-# Those that start Snakemake, DVC, SLURM, containers or a browser
-test-all: test
-	$(PYTEST) -m e2e
+# All, with those that start Snakemake, DVC, SLURM, containers or a browser; these mostly wait
+test-all: $(VENV)/installed
+	pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # Kills, power cuts, damaged files and mutated params, for long (docs/reliability.md); SEED=N for others
 torture: export OMP_NUM_THREADS ?= 1

@@ -74,9 +74,13 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_modifyitems(items):
-    """Run the slowest files first, and the accounting tests, which mostly wait, last."""
-    order = {"test_slurm.py": -2, "test_workflow.py": -1, "test_accounting.py": 1}
-    items.sort(key=lambda item: order.get(item.path.name, 0))
+    """Run end-to-end tests first, the slowest files before others; the accounting tests need SLURM's end."""
+    order = {"test_slurm.py": -3, "test_workflow.py": -2, "test_accounting.py": 1}
+
+    def place(item):
+        return order.get(item.path.name, -1 if item.get_closest_marker("e2e") else 0)
+
+    items.sort(key=place)
 
 
 def untested(what: str, reason: str, variable: str):
