@@ -352,6 +352,7 @@ class Retrain(Spec):
     mix: Annotated[Mixup | Cutmix, Field(discriminator="kind")] | None = None
     accumulate: int = Field(1, ge=1, le=100_000)  # batches of which a step takes the mean gradient
     sharpness: float = Field(0.0, ge=0, le=1000)  # the radius ρ of SAM (Foret et al. 2021); 0: no SAM
+    lookahead: Share | None = None  # the share of slow weights in the end (Zhang et al. 2019; Jordan 2024)
     ema: Share | None = None  # decay per step of the weights' moving average, the result
     swa: Share | None = None  # progress from which the weights' mean over the epochs' ends is the result
     precision: Precision = "float32"  # of the maps; weights, statistics, logits and losses are float32

@@ -34,6 +34,7 @@ from hlrs.stages.networks import build_network
 from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer, unprefixed
 from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
+from hlrs.training.lookahead import Lookahead
 from hlrs.training.loop import fit
 from hlrs.training.optim import ascent, learning_rate, make_optimizer, mean_gradients, set_lr, step_along
 from hlrs.training.task import step_metrics
@@ -102,12 +103,14 @@ class RetrainTask:
             initialize(self.network, weights)
         self.network.to(device)
         self.network.precision = self.recipe.precision
-        averaged = self.recipe.ema is not None or self.recipe.swa is not None
-        self.result = copy.deepcopy(self.network) if averaged else self.network
         self.images, self.holdout = images.set, images.positions("holdout")
         self.positions = images.positions("weights", "alphas")
         self.steps = steps_per_epoch(len(self.positions), self.recipe.batch_size * self.recipe.accumulate)
         check_accumulation(self.recipe, len(self.positions))
+        decay, steps = self.recipe.lookahead, self.recipe.epochs * self.steps
+        self.lookahead = None if decay is None else Lookahead(decay, self.network, steps)
+        averaged = self.recipe.ema is not None or self.recipe.swa is not None
+        self.result = copy.deepcopy(self.network) if averaged else self.network
         self.phases = self._phases(params.images.augment)
         self.objective.attach(self.network, self.phases[0].optimizer)
         self.epochs = sum(phase.epochs for phase in self.phases)
@@ -157,9 +160,12 @@ class RetrainTask:
         return self.phase.name, self.drop_path > 0, self.objective.loss.weighs(self.t)
 
     def step(self, step: int) -> Tensor:
-        """Take one step of the optimizer, on `accumulate` batches of each sampler, and of the average."""
+        """Take one step of the optimizer, on `accumulate` batches of each sampler, and of the averages."""
         passes = range(step * self.recipe.accumulate, (step + 1) * self.recipe.accumulate)
-        return self.compute(*itertools.chain(*map(self._inputs, passes)))
+        metrics = self.compute(*itertools.chain(*map(self._inputs, passes)))
+        if self.lookahead is not None and self.phase.name == "network":
+            self.lookahead.follow(self.epoch * self.steps + step + 1)
+        return metrics
 
     def _inputs(self, number: int) -> list[Any]:
         """Return mixing coefficient, drop path's factors and the batches' fields of one of the passes."""
@@ -292,10 +298,12 @@ class RetrainTask:
         return float((predicted == self.images.labels.cpu().numpy()[self.holdout]).mean())
 
     def state(self) -> dict[str, Tensor]:
-        """Return weights, running statistics, their average where there is one, and optimizers' states."""
+        """Return weights, running statistics, their averages where there are any, and optimizers' states."""
         state = prefixed("net", self.network.state_dict())
         if self.result is not self.network:
             state |= prefixed("average", self.result.state_dict())
+        if self.lookahead is not None:
+            state |= prefixed("lookahead", self.lookahead.state())
         for phase in self.phases:
             state |= prefixed(f"optimizer.{phase.name}", pack_optimizer(phase.optimizer))
         return state
@@ -306,6 +314,8 @@ class RetrainTask:
         self.network.load_state_dict(unprefixed("net", state))
         if self.result is not self.network:
             self.result.load_state_dict(unprefixed("average", state))
+        if self.lookahead is not None:
+            self.lookahead.load(unprefixed("lookahead", state))
         for phase in self.phases:
             unpack_optimizer(phase.optimizer, unprefixed(f"optimizer.{phase.name}", state))
 

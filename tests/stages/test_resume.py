@@ -56,7 +56,11 @@ def test_two_runs_give_the_same_bytes(prepared, stage):
 RECIPES = {  # of trainings whose state is more than SGD's
     "search": {"search.halves": "redrawn", "search.entropy": {"weight": 1.0}},
     "retrain": {},
-    "adamw, sharpness": {"retrain.weights": {"kind": "adamw"}, "retrain.sharpness": 0.05},
+    "adamw, sharpness, lookahead": {
+        "retrain.weights": {"kind": "adamw"},
+        "retrain.sharpness": 0.05,
+        "retrain.lookahead": 0.9,
+    },
     "muon, accumulated, swa": {
         "retrain.weights": {"kind": "muon"},
         "retrain.accumulate": 2,

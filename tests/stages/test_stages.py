@@ -344,6 +344,7 @@ OTHER = {  # for each option of a retraining but its unions, a value that SHORT 
     "cutout": 4,
     "accumulate": 2,
     "sharpness": 0.1,
+    "lookahead": 0.9,
     "ema": 0.9,
     "precision": "bfloat16",
 }
