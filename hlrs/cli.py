@@ -148,7 +148,7 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     """
     from hlrs.config.params import load
     from hlrs.pipeline.plan_view import Outlook
-    from hlrs.pipeline.preflight import check_windows
+    from hlrs.pipeline.preflight import check_counts
 
     if run is not None and as_json:
         raise UserError("--json cannot be combined with --why; --json alone includes every job's differences")
@@ -158,7 +158,7 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
 
         click.echo("\n".join(why(run.strip("/"), jobs, load(params), _width())))
         return
-    check_windows(jobs)
+    check_counts(jobs)
     outlook = Outlook(jobs, load(params), lambda text: click.echo(f"{text} ...", err=True))
     if as_json:
         click.echo(json.dumps(outlook.facts(), indent=1))

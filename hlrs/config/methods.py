@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from hlrs.config.base import BetaShape, Exponent, Share, ShareOrNone, Spec, Temperature, Text, Tuning
 from hlrs.config.spaces import Given
+from hlrs.errors import UserError
 
 # --- relaxations ----------------------------------------------------------------------------------------
 
@@ -220,6 +221,15 @@ class Swap(Spec):
     genotype_is: ClassVar[Literal["scored"]] = "scored"
     candidates: int = Field(100, ge=2, le=1_000_000)
     batch_size: int = Field(16, ge=2, le=64)  # a pattern has one bit per image of a 64-bit word
+
+
+def check_scored(searcher: Swap, images: int) -> None:
+    """Raise UserError if scores take more images than the weights' half has."""
+    if searcher.batch_size > images:
+        raise UserError(
+            f"searcher.batch_size: {searcher.batch_size} is more than the {images} images of the weights' "
+            "half; lower it"
+        )
 
 
 class Fixed(Spec):

@@ -27,6 +27,7 @@ from hlrs.config.base import (
 )
 from hlrs.config.methods import Objective, Plain, check_branches, check_reached
 from hlrs.config.spaces import DartsSpace, Space, check_cells
+from hlrs.errors import UserError
 
 
 def _check_weights(weights: "Optimizer", epochs: int) -> None:
@@ -427,6 +428,16 @@ class Retrain(Spec):
                 f"swa {self.swa:g} leaves fewer than two of {self.epochs} epochs to average: lower it, or "
                 "raise epochs"
             )
+
+
+def check_accumulation(recipe: Retrain, images: int) -> None:
+    """Raise UserError if a step would read the training images more than once."""
+    most = max(1, images // min(recipe.batch_size, images))
+    if recipe.accumulate > most:
+        raise UserError(
+            f"retrain.accumulate: {recipe.accumulate} batches of {recipe.batch_size} are more than the "
+            f"{images} training images; lower it to at most {most}"
+        )
 
 
 class Inherited(Spec):

@@ -13,6 +13,8 @@ from hlrs.artifacts.data_digest import content_digest, file_digests, leaks
 from hlrs.artifacts.jobs import ASIDE, CHECKPOINTS, RESULTS, Job
 from hlrs.config.data import Source, check_visible
 from hlrs.config.jobs import Images, ScoreJob, SearchJob, SplitJob, parse
+from hlrs.config.methods import check_scored
+from hlrs.config.recipes import check_accumulation
 from hlrs.data.sources.base import ImageSource, remedy_for
 from hlrs.data.sources.open import files_of, open_source
 from hlrs.data.split import draw
@@ -128,31 +130,51 @@ def check_trainings(
             _check_training(job, makers, found, room(job.stage))
 
 
-def check_windows(jobs: list[Job]) -> None:
-    """Raise UserError, before a job is queued, if a search's alphas take their first step after its end.
+def check_counts(jobs: list[Job]) -> None:
+    """Raise UserError, before a job is queued, if one needs more images or steps than its data set gives.
 
     Images that are not on this machine are left to the job that needs them.
     """
-    calibration = Calibration(jobs, print)
-    seen = set()
+    calibration, seen = Calibration(jobs, print), set()
     for job in jobs:
-        of_one_kind = job.run.rsplit("/", 1)[0]  # seeds do not matter
-        params = parse(job.stage, job.params) if job.stage == "search" else None
-        if not isinstance(params, SearchJob) or params.searcher.order != 0 or of_one_kind in seen:
+        dataset, *method = job.run.split("/")[:2]
+        of_one_kind = (job.stage, dataset, *method)  # seeds do not matter
+        if job.stage not in TRAINED or "images" not in job.params or of_one_kind in seen or job.complete:
             continue
         seen.add(of_one_kind)
+        params = parse(job.stage, job.params)
+        if not _demanding(params):
+            continue
         try:
-            steps = calibration.steps(job)
+            counts = calibration.counts(job)
+            steps = calibration.steps(job) if isinstance(params, SearchJob) else 0
         except (HlrsError, ModuleNotFoundError):
             continue
+        with about(f"methods.{method[0]}"):
+            _check_counts(params, counts, steps)
+
+
+def _demanding(params: Any) -> bool:
+    """Whether a job of these parameters needs so many images, or steps per epoch."""
+    if isinstance(params, SearchJob):
+        return params.searcher.order == 0
+    return isinstance(params, ScoreJob) or params.retrain.accumulate > 1
+
+
+def _check_counts(params: Any, counts: dict[str, int], steps: int) -> None:
+    if isinstance(params, ScoreJob):
+        check_scored(params.searcher, counts["weights"])
+    elif isinstance(params, SearchJob):
+        assert params.searcher.order == 0
         epochs = range(params.search.epochs)
-        steps *= sum(alphas_step(params, selection.progress(params, epoch)) for epoch in epochs)
-        if params.searcher.steps > steps:
+        taken = steps * sum(alphas_step(params, selection.progress(params, epoch)) for epoch in epochs)
+        if params.searcher.steps > taken:
             raise UserError(
-                f"methods.{job.run.split('/')[1]}.searcher.steps: the alphas would step after "
-                f"{params.searcher.steps} steps of the weights, but their part of the search has {steps}: "
-                "lower steps, or raise search.epochs"
+                f"searcher.steps: the alphas would step after {params.searcher.steps} steps of the weights, "
+                f"but their part of the search has {taken}: lower steps, or raise search.epochs"
             )
+    else:
+        check_accumulation(params.retrain, counts["weights"] + counts["alphas"])
 
 
 def _pictures(training: Job, source: ImageSource | None) -> memory.Pictures | None:

@@ -131,7 +131,7 @@ def _prepare(jobs: list[Job], workflow: Any) -> None:
     plan.freeze(jobs)
     plan.restore(jobs)
     preflight.check_trainings(jobs, opened, functools.cache(partial(memory.room, workflow=workflow)))
-    preflight.check_windows(jobs)
+    preflight.check_counts(jobs)
     dvc_experiments.fetch(jobs)
     preflight.check_present(plan.due(jobs))
 

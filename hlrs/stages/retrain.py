@@ -18,11 +18,15 @@ from hlrs.config.base import Kinds
 from hlrs.config.data import Augment
 from hlrs.config.jobs import RetrainJob
 from hlrs.config.methods import ClassBalancedSampler, Sampler
-from hlrs.config.recipes import NormalizedClassifier, Optimizer, Retrain, RetrainedClassifier
+from hlrs.config.recipes import (
+    NormalizedClassifier,
+    Optimizer,
+    RetrainedClassifier,
+    check_accumulation,
+)
 from hlrs.data.augment import Batch, mix, send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
-from hlrs.errors import UserError
 from hlrs.longtail.mixing import mixing_at
 from hlrs.longtail.objectives import Mixing, Outcome, accuracy, demands_of, make_objective
 from hlrs.nas.bilevel import moved
@@ -318,16 +322,6 @@ class RetrainTask:
             self.lookahead.load(unprefixed("lookahead", state))
         for phase in self.phases:
             unpack_optimizer(phase.optimizer, unprefixed(f"optimizer.{phase.name}", state))
-
-
-def check_accumulation(recipe: Retrain, images: int) -> None:
-    """Raise UserError if a step would read the training images more than once."""
-    most = max(1, images // min(recipe.batch_size, images))
-    if recipe.accumulate > most:
-        raise UserError(
-            f"retrain.accumulate: {recipe.accumulate} batches of {recipe.batch_size} are more than the "
-            f"{images} training images; lower it to at most {most}"
-        )
 
 
 def classifier_phase(task: RetrainTask, classifier: RetrainedClassifier, augment: Augment) -> Phase:

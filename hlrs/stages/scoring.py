@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from hlrs.config.jobs import ScoreJob
-from hlrs.config.methods import Random
+from hlrs.config.methods import Random, check_scored
 from hlrs.data.images import generator
-from hlrs.errors import UserError
 from hlrs.nas import trajectory
 from hlrs.nas.network import initialize
 from hlrs.nas.searchers.random import draw_architecture
@@ -43,11 +42,7 @@ class ScoreTask:
     def _draw_images(self, images: SplitImages) -> Tensor:
         """Draw the images without replacement: float [batch_size, channels, height, width]."""
         positions, count = images.positions("weights"), self.params.searcher.batch_size
-        if count > len(positions):
-            raise UserError(
-                f"searcher.batch_size: {count} is more than the {len(positions)} images of the weights' "
-                "half; lower it"
-            )
+        check_scored(self.params.searcher, len(positions))
         draw = generator(self.params.seed, "search", "scored images")
         drawn = positions[torch.randperm(len(positions), generator=draw)[:count]]
         [request] = as_they_are(drawn, count)

@@ -231,6 +231,30 @@ def test_a_split_that_cannot_be_drawn_is_refused_before_any_job_runs():
     check_splits(planned(kind="image_folder", train="data").values(), print)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {
+                "methods.darts": {"searcher": {"kind": "swap", "batch_size": 64}},
+                "datasets.digits.max_per_class": 20,
+            },
+            r"searcher\.batch_size: 64 is more than the \d\d images of the weights' half",
+        ),
+        ({"retrain.accumulate": 40}, r"retrain\.accumulate: 40 batches of 16 .* at most 9"),
+    ],
+    ids=["images to score", "accumulated batches"],
+)
+def test_more_images_than_there_are_is_refused_before_any_job_runs(changes, message):
+    params = yaml.safe_load(yaml.safe_dump(TINY))
+    params["matrix"]["methods"] = ["darts"]
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    preflight.check_counts(plan.plan(load(Path("params.yaml"))))
+    edit(Path("params.yaml"), **changes)
+    with pytest.raises(UserError, match=rf"^methods\.darts: {message}"):
+        preflight.check_counts(plan.plan(load(Path("params.yaml"))))
+
+
 def test_a_split_that_exists_or_whose_data_are_elsewhere_is_not_drawn(monkeypatch):
     write_images({"cat": 1, "dog": 60})
     jobs = planned(kind="image_folder", train="data")

@@ -17,7 +17,7 @@ from hlrs.errors import UserError
 from hlrs.nas.bilevel import frozen, second_order, sgd_terms
 from hlrs.nas.searchers.zo_darts import Window
 from hlrs.pipeline.plan import plan
-from hlrs.pipeline.preflight import check_windows
+from hlrs.pipeline.preflight import check_counts
 from hlrs.stages import search
 from hlrs.training.optim import make_sgd, step_along
 from tests.conftest import TINY
@@ -265,10 +265,10 @@ def searching(steps, **own):
     [(15, {}), (10, {"arch_lr": {"kind": "freeze", "at": 0.5}}), (20, {"search": {"epochs": 4}})],
 )
 def test_a_window_longer_than_the_search_is_refused_before_any_job(workspace, most, own):
-    check_windows(searching(most, **own))
+    check_counts(searching(most, **own))
     with pytest.raises(UserError) as error:
-        check_windows(searching(most + 1, **own))
-    says(str(error.value), "methods.zo.searcher.steps", str(most + 1), str(most), "search.epochs")
+        check_counts(searching(most + 1, **own))
+    says(str(error.value), "methods.zo", "searcher.steps", str(most + 1), str(most), "search.epochs")
 
 
 def test_a_window_longer_than_the_search_ends_the_job(workspace):
