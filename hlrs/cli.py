@@ -23,7 +23,7 @@ STAGE_HELP = {
     "search": "Train the supernet and record its alphas.",
     "extract": "Derive the genotype from the alphas and draw its cells.",
     "lookup": "Look the genotype up in a table of accuracies.",
-    "retrain": "Train the genotype's network from scratch.",
+    "retrain": "Train the genotype's network, or what its search trained.",
     "evaluate": "Evaluate the trained network on the test set.",
     "report": "Compare all runs in one HTML page, CSV tables and plots.",
 }

@@ -744,7 +744,8 @@ def check_reached(spec: Spec, epochs: int, field: str = "") -> None:
         path = f"{field}.{name}" if field else name
         if isinstance(value, Spec):
             check_reached(value, epochs, path)
-        if name in ("at", "peak", "every") and value is not None:
+        default = name == "every" and name not in spec.model_fields_set  # fits whatever number of epochs
+        if name in ("at", "peak", "every") and value is not None and not default:
             for moment in value if isinstance(value, list) else [value]:
                 check_moment(moment, epochs, path)
 

@@ -10,7 +10,15 @@ from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from hlrs.config.base import Name, Seed, Spec, overlay
 from hlrs.config.data import Dataset, check_visible
 from hlrs.config.messages import describe_error
-from hlrs.config.methods import Method, Objective, Plain, check_branches, check_moment, check_reached
+from hlrs.config.methods import (
+    FreezeLR,
+    Method,
+    Objective,
+    Plain,
+    check_branches,
+    check_moment,
+    check_reached,
+)
 from hlrs.config.recipes import Evaluate, Inherited, Report, Retrain, Search
 from hlrs.config.spaces import Space, check_cells, space_of
 from hlrs.errors import UserError
@@ -147,6 +155,13 @@ class Params(Sections):
                 f"{field}.{wants}, for which {self._field(name, 'search', 'precision')} bfloat16 is too "
                 f"coarse: set {remedy}precision to float32"
             )
+        frozen = method.arch_lr.at if isinstance(method.arch_lr, FreezeLR) else 1.0
+        if recipe.entropy is not None and frozen <= recipe.entropy.at:
+            raise ValueError(
+                f"{field}.arch_lr.at {frozen:g} freezes the alphas before the penalty acts, from "
+                f"{self._field(name, 'search', 'entropy')}.at {recipe.entropy.at:g} on: raise the former, or "
+                "lower the latter"
+            )
         if searcher.warm_up < 1:
             check_moment(searcher.warm_up, recipe.epochs, f"{field}.searcher.warm_up")
         if recipe.channels % searcher.portion:
@@ -191,6 +206,11 @@ class Params(Sections):
             raise ValueError(
                 f"{start}: searcher {method.searcher.kind} trains no supernet: set start to scratch"
             )
+        if recipe.start == "supernet" and method.searcher.tune is not None:
+            raise ValueError(
+                f"{start}: searcher {method.searcher.kind} decides everything on the supernet, so nothing "
+                "continuous is left: set start to decoded"
+            )
         search, objective = self.search_of(name), method.objective or Plain(kind="plain")
         for entry in ("channels", "cells"):
             own, supernet = getattr(recipe, entry), getattr(search, entry)
@@ -199,12 +219,14 @@ class Params(Sections):
                     f"{start}: the supernet has {self._field(name, 'search', entry)} {supernet}, not "
                     f"{self._field(name, 'retrain', entry)} {own}: set the latter to {supernet}"
                 )
-        if _heads(objective) != _heads(recipe.objective):
-            raise ValueError(
-                f"{start}: the supernet of objective {objective.kind} has other branches or classifiers than "
-                f"{self._field(name, 'retrain', 'objective')} {recipe.objective.kind}: give the retraining "
-                "the search's objective, or set start to scratch"
-            )
+        supernet, own = _heads(objective), _heads(recipe.objective)
+        for entry in supernet:
+            if own[entry] != supernet[entry]:
+                raise ValueError(
+                    f"{start}: the search's objective has {entry} {supernet[entry]}, "
+                    f"{self._field(name, 'retrain', 'objective')} has {own[entry]}, so branches or "
+                    "classifiers differ: give the retraining the search's objective, or set start to scratch"
+                )
 
     def inherited_of(self, method: str) -> Inherited | None:
         """Return the supernet that a method's retraining starts as; None for one from scratch."""
@@ -234,9 +256,13 @@ class Params(Sections):
         return _overlaid(self.retrain, network, self.methods[method].retrain, f"methods.{method}.retrain")
 
 
-def _heads(objective: Objective) -> tuple[object, ...]:
+def _heads(objective: Objective) -> dict[str, object]:
     """Return what an objective's branches and classifiers depend on."""
-    return objective.kind, objective.branch_cells, objective.loss.scale
+    return {
+        "kind": objective.kind,
+        "branch_cells": objective.branch_cells,
+        "scale of cosines": objective.loss.scale,
+    }
 
 
 def _overlaid(common: Recipe, network: dict[str, float], override: dict[str, Any], field: str) -> Recipe:

@@ -262,8 +262,12 @@ class Search(Spec):
     @model_validator(mode="after")
     def _acts(self) -> "Search":
         _check_weights(self.weights, self.epochs)
-        if self.entropy is not None:
-            check_reached(self.entropy, self.epochs, "entropy")
+        last = (self.epochs - 1) / self.epochs
+        if self.entropy is not None and self.entropy.at >= last:
+            raise ValueError(
+                f"entropy.at {self.entropy.at:g} never acts: the penalty grows from there on, and the last "
+                f"of {self.epochs} epochs has progress {last:.3g}; lower it, or raise epochs"
+            )
         check_cells(self.space, self.cells, "cells")
         if not self.space.edges(self.nodes):
             raise ValueError(f"nodes {self.nodes}: a cell of space {self.space.kind} needs 2 or more")

@@ -1,4 +1,4 @@
-"""The penalty on undecided architectures: the entropy of their operation weights."""
+"""The penalty on undecided architectures: the entropy of the softmax of their alphas."""
 
 from collections.abc import Mapping
 

@@ -72,14 +72,21 @@ def of_search(params: SearchJob, pictures: Pictures) -> float:
     search = params.search
     shape = Inherited(nodes=search.nodes, portion=params.searcher.portion)
     batch = search.batch_size * _batches(params.objective)
-    needed = _of_supernet(search, search.space, shape, batch, params.images, pictures)
+    copies = 2 * params.searcher.directions if params.searcher.order == 0 else 0  # of weights, and momentum
+    needed = _of_supernet(search, search.space, shape, batch, params.images, pictures, copies)
     return needed + _held(params.images, pictures)
 
 
 def _of_supernet(
-    recipe: Search | Retrain, space: Space, shape: Inherited, batch: int, images: Images, pictures: Pictures
+    recipe: Search | Retrain,
+    space: Space,
+    shape: Inherited,
+    batch: int,
+    images: Images,
+    pictures: Pictures,
+    copies: int = 0,
 ) -> float:
-    """Estimate the bytes of a supernet's training steps, without the images."""
+    """Estimate the bytes of a supernet's training steps, without the images; `copies` of the weights."""
     of, edges = MAPS[space.kind], len(space.edges(shape.nodes))
     plan = _cell_plan(recipe.channels, recipe.cells, images, pictures)
     inner = [of.edge * edges / shape.portion * channels * size**2 for channels, size in plan]
@@ -89,7 +96,7 @@ def _of_supernet(
     maps += STEMS[images.stem] * recipe.channels * pictures.size**2
     own = [channels / shape.portion for channels, _ in plan]
     weights = edges * sum(of.weights[0] * c**2 + of.weights[1] * c for c in own)
-    return FLOAT * (batch * maps + OF_A_WEIGHT * weights)
+    return FLOAT * (batch * maps + (OF_A_WEIGHT + copies) * weights)
 
 
 def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:

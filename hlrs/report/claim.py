@@ -49,13 +49,15 @@ class Claim:
 
 
 def roles(params: Params) -> dict[str, list[str]] | None:
-    """Return the methods in each of ROLES; None unless the reference is plain DARTS.
+    """Return the methods in each of ROLES; None unless the reference is plain DARTS, retrained from scratch.
 
     A method counts if it has the reference's searcher, search recipe and, where genotypes are retrained,
     retraining recipe; otherwise a difference might come from these.
     """
     reference = params.report.reference
     if reference is None or _role(params.methods[reference]) != "DARTS":
+        return None
+    if params.matrix.retrain_seeds and params.retrain_of(reference).start != "scratch":
         return None
     found: dict[str, list[str]] = {role: [] for role in ROLES}
     for name in params.matrix.methods:

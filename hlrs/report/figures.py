@@ -33,7 +33,7 @@ def sections(results: Results, dataset: str) -> list[Section]:
     ]
     if results.retrained:
         panels = [curves_figure(panel, "retrain", methods) for panel in RETRAIN_PANELS]
-        drawn.append(Section("Training from scratch", panels))
+        drawn.append(Section("Retraining", panels))
     return drawn
 
 

@@ -1,8 +1,8 @@
-"""Retrain: train the genotype's network, or a ResNet, from scratch on the whole long-tailed training set."""
+"""Retrain: train the network, or what its search trained, on the whole long-tailed training set."""
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from hlrs.config.recipes import (
     RetrainedClassifier,
     check_accumulation,
 )
-from hlrs.data.augment import Batch, mix, send
+from hlrs.data.augment import Augmentation, Batch, mix, send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
 from hlrs.longtail.mixing import mixing_at
@@ -51,9 +51,9 @@ def run(job: Job) -> dict[str, Any]:
     device = prepare(params.retrain.threads, params.retrain.precision)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
     task = RetrainTask(params, images, job.inputs, device)
-    position = fit(task, job, device)
-    if not task.epochs:
+    if params.inherited is not None:
         task.calibrate()
+    position = fit(task, job, device)
     facts = {"mean": images.statistics[0], "std": images.statistics[1], "channels": images.channels}
     write_tensors(job.output("weights.safetensors"), task.result.state_dict(), facts)
     history = {name: [row[name] for row in position.rows] for name in SCHEMAS["retrain_history"]}
@@ -128,14 +128,16 @@ class RetrainTask:
             phases.append(SECOND_PHASES[type(classifier)](self, classifier, augment))
         return phases
 
-    def make_batches(self, samplers: Sequence[Sampler], augment: Augment, purpose: str) -> Batches:
+    def make_batches(self, samplers: Sequence[Sampler], augment: Augment | None, purpose: str) -> Batches:
+        """Make batches of the training images; without an `augment`, as they are."""
+        recipe = self.recipe
         return Batches(
             self.images,
             self.positions,
             samplers,
             self.recipe.batch_size,
             self.steps * self.recipe.accumulate,
-            augmentation_of(augment, self.recipe.cutout, self.recipe.policy),
+            augmentation_of(augment, recipe.cutout, recipe.policy) if augment else Augmentation(),
             purpose,
         )
 
@@ -265,10 +267,13 @@ class RetrainTask:
         return row
 
     def calibrate(self) -> None:
-        """Measure the running statistics of a network that is not trained."""
-        self.phase, self.epoch, self.t, self.drop_path = self.phases[0], 0, 0.0, 0.0
-        self.phase.batches.begin(self.epoch, self.t)
-        self._measure_statistics()
+        """Measure the running statistics of inherited weights, in one pass over unaugmented images."""
+        objective, purpose = self.recipe.objective, f"{self.purpose}/calibration"
+        batches = self.make_batches(demands_of(objective).samplers, None, purpose)
+        batches.begin(0, 0.0)
+        mixing = mixing_at(objective, 0.0, purpose)
+        self._measure_statistics(self.network, ((mixing, batches(step)) for step in range(batches.steps)))
+        self.result.load_state_dict(self.network.state_dict())
 
     def _average_epochs(self, since: float, last: bool) -> None:
         """Take the weights into their mean over the epochs' ends from progress `since`; before, copy them.
@@ -278,20 +283,27 @@ class RetrainTask:
         before = sum(epoch / self.recipe.epochs >= since for epoch in range(self.epoch))
         average(self.result, self.network, before / (before + 1))
         if before and (last or len(self.holdout)):
-            self._measure_statistics()
+            self._measure_statistics(self.result, self._passes())
 
-    def _measure_statistics(self) -> None:
-        """Set the result's running statistics to their mean over the epoch's batches, without drop path."""
-        norms = [module for module in self.result.modules() if isinstance(module, nn.BatchNorm2d)]
+    def _passes(self) -> Iterator[tuple[Mixing, list[Batch]]]:
+        """Yield the mixing coefficient and the batches of each pass of the epoch."""
+        for number in range(self.phase.batches.steps):
+            mixing, _, *fields = self._inputs(number)
+            yield mixing, batches_of(fields)
+
+    def _measure_statistics(
+        self, network: BranchedNetwork, passes: Iterable[tuple[Mixing, list[Batch]]]
+    ) -> None:
+        """Set a network's running statistics to their mean over some passes, without drop path."""
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean, also where branches share a norm
-        self.result.train()
+        network.train()
         with torch.no_grad():
-            for number in range(self.phase.batches.steps):
-                mixing, _, *fields = self._inputs(number)
-                self.objective(self.result, batches_of(fields), self.t, mixing)
+            for mixing, batches in passes:
+                self.objective(network, batches, 0.0, mixing)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 

@@ -334,7 +334,8 @@ class SearchTask:
     def _discretize(self, relax: Relax) -> list[float]:
         """Measure the accuracies of the supernet and of the genotype decoded in it, with the same weights.
 
-        The supernet has the weights from which the genotype is derived, even if the searcher draws others.
+        The supernet has the weights from which the genotype is derived, even if the searcher draws others;
+        what was decided on it counts as decided.
         """
         space, nodes, last = (
             self.params.search.space,
@@ -342,8 +343,11 @@ class SearchTask:
             self.trajectory.architectures[-1],
         )
         found = trajectory.derive(space, last, relax)
-        mixtures = continuous(space, last, relax), decoded(space, nodes, found)
-        return [self._accuracy(self._assess_mixture, *mixture) for mixture in mixtures]
+        after = self._accuracy(self._assess_mixture, *decoded(space, nodes, found))
+        decisions = None if self.params.searcher.tune is None else self._draw("selection", 0)
+        if decisions is not None:
+            return [self._accuracy(self._assess, decisions), after]
+        return [self._accuracy(self._assess_mixture, *continuous(space, last, relax)), after]
 
     def _accuracy(self, assess: Callable[..., Tensor], *weights: Tensor) -> float:
         """Measure the supernet's accuracy on the alphas' images, given what weighs its operations."""

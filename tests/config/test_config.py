@@ -526,8 +526,8 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "searcher: {kind: darts}",
         "searcher: {kind: darts}\n    retrain: {start: supernet, drop_path: 0, channels: 16, cells: 3}",
         "methods.hlrs.retrain.start",
-        "objective bilateral",
-        "retrain.objective plain",
+        "kind bilateral",
+        "retrain.objective has plain",
     ),
     "an auxiliary head of a supernet": (
         "searcher: {kind: darts, order: 1}",
@@ -565,6 +565,28 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "methods.darts.search",
         "entropy.at 0.95",
         "0.917",
+    ),
+    "a penalty in one epoch": (
+        "searcher: {kind: darts, order: 1}",
+        "searcher: {kind: darts, order: 1}\n    search: {epochs: 1, entropy: {weight: 1}}",
+        "methods.darts.search",
+        "entropy.at 0",
+        "raise epochs",
+    ),
+    "a penalty on frozen alphas": (
+        "searcher: {kind: darts, order: 1}\n    objective: {kind: plain}\n    arch_lr: {kind: constant}",
+        "searcher: {kind: darts, order: 1}\n    arch_lr: {kind: freeze, at: 0.5}\n"
+        "    search: {entropy: {at: 0.5}}",
+        "methods.darts.arch_lr.at",
+        "0.5",
+        "methods.darts.search.entropy.at",
+    ),
+    "a supernet on which everything is decided": (
+        "searcher: {kind: random}",
+        "searcher: {kind: darts_pt}\n    retrain: {start: supernet, drop_path: 0, channels: 16, cells: 3}",
+        "methods.random.retrain.start",
+        "darts_pt",
+        "decoded",
     ),
     "kind in an override": (
         "searcher: {kind: random}",
