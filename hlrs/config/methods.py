@@ -222,14 +222,13 @@ class Swap(Spec):
     candidates: int = Field(100, ge=2, le=1_000_000)
     batch_size: int = Field(16, ge=2, le=64)  # a pattern has one bit per image of a 64-bit word
 
-
-def check_scored(searcher: Swap, images: int) -> None:
-    """Raise UserError if scores take more images than the weights' half has."""
-    if searcher.batch_size > images:
-        raise UserError(
-            f"searcher.batch_size: {searcher.batch_size} is more than the {images} images of the weights' "
-            "half; lower it"
-        )
+    def check_images(self, images: int) -> None:
+        """Raise UserError if the weights' half has fewer images than are scored."""
+        if self.batch_size > images:
+            raise UserError(
+                f"searcher.batch_size: {self.batch_size} is more than the {images} images of the weights' "
+                "half; lower it"
+            )
 
 
 class Fixed(Spec):

@@ -406,6 +406,15 @@ class Retrain(Spec):
             )
         return self
 
+    def check_images(self, images: int) -> None:
+        """Raise UserError if a step would read the training images more than once."""
+        most = max(1, images // min(self.batch_size, images))
+        if self.accumulate > most:
+            raise UserError(
+                f"retrain.accumulate: {self.accumulate} batches of {self.batch_size} are more than the "
+                f"{images} training images; lower it to at most {most}"
+            )
+
     def _check_start(self) -> None:
         """Reject what a network that starts as a supernet lacks, and an untrained network."""
         if self.start == "scratch":
@@ -432,16 +441,6 @@ class Retrain(Spec):
                 f"swa {self.swa:g} leaves fewer than two of {self.epochs} epochs to average: lower it, or "
                 "raise epochs"
             )
-
-
-def check_accumulation(recipe: Retrain, images: int) -> None:
-    """Raise UserError if a step would read the training images more than once."""
-    most = max(1, images // min(recipe.batch_size, images))
-    if recipe.accumulate > most:
-        raise UserError(
-            f"retrain.accumulate: {recipe.accumulate} batches of {recipe.batch_size} are more than the "
-            f"{images} training images; lower it to at most {most}"
-        )
 
 
 class Inherited(Spec):

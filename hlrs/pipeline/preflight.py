@@ -13,8 +13,6 @@ from hlrs.artifacts.data_digest import content_digest, file_digests, leaks
 from hlrs.artifacts.jobs import ASIDE, CHECKPOINTS, RESULTS, Job
 from hlrs.config.data import Source, check_visible
 from hlrs.config.jobs import Images, ScoreJob, SearchJob, SplitJob, parse
-from hlrs.config.methods import check_scored
-from hlrs.config.recipes import check_accumulation
 from hlrs.data.sources.base import ImageSource, remedy_for
 from hlrs.data.sources.open import files_of, open_source
 from hlrs.data.split import draw
@@ -163,7 +161,7 @@ def _demanding(params: Any) -> bool:
 
 def _check_counts(params: Any, counts: dict[str, int], steps: int) -> None:
     if isinstance(params, ScoreJob):
-        check_scored(params.searcher, counts["weights"])
+        params.searcher.check_images(counts["weights"])
     elif isinstance(params, SearchJob):
         assert params.searcher.order == 0
         epochs = range(params.search.epochs)
@@ -174,7 +172,7 @@ def _check_counts(params: Any, counts: dict[str, int], steps: int) -> None:
                 f"but their part of the search has {taken}: lower steps, or raise search.epochs"
             )
     else:
-        check_accumulation(params.retrain, counts["weights"] + counts["alphas"])
+        params.retrain.check_images(counts["weights"] + counts["alphas"])
 
 
 def _pictures(training: Job, source: ImageSource | None) -> memory.Pictures | None:

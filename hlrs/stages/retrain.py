@@ -18,12 +18,7 @@ from hlrs.config.base import Kinds
 from hlrs.config.data import Augment
 from hlrs.config.jobs import RetrainJob
 from hlrs.config.methods import ClassBalancedSampler, Sampler
-from hlrs.config.recipes import (
-    NormalizedClassifier,
-    Optimizer,
-    RetrainedClassifier,
-    check_accumulation,
-)
+from hlrs.config.recipes import NormalizedClassifier, Optimizer, RetrainedClassifier
 from hlrs.data.augment import Augmentation, Batch, mix, send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
@@ -110,7 +105,7 @@ class RetrainTask:
         self.images, self.holdout = images.set, images.positions("holdout")
         self.positions = images.positions("weights", "alphas")
         self.steps = steps_per_epoch(len(self.positions), self.recipe.batch_size * self.recipe.accumulate)
-        check_accumulation(self.recipe, len(self.positions))
+        self.recipe.check_images(len(self.positions))
         decay, steps = self.recipe.lookahead, self.recipe.epochs * self.steps
         self.lookahead = None if decay is None else Lookahead(decay, self.network, steps)
         averaged = self.recipe.ema is not None or self.recipe.swa is not None

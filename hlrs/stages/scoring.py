@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hlrs.config.jobs import ScoreJob
-from hlrs.config.methods import Random, check_scored
+from hlrs.config.methods import Random
 from hlrs.data.images import generator
 from hlrs.nas import trajectory
 from hlrs.nas.network import initialize
@@ -42,7 +42,7 @@ class ScoreTask:
     def _draw_images(self, images: SplitImages) -> Tensor:
         """Draw the images without replacement: float [batch_size, channels, height, width]."""
         positions, count = images.positions("weights"), self.params.searcher.batch_size
-        check_scored(self.params.searcher, len(positions))
+        self.params.searcher.check_images(len(positions))
         draw = generator(self.params.seed, "search", "scored images")
         drawn = positions[torch.randperm(len(positions), generator=draw)[:count]]
         [request] = as_they_are(drawn, count)

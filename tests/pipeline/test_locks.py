@@ -241,7 +241,7 @@ def test_two_commands_for_one_result_train_it_once(workspace):
     assert "epoch 20/20" in (workspace / "first").read_text()
     assert "epoch" not in (workspace / "second").read_text()
     assert record(workspace, "search", run)["resumes"] == 0
-    assert len(outputs(workspace, "search")) == 2
+    assert len(outputs(workspace, "search")) == 3
     assert not list((workspace / LEASES).iterdir())
 
 

@@ -187,8 +187,8 @@ def test_every_file_is_described_with_its_hash_and_size(finished, crates, weight
             path = digits_file()
         assert (entity["sha256"], entity["contentSize"]) == (digest(path), str(path.stat().st_size))
     left_out = {i for i in described if i.startswith("#results")}
-    assert len(left_out) == (0 if weights == "with" else 2)
-    assert all(i.endswith("weights.safetensors") for i in left_out)
+    assert len(left_out) == (0 if weights == "with" else 2 * 2)
+    assert all(i.endswith(("/weights.safetensors", "/supernet.safetensors")) for i in left_out)
 
 
 def test_it_contains_the_run_and_what_made_it(finished, crates):
@@ -204,7 +204,7 @@ def test_it_contains_the_run_and_what_made_it(finished, crates):
     assert f'href="{report.relative_to(crate)}"' in page
 
 
-@pytest.mark.parametrize(("weights", "lacking"), [("with", set()), ("without", {"retrain"})])
+@pytest.mark.parametrize(("weights", "lacking"), [("with", set()), ("without", {"search", "retrain"})])
 def test_it_is_a_checkout_with_every_result(crates, monkeypatch, weights, lacking):
     monkeypatch.chdir(crates[weights])
     jobs = plan.plan(load(Path("params.yaml")))
