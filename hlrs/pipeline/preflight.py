@@ -3,7 +3,7 @@
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +114,7 @@ def check_trainings(
     """
     makers = {path: job for job in jobs for path in job.outputs}
     pictures: dict[str, memory.Pictures | None] = {}
-    seen = set()
-    for job in jobs:
-        dataset, *method = job.run.split("/")[:2]
-        of_one_kind = (job.stage, dataset, *method)  # seeds do not matter
-        if job.stage not in TRAINED or "images" not in job.params or of_one_kind in seen or job.complete:
-            continue
-        seen.add(of_one_kind)
+    for job, dataset, _ in _trainings(jobs):
         if dataset not in pictures:
             with about(f"datasets.{dataset}"):
                 pictures[dataset] = _pictures(job, opened.get(dataset))
@@ -128,18 +122,25 @@ def check_trainings(
             _check_training(job, makers, found, room(job.stage))
 
 
+def _trainings(jobs: Iterable[Job]) -> Iterator[tuple[Job, str, str]]:
+    """Yield the first training still to run of each stage × data set × method, as seeds do not matter."""
+    seen = set()
+    for job in jobs:
+        if job.stage not in TRAINED or "images" not in job.params:
+            continue
+        dataset, method = job.run.split("/")[:2]
+        if (job.stage, dataset, method) not in seen and not job.complete:
+            seen.add((job.stage, dataset, method))
+            yield job, dataset, method
+
+
 def check_counts(jobs: list[Job]) -> None:
     """Raise UserError, before a job is queued, if one needs more images or steps than its data set gives.
 
     Images that are not on this machine are left to the job that needs them.
     """
-    calibration, seen = Calibration(jobs, print), set()
-    for job in jobs:
-        dataset, *method = job.run.split("/")[:2]
-        of_one_kind = (job.stage, dataset, *method)  # seeds do not matter
-        if job.stage not in TRAINED or "images" not in job.params or of_one_kind in seen or job.complete:
-            continue
-        seen.add(of_one_kind)
+    calibration = Calibration(jobs, print)
+    for job, _, method in _trainings(jobs):
         params = parse(job.stage, job.params)
         if not _demanding(params):
             continue
@@ -148,7 +149,7 @@ def check_counts(jobs: list[Job]) -> None:
             steps = calibration.steps(job) if isinstance(params, SearchJob) else 0
         except (HlrsError, ModuleNotFoundError):
             continue
-        with about(f"methods.{method[0]}"):
+        with about(f"methods.{method}"):
             _check_counts(params, counts, steps)
 
 
