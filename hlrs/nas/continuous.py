@@ -30,7 +30,7 @@ def plain_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, affine=False)
 
 
-class MixedEdge(nn.Module):
+class ContinuousEdge(nn.Module):
     """Σ_o weights[o] · o(x) over the operations with a weight; those are float [operations].
 
     With a `portion` above 1, the operations see the first channel in so many, and the others, halved at
@@ -72,7 +72,7 @@ class MixedEdge(nn.Module):
         return F.channel_shuffle(torch.cat([mixed, self.passing * rest], 1), self.portion)
 
 
-class MixedNodes(nn.Module):
+class ContinuousNodes(nn.Module):
     """The nodes of a cell, each the sum of its edges with a weight, from the states before it."""
 
     def __init__(
@@ -100,7 +100,7 @@ class MixedNodes(nn.Module):
             }
             if weighed or (portion > 1 and passing):
                 own, values = stride if state < self.inputs else 1, torch.tensor([*weighed.values()])
-                self.edges[f"{node}_{state}"] = MixedEdge(
+                self.edges[f"{node}_{state}"] = ContinuousEdge(
                     [*weighed], values, passing.clone(), make, channels, own, portion
                 )
 
@@ -120,7 +120,7 @@ class MixedNodes(nn.Module):
     def inherit(self, state: State) -> None:
         """Copy the weights of a supernet's `OutEdges`, by their names within those of its cell."""
         for name, edge in self.edges.items():
-            assert isinstance(edge, MixedEdge)
+            assert isinstance(edge, ContinuousEdge)
             node, source = map(int, name.split("_"))
             place = max(0, source - self.inputs + 1)  # 0: the cell's inputs, side by side
             sources, edges = 1 if place else self.inputs, self.count - place
@@ -180,7 +180,7 @@ class DartsCell(Cell):
     ) -> None:
         super().__init__(before, previous, channels, after_reduction, plain_norm)
         kind, stride = ("reduce", 2) if reduction else ("normal", 1)
-        self.nodes = MixedNodes(space, nodes, kind, mixture, darts_operation, channels, stride, portion)
+        self.nodes = ContinuousNodes(space, nodes, kind, mixture, darts_operation, channels, stride, portion)
 
     def forward(self, before: Tensor, previous: Tensor, context: None) -> Tensor:
         return torch.cat(self.nodes([self.input0(before), self.input1(previous)]), 1)
@@ -203,7 +203,9 @@ class NasBench201Cell(nn.Module):
         self, space: NasBench201Space, mixture: Mixture, nodes: int, portion: int, channels: int
     ) -> None:
         super().__init__()
-        self.nodes = MixedNodes(space, nodes, "normal", mixture, nasbench201_operation, channels, 1, portion)
+        self.nodes = ContinuousNodes(
+            space, nodes, "normal", mixture, nasbench201_operation, channels, 1, portion
+        )
 
     def forward(self, x: Tensor, context: None) -> Tensor:
         return self.nodes([x])[-1]  # type: ignore[no-any-return]
@@ -238,7 +240,7 @@ def inherit(network: BranchedNetwork, supernet: State) -> None:
     assert not [name for name, _ in network.named_parameters() if name in missing and ".edges." not in name]
     with torch.no_grad():
         for name, nodes in network.named_modules():
-            if isinstance(nodes, MixedNodes):
+            if isinstance(nodes, ContinuousNodes):
                 prefix = f"{name}.out_edges."
                 own = {key.removeprefix(prefix): supernet[key] for key in supernet if key.startswith(prefix)}
                 nodes.inherit(own)
