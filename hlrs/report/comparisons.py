@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from hlrs.report.runs import Results, Run, by_seed, seed_means
+from hlrs.report.runs import GAP, Results, Run, by_seed, seed_means
 from hlrs.report.statistics import bootstrap, holm, interval, p_value, spread, within
 
 METRICS = {
@@ -16,7 +16,7 @@ METRICS = {
     "ece": "Calibration error",
     "table_accuracy": "Table accuracy",
     "table_regret": "Regret",
-    "discretization_gap": "Discretisation gap",
+    GAP: "Discretisation gap",
 }
 COMPARED = {
     "balanced_accuracy": "balanced accuracy",

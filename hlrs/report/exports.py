@@ -11,7 +11,7 @@ from typing import Any
 from hlrs.artifacts.tables import SCHEMAS, SUBSETS
 from hlrs.report.comparisons import Difference, Summary, compare, known, summarize
 from hlrs.report.lookups import COUNT, floor_of
-from hlrs.report.runs import PLACE, REPEATED, Results, Run, class_means, class_rows, once
+from hlrs.report.runs import GAP, PLACE, REPEATED, Results, Run, class_means, class_rows, once
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet runs
 
@@ -98,7 +98,7 @@ def _beside_means(results: Results) -> Iterator[tuple[str, str, str, float]]:
 
 def _runs_csv(results: Results) -> str:
     shown = [*known(results), *(["nll", "test_images"] if results.retrained else [])]
-    searched = any("discretization_gap" in run.metrics for run in results.runs)
+    searched = any(GAP in run.metrics for run in results.runs)
     shown += ["supernet_accuracy", "decoded_accuracy"] if searched else []
     judged = [run.lookup for run in results.runs if run.lookup]
     shown += ["table_percentile", "table_rank"] if judged else []

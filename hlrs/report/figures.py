@@ -1,5 +1,6 @@
 """The report's figures, section by section; and all of them as an archive of SVG and CSV."""
 
+import statistics
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from hlrs.report.charts import Figure
 from hlrs.report.exports import comma_separated
 from hlrs.report.figures_training import RETRAIN_PANELS, curves_figure, maps, search_panels, single_lines
 from hlrs.report.heatmaps import MOST_COLUMNS
-from hlrs.report.runs import Methods, Results, Run, once
+from hlrs.report.runs import GAP, Methods, Results, Run, once, seed_means
+from hlrs.report.wording import points
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,13 @@ def _search_section(methods: Methods, searches: Methods) -> Section:
     notes += [f"No search: {', '.join(missing)}."] if missing else []
     if len(untrained) == len(searches):
         return Section("Search", [], " ".join(notes))
+    gaps = {name: seed_means(runs, GAP).values() for name, runs in searches.items()}
+    if any(gaps.values()):
+        said = ", ".join(f"{name} {points(statistics.fmean(own))}" for name, own in gaps.items() if own)
+        notes.append(
+            "Discretisation gap, the supernet’s accuracy minus that of the genotype decoded in it, points, "
+            f"mean over the seeds: {said}."
+        )
     notes.append("One line per seed; identical lines are drawn once, and gaps were not measured.")
     most = single_lines(searches)
     if any(len(runs) > most for runs in searches.values()):

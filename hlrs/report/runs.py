@@ -186,6 +186,9 @@ def looked_up(column: dict[str, Any]) -> dict[str, float]:
     return {f"table_{name}": value for name, value in (shares | {"rank": column["rank"]}).items()}
 
 
+GAP = "discretization_gap"  # a metric of a search
+
+
 def discretized(history: Columns) -> dict[str, float]:
     """Return the metrics of a search, from its history: of the supernet, decoded, and the gap between."""
     ends = [history[name][-1:] for name in ("supernet_accuracy", "decoded_accuracy")]
@@ -195,7 +198,7 @@ def discretized(history: Columns) -> dict[str, float]:
     return {
         "supernet_accuracy": supernet,
         "decoded_accuracy": decoded,
-        "discretization_gap": supernet - decoded,
+        GAP: supernet - decoded,
     }
 
 

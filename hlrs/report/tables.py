@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hlrs.artifacts.records import UNKNOWN
 from hlrs.nas.genotype import Node
 from hlrs.report.comparisons import COMPARED, METRICS, Difference, Summary, known
-from hlrs.report.runs import STAGES, JobRecord, Results, Run, class_means, jobs, once, several
+from hlrs.report.runs import GAP, STAGES, JobRecord, Results, Run, class_means, jobs, once, several
 from hlrs.report.wording import NOTHING, chance, counted, duration, grouped, hours, memory, percent, points
 
 
@@ -63,7 +63,8 @@ def methods_table(
     reference = results.report["reference"]
     found = {(s.method, s.metric): s for s in summary if s.dataset == dataset}
     compared = {(d.method, d.metric): d for d in differences if d.dataset == dataset}
-    metrics = sorted(known(results), key=lambda metric: [*COMPARED, *METRICS].index(metric))
+    shown = [metric for metric in known(results) if metric != GAP]  # said with the searches
+    metrics = sorted(shown, key=lambda metric: [*COMPARED, *METRICS].index(metric))
     columns = [Column("Method", text=True), Column("Seeds")]
     for metric in metrics:
         columns.append(Column(METRICS[metric]))

@@ -251,7 +251,7 @@ def test_the_discretization_gap_is_a_metric_of_what_is_searched():
     assert listed == {("darts", "0.25", "0.5"), ("random", "", "")}
     compared = {row["metric"] for row in rows(job, "differences.csv")}
     assert compared == {"balanced_accuracy", "top1"}
-    assert "Discretisation gap" in job.output("index.html").read_text()
+    assert "mean over the seeds: darts +25.0." in job.output("index.html").read_text()
 
 
 def test_paired_difference_with_two_seeds():
