@@ -13,7 +13,7 @@ from hlrs.pipeline import locks
 from tests.conftest import FORK, TINY, hlrs, outputs, record
 
 SEARCH = "digits/darts/0"
-EPOCHS = 30
+EPOCHS = 12
 
 pytestmark = pytest.mark.e2e
 

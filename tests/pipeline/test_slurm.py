@@ -36,15 +36,21 @@ from tests.pipeline.test_workflow import (  # noqa: F401 - fixtures among them
     sha256,
 )
 
-DEADLINE = 240.0
+DEADLINE = 600.0
 RUN = "digits/hlrs/0"
-EPOCHS = 150
-LONG = {
-    "matrix.methods": ["hlrs"],
-    "report": {},
-    "search.epochs": EPOCHS,
-    "search.collapse": {"power_iterations": 0},
-}
+BRIEF, LONG = 30, 120  # epochs of a search that is disturbed once, and several times
+
+
+def alone(epochs):
+    """Params of one search."""
+    return {
+        "matrix.methods": ["hlrs"],
+        "report": {},
+        "search.epochs": epochs,
+        "search.collapse": {"power_iterations": 0},
+    }
+
+
 QUICK = {"seconds-between-status-checks": 2, "slurm-init-seconds-before-status-checks": 2, "latency-wait": 5}
 CPU = {"HLRS_DEVICE": "cpu"}  # the device files are no GPUs
 
@@ -249,22 +255,36 @@ def site(cluster, repository, tmp_path):
     cluster.ask("scancel", "--user=root")
 
 
+@pytest.fixture(scope="module")
+def undisturbed():
+    """Start the search of a site's params elsewhere, once per number of epochs; return folder and process."""
+    started = {}
+
+    def start(site, epochs):
+        if epochs not in started:
+            folder = duplicate(site.folder, site.folder.with_name("undisturbed"))
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            command = ["hlrs", "search", RUN]
+            process = subprocess.Popen(command, cwd=folder, env=environment(folder) | CPU, **quiet)
+            started[epochs] = folder, process
+        return started[epochs]
+
+    yield start
+    for _, process in started.values():
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture
-def long_search(site):
-    """A site with params of one long search, and the same search running undisturbed elsewhere."""
-    site.command("hlrs", "split", "digits")
-    edit(site.folder / "params.yaml", **LONG)
-    reference = duplicate(site.folder, site.folder.with_name("reference"))
-    process = subprocess.Popen(
-        ["hlrs", "search", RUN],
-        cwd=reference,
-        env=environment(reference) | CPU,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    yield site, reference, process
-    process.kill()
-    process.wait()
+def search_of(site, undisturbed):
+    """Give a site the params of one search with so many epochs; return the site and the same, undisturbed."""
+
+    def prepare(epochs):
+        site.command("hlrs", "split", "digits")
+        edit(site.folder / "params.yaml", **alone(epochs))
+        return site, *undisturbed(site, epochs)
+
+    return prepare
 
 
 def same_as_undisturbed(site, reference, process):
@@ -272,7 +292,8 @@ def same_as_undisturbed(site, reference, process):
     assert process.wait(DEADLINE) == 0
     assert outputs(site.folder, "search") == outputs(reference, "search")
     found = record(site.folder, "search", RUN)
-    assert [entry["epoch"] for entry in found["throughput"]] == list(range(EPOCHS))
+    epochs = record(reference, "search", RUN)["params"]["search"]["epochs"]
+    assert [entry["epoch"] for entry in found["throughput"]] == list(range(epochs))
     return found
 
 
@@ -302,7 +323,7 @@ def test_the_workflow_runs_on_slurm_and_gives_the_same_bytes(site, first):
 
 def test_rules_run_in_a_container_on_slurm(site, image):
     """The warning reaches a search through Apptainer; the job resumes in another allocation."""
-    edit(site.folder / "params.yaml", **LONG)
+    edit(site.folder / "params.yaml", **alone(BRIEF))
     site.command("hlrs", "split", "digits")
     site.profile("--force", "--container", str(image[0]))
     site.environment |= thin.binds()
@@ -320,8 +341,8 @@ def test_rules_run_in_a_container_on_slurm(site, image):
 # --- interruptions: SLURM resumes the job, nobody has to act ------------------------------------------
 
 
-def test_a_search_survives_its_time_limit_a_preemption_and_the_loss_of_its_node(long_search):
-    site, *reference = long_search
+def test_a_search_survives_its_time_limit_a_preemption_and_the_loss_of_its_node(search_of):
+    site, *reference = search_of(LONG)
     site.set_site(time_limit=30)
     site.start("search_all")
     job, node = site.job()
@@ -365,8 +386,8 @@ def test_a_search_survives_its_time_limit_a_preemption_and_the_loss_of_its_node(
 # --- failures: nothing is lost, and the same command resumes ------------------------------------------
 
 
-def test_the_same_command_resumes_after_the_end_of_a_job_or_snakemake(long_search):
-    site, *reference = long_search
+def test_the_same_command_resumes_after_the_end_of_a_job_or_snakemake(search_of):
+    site, *reference = search_of(LONG)
     site.start("search_all")
     job, _ = site.job()
     safe = site.progressed()
@@ -400,8 +421,8 @@ def test_the_same_command_resumes_after_the_end_of_a_job_or_snakemake(long_searc
     assert same_as_undisturbed(site, *reference)["resumes"] == 2
 
 
-def test_too_little_memory_is_reported_and_more_is_enough(long_search):
-    site, *reference = long_search
+def test_too_little_memory_is_reported_and_more_is_enough(search_of):
+    site, *reference = search_of(BRIEF)
     site.lay_over(**{"set-resources": {"search": {"mem_mb": 150}}})
     site.start("search_all")
     site.finish(status=1)
@@ -428,8 +449,8 @@ def test_a_missing_allocated_gpu_is_one_line(site):
 # --- SLURM itself -------------------------------------------------------------------------------------
 
 
-def test_the_workflow_survives_two_minutes_without_a_controller(long_search):
-    site, *reference = long_search
+def test_the_workflow_survives_two_minutes_without_a_controller(search_of):
+    site, *reference = search_of(BRIEF)
     site.start("search_all")
     site.progressed()
     site.cluster.kill("slurmctld")

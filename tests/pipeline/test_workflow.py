@@ -8,6 +8,7 @@ import contextlib
 import copy
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -35,7 +36,7 @@ from tests.artifacts.test_code_digest import TABLES, with_kind
 from tests.conftest import REPOSITORY, TINY, at_work_in, edit, hlrs, make_all, outputs, record
 from tests.nas.test_cell_table import lines
 
-DEADLINE = 300.0  # seconds until a command counts as hanging
+DEADLINE = 900.0  # seconds until a command counts as hanging
 IDLE = "Nothing to be done"
 CLEAN = "Data and pipelines are up to date."
 COUPLED = {"methods.hlrs.arch_lr": {"kind": "coupled"}}  # as it is initially
@@ -461,21 +462,23 @@ def test_a_single_retraining_is_named_by_its_seed(unsearched, tmp_path):
 
 
 def calls(folder, runs):
-    """How many functions `snakemake -n` calls for a matrix of this many runs: in total, and ours."""
+    """How many of Snakemake's functions, and of ours, `snakemake -n` calls for a matrix of this many runs."""
     edit(folder / "params.yaml", **DARTS_ALONE, **{"matrix.seeds": list(range(runs))})
     profiled = ("-m", "cProfile", "-o", "profile", "-m", "snakemake", "-n")
     shown = run(folder, sys.executable, *profiled).stdout
     assert re.search(rf"^total +{4 * runs + 3}$", shown, re.MULTILINE)
-    profile = pstats.Stats(str(folder / "profile"))
-    ours = sum(facts[1] for (file, *_), facts in profile.stats.items() if Path(file).is_relative_to(folder))
-    assert ours > 10 * runs
-    return profile.total_calls, ours
+    profile = pstats.Stats(str(folder / "profile")).stats.items()
+    snakemakes = Path(importlib.util.find_spec("snakemake").origin).parent
+    inside = (folder, snakemakes)  # other modules wait in loops, as long as it takes
+    counted = [sum(facts[1] for (file, *_), facts in profile if Path(file).is_relative_to(f)) for f in inside]
+    assert min(counted) > 10 * runs
+    return counted
 
 
 def test_planning_by_snakemake_grows_linearly_with_the_matrix(repository, tmp_path):
     folder = duplicate(repository, tmp_path / "large")
-    for few, some, many in zip(*(calls(folder, runs) for runs in (10, 20, 40)), strict=True):
-        assert many - some < 2.2 * (some - few)
+    for few, some, many in zip(*(calls(folder, runs) for runs in (10, 30, 90)), strict=True):
+        assert many - some < 5 * (some - few)  # 3 times if linear, 9 if quadratic
 
 
 # --- edits and their reversal -------------------------------------------------------------------------
