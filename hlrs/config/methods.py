@@ -495,9 +495,11 @@ Mixing = Annotated[
 
 
 # --- objectives -----------------------------------------------------------------------------------------
-# `samplers`: a batch of each is read per step. `mixing`: the coefficient that mixes the batches of two
-# samplers. `auxiliary`: whether it can train an auxiliary head. `one_classifier`: whether it has a single
-# classifier, which can be replaced after training. `branch_cells`: how many cells exist once per branch.
+# `searches`: whether a supernet can be trained by it. `samplers`: a batch of each is read per step. `passes`:
+# how many batches pass through the network per step. `mixing`: the coefficient that mixes the batches or
+# losses of two branches or classifiers. `auxiliary`: whether it can train an auxiliary head.
+# `one_classifier`: whether it has a single classifier, which can be replaced after training. `branch_cells`:
+# how many cells exist once per branch.
 # `claimed`: what the paper's claim calls DARTS with this objective: "DARTS" (with another sampler or loss,
 # re-sampling or re-weighting), "BBN" (with another arch_lr than constant, HLRS), "HLRS"; None: nothing.
 
@@ -509,6 +511,8 @@ class Plain(Spec):
 
     kind: Literal["plain"] = "plain"
     claimed: ClassVar[Claimed] = "DARTS"
+    searches: ClassVar[bool] = True
+    passes: ClassVar[int] = 1
     mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = True
     one_classifier: ClassVar[bool] = True
@@ -536,6 +540,8 @@ class Bilateral(Spec):
 
     kind: Literal["bilateral"] = "bilateral"
     claimed: ClassVar[Claimed] = "BBN"
+    searches: ClassVar[bool] = True
+    passes: ClassVar[int] = 2
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = True
     rated: ClassVar[bool] = False
@@ -565,6 +571,8 @@ class DualHead(Spec):
 
     kind: Literal["dual_head"] = "dual_head"
     claimed: ClassVar[Claimed] = "HLRS"
+    searches: ClassVar[bool] = True
+    passes: ClassVar[int] = 1
     mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = False
@@ -589,7 +597,30 @@ class DualHead(Spec):
         return self
 
 
-Objective = Annotated[Plain | Bilateral | DualHead, Field(discriminator="kind")]
+class ProCo(Spec):
+    """Probabilistic contrastive learning (Du et al. 2024): a classifier's loss, and `weight` times ProCo's.
+
+    Three views per image: the first, augmented by the recipe, is classified; two others pass through a
+    projection head to a sphere of `dimensions`, on which each class is a von Mises-Fisher distribution.
+    """
+
+    kind: Literal["proco"] = "proco"
+    claimed: ClassVar[Claimed] = None
+    searches: ClassVar[bool] = False
+    passes: ClassVar[int] = 3
+    mixing: ClassVar[None] = None
+    auxiliary: ClassVar[bool] = False
+    one_classifier: ClassVar[bool] = True
+    rated: ClassVar[bool] = False
+    branch_cells: ClassVar[int] = 0
+    samplers: ClassVar[list[Sampler]] = [UniformSampler()]  # ProCo's loss corrects class frequencies
+    temperature: Temperature = 0.1
+    weight: float = Field(1.0, gt=0, le=1000)
+    dimensions: int = Field(128, ge=2, le=10_000)
+    loss: Loss = LogitAdjustment()
+
+
+Objective = Annotated[Plain | Bilateral | DualHead | ProCo, Field(discriminator="kind")]
 
 
 # --- schedules of the alphas' learning rate η -----------------------------------------------------------
@@ -676,6 +707,11 @@ class Method(Spec):
 
     @model_validator(mode="after")
     def _compatible(self) -> "Method":
+        if self.objective is not None and not self.objective.searches:
+            raise ValueError(
+                f"objective {self.objective.kind} trains one network from scratch, not a supernet: move it "
+                "to retrain.objective"
+            )
         if self.searcher.genotype_is != "searched":
             if self.objective is not None or self.arch_lr is not None:
                 raise ValueError(

@@ -307,6 +307,12 @@ class RandAugment(Spec):
     magnitude: int = Field(9, ge=0, le=30)
 
 
+class SimAugment(Spec):
+    """A view for contrast: a resized crop, mirrored, with other colours or none (Chen et al. 2020, §3)."""
+
+    kind: Literal["simaugment"] = "simaugment"
+
+
 class Mixup(Spec):
     """λx_i + (1 − λ)x_j, losses likewise, λ ~ Beta(alpha, alpha)  (Zhang et al. 2018)."""
 
@@ -390,9 +396,9 @@ class Retrain(Spec):
                 f"sharpness {self.sharpness:g} takes the gradient of one batch twice, accumulate "
                 f"{self.accumulate} that of several once: set accumulate to 1, or sharpness to 0"
             )
-        if self.mix is not None and objective.mixing is not None:
+        if self.mix is not None and objective.passes > 1:
             raise ValueError(
-                f"objective {objective.kind} mixes batches itself: leave out mix {self.mix.kind}"
+                f"objective {objective.kind} mixes or contrasts batches itself: leave out mix {self.mix.kind}"
             )
         if self.classifier is not None and not objective.one_classifier:
             raise ValueError(

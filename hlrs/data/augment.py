@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hlrs.config.base import Kinds
 from hlrs.config.data import Flip
-from hlrs.config.recipes import AutoAugment, Cutmix, Mixup, RandAugment
+from hlrs.config.recipes import AutoAugment, Cutmix, Mixup, RandAugment, SimAugment
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,7 +37,7 @@ class Augmentation:
     cutout: int = 0
     resized_crop: float | None = None
     color_jitter: float = 0.0
-    policy: AutoAugment | RandAugment | None = None
+    policy: AutoAugment | RandAugment | SimAugment | None = None
 
 
 class Batch(NamedTuple):
@@ -129,7 +129,27 @@ def rand_augment(spec: RandAugment) -> Any:
     return transforms.RandAugment(spec.operations, spec.magnitude)
 
 
-POLICIES: Kinds[Callable[..., Any]] = {AutoAugment: auto_augment, RandAugment: rand_augment}
+def sim_augment(spec: SimAugment) -> Any:
+    """Return a crop of 8 to 100 %, resized, mirrored by chance, colours changed in 4 of 5, grey in 1 of 5.
+
+    Chen et al. 2020 (SimCLR), §3 and appendix A, without blur, with the strengths of ProCo's code for CIFAR.
+    """
+    from torchvision import transforms
+
+    def crop(image: "Image") -> "Image":
+        return transforms.RandomResizedCrop(image.size[::-1])(image)  # type: ignore[no-any-return]
+
+    colours = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)
+    return transforms.Compose(
+        [crop, transforms.RandomHorizontalFlip(), colours, transforms.RandomGrayscale(0.2)]
+    )
+
+
+POLICIES: Kinds[Callable[..., Any]] = {
+    AutoAugment: auto_augment,
+    RandAugment: rand_augment,
+    SimAugment: sim_augment,
+}
 
 
 def _seeded(change: Callable[["Image"], "Image"], images: list[tuple[int, "Image"]]) -> list["Image"]:

@@ -15,8 +15,9 @@ from hlrs.data.samplers import sample
 class Batches:
     """Batches of some images: one from each sampler per step, `steps` steps per epoch.
 
-    `purpose` names the stream of random draws. An epoch of the uniform sampler passes over the images once
-    when `steps` is `steps_per_epoch(len(positions), batch_size)`.
+    Each is followed by further `views` of its images, one for each of these augmentations. `purpose` names
+    the stream of random draws. An epoch of the uniform sampler passes over the images once when `steps` is
+    `steps_per_epoch(len(positions), batch_size)`.
     """
 
     def __init__(
@@ -28,10 +29,11 @@ class Batches:
         steps: int,
         augmentation: Augmentation,
         purpose: str,
+        views: Sequence[Augmentation] = (),
     ) -> None:
         self.images, self.samplers = images, samplers
         self.batch_size, self.steps = min(batch_size, len(positions)), steps
-        self.augmentation, self.purpose = augmentation, purpose
+        self.augmentation, self.purpose, self.views = augmentation, purpose, views
         self.requests: list[list[Request]] = []
         self.choose(positions)
 
@@ -43,15 +45,17 @@ class Batches:
         """Draw each sampler's order for an epoch at progress t; `only`: the steps that will be read."""
         orders = [self._order(place, epoch, t) for place in range(len(self.samplers))]
         flipped = self._flipped(epoch) if self.augmentation.flip == "alternating" else None
+        each = [("augment", self.augmentation), *((f"view {i}", own) for i, own in enumerate(self.views, 2))]
         self.requests = [
             [
                 Request(
                     self.positions[order[step]],
-                    self.augmentation,
-                    (self.purpose, place, "augment", epoch, step),
+                    augmentation,
+                    (self.purpose, place, view, epoch, step),
                     None if flipped is None else flipped[order[step]].numpy(),
                 )
                 for place, order in enumerate(orders)
+                for view, augmentation in each
                 if only is None or step in only
             ]
             for step in range(self.steps)
@@ -74,7 +78,7 @@ class Batches:
         return first if epoch % 2 == 0 else ~first
 
     def __call__(self, step: int) -> list[Batch]:
-        """Return one batch from each sampler for a step of the current epoch."""
+        """Return one batch from each sampler, and its further views, for a step of the current epoch."""
         return [self.images.batch(request) for request in self.requests[step]]
 
 

@@ -10,14 +10,18 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hlrs.config.base import Kinds
 from hlrs.config.methods import Bilateral as BilateralSpec
 from hlrs.config.methods import DualHead as DualHeadSpec
 from hlrs.config.methods import Objective as ObjectiveSpec
 from hlrs.config.methods import Plain as PlainSpec
+from hlrs.config.methods import ProCo as ProCoSpec
 from hlrs.config.methods import Sampler
+from hlrs.config.recipes import SimAugment
 from hlrs.longtail.losses import Loss, make_loss
+from hlrs.longtail.proco import ProCoHead
 from hlrs.longtail.row_rates import learn_rows_at, row_rates
 
 
@@ -59,6 +63,10 @@ class Network(Protocol):
     def class_specific(self) -> nn.Module | None:
         """Return the class-specific weights of a dual head; None without one."""
 
+    @property
+    def training_head(self) -> nn.Module | None:
+        """Return the head that `Objective.head` made for the training; None without one."""
+
 
 Mixing = Tensor | float | None  # a tensor in a captured step (training/cuda_graphs.py)
 
@@ -90,6 +98,13 @@ class Objective(ABC):
     @abstractmethod
     def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
         """Register how the objective changes gradients before each optimizer step."""
+
+    def head(self, width: int) -> nn.Module | None:
+        """Make the head that reads features [n, width] in training alone; None without one."""
+        return None
+
+    def end_epoch(self, network: Network) -> None:  # noqa: B027 - optional
+        """Change what the head of a network has seen."""
 
 
 class Plain(Objective):
@@ -182,7 +197,55 @@ class DualHead(Objective):
         return Outcome(loss + loss_of(self.loss, final, batch, t), accuracy(final, batch))
 
 
-OBJECTIVES: Kinds[type[Objective]] = {PlainSpec: Plain, BilateralSpec: Bilateral, DualHeadSpec: DualHead}
+class ProCo(Objective):
+    """L(f(x₁), y) + w/2 · Σ_v −log softmax(ℓ(x_v) + log n)_y over the views v = 2, 3  (Du et al. 2024, §3).
+
+    ℓ are the logits of `longtail/proco.py`, n the classes' training counts. The classes' distributions have
+    seen both views before either is contrasted with them; the authors' code contrasts the first one before.
+    """
+
+    def __init__(self, spec: ProCoSpec, counts: Tensor) -> None:
+        self.spec, self.loss = spec, make_loss(spec.loss, counts)
+        self.log_counts = counts.double().clamp(min=1).log()
+
+    @classmethod
+    def of(cls, spec: ProCoSpec, counts: Tensor, auxiliary_weight: float, for_alphas: bool) -> "ProCo":
+        """Build the objective for weights."""
+        return cls(spec, counts)
+
+    def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
+        """Leave gradients as they are."""
+
+    def head(self, width: int) -> ProCoHead:
+        """Make the projection head."""
+        return ProCoHead(width, len(self.log_counts), self.spec.dimensions)
+
+    def end_epoch(self, network: Network) -> None:
+        """Forget what was seen before this epoch."""
+        assert isinstance(network.training_head, ProCoHead)
+        network.training_head.end_epoch()
+
+    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
+        first, *others = batches
+        head, count = network.training_head, len(first.labels)
+        assert isinstance(head, ProCoHead)
+        features = network.features(torch.cat([batch.images for batch in batches]), 0)
+        logits = network.finalize(features[:count])
+        z, labels = head(features[count:]), torch.cat([batch.labels for batch in others])
+        head.see(z, labels)
+        contrast = head.logits(z, self.spec.temperature) + self.log_counts
+        loss = loss_of(self.loss, logits, first, t)
+        return Outcome(
+            loss + self.spec.weight * F.cross_entropy(contrast, labels).to(loss), accuracy(logits, first)
+        )
+
+
+OBJECTIVES: Kinds[type[Objective]] = {
+    PlainSpec: Plain,
+    BilateralSpec: Bilateral,
+    DualHeadSpec: DualHead,
+    ProCoSpec: ProCo,
+}
 
 
 def make_objective(
@@ -216,11 +279,12 @@ def accuracy(logits: Tensor, batch: Batch) -> Tensor:
 
 
 class Demands(NamedTuple):
-    """What an objective needs of batches and network: samplers, branches, classifiers."""
+    """What an objective needs of batches and network: samplers, branches, classifiers, views."""
 
     samplers: list[Sampler]  # one batch of each per step
     branches: int
     dual: bool  # class-specific weights beside the shared classifier
+    views: Sequence[SimAugment] = ()  # of each batch, besides the one that the recipe augments
 
 
 def plain(spec: PlainSpec) -> Demands:
@@ -238,10 +302,16 @@ def dual_head(spec: DualHeadSpec) -> Demands:
     return Demands([spec.sampler], branches=1, dual=True)
 
 
+def proco(spec: ProCoSpec) -> Demands:
+    """One sampler, one branch, one classifier, and two views for contrast."""
+    return Demands(spec.samplers, branches=1, dual=False, views=(SimAugment(), SimAugment()))
+
+
 DEMANDS: Kinds[Callable[..., Demands]] = {
     PlainSpec: plain,
     BilateralSpec: bilateral,
     DualHeadSpec: dual_head,
+    ProCoSpec: proco,
 }
 
 

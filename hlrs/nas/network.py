@@ -37,8 +37,8 @@ class BranchedNetwork(nn.Module, ABC):
     """A backbone shared by all branches, one tail per branch, and a classifier of their pooled features.
 
     With a `cosine` scale, logits are cosines times this scale (Cao et al. 2019). A `dual` network has a
-    second, class-specific classifier, which gives the final logits. Images are float [batch, in_channels,
-    height, width].
+    second, class-specific classifier, which gives the final logits. A training may give it a `training_head`,
+    which inference lacks. Images are float [batch, in_channels, height, width].
 
     A training may set the `precision` of the maps; it acts in training mode only. With bfloat16, all maps are
     bfloat16, and convolutions multiply in it, as `torch.autocast` has them. Weights, statistics of batch
@@ -52,6 +52,7 @@ class BranchedNetwork(nn.Module, ABC):
         self.branch_count, self.width = branches, width
         self.classifier = make_classifier(branches * width, classes, cosine)
         self.class_specific = make_classifier(branches * width, classes, cosine) if dual else None
+        self.training_head: nn.Module | None = None
 
     @abstractmethod
     def backbone(self, images: Tensor) -> Any:

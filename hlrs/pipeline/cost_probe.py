@@ -257,7 +257,7 @@ def signature(params: dict[str, Any]) -> str:
 
 
 def batches(job: Job) -> list[int]:
-    """Return the batches per step of each epoch: one per sampler, twice that with alpha steps."""
+    """Return the batches per step of each epoch: those that pass, twice as many with alpha steps."""
     return batches_of(parse(job.stage, job.params))
 
 
@@ -266,8 +266,7 @@ def batches_of(params: SearchJob | RetrainJob) -> list[int]:
     if isinstance(params, RetrainJob):
         recipe = params.retrain
         classifier = recipe.classifier.epochs if isinstance(recipe.classifier, RetrainedClassifier) else 0
-        samplers = len(recipe.objective.samplers)
-        passes = [samplers] * recipe.epochs + [1] * classifier  # these cost less than that
+        passes = [recipe.objective.passes] * recipe.epochs + [1] * classifier  # these cost less than that
         return [recipe.accumulate * batches for batches in passes]
     samplers, progress = len(params.objective.samplers), partial(selection.progress, params)
     epochs = range(selection.epochs(params))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hlrs.config.jobs import Images, RetrainJob, ScoreJob, SearchJob
-from hlrs.config.methods import Objective
 from hlrs.config.recipes import Inherited, Retrain, Search
 from hlrs.config.spaces import Space
 from hlrs.pipeline.slurm import ask
@@ -71,7 +70,7 @@ def of_search(params: SearchJob, pictures: Pictures) -> float:
     """Estimate the bytes of a search."""
     search = params.search
     shape = Inherited(nodes=search.nodes, portion=params.searcher.portion)
-    batch = search.batch_size * _batches(params.objective)
+    batch = search.batch_size * params.objective.passes
     copies = 2 * params.searcher.directions if params.searcher.order == 0 else 0  # of weights, and momentum
     needed = _of_supernet(search, search.space, shape, batch, params.images, pictures, copies)
     return needed + _held(params.images, pictures)
@@ -102,7 +101,7 @@ def _of_supernet(
 def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:
     """Estimate the bytes of a retraining; `nodes` of its genotype's cells."""
     recipe, of, edges = params.retrain, MAPS[params.space.kind], _derived_edges(params.space, nodes)
-    batch = recipe.batch_size * _batches(recipe.objective)
+    batch = recipe.batch_size * recipe.objective.passes
     if params.inherited is not None and recipe.start == "supernet":
         needed = _of_supernet(recipe, params.space, params.inherited, batch, params.images, pictures)
         return needed + _held(params.images, pictures)
@@ -145,11 +144,6 @@ def _cell_plan(channels: int, cells: int, images: Images, pictures: Pictures) ->
             channels, size = 2 * channels, -(-size // 2)
         plan.append((channels, size))
     return plan
-
-
-def _batches(objective: Objective) -> int:
-    """How many batches a step keeps maps of: one per sampler."""
-    return 1 if objective.mixing is None else 2
 
 
 def _held(images: Images, pictures: Pictures) -> float:

@@ -18,7 +18,7 @@ from hlrs.config.base import Kinds
 from hlrs.config.data import Augment
 from hlrs.config.jobs import RetrainJob
 from hlrs.config.methods import ClassBalancedSampler, Sampler
-from hlrs.config.recipes import NormalizedClassifier, Optimizer, RetrainedClassifier
+from hlrs.config.recipes import NormalizedClassifier, Optimizer, RetrainedClassifier, SimAugment
 from hlrs.data.augment import Augmentation, Batch, mix, send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
@@ -49,6 +49,7 @@ def run(job: Job) -> dict[str, Any]:
     if params.inherited is not None:
         task.calibrate()
     position = fit(task, job, device)
+    task.result.training_head = None  # inference does without
     facts = {"mean": images.statistics[0], "std": images.statistics[1], "channels": images.channels}
     write_tensors(job.output("weights.safetensors"), task.result.state_dict(), facts)
     history = {name: [row[name] for row in position.rows] for name in SCHEMAS["retrain_history"]}
@@ -95,6 +96,7 @@ class RetrainTask:
         counts = images.counts("weights", "alphas")
         self.objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
         self.network = build_network(params, inputs, images.stem, images.channels, len(images.classes))
+        self.network.training_head = self.objective.head(self.network.classifier.in_features)
         weights = generator(self.purpose, "weights")
         if isinstance(self.network, ResNet):
             initialize_resnet(self.network, weights)
@@ -117,14 +119,21 @@ class RetrainTask:
     def _phases(self, augment: Augment) -> list[Phase]:
         recipe, classifier = self.recipe, self.recipe.classifier
         weights, optimizer = list(self.network.parameters()), make_optimizer(self.network, recipe.weights)
-        batches = self.make_batches(demands_of(recipe.objective).samplers, augment, self.purpose)
+        demands = demands_of(recipe.objective)
+        batches = self.make_batches(demands.samplers, augment, self.purpose, demands.views)
         phases = [Phase("network", 0, recipe.epochs, weights, recipe.weights, optimizer, batches)]
         if classifier is not None and type(classifier) in SECOND_PHASES:
             phases.append(SECOND_PHASES[type(classifier)](self, classifier, augment))
         return phases
 
-    def make_batches(self, samplers: Sequence[Sampler], augment: Augment | None, purpose: str) -> Batches:
-        """Make batches of the training images; without an `augment`, as they are."""
+    def make_batches(
+        self,
+        samplers: Sequence[Sampler],
+        augment: Augment | None,
+        purpose: str,
+        views: Sequence[SimAugment] = (),
+    ) -> Batches:
+        """Make batches of the training images, and of `views` of them; without an `augment`, as they are."""
         recipe = self.recipe
         return Batches(
             self.images,
@@ -134,6 +143,7 @@ class RetrainTask:
             self.steps * self.recipe.accumulate,
             augmentation_of(augment, recipe.cutout, recipe.policy) if augment else Augmentation(),
             purpose,
+            [Augmentation(policy=view) for view in views],
         )
 
     def begin(self, epoch: int) -> None:
@@ -145,8 +155,8 @@ class RetrainTask:
         self.lr = learning_rate(self.phase.spec, own, self.phase.epochs)
         set_lr(self.phase.optimizer, self.lr)
         self.drop_path = self.recipe.drop_path * self.t if self.phase.name == "network" else 0.0
-        batch_size, samplers = self.phase.batches.batch_size, self.phase.batches.samplers
-        self.images_per_step = self.recipe.accumulate * batch_size * len(samplers)
+        passes = self.recipe.objective.passes if self.phase.name == "network" else 1
+        self.images_per_step = self.recipe.accumulate * self.phase.batches.batch_size * passes
         self.phase.batches.begin(epoch, self.t)
         if self.phase.name == "network":
             self.network.train()
@@ -184,8 +194,11 @@ class RetrainTask:
         if self.drop_path == 0 or not isinstance(self.network, DerivedNetwork):
             return None
         draw = generator(self.purpose, "drop path", self.epoch, number)
-        maps, batch = self.network.dropped_maps, self.phase.batches.batch_size
-        return send(draw_factors(maps, batch, self.drop_path, draw), self.device)
+        together = (
+            self.recipe.objective.passes // self.network.branch_count
+        )  # batches in one pass of a branch
+        maps, images = self.network.dropped_maps, together * self.phase.batches.batch_size
+        return send(draw_factors(maps, images, self.drop_path, draw), self.device)
 
     def _compute(self, *inputs: Any) -> Tensor:
         """Take a step on the inputs of `accumulate` passes, one after the other; return mean metrics."""
@@ -238,6 +251,8 @@ class RetrainTask:
         """Return the epoch's row of history.parquet; after the network's last epoch, adapt its classifier."""
         mixes = self.recipe.objective.mixing is not None
         trained, classifier = self.epoch + 1 == self.recipe.epochs, self.recipe.classifier
+        if self.phase.name == "network":
+            self.objective.end_epoch(self.network)
         if self.recipe.swa is not None and self.phase.name == "network":
             self._average_epochs(self.recipe.swa, last=trained)
         if trained and isinstance(classifier, NormalizedClassifier):

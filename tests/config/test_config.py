@@ -763,6 +763,42 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "objective bilateral",
         "leave out mix cutmix",
     ),
+    "ProCo in a search": (
+        searched("{kind: proco}"),
+        "methods.darts",
+        "objective proco",
+        "retrain.objective",
+    ),
+    "mixed images under ProCo": (
+        retrained("objective: {kind: proco}, mix: {kind: mixup}"),
+        "methods.random.retrain",
+        "objective proco",
+        "leave out mix mixup",
+    ),
+    "an auxiliary head beside ProCo": (
+        retrained("objective: {kind: proco}, auxiliary_weight: 0.4"),
+        "methods.random.retrain",
+        "objective proco",
+        "auxiliary_weight to 0",
+    ),
+    "a classifier after ProCo under LDAM": (
+        retrained("objective: {kind: proco, loss: {kind: ldam}}, classifier: {kind: retrained}"),
+        "methods.random.retrain",
+        "loss ldam",
+        "leave out classifier retrained",
+    ),
+    "ProCo that continues a supernet": (
+        [
+            (
+                "searcher: {kind: darts, order: 1}",
+                "searcher: {kind: darts, order: 1}\n    retrain: "
+                "{start: decoded, drop_path: 0, channels: 16, cells: 3, objective: {kind: proco}}",
+            )
+        ],
+        "methods.darts.retrain.start",
+        "proco",
+        "start to scratch",
+    ),
     "a classifier after a dual head": (
         retrained("objective: {kind: dual_head}, classifier: {kind: tau_normalized}"),
         "methods.random.retrain",

@@ -11,7 +11,7 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from hlrs.config.data import Augment
-from hlrs.config.recipes import AutoAugment, Cutmix, Mixup, RandAugment
+from hlrs.config.recipes import AutoAugment, Cutmix, Mixup, RandAugment, SimAugment
 from hlrs.data import augment
 from hlrs.data.augment import Augmentation, Batch, distort, mix, resized_crop
 from hlrs.data.images import generator
@@ -127,6 +127,22 @@ def test_policies_match_torchvision(policy):
     found = changed(images, Augmentation(policy=policy))
     assert torch.equal(found, by_hand(images, transform))
     assert not torch.equal(found, torch.stack([tensor(image) for image in images]))
+
+
+def test_views_for_contrast_match_torchvision_and_keep_the_size():
+    images = [photo(seed=seed) for seed in range(8)]
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop((24, 30)),
+            transforms.RandomHorizontalFlip(p=0.5),
+            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            transforms.RandomGrayscale(p=0.2),
+        ]
+    )
+    found = changed(images, Augmentation(policy=SimAugment()))
+    assert torch.equal(found, by_hand(images, transform))
+    grey = [image.convert("L") for image in images]
+    assert changed(grey, Augmentation(policy=SimAugment())).shape == (8, 1, 24, 30)
 
 
 def test_randaugments_options_act():

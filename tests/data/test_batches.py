@@ -213,6 +213,21 @@ def test_another_purpose_epoch_or_step_draws_another_batch(other):
     assert not same(first[1:], second[1:])
 
 
+def test_views_show_the_same_images_under_draws_of_their_own():
+    one, three = some_batches(), some_batches()
+    three.views = [one.augmentation, Augmentation()]
+    for epoch, step in ((0, 2), (1, 0)):
+        alone, batches = drawn(one, epoch, step), drawn(three, epoch, step)
+        assert len(batches) == 6  # of each sampler three
+        assert same(alone, batches[::3])
+        for first, second, plain in (batches[:3], batches[3:]):
+            assert torch.equal(first.labels, second.labels)
+            assert torch.equal(first.labels, plain.labels)
+            assert not torch.equal(first.images, second.images)
+    for batch, request in zip(batches[2::3], three.requests[0][2::3], strict=True):  # the images as they are
+        assert torch.equal(batch.images, three.images.normalize(three.images.images[request.positions]))
+
+
 @pytest.mark.parametrize("sampler", ["uniform", "reversed"])
 def test_every_epoch_has_its_own_order(sampler):
     images = ImageSet(numbered(40, 1, 4, 4), torch.arange(40), torch.zeros(1), torch.ones(1))

@@ -24,7 +24,7 @@ from hlrs.config.data import Augment, Digits, ImageFolder, Parquet, Stream
 from hlrs.config.jobs import SearchJob
 from hlrs.config.methods import ReversedSampler, UniformSampler
 from hlrs.config.params import Params, load
-from hlrs.config.recipes import RandAugment
+from hlrs.config.recipes import RandAugment, SimAugment
 from hlrs.data.augment import Augmentation
 from hlrs.data.batches import Batches
 from hlrs.data.images import ImageSet, Request
@@ -48,6 +48,7 @@ AUGMENTATIONS = {
     "cutout": Augmentation(cutout=4),
     "color_jitter": Augmentation(color_jitter=0.4),
     "policy": Augmentation(policy=POLICY),
+    "contrast": Augmentation(policy=SimAugment()),
     "all": Augmentation(2, True, 4, None, 0.4, POLICY),
 }
 SAMPLERS = [UniformSampler(), ReversedSampler()]

@@ -212,6 +212,12 @@ def test_a_classifiers_own_epochs_take_one_batch_per_step(workspace):
     assert cost_probe.batches(jobs()["retrain/digits/darts/0"]) == [2, 2, 2, 1, 1]
 
 
+def test_views_of_an_image_count_as_batches(workspace):
+    own = {"objective": {"kind": "proco"}, "auxiliary_weight": 0.0}
+    edit(workspace / "params.yaml", **{"methods.darts.retrain": own})
+    assert cost_probe.batches(jobs()["retrain/digits/darts/0"]) == [3] * 3
+
+
 def test_epochs_before_the_alphas_start_take_one_batch_per_step(workspace):
     """PC-DARTS's alphas rest in two of four epochs, at progress 0 and 0.25, and in four of eight."""
     pc_darts = {"methods.darts.searcher": {"kind": "pc_darts", "portion": 2, "warm_up": 0.4}}

@@ -145,6 +145,14 @@ def test_a_step_on_twice_the_batch_or_from_two_samplers_needs_twice_the_maps():
     assert two == pytest.approx(large, rel=0.02)
 
 
+def test_views_of_an_image_need_maps_of_their_own():
+    def needed(batch_size, kind):
+        entries = {"objective": {"kind": kind}, "auxiliary_weight": 0.0, "batch_size": batch_size}
+        return of_retraining(params_of("retrain", retrain=entries), 4, Pictures(32))
+
+    assert needed(60, "proco") == needed(180, "plain")
+
+
 def test_recomputed_cells_and_streamed_images_are_not_counted():
     whole = of_search(params_of("search", search={"cells": 12}), Pictures(32))
     assert of_search(params_of("search", search={"cells": 12, "recompute": True}), Pictures(32)) < whole

@@ -61,7 +61,9 @@ RECIPES = {  # of trainings whose state is more than SGD's
         "retrain.sharpness": 0.05,
         "retrain.lookahead": 0.9,
     },
-    "muon, accumulated, swa": {
+    "proco, muon, accumulated, swa": {  # with what it saw of each class
+        "retrain.objective": {"kind": "proco", "dimensions": 8},
+        "retrain.auxiliary_weight": 0.0,
         "retrain.weights": {"kind": "muon"},
         "retrain.accumulate": 2,
         "retrain.batch_size": 8,

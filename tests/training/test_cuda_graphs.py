@@ -20,6 +20,7 @@ BILATERAL = {"kind": "bilateral", "branch_cells": 1}
 RANDOM_MIXING = BILATERAL | {"mixing": {"kind": "beta", "a": 0.2}}
 DEFERRED = {"kind": "plain", "loss": {"kind": "ldam", "at": 0.5}}  # re-weighting
 WEIGHTED = {"kind": "plain", "loss": {"kind": "class_balanced", "at": 0.5}}  # likewise
+PROCO = {"kind": "proco", "dimensions": 8}
 UNROLLED = {"kind": "darts", "order": 2}
 LATE = {"kind": "pc_darts", "portion": 2, "warm_up": 0.5}
 GDAS = {"kind": "gdas"}
@@ -50,6 +51,7 @@ RECIPES = {
     "moving average": {"ema": 0.9},
     "deferred": {"objective": DEFERRED},
     "deferred, then its classifier": {"objective": WEIGHTED} | CLASSIFIER,
+    "ProCo, then its classifier": {"objective": PROCO, "auxiliary_weight": 0.0} | CLASSIFIER,
 }
 CPU = torch.device("cpu")
 
