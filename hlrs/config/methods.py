@@ -620,7 +620,36 @@ class ProCo(Spec):
     loss: Loss = LogitAdjustment()
 
 
-Objective = Annotated[Plain | Bilateral | DualHead | ProCo, Field(discriminator="kind")]
+class Glmc(Spec):
+    """Global and local mixture consistency (Du et al. 2023): two views, mixed by mixup and by cutmix.
+
+    Images are mixed with those of a second sampler, `partners`, λ ~ Beta(alpha, alpha). A conventional
+    classifier's loss is mixed by m(t) with that of a re-balanced one, which inference uses: classes weighted
+    by n_c^−gamma. `consistency` weights the negative cosines between both views.
+    """
+
+    kind: Literal["glmc"] = "glmc"
+    claimed: ClassVar[Claimed] = None
+    searches: ClassVar[bool] = False
+    passes: ClassVar[int] = 2
+    auxiliary: ClassVar[bool] = False
+    one_classifier: ClassVar[bool] = False
+    rated: ClassVar[bool] = False
+    branch_cells: ClassVar[int] = 0
+    loss: ClassVar[CrossEntropy] = CrossEntropy()
+    mixing: Mixing = ParabolicDecay()
+    partners: Sampler = UniformSampler()
+    alpha: BetaShape = 1.0
+    gamma: Exponent = 1.0
+    consistency: float = Field(10.0, gt=0, le=1_000_000)
+
+    @property
+    def samplers(self) -> list[Sampler]:
+        """Read images, and those to mix in."""
+        return [UniformSampler(), self.partners]
+
+
+Objective = Annotated[Plain | Bilateral | DualHead | ProCo | Glmc, Field(discriminator="kind")]
 
 
 # --- schedules of the alphas' learning rate η -----------------------------------------------------------

@@ -402,8 +402,8 @@ class Retrain(Spec):
             )
         if self.classifier is not None and not objective.one_classifier:
             raise ValueError(
-                f"objective {objective.kind} has class-specific weights for the tail: leave out classifier "
-                f"{self.classifier.kind}"
+                f"objective {objective.kind} trains a classifier of its own for the tail: leave out "
+                f"classifier {self.classifier.kind}"
             )
         if self.classifier is not None and objective.loss.scale is not None:
             raise ValueError(

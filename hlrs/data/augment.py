@@ -6,7 +6,7 @@ cutout. The global random generator is left unchanged.
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -211,12 +211,37 @@ def cutout(images: Tensor, length: int, draw: torch.Generator) -> Tensor:
 
 def mix(batch: Batch, draw: torch.Generator, spec: Mixup | Cutmix) -> Batch:
     """Mix a batch with a permutation of itself by one λ ~ Beta(alpha, alpha), as in the authors' code."""
-    seed = int(torch.randint(SEEDS, (), generator=draw))
-    share = random.Random(seed).betavariate(spec.alpha, spec.alpha)  # noqa: S311 - a seeded draw, no secret
+    share = _draw_share(spec.alpha, draw)
     order = send(torch.randperm(len(batch.labels), generator=draw), batch.labels.device)
-    images, share = MIXES[type(spec)](batch.images, batch.images[order], share, draw)
-    shares = torch.full(batch.labels.shape, share, dtype=torch.float32, device=batch.labels.device)
-    return Batch(images, batch.labels, batch.labels[order], shares)
+    return _mixed(batch, Batch(batch.images[order], batch.labels[order]), share, draw, spec)
+
+
+def mix_views(
+    batches: Sequence[Batch], draw: torch.Generator, specs: Sequence[Mixup | Cutmix]
+) -> list[Batch]:
+    """Mix views of one batch with the same views of another, each as its spec says, by one λ for all.
+
+    The views of the first batch come before those of the second; λ has the first spec's distribution.
+    """
+    share = _draw_share(specs[0].alpha, draw)
+    firsts, seconds = batches[: len(specs)], batches[len(specs) :]
+    return [
+        _mixed(first, second, share, draw, spec)
+        for first, second, spec in zip(firsts, seconds, specs, strict=True)
+    ]
+
+
+def _draw_share(alpha: float, draw: torch.Generator) -> float:
+    """Draw λ ~ Beta(alpha, alpha)."""
+    seed = int(torch.randint(SEEDS, (), generator=draw))
+    return random.Random(seed).betavariate(alpha, alpha)  # noqa: S311 - a seeded draw, no secret
+
+
+def _mixed(first: Batch, second: Batch, share: float, draw: torch.Generator, spec: Mixup | Cutmix) -> Batch:
+    """Mix two batches of equal shape by a share λ of the first."""
+    images, share = MIXES[type(spec)](first.images, second.images, share, draw)
+    shares = torch.full(first.labels.shape, share, dtype=torch.float32, device=first.labels.device)
+    return Batch(images, first.labels, second.labels, shares)
 
 
 def mixup(images: Tensor, others: Tensor, share: float, draw: torch.Generator) -> tuple[Tensor, float]:

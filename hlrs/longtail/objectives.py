@@ -15,11 +15,13 @@ from torch.nn import functional as F
 from hlrs.config.base import Kinds
 from hlrs.config.methods import Bilateral as BilateralSpec
 from hlrs.config.methods import DualHead as DualHeadSpec
+from hlrs.config.methods import Glmc as GlmcSpec
 from hlrs.config.methods import Objective as ObjectiveSpec
 from hlrs.config.methods import Plain as PlainSpec
 from hlrs.config.methods import ProCo as ProCoSpec
 from hlrs.config.methods import Sampler
-from hlrs.config.recipes import SimAugment
+from hlrs.config.recipes import Cutmix, Mixup, SimAugment
+from hlrs.longtail.glmc import GlmcHead, inverse_frequency_weights
 from hlrs.longtail.losses import Loss, make_loss
 from hlrs.longtail.proco import ProCoHead
 from hlrs.longtail.row_rates import learn_rows_at, row_rates
@@ -240,11 +242,50 @@ class ProCo(Objective):
         )
 
 
+class Glmc(Objective):
+    """m·Σ_v E(f(x_v), y_v) + (1 − m)·Σ_v E_w(g(x_v), y_v) + c·inconsistency, over two mixed views v.
+
+    E is the cross-entropy, f the head's conventional classifier; g is the network's, and E_w the mean over
+    images of w_y times the cross-entropy. Du et al. 2023, §3, authors' code. Accuracy is g's.
+    """
+
+    def __init__(self, spec: GlmcSpec, counts: Tensor) -> None:
+        self.spec, self.loss, self.classes = spec, make_loss(spec.loss, counts), len(counts)
+        weights = inverse_frequency_weights(counts, spec.gamma)
+        self.weighted = Loss(lambda z, y: weights.to(z)[y] * self.loss.of_images(z, y))
+
+    @classmethod
+    def of(cls, spec: GlmcSpec, counts: Tensor, auxiliary_weight: float, for_alphas: bool) -> "Glmc":
+        """Build the objective for weights."""
+        return cls(spec, counts)
+
+    def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
+        """Leave gradients as they are."""
+
+    def head(self, width: int) -> GlmcHead:
+        """Make the conventional classifier, the projection and the prediction."""
+        return GlmcHead(width, self.classes)
+
+    def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
+        head = network.training_head
+        assert isinstance(head, GlmcHead)
+        assert mixing is not None
+        features = network.features(torch.cat([batch.images for batch in batches]), 0)
+        conventional, balanced = head.conventional(features).chunk(2), network.finalize(features).chunk(2)
+        loss = self.spec.consistency * head.inconsistency(features)
+        for batch, of_all, of_tail in zip(batches, conventional, balanced, strict=True):
+            loss = loss + mixing * loss_of(self.loss, of_all, batch, t)
+            loss = loss + (1 - mixing) * loss_of(self.weighted, of_tail, batch, t)
+        hits = [accuracy(logits, batch) for logits, batch in zip(balanced, batches, strict=True)]
+        return Outcome(loss, torch.stack(hits).mean())
+
+
 OBJECTIVES: Kinds[type[Objective]] = {
     PlainSpec: Plain,
     BilateralSpec: Bilateral,
     DualHeadSpec: DualHead,
     ProCoSpec: ProCo,
+    GlmcSpec: Glmc,
 }
 
 
@@ -284,7 +325,8 @@ class Demands(NamedTuple):
     samplers: list[Sampler]  # one batch of each per step
     branches: int
     dual: bool  # class-specific weights beside the shared classifier
-    views: Sequence[SimAugment] = ()  # of each batch, besides the one that the recipe augments
+    views: Sequence[SimAugment | None] = ()  # of each batch, besides the first; None: as the recipe augments
+    mixes: Sequence[Mixup | Cutmix] = ()  # how each view of the first sampler is mixed with the second one's
 
 
 def plain(spec: PlainSpec) -> Demands:
@@ -307,11 +349,18 @@ def proco(spec: ProCoSpec) -> Demands:
     return Demands(spec.samplers, branches=1, dual=False, views=(SimAugment(), SimAugment()))
 
 
+def glmc(spec: GlmcSpec) -> Demands:
+    """Two samplers whose batches are mixed, in two views."""
+    mixes = Mixup(alpha=spec.alpha), Cutmix(alpha=spec.alpha)
+    return Demands(spec.samplers, branches=1, dual=False, views=(None,), mixes=mixes)
+
+
 DEMANDS: Kinds[Callable[..., Demands]] = {
     PlainSpec: plain,
     BilateralSpec: bilateral,
     DualHeadSpec: dual_head,
     ProCoSpec: proco,
+    GlmcSpec: glmc,
 }
 
 

@@ -19,7 +19,7 @@ from hlrs.config.data import Augment
 from hlrs.config.jobs import RetrainJob
 from hlrs.config.methods import ClassBalancedSampler, Sampler
 from hlrs.config.recipes import NormalizedClassifier, Optimizer, RetrainedClassifier, SimAugment
-from hlrs.data.augment import Augmentation, Batch, mix, send
+from hlrs.data.augment import Augmentation, Batch, mix, mix_views, send
 from hlrs.data.batches import Batches, batches_of, steps_per_epoch
 from hlrs.data.images import generator
 from hlrs.longtail.mixing import mixing_at
@@ -94,6 +94,7 @@ class RetrainTask:
         self.recipe, self.device, self.captured = params.retrain, device, GraphCache(device)
         self.purpose = f"{params.seed}/retrain/{params.retrain_seed}"
         counts = images.counts("weights", "alphas")
+        self.demands = demands_of(self.recipe.objective)
         self.objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
         self.network = build_network(params, inputs, images.stem, images.channels, len(images.classes))
         self.network.training_head = self.objective.head(self.network.classifier.in_features)
@@ -119,7 +120,7 @@ class RetrainTask:
     def _phases(self, augment: Augment) -> list[Phase]:
         recipe, classifier = self.recipe, self.recipe.classifier
         weights, optimizer = list(self.network.parameters()), make_optimizer(self.network, recipe.weights)
-        demands = demands_of(recipe.objective)
+        demands = self.demands
         batches = self.make_batches(demands.samplers, augment, self.purpose, demands.views)
         phases = [Phase("network", 0, recipe.epochs, weights, recipe.weights, optimizer, batches)]
         if classifier is not None and type(classifier) in SECOND_PHASES:
@@ -131,19 +132,20 @@ class RetrainTask:
         samplers: Sequence[Sampler],
         augment: Augment | None,
         purpose: str,
-        views: Sequence[SimAugment] = (),
+        views: Sequence[SimAugment | None] = (),
     ) -> Batches:
         """Make batches of the training images, and of `views` of them; without an `augment`, as they are."""
         recipe = self.recipe
+        own = augmentation_of(augment, recipe.cutout, recipe.policy) if augment else Augmentation()
         return Batches(
             self.images,
             self.positions,
             samplers,
             self.recipe.batch_size,
             self.steps * self.recipe.accumulate,
-            augmentation_of(augment, recipe.cutout, recipe.policy) if augment else Augmentation(),
+            own,
             purpose,
-            [Augmentation(policy=view) for view in views],
+            [own if view is None else Augmentation(policy=view) for view in views],
         )
 
     def begin(self, epoch: int) -> None:
@@ -183,9 +185,11 @@ class RetrainTask:
         batches, mixing, factors = self.phase.batches(number), None, None
         if self.phase.name == "network":
             mixing = mixing_at(self.recipe.objective, self.t, f"{self.purpose}/mixing/{self.epoch}/{number}")
+            draw = generator(self.purpose, "mix", self.epoch, number)
             if self.recipe.mix is not None:
-                draw = generator(self.purpose, "mix", self.epoch, number)
                 batches = [mix(batch, draw, self.recipe.mix) for batch in batches]
+            if self.demands.mixes:
+                batches = mix_views(batches, draw, self.demands.mixes)
             factors = self._drop_path_factors(number)
         return [mixing, factors, *itertools.chain(*batches)]
 

@@ -781,6 +781,30 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "objective proco",
         "auxiliary_weight to 0",
     ),
+    "GLMC in a search": (
+        searched("{kind: glmc}"),
+        "methods.darts",
+        "objective glmc",
+        "retrain.objective",
+    ),
+    "images mixed twice by GLMC": (
+        retrained("objective: {kind: glmc}, mix: {kind: cutmix}"),
+        "methods.random.retrain",
+        "objective glmc",
+        "leave out mix cutmix",
+    ),
+    "an auxiliary head beside GLMC": (
+        retrained("objective: {kind: glmc}, auxiliary_weight: 0.4"),
+        "methods.random.retrain",
+        "objective glmc",
+        "auxiliary_weight to 0",
+    ),
+    "a classifier after GLMC": (
+        retrained("objective: {kind: glmc}, classifier: {kind: tau_normalized}"),
+        "methods.random.retrain",
+        "objective glmc",
+        "leave out classifier tau_normalized",
+    ),
     "a classifier after ProCo under LDAM": (
         retrained("objective: {kind: proco, loss: {kind: ldam}}, classifier: {kind: retrained}"),
         "methods.random.retrain",

@@ -13,7 +13,7 @@ from torchvision.transforms import functional
 from hlrs.config.data import Augment
 from hlrs.config.recipes import AutoAugment, Cutmix, Mixup, RandAugment, SimAugment
 from hlrs.data import augment
-from hlrs.data.augment import Augmentation, Batch, distort, mix, resized_crop
+from hlrs.data.augment import Augmentation, Batch, distort, mix, mix_views, resized_crop
 from hlrs.data.images import generator
 from hlrs.stages.images import augmentation_of
 
@@ -283,3 +283,22 @@ def test_partners_are_drawn_from_all_images():
     partners = Counter(int(mix(numbered(), generator(n), Mixup(alpha=1.0)).partners[0]) for n in range(400))
     assert set(partners) == {0, 10, 20, 30}
     assert min(partners.values()) > 60
+
+
+def test_views_are_mixed_with_those_of_another_batch_by_one_share():
+    firsts = [Batch(torch.full((2, 1, 8, 8), value), torch.tensor([0, 1])) for value in (1.0, 2.0)]
+    seconds = [Batch(torch.full((2, 1, 8, 8), value), torch.tensor([2, 0])) for value in (-1.0, 8.0)]
+    shares = []
+    for n in range(20):
+        views = [*firsts, *seconds]
+        global_, local = mix_views(views, generator(n), [Mixup(alpha=1.0), Cutmix(alpha=1.0)])
+        share, left = (float(batch.share[0]) for batch in (global_, local))
+        assert float(global_.images[0, 0, 0, 0]) == pytest.approx(2 * share - 1, abs=1e-6)
+        assert (local.images == 8).double().mean() == pytest.approx(1 - left)
+        assert left >= share - 0.25  # but for the border and whole pixels, the same λ
+        for batch in (global_, local):
+            assert batch.labels.tolist() == [0, 1]
+            assert batch.partners.tolist() == [2, 0]
+        shares.append(share)
+    assert len(set(shares)) == 20
+    assert float(firsts[1].images.mean()) == 2  # the views themselves stay

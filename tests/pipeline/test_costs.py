@@ -213,9 +213,10 @@ def test_a_classifiers_own_epochs_take_one_batch_per_step(workspace):
 
 
 def test_views_of_an_image_count_as_batches(workspace):
-    own = {"objective": {"kind": "proco"}, "auxiliary_weight": 0.0}
-    edit(workspace / "params.yaml", **{"methods.darts.retrain": own})
-    assert cost_probe.batches(jobs()["retrain/digits/darts/0"]) == [3] * 3
+    for objective, batches in (("proco", [3] * 3), ("glmc", [2] * 3)):
+        own = {"objective": {"kind": objective}, "auxiliary_weight": 0.0}
+        edit(workspace / "params.yaml", **{"methods.darts.retrain": own})
+        assert cost_probe.batches(jobs()["retrain/digits/darts/0"]) == batches
 
 
 def test_epochs_before_the_alphas_start_take_one_batch_per_step(workspace):

@@ -150,7 +150,7 @@ def test_views_of_an_image_need_maps_of_their_own():
         entries = {"objective": {"kind": kind}, "auxiliary_weight": 0.0, "batch_size": batch_size}
         return of_retraining(params_of("retrain", retrain=entries), 4, Pictures(32))
 
-    assert needed(60, "proco") == needed(180, "plain")
+    assert needed(60, "proco") == needed(90, "glmc") == needed(180, "plain")
 
 
 def test_recomputed_cells_and_streamed_images_are_not_counted():

@@ -56,7 +56,9 @@ def test_two_runs_give_the_same_bytes(prepared, stage):
 RECIPES = {  # of trainings whose state is more than SGD's
     "search": {"search.halves": "redrawn", "search.entropy": {"weight": 1.0}},
     "retrain": {},
-    "adamw, sharpness, lookahead": {
+    "glmc, adamw, sharpness, lookahead": {
+        "retrain.objective": {"kind": "glmc"},
+        "retrain.auxiliary_weight": 0.0,
         "retrain.weights": {"kind": "adamw"},
         "retrain.sharpness": 0.05,
         "retrain.lookahead": 0.9,

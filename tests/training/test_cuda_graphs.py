@@ -52,6 +52,7 @@ RECIPES = {
     "deferred": {"objective": DEFERRED},
     "deferred, then its classifier": {"objective": WEIGHTED} | CLASSIFIER,
     "ProCo, then its classifier": {"objective": PROCO, "auxiliary_weight": 0.0} | CLASSIFIER,
+    "GLMC": {"objective": {"kind": "glmc"}, "auxiliary_weight": 0.0},
 }
 CPU = torch.device("cpu")
 
