@@ -198,10 +198,8 @@ class RetrainTask:
         if self.drop_path == 0 or not isinstance(self.network, DerivedNetwork):
             return None
         draw = generator(self.purpose, "drop path", self.epoch, number)
-        together = (
-            self.recipe.objective.passes // self.network.branch_count
-        )  # batches in one pass of a branch
-        maps, images = self.network.dropped_maps, together * self.phase.batches.batch_size
+        batches = self.recipe.objective.passes // self.network.branch_count  # in one pass of a branch
+        maps, images = self.network.dropped_maps, batches * self.phase.batches.batch_size
         return send(draw_factors(maps, images, self.drop_path, draw), self.device)
 
     def _compute(self, *inputs: Any) -> Tensor:
