@@ -344,7 +344,11 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
     type=click.Choice(["darts", "nasbench201"]),
     help="Search space of a supernet.  [default: darts]",
 )
-@click.option("--channels", type=click.IntRange(2), help="Initial channels.  [default: as published]")
+@click.option(
+    "--channels",
+    type=click.IntRange(2),
+    help="Initial channels, of a ResNet its width.  [default: as published]",
+)
 @click.option("--cells", type=click.IntRange(1), help="Number of cells.  [default: as published]")
 @click.option("--nodes", type=click.IntRange(1), help="Nodes per cell of a supernet.  [default: 4]")
 @click.option("--classes", type=click.IntRange(1), default=10, show_default=True, help="Number of classes.")

@@ -122,7 +122,8 @@ class RetrainJob(Spec):
     """Parameters of a retraining job: of the genotype among the inputs, or of a ResNet of the given depth.
 
     `space` is the genotype's, with default options, as these do not matter for one network, and any for a
-    ResNet. `inherited`: the supernet that the network starts as, whose `space` has its options; else None.
+    ResNet, whose width is `retrain.channels`. `inherited`: the supernet that the network starts as, whose
+    `space` has its options; else None.
     """
 
     seed: Seed

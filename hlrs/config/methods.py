@@ -4,7 +4,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hlrs.config.base import BetaShape, Exponent, Share, ShareOrNone, Spec, Temperature, Text, Tuning
+from hlrs.config.base import (
+    BetaShape,
+    Channels,
+    Exponent,
+    Share,
+    ShareOrNone,
+    Spec,
+    Temperature,
+    Text,
+    Tuning,
+)
 from hlrs.config.spaces import Given
 from hlrs.errors import UserError
 
@@ -243,11 +253,15 @@ ResNetDepth = Literal[20, 32, 44, 56, 110]
 
 
 class ResNet(Spec):
-    """The ResNet for CIFAR (He et al. 2016, §4.2), retrained only, as in published long-tail tables."""
+    """The ResNet for CIFAR (He et al. 2016, §4.2), retrained only, as in published long-tail tables.
+
+    `width`: the channels of its first stage, 16 there; each later stage has twice those of the one before.
+    """
 
     kind: Literal["resnet"] = "resnet"
     genotype_is: ClassVar[Literal["absent"]] = "absent"
     depth: ResNetDepth = 32
+    width: Channels = 16
 
 
 SupernetSearcher = (  # those that train a supernet

@@ -247,12 +247,13 @@ class Params(Sections):
     def retrain_of(self, method: str) -> Retrain:
         """Lay a method's own entries over the common recipe; ValueError if they do not fit.
 
-        A ResNet has no auxiliary head and no drop path; its cells are its residual blocks.
+        A ResNet has no auxiliary head and no drop path; its channels are its width, its cells its residual
+        blocks.
         """
         searcher, network = self.methods[method].searcher, {}
         if searcher.genotype_is == "absent":
             blocks = (searcher.depth - 2) // 2
-            network = {"channels": 16, "cells": blocks, "auxiliary_weight": 0.0, "drop_path": 0.0}
+            network = {"channels": searcher.width, "cells": blocks, "auxiliary_weight": 0.0, "drop_path": 0.0}
         return _overlaid(self.retrain, network, self.methods[method].retrain, f"methods.{method}.retrain")
 
 

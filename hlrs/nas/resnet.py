@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from hlrs.nas.network import BranchedNetwork, initialize
 
-CHANNELS = (16, 32, 64)  # per stage
+STAGES = 3
 
 
 class ResidualBlock(nn.Module):
@@ -35,8 +35,9 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(BranchedNetwork):
-    """`depth` = 6n + 2 layers: a convolution, three stages of n residual blocks, a linear classifier.
+    """`depth` = 6n + 2 layers: a convolution, three stages of n residual blocks, a classifier.
 
+    The stages have `width`, 2 · width and 4 · width channels; He et al. have a width of 16.
     With two `branches`, each has its own last `branch_cells` blocks, as BBN's ResNet-32 has its last one.
     Images, `cosine` and `dual` as in `BranchedNetwork`.
     """
@@ -44,6 +45,7 @@ class ResNet(BranchedNetwork):
     def __init__(
         self,
         depth: int,
+        width: int = 16,
         *,
         in_channels: int,
         classes: int,
@@ -52,13 +54,13 @@ class ResNet(BranchedNetwork):
         cosine: float | None = None,
         dual: bool = False,
     ) -> None:
-        super().__init__(CHANNELS[-1], classes, branches, cosine, dual)
+        super().__init__(2 ** (STAGES - 1) * width, classes, branches, cosine, dual)
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, CHANNELS[0], 3, padding=1, bias=False),
-            nn.BatchNorm2d(CHANNELS[0]),
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
             nn.ReLU(),
         )
-        plan = _block_plan((depth - 2) // 6)
+        plan = _block_plan((depth - 2) // 6, width)
         own = branch_cells if branches > 1 else 0
         self.shared = nn.Sequential(*(ResidualBlock(*entry) for entry in plan[: len(plan) - own]))
         self.branches = nn.ModuleList(
@@ -71,14 +73,15 @@ class ResNet(BranchedNetwork):
         return self.shared(self.stem(images.contiguous(memory_format=torch.channels_last)))  # type: ignore[no-any-return]
 
     def tail(self, shared: Tensor, branch: int) -> Tensor:
-        """Compute the pooled features of one branch: [batch, 64]."""
+        """Compute the pooled features of one branch: [batch, 4 · width]."""
         return self.branches[branch](shared).mean((2, 3))  # type: ignore[no-any-return]
 
 
-def _block_plan(blocks: int) -> list[tuple[int, int, int]]:
+def _block_plan(blocks: int, width: int) -> list[tuple[int, int, int]]:
     """List the arguments of `ResidualBlock` for every block; stages two and three begin with stride 2."""
-    before, plan = CHANNELS[0], []
-    for channels in CHANNELS:
+    before, plan = width, []
+    for stage in range(STAGES):
+        channels = 2**stage * width
         for _ in range(blocks):
             plan.append((before, channels, 2 if before < channels else 1))
             before = channels

@@ -27,7 +27,7 @@ OF_A_PATTERN = 4  # words: itself, joined with all others, and what finds the di
 OF_A_WEIGHT = 4  # numbers: itself, its gradient, its momentum, a step's scratch
 BLOCK = 7  # maps that a residual block of a ResNet keeps
 STEMS = {"cifar": 9.0, "imagenet": 0.5}  # maps of `channels` and all pixels
-RESNET_CHANNELS = (16, 32, 64)
+RESNET_STAGES = 3
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:
         maps += STEMS[params.images.stem] * recipe.channels * pictures.size**2
         weights = sum(float(of.derived_weights * edges * channels**2) for channels, _ in plan)
     else:
-        sizes = [-(-pictures.size // 2**stage) for stage in range(len(RESNET_CHANNELS))]
-        stages, blocks = list(zip(RESNET_CHANNELS, sizes, strict=True)), (params.resnet - 2) // 6
+        scales, blocks = [2**stage for stage in range(RESNET_STAGES)], (params.resnet - 2) // 6
+        stages = [(scale * recipe.channels, -(-pictures.size // scale)) for scale in scales]
         maps = sum(float(blocks * BLOCK * channels * size**2) for channels, size in stages)
         weights = sum(18.0 * blocks * channels**2 for channels, _ in stages)
     return FLOAT * (batch * maps + OF_A_WEIGHT * weights) + _held(params.images, pictures)

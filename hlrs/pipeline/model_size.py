@@ -8,6 +8,7 @@ import torch
 
 from hlrs.artifacts.files import read_json
 from hlrs.config.methods import Darts
+from hlrs.config.methods import ResNet as ResNetSpec
 from hlrs.config.spaces import SPACES, check_cells, space_of
 from hlrs.errors import UserError
 from hlrs.nas.genotype import GIVEN, Genotype, from_json
@@ -35,8 +36,8 @@ def describe(
 ) -> dict[str, Any]:
     """Count the weights and multiply-adds of a genotype, given by name, string or file, ResNet or `supernet`.
 
-    `space` and `nodes` are a supernet's. Raises UserError for any other name, and for an option that the
-    network does not have.
+    `space` and `nodes` are a supernet's; a ResNet's `channels` are its width. Raises UserError for any other
+    name, and for an option that the network does not have.
     """
     supernet, resnet = network == "supernet", RESNETS.get(network)
     layout: dict[str, Any] = {"in_channels": in_channels, "classes": classes}
@@ -51,10 +52,14 @@ def describe(
         raise UserError(f"--nodes {nodes}: a cell of space {space} needs 2 or more")
     if resnet is None:
         layout |= _layout_of_cells(space, channels, cells, stem, supernet)
-    elif channels or cells or stem != "cifar":
+    elif cells or stem != "cifar":
+        raise UserError(f"{network} has its own blocks and stem: omit --cells and --stem")
+    elif channels and channels % 2:
         raise UserError(
-            f"{network} has its own channels, blocks and stem: omit --channels, --cells and --stem"
+            f"--channels: {channels} is odd; a shortcut pads half of the missing ones on each side"
         )
+    else:
+        layout["width"] = channels or ResNetSpec().width
     if auxiliary and not SPACES[space].auxiliary:
         raise UserError(f"--auxiliary: a network of space {space} has no auxiliary head")
     with torch.device("meta"):

@@ -16,6 +16,7 @@ from hlrs.config.methods import OF_CELLS
 from hlrs.config.params import Params
 from hlrs.errors import HlrsError
 
+WIDTH = ("retrain", "channels")  # of a ResNet
 ABSENT = "(absent)"  # one side has the entry, the other does not
 
 
@@ -63,7 +64,7 @@ def compare(job: Job, old: Job, params: Params) -> Comparison:
 
     `params`, from which the job was planned, show which entries a method overrides.
     """
-    pairs = [pair for pair in _pairs(old.params, job.params) if not _follows(job, pair[0])]
+    pairs = [pair for pair in _pairs(old.params, job.params) if not _follows(job, old, pair[0])]
     data = [path for path, *_ in pairs if path[-1] == "content"]
     before = old.inputs
     return Comparison(
@@ -93,9 +94,11 @@ def _pairs(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
         yield path, old, new
 
 
-def _follows(job: Job, path: tuple[str, ...]) -> bool:
-    """Whether an entry is not what somebody wrote, but follows from a ResNet's depth."""
-    return bool(job.params.get("resnet")) and path[0] == "retrain" and path[1] in OF_CELLS
+def _follows(job: Job, old: Job, path: tuple[str, ...]) -> bool:
+    """Whether an entry is not what somebody wrote, but follows from a ResNet's depth or its being one."""
+    if not job.params.get("resnet") or (path == WIDTH and old.params.get("resnet")):
+        return False
+    return path[0] == "retrain" and path[1] in OF_CELLS
 
 
 def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
@@ -114,6 +117,8 @@ def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
         return ".".join(("methods", method, *path))
     if job.stage == "extract" or first == "resnet":  # the network of a method without a search
         return ".".join(("methods", method, "searcher", "depth" if first == "resnet" else first))
+    if path == WIDTH and job.params.get("resnet"):
+        return f"methods.{method}.searcher.width"
     if first == "nodes":  # a random search has no other search parameters
         path = ("search", *path)
     return ".".join(("methods", method, *path) if _overrides(params, method, path) else path)

@@ -40,7 +40,7 @@ def build_network(
     recipe, space = params.retrain, params.space
     layout: dict[str, Any] = {"in_channels": in_channels, "classes": classes, **layout_of(recipe.objective)}
     if params.resnet is not None:
-        return ResNet(params.resnet, **layout)
+        return ResNet(params.resnet, recipe.channels, **layout)
     layout |= {"channels": recipe.channels, "cells": recipe.cells, "stem": stem}
     if params.inherited is not None:
         return CONTINUED[type(params.inherited)](params.inherited, space, inputs, layout)

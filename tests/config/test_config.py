@@ -721,6 +721,18 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "resnet",
         "leave it out",
     ),
+    "a width of searched cells": (
+        [("{kind: darts, order: 1}", "{kind: darts, width: 64}")],
+        "methods.darts.searcher.width",
+        "unknown key",
+        "order",
+    ),
+    "a resnet of odd width": (
+        [(ALONE, "searcher: {kind: resnet, width: 17}")],
+        "methods.random.searcher.width",
+        "17",
+        "multiple of 2",
+    ),
     "a resnet with drop path": (
         [(ALONE, "searcher: {kind: resnet}\n    retrain: {drop_path: 0}")],
         "methods.random",
@@ -1039,6 +1051,8 @@ def test_a_resnet_uses_the_common_recipe_except_for_its_network(load):
     assert (recipe.cells, recipe.channels) == (27, 16)  # 56 = 2 + 2 · 27 layers; He et al. 2016, §4.2
     assert (recipe.auxiliary_weight, recipe.drop_path, recipe.weights.clip) == (0, 0, None)
     assert (recipe.epochs, recipe.weights.lr, recipe.cutout) == (30, 0.05, common.cutout)
+    wide = load((ALONE, "searcher: {kind: resnet, depth: 32, width: 64}"))
+    assert (wide.retrain_of("random").cells, wide.retrain_of("random").channels) == (15, 64)
 
 
 def test_two_mistakes_are_counted(complaint):

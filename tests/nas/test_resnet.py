@@ -36,6 +36,18 @@ def test_size_of_resnet32_to_the_last_weight():
     assert facts["multiply_adds"] == macs
 
 
+def test_a_width_of_64_has_the_size_that_glmc_and_sure_call_resnet32_too():
+    facts = describe("resnet32", **{**SIZES, "channels": 64}, auxiliary=False)
+    # the same with 64, 128 and 256 channels: weights of the convolutions, two numbers per channel and norm
+    convolutions = 3 * 64 * 9 + 10 * 64 * 64 * 9 + (64 + 9 * 128) * 128 * 9 + (128 + 9 * 256) * 256 * 9
+    norms = 2 * (64 + 10 * 64 + 10 * 128 + 10 * 256)
+    assert facts["weights"] == convolutions + norms + 256 * 10 + 10 == 7_386_186
+    macs = (1728 + 10 * 36_864) * 1024 + (73_728 + 9 * 147_456) * 256 + (294_912 + 9 * 589_824) * 64 + 2560
+    assert facts["multiply_adds"] == macs
+    network = ResNet(20, 6, **TINY)
+    assert network.backbone(torch.zeros(2, 1, 8, 8)).shape == (2, 24, 2, 2)
+
+
 def test_a_block_by_hand():
     block = ResidualBlock(4, 8, 2).train()
     x = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -103,8 +115,10 @@ def test_two_branches_have_separate_last_blocks():
 
 
 def test_describe_rejects_options_that_a_resnet_lacks():
-    with pytest.raises(UserError, match=r"resnet32\b.*omit --channels"):
-        describe("resnet32", **{**SIZES, "channels": 16}, auxiliary=False)
+    with pytest.raises(UserError, match=r"resnet32\b.*omit --cells"):
+        describe("resnet32", **{**SIZES, "cells": 15}, auxiliary=False)
+    with pytest.raises(UserError, match=r"--channels: 17 is odd"):
+        describe("resnet32", **{**SIZES, "channels": 17}, auxiliary=False)
     with pytest.raises(UserError, match=r"resnet32\b.*--stem"):
         describe("resnet32", **SIZES, auxiliary=False, stem="imagenet")
     with pytest.raises(UserError, match=r"--auxiliary\b.*resnet"):

@@ -153,6 +153,24 @@ def test_views_of_an_image_need_maps_of_their_own():
     assert needed(60, "proco") == needed(90, "glmc") == needed(180, "plain")
 
 
+def test_a_resnet_of_four_times_the_width_needs_four_times_the_maps():
+    narrow, wide = (
+        of_retraining(
+            params_of(
+                "retrain",
+                methods={"darts": {"searcher": {"kind": "resnet", "width": width}}},
+                retrain={"batch_size": 128},
+            ),
+            4,
+            Pictures(32),
+        )
+        for width in (16, 64)
+    )
+    # 16 numbers of four bytes per weight of ResNet-32's blocks: 18 weights per two channels of 5 blocks
+    weights = [4 * 4 * 18 * 5 * 21 * width**2 for width in (16, 64)]  # 1 + 4 + 16
+    assert (wide - weights[1]) / (narrow - weights[0]) == pytest.approx(4)
+
+
 def test_recomputed_cells_and_streamed_images_are_not_counted():
     whole = of_search(params_of("search", search={"cells": 12}), Pictures(32))
     assert of_search(params_of("search", search={"cells": 12, "recompute": True}), Pictures(32)) < whole

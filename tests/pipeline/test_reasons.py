@@ -137,6 +137,8 @@ def test_another_published_network_is_named_as_the_method_names_it(finished):
     assert found["extract/digits/darts/0"] == ["methods.darts.searcher.genotype DARTS_V2 -> PDARTS"]
     assert found["retrain/digits/darts/0"] == ["input genotype changed (extract runs)"]
     assert found["retrain/digits/hlrs/0"] == ["methods.hlrs.searcher.depth 20 -> 32"]
+    edit(finished, **{"methods.hlrs.searcher": {"kind": "resnet", "depth": 20, "width": 32}})
+    assert words()["retrain/digits/hlrs/0"] == ["methods.hlrs.searcher.width 16 -> 32"]
     assert not [job for job in found if job.startswith("search")]
 
 
