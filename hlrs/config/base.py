@@ -78,6 +78,7 @@ BetaShape = Annotated[float, Field(ge=0.001, le=1000)]  # of a Beta distribution
 Exponent = Annotated[float, Field(ge=0, le=100)]
 Tuning = Annotated[int, Field(ge=0, le=10_000)]  # epochs between two decisions
 Precision = Literal["float32", "bfloat16"]
+CosineScale = Annotated[float, Field(gt=0, le=10_000)]  # s of logits s · cos θ
 Factor = Annotated[float, Field(ge=1, le=1_000_000)]
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from hlrs.config.base import (
     BetaShape,
     Channels,
+    CosineScale,
     Exponent,
     Share,
     ShareOrNone,
@@ -391,7 +392,7 @@ class Ldam(Spec):
     kind: Literal["ldam"] = "ldam"
     reweights: ClassVar[bool] = True
     max_margin: float = Field(0.5, gt=0, le=1000)
-    scale: float = Field(30.0, gt=0, le=10_000)
+    scale: CosineScale = 30.0
     beta: ShareOrNone = 0.9999
     at: ShareOrNone | None = 0.8
 
@@ -445,6 +446,57 @@ def _check_balance(loss: Any, samplers: list[Any]) -> None:
         raise ValueError(
             f"loss {loss.kind} {loss.corrects}, and sampler {changing[0]} changes these: classes would be "
             f"corrected twice; {remedy}"
+        )
+
+
+# --- heads: the classifier of a network -----------------------------------------------------------------
+
+
+class LinearHead(Spec):
+    """z = W h + b of the features h."""
+
+    kind: Literal["linear"] = "linear"
+
+
+class CosineHead(Spec):
+    """z_c = scale · cos(h, w_c)  (Cao et al. 2019, authors' code; LDAM's logits, for every loss)."""
+
+    kind: Literal["cosine"] = "cosine"
+    scale: CosineScale = 30.0
+
+
+class EtfHead(Spec):
+    """z_c = scale · cos(h, w_c), the w_c fixed: a simplex equiangular tight frame (Yang et al. 2022, §3).
+
+    The frame is drawn from the seed and not trained, so that no class is nearer to another.
+    """
+
+    kind: Literal["etf"] = "etf"
+    scale: CosineScale = 30.0
+
+    def check_classes(self, classes: int, features: int) -> None:
+        """Raise UserError if there are more classes than features, of which no frame can be drawn."""
+        if classes > features:
+            raise UserError(
+                f"objective.head: etf needs as many features as classes, and the network has {features} for "
+                f"{classes} classes; raise its channels (of a resnet, width), or set head to cosine"
+            )
+
+
+def _is_linear(head: Any) -> bool:
+    """Leave the default out of a job's parameters, as before there was a choice: its key stays."""
+    return isinstance(head, LinearHead)
+
+
+LearningHead = Annotated[LinearHead | CosineHead, Field(discriminator="kind", exclude_if=_is_linear)]
+Head = Annotated[LinearHead | CosineHead | EtfHead, Field(discriminator="kind", exclude_if=_is_linear)]
+
+
+def _check_head(loss: Any, head: Any) -> None:
+    """Reject a head beside a loss that has one of its own."""
+    if loss.scale is not None and not _is_linear(head):
+        raise ValueError(
+            f"loss {loss.kind} has cosines of its own, times loss.scale: leave out head {head.kind}"
         )
 
 
@@ -534,6 +586,7 @@ class Plain(Spec):
     branch_cells: ClassVar[int] = 0
     sampler: Sampler = UniformSampler(kind="uniform")
     loss: Loss = CrossEntropy(kind="cross_entropy")
+    head: Head = LinearHead()
 
     @property
     def samplers(self) -> list[Sampler]:
@@ -541,8 +594,9 @@ class Plain(Spec):
         return [self.sampler]
 
     @model_validator(mode="after")
-    def _balanced_once(self) -> "Plain":
+    def _compatible(self) -> "Plain":
         _check_balance(self.loss, self.samplers)
+        _check_head(self.loss, self.head)
         return self
 
 
@@ -564,6 +618,7 @@ class Bilateral(Spec):
     conventional: Sampler = UniformSampler(kind="uniform")
     rebalancing: Sampler = ReversedSampler(kind="reversed")
     loss: Loss = CrossEntropy(kind="cross_entropy")
+    head: Head = LinearHead()
 
     @property
     def samplers(self) -> list[Sampler]:
@@ -571,8 +626,9 @@ class Bilateral(Spec):
         return [self.conventional, self.rebalancing]
 
     @model_validator(mode="after")
-    def _balanced_once(self) -> "Bilateral":
+    def _compatible(self) -> "Bilateral":
         _check_balance(self.loss, self.samplers)
+        _check_head(self.loss, self.head)
         return self
 
 
@@ -580,7 +636,8 @@ class DualHead(Spec):
     """HLRS as its summary describes it: a shared classifier, and class-specific weights for the final logits.
 
     Only the shared classifier's loss drives the alphas. Row c of the class-specific weights learns at a rate
-    ∝ (n_max/n_c)^gamma, whose mean over the images is 1 (our own reading).
+    ∝ (n_max/n_c)^gamma, whose mean over the images is 1 (our own reading). Both classifiers have `head`,
+    which cannot be fixed, as its rows learn.
     """
 
     kind: Literal["dual_head"] = "dual_head"
@@ -594,6 +651,7 @@ class DualHead(Spec):
     gamma: Exponent = 0.5
     sampler: Sampler = UniformSampler(kind="uniform")
     loss: Loss = CrossEntropy(kind="cross_entropy")
+    head: LearningHead = LinearHead()
 
     @property
     def rated(self) -> bool:
@@ -606,8 +664,9 @@ class DualHead(Spec):
         return [self.sampler]
 
     @model_validator(mode="after")
-    def _balanced_once(self) -> "DualHead":
+    def _compatible(self) -> "DualHead":
         _check_balance(self.loss, self.samplers)
+        _check_head(self.loss, self.head)
         return self
 
 
@@ -632,6 +691,12 @@ class ProCo(Spec):
     weight: float = Field(1.0, gt=0, le=1000)
     dimensions: int = Field(128, ge=2, le=10_000)
     loss: Loss = LogitAdjustment()
+    head: Head = LinearHead()
+
+    @model_validator(mode="after")
+    def _compatible(self) -> "ProCo":
+        _check_head(self.loss, self.head)
+        return self
 
 
 class Glmc(Spec):
@@ -651,6 +716,7 @@ class Glmc(Spec):
     rated: ClassVar[bool] = False
     branch_cells: ClassVar[int] = 0
     loss: ClassVar[CrossEntropy] = CrossEntropy()
+    head: ClassVar[LinearHead] = LinearHead()
     mixing: Mixing = ParabolicDecay()
     partners: Sampler = UniformSampler()
     alpha: BetaShape = 1.0

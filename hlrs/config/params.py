@@ -263,6 +263,8 @@ def _heads(objective: Objective) -> dict[str, object]:
         "kind": objective.kind,
         "branch_cells": objective.branch_cells,
         "scale of cosines": objective.loss.scale,
+        "head": objective.head.kind,
+        "head scale": getattr(objective.head, "scale", None),
     }
 
 

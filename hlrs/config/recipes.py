@@ -405,10 +405,11 @@ class Retrain(Spec):
                 f"objective {objective.kind} trains a classifier of its own for the tail: leave out "
                 f"classifier {self.classifier.kind}"
             )
-        if self.classifier is not None and objective.loss.scale is not None:
+        loss, head = objective.loss, objective.head
+        if self.classifier is not None and (loss.scale is not None or head.kind != "linear"):
+            of = f"head {head.kind}" if loss.scale is None else f"loss {loss.kind}"
             raise ValueError(
-                f"loss {objective.loss.kind} has a classifier of unit norm: leave out classifier "
-                f"{self.classifier.kind}"
+                f"{of} has a classifier of unit norm: leave out classifier {self.classifier.kind}"
             )
         return self
 

@@ -10,9 +10,9 @@ from hlrs.config.base import Spec
 # --- spaces ---------------------------------------------------------------------------------------------
 # `kinds`: the kinds of cell that are searched. `inputs`: the states that a cell's first node reads. `kept`:
 # how many edges into a node a genotype keeps; None: all. `derives_none`: whether an edge of a genotype may be
-# `none`. `stages`: a network has as many cells in each of so many stages; None: any number. `auxiliary`:
-# whether its networks have an auxiliary head and drop path. `large_images`: whether they have a stem for
-# these.
+# `none`. `joins`: whether a cell's output joins its nodes; else it is the last one. `stages`: a network has
+# as many cells in each of so many stages; None: any number. `auxiliary`: whether its networks have an
+# auxiliary head and drop path. `large_images`: whether they have a stem for these.
 
 
 def _in_order(chosen: list[Any], every: tuple[str, ...]) -> list[Any]:
@@ -56,6 +56,7 @@ class DartsSpace(Spec):
     inputs: ClassVar[int] = 2
     kept: ClassVar[int | None] = 2
     derives_none: ClassVar[bool] = False
+    joins: ClassVar[bool] = True
     stages: ClassVar[int | None] = None
     auxiliary: ClassVar[bool] = True
     large_images: ClassVar[bool] = True
@@ -95,6 +96,7 @@ class NasBench201Space(Spec):
     inputs: ClassVar[int] = 1
     kept: ClassVar[int | None] = None
     derives_none: ClassVar[bool] = True
+    joins: ClassVar[bool] = False
     stages: ClassVar[int | None] = 3
     auxiliary: ClassVar[bool] = False
     large_images: ClassVar[bool] = False

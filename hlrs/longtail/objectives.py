@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from hlrs.config.base import Kinds
 from hlrs.config.methods import Bilateral as BilateralSpec
+from hlrs.config.methods import CosineHead, Sampler
 from hlrs.config.methods import DualHead as DualHeadSpec
 from hlrs.config.methods import Glmc as GlmcSpec
 from hlrs.config.methods import Objective as ObjectiveSpec
 from hlrs.config.methods import Plain as PlainSpec
 from hlrs.config.methods import ProCo as ProCoSpec
-from hlrs.config.methods import Sampler
 from hlrs.config.recipes import Cutmix, Mixup, SimAugment
 from hlrs.longtail.glmc import GlmcHead, inverse_frequency_weights
 from hlrs.longtail.losses import Loss, make_loss
@@ -371,10 +371,10 @@ def demands_of(spec: ObjectiveSpec) -> Demands:
 
 def layout_of(spec: ObjectiveSpec) -> dict[str, Any]:
     """Return what an objective asks of a network, as arguments of its constructor."""
-    demands = demands_of(spec)
+    demands, scale = demands_of(spec), spec.loss.scale
     return {
         "branches": demands.branches,
         "branch_cells": spec.branch_cells,
-        "cosine": spec.loss.scale,
+        "head": spec.head if scale is None else CosineHead(scale=scale),
         "dual": demands.dual,
     }

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hlrs.config.methods import Head
 from hlrs.nas.genotype import DartsGenotype, Node
-from hlrs.nas.network import Cell, CellNetwork, States, chain, make_classifier
+from hlrs.nas.network import LINEAR, Cell, CellNetwork, States, chain, make_classifier
 from hlrs.nas.operations import make_operation, reads_rectified
 from hlrs.nas.ops.layouts import join
 from hlrs.nas.ops.packed import BatchNorm, fitting, pack
+
+AUXILIARY_FEATURES = 768
 
 
 class DropPath:
@@ -102,21 +105,21 @@ def pool_to_two(x: Tensor) -> Tensor:
 class AuxiliaryHead(nn.Module):
     """An auxiliary classifier on the map after two thirds of the cells (DARTS, cnn/model.py).
 
-    `pool_to_two` pools the map, `cosine` is as in `make_classifier`.
+    `pool_to_two` pools the map, `head` is as in `make_classifier`.
     """
 
-    def __init__(self, channels: int, classes: int, cosine: float | None = None) -> None:
+    def __init__(self, channels: int, classes: int, head: Head = LINEAR) -> None:
         super().__init__()
         self.channels = channels
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 1, bias=False),
             nn.BatchNorm2d(128),
             nn.ReLU(),
-            nn.Conv2d(128, 768, 2, bias=False),
-            nn.BatchNorm2d(768),
+            nn.Conv2d(128, AUXILIARY_FEATURES, 2, bias=False),
+            nn.BatchNorm2d(AUXILIARY_FEATURES),
             nn.ReLU(),
         )
-        self.classifier = make_classifier(768, classes, cosine)
+        self.classifier = make_classifier(AUXILIARY_FEATURES, classes, head)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [batch, classes] of a map float [n, channels, height, width]."""
@@ -140,7 +143,7 @@ class DerivedNetwork(CellNetwork):
         if auxiliary:
             # both reductions lie before or at the tap, so the map there is as wide as the last one
             self.auxiliary = AuxiliaryHead(
-                self.classifier.in_features, layout["classes"], layout.get("cosine")
+                self.classifier.in_features, layout["classes"], layout.get("head", LINEAR)
             )
 
     @property

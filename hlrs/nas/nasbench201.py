@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hlrs.config.methods import Head
 from hlrs.config.spaces import NasBench201Space
 from hlrs.nas.genotype import NasBench201Genotype, Node
 from hlrs.nas.mixed_edges import NASBENCH201_OWN, NASBENCH201_SHARED, Primitives
-from hlrs.nas.network import BranchedNetwork
+from hlrs.nas.network import LINEAR, BranchedNetwork
 from hlrs.nas.operations import Norm
 from hlrs.nas.searchers.base import Searcher
 from hlrs.nas.supernet import CellWeights, MixedNodes, Supernet, stem_norm
@@ -53,7 +54,7 @@ class StagedNetwork(BranchedNetwork):
     """Stem, three stages of `cells` / 3 cells with residual reductions between, batch norm, ReLU, pooling.
 
     `make_cell` makes a cell of so many channels, which is called with its input and the network's context.
-    With two `branches`, each has its own last `branch_cells` cells and what follows them. Images, `cosine`
+    With two `branches`, each has its own last `branch_cells` cells and what follows them. Images, `head`
     and `dual` as in `BranchedNetwork`.
     """
 
@@ -69,12 +70,12 @@ class StagedNetwork(BranchedNetwork):
         stem: str = "cifar",
         branches: int = 1,
         branch_cells: int = 0,
-        cosine: float | None = None,
+        head: Head = LINEAR,
         dual: bool = False,
     ) -> None:
         assert stem == "cifar"  # config.params refuses others
         width = channels * 2 ** (STAGES - 1)
-        super().__init__(width, classes, branches, cosine, dual)
+        super().__init__(width, classes, branches, head, dual)
         self.stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), norm(channels))
         plan = _plan(make_cell, norm, channels, cells)
         shared, own = plan, plan[:0]

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hlrs.config.base import Precision
+from hlrs.config.base import Kinds, Precision
+from hlrs.config.methods import CosineHead, EtfHead, Head, LinearHead
 from hlrs.nas.operations import FactorizedReduce, Norm, conv_bn
 
 STEM_MULTIPLIER = 3
+LINEAR = LinearHead()
 States = tuple[Tensor, Tensor]  # outputs of the two previous cells, the older one rectified
 
 
@@ -36,9 +38,9 @@ MakeCell = Callable[[int, int, int, bool, bool], Cell]
 class BranchedNetwork(nn.Module, ABC):
     """A backbone shared by all branches, one tail per branch, and a classifier of their pooled features.
 
-    With a `cosine` scale, logits are cosines times this scale (Cao et al. 2019). A `dual` network has a
-    second, class-specific classifier, which gives the final logits. A training may give it a `training_head`,
-    which inference lacks. Images are float [batch, in_channels, height, width].
+    `head` says what the classifier is (HEADS). A `dual` network has a second, class-specific one, which gives
+    the final logits. A training may give it a `training_head`, which inference lacks. Images are float
+    [batch, in_channels, height, width].
 
     A training may set the `precision` of the maps; it acts in training mode only. With bfloat16, all maps are
     bfloat16, and convolutions multiply in it, as `torch.autocast` has them. Weights, statistics of batch
@@ -47,11 +49,11 @@ class BranchedNetwork(nn.Module, ABC):
 
     precision: Precision = "float32"
 
-    def __init__(self, width: int, classes: int, branches: int, cosine: float | None, dual: bool) -> None:
+    def __init__(self, width: int, classes: int, branches: int, head: Head, dual: bool) -> None:
         super().__init__()
         self.branch_count, self.width = branches, width
-        self.classifier = make_classifier(branches * width, classes, cosine)
-        self.class_specific = make_classifier(branches * width, classes, cosine) if dual else None
+        self.classifier = make_classifier(branches * width, classes, head)
+        self.class_specific = make_classifier(branches * width, classes, head) if dual else None
         self.training_head: nn.Module | None = None
 
     @abstractmethod
@@ -126,18 +128,64 @@ class CosineClassifier(nn.Module):
         return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
 
 
-def make_classifier(in_features: int, classes: int, cosine: float | None) -> nn.Linear | CosineClassifier:
-    """Make a linear classifier or, given a scale `cosine`, a `CosineClassifier`."""
-    return (
-        nn.Linear(in_features, classes) if cosine is None else CosineClassifier(in_features, classes, cosine)
-    )
+class EtfClassifier(nn.Module):
+    """z_c = scale · cos(features, w_c): float [batch, in_features] -> [batch, classes], `weight` fixed.
+
+    Yang et al. 2022, definition 1: the w_c are the columns of √(C/(C − 1)) U (I − 11ᵀ/C), the columns of U
+    orthonormal. All have norm 1, and all pairs the cosine −1/(C − 1). The authors' code has a batch norm
+    before the features' normalisation; this has none.
+    """
+
+    weight: Tensor
+
+    def __init__(self, in_features: int, classes: int, scale: float) -> None:
+        super().__init__()
+        self.in_features, self.scale = in_features, scale
+        self.register_buffer("weight", torch.empty(classes, in_features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(features), self.weight)
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw U, and set the weight, in double precision until it is done."""
+        classes = len(self.weight)
+        rows = torch.empty(self.weight.shape, dtype=torch.float64)
+        nn.init.orthogonal_(rows, generator=generator)  # fewer rows than columns: Uᵀ
+        self.weight.copy_((classes / (classes - 1)) ** 0.5 * (rows - rows.mean(0)))
+
+
+Classifier = nn.Linear | CosineClassifier | EtfClassifier
+
+
+def linear(spec: LinearHead, in_features: int, classes: int) -> nn.Linear:
+    """Make W h + b."""
+    return nn.Linear(in_features, classes)
+
+
+def cosine(spec: CosineHead, in_features: int, classes: int) -> CosineClassifier:
+    """Make cosines that learn."""
+    return CosineClassifier(in_features, classes, spec.scale)
+
+
+def etf(spec: EtfHead, in_features: int, classes: int) -> EtfClassifier:
+    """Make cosines with a fixed frame; UserError if there are more classes than features."""
+    spec.check_classes(classes, in_features)
+    return EtfClassifier(in_features, classes, spec.scale)
+
+
+HEADS: Kinds[Callable[..., Classifier]] = {LinearHead: linear, CosineHead: cosine, EtfHead: etf}
+
+
+def make_classifier(in_features: int, classes: int, head: Head) -> Classifier:
+    """Make the classifier of a head."""
+    return HEADS[type(head)](head, in_features, classes)
 
 
 class CellNetwork(BranchedNetwork):
     """Stem, `cells` cells with reductions at one and two thirds, global average pooling, classifier.
 
     A cell's output has `outputs` times its channels. With two `branches`, each has its own last
-    `branch_cells` cells (BBN, §4.2). `stem` is "cifar" or "imagenet"; `cosine` and `dual` as in
+    `branch_cells` cells (BBN, §4.2). `stem` is "cifar" or "imagenet"; `head` and `dual` as in
     `BranchedNetwork`.
     """
 
@@ -154,13 +202,13 @@ class CellNetwork(BranchedNetwork):
         stem: str = "cifar",
         branches: int = 1,
         branch_cells: int = 0,
-        cosine: float | None = None,
+        head: Head = LINEAR,
         dual: bool = False,
     ) -> None:
         large = stem == "imagenet"
         stem_channels = channels if large else STEM_MULTIPLIER * channels
         plan = _cell_plan(stem_channels, channels, cells, outputs, after_reduction=large)
-        super().__init__(plan[-1][2] * outputs, classes, branches, cosine, dual)
+        super().__init__(plan[-1][2] * outputs, classes, branches, head, dual)
         self.stem = (ImageNetStem if large else CifarStem)(in_channels, stem_channels, norm)
         own = branch_cells if branches > 1 else 0
         self.shared = nn.ModuleList(make_cell(*entry) for entry in plan[: cells - own])
@@ -252,7 +300,7 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """Draw all convolution and linear weights from PyTorch's default distribution, with a given generator.
 
     U(−b, b) with b = 1/√fan_in (He et al. 2015 with a = √5, as in `torch.nn`). Rows of a cosine classifier
-    are then scaled to norm 1, as in LDAM-DRW's code.
+    are then scaled to norm 1, as in LDAM-DRW's code. Frames of fixed classifiers are drawn, too.
     """
     with torch.no_grad():
         for module in network.modules():
@@ -263,6 +311,8 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
                     parameter.copy_((2 * draw - 1) * bound)
             if isinstance(module, CosineClassifier):
                 module.weight.copy_(F.normalize(module.weight))
+            if isinstance(module, EtfClassifier):
+                module.draw(generator)
 
 
 def normalize_classifier(classifier: nn.Linear, tau: float) -> None:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hlrs.nas.network import BranchedNetwork, initialize
+from hlrs.config.methods import Head
+from hlrs.nas.network import LINEAR, BranchedNetwork, initialize
 
 STAGES = 3
 
@@ -39,7 +40,7 @@ class ResNet(BranchedNetwork):
 
     The stages have `width`, 2 · width and 4 · width channels; He et al. have a width of 16.
     With two `branches`, each has its own last `branch_cells` blocks, as BBN's ResNet-32 has its last one.
-    Images, `cosine` and `dual` as in `BranchedNetwork`.
+    Images, `head` and `dual` as in `BranchedNetwork`.
     """
 
     def __init__(
@@ -51,10 +52,10 @@ class ResNet(BranchedNetwork):
         classes: int,
         branches: int = 1,
         branch_cells: int = 0,
-        cosine: float | None = None,
+        head: Head = LINEAR,
         dual: bool = False,
     ) -> None:
-        super().__init__(2 ** (STAGES - 1) * width, classes, branches, cosine, dual)
+        super().__init__(2 ** (STAGES - 1) * width, classes, branches, head, dual)
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),

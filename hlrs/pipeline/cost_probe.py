@@ -177,6 +177,10 @@ class Calibration:
         subset = self._split(job)[0]["subset"].tolist()
         return {name: subset.count(name) for name in ("weights", "alphas")}
 
+    def classes(self, job: Job) -> int:
+        """How many classes a job's split has."""
+        return len(self._split(job)[1])
+
     def steps(self, job: Job) -> int:
         """Return the steps per epoch."""
         from hlrs.data.batches import steps_per_epoch

@@ -13,6 +13,7 @@ from hlrs.artifacts.data_digest import content_digest, file_digests, leaks
 from hlrs.artifacts.jobs import ASIDE, CHECKPOINTS, RESULTS, Job
 from hlrs.config.data import Source, check_visible
 from hlrs.config.jobs import Images, ScoreJob, SearchJob, SplitJob, parse
+from hlrs.config.methods import EtfHead, Objective, Plain
 from hlrs.data.sources.base import ImageSource, remedy_for
 from hlrs.data.sources.open import files_of, open_source
 from hlrs.data.split import draw
@@ -24,6 +25,7 @@ from hlrs.pipeline.cost_probe import Calibration, alphas_step
 # Predictions of 50,000 images in 1,000 classes take 200 MB, two checkpoints of the authors' networks 60 MB.
 FREE_BYTES = 300_000_000
 TRAINED = ("search", "retrain")
+AUXILIARY_FEATURES = 768  # that an auxiliary head's classifier reads (hlrs/nas/derived.py)
 
 
 def check_disk() -> None:
@@ -137,9 +139,10 @@ def _trainings(jobs: Iterable[Job]) -> Iterator[tuple[Job, str, str]]:
 def check_counts(jobs: list[Job]) -> None:
     """Raise UserError, before a job is queued, if one needs more images or steps than its data set gives.
 
-    Images that are not on this machine are left to the job that needs them.
+    Likewise if it needs as many features as classes, and has fewer. Images that are not on this machine are
+    left to the job that needs them.
     """
-    calibration = Calibration(jobs, print)
+    calibration, makers = Calibration(jobs, print), {path: job for job in jobs for path in job.outputs}
     for job, _, method in _trainings(jobs):
         params = parse(job.stage, job.params)
         if not _demanding(params):
@@ -151,10 +154,14 @@ def check_counts(jobs: list[Job]) -> None:
             continue
         with about(f"methods.{method}"):
             _check_counts(params, counts, steps)
+            if isinstance(head := _objective(params).head, EtfHead):
+                head.check_classes(calibration.classes(job), features(params, _nodes(job, makers)))
 
 
 def _demanding(params: Any) -> bool:
-    """Whether a job of these parameters needs so many images, or steps per epoch."""
+    """Whether a job of these parameters needs so many images, steps per epoch, or features."""
+    if isinstance(_objective(params).head, EtfHead):
+        return True
     if isinstance(params, SearchJob):
         return params.searcher.order == 0
     return isinstance(params, ScoreJob) or params.retrain.accumulate > 1
@@ -163,8 +170,9 @@ def _demanding(params: Any) -> bool:
 def _check_counts(params: Any, counts: dict[str, int], steps: int) -> None:
     if isinstance(params, ScoreJob):
         params.searcher.check_images(counts["weights"])
-    elif isinstance(params, SearchJob):
-        assert params.searcher.order == 0
+    elif not isinstance(params, SearchJob):
+        params.retrain.check_images(counts["weights"] + counts["alphas"])
+    elif params.searcher.order == 0:
         epochs = range(params.search.epochs)
         taken = steps * sum(alphas_step(params, selection.progress(params, epoch)) for epoch in epochs)
         if params.searcher.steps > taken:
@@ -172,8 +180,23 @@ def _check_counts(params: Any, counts: dict[str, int], steps: int) -> None:
                 f"searcher.steps: the alphas would step after {params.searcher.steps} steps of the weights, "
                 f"but their part of the search has {taken}: lower steps, or raise search.epochs"
             )
-    else:
-        params.retrain.check_images(counts["weights"] + counts["alphas"])
+
+
+def _objective(params: Any) -> Objective:
+    """Return the objective of a training; a plain one, where nothing is trained."""
+    if isinstance(params, ScoreJob):
+        return Plain()
+    return params.objective if isinstance(params, SearchJob) else params.retrain.objective
+
+
+def features(params: Any, nodes: int) -> int:
+    """Count the features that a training's classifiers read (hlrs/nas/); `nodes` of its cells."""
+    search = isinstance(params, SearchJob)
+    recipe, space = (params.search, params.search.space) if search else (params.retrain, params.space)
+    joined = nodes if space.joins and (search or params.resnet is None) else 1
+    branches = 1 if _objective(params).mixing is None else 2
+    found: int = branches * joined * recipe.channels * 2 ** min(2, recipe.cells)  # doubled by each reduction
+    return found if search or not recipe.auxiliary_weight else min(found, AUXILIARY_FEATURES)
 
 
 def _pictures(training: Job, source: ImageSource | None) -> memory.Pictures | None:
@@ -212,8 +235,10 @@ def _check_training(job: Job, makers: dict[str, Job], pictures: memory.Pictures,
         )
 
 
-def _nodes(retraining: Job, makers: dict[str, Job]) -> int:
-    """Return the nodes per cell of the genotype that will be retrained; 4 of a published one."""
-    extract = makers.get(retraining.inputs.get("genotype", ""))
+def _nodes(training: Job, makers: dict[str, Job]) -> int:
+    """Return the nodes per cell of what a job trains; 4 of a published genotype."""
+    if shape := training.params.get("search") or training.params.get("inherited"):
+        return int(shape["nodes"])
+    extract = makers.get(training.inputs.get("genotype", ""))
     search = makers.get(extract.inputs.get("alphas", "")) if extract else None
     return int(search.params.get("search", search.params)["nodes"]) if search else 4

@@ -8,7 +8,7 @@ are both, each has its verdict. Differences of up to `report.margin` are negligi
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hlrs.config.methods import BlankPt, CrossEntropy, Darts, DartsPt, Method, Plain
+from hlrs.config.methods import BlankPt, CrossEntropy, Darts, DartsPt, LinearHead, Method, Plain
 from hlrs.config.params import Params
 from hlrs.report.comparisons import COMPARED, Difference, corrected, deciding, difference
 from hlrs.report.exports import comma_separated
@@ -85,6 +85,8 @@ def _role(method: Method) -> str | None:
     if not isinstance(method.searcher, Darts) or method.labels != "given":
         return None
     objective = method.objective or Plain(kind="plain")
+    if objective.head != LinearHead():
+        return None
     constant = method.arch_lr is None or method.arch_lr.kind == "constant"
     unweighted = objective.loss == CrossEntropy(kind="cross_entropy")
     uniform = all(sampler.kind == "uniform" for sampler in objective.samplers)

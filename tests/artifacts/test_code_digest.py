@@ -731,6 +731,7 @@ def test_no_two_specs_share_a_name():
 UNIONS = {
     "SCHEDULES": methods.ArchLR,
     "LOSSES": methods.Loss,
+    "HEADS": methods.Head,
     "COEFFICIENTS": methods.Mixing,
     "OBJECTIVES": methods.Objective,
     "OPTIMIZERS": recipes.AnyOptimizer,

@@ -847,6 +847,47 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "loss ldam",
         "leave out classifier retrained",
     ),
+    "a classifier after a fixed frame": (
+        retrained("objective: {kind: plain, head: {kind: etf}}, classifier: {kind: tau_normalized}"),
+        "methods.random.retrain",
+        "head etf",
+        "leave out classifier tau_normalized",
+    ),
+    "a classifier after cosines": (
+        retrained("objective: {kind: plain, head: {kind: cosine}}, classifier: {kind: retrained}"),
+        "methods.random.retrain",
+        "head cosine",
+        "leave out classifier retrained",
+    ),
+    "two scales of cosines": (
+        searched("{kind: plain, loss: {kind: ldam}, head: {kind: cosine, scale: 16}}"),
+        "methods.darts.objective",
+        "loss ldam",
+        "leave out head cosine",
+    ),
+    "LDAM of a fixed frame": (
+        searched("{kind: bilateral, loss: {kind: ldam, at: null}, head: {kind: etf}}"),
+        "methods.darts.objective",
+        "loss ldam",
+        "leave out head etf",
+    ),
+    "a fixed frame whose rows learn": (
+        searched("{kind: dual_head, head: {kind: etf}}"),
+        "methods.darts.objective.head.kind",
+        "etf",
+        "'linear', 'cosine'",
+    ),
+    "the retraining of a supernet with another head": (
+        [
+            *searched("{kind: plain, head: {kind: etf}}"),
+            ("arch_lr: {kind: constant}", "retrain: {start: supernet, channels: 16, cells: 3, drop_path: 0}"),
+        ],
+        "methods.darts.retrain.start",
+        "head etf",
+        "retrain.objective",
+        "linear",
+        "scratch",
+    ),
     "superclasses of CIFAR-10": (
         [(SOURCE, "source: {kind: torchvision, name: cifar10, labels: coarse}")],
         "datasets.digits_lt.source",
@@ -1011,6 +1052,7 @@ POSSIBLE = {  # close to the above, and valid
     ),
     "focal loss of a balanced batch": sampled("focal", "class_balanced"),
     "mixed images under LDAM": retrained("objective: {kind: plain, loss: {kind: ldam}}, mix: {kind: mixup}"),
+    "cosines under a dual head": searched("{kind: dual_head, head: {kind: cosine}}"),
     "mixed images under a dual head": retrained("objective: {kind: dual_head}, mix: {kind: mixup}"),
     "one rate of all rows under AdamW": retrained(
         "objective: {kind: dual_head, gamma: 0}, weights: {kind: adamw}"
@@ -1236,6 +1278,7 @@ def test_every_spec_is_frozen_strict_and_closed():
 UNIONS = {
     "schedule": get_args(methods.ArchLR)[0],
     "loss": get_args(methods.Loss)[0],
+    "head": get_args(methods.Head)[0],
     "sampler": get_args(methods.Sampler)[0],
     "mixing": get_args(methods.Mixing)[0],
     "objective": get_args(methods.Objective)[0],
@@ -1270,6 +1313,7 @@ def test_every_kind_states_the_rules_of_its_family(family):
 DOCUMENTED = {  # where the docs name the kinds of a family: file, heading
     "schedule": ("docs/methods.md", "## HLRS"),
     "loss": ("docs/methods.md", "### Losses"),
+    "head": ("docs/methods.md", "### Heads"),
     "sampler": ("docs/methods.md", "## Learning on a long tail"),
     "mixing": ("docs/methods.md", "## Learning on a long tail"),
     "objective": ("docs/methods.md", "## Learning on a long tail"),

@@ -12,7 +12,16 @@ from torch.nn import functional as F
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors
-from hlrs.config.methods import Bilateral, ClassBalanced, DualHead, Loss, Plain
+from hlrs.config.methods import (
+    Bilateral,
+    ClassBalanced,
+    CosineHead,
+    DualHead,
+    EtfHead,
+    LinearHead,
+    Loss,
+    Plain,
+)
 from hlrs.config.params import Params
 from hlrs.longtail.losses import LOSSES, effective_number_weights, make_loss
 from hlrs.longtail.objectives import layout_of
@@ -322,9 +331,11 @@ def test_every_classifier_of_an_ldam_network_gives_cosines():
         assert torch.allclose(norms, torch.ones(3, dtype=torch.float64), rtol=1e-6)
 
 
-def test_other_losses_keep_the_linear_classifier():
+def test_other_losses_have_the_head_that_is_asked_for():
     for kind in set(KINDS) - {"ldam"}:
-        assert layout_of(Plain(kind="plain", loss={"kind": kind}))["cosine"] is None
+        for head in (LinearHead(), CosineHead(scale=7.0), EtfHead()):
+            assert layout_of(Plain(loss={"kind": kind}, head=dict(head)))["head"] == head
+    assert layout_of(Plain(loss={"kind": "ldam", "scale": 7.0}))["head"] == CosineHead(scale=7.0)
 
 
 # --- corrected once -----------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_drop_path_acts_in_training_only_and_skips_identities():
 
 @pytest.mark.parametrize("size", [1, 2, 4, 6, 7, 8, 14, 16])
 def test_auxiliary_head_accepts_any_size_and_pools_as_darts_at_8_and_7(size):
-    head = AuxiliaryHead(6, 3, None).eval()
+    head = AuxiliaryHead(6, 3).eval()
     x = torch.randn(2, 6, size, size, generator=torch.Generator().manual_seed(0))
     assert head(x).shape == (2, 3)
     stride = {8: 3, 7: 2}.get(size)  # of AvgPool2d(5) in AuxiliaryHeadCIFAR and AuxiliaryHeadImageNet

@@ -1,12 +1,26 @@
 """Parts that networks share: the ImageNet stem at its published size, pooled features, classifiers."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from hlrs.config.methods import CosineHead, Darts, EtfHead
+from hlrs.config.spaces import DartsSpace, NasBench201Space
+from hlrs.errors import UserError
 from hlrs.nas.derived import DerivedNetwork
-from hlrs.nas.genotype import PUBLISHED
-from hlrs.nas.network import ImageNetStem, initialize, normalize_classifier
+from hlrs.nas.genotype import PUBLISHED, nasbench201_from_string
+from hlrs.nas.nasbench201 import NasBench201Network, NasBench201Supernet
+from hlrs.nas.network import (
+    ImageNetStem,
+    count_weights,
+    initialize,
+    make_classifier,
+    normalize_classifier,
+)
+from hlrs.nas.resnet import ResNet
+from hlrs.nas.searchers.darts import DartsSearcher
+from hlrs.nas.supernet import DartsSupernet
 from hlrs.pipeline.model_size import describe
 
 IMAGENET = {"channels": 48, "cells": 14, "classes": 1000, "image_size": 224, "in_channels": 3}
@@ -121,6 +135,60 @@ def test_a_normalised_classifier_by_hand(tau, expected):
     normalize_classifier(classifier, tau)
     assert torch.allclose(classifier.weight, torch.tensor(expected))
     assert classifier.bias.tolist() == [0.0, 0.0]
+
+
+def drawn(head, seed=3, features=5, classes=4):
+    classifier = make_classifier(features, classes, head)
+    initialize(classifier, torch.Generator().manual_seed(seed))
+    return classifier
+
+
+def test_a_cosine_classifier_gives_scaled_cosines():
+    classifier = drawn(CosineHead(scale=7.0))
+    h = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    features, weight = h.double().numpy(), classifier.weight.detach().double().numpy()
+    cosines = features @ weight.T / np.outer(*(np.linalg.norm(x, axis=1) for x in (features, weight)))
+    assert np.allclose(classifier(h).detach().numpy(), 7 * cosines, atol=1e-5)
+
+
+def test_a_fixed_frame_has_equal_norms_and_angles():
+    classifier = drawn(EtfHead(scale=2.0))
+    frame = classifier.weight.double().numpy()
+    # of four vectors, as far apart as can be: all pairs have the cosine −1/3
+    assert np.allclose(frame @ frame.T, np.full((4, 4), -1 / 3) + 4 / 3 * np.eye(4), atol=1e-6)
+    assert np.allclose(frame.sum(0), 0, atol=1e-6)
+    assert list(classifier.parameters()) == []
+    # along the second vector: 2 · 1 for its class, 2 · (−1/3) for the others, whatever the features' length
+    logits = classifier(5 * classifier.weight[1:2])
+    assert logits[0].tolist() == pytest.approx([-2 / 3, 2.0, -2 / 3, -2 / 3], abs=1e-5)
+
+
+def test_a_fixed_frame_is_drawn_from_the_seed_and_needs_as_many_features_as_classes():
+    assert torch.equal(drawn(EtfHead()).weight, drawn(EtfHead()).weight)
+    assert not torch.allclose(drawn(EtfHead()).weight, drawn(EtfHead(), seed=4).weight, atol=0.1)
+    assert torch.isfinite(drawn(EtfHead(), features=4).weight).all()
+    with pytest.raises(UserError, match=r"objective\.head: etf .*\b3 for 4 classes; raise .*cosine"):
+        make_classifier(3, 4, EtfHead())
+
+
+@pytest.mark.parametrize("head", [CosineHead(), EtfHead()])
+def test_every_classifier_of_a_network_has_its_head(head):
+    layout = {"in_channels": 1, "classes": 3, "head": head}
+    made = type(make_classifier(8, 3, head))
+    derived = DerivedNetwork(PUBLISHED["DARTS_V1"], auxiliary=True, channels=2, cells=3, **layout)
+    assert type(derived.auxiliary.classifier) is made
+    darts = DartsSearcher(Darts())
+    for network in (
+        derived,
+        ResNet(20, 2, **layout),
+        NasBench201Network(nasbench201_from_string("|nor_conv_3x3~0|"), channels=2, cells=3, **layout),
+        DartsSupernet(DartsSpace(), darts, nodes=1, channels=2, cells=3, **layout),
+        NasBench201Supernet(NasBench201Space(), darts, nodes=2, channels=2, cells=3, **layout),
+    ):
+        assert type(network.classifier) is made
+        assert count_weights(network) == sum(
+            p.numel() for n, p in network.named_parameters() if not n.startswith(("alphas", "auxiliary"))
+        )
 
 
 def test_initialize_draws_a_single_classifier():

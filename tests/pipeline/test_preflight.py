@@ -14,7 +14,8 @@ import yaml
 from dvc.repo import Repo
 
 from hlrs.artifacts.data_digest import content_digest
-from hlrs.config.params import load
+from hlrs.config.jobs import parse
+from hlrs.config.params import Params, load
 from hlrs.errors import UserError
 from hlrs.pipeline import plan, preflight
 from hlrs.pipeline.preflight import check_data, check_disk, check_present, check_splits
@@ -23,6 +24,7 @@ from tests.conftest import TINY, edit
 
 MB = 1_000_000
 GIB = 2**30
+ETF = {"kind": "etf"}
 
 
 @pytest.fixture(autouse=True)
@@ -242,10 +244,13 @@ def test_a_split_that_cannot_be_drawn_is_refused_before_any_job_runs():
             r"searcher\.batch_size: 64 is more than the \d\d images of the weights' half",
         ),
         ({"retrain.accumulate": 40}, r"retrain\.accumulate: 40 batches of 16 .* at most 9"),
+        # in the search one node of 2 channels, doubled twice
+        ({"methods.darts.objective.head": ETF}, r"objective\.head: etf .*\b8 for 10 classes; raise .*cosine"),
+        ({"retrain.objective": {"kind": "plain", "head": ETF}}, r"objective\.head: etf .*\b8 for 10 classes"),
     ],
-    ids=["images to score", "accumulated batches"],
+    ids=["images to score", "accumulated batches", "searched features", "retrained features"],
 )
-def test_more_images_than_there_are_is_refused_before_any_job_runs(changes, message):
+def test_more_images_or_features_than_there_are_is_refused_before_any_job_runs(changes, message):
     params = yaml.safe_load(yaml.safe_dump(TINY))
     params["matrix"]["methods"] = ["darts"]
     Path("params.yaml").write_text(yaml.safe_dump(params))
@@ -253,6 +258,51 @@ def test_more_images_than_there_are_is_refused_before_any_job_runs(changes, mess
     edit(Path("params.yaml"), **changes)
     with pytest.raises(UserError, match=rf"^methods\.darts: {message}"):
         preflight.check_counts(plan.plan(load(Path("params.yaml"))))
+
+
+def test_the_features_that_are_counted_are_those_of_the_networks():
+    bilateral, etf = {"kind": "bilateral"}, {"kind": "plain", "head": ETF}
+    base = yaml.safe_load(yaml.safe_dump(TINY)) | {"report": {}}
+    base["matrix"]["methods"] = ["m"]
+    base["retrain"] |= {"channels": 4, "auxiliary_weight": 0.0}
+    cases = {  # features by stage, as the networks of these sizes have them: nodes · channels · 4 · branches
+        "branches": ({"searcher": {"kind": "darts"}, "objective": bilateral}, {"search": 16, "retrain": 16}),
+        "published": ({"searcher": {"kind": "fixed", "genotype": "DARTS_V2"}}, {"retrain": 64}),
+        "auxiliary": (
+            {
+                "searcher": {"kind": "fixed", "genotype": "DARTS_V2"},
+                "retrain": {"auxiliary_weight": 0.4, "channels": 96},
+            },
+            {"retrain": 768},
+        ),
+        "resnet": ({"searcher": {"kind": "resnet", "width": 6}}, {"retrain": 24}),
+        "supernet": (
+            {
+                "searcher": {"kind": "darts"},
+                "objective": etf,
+                "search": {"nodes": 3},
+                "retrain": {"start": "supernet", "channels": 2, "objective": etf, "drop_path": 0.0},
+            },
+            {"search": 24, "retrain": 24},
+        ),
+        "nasbench201": (
+            {
+                "searcher": {"kind": "darts"},
+                "search": {"space": {"kind": "nasbench201"}, "nodes": 4},
+                "retrain": {"drop_path": 0.0},
+            },
+            {"search": 8, "retrain": 16},
+        ),
+    }
+    for name, (method, expected) in cases.items():
+        jobs = plan.plan(Params.model_validate(base | {"methods": {"m": method}}))
+        makers = {path: job for job in jobs for path in job.outputs}
+        found = {
+            job.stage: preflight.features(parse(job.stage, job.params), preflight._nodes(job, makers))
+            for job in jobs
+            if job.stage in expected
+        }
+        assert found == expected, name
 
 
 def test_a_split_that_exists_or_whose_data_are_elsewhere_is_not_drawn(monkeypatch):

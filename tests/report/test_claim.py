@@ -7,7 +7,7 @@ from typing import ClassVar, get_args
 import pytest
 
 from hlrs.config.base import Spec
-from hlrs.config.methods import ConstantLR, CosineLR, CrossEntropy, Focal, Loss, UniformSampler
+from hlrs.config.methods import ConstantLR, CosineLR, CrossEntropy, Focal, LinearHead, Loss, UniformSampler
 from hlrs.config.params import Params
 from hlrs.report.claim import claims, headline, higher, judge, lower, roles, table, whole
 from hlrs.report.comparisons import Difference, compare
@@ -29,6 +29,7 @@ def bilateral(arch_lr: str, mixing: str = "symmetric") -> dict:
 SPECS = {
     "balanced": plain(sampler={"kind": "class_balanced"}),
     "focal": plain(loss={"kind": "focal"}),
+    "fixed_frame": plain(sampler={"kind": "class_balanced"}, head={"kind": "etf"}),
     "bbn": bilateral("constant"),
     "bbn_parabolic": bilateral("constant", "parabolic_decay"),
     "hlrs": bilateral("coupled"),
@@ -116,6 +117,7 @@ def test_an_added_objective_has_the_role_that_it_states(claimed, loss, arch_lr, 
         mixing: ClassVar[None] = None
         branch_cells: ClassVar[int] = 0
         samplers: ClassVar[list[Spec]] = [UniformSampler(), UniformSampler()]
+        head: ClassVar[LinearHead] = LinearHead()
         loss: Loss
 
     Added.claimed = claimed

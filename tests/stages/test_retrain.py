@@ -419,7 +419,9 @@ def test_weights_of_another_network_are_rejected(workspace):
 
 
 @pytest.mark.parametrize(
-    "objective", [{"kind": "plain"}, {"kind": "dual_head"}, BILATERAL], ids=lambda o: o["kind"]
+    "objective",
+    [{"kind": "plain"}, {"kind": "plain", "head": {"kind": "etf"}}, {"kind": "dual_head"}, BILATERAL],
+    ids=lambda o: o.get("head", o)["kind"],
 )
 def test_a_resnet_resumes_from_its_state_bit_for_bit(workspace, objective):
     on, off = (task_of(RESNET, objective=objective, ema=0.9) for _ in range(2))

@@ -148,6 +148,21 @@ def test_what_is_evaluated_is_what_was_trained(workspace):
     assert first[0].numpy() == pytest.approx(np.float32(predicted["probabilities"][0]), abs=1e-5)
 
 
+def test_a_fixed_frame_stays_from_the_search_to_the_evaluation(workspace):
+    by_stage = searched("supernet", objective={"kind": "plain", "head": {"kind": "etf"}})
+    for name, stage in (("retrain", retrain), ("evaluate", evaluate)):
+        stage.run(by_stage[name])
+    files = (
+        by_stage["search"].output("supernet.safetensors"),
+        by_stage["retrain"].output("weights.safetensors"),
+    )
+    searched_frame, frame = (read_tensors(path)[0]["classifier.weight"] for path in files)
+    assert torch.equal(searched_frame, frame)
+    assert torch.allclose(frame @ frame.T, 10 / 9 * torch.eye(10) - 1 / 9, atol=1e-5)
+    assert "classifier.bias" not in read_tensors(files[1])[0]
+    assert read_json(by_stage["evaluate"].output("metrics.json"))["test_images"] == 50
+
+
 def test_the_gap_is_that_of_the_alphas_images(workspace):
     by_stage = searched("scratch")
     history = read_table(by_stage["search"].output("history.parquet"), "search_history").to_pydict()

@@ -14,7 +14,7 @@ from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors
 from hlrs.config.base import Spec
 from hlrs.config.jobs import RetrainJob, SearchJob
-from hlrs.config.methods import ArchLR, Loss, Mixing, Objective, Sampler, Searcher
+from hlrs.config.methods import ArchLR, Head, Loss, Mixing, Objective, Sampler, Searcher
 from hlrs.config.params import Params
 from hlrs.config.recipes import AnyOptimizer, Optimizer, Rest, Retrain, Sgd
 from hlrs.pipeline.plan import plan
@@ -323,7 +323,9 @@ METHODS = {
     **{f"sampler {kind_of(m)}": in_both({"kind": "plain", "sampler": spec_of(m)}) for m in members(Sampler)},
     **{f"loss {kind_of(m)}": in_both({"kind": "plain", "loss": spec_of(m)}) for m in members(Loss)},
     **{f"objective {kind_of(m)}": where_it_fits(m) for m in members(Objective)},
+    **{f"head {kind}": in_both({"kind": "plain", "head": {"kind": kind}}) for kind in kinds(Head)[1:]},
 }
+METHODS["head etf"]["retrain"]["channels"] = 4  # as many features as classes, or more
 DEFAULTS = ("searcher darts", "sampler uniform", "loss cross_entropy", "objective plain")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hlrs.config.methods import Darts
+from hlrs.config.methods import CosineHead, Darts
 from hlrs.config.spaces import DartsSpace, NasBench201Space
 from hlrs.errors import UserError
 from hlrs.nas.derived import DerivedNetwork
@@ -35,7 +35,7 @@ BFLOAT16 = {"precision": "bfloat16"}
 HALF_ULP = 2**-9  # relative, of bfloat16's 8 bits
 NETWORKS = {
     "derived": lambda: DerivedNetwork(PUBLISHED["DARTS_V2"], auxiliary=True, **CELLS),
-    "ldam": lambda: ResNet(20, cosine=30.0, **LAYOUT),
+    "ldam": lambda: ResNet(20, head=CosineHead(), **LAYOUT),
     "two branches": lambda: ResNet(20, branches=2, branch_cells=1, **LAYOUT),
     "supernet": lambda: DartsSupernet(DartsSpace(), DartsSearcher(Darts()), nodes=2, **CELLS),
     "recomputed": lambda: DartsSupernet(
