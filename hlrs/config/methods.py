@@ -432,8 +432,40 @@ class Seesaw(Spec):
     q: Exponent = 2.0
 
 
+class VectorScaling(Spec):
+    """Cross-entropy of (n_c/n_max)^γ z_c + τ log(n_c/n)  (Kini et al. 2021, with all weights ω 1).
+
+    The defaults are those of the authors' cifar_train.py.
+    """
+
+    kind: Literal["vector_scaling"] = "vector_scaling"
+    corrects: ClassVar[str] = "scales and shifts the logits by the classes' frequencies in the images"
+    scale: ClassVar[None] = None
+    reweights: ClassVar[bool] = True
+    gamma: float = Field(0.3, gt=0, le=100)
+    tau: float = Field(1.0, gt=0, le=100)
+
+
+class ClassDependentTemperatures(Spec):
+    """Cross-entropy of (n_c/n_max)^γ z_c  (Ye et al. 2020)."""
+
+    kind: Literal["class_dependent_temperatures"] = "class_dependent_temperatures"
+    corrects: ClassVar[str] = "scales the logits by the classes' frequencies in the images"
+    scale: ClassVar[None] = None
+    reweights: ClassVar[bool] = True
+    gamma: float = Field(0.3, gt=0, le=100)
+
+
 Loss = Annotated[
-    CrossEntropy | ClassBalanced | Focal | Ldam | BalancedSoftmax | LogitAdjustment | Seesaw,
+    CrossEntropy
+    | ClassBalanced
+    | Focal
+    | Ldam
+    | BalancedSoftmax
+    | LogitAdjustment
+    | Seesaw
+    | VectorScaling
+    | ClassDependentTemperatures,
     Field(discriminator="kind"),
 ]
 

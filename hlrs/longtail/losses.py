@@ -15,11 +15,13 @@ from hlrs.config.base import Kinds
 from hlrs.config.methods import (
     BalancedSoftmax,
     ClassBalanced,
+    ClassDependentTemperatures,
     CrossEntropy,
     Focal,
     Ldam,
     LogitAdjustment,
     Seesaw,
+    VectorScaling,
 )
 from hlrs.config.methods import Loss as LossSpec
 
@@ -125,6 +127,18 @@ def seesaw(spec: Seesaw, counts: Tensor) -> Loss:
     return Loss(of_images)
 
 
+def vector_scaling(spec: VectorScaling, counts: Tensor) -> Loss:
+    """−log p_y of (n_c/n_max)^γ z_c + τ log(n_c/n)  (Kini et al. 2021, with all weights ω 1)."""
+    factor, shift = _temperature_factors(counts, spec.gamma), spec.tau * (counts / counts.sum()).log()
+    return Loss(lambda z, y: _negative_log_p(factor.to(z) * z + shift.to(z), y))
+
+
+def class_dependent_temperatures(spec: ClassDependentTemperatures, counts: Tensor) -> Loss:
+    """−log p_y of (n_c/n_max)^γ z_c  (Ye et al. 2020)."""
+    factor = _temperature_factors(counts, spec.gamma)
+    return Loss(lambda z, y: _negative_log_p(factor.to(z) * z, y))
+
+
 LOSSES: Kinds[Callable[..., Loss]] = {
     CrossEntropy: cross_entropy,
     ClassBalanced: class_balanced,
@@ -133,6 +147,8 @@ LOSSES: Kinds[Callable[..., Loss]] = {
     BalancedSoftmax: balanced_softmax,
     LogitAdjustment: logit_adjustment,
     Seesaw: seesaw,
+    VectorScaling: vector_scaling,
+    ClassDependentTemperatures: class_dependent_temperatures,
 }
 
 
@@ -145,6 +161,10 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
     """w_c ∝ (1 − β)/(1 − β^n_c), which sum to C: float64 [classes]  (Cui et al. 2019, eq. 2 and §4)."""
     weights = (1 - beta) / (1 - beta ** counts.double())
     return weights * len(counts) / weights.sum()
+
+
+def _temperature_factors(counts: Tensor, gamma: float) -> Tensor:
+    return (counts / counts.max()) ** gamma
 
 
 def _negative_log_p(logits: Tensor, labels: Tensor) -> Tensor:

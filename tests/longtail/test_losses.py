@@ -46,6 +46,8 @@ OTHER = {
     "balanced_softmax": {},
     "logit_adjustment": {"tau": 0.5},
     "seesaw": {"p": 0.2, "q": 0.5},
+    "vector_scaling": {"gamma": 0.1, "tau": 0.5},
+    "class_dependent_temperatures": {"gamma": 0.1},
 }
 
 
@@ -93,6 +95,11 @@ def naive_image(kind, row, label, reference, **o):
         return -math.log(terms[label] / sum(terms))
     elif kind == "logit_adjustment":
         row = [z + o["tau"] * math.log(n / sum(COUNTS)) for n, z in zip(COUNTS, row, strict=True)]
+    elif kind == "vector_scaling":
+        scaled = [z * (n / max(COUNTS)) ** o["gamma"] for n, z in zip(COUNTS, row, strict=True)]
+        row = [z + o["tau"] * math.log(n / sum(COUNTS)) for n, z in zip(COUNTS, scaled, strict=True)]
+    elif kind == "class_dependent_temperatures":
+        row = [z * (n / max(COUNTS)) ** o["gamma"] for n, z in zip(COUNTS, row, strict=True)]
     elif kind == "seesaw":
         sigma = softmax(reference)
         terms = []
@@ -162,6 +169,24 @@ def test_logit_adjustment_by_hand():
     assert value("logit_adjustment", labels=[1], **options) == pytest.approx(math.log(10 / 9), rel=1e-12)
 
 
+def test_vector_scaling_by_hand():
+    # factors (1/16)^½ = 1/4 and 1, π = 1/17 and 16/17, tau 2: p ∝ e^(4/4)/17² and e^0 · 16²/17², e : 256
+    options = {"logits": [[4.0, 0.0]], "counts": [1, 16], "gamma": 0.5, "tau": 2.0}
+    assert value("vector_scaling", labels=[0], **options) == pytest.approx(
+        math.log1p(256 / math.e), rel=1e-12
+    )
+    assert value("vector_scaling", labels=[1], **options) == pytest.approx(
+        math.log1p(math.e / 256), rel=1e-12
+    )
+
+
+def test_class_dependent_temperatures_by_hand():
+    # 4/4 against 2: the smaller class's logit counts for a quarter
+    options = {"logits": [[4.0, 2.0]], "counts": [1, 16], "gamma": 0.5}
+    found = [value("class_dependent_temperatures", labels=[label], **options) for label in (0, 1)]
+    assert found == pytest.approx([math.log1p(math.e), math.log1p(1 / math.e)], rel=1e-12)
+
+
 def test_focal_by_hand():
     # two equal logits: p = 1/2, (1/2)² log 2
     assert value("focal", logits=[[1.0, 1.0]], labels=[0], counts=[1, 1]) == pytest.approx(math.log(2) / 4)
@@ -220,11 +245,22 @@ def test_label_smoothing_matches_pytorch():
         ("ldam", {"max_margin": 1e-9, "at": None}, 1e-6),
         ("logit_adjustment", {"tau": 1e-9}, 1e-6),
         ("seesaw", {"p": 0.0, "q": 0.0}, 1e-12),
+        ("vector_scaling", {"gamma": 1e-9, "tau": 1e-9}, 1e-6),
+        ("class_dependent_temperatures", {"gamma": 1e-9}, 1e-6),
     ],
 )
 def test_without_its_correction_a_loss_is_cross_entropy(kind, options, tolerance):
     assert value(kind, **options) == pytest.approx(ENTROPY, rel=tolerance)
     assert value(kind, 0.9) != pytest.approx(ENTROPY, rel=1e-3) or kind == "cross_entropy"
+
+
+def test_vector_scaling_contains_logit_adjustment_and_temperatures():
+    assert value("vector_scaling", gamma=1e-9, tau=0.7) == pytest.approx(
+        value("logit_adjustment", tau=0.7), rel=1e-6
+    )
+    assert value("vector_scaling", gamma=0.7, tau=1e-9) == pytest.approx(
+        value("class_dependent_temperatures", gamma=0.7), rel=1e-6
+    )
 
 
 def test_balanced_softmax_is_logit_adjustment_by_one():
@@ -347,7 +383,7 @@ def test_a_loss_declares_a_correction_if_class_counts_change_it(kind):
     assert bool(KINDS[kind]().corrects) == (other != pytest.approx(value(kind, 0.9), rel=1e-6))
 
 
-@pytest.mark.parametrize("kind", ["balanced_softmax", "logit_adjustment", "seesaw", "class_balanced", "ldam"])
+@pytest.mark.parametrize("kind", [kind for kind, spec in KINDS.items() if spec().corrects])
 def test_a_correcting_loss_is_rejected_beside_a_rebalancing_sampler(kind):
     for sampler in ("class_balanced", "reversed", "square_root", "progressive", "deferred"):
         for spec in (Plain, DualHead):
