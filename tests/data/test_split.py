@@ -357,6 +357,14 @@ def test_cifar_experiments_follow_ldam_drw(name, classes, images):
     assert [round(at * recipe.epochs) for at in weights.schedule.at] == [160, 180]
 
 
+def test_bbn_follows_the_authors_configuration():
+    params = load(EXPERIMENTS / "bbn.yaml")
+    recipe = params.retrain_of("bbn")
+    assert (params.datasets["cifar10_lt"].protocol, recipe.objective.branch_cells) == ("ldam", 1)
+    assert [round(at * recipe.epochs) for at in recipe.weights.schedule.at] == [120, 160]
+    assert (recipe.epochs, recipe.batch_size, recipe.cells, recipe.channels) == (200, 128, 15, 16)
+
+
 @pytest.mark.parametrize("name", ["imagenet_lt", "inaturalist2018"])
 def test_experiments_on_large_images_read_lists_with_an_official_test_set(name):
     params = load(EXPERIMENTS / f"{name}.yaml")
