@@ -2,6 +2,7 @@
 
     results/<stage>/<run>/<key>/...     run = dataset, or dataset/method/seed, or all
 
+Of a draw by another split seed, dataset is dataset-split_seed (hlrs.config.params.Sections.draws).
 No other module builds or parses these paths.
 """
 

@@ -51,14 +51,16 @@ def _possible_path(path: str) -> str:
 
 
 # SLURM's logs of a job lie in a folder called after its data set, method, two seeds and key
-Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+NAME_LENGTH = 100
+Name = Annotated[str, Field(pattern=NAME, max_length=NAME_LENGTH)]
 Text = Annotated[str, Field(max_length=200), AfterValidator(_without_nul)]
 FilePath = Annotated[
     str, Field(max_length=4096), AfterValidator(_without_nul), AfterValidator(_possible_path)
 ]
 Digest = Annotated[str, Field(max_length=128)]
 
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+LARGEST_SEED = 2**63 - 1
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 BatchSize = Annotated[int, Field(ge=1, le=100_000)]
 TrainingBatch = Annotated[BatchSize, Field(ge=2)]  # a batch norm needs two images

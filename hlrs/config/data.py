@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from hlrs.config.base import (
+    LARGEST_SEED,
     Factor,
     FilePath,
     ImageCount,
@@ -179,6 +180,17 @@ Imbalance = Annotated[Exponential | Step | Pareto | Natural, Field(discriminator
 # --- a data set -----------------------------------------------------------------------------------------
 
 
+def _seed_or_ldam(draw: Any) -> Any:
+    """Reject what is neither, in one line in place of one per type."""
+    if draw != "ldam" and (type(draw) is not int or not 0 <= draw <= LARGEST_SEED):
+        raise ValueError(f"{draw!r:.50} is no draw; write a seed, a whole number from 0 on, or ldam")
+    return draw
+
+
+# of a data set's images: by a seed under protocol seeded, or LDAM-DRW's
+Draw = Annotated[Seed | Literal["ldam"], BeforeValidator(_seed_or_ldam)]
+
+
 def _no_number(flip: Any) -> Any:
     """Reject the numbers that Python takes for truth values."""
     if isinstance(flip, int) and not isinstance(flip, bool):
@@ -277,6 +289,22 @@ class Dataset(Spec):
         if self.augment.resized_crop is not None and self.image_size is None:
             raise ValueError("image_size is needed for augment.resized_crop, which resizes to it")
         return self
+
+    @property
+    def draw(self) -> Draw:
+        """The draw of its images."""
+        return "ldam" if self.protocol == "ldam" else self.seed
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether images are chosen at all, for training or for the test."""
+        some = self.imbalance.kind != "natural" or self.max_per_class is not None
+        return some or self.test_per_class is not None
+
+    def redrawn(self, draw: Draw) -> "Dataset":
+        """Return the data set with another draw of its images; ValueError if it cannot have it."""
+        changes = {"protocol": "ldam"} if draw == "ldam" else {"protocol": "seeded", "seed": draw}
+        return Dataset.model_validate(self.model_dump() | changes)
 
 
 def check_visible(size: int, augment: Augment, cutouts: dict[str, int], images: str) -> None:

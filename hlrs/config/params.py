@@ -7,8 +7,8 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 
-from hlrs.config.base import Name, Seed, Spec, overlay
-from hlrs.config.data import Dataset, check_visible
+from hlrs.config.base import NAME_LENGTH, Name, Seed, Spec, overlay
+from hlrs.config.data import Dataset, Draw, check_visible
 from hlrs.config.messages import describe_error
 from hlrs.config.methods import (
     FreezeLR,
@@ -34,28 +34,28 @@ Recipe = TypeVar("Recipe", Search, Retrain)
 class Matrix(Spec):
     """What is run: every data set × method × seed, each genotype retrained once per retraining seed.
 
-    Without retraining seeds nothing is retrained, and evaluate.table alone judges the genotypes.
+    Without retraining seeds nothing is retrained, and evaluate.table alone judges the genotypes. With split
+    seeds, each data set is drawn once per split seed, else once, as it says itself.
     """
 
     datasets: list[Name] = Field(min_length=1, max_length=1000)
     methods: list[Name] = Field(min_length=1, max_length=1000)
     seeds: list[Seed] = Field(min_length=1, max_length=10_000)
     retrain_seeds: list[Seed] = Field([0], max_length=10_000)
+    split_seeds: list[Draw] = Field([], max_length=1000)
 
     @model_validator(mode="after")
     def _distinct(self) -> "Matrix":
-        for field in ("datasets", "methods", "seeds", "retrain_seeds"):
+        for field in ("datasets", "methods", "seeds", "retrain_seeds", "split_seeds"):
             values = getattr(self, field)
             if len(set(values)) < len(values):
                 twice = next(value for value in values if values.count(value) > 1)
                 raise ValueError(f"{field} repeats an entry: {twice}; list each once")
         searches = len(self.datasets) * len(self.methods) * len(self.seeds)
-        runs = searches * max(1, len(self.retrain_seeds))
+        runs = searches * max(1, len(self.split_seeds)) * max(1, len(self.retrain_seeds))
         if runs > RUNS:
-            raise ValueError(
-                f"datasets × methods × seeds × retrain_seeds are {runs:,} runs, more than {RUNS:,}; "
-                "shorten these lists"
-            )
+            factors = "datasets × methods × seeds × retrain_seeds" + " × split_seeds" * bool(self.split_seeds)
+            raise ValueError(f"{factors} are {runs:,} runs, more than {RUNS:,}; shorten these lists")
         return self
 
 
@@ -69,6 +69,17 @@ class Sections(Spec):
     retrain: Retrain
     evaluate: Evaluate
 
+    def draws(self, dataset: str) -> dict[str, Dataset]:
+        """Return a data set once per split seed, by the name of its results: its own draw keeps its name.
+
+        So results made without split seeds are also those of one of several draws.
+        """
+        own = self.datasets[dataset]
+        return {
+            dataset if draw == own.draw else f"{dataset}-{draw}": own.redrawn(draw)
+            for draw in self.matrix.split_seeds or [own.draw]
+        }
+
 
 class Params(Sections):
     """The whole of `params.yaml`; every section must be present, if empty ({}), for DVC to follow it."""
@@ -81,6 +92,7 @@ class Params(Sections):
             for name in getattr(self.matrix, field):
                 if name not in known:
                     raise ValueError(f"matrix.{field}: {name!r} is not defined; allowed: {', '.join(known)}")
+        self._check_draws()
         for name in self.methods:
             self._check_search(name)
             self._check_space(name)
@@ -111,6 +123,38 @@ class Params(Sections):
                 f"report.reference: {self.report.reference!r} is not in the matrix; allowed: {allowed}"
             )
         return self
+
+    def _check_draws(self) -> None:
+        """Reject split seeds that draw nothing or leave out a data set's own draw, and names that clash."""
+        split_seeds, names = self.matrix.split_seeds, set(self.datasets)
+        for name in self.matrix.datasets if split_seeds else ():
+            dataset = self.datasets[name]
+            if not dataset.is_drawn:
+                raise ValueError(
+                    f"matrix.split_seeds: nothing of datasets.{name} is drawn: its imbalance is natural, "
+                    "its test set its own; leave split_seeds or the data set out of the matrix, or set "
+                    "its max_per_class or test_per_class"
+                )
+            if dataset.draw not in split_seeds:
+                field = "protocol" if dataset.draw == "ldam" else "seed"
+                raise ValueError(
+                    f"matrix.split_seeds: lacks {dataset.draw}, the draw by datasets.{name}.{field}: "
+                    "add it, or change the latter"
+                )
+            try:
+                drawn = self.draws(name).keys() - {name}
+            except ValidationError as error:
+                raise ValueError(
+                    f"matrix.split_seeds: datasets.{name}: {describe_error(error.errors()[0], {}, Dataset)}"
+                ) from None
+            for other in sorted(drawn):
+                if other in names or len(other) > NAME_LENGTH:
+                    why = "is taken" if other in names else f"is longer than {NAME_LENGTH} characters"
+                    raise ValueError(
+                        f"matrix.split_seeds: {other}, the name of a draw of datasets.{name}, {why}: rename "
+                        "the data set, or use another seed"
+                    )
+            names |= drawn
 
     def _check_table(self) -> None:
         """Reject what needs evaluate.table where there is none."""

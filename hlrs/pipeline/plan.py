@@ -27,7 +27,7 @@ from hlrs.artifacts.jobs import (
 )
 from hlrs.artifacts.records import Record
 from hlrs.config.base import Spec
-from hlrs.config.data import Groups
+from hlrs.config.data import Dataset, Groups
 from hlrs.config.jobs import (
     DrawJob,
     EvaluateJob,
@@ -75,8 +75,9 @@ def plan(params: Params) -> list[Job]:
     """List every job of the matrix, upstream first. UserError if a data file is missing or a table unfit."""
     jobs: list[Job] = []
     lookup = _lookup_params(params)
-    for dataset in params.matrix.datasets:
-        jobs += _dataset_jobs(params, dataset, lookup)
+    for name in params.matrix.datasets:
+        for drawn, dataset in params.draws(name).items():
+            jobs += _dataset_jobs(params, drawn, dataset, lookup)
     used = {
         "datasets": {name: params.datasets[name] for name in params.matrix.datasets},
         "methods": {name: params.methods[name] for name in params.matrix.methods},
@@ -130,8 +131,8 @@ def _tabulated(params: Params, method: str) -> bool:
     return isinstance(params.space_of(method), NasBench201Space) and of_four_nodes
 
 
-def _dataset_jobs(params: Params, name: str, lookup: LookupJob | None) -> Iterator[Job]:
-    dataset = params.datasets[name]
+def _dataset_jobs(params: Params, name: str, dataset: Dataset, lookup: LookupJob | None) -> Iterator[Job]:
+    """Split and runs of one draw of a data set; `name`: of its results."""
     content = content_digest(dataset.source)
     fields = SplitJob.model_fields.keys() - {"content"}
     split = make_job("split", name, SplitJob(content=content, **{f: getattr(dataset, f) for f in fields}), {})

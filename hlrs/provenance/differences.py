@@ -104,6 +104,8 @@ def _follows(job: Job, old: Job, path: tuple[str, ...]) -> bool:
 def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
     """What params.yaml calls an entry of a job's parameters."""
     dataset, method = [*job.run.split("/"), "", ""][:2]
+    if dataset not in params.datasets:  # a draw by another seed
+        dataset = dataset.rpartition("-")[0] or dataset
     first, *rest = path
     if job.stage == "report":
         return ".".join(path if first == "report" else rest)

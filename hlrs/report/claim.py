@@ -235,14 +235,18 @@ def _part(
 
 
 def _more_seeds(left: list[Difference], margin: float) -> list[str]:
-    """Estimate how many seeds would decide, given the largest spread among the undecided differences."""
+    """Estimate how many seeds, or draws, would decide, given the largest spread among the undecided."""
     known = [d for d in left if d.std is not None and d.std >= NO_SPREAD]
     if not known:
-        return ["at least 2 seeds needed to estimate the spread"] if left else []
+        return [f"at least 2 {left[0].unit}s needed to estimate the spread"] if left else []
     widest = max(known, key=lambda d: d.std or 0.0)
     alpha = (1 - widest.confidence) / max(widest.compared, 1)
     needed = seeds_needed(widest.std or 0.0, margin, alpha)
-    size = f"more than {MOST_SEEDS} seeds" if needed is None else f"about {counted(needed, 'seed')}"
+    size = (
+        f"more than {MOST_SEEDS} {widest.unit}s"
+        if needed is None
+        else f"about {counted(needed, widest.unit)}"
+    )
     return [f"{size} needed to detect {_size(margin)} with power 0.8, given the spread of {widest.method}"]
 
 

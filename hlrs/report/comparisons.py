@@ -1,11 +1,11 @@
-"""Summaries over seeds, and paired differences from the reference method."""
+"""Summaries over seeds and draws, and paired differences from the reference method."""
 
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from hlrs.report.runs import GAP, Results, Run, by_seed, seed_means
-from hlrs.report.statistics import bootstrap, holm, interval, p_value, spread, within
+from hlrs.report.runs import GAP, Results, Run, by_draw, by_search, search_means
+from hlrs.report.statistics import bootstrap, holm, interval, p_value, spread, units, within
 
 METRICS = {
     "top1": "Top-1",
@@ -32,8 +32,10 @@ NONE: tuple[None, None] = (None, None)
 class Summary:
     """A metric over the seeds, each the mean of its retrainings.
 
-    `std` (of a sample, n − 1) and the bootstrap interval are None with one seed. `retrain_std`: the pooled
-    standard deviation of the retrainings of one genotype, None with one retraining.
+    With several draws of the images it is over these, each the mean of its seeds. `std` (of a sample, n − 1)
+    and the bootstrap interval are None with one seed. `seeds`: of all draws. `seed_std`: the pooled standard
+    deviation of the seeds of one draw, None with one draw. `retrain_std`: that of the retrainings of one
+    genotype, None with one retraining.
     """
 
     dataset: str
@@ -42,9 +44,11 @@ class Summary:
     mean: float
     std: float | None
     seeds: int
+    draws: int
     bootstrap_low: float | None
     bootstrap_high: float | None
     confidence: float
+    seed_std: float | None
     retrain_std: float | None
 
 
@@ -52,8 +56,9 @@ class Summary:
 class Difference:
     """Mean of method − reference over their common seeds; intervals and p-values are None without a spread.
 
-    `low`, `high`: Student's t interval, `p`: the p-value of the same t-test, both of this comparison alone;
-    `corrected`: the p-value corrected (Holm) for the `compared` methods of the data set. `left_out`: how many
+    With several draws of the images, it is over these, each the mean of its seeds. `low`, `high`: Student's t
+    interval, `p`: the p-value of the same t-test, both of this comparison alone; `corrected`: the p-value
+    corrected (Holm) for the `compared` methods of the data set. `seeds`: of all draws; `left_out`: how many
     seeds only one side has.
     """
 
@@ -72,13 +77,20 @@ class Difference:
     corrected: float | None
     compared: int
     seeds: int
+    draws: int
     left_out: int
+
+    @property
+    def unit(self) -> str:
+        """What is independent: a draw of the images if there are several, else a seed."""
+        return "draw" if self.draws > 1 else "seed"
 
     @property
     def verdict(self) -> str:
         """The conclusion from the corrected p-value; the interval alone may exclude 0 without it."""
         if self.corrected is None:
-            return "needs 2 seeds" if self.seeds < 2 else "same in every seed, so chance cannot be estimated"
+            same = f"same in every {self.unit}, so chance cannot be estimated"
+            return "needs 2 seeds" if self.seeds < 2 else same
         if self.corrected >= 1 - self.confidence:
             return "not significant"
         return "higher" if self.mean > 0 else "lower"
@@ -104,10 +116,10 @@ def summarize(results: Results) -> list[Summary]:
     for dataset in results.classes:
         for method, runs in results.methods(dataset).items():
             for metric in (*METRICS, *BESIDE):
-                groups = by_seed(runs, metric)
-                values = [statistics.fmean(group) for group in groups.values()]
-                if not values:
+                draws = by_draw(search_means(runs, metric))
+                if not draws:
                     continue
+                values = units(draws)
                 low, high = bootstrap(values, confidence, resamples) or NONE
                 found.append(
                     Summary(
@@ -116,11 +128,13 @@ def summarize(results: Results) -> list[Summary]:
                         metric,
                         mean=statistics.fmean(values),
                         std=spread(values),
-                        seeds=len(values),
+                        seeds=sum(map(len, draws.values())),
+                        draws=len(draws),
                         bootstrap_low=low,
                         bootstrap_high=high,
                         confidence=confidence,
-                        retrain_std=within(groups),
+                        seed_std=within(draws) if len(draws) > 1 else None,
+                        retrain_std=within(by_search(runs, metric)),
                     )
                 )
     return found
@@ -147,11 +161,13 @@ def compare(results: Results) -> list[Difference]:
 
 
 def difference(results: Results, runs: list[Run], others: list[Run], metric: str) -> Difference | None:
-    """Compare a method against another, seed by seed, not yet corrected; None without a common seed."""
-    mine, base = seed_means(runs, metric), seed_means(others, metric)
-    values = [mine[seed] - base[seed] for seed in mine if seed in base]
-    if not values:
+    """Compare a method against another, search by search, not yet corrected; None without a common one."""
+    mine, base = search_means(runs, metric), search_means(others, metric)
+    pairs = {search: mine[search] - base[search] for search in mine if search in base}
+    if not pairs:
         return None
+    draws = by_draw(pairs)
+    values = units(draws)
     confidence = results.report["confidence"]
     low, high = interval(values, confidence) or NONE
     bootstrap_low, bootstrap_high = bootstrap(values, confidence, results.report["resamples"]) or NONE
@@ -170,8 +186,9 @@ def difference(results: Results, runs: list[Run], others: list[Run], metric: str
         p=p_value(values),
         corrected=None,
         compared=0,
-        seeds=len(values),
-        left_out=len({run.seed for run in (*runs, *others)}) - len(values),
+        seeds=len(pairs),
+        draws=len(draws),
+        left_out=len({run.pairing for run in (*runs, *others)}) - len(pairs),
     )
 
 

@@ -145,9 +145,9 @@ def _history_csv(results: Results, stage: str, kind: str) -> str:
     """Write one row per epoch; each search once, without a retraining seed."""
     columns, repeated = [*SCHEMAS[kind]], stage in REPEATED
     rows = (
-        [*(_place(run) if repeated else _place(run)[:3]), run.name_of(stage), *values]
+        [*(_place(run) if repeated else _place(run)[:-1]), run.name_of(stage), *values]
         for run in (results.runs if repeated else once(results.runs))
         if stage in run.histories
         for values in zip(*(run.histories[stage][column] for column in columns), strict=True)
     )
-    return comma_separated([*(PLACE if repeated else PLACE[:3]), "run", *columns], rows)
+    return comma_separated([*(PLACE if repeated else PLACE[:-1]), "run", *columns], rows)

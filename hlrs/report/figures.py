@@ -10,7 +10,8 @@ from hlrs.report.charts import Figure
 from hlrs.report.exports import comma_separated
 from hlrs.report.figures_training import RETRAIN_PANELS, curves_figure, maps, search_panels, single_lines
 from hlrs.report.heatmaps import MOST_COLUMNS
-from hlrs.report.runs import GAP, Methods, Results, Run, once, seed_means
+from hlrs.report.runs import GAP, Methods, Results, Run, by_draw, once, search_means
+from hlrs.report.statistics import units
 from hlrs.report.wording import points
 
 
@@ -66,7 +67,7 @@ def _search_section(methods: Methods, searches: Methods) -> Section:
     notes += [f"No search: {', '.join(missing)}."] if missing else []
     if len(untrained) == len(searches):
         return Section("Search", [], " ".join(notes))
-    gaps = {name: seed_means(runs, GAP).values() for name, runs in searches.items()}
+    gaps = {name: units(by_draw(search_means(runs, GAP))) for name, runs in searches.items()}
     if any(gaps.values()):
         said = ", ".join(f"{name} {points(statistics.fmean(own))}" for name, own in gaps.items() if own)
         notes.append(
@@ -115,7 +116,7 @@ def archive(results: Results, path: Path) -> None:
                             _add(file, f"{dataset}/{figure.name}/{name}.svg", svg)
         for run in once(results.runs):
             for cell, svg in run.cells.items():
-                _add(file, f"{run.dataset}/cells_{run.method}/seed_{run.seed}_{cell}.svg", svg)
+                _add(file, f"{run.dataset}/cells_{run.method}/{run.stem}_{cell}.svg", svg)
 
 
 def _add(file: zipfile.ZipFile, name: str, text: str) -> None:

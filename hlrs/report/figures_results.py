@@ -12,8 +12,8 @@ from hlrs.report import charts, heatmaps
 from hlrs.report.charts import Figure
 from hlrs.report.comparisons import METRICS
 from hlrs.report.lookups import floor_of
-from hlrs.report.runs import Methods, Results, Run, class_means, finite, seed_means
-from hlrs.report.statistics import interval
+from hlrs.report.runs import Methods, Pairing, Results, Run, by_draw, class_means, finite, search_means
+from hlrs.report.statistics import interval, units
 from hlrs.report.wording import NOTHING, percent, points
 
 GROUPS = ("many", "medium", "few")  # as in metrics.json
@@ -182,9 +182,10 @@ def differences_figure(results: Results, dataset: str, methods: Methods) -> Figu
 
 
 def _difference_bars(ranks: Ranks, runs: list[Run], others: list[Run]) -> list[charts.Bar]:
-    """Return percentage points of runs − others with the same seed, one bar per bin of classes."""
-    seeds = {run.seed for run in runs} & {run.seed for run in others}
-    pairs = [[_accuracies(own, seed) for own in (runs, others)] for seed in sorted(seeds)]
+    """Return percentage points of runs − others with the same draw and seed, one bar per bin of classes."""
+    common = {run.pairing for run in others}
+    searches = dict.fromkeys(run.pairing for run in runs if run.pairing in common)
+    pairs = [[_accuracies(own, search) for own in (runs, others)] for search in searches]
     bars = []
     for found, label in zip(ranks.bins(MOST_BARS), ranks.labels(MOST_BARS), strict=True):
         values = []
@@ -201,9 +202,9 @@ def _difference_bars(ranks: Ranks, runs: list[Run], others: list[Run]) -> list[c
     return bars
 
 
-def _accuracies(runs: list[Run], seed: int) -> list[float | None]:
-    """Return the accuracy per class, mean over the retrainings of a seed."""
-    columns = zip(*(run.metrics["per_class"] for run in runs if run.seed == seed), strict=True)
+def _accuracies(runs: list[Run], search: Pairing) -> list[float | None]:
+    """Return the accuracy per class, mean over the retrainings of a search."""
+    columns = zip(*(run.metrics["per_class"] for run in runs if run.pairing == search), strict=True)
     return [statistics.fmean(known) if (known := finite(column)) else None for column in columns]
 
 
@@ -220,26 +221,27 @@ def methods_figure(results: Results, dataset: str, methods: Methods) -> Figure:
     for metric in ("balanced_accuracy", "top1", *GROUPS, "table_accuracy"):
         spreads = []
         for method, runs in methods.items():
-            seeds = seed_means(runs, metric)
-            values = [*seeds.values()]
-            if not values:
+            searches = search_means(runs, metric)
+            if not searches:
                 continue
+            values = units(by_draw(searches))
             mean, span = statistics.fmean(values), interval(values, confidence)
             said = f", interval {percent(span[0])} to {percent(span[1])}" if span else ""
-            scaled = [100 * v for v in values]
+            scaled = [100 * v for v in searches.values()]
             within = (100 * span[0], 100 * span[1]) if span else None
             spreads.append(charts.Spread(f"{method}: {percent(mean)} %{said}", scaled, 100 * mean, within))
             rows += [
-                [metric, method, seed, value, mean, *(span or (None, None))] for seed, value in seeds.items()
+                [metric, method, *search, value, mean, *(span or (None, None))]
+                for search, value in searches.items()
             ]
-        names = [method for method, runs in methods.items() if seed_means(runs, metric)]
+        names = [method for method, runs in methods.items() if search_means(runs, metric)]
         for name, accuracy in floor.rows.items() if floor and metric == "table_accuracy" else ():
             names.append(name)
             spreads.append(charts.Spread(f"{name}: {percent(accuracy)} %", [], 100 * accuracy, None))
-            rows.append([metric, name, None, None, accuracy, None, None])
+            rows.append([metric, name, None, None, None, accuracy, None, None])
         if spreads:
             drawn[metric] = _spread_chart(METRICS[metric], names, spreads)
-    several = any(len({run.seed for run in runs}) > 1 for runs in methods.values())
+    several = any(len({run.pairing for run in runs}) > 1 for runs in methods.values())
     return Figure(
         "methods",
         "Mean, single seeds and interval",
@@ -251,7 +253,7 @@ def methods_figure(results: Results, dataset: str, methods: Methods) -> Figure:
         "Each chart has its own scale. Student’s t interval of each method alone: methods share their seeds,"
         " so judge whether two differ by their paired differences, not by overlap. An interval without an end"
         " cap continues beyond the chart." + (f" {floor.words}" if floor else ""),
-        data=(["metric", "method", "seed", "value", "mean", "low", "high"], rows),
+        data=(["metric", "method", "split_seed", "seed", "value", "mean", "low", "high"], rows),
     )  # fmt: skip
 
 

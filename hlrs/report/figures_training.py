@@ -92,7 +92,7 @@ def _collapse_note(methods: Methods) -> str:
             continue
         last = sum(run.histories["search"]["skips_normal"][-1] >= COLLAPSED for run, _ in epochs)
         if len(epochs) <= 5:
-            which = ", ".join(f"seed {run.seed} in epoch {epoch}" for run, epoch in epochs)
+            which = ", ".join(f"{run.label} in epoch {epoch}" for run, epoch in epochs)
         else:
             when = [epoch for _, epoch in epochs]
             which = f"in epochs {min(when)} to {max(when)}, median {statistics.median(when):g}"
@@ -115,7 +115,7 @@ def _stop_notes(methods: Methods) -> list[str]:
     """List the searches whose alphas early stopping froze, and when."""
     when = {method: [stopped(run) for run in runs] for method, runs in methods.items()}
     said = [
-        f"{method} ({', '.join(f'seed {run.seed} after epoch {epoch}' for run, epoch in own)})"
+        f"{method} ({', '.join(f'{run.label} after epoch {epoch}' for run, epoch in own)})"
         for method, epochs in when.items()
         if (own := [(run, e) for run, e in zip(methods[method], epochs, strict=True) if e is not None])
     ]
@@ -313,7 +313,7 @@ def _curve_marks(panel: Panel, used: set[int]) -> list[charts.Mark]:
 def _curves_table(panel: Panel, stage: str, methods: Methods) -> charts.Table:
     """Return the values of the lines at the epochs that are drawn."""
     rows: list[Sequence[Any]] = []
-    place = PLACE[1:] if stage in REPEATED else PLACE[1:3]
+    place = PLACE[1:] if stage in REPEATED else PLACE[1:-1]
     for runs in methods.values():
         for run in runs:
             columns, named = run.histories[stage], [getattr(run, name) for name in place]
@@ -460,7 +460,7 @@ class Maps:
         ]
         said = f"architecture weights over the epochs; genotype: {', '.join(chosen)}"
         epochs = (run.alphas["epoch"][0], run.alphas["epoch"][-1])
-        title = f"{run.method}, seed {run.seed}"
+        title = f"{run.method}, {run.label}"
         return heatmaps.edges_chart(self.cells[run.name], self.shades, title, epochs, said)
 
     def figure(self, name: str, title: str, runs: list[Run]) -> Figure:
@@ -469,14 +469,14 @@ class Maps:
         columns = heatmaps.bins(len(epochs), heatmaps.MOST_COLUMNS)
         spans = [f"epoch_{epochs[p[0]]}" + (f"_to_{epochs[p[-1]]}" if len(p) > 1 else "") for p in columns]
         rows: list[list[Any]] = [
-            [run.seed, cell, edge.node, edge.state, primitive, int(primitive == edge.chosen), *weights]
+            [*run.pairing, cell, edge.node, edge.state, primitive, int(primitive == edge.chosen), *weights]
             for run in runs
             for cell, own in self.cells[run.name].items()
             for edge in own
             for primitive, weights in edge.rows.items()
         ]
-        header = ["seed", "cell", "node", "input", "primitive", "in_genotype", *spans]
-        parts = {f"seed_{run.seed}": self.chart(run) for run in runs}
+        header = ["split_seed", "seed", "cell", "node", "input", "primitive", "in_genotype", *spans]
+        parts = {run.stem: self.chart(run) for run in runs}
         marks = self.shades.marks
         return Figure(name, title, marks, parts, wide=True, first_only=True, data=(header, rows))
 

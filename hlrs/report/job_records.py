@@ -49,7 +49,11 @@ def record_table(results: Results) -> Table:
     columns = [Column("Run", text=True), *(Column(stage, text=True) for stage in stages)]
     groups = []
     for dataset in results.classes:
-        rows = [_row(run, results.splits[dataset], stages) for run in results.runs if run.dataset == dataset]
+        rows = [
+            _row(run, results.splits[run.split or dataset], stages)
+            for run in results.runs
+            if run.dataset == dataset
+        ]
         groups.append(Group(rows, dataset, anchor=f"runs/{dataset}"))
     return Table("Records", columns, groups)
 

@@ -4,8 +4,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from hlrs.report.runs import Results, Run, once, seed_means
-from hlrs.report.statistics import interval, spread
+from hlrs.report.runs import Results, Run, by_draw, once, search_means
+from hlrs.report.statistics import interval, spread, units
 from hlrs.report.tables import Cell, Column, Group, Table, seeds_of
 from hlrs.report.wording import NOTHING, grouped, percent
 
@@ -95,17 +95,17 @@ def lookups_table(results: Results, dataset: str) -> Table | None:
 
 def _judged(results: Results, runs: list[Run]) -> list[Cell]:
     """The cells of a method's row; `runs`: one per search."""
-    accuracies = [*seed_means(runs, "table_accuracy").values()]
-    around = interval(accuracies, results.report["confidence"])
+    accuracies = [run.metrics["table_accuracy"] for run in runs]
+    means = units(by_draw(search_means(runs, "table_accuracy")))
+    around = interval(means, results.report["confidence"])
     ranks = sorted(run.metrics["table_rank"] for run in runs)
     middle = statistics.median_low(ranks)
-    deviation = spread(accuracies)
+    deviation = spread(means)
     lookups: list[dict[str, Any]] = [run.lookup for run in runs if run.lookup]
     return [
         Cell(str(len(runs))),
         Cell(
-            percent(statistics.fmean(accuracies))
-            + (f" ± {percent(deviation)}" if deviation is not None else ""),
+            percent(statistics.fmean(means)) + (f" ± {percent(deviation)}" if deviation is not None else ""),
             detail=f"{percent(around[0])} to {percent(around[1])}" if around else "",
         ),
         Cell(percent(statistics.fmean(run.metrics["table_regret"] for run in runs))),

@@ -19,8 +19,8 @@ from hlrs.report.claim import claims, controls, headline
 from hlrs.report.comparisons import COMPARED, Difference, Summary, compare, deciding, summarize
 from hlrs.report.job_records import facts, record_table
 from hlrs.report.lookups import floor_of, lookups_table
-from hlrs.report.runs import STAGES, JobRecord, Results, jobs, several
-from hlrs.report.wording import MOST_SENTENCES, answer, counted, hours, points
+from hlrs.report.runs import STAGES, JobRecord, Results, draws, jobs, several
+from hlrs.report.wording import MOST_SENTENCES, answer, counted, hours, points, sample
 
 MANY = 4  # methods; the long sections of a data set with more are folded
 
@@ -56,6 +56,7 @@ def page(results: Results) -> str:
         retrained=results.retrained,
         datasets=[_dataset(results, name, summary, differences) for name in results.classes],
         retrainings=several(results),
+        draws=draws(results),
         hours=tables.hours_table(results),
         stages=tables.stages_table(results),
         facts=facts(results),
@@ -79,6 +80,8 @@ def _extent(results: Results, records: list[JobRecord]) -> str:
     """Describe what was run, when, and at what cost, in one line."""
     matrix, whole = results.params["matrix"], tables.cost(records)
     nouns = {"datasets": "data set", "methods": "method", "seeds": "seed"}
+    if draws(results) > 1:
+        nouns["split_seeds"] = "draw"
     if several(results):
         nouns["retrain_seeds"] = "retraining"
     sizes = [counted(len(matrix[name]), noun) for name, noun in nouns.items()]
@@ -123,7 +126,7 @@ def _glance_row(d: Difference, place: Any) -> dict[str, Any]:
         "href": tables.seeds_of(d.dataset, d.method),
         "mean": points(d.mean),
         "interval": tables.span(d),
-        "seeds": d.seeds,
+        "sample": sample(d) if d.seeds > 1 else "",
         "verdict": d.verdict,
         "kind": tables.direction(d),
         "at": place(100 * d.mean),

@@ -8,12 +8,14 @@ from typing import Any
 
 from hlrs.artifacts.jobs import repeat
 from hlrs.artifacts.records import Record
+from hlrs.config.data import Draw
 from hlrs.nas.genotype import Node
 
 Columns = dict[str, list[Any]]
 STAGES = ("search", "extract", "lookup", "retrain", "evaluate")  # of a run
 REPEATED = ("retrain", "evaluate")  # once per retraining; the others once per search
-PLACE = ("dataset", "method", "seed", "retrain_seed")
+PLACE = ("dataset", "method", "split_seed", "seed", "retrain_seed")
+Pairing = tuple[Draw, int]  # the draw of the images and the seed, which methods have in common
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,12 @@ def _worked(record: Record) -> float | None:
 
 @dataclass(frozen=True)
 class Run:
-    """The results of one data set × method × seed × retraining; of a search, if nothing is retrained.
+    """The results of one data set × draw × method × seed × retraining; of a search, if nothing is retrained.
 
     A published genotype has no search, and a ResNet no genotype either: these fields are None or empty. So
     are `lookup`, the lookup.json of a genotype that no table has, and `retrain_seed` without a retraining.
     `metrics`: those of the evaluation, of the look-up (`looked_up`) and of the search (`discretized`).
+    `split`: how the results of a draw other than the data set's own are called.
     """
 
     dataset: str
@@ -98,11 +101,28 @@ class Run:
     records: dict[str, JobRecord]  # by stage
     cells: dict[str, str]  # "normal", "reduce": SVG
     lookup: dict[str, Any] | None = None
+    split_seed: Draw = 0
+    split: str = ""
 
     @property
     def search(self) -> str:
         """The search as it appears in paths; its retrainings share it."""
-        return f"{self.dataset}/{self.method}/{self.seed}"
+        return f"{self.split or self.dataset}/{self.method}/{self.seed}"
+
+    @property
+    def pairing(self) -> Pairing:
+        """What a search has in common with those of other methods."""
+        return self.split_seed, self.seed
+
+    @property
+    def label(self) -> str:
+        """The search among those of its method, in words; without a draw it is on the data set's own."""
+        return f"draw {self.split_seed}, seed {self.seed}" if self.split else f"seed {self.seed}"
+
+    @property
+    def stem(self) -> str:
+        """The label as a file's name has it."""
+        return self.label.replace(", ", "_").replace(" ", "_")
 
     @property
     def name(self) -> str:
@@ -121,7 +141,8 @@ Methods = dict[str, list[Run]]  # the runs of a data set by method, seeds in ord
 class Results:
     """Everything the report shows.
 
-    `report`: its own parameters; by data set, `classes`: its classes.json, `splits`: the record of its split.
+    `report`: its own parameters; `classes`: by data set the classes.json of its first draw; `splits`: by name
+    the record of every split.
     """
 
     report: dict[str, Any]
@@ -169,6 +190,11 @@ def several(results: Results) -> bool:
     return len({run.retrain_seed for run in results.runs}) > 1
 
 
+def draws(results: Results) -> int:
+    """Count the draws of each data set's images."""
+    return max(1, len(results.params["matrix"]["split_seeds"]))
+
+
 # --- metrics ------------------------------------------------------------------------------------------
 
 
@@ -205,21 +231,29 @@ def discretized(history: Columns) -> dict[str, float]:
 OF_SEARCHES = ("table_", "supernet_", "decoded_", "discretization_")  # how their metrics' names begin
 
 
-def by_seed(runs: Iterable[Run], metric: str) -> dict[int, list[float]]:
-    """Return the values of a metric by seed; seeds without a value are left out.
+def by_search(runs: Iterable[Run], metric: str) -> dict[Pairing, list[float]]:
+    """Return the values of a metric by search; searches without a value are left out.
 
     There is one value per retraining; of a search or look-up, which retrainings share, one per search.
     """
-    found: dict[int, list[float]] = {}
+    found: dict[Pairing, list[float]] = {}
     for run in once(runs) if metric.startswith(OF_SEARCHES) else runs:
         for value in finite([run.metrics.get(metric)]):
-            found.setdefault(run.seed, []).append(value)
+            found.setdefault(run.pairing, []).append(value)
     return found
 
 
-def seed_means(runs: Iterable[Run], metric: str) -> dict[int, float]:
-    """Return a metric by seed, each the mean of its retrainings."""
-    return {seed: statistics.fmean(values) for seed, values in by_seed(runs, metric).items()}
+def search_means(runs: Iterable[Run], metric: str) -> dict[Pairing, float]:
+    """Return a metric by search, each the mean of its retrainings."""
+    return {search: statistics.fmean(values) for search, values in by_search(runs, metric).items()}
+
+
+def by_draw(values: dict[Pairing, float]) -> dict[Draw, list[float]]:
+    """Group the values of searches by the draw of their images."""
+    found: dict[Draw, list[float]] = {}
+    for (draw, _), value in values.items():
+        found.setdefault(draw, []).append(value)
+    return found
 
 
 def class_rows(results: Results, run: Run) -> Iterator[tuple[int, str, str, int, float | None]]:

@@ -1,12 +1,14 @@
 """Inference from a few seeds: spread, intervals, p-values and their correction, the number of seeds needed.
 
 Pure functions of numbers. The unit of inference is the search seed: the retrainings of one genotype share it,
-so they are averaged first (nested means), and their own spread is reported separately.
+so they are averaged first (nested means), and their own spread is reported separately. With several draws of
+the images it is the draw, whose seeds are averaged in turn.
 """
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -22,10 +24,22 @@ def spread(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def within(groups: Mapping[int, Sequence[float]]) -> float | None:
+def units(draws: Mapping[Any, Sequence[float]]) -> list[float]:
+    """Return the independent values among those of searches by draw: each draw's mean; one draw's searches.
+
+    Searches on one draw share its images. With equally many per draw, Student's t of the draws' means is
+    exact for x_ds = μ + a_d + e_ds with normal a and e, as s²/D estimates their mean's variance σ_a²/D +
+    σ_e²/(D S) without bias (Searle, Casella & McCulloch 1992, ch. 3; Donner & Klar 2000, ch. 7).
+    """
+    if len(draws) == 1:
+        return [value for values in draws.values() for value in values]
+    return [statistics.fmean(values) for values in draws.values()]
+
+
+def within(groups: Mapping[Any, Sequence[float]]) -> float | None:
     """Return the pooled standard deviation within groups, √(Σ_g Σ_i (x_gi − x̄_g)² / Σ_g (n_g − 1)).
 
-    A group is the retrainings of one genotype; None where no group has two.
+    A group is the retrainings of one genotype, or the seeds of one draw; None where no group has two.
     """
     several = [values for values in groups.values() if len(values) > 1]
     freedom = sum(len(values) - 1 for values in several)
@@ -57,6 +71,7 @@ def _spreads(values: Sequence[float]) -> bool:
 def bootstrap(values: Sequence[float], confidence: float, resamples: int) -> Interval | None:
     """Return the percentile bootstrap interval of the mean (Efron 1979); None without a spread.
 
+    Of draws' means: the bootstrap of whole clusters (Davison & Hinkley 1997, §3.8; Field & Welsh 2007).
     Not BCa: its correction would be estimated from the same few values.
     """
     if not _spreads(values):

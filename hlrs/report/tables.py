@@ -103,8 +103,8 @@ def _mean_and_spread(summary: Summary | None) -> Cell:
     if summary is None:
         return Cell(NOTHING)
     said = percent(summary.mean) + (f" ± {percent(summary.std)}" if summary.std is not None else "")
-    within = summary.retrain_std
-    return Cell(said, detail="" if within is None else f"within a genotype ± {percent(within)}")
+    of, within = ("draw", summary.seed_std) if summary.draws > 1 else ("genotype", summary.retrain_std)
+    return Cell(said, detail="" if within is None else f"within a {of} ± {percent(within)}")
 
 
 def _difference(d: Difference | None) -> Cell:
@@ -161,7 +161,7 @@ def seeds_table(results: Results, dataset: str) -> Table:
         Group(
             [
                 [
-                    Cell(f"{method}, seed {run.seed}", lineage_of(run)),
+                    Cell(f"{method}, {run.label}", lineage_of(run)),
                     *(Cell(f"{run.retrain_seed}") for _ in extra),
                     *(Cell(percent(run.metrics.get(m))) for m in metrics),
                 ]
@@ -315,7 +315,8 @@ def stages_table(results: Results) -> Table:
     columns += map(Column, labels)
     groups = []
     for dataset in results.classes:
-        rows = [_stage_row("–", "split", cost([results.splits[dataset]]))]
+        splits = {run.split or dataset for run in results.runs if run.dataset == dataset}
+        rows = [_stage_row("–", "split", cost([results.splits[name] for name in splits]))]
         for method, runs in results.methods(dataset).items():
             done = {stage: jobs(runs, stage) for stage in STAGES}
             rows += [_stage_row(method, stage, cost(records)) for stage, records in done.items() if records]

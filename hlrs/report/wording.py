@@ -1,7 +1,7 @@
 """The report in words: numbers as readers see them, and the answer.
 
-The answer claims no more than its tests: paired differences from the reference (same data set, same seed),
-Student's t for the unknown spread, corrected for the methods compared.
+The answer claims no more than its tests: paired differences from the reference (same data set, draw
+and seed), Student's t for the unknown spread, corrected for the methods compared.
 """
 
 import math
@@ -131,13 +131,18 @@ def _range(means: list[float]) -> str:
     return f"by {first} points" if first == last else f"by {first} to {last} points"
 
 
+def sample(d: Difference) -> str:
+    """Write the size of a comparison's sample: '2 seeds', '6 seeds on 3 draws'."""
+    return counted(d.seeds, "seed") + (f" on {d.draws} draws" if d.draws > 1 else "")
+
+
 def _sentence(d: Difference) -> str:
     change = f"{points(d.mean)} percentage points compared with {d.reference}"
     start = f"{d.method} on {d.dataset}: {COMPARED[d.metric]} {change}"
     if d.low is None or d.high is None or d.corrected is None:
         why = "chance cannot be judged" if d.seeds < 2 else d.verdict
-        return f"{start} ({counted(d.seeds, 'seed')}; {why})."
+        return f"{start} ({sample(d)}; {why})."
     span = f"{points(d.low)} to {points(d.high)}"
     family = f", corrected for {d.compared} methods" if d.compared > 1 else ""
     said = f"{100 * d.confidence:g} % interval {span}, p {chance(d.corrected)}{family}"
-    return f"{start} ({said}, {counted(d.seeds, 'seed')}): {d.verdict}."
+    return f"{start} ({said}, {sample(d)}): {d.verdict}."

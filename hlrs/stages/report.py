@@ -10,6 +10,7 @@ from hlrs.artifacts.jobs import PROVENANCE, Job, repeat
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.config.base import Choices
+from hlrs.config.jobs import ReportJob
 from hlrs.config.methods import Method
 from hlrs.errors import UserError
 from hlrs.nas.genotype import Node, from_json
@@ -42,17 +43,22 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def gather(job: Job) -> Results:
-    """Read the inputs of a report job for every data set × method × seed × retraining seed of its matrix."""
+    """Read the inputs of a report job for every data set × draw × method × seed × retraining seed."""
     params = job.params["params"]
-    matrix = params["matrix"]
-    classes = {name: read_json(_input(job, f"split/{name}/classes.json")) for name in matrix["datasets"]}
-    splits = {name: _record(job, "split", name) for name in matrix["datasets"]}
+    matrix, sections = params["matrix"], ReportJob.model_validate(job.params).params
+    draws = {dataset: sections.draws(dataset) for dataset in matrix["datasets"]}
+    firsts = {dataset: next(iter(own)) for dataset, own in draws.items()}
+    classes = {
+        dataset: read_json(_input(job, f"split/{name}/classes.json")) for dataset, name in firsts.items()
+    }
+    splits = {name: _record(job, "split", name) for own in draws.values() for name in own}
     runs = [
-        run
-        for dataset in matrix["datasets"]
+        replace(run, split_seed=drawn.draw, split=name if name != dataset else "")
+        for dataset, own in draws.items()
         for method in matrix["methods"]
+        for name, drawn in own.items()
         for seed in sorted(matrix["seeds"])
-        for run in _retrainings(job, dataset, method, seed)
+        for run in _retrainings(job, dataset, name, method, seed)
     ]
     return Results(job.params["report"], params, classes, splits, runs)
 
@@ -68,12 +74,12 @@ def _record(job: Job, stage: str, name: str) -> JobRecord:
     return JobRecord.of(path.as_posix(), Record.read(path))
 
 
-def _retrainings(job: Job, dataset: str, method: str, seed: int) -> Iterator[Run]:
+def _retrainings(job: Job, dataset: str, split: str, method: str, seed: int) -> Iterator[Run]:
     """Yield the retrainings of one genotype, which share everything before them; the search without any."""
     params = job.params["params"]
     column = params["datasets"][dataset]["table_column"]
     searcher = Method.model_validate(params["methods"][method]).searcher
-    name = f"{dataset}/{method}/{seed}"
+    name = f"{split}/{method}/{seed}"
     genotype: dict[str, list[Node]] | None = None
     histories: dict[str, Columns] = {}
     alphas: Columns = {}

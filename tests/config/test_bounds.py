@@ -141,3 +141,15 @@ def test_a_matrix_of_more_runs_than_anybody_starts_is_refused_before_it_is_plann
     many = {"matrix.seeds": list(range(5000)), "matrix.retrain_seeds": list(range(7))}
     with pytest.raises(ValidationError, match="105,000 runs, more than 100,000"):  # 1 · 3 · 5,000 · 7
         shipped(**many)
+    drawn = {"matrix.seeds": list(range(5000)), "matrix.split_seeds": list(range(7))}
+    with pytest.raises(ValidationError, match="split_seeds are 105,000 runs, more than 100,000"):
+        shipped(**drawn)
+
+
+def test_the_name_of_a_draw_is_no_longer_than_a_data_sets():
+    """SLURM's logs of a job lie in a folder called after it, so 100 characters; here 98 and `-10`."""
+    long = "d" * 98
+    digits = {"source": {"kind": "digits"}, "imbalance": {"kind": "natural"}, "test_per_class": 50}
+    names = {"matrix.datasets": [long], "matrix.split_seeds": [0, 10], "datasets": {long: digits}}
+    with pytest.raises(ValidationError, match=f"{long}-10, .* longer than 100 characters: rename"):
+        shipped(**names)

@@ -220,6 +220,30 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "'drats'",
         "darts, hlrs, random",
     ),
+    "repeated draw": (
+        "seeds: [0, 1]",
+        "seeds: [0]\n  split_seeds: [0, 3, 3]",
+        "matrix",
+        "split_seeds",
+        "3",
+        "once",
+    ),
+    "draw that is none": (
+        "seeds: [0, 1]",
+        "seeds: [0]\n  split_seeds: [0, bbn]",
+        "matrix.split_seeds.1",
+        "'bbn'",
+        "seed",
+        "ldam",
+    ),
+    "draws without the data set's own": (
+        "seeds: [0, 1]",
+        "seeds: [0]\n  split_seeds: [1, 2]",
+        "matrix.split_seeds",
+        "lacks 0",
+        "datasets.digits_lt.seed",
+        "add it",
+    ),
     "repeated seed": ("seeds: [0, 1]", "seeds: [1, 1]", "matrix", "seeds", "1", "once"),
     "nothing to run": ("seeds: [0, 1]", "seeds: []", "matrix.seeds", "[]", "1"),
     "number for a list": ("seeds: [0, 1]", "seeds: 2", "matrix.seeds", "list", "[2]"),
@@ -618,6 +642,7 @@ TEST = "test_per_class: 50"
 OBJECTIVE = "objective: {kind: plain}"  # of the method darts, in the search
 ALONE = "searcher: {kind: random}"  # the method random
 SEARCH, RECIPE, LR = "epochs: 12", "epochs: 30", "{lr: 0.05}"
+DRAWS = ("seeds: [0, 1]", "seeds: [0]\n  split_seeds: [0, 1]")
 
 
 def searched(objective):
@@ -980,6 +1005,43 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "lower",
         "raise epochs",
     ),
+    "draws of all images": (
+        [
+            (SOURCE, "source: {kind: npz, file: a.npz}"),
+            (IMBALANCE, "imbalance: {kind: natural}"),
+            (f"    {TEST}\n", ""),
+            DRAWS,
+        ],
+        "matrix.split_seeds",
+        "nothing of datasets.digits_lt is drawn",
+        "leave split_seeds",
+        "max_per_class",
+    ),
+    "LDAM's draw of a natural tail": (
+        [
+            (IMBALANCE, "imbalance: {kind: natural}"),
+            ("seeds: [0, 1]", "seeds: [0]\n  split_seeds: [0, ldam]"),
+        ],
+        "matrix.split_seeds",
+        "datasets.digits_lt: protocol ldam needs imbalance exponential or step",
+    ),
+    "LDAM's protocol without its draw": (
+        [(IMBALANCE, f"{IMBALANCE}\n    protocol: ldam"), DRAWS],
+        "matrix.split_seeds",
+        "lacks ldam",
+        "datasets.digits_lt.protocol",
+        "add it",
+    ),
+    "a draw with the name of a data set": (
+        [
+            (f"    {TEST}\n", f"    {TEST}\n  digits_lt-1:\n    {SOURCE}\n    {IMBALANCE}\n    {TEST}\n"),
+            DRAWS,
+        ],
+        "matrix.split_seeds",
+        "digits_lt-1",
+        "is taken",
+        "rename",
+    ),
     "a step of the learning rate after the end": (
         [(RECIPE, "epochs: 10"), (LR, "{schedule: {kind: multistep, at: [0.5, 0.95]}}")],
         "retrain",
@@ -1044,6 +1106,11 @@ def test_parts_that_exclude_each_other_are_rejected_with_a_remedy(complaint, nam
 
 
 POSSIBLE = {  # close to the above, and valid
+    "draws of a natural tail's test set": [(IMBALANCE, "imbalance: {kind: natural}"), DRAWS],
+    "LDAM's draw among others": [
+        (IMBALANCE, f"{IMBALANCE}\n    protocol: ldam"),
+        ("seeds: [0, 1]", "seeds: [0]\n  split_seeds: [ldam, 0, 1]"),
+    ],
     "LDAM without re-weighting, of a balanced batch": searched(
         "{kind: plain, loss: {kind: ldam, at: null}, sampler: {kind: class_balanced}}"
     ),

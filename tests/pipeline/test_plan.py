@@ -207,6 +207,32 @@ def test_more_retrainings_affect_only_the_report():
     }
 
 
+def test_more_draws_add_a_split_with_its_runs_and_affect_only_the_report():
+    """The data set's own draw keeps names and keys; LDAM's is drawn as under its protocol."""
+    before, after = keys(params()), keys(params(matrix__split_seeds=[0, 7, "ldam"]))
+    assert {job for job in before if before[job] != after[job]} == REPORT
+    drawn = [f"{name}-{draw}" for name in ("small", "large") for draw in (7, "ldam")]
+    assert after.keys() - before.keys() == runs(RUN_STAGES, drawn) | {("split", name) for name in drawn}
+    jobs = {(job.stage, job.run): job for job in plan.plan(params(matrix__split_seeds=[0, 7, "ldam"]))}
+    chosen = [jobs["split", f"small{name}"].params for name in ("", "-7", "-ldam")]
+    assert [(split["protocol"], split["seed"]) for split in chosen] == [
+        ("seeded", 0), ("seeded", 7), ("ldam", 0),
+    ]  # fmt: skip
+    assert jobs["search", "small-7/hlrs/1"].params == jobs["search", "small/hlrs/1"].params
+    assert "results/split/small-7/" in jobs["retrain", "small-7/hlrs/1"].inputs["split"]
+    theirs = params(
+        datasets__small__protocol="ldam", matrix__split_seeds=["ldam", 0], matrix__datasets=["small"]
+    )
+    chosen = {job.run: job.params for job in plan.plan(theirs) if job.stage == "split"}
+    assert [(run, split["protocol"]) for run, split in chosen.items()] == [
+        ("small", "ldam"),
+        ("small-0", "seeded"),
+    ]
+    own = keys(params(datasets__small__seed=7, matrix__split_seeds=[7, 0], matrix__datasets=["small"]))
+    alone = keys(params(datasets__small__seed=7, matrix__datasets=["small"]))
+    assert {job for job in alone if alone[job] != own[job]} == REPORT  # seed 7's keeps the name here
+
+
 def test_a_resnet_does_not_depend_on_the_options_of_cells():
     cells = {"retrain__cells": 8, "retrain__channels": 20, "retrain__drop_path": 0.1}
     before, after = keys(params(**RESNET)), keys(params(**RESNET, **cells))

@@ -138,7 +138,7 @@ def test_the_reference_must_be_plain_darts():
 def of(low: float | None, high: float | None, p: float | None) -> Difference:
     mean = 0.0 if low is None or high is None else (low + high) / 2
     return Difference(
-        "d", "m", "darts", "balanced_accuracy", mean, 0.01, low, high, low, high, 0.95, p, p, 1, 5, 0
+        "d", "m", "darts", "balanced_accuracy", mean, 0.01, low, high, low, high, 0.95, p, p, 1, 5, 1, 0
     )
 
 

@@ -100,7 +100,7 @@ def make_results(
 ) -> Results:
     report = {"title": "T", "reference": reference, "confidence": 0.95}
     groups = {"many_above": many_above, "few_below": few_below}
-    params = {"matrix": {"retrain_seeds": [0]}, "datasets": {"d": {"groups": groups}}}
+    params = {"matrix": {"retrain_seeds": [0], "split_seeds": []}, "datasets": {"d": {"groups": groups}}}
     return Results(report, params, {"d": {"names": names, "counts": counts}}, {"d": record_of("split")}, runs)
 
 
@@ -252,9 +252,9 @@ def test_intervals_of_methods():
     runs = [make_run("darts", i, metrics={"few": v}) for i, v in enumerate((0.2, 0.3, 0.4))]
     figure = drawn(make_results(runs), "methods")
     assert [*figure.parts] == ["balanced_accuracy", "top1", "many", "few"]  # none has medium-shot accuracy
-    row = next(row for row in figure.data[1] if row[:3] == ["few", "darts", 2])
+    row = next(row for row in figure.data[1] if row[:4] == ["few", "darts", 0, 2])
     half = 4.3027 * 0.1 / 3**0.5
-    assert row[3:] == pytest.approx([0.4, 0.3, 0.3 - half, 0.3 + half], abs=1e-4)
+    assert row[4:] == pytest.approx([0.4, 0.3, 0.3 - half, 0.3 + half], abs=1e-4)
     assert "Highest mean: darts: 30.0 %, interval 5.2 to 54.8." in figure.parts["few"]
 
 
@@ -316,9 +316,9 @@ def test_what_only_some_searches_have_is_drawn_where_there_is_some(column, name)
     assert [*figure.parts] == ["hlrs"]
     path = re.search(r'<path class="line s0" d="([^"]*)"', figure.parts["hlrs"]).group(1)
     assert (path.count("M"), path.count("l")) == (2, 0)  # two points, a gap between them
-    assert [row[:4] for row in figure.data[1]] == [
-        ["darts", 0, 0, None], ["darts", 0, 1, None], ["darts", 0, 2, None],
-        ["hlrs", 0, 0, 0.1], ["hlrs", 0, 1, None], ["hlrs", 0, 2, 0.3],
+    assert [row[:5] for row in figure.data[1]] == [
+        ["darts", 0, 0, 0, None], ["darts", 0, 0, 1, None], ["darts", 0, 0, 2, None],
+        ["hlrs", 0, 0, 0, 0.1], ["hlrs", 0, 0, 1, None], ["hlrs", 0, 0, 2, 0.3],
     ]  # fmt: skip
     none = figures.sections(make_results([make_run("darts", 0)]), "d")
     assert f"search_{name}" not in {f.name for section in none for f in section.figures}
@@ -334,10 +334,11 @@ def test_retrainings_have_a_line_each_and_share_the_search():
     first = make_run("darts", 0)
     again = first.histories | {"retrain": history("retrain", loss=[0.9, 0.4])}
     results = make_results([first, replace(first, retrain_seed=3, histories=again)])
-    assert [row[:4] for row in drawn(results, "retrain_loss").data[1]] == [
-        ["darts", 0, 0, 0], ["darts", 0, 0, 1], ["darts", 0, 3, 0], ["darts", 0, 3, 1],
+    assert [row[:5] for row in drawn(results, "retrain_loss").data[1]] == [
+        ["darts", 0, 0, 0, 0], ["darts", 0, 0, 0, 1], ["darts", 0, 0, 3, 0], ["darts", 0, 0, 3, 1],
     ]  # fmt: skip
-    assert [row[:3] for row in drawn(results, "search_losses").data[1]] == [["darts", 0, e] for e in range(3)]
+    searched = drawn(results, "search_losses").data[1]
+    assert [row[:4] for row in searched] == [["darts", 0, 0, e] for e in range(3)]
 
 
 def test_many_runs_get_few_lines():
@@ -423,8 +424,8 @@ def test_many_epochs_are_grouped():
     assert rows[0] == pytest.approx(1 / 3 + 0.005)  # epochs 0 and 1
     assert rows[-1] == pytest.approx(1 / 3 + 0.49)  # epochs 48, 49 and 50
     figure = figures_training.maps([run]).figure("maps", "t", [run])
-    assert (figure.data[0][6], figure.data[0][-1]) == ("epoch_0_to_1", "epoch_48_to_50")
-    assert figure.data[1][1][:6] == [0, "normal", 0, 0, "skip_connect", 1]
+    assert (figure.data[0][7], figure.data[0][-1]) == ("epoch_0_to_1", "epoch_48_to_50")
+    assert figure.data[1][1][:7] == [0, 0, "normal", 0, 0, "skip_connect", 1]
 
 
 def searches(seeds: int) -> Results:
@@ -445,7 +446,7 @@ def test_the_page_draws_the_first_seed_and_the_archive_has_all():
     figure = drawn(results, "maps_hlrs")
     assert [*figure.parts] == ["seed_0", "seed_1", "seed_2"]
     assert figure.charts == [figure.parts["seed_0"]]
-    assert {row[0] for row in figure.data[1]} == {0, 1, 2}
+    assert {tuple(row[:2]) for row in figure.data[1]} == {(0, 0), (0, 1), (0, 2)}
     shown = figures.cells(
         replace(results, runs=[replace(run, cells={"normal": "x"}) for run in results.runs]), "d"
     )

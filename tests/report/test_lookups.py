@@ -107,7 +107,7 @@ def test_tables_for_other_programs_have_the_columns():
     run(job)
     first = rows(job, "runs.csv")[0]
     assert first == {
-        "dataset": "d", "method": "darts", "seed": "0", "retrain_seed": "",
+        "dataset": "d", "method": "darts", "split_seed": "0", "seed": "0", "retrain_seed": "",
         "table_accuracy": "0.9", "table_regret": "0.04", "table_percentile": "0.8", "table_rank": "2",
         "supernet_accuracy": "0.75", "decoded_accuracy": "0.5", "discretization_gap": "0.25",
         "cell": ALL, "collapsed": "False",
@@ -338,7 +338,7 @@ def test_the_figure_of_the_methods_has_the_floor_in_its_last_rows():
         s.figures for s in sections(gather(judged_job()), "d") if s.title.startswith("Accuracy of")
     )
     assert [*figure.parts] == ["table_accuracy"]
-    assert [row[1:3] + row[4:5] for row in figure.data[1][-2:]] == [
+    assert [row[1:3] + row[5:6] for row in figure.data[1][-2:]] == [
         ["random cell", None, pytest.approx(0.648)],
         ["largest cell", None, 0.9],
     ]

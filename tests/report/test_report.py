@@ -7,8 +7,10 @@ import io
 import json
 import math
 import re
+import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -147,15 +149,25 @@ def write_record(path: Path, facts: dict) -> None:
 
 
 def make_job(
-    scores: dict[str, list], *, reference: str | None = "darts", seeds=None, datasets=("d",), specs=None
+    scores: dict[str, list],
+    *,
+    reference: str | None = "darts",
+    seeds=None,
+    datasets=("d",),
+    specs=None,
+    drawn=None,
 ) -> Job:
     """A report's job with its inputs below the current folder.
 
-    `scores`: balanced accuracies by seed, or lists of them by retraining, with retraining seeds 0, 3, 6, ...
+    `scores`: balanced accuracies by seed, or lists of them by retraining, with retraining seeds 0, 3, 6, ...;
+    `drawn`: likewise by split seed, on other draws of the images.
     """
     seeds = seeds or list(range(len(next(iter(scores.values())))))
-    nested = {m: [s if isinstance(s, list) else [s] for s in own] for m, own in scores.items()}
-    retrain_seeds = [3 * i for i in range(len(next(iter(nested.values()))[0]))]
+    nested = {
+        draw: {m: [s if isinstance(s, list) else [s] for s in own] for m, own in of.items()}
+        for draw, of in ({0: scores} | (drawn or {})).items()
+    }
+    retrain_seeds = [3 * i for i in range(len(next(iter(nested[0].values()))[0]))]
     inputs: dict[str, str] = {}
 
     def put(name: str, write, *content) -> None:
@@ -178,13 +190,14 @@ def make_job(
             for cell in ("normal", "reduce"):
                 put(f"extract/{name}/{cell}.svg", write_text, draw_cell(CELL, f"{name} {cell}", [2, 3]))
 
-    for dataset in datasets:
+    for dataset, (draw, by_method) in product(datasets, nested.items()):
+        dataset = f"{dataset}-{draw}" if draw else dataset
         counts = {"weights": [75, 10, 1], "alphas": [75, 9, 1], "holdout": [5, 1, 0], "test": [20, 20, 0]}
         put(
             f"split/{dataset}/classes.json", write_json, {"names": ["zero", HOSTILE, "two"], "counts": counts}
         )
         put(f"split/{dataset}/provenance.json", write_record, record("split", dataset))
-        for method, of_seed in nested.items():
+        for method, of_seed in by_method.items():
             for seed, own in zip(seeds, of_seed, strict=True):
                 put_search(f"{dataset}/{method}/{seed}", method)
                 for retrain_seed, score in zip(retrain_seeds, own, strict=True):
@@ -195,6 +208,7 @@ def make_job(
                     for stage in ("retrain", "evaluate"):
                         put(f"{stage}/{name}/provenance.json", write_record, record(stage, name))
     matrix = {"datasets": list(datasets), "methods": list(scores), "seeds": seeds}
+    matrix |= {"split_seeds": [*nested]} if drawn else {}
     report = {"title": "A <title>", "reference": reference}
     params = Params.model_validate(
         {
@@ -308,7 +322,7 @@ def test_histories_with_gaps_and_an_empty_search():
     job = make_job(TWO_SEEDS)
     run(job)
     found = rows(job, "plots/search.csv")
-    assert [*found[0]] == ["dataset", "method", "seed", "run", *SCHEMAS["search_history"]]
+    assert [*found[0]] == ["dataset", "method", "split_seed", "seed", "run", *SCHEMAS["search_history"]]
     assert {r["method"] for r in found} == {"darts", "hlrs"}
     mine = [r for r in found if r["run"] == "d/hlrs/1"]
     assert [r["alphas_loss"] for r in mine] == ["2.2", "", ""]
@@ -394,6 +408,56 @@ def test_a_shared_search_costs_once():
     assert second[0].text == "d/darts/0-3"
     assert second[2].href.endswith("search/d/darts/0/provenance.json")
     assert second[5].href.endswith("evaluate/d/darts/0-3/provenance.json")
+
+
+# differences 0.03, 0.03 on the first draw, 0.01, 0.03 on the second
+DRAWN = {"darts": [0.5, 0.52], "hlrs": [0.53, 0.55]}, {7: {"darts": [0.6, 0.62], "hlrs": [0.61, 0.65]}}
+
+
+def test_seeds_are_averaged_before_draws():
+    job = make_job(DRAWN[0], drawn=DRAWN[1])
+    run(job)
+    found = {(r["method"], r["metric"]): r for r in rows(job, "summary.csv")}
+    darts = found["darts", "balanced_accuracy"]
+    assert float(darts["mean"]) == pytest.approx(0.56)
+    assert float(darts["std"]) == pytest.approx(0.1 / 2**0.5)  # of 0.51 and 0.61
+    assert float(darts["seed_std"]) == pytest.approx(0.0002**0.5)  # √((0.0002 + 0.0002)/2)
+    assert (darts["seeds"], darts["draws"], darts["retrain_std"]) == ("4", "2", "")
+    row = next(r for r in rows(job, "differences.csv") if r["metric"] == "balanced_accuracy")
+    assert float(row["mean"]) == pytest.approx(0.025)  # of 0.03 and 0.02
+    assert float(row["low"]) == pytest.approx(0.025 - 12.706 * 0.005, abs=1e-5)  # s/√2 = 0.01/√2/√2
+    assert float(row["p"]) == pytest.approx(1 - 2 / math.pi * math.atan(5), abs=1e-6)  # t = 0.025/0.005
+    assert (row["seeds"], row["draws"], row["left_out"]) == ("4", "2", "0")
+    results = gather(job)
+    lacking = [r for r in results.runs if r.name != "d-7/hlrs/0"]
+    found = compare(replace(results, runs=lacking))[0]  # the pair of draw 7 and seed 0 is lost
+    assert (found.mean, found.seeds, found.left_out) == (pytest.approx(0.03), 3, 1)
+
+
+def test_every_table_and_drawing_names_the_draw():
+    job = make_job(DRAWN[0], drawn=DRAWN[1], datasets=("d", "e"))
+    page = Page(text := html(job))
+    for name in ("runs.csv", "classes.csv", "plots/retrain.csv", "plots/search.csv"):
+        assert {r["split_seed"] for r in rows(job, name)} == {"0", "7"}, name
+        assert {r["dataset"] for r in rows(job, name)} == {"d", "e"}, name
+    assert {r["run"] for r in rows(job, "plots/search.csv")} >= {"d/hlrs/1", "d-7/hlrs/1"}
+    assert "2 data sets × 2 methods × 2 seeds × 2 draws = 16 runs" in text
+    for said in ("within a draw ± 1.4", "4 seeds on 2 draws", "each of the 2 draws", "darts, draw 7, seed 1"):
+        assert said in text, said
+    assert page.open == []
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = {a["href"] for tag, a in page.elements if tag == "a"}
+    assert "#lineage/d-7/hlrs/1" in links
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    with zipfile.ZipFile(job.output("figures.zip")) as file:
+        names = file.namelist()
+        shown = list(csv.DictReader(io.TextIOWrapper(file.open("e/methods.csv"))))
+    assert len(names) == len(set(names))
+    assert {"e/cells_hlrs/seed_1_normal.svg", "e/cells_hlrs/draw_7_seed_1_normal.svg"} <= {*names}
+    assert {(row["split_seed"], row["seed"]) for row in shown} == {*product("07", "01")}
+    text = html(make_job(DRAWN[0]))
+    assert not re.search(r"\bdraws?\b", text.split('id="data/d"')[1].split('id="cost"')[0])
 
 
 WITHOUT = {"darts": [0.5, 0.6], "published": [0.5, 0.7], "resnet32": [0.4, 0.5]}

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hlrs.report.statistics import bootstrap, holm, interval, p_value, seeds_needed, spread, within
+from hlrs.report.statistics import bootstrap, holm, interval, p_value, seeds_needed, spread, units, within
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,39 @@ def test_spread_between_seeds_and_within():
     # (1 + 1 + 4 + 0 + 4) / (1 + 2) = 10/3
     assert within({0: [1.0, 3.0], 1: [4.0, 6.0, 8.0], 2: [9.0]}) == pytest.approx((10 / 3) ** 0.5)
     assert within({0: [1.0], 1: [2.0]}) is None
+
+
+def test_several_draws_are_the_units_of_inference():
+    """Six searches on three draws, whose means are 0.51, 0.61, 0.56: s = 0.05, t = 4.3027 with 2 degrees.
+
+    As six independent values: squares 0.0106, s = 0.04604, t = 2.5706 with 5 degrees, less than half as wide.
+    """
+    drawn = {0: [0.5, 0.52], 1: [0.6, 0.62], "ldam": [0.55, 0.57]}
+    assert units(drawn) == pytest.approx([0.51, 0.61, 0.56])
+    low, high = interval(units(drawn), 0.95)
+    assert (high - low) / 2 == pytest.approx(4.3027 * 0.05 / 3**0.5, abs=1e-5)
+    low, high = interval([x for values in drawn.values() for x in values], 0.95)
+    assert (high - low) / 2 == pytest.approx(2.5706 * 0.04604 / 6**0.5, abs=1e-5)
+    assert bootstrap(units(drawn), 0.95, 20_000) == pytest.approx((0.51, 0.61))  # the range: 1/27 > 2.5 %
+    assert units({3: [0.5, 0.6, 0.9]}) == [0.5, 0.6, 0.9]  # one draw: its seeds
+
+
+def test_the_interval_of_draws_covers_as_often_as_it_says():
+    """x_ds = a_d + e_ds, both normal with deviation 1, four draws of five seeds, 400 times.
+
+    The mean's variance is 1/4 + 1/20. Ignoring draws estimates it by about (0.79 + 1)/20, so that too few
+    intervals hold 0: within ±2.09 · √0.09 of a mean with deviation √0.3, 75 %.
+    """
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(400, 4, 1)) + rng.normal(size=(400, 4, 5))
+
+    def held(intervals) -> float:
+        return np.mean([low < 0 < high for low, high in intervals])
+
+    by_draw = held(interval(units(dict(enumerate(x.tolist()))), 0.95) for x in values)
+    ignored = held(interval(x.ravel().tolist(), 0.95) for x in values)
+    assert by_draw == pytest.approx(0.95, abs=0.03)
+    assert ignored < 0.8
 
 
 @pytest.mark.parametrize(("size", "pairs"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
