@@ -121,6 +121,18 @@ class Bar:
     high: float
 
 
+@dataclass(frozen=True)
+class Spot:
+    """A named point of a front chart: its mean y, the interval of the mean if known, whether on the front."""
+
+    name: str
+    label: str
+    x: float
+    y: float
+    interval: tuple[float, float] | None
+    best: bool
+
+
 Band = tuple[str, int, int]  # a bracket above bars: label, first and last bar
 
 
@@ -472,6 +484,51 @@ def interval_chart(rows: Sequence[Spread], axes: Axes) -> str:
         area = f'x="{frame.left:.1f}" y="{y - 9:.1f}" width="{frame.right - frame.left:.1f}" height="18"'
         body.append(f'<rect class="hover" {area}>{_title(row.label)}</rect>')
     return frame.draw(body)
+
+
+def front_chart(spots: Sequence[Spot], axes: Axes) -> str:
+    """Draw named points with upright intervals, and the steps of the highest y that each x allows.
+
+    Points on these steps are filled, others hollow.
+    """
+    frame = _Frame(axes)
+    front = sorted((frame.x(spot.x), frame.y(spot.y)) for spot in spots if spot.best)
+    steps = "".join(f"H{x:.1f}V{y:.1f}" for x, y in front[1:])
+    body = [f'<path class="guide" d="M{front[0][0]:.1f} {front[0][1]:.1f}{steps}H{frame.right:.1f}"/>']
+    taken = [(x - 5, x + 5, y) for x, y in ((frame.x(spot.x), frame.y(spot.y)) for spot in spots)]
+    for spot in sorted(spots, key=lambda spot: -spot.y):
+        x, y = frame.x(spot.x), frame.y(spot.y)
+        if spot.interval:
+            body.append(_upright(frame, x, spot.interval))
+        kind = "mark" if spot.best else "chosen"
+        body.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>')
+        body.append(_spot_name(frame, spot.name, x, y, taken))
+        body.append(f'<circle class="hover" cx="{x:.1f}" cy="{y:.1f}" r="7">{_title(spot.label)}</circle>')
+    return frame.draw(body)
+
+
+def _upright(frame: _Frame, x: float, interval: tuple[float, float]) -> str:
+    """Draw an interval of y, with caps at the ends that are within the chart."""
+    ends = [frame.y(v) for v in interval]
+    low, high = min(ends[0], frame.bottom), max(ends[1], frame.top)
+    caps = "".join(f"M{x - 4:.1f} {y:.1f}h8" for y in ends if frame.top <= y <= frame.bottom)
+    return f'<path class="axis" d="{caps}M{x:.1f} {low:.1f}V{high:.1f}"/>'
+
+
+def _spot_name(frame: _Frame, name: str, x: float, y: float, taken: list[tuple[float, float, float]]) -> str:
+    """Write a name beside its point, above the front, as near as others leave room; note what it takes."""
+    width, y = CHARACTER * len(name), y - 8
+    right = x + 8 + width <= frame.axes.width
+    left, end = (x + 8, x + 8 + width) if right else (x - 8 - width, x - 8)
+    shifts = sorted((12.0 * i for i in range(-len(taken), len(taken) + 1)), key=abs)
+    free = (
+        y + shift
+        for shift in shifts
+        if all(end < a or b < left or abs(y + shift - at) >= 12 for a, b, at in taken)
+    )
+    place = next(free, y)
+    taken.append((left, end, place))
+    return text_element(left if right else end, place + 3.8, name, "start" if right else "end")
 
 
 def reliability_chart(bins: Sequence[Mapping[str, float]], axes: Axes) -> str:

@@ -23,6 +23,7 @@ COMPARED = {
     "top1": "top-1 accuracy",
     "table_accuracy": "table accuracy",
 }
+SIZES = {"weights": "Weights", "multiply_adds": "Multiply-adds"}  # of the evaluated network
 # of a look-up and of a search: summarized, but neither compared nor in the page's table
 BESIDE = ("table_rank", "table_percentile", "supernet_accuracy", "decoded_accuracy")
 NONE: tuple[None, None] = (None, None)
@@ -101,6 +102,11 @@ def known(results: Results) -> dict[str, str]:
     return {name: label for name, label in METRICS.items() if any(name in r.metrics for r in results.runs)}
 
 
+def known_sizes(results: Results) -> dict[str, str]:
+    """Return the sizes of networks, and their labels, that some evaluation has."""
+    return {name: label for name, label in SIZES.items() if any(name in r.metrics for r in results.runs)}
+
+
 def deciding(results: Results) -> list[str]:
     """Return the metrics by which methods are judged, the one that decides first.
 
@@ -115,7 +121,7 @@ def summarize(results: Results) -> list[Summary]:
     found = []
     for dataset in results.classes:
         for method, runs in results.methods(dataset).items():
-            for metric in (*METRICS, *BESIDE):
+            for metric in (*METRICS, *BESIDE, *SIZES):
                 draws = by_draw(search_means(runs, metric))
                 if not draws:
                     continue

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hlrs.artifacts.tables import SCHEMAS, SUBSETS
-from hlrs.report.comparisons import Difference, Summary, compare, known, summarize
+from hlrs.report.comparisons import Difference, Summary, compare, known, known_sizes, summarize
 from hlrs.report.lookups import COUNT, floor_of
 from hlrs.report.runs import GAP, PLACE, REPEATED, Results, Run, class_means, class_rows, once
 
@@ -97,7 +97,8 @@ def _beside_means(results: Results) -> Iterator[tuple[str, str, str, float]]:
 
 
 def _runs_csv(results: Results) -> str:
-    shown = [*known(results), *(["nll", "test_images"] if results.retrained else [])]
+    shown = [*known(results), *known_sizes(results)]
+    shown += ["nll", "test_images"] if results.retrained else []
     searched = any(GAP in run.metrics for run in results.runs)
     shown += ["supernet_accuracy", "decoded_accuracy"] if searched else []
     judged = [run.lookup for run in results.runs if run.lookup]

@@ -30,7 +30,7 @@ def sections(results: Results, dataset: str) -> list[Section]:
     searches = {name: found for name, runs in methods.items() if (found := _searched(runs))}
     drawn = [
         Section("Images per class", [figures_results.counts_figure(results, dataset)]),
-        Section("Accuracy of the methods", [figures_results.methods_figure(results, dataset, methods)]),
+        Section("Accuracy of the methods", _methods_figures(results, dataset, methods)),
         *(_evaluation_sections(results, dataset, methods) if results.retrained else []),
         *([_search_section(methods, searches), _maps_section(searches)] if searches else []),
     ]
@@ -38,6 +38,12 @@ def sections(results: Results, dataset: str) -> list[Section]:
         panels = [curves_figure(panel, "retrain", methods) for panel in RETRAIN_PANELS]
         drawn.append(Section("Retraining", panels))
     return drawn
+
+
+def _methods_figures(results: Results, dataset: str, methods: Methods) -> list[Figure]:
+    """Draw the accuracies, and against the size of the networks where it is known."""
+    sizes = figures_results.sizes_figure(results, methods)
+    return [figures_results.methods_figure(results, dataset, methods), *([sizes] if sizes else [])]
 
 
 def _evaluation_sections(results: Results, dataset: str, methods: Methods) -> list[Section]:

@@ -10,11 +10,11 @@ from hlrs.artifacts.tables import SUBSETS
 from hlrs.longtail.metrics import groups as groups_of
 from hlrs.report import charts, heatmaps
 from hlrs.report.charts import Figure
-from hlrs.report.comparisons import METRICS
+from hlrs.report.comparisons import COMPARED, METRICS, SIZES
 from hlrs.report.lookups import floor_of
 from hlrs.report.runs import Methods, Pairing, Results, Run, by_draw, class_means, finite, search_means
 from hlrs.report.statistics import interval, units
-from hlrs.report.wording import NOTHING, percent, points
+from hlrs.report.wording import NOTHING, millions, percent, points
 
 GROUPS = ("many", "medium", "few")  # as in metrics.json
 Matrix = list[list[float | None]]
@@ -257,12 +257,108 @@ def methods_figure(results: Results, dataset: str, methods: Methods) -> Figure:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Sized:
+    """A method's means over its runs: the size of its networks, and balanced accuracy with its interval."""
+
+    weights: float
+    multiply_adds: float
+    accuracy: float
+    interval: tuple[float, float] | None
+
+    def beats(self, other: "Sized") -> bool:
+        """Whether it is as small and as accurate, and better in either."""
+        as_good = self.weights <= other.weights and self.accuracy >= other.accuracy
+        return as_good and (self.weights, self.accuracy) != (other.weights, other.accuracy)
+
+
+def front(sized: dict[str, Sized]) -> list[str]:
+    """Return the Pareto front: the methods that no other beats."""
+    return [method for method, own in sized.items() if not any(o.beats(own) for o in sized.values())]
+
+
+def _sized(methods: Methods, confidence: float) -> dict[str, Sized]:
+    """Return the methods whose networks were counted."""
+    found = {}
+    for method, runs in methods.items():
+        values = [units(by_draw(search_means(runs, m))) for m in (*SIZES, "balanced_accuracy")]
+        if all(values):
+            weights, multiply_adds, accuracy = map(statistics.fmean, values)
+            found[method] = Sized(weights, multiply_adds, accuracy, interval(values[-1], confidence))
+    return found
+
+
+def sizes_figure(results: Results, methods: Methods) -> Figure | None:
+    """Draw balanced accuracy against weights, and the Pareto front of the means; None without weights."""
+    confidence = results.report["confidence"]
+    sized = _sized(methods, confidence)
+    if not sized:
+        return None
+    best = front(sized)
+    circle = "M9.4 5a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0z"
+    return Figure(
+        "sizes",
+        "Accuracy against weights",
+        [charts.Mark("mean, on the Pareto front", "mark", circle),
+         charts.Mark("mean, not on it", "chosen", circle),
+         charts.Mark("Pareto front", "guide", charts.SAMPLES["line"]),
+         *([charts.Mark(f"{100 * confidence:g} % interval of the mean", "axis", "M9 1h8M9 9h8M13 1v8")]
+           if any(own.interval for own in sized.values()) else [])],
+        {"weights": _front_chart(sized, best)},
+        "On the front: no other method has at most as many weights and at least the accuracy. By the means"
+        " alone, so a step of the front is no significant difference. Weights: of the network as evaluated.",
+        wide=True,
+        data=(
+            ["method", *SIZES, "mean", "low", "high", "front"],
+            [
+                [method, own.weights, own.multiply_adds, own.accuracy, *(own.interval or (None, None)),
+                 int(method in best)]
+                for method, own in sized.items()
+            ],
+        ),
+    )  # fmt: skip
+
+
+def _front_chart(sized: dict[str, Sized], best: list[str]) -> str:
+    spots = [
+        charts.Spot(
+            method,
+            f"{method}: {percent(own.accuracy)} %, {millions(own.weights)} million weights",
+            own.weights / 1e6,
+            100 * own.accuracy,
+            (100 * own.interval[0], 100 * own.interval[1]) if own.interval else None,
+            method in best,
+        )
+        for method, own in sized.items()
+    ]
+    smallest, largest = (end(spot.x for spot in spots) for end in (min, max))
+    axes = charts.Axes(
+        "",
+        "weights, millions",
+        f"{COMPARED['balanced_accuracy']}, per cent",
+        (smallest / 1.6, 1.6 * largest),
+        _room((spot.y for spot in spots), (end for spot in spots for end in spot.interval or ())),
+        log_x=True,
+        width=720,
+        height=340,
+        summary=f"On the front: {', '.join(best)}.",
+    )
+    return charts.front_chart(spots, axes)
+
+
+def _room(values: Iterable[float], ends: Iterable[float]) -> tuple[float, float]:
+    """Return the range of percentages, with half of it to either side for the ends of their intervals."""
+    low, high = charts.extent(values)
+    ends, room = [*ends], 0.5 * (high - low)
+    return max(min([low, *ends]), low - room, 0), min(max([high, *ends]), high + room, 100)
+
+
 def _spread_chart(title: str, names: list[str], spreads: list[charts.Spread]) -> str:
     """Draw intervals on the scale of the seeds, with half their range to either side for the intervals."""
-    low, high = charts.extent(v for spread in spreads for v in (*spread.values, spread.mean))
-    ends = [v for spread in spreads for v in spread.interval or ()]
-    room = 0.5 * (high - low)
-    low, high = max(min([low, *ends]), low - room, 0), min(max([high, *ends]), high + room, 100)
+    low, high = _room(
+        (v for spread in spreads for v in (*spread.values, spread.mean)),
+        (v for spread in spreads for v in spread.interval or ()),
+    )
     margin = 0.04 * (high - low)
     best = max(range(len(spreads)), key=lambda i: spreads[i].mean)
     axes = charts.Axes(

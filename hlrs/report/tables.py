@@ -8,9 +8,20 @@ from dataclasses import dataclass, field
 
 from hlrs.artifacts.records import UNKNOWN
 from hlrs.nas.genotype import Node
-from hlrs.report.comparisons import COMPARED, METRICS, Difference, Summary, known
+from hlrs.report.comparisons import COMPARED, METRICS, Difference, Summary, known, known_sizes
 from hlrs.report.runs import GAP, STAGES, JobRecord, Results, Run, class_means, jobs, once, several
-from hlrs.report.wording import NOTHING, chance, counted, duration, grouped, hours, memory, percent, points
+from hlrs.report.wording import (
+    NOTHING,
+    chance,
+    counted,
+    duration,
+    grouped,
+    hours,
+    memory,
+    millions,
+    percent,
+    points,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Table:
 def methods_table(
     results: Results, dataset: str, summary: list[Summary], differences: list[Difference]
 ) -> Table:
-    """Build one row per method: mean ± standard deviation of the metrics, differences from the reference."""
+    """Build one row per method: metrics, mean ± standard deviation; differences from the reference; sizes."""
     reference = results.report["reference"]
     found = {(s.method, s.metric): s for s in summary if s.dataset == dataset}
     compared = {(d.method, d.metric): d for d in differences if d.dataset == dataset}
@@ -70,6 +81,8 @@ def methods_table(
         columns.append(Column(METRICS[metric]))
         if reference and metric in COMPARED:
             columns.append(Column(f"vs. {reference}"))
+    sizes = known_sizes(results)
+    columns += [Column(label, detail="10⁶") for label in sizes.values()]
     rows = []
     for method, runs in results.methods(dataset).items():
         row = [Cell(method, seeds_of(dataset, method)), Cell(str(len(once(runs))))]
@@ -78,7 +91,7 @@ def methods_table(
             if reference and metric in COMPARED:
                 apart = compared.get((method, metric))
                 row.append(Cell("reference") if method == reference else _difference(apart))
-        rows.append(row)
+        rows.append(row + [_size(found.get((method, size))) for size in sizes])
     return Table(f"Methods on {dataset}", columns, [Group(rows)])
 
 
@@ -102,9 +115,14 @@ def lineage_of(run: Run) -> str:
 def _mean_and_spread(summary: Summary | None) -> Cell:
     if summary is None:
         return Cell(NOTHING)
-    said = percent(summary.mean) + (f" ± {percent(summary.std)}" if summary.std is not None else "")
-    of, within = ("draw", summary.seed_std) if summary.draws > 1 else ("genotype", summary.retrain_std)
-    return Cell(said, detail="" if within is None else f"within a {of} ± {percent(within)}")
+    within = summary.seed_std if summary.draws > 1 else summary.retrain_std
+    lines = ["" if summary.std is None else f"± {percent(summary.std)}"]
+    lines += [] if within is None else [f"(± {percent(within)})"]
+    return Cell(percent(summary.mean), detail="\n".join(lines).strip())
+
+
+def _size(summary: Summary | None) -> Cell:
+    return Cell(NOTHING) if summary is None else Cell(millions(summary.mean), value=summary.mean)
 
 
 def _difference(d: Difference | None) -> Cell:
@@ -155,8 +173,9 @@ def direction(d: Difference) -> str:
 def seeds_table(results: Results, dataset: str) -> Table:
     """Build one row per run, linked to its records, with its retraining seed if there are several."""
     extra = [Column("Retraining")] if several(results) else []
-    metrics = known(results)
+    metrics, sizes = known(results), known_sizes(results)
     columns = [Column("Run", text=True), *extra, *map(Column, metrics.values())]
+    columns += [Column(label, detail="10⁶") for label in sizes.values()]
     groups = [
         Group(
             [
@@ -164,6 +183,7 @@ def seeds_table(results: Results, dataset: str) -> Table:
                     Cell(f"{method}, {run.label}", lineage_of(run)),
                     *(Cell(f"{run.retrain_seed}") for _ in extra),
                     *(Cell(percent(run.metrics.get(m))) for m in metrics),
+                    *(Cell(millions(run.metrics.get(size))) for size in sizes),
                 ]
                 for run in runs
             ],

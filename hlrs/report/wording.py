@@ -47,6 +47,14 @@ def grouped(number: float) -> str:
     return f"{number:,.0f}".replace(",", "\u202f")
 
 
+def millions(number: float | None) -> str:
+    """Format a number in millions, three digits."""
+    if number is None:
+        return NOTHING
+    scaled = number / 1e6
+    return grouped(scaled) if scaled >= 999.5 else f"{scaled:#.3g}".rstrip(".")
+
+
 def hours(number: float) -> str:
     """Format hours with two digits, or whole hours from 10 on."""
     if number >= 10:

@@ -12,6 +12,7 @@ from hlrs.artifacts.tensors import read_tensors
 from hlrs.config.jobs import EvaluateJob
 from hlrs.errors import Failure
 from hlrs.longtail.metrics import evaluate
+from hlrs.nas.network import count_multiply_adds, count_weights
 from hlrs.stages.images import SplitImages, predict
 from hlrs.stages.networks import build_network
 from hlrs.training.device import prepare
@@ -31,6 +32,9 @@ def run(job: Job) -> dict[str, Any]:
         raise Failure(
             f"{job.inputs['weights']}: does not fit the network ({str(error).splitlines()[0]})"
         ) from None
+    network.eval()
+    multiply_adds = count_multiply_adds(network, images.channels, images.size)
+    size = {"weights": count_weights(network), "multiply_adds": multiply_adds}
     network, everything = network.to(device), images.positions("test")
     startup = ready()
     probabilities = predict(network, images.set, everything, params.evaluate.batch_size)
@@ -47,7 +51,7 @@ def run(job: Job) -> dict[str, Any]:
         groups.few_below,
         params.evaluate.calibration_bins,
     )
-    write_json(job.output("metrics.json"), metrics)
+    write_json(job.output("metrics.json"), metrics | size)
     columns = {
         "index": images.index,
         "label": images.labels,

@@ -258,6 +258,71 @@ def test_intervals_of_methods():
     assert "Highest mean: darts: 30.0 %, interval 5.2 to 54.8." in figure.parts["few"]
 
 
+# million weights, accuracies by seed; b: smaller and better than c, as good as the larger e; d: largest, best
+SIZED = {
+    "a": (0.25, [0.5]),
+    "b": (0.5, [0.6, 0.7, 0.8]),
+    "c": (1, [0.6]),
+    "d": (4, [0.9]),
+    "e": (2, [0.6, 0.7, 0.8]),
+}
+
+
+def sized(method: str, seed: int, millions: float, accuracy: float) -> Run:
+    size = {"weights": round(1e6 * millions), "multiply_adds": round(1e8 * millions)}
+    return make_run(method, seed, metrics={"balanced_accuracy": accuracy} | size)
+
+
+def test_the_pareto_front_of_accuracy_and_weights():
+    runs = [sized(m, i, size, x) for m, (size, own) in SIZED.items() for i, x in enumerate(own)]
+    figure = drawn(make_results(runs), "sizes")
+    rows = {row[0]: row[1:] for row in figure.data[1]}
+    assert {method for method, row in rows.items() if row[-1]} == {"a", "b", "d"}
+    half = 4.3027 * 0.1 / 3**0.5
+    assert rows["b"] == pytest.approx([5e5, 5e7, 0.7, 0.7 - half, 0.7 + half, 1], abs=1e-4)
+    assert rows["c"] == [1e6, 1e8, 0.6, None, None, 0]
+    svg = figure.parts["weights"]
+    spots = {
+        kind: [(float(x), float(y)) for x, y in re.findall(rf'class="{kind}" cx="([^"]+)" cy="([^"]+)"', svg)]
+        for kind in ("mark", "chosen")
+    }
+    assert (len(spots["mark"]), len(spots["chosen"])) == (3, 2)
+    d, b, a = sorted(spots["mark"], key=lambda spot: spot[1])  # the most accurate is drawn highest
+    assert d[0] - b[0] == pytest.approx(3 * (b[0] - a[0]), abs=0.3)  # a factor of 8, and one of 2
+    assert a[1] - b[1] == pytest.approx(b[1] - d[1], abs=0.2)  # 20 points each
+    steps = re.search(
+        r'class="guide" d="M([\d.]+) ([\d.]+)H([\d.]+)V([\d.]+)H([\d.]+)V([\d.]+)H', svg
+    ).groups()
+    assert [float(n) for n in steps] == [*a, *b, *d]
+    assert "On the front: a, b, d." in svg
+    assert "<title>b: 70.0 %, 0.500 million weights</title>" in svg
+    equal = [sized(method, 0, 1, 0.5) for method in ("a", "b")]
+    assert [row[-1] for row in drawn(make_results(equal), "sizes").data[1]] == [1, 1]  # neither is better
+
+
+def test_names_of_points_do_not_overlap_and_stay_in_the_chart():
+    """Ten methods at nearly two places, one of them at the right end; text is 12 pixels high."""
+    runs = [sized(f"{'method ' * 6}{i}", 0, 1 + i % 2, 0.5 + 0.001 * i) for i in range(10)]
+    runs.append(sized("far above", 0, 1, 0.9))
+    svg = drawn(make_results(runs), "sizes").parts["weights"]
+    found = re.findall(r'x="([^"]+)" y="([^"]+)" text-anchor="(start|end)">method', svg)
+    assert len(found) == 10
+    boxes = []
+    for x, y, anchor in found:
+        left = float(x) if anchor == "start" else float(x) - 43 * charts.CHARACTER
+        boxes.append((left, left + 43 * charts.CHARACTER, float(y)))
+    assert all(left >= 0 and right <= 720 for left, right, _ in boxes)
+    for i, (left, right, y) in enumerate(boxes):
+        for other_left, other_right, other in boxes[:i]:
+            assert abs(y - other) >= 11.9 or right < other_left or other_right < left
+
+
+def test_networks_that_were_not_counted_have_no_figure_of_sizes():
+    every = [f.name for s in figures.sections(make_results([make_run("darts", 0)]), "d") for f in s.figures]
+    assert "sizes" not in every
+    assert "methods" in every
+
+
 def test_an_interval_beyond_the_chart_has_no_cap_there():
     axes = charts.Axes("t", "x", "", (0, 100), (0, 1), y_names=["a"])
     caps = [
@@ -511,7 +576,8 @@ def test_page_and_files_have_the_same_colours_and_style_every_class():
     page = Path(figures.__file__).with_name("page.html.j2").read_text()
     for colours in (charts.LIGHT, charts.DARK):
         assert all(f"--{name}: {value};" in page for name, value in colours.items())
-    results = make_results([make_run("darts", 0), make_run("hlrs", 0), make_run("hlrs", 1)])
+    runs = [sized("hlrs", i, 2, 0.5 + 0.1 * i) for i in (0, 1)]
+    results = make_results([sized("darts", 0, 1, 0.6), *runs])
     every = [f for section in figures.sections(results, "d") for f in section.figures]
     used = {
         name

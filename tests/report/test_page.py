@@ -87,6 +87,7 @@ def many_runs(model: Results) -> Results:
             logits = rng.normal(size=(len(labels), CLASSES)) + (2 + 0.1 * i) * np.eye(CLASSES)[labels]
             probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
             metrics = evaluate(probabilities, labels, [2 * n for n in sizes], 100, 20, 15)
+            metrics |= {"weights": 3_300_000 + 1000 * seed + 100_000 * i, "multiply_adds": 533_000_000}
             weights = rng.random(len(keys["epoch"])).tolist()
             alphas = keys | {"alpha": weights, "weight": weights, "edge_weight": [1.0] * len(weights)}
             histories = {stage: history(stage, rng) for stage in ("search", "retrain")}

@@ -69,6 +69,8 @@ def metrics(balanced: float) -> dict:
         "ece": 0.125,
         "nll": 1.5,
         "test_images": 40,
+        "weights": 464_154,
+        "multiply_adds": 68_862_592,
         "calibration": [FULL_BIN],
         "per_class": [0.9, balanced, None],
         "confusion": [[18, 2, 0], [10, 10, 0], [0, 0, 0]],
@@ -296,6 +298,7 @@ def test_metrics_json_holds_no_nulls():
     assert shown["d"]["hlrs"] == {
         "top1": 0.67, "balanced_accuracy": 0.57, "many": 0.9, "few": 0.285, "ece": 0.125, "seeds": 2,
         "supernet_accuracy": 0.75, "decoded_accuracy": 0.5, "discretization_gap": 0.25,
+        "weights": 464154, "multiply_adds": 68862592,
     }  # fmt: skip
 
 
@@ -393,7 +396,7 @@ def test_every_table_names_the_retraining():
     assert len(rows(job, "plots/search.csv")) == 2 * 2 * 3  # each search once
     assert "1 data set × 2 methods × 2 seeds × 2 retrainings = 8 runs" in text
     assert ">Retraining</th>" in text
-    assert "within a genotype ± 14.1" in text
+    assert "<small>± 14.1\n(± 14.1)</small>" in text
     assert text.count('class="cell"') == 2 * 2  # of the first seed of each method
     assert ">Retraining</th>" not in html(make_job(TWO_SEEDS))
 
@@ -442,7 +445,12 @@ def test_every_table_and_drawing_names_the_draw():
         assert {r["dataset"] for r in rows(job, name)} == {"d", "e"}, name
     assert {r["run"] for r in rows(job, "plots/search.csv")} >= {"d/hlrs/1", "d-7/hlrs/1"}
     assert "2 data sets × 2 methods × 2 seeds × 2 draws = 16 runs" in text
-    for said in ("within a draw ± 1.4", "4 seeds on 2 draws", "each of the 2 draws", "darts, draw 7, seed 1"):
+    for said in (
+        "<small>± 7.1\n(± 1.4)</small>",
+        "4 seeds on 2 draws",
+        "each of the 2 draws",
+        "darts, draw 7, seed 1",
+    ):
         assert said in text, said
     assert page.open == []
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -697,7 +705,7 @@ def test_page_shows_cells_records_and_what_is_missing():
     assert text.count('class="cell"') == 3 * 2
     assert "No curves for random" in text
     assert "A GPU" in text
-    assert "55.0 ± 7.1" in text
+    assert re.search(r"55\.0\s*<small>± 7\.1</small>", text)
     for name, path in job.inputs.items():
         if name.endswith("provenance.json"):
             write_record(Path(path), bare(name))

@@ -398,7 +398,13 @@ def test_a_resnet_is_retrained_and_evaluated_without_a_genotype(workspace, objec
     assert weights.keys() == ResNet(20, in_channels=1, classes=10, **branches).state_dict().keys()
     assert history["drop_path"] == [0.0, 0.0]  # of the common recipe's 0.2
     evaluate.run(by_stage["evaluate"])
-    assert read_json(by_stage["evaluate"].output("metrics.json"))["test_images"] == 50
+    metrics = read_json(by_stage["evaluate"].output("metrics.json"))
+    assert metrics["test_images"] == 50
+    # 3×3 convolutions 1·16, 6 of 16·16; 16·32, 5 of 32·32; 32·64, 5 of 64·64; their norms; 64·10 + 10; maps
+    # of 64, 16 and 4 pixels. The second branch has two more of 64·64, and the classifier 640 more weights
+    more = (2 * (9 * 4096 + 128) + 640, 2 * 9 * 4096 * 4 + 640) if branches else (0, 0)
+    assert metrics["weights"] == 9 * 29_712 + 2 * (16 + 6 * 16 + 6 * 32 + 6 * 64) + 650 + more[0]
+    assert metrics["multiply_adds"] == 9 * (1552 * 64 + 5632 * 16 + 22_528 * 4) + 640 + more[1]
 
 
 def test_a_resnets_key_does_not_depend_on_cells(workspace):
