@@ -1,10 +1,10 @@
-# `make quickstart`, `make test` and `make test-all`. Each does only what is left to do.
+# `make quickstart`, `make test`, `make test-ci` and `make test-all`. Each does only what is left to do.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart test test-all torture check bench lock image test-image
+.PHONY: quickstart test test-ci test-all torture check bench lock image test-image
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(VENV)/installed
@@ -13,12 +13,15 @@ quickstart: $(VENV)/installed
 	@echo "The report: $(CURDIR)/report/index.html"
 
 # Three processes of one thread each: with more threads than free cores PyTorch's wait for one another
-test test-all: export OMP_NUM_THREADS ?= 1
+test test-ci test-all: export OMP_NUM_THREADS ?= 1
 
 test: $(VENV)/installed
-	pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not e2e"
+	pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not e2e and not slow"
 
-# All, with those that start Snakemake, DVC, SLURM, containers or a browser; these mostly wait
+# With those that start Snakemake, DVC, SLURM, containers or a browser; these wait as much as they compute
+test-ci: $(VENV)/installed
+	pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not slow"
+
 test-all: $(VENV)/installed
 	pytest -n 4 --dist loadfile --no-loadscope-reorder
 

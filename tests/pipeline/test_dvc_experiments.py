@@ -33,6 +33,7 @@ from tests.pipeline.test_workflow import (  # noqa: F401 - fixtures
 )
 
 
+@pytest.mark.slow
 def test_a_queued_experiment_runs_what_its_values_affect_and_leaves_nothing_to_run(edited, tmp_path):
     folder = duplicate(edited[0], tmp_path / "folder")
     before = _records(folder)

@@ -86,6 +86,7 @@ NO_HEAD = {"auxiliary_weight": 0.0, "drop_path": 0.0}
 LAYOUT = {"batch_size": 16, "channels": 8, "cells": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "estimate"),
     [

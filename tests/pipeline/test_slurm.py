@@ -449,6 +449,7 @@ def test_a_missing_allocated_gpu_is_one_line(site):
 # --- SLURM itself -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_workflow_survives_two_minutes_without_a_controller(search_of):
     site, *reference = search_of(BRIEF)
     site.start("search_all")

@@ -475,6 +475,7 @@ def calls(folder, runs):
     return counted
 
 
+@pytest.mark.slow
 def test_planning_by_snakemake_grows_linearly_with_the_matrix(repository, tmp_path):
     folder = duplicate(repository, tmp_path / "large")
     for few, some, many in zip(*(calls(folder, runs) for runs in (10, 30, 90)), strict=True):
@@ -526,6 +527,7 @@ def test_changed_code_runs_the_stages_that_import_it_and_comments_run_nothing(fi
         assert due_here() == runs_of("darts", "hlrs")
 
 
+@pytest.mark.slow
 def test_new_kinds_and_moved_modules_run_nothing_and_a_changed_kind_runs_its_users(finished, monkeypatch):
     """A kind is added to each table; a module is renamed with all its mentions; then a schedule changes."""
     package = finished / "hlrs"
