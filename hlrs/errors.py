@@ -84,7 +84,8 @@ def _describe(error: BaseException) -> str:
     trace = _keep_traceback(error)
     what = str(error)[:LINE]
     if type(error).__name__ in NO_MEMORY or "can't allocate memory" in what:
-        return f"out of memory; lower batch_size, channels or cells, or use a larger machine ({trace})"
+        lower = "batch_size, channels or cells (of a resnet, width or depth)"
+        return f"out of memory; lower {lower}, or use a larger machine ({trace})"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the system'}: {error.strerror} ({trace})"
     return f"unforeseen {type(error).__name__}: {what}; please report this bug ({trace})"

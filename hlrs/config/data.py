@@ -73,6 +73,13 @@ class Torchvision(Spec):
         return 32 if self.name.startswith("cifar") else 28
 
     @property
+    def class_count(self) -> int:
+        """The number of its classes."""
+        if self.name == "cifar100":
+            return 20 if self.labels == "coarse" else 100
+        return 10
+
+    @property
     def identity(self) -> str:
         """Identify the content by name, as torchvision verifies the bytes that it downloads."""
         return f"torchvision:{self.name}"
@@ -183,7 +190,9 @@ Imbalance = Annotated[Exponential | Step | Pareto | Natural, Field(discriminator
 def _seed_or_ldam(draw: Any) -> Any:
     """Reject what is neither, in one line in place of one per type."""
     if draw != "ldam" and (type(draw) is not int or not 0 <= draw <= LARGEST_SEED):
-        raise ValueError(f"{draw!r:.50} is no draw; write a seed, a whole number from 0 on, or ldam")
+        raise ValueError(
+            f"{draw!r:.50} is no draw; write a seed, a whole number from 0 to {LARGEST_SEED}, or ldam"
+        )
     return draw
 
 
@@ -297,9 +306,9 @@ class Dataset(Spec):
 
     @property
     def is_drawn(self) -> bool:
-        """Whether images are chosen at all, for training or for the test."""
-        some = self.imbalance.kind != "natural" or self.max_per_class is not None
-        return some or self.test_per_class is not None
+        """Whether images are chosen at all, for training or for the test; a factor of 1 takes all alike."""
+        tail = self.imbalance.kind != "natural" and self.imbalance.factor > 1
+        return tail or self.max_per_class is not None or self.test_per_class is not None
 
     def redrawn(self, draw: Draw) -> "Dataset":
         """Return the data set with another draw of its images; ValueError if it cannot have it."""

@@ -506,12 +506,14 @@ class EtfHead(Spec):
     kind: Literal["etf"] = "etf"
     scale: CosineScale = 30.0
 
-    def check_classes(self, classes: int, features: int) -> None:
+    def check_classes(
+        self, classes: int, features: int, remedy: str = "raise its channels (of a resnet, width)"
+    ) -> None:
         """Raise UserError if there are more classes than features, of which no frame can be drawn."""
         if classes > features:
             raise UserError(
-                f"objective.head: etf needs as many features as classes, and the network has {features} for "
-                f"{classes} classes; raise its channels (of a resnet, width), or set head to cosine"
+                f"head etf needs as many features as classes, and the network has {features} for {classes} "
+                f"classes; {remedy}, or set head to cosine"
             )
 
 
@@ -524,11 +526,12 @@ LearningHead = Annotated[LinearHead | CosineHead, Field(discriminator="kind", ex
 Head = Annotated[LinearHead | CosineHead | EtfHead, Field(discriminator="kind", exclude_if=_is_linear)]
 
 
-def _check_head(loss: Any, head: Any) -> None:
+def _check_head(objective: Any) -> None:
     """Reject a head beside a loss that has one of its own."""
-    if loss.scale is not None and not _is_linear(head):
+    loss = objective.loss
+    if loss.scale is not None and "head" in objective.model_fields_set:
         raise ValueError(
-            f"loss {loss.kind} has cosines of its own, times loss.scale: leave out head {head.kind}"
+            f"loss {loss.kind} has cosines of its own, times loss.scale: leave out head {objective.head.kind}"
         )
 
 
@@ -628,7 +631,7 @@ class Plain(Spec):
     @model_validator(mode="after")
     def _compatible(self) -> "Plain":
         _check_balance(self.loss, self.samplers)
-        _check_head(self.loss, self.head)
+        _check_head(self)
         return self
 
 
@@ -660,7 +663,7 @@ class Bilateral(Spec):
     @model_validator(mode="after")
     def _compatible(self) -> "Bilateral":
         _check_balance(self.loss, self.samplers)
-        _check_head(self.loss, self.head)
+        _check_head(self)
         return self
 
 
@@ -698,7 +701,7 @@ class DualHead(Spec):
     @model_validator(mode="after")
     def _compatible(self) -> "DualHead":
         _check_balance(self.loss, self.samplers)
-        _check_head(self.loss, self.head)
+        _check_head(self)
         return self
 
 
@@ -727,7 +730,7 @@ class ProCo(Spec):
 
     @model_validator(mode="after")
     def _compatible(self) -> "ProCo":
-        _check_head(self.loss, self.head)
+        _check_head(self)
         return self
 
 

@@ -131,9 +131,9 @@ class Params(Sections):
             dataset = self.datasets[name]
             if not dataset.is_drawn:
                 raise ValueError(
-                    f"matrix.split_seeds: nothing of datasets.{name} is drawn: its imbalance is natural, "
-                    "its test set its own; leave split_seeds or the data set out of the matrix, or set "
-                    "its max_per_class or test_per_class"
+                    f"matrix.split_seeds: nothing of datasets.{name} is drawn: its imbalance is natural, or "
+                    "of factor 1, its test set its own; leave split_seeds or the data set out of the matrix, "
+                    "or set its max_per_class or test_per_class"
                 )
             if dataset.draw not in split_seeds:
                 field = "protocol" if dataset.draw == "ldam" else "seed"
@@ -144,9 +144,8 @@ class Params(Sections):
             try:
                 drawn = self.draws(name).keys() - {name}
             except ValidationError as error:
-                raise ValueError(
-                    f"matrix.split_seeds: datasets.{name}: {describe_error(error.errors()[0], {}, Dataset)}"
-                ) from None
+                why = describe_error(error.errors()[0], {}, Dataset)
+                raise ValueError(f"matrix.split_seeds: datasets.{name}: {why}, or leave out ldam") from None
             for other in sorted(drawn):
                 if other in names or len(other) > NAME_LENGTH:
                     why = "is taken" if other in names else f"is longer than {NAME_LENGTH} characters"

@@ -82,12 +82,13 @@ def draw(
     test = _test_set(labels, pool, test, params, classes)
     pool = np.setdiff1d(pool, test)
     available = np.bincount(labels[pool], minlength=len(classes))
-    counts = class_counts(params.imbalance, _n_max(params, available), len(classes))
+    n_max = _n_max(params, available)
+    counts = class_counts(params.imbalance, n_max, len(classes))
     if isinstance(params.imbalance, Natural):
         counts = np.minimum(counts, available).tolist()
     ldam = params.protocol == "ldam"
     shuffler = np.random.RandomState(0) if ldam else _generator(params.seed, TRAIN)
-    train = _draw_each(labels, pool, counts, shuffler, classes, "max_per_class or test_per_class")
+    train = _draw_each(labels, pool, counts, shuffler, classes, ("max_per_class", n_max))
     subsets = _subsets(labels[train], params, classes)
     index = np.concatenate([train, test])
     subset = np.concatenate([subsets, np.full(len(test), "test")])
@@ -121,7 +122,8 @@ def _test_set(
         origin = official if len(official) else pool
         counts = [params.test_per_class] * len(classes)
         generator = _generator(params.seed, TEST)
-        return np.sort(_draw_each(labels, origin, counts, generator, classes, "test_per_class"))
+        drawn = _draw_each(labels, origin, counts, generator, classes, ("test_per_class", counts[0]))
+        return np.sort(drawn)
     if not len(official):
         raise UserError(
             "the source has no test images; set test_per_class to take some of the training images"
@@ -144,9 +146,11 @@ def _draw_each(
     counts: Sequence[int],
     shuffler: np.random.RandomState | np.random.Generator,
     classes: Sequence[str],
-    remedy: str,
+    limit: tuple[str, float],
 ) -> NDArray[np.int64]:
     """Draw the first `counts[c]` of each class's shuffled images, class by class.
+
+    UserError where a class has fewer; `limit`: the parameter to which counts are proportional, and its value.
 
     With RandomState(0) these are exactly LDAM-DRW's draws (`gen_imbalanced_data`), as all images of a class
     are shuffled, however few are taken; so a larger factor draws a subset of what a smaller one draws.
@@ -155,7 +159,10 @@ def _draw_each(
     for rows, name, count in zip(_by_class(labels[origin], len(classes)), classes, counts, strict=True):
         members = origin[rows]
         if len(members) < count:
-            raise UserError(f"class {name}: {len(members)} images available, {count} needed; lower {remedy}")
+            raise UserError(
+                f"class {name}: {len(members)} images available, {count} needed; "
+                f"set {limit[0]} to at most {int(limit[1] * len(members) / count)}"
+            )
         chosen.append(shuffler.permutation(members)[:count])
     return np.concatenate(chosen)
 

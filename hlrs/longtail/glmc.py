@@ -36,5 +36,6 @@ def inverse_frequency_weights(counts: Tensor, gamma: float) -> Tensor:
 
     Du et al. 2023, §3.3, authors' code.
     """
-    weights = counts.double().clamp(min=1) ** -gamma
+    counts = counts.double().clamp(min=1)
+    weights = (counts / counts.min()) ** -gamma
     return weights * len(counts) / weights.sum()

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from hlrs.artifacts.data_digest import content_digest, file_digests, leaks
 from hlrs.artifacts.jobs import ASIDE, CHECKPOINTS, RESULTS, Job
-from hlrs.config.data import Source, check_visible
+from hlrs.config.data import Source, Torchvision, check_visible
 from hlrs.config.jobs import Images, ScoreJob, SearchJob, SplitJob, parse
 from hlrs.config.methods import EtfHead, Objective, Plain
 from hlrs.data.sources.base import ImageSource, remedy_for
@@ -145,6 +145,9 @@ def check_counts(jobs: list[Job]) -> None:
     calibration, makers = Calibration(jobs, print), {path: job for job in jobs for path in job.outputs}
     for job, _, method in _trainings(jobs):
         params = parse(job.stage, job.params)
+        if isinstance(head := _objective(params).head, EtfHead):
+            with about(f"methods.{method}: {'' if job.stage == 'search' else 'retrain.'}objective"):
+                _check_frame(head, params, _classes(calibration, job), _nodes(job, makers))
         if not _demanding(params):
             continue
         try:
@@ -154,14 +157,30 @@ def check_counts(jobs: list[Job]) -> None:
             continue
         with about(f"methods.{method}"):
             _check_counts(params, counts, steps)
-            if isinstance(head := _objective(params).head, EtfHead):
-                head.check_classes(calibration.classes(job), features(params, _nodes(job, makers)))
+
+
+def _classes(calibration: Calibration, job: Job) -> int | None:
+    """Count the classes of a job's data set; None if they are not known on this machine."""
+    source = Images.model_validate(job.params["images"]).source
+    if isinstance(source, Torchvision):
+        return source.class_count
+    try:
+        return calibration.classes(job)
+    except (HlrsError, ModuleNotFoundError):
+        return None
+
+
+def _check_frame(head: EtfHead, params: Any, classes: int | None, nodes: int) -> None:
+    """Reject more classes than the network, or its auxiliary head, has features; `nodes` of its cells."""
+    if classes is None:
+        return
+    head.check_classes(classes, features(params, nodes))
+    if not isinstance(params, SearchJob) and params.retrain.auxiliary_weight:
+        head.check_classes(classes, AUXILIARY_FEATURES, "set auxiliary_weight to 0, as its head has so many")
 
 
 def _demanding(params: Any) -> bool:
-    """Whether a job of these parameters needs so many images, steps per epoch, or features."""
-    if isinstance(_objective(params).head, EtfHead):
-        return True
+    """Whether a job of these parameters needs so many images, or steps per epoch."""
     if isinstance(params, SearchJob):
         return params.searcher.order == 0
     return isinstance(params, ScoreJob) or params.retrain.accumulate > 1
@@ -190,13 +209,14 @@ def _objective(params: Any) -> Objective:
 
 
 def features(params: Any, nodes: int) -> int:
-    """Count the features that a training's classifiers read (hlrs/nas/); `nodes` of its cells."""
+    """Count the features that a training's classifier reads (hlrs/nas/); `nodes` of its cells."""
     search = isinstance(params, SearchJob)
     recipe, space = (params.search, params.search.space) if search else (params.retrain, params.space)
     joined = nodes if space.joins and (search or params.resnet is None) else 1
     branches = 1 if _objective(params).mixing is None else 2
-    found: int = branches * joined * recipe.channels * 2 ** min(2, recipe.cells)  # doubled by each reduction
-    return found if search or not recipe.auxiliary_weight else min(found, AUXILIARY_FEATURES)
+    channels: int = recipe.channels
+    reductions: int = min(2, recipe.cells)
+    return branches * joined * channels << reductions  # doubled by each
 
 
 def _pictures(training: Job, source: ImageSource | None) -> memory.Pictures | None:
@@ -228,10 +248,13 @@ def _check_training(job: Job, makers: dict[str, Job], pictures: memory.Pictures,
     else:
         needed = memory.of_retraining(params, _nodes(job, makers), pictures)
     if needed > memory.UNSURE * room.bytes:
+        width, depth = "channels", f"cells ({recipe['cells']})"
+        if job.params.get("resnet") is not None:
+            width, depth = "searcher.width", f"searcher.depth ({job.params['resnet']})"
         raise UserError(
             f"{job.stage} of {job.run}: needs about {needed / 1e9:,.1f} GB of memory, {room.of} has "
-            f"{room.bytes / 1e9:,.1f} GB; lower {batch}, channels "
-            f"({recipe['channels']}), cells ({recipe['cells']}) or the images' size ({pictures.size})"
+            f"{room.bytes / 1e9:,.1f} GB; lower {batch}, {width} ({recipe['channels']}), {depth} or the "
+            f"images' size ({pictures.size})"
         )
 
 

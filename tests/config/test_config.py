@@ -890,6 +890,12 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         "loss ldam",
         "leave out head cosine",
     ),
+    "LDAM beside a linear head": (
+        searched("{kind: plain, loss: {kind: ldam}, head: {kind: linear}}"),
+        "methods.darts.objective",
+        "loss ldam",
+        "leave out head linear",
+    ),
     "LDAM of a fixed frame": (
         searched("{kind: bilateral, loss: {kind: ldam, at: null}, head: {kind: etf}}"),
         "methods.darts.objective",
@@ -1024,6 +1030,18 @@ IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, w
         ],
         "matrix.split_seeds",
         "datasets.digits_lt: protocol ldam needs imbalance exponential or step",
+        "leave out ldam",
+    ),
+    "draws of a balanced set, all of it": (
+        [
+            (SOURCE, "source: {kind: npz, file: a.npz}"),
+            (IMBALANCE, "imbalance: {kind: exponential, factor: 1}"),
+            (f"    {TEST}\n", ""),
+            DRAWS,
+        ],
+        "matrix.split_seeds",
+        "nothing of datasets.digits_lt is drawn",
+        "leave split_seeds",
     ),
     "LDAM's protocol without its draw": (
         [(IMBALANCE, f"{IMBALANCE}\n    protocol: ldam"), DRAWS],

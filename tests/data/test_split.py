@@ -305,7 +305,17 @@ def test_subset_fractions_do_not_change_the_drawn_images():
     ("counts", "settings", "facts"),
     [
         ([10, 3], params(exponential(2)), ("class b", "3", "5", "max_per_class")),
-        ([10, 10], params(exponential(2), max_per_class=11), ("class a", "10", "11", "max_per_class")),
+        (
+            [10, 10],
+            params(exponential(2), max_per_class=11),
+            ("class a", "10", "11", "max_per_class to at most 10"),
+        ),
+        # LDAM's n_max is the mean over the classes, 10
+        (
+            [8, 11, 11],
+            params(exponential(2), protocol="ldam"),
+            ("class a", "10", "max_per_class to at most 8"),
+        ),
         ([10, 0, 10], params(exponential(2)), ("1 of 3", "b", "add")),
         ([50, 50], params(exponential(50)), ("class b", "1 of 1", "2", "imbalance.factor", "max_per_class")),
         ([50, 5], params(Natural(), holdout_fraction=0.8), ("class b", "1 of 5", "holdout_fraction")),

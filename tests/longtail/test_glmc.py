@@ -20,6 +20,8 @@ def test_weights_by_hand():
     assert inverse_frequency_weights(COUNTS, 2.0).tolist() == pytest.approx([3 / 69, 12 / 69, 192 / 69])
     assert inverse_frequency_weights(COUNTS, 0.0).tolist() == [1, 1, 1]
     assert inverse_frequency_weights(torch.tensor([1, 0]), 1.0).tolist() == [1, 1]
+    # 5000^−100 is no float64: the rarer class has all the weight
+    assert inverse_frequency_weights(torch.tensor([5000, 2000]), 100.0).tolist() == pytest.approx([0, 2])
 
 
 def cosines(a, b):

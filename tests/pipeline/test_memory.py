@@ -235,6 +235,12 @@ def test_a_search_that_cannot_fit_is_refused_with_both_numbers(workspace):
     line = str(refused.value)
     assert line.startswith("search of digits/darts/0: needs about ")
     assert "the job (mem_mb) has 8.0 GB; lower search.batch_size (4096), channels (1024)" in line
+    resnet = {"matrix.methods": ["wide"], "report": {}}
+    resnet["methods.wide"] = {"searcher": {"kind": "resnet", "depth": 20, "width": 4096}}
+    edit(workspace / "params.yaml", **resnet)
+    jobs = plan.plan(load(workspace / "params.yaml"))
+    with pytest.raises(UserError, match=r"searcher\.width \(4096\), searcher\.depth \(20\)"):
+        check_trainings(jobs, check_splits(jobs, print), lambda stage: Room(8e9, "the job (mem_mb)"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)

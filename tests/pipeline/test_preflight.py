@@ -15,6 +15,7 @@ from dvc.repo import Repo
 
 from hlrs.artifacts.data_digest import content_digest
 from hlrs.config.jobs import parse
+from hlrs.config.methods import EtfHead
 from hlrs.config.params import Params, load
 from hlrs.errors import UserError
 from hlrs.pipeline import plan, preflight
@@ -245,8 +246,11 @@ def test_a_split_that_cannot_be_drawn_is_refused_before_any_job_runs():
         ),
         ({"retrain.accumulate": 40}, r"retrain\.accumulate: 40 batches of 16 .* at most 9"),
         # in the search one node of 2 channels, doubled twice
-        ({"methods.darts.objective.head": ETF}, r"objective\.head: etf .*\b8 for 10 classes; raise .*cosine"),
-        ({"retrain.objective": {"kind": "plain", "head": ETF}}, r"objective\.head: etf .*\b8 for 10 classes"),
+        ({"methods.darts.objective.head": ETF}, r"objective: head etf .*\b8 for 10 classes; raise .*cosine"),
+        (
+            {"retrain.objective": {"kind": "plain", "head": ETF}},
+            r"retrain\.objective: head etf .*\b8 for 10 cl",
+        ),
     ],
     ids=["images to score", "accumulated batches", "searched features", "retrained features"],
 )
@@ -268,13 +272,6 @@ def test_the_features_that_are_counted_are_those_of_the_networks():
     cases = {  # features by stage, as the networks of these sizes have them: nodes · channels · 4 · branches
         "branches": ({"searcher": {"kind": "darts"}, "objective": bilateral}, {"search": 16, "retrain": 16}),
         "published": ({"searcher": {"kind": "fixed", "genotype": "DARTS_V2"}}, {"retrain": 64}),
-        "auxiliary": (
-            {
-                "searcher": {"kind": "fixed", "genotype": "DARTS_V2"},
-                "retrain": {"auxiliary_weight": 0.4, "channels": 96},
-            },
-            {"retrain": 768},
-        ),
         "resnet": ({"searcher": {"kind": "resnet", "width": 6}}, {"retrain": 24}),
         "supernet": (
             {
@@ -303,6 +300,24 @@ def test_the_features_that_are_counted_are_those_of_the_networks():
             if job.stage in expected
         }
         assert found == expected, name
+
+
+def test_classes_without_features_are_refused_where_the_images_are_missing_or_a_head_is_auxiliary(tmp_path):
+    frame, given = {"kind": "plain", "head": ETF}, {"kind": "fixed", "genotype": "DARTS_V2"}
+    params = yaml.safe_load(yaml.safe_dump(TINY)) | {"report": {}}
+    params["matrix"]["methods"] = ["m"]
+    source = {"kind": "torchvision", "name": "cifar100", "root": str(tmp_path)}
+    params["datasets"]["digits"] |= {"source": source}
+    narrow = {"searcher": {"kind": "resnet", "width": 4}, "retrain": {"objective": frame}}
+    jobs = plan.plan(Params.model_validate(params | {"methods": {"m": narrow}}))
+    with pytest.raises(UserError, match=r"^methods\.m: retrain\.objective: head etf .*\b16 for 100 classes"):
+        preflight.check_counts(jobs)
+    wide = {"searcher": given, "retrain": {"objective": frame, "channels": 96, "auxiliary_weight": 0.4}}
+    jobs = plan.plan(Params.model_validate(params | {"methods": {"m": wide}}))
+    [job] = [job for job in jobs if job.stage == "retrain"]
+    preflight.check_counts(jobs)
+    with pytest.raises(UserError, match=r"768 for 1000 classes; set auxiliary_weight to 0"):
+        preflight._check_frame(EtfHead(), parse("retrain", job.params), 1000, 4)
 
 
 def test_a_split_that_exists_or_whose_data_are_elsewhere_is_not_drawn(monkeypatch):
