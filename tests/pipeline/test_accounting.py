@@ -14,13 +14,15 @@ from snakemake_executor_plugin_slurm.job_status_query import query_job_status_sa
 from tests.cluster import accounting
 from tests.conftest import edit
 from tests.pipeline.test_slurm import (  # noqa: F401 - fixtures among them
+    LONG,
     RUN,
-    long_search,
     once,
     repository,
     running,
     same_as_undisturbed,
+    search_of,
     site,
+    undisturbed,
 )
 
 AWAY_SECONDS = 30.0
@@ -60,8 +62,8 @@ def test_accounting_is_detected_and_a_foreign_account_refused(site):
     assert "lab, root" in line
 
 
-def test_a_preempted_search_resumes_and_slurmdbd_may_be_down(accounted, long_search):
-    site, *reference = long_search
+def test_a_preempted_search_resumes_and_slurmdbd_may_be_down(accounted, search_of):
+    site, *reference = search_of(LONG)
     site.start("search_all", "--verbose")
     job, node = site.job()
     safe = site.progressed()

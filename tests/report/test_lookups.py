@@ -330,7 +330,7 @@ def test_a_page_without_retraining_has_no_part_without_content():
     assert "1 data set × 2 methods × 3 seeds = 6 runs" in text
     assert "Per cent of the column a (datasets.d.table_column)" in text
     # the name of a row is a th: what it says in small print is on a line of its own
-    assert "td small, th small { display: block; }" in text
+    assert "td small, th small { display: block;" in text
 
 
 def test_the_figure_of_the_methods_has_the_floor_in_its_last_rows():
