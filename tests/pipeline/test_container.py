@@ -29,7 +29,7 @@ from tests.pipeline.test_workflow import (  # noqa: F401 - fixtures among them
     sha256,
 )
 
-EPOCHS = {"search.epochs": 40}  # long enough to be stopped
+EPOCHS = {"search.epochs": 15}  # long enough to be stopped after the first
 SEARCH = "digits/darts/0"
 
 
