@@ -248,6 +248,7 @@ def test_a_dead_worker_is_reported(folder):
 STREAM = {"stream": {"above_mb": 0, "workers": 1}}
 
 
+@pytest.mark.slow
 def test_a_streamed_run_resumed_within_an_epoch_gives_the_resident_bytes(workspace):
     """Covers a search interrupted by a signal, a retraining with a held-out curve, and an evaluation."""
     edit(workspace / "params.yaml", **{"datasets.digits.holdout_fraction": 0.1, "retrain.epochs": 1})
@@ -304,6 +305,7 @@ def descendants(pid):
     return [*children, *(further for child in children for further in descendants(child))]
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_a_killed_run(workspace):
     edit(workspace / "params.yaml", **{"datasets.digits.stream": STREAM["stream"], "search.epochs": 60})
     assert hlrs(workspace, "split", "digits")[0] == 0

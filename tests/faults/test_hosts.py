@@ -84,6 +84,7 @@ def test_one_host_trains_and_the_other_waits_for_its_result(hosts):
     assert record(b, "search", SEARCH)["host"] == "north"
 
 
+@pytest.mark.slow
 def test_a_host_that_died_is_replaced_after_its_silence(hosts):
     a, b = hosts
     first = start(_run, "north", a, "search", SEARCH)

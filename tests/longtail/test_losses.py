@@ -1,17 +1,12 @@
 """Losses compared with numbers worked out by hand, loops over images, finite differences and each other."""
 
-import copy
 import math
-from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from hlrs.artifacts.files import read_json
-from hlrs.artifacts.tables import read_table
-from hlrs.artifacts.tensors import read_tensors
 from hlrs.config.methods import (
     Bilateral,
     ClassBalanced,
@@ -22,15 +17,11 @@ from hlrs.config.methods import (
     Loss,
     Plain,
 )
-from hlrs.config.params import Params
 from hlrs.longtail.losses import LOSSES, effective_number_weights, make_loss
 from hlrs.longtail.objectives import layout_of
 from hlrs.nas.derived import DerivedNetwork
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.nas.network import CosineClassifier, initialize
-from hlrs.pipeline.plan import plan
-from hlrs.stages import evaluate, extract, retrain, search, split
-from tests.conftest import TINY
 from tests.specs import specs
 
 COUNTS = [1000, 16, 81]
@@ -399,24 +390,3 @@ def test_losses_that_do_not_correct_accept_any_sampler():
     for loss in ({"kind": "cross_entropy"}, {"kind": "focal"}, {"kind": "ldam", "at": None}):
         Plain(kind="plain", sampler={"kind": "class_balanced"}, loss=loss)
         Bilateral(kind="bilateral", loss=loss)
-
-
-# --- in the stages ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_loss_searches_retrains_and_is_evaluated(workspace, kind):
-    loss = {"kind": kind} | ({"at": 0.0} if kind == "ldam" else {})  # a later one is not reached in one epoch
-    params, objective = copy.deepcopy(TINY), {"kind": "plain", "loss": loss}
-    params["methods"] = {"m": params["methods"]["darts"] | {"objective": objective}}
-    params["matrix"]["methods"], params["report"] = ["m"], {}
-    params["search"]["epochs"] = params["retrain"]["epochs"] = 1
-    params["retrain"]["objective"] = objective
-    by_stage = {job.stage: job for job in plan(Params.model_validate(params))}
-    for stage in (split, search, extract, retrain, evaluate):
-        stage.run(by_stage[stage.__name__.rpartition(".")[2]])
-    losses = read_table(by_stage["search"].output("history.parquet"), "search_history").to_pydict()
-    assert all(math.isfinite(loss) and loss > 0 for loss in losses["weights_loss"] + losses["alphas_loss"])
-    weights, _ = read_tensors(Path(by_stage["evaluate"].inputs["weights"]))
-    assert ("classifier.bias" in weights) == ("auxiliary.classifier.bias" in weights) == (kind != "ldam")
-    assert math.isfinite(read_json(by_stage["evaluate"].output("metrics.json"))["nll"])

@@ -291,6 +291,7 @@ class Killed(Exception):
     """The end of a process."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("searcher", "objective"), [(LATE, "plain"), ({"kind": "gdas"}, "bilateral")])
 def test_a_repeatedly_killed_run_gives_the_same_bytes(workspace, searcher, objective, monkeypatch):
     by_stage = make(searcher=searcher, objective=objective, epochs=6, collapse=RISING)

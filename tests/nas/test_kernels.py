@@ -237,6 +237,7 @@ def test_pools_and_their_gradients(shape):
         assert float((a.double() - b).norm()) <= 2e-6 * float(b.norm()) + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sources", "stride", "freezes"),
     [(1, 1, False), (2, 2, True)],
@@ -275,6 +276,7 @@ def test_derivatives_of_out_edges_are_the_same_with_kernels(monkeypatch, sources
         assert differ(a.detach(), b.detach().double()) < 2e-5
 
 
+@pytest.mark.slow
 def test_the_sharpness_of_a_supernet_is_the_same_with_kernels(monkeypatch):
     """Two cells share their alphas, and the second one's edges read what the first one's write."""
     supernet = DartsSupernet(

@@ -62,6 +62,7 @@ def test_accounting_is_detected_and_a_foreign_account_refused(site):
     assert "lab, root" in line
 
 
+@pytest.mark.slow
 def test_a_preempted_search_resumes_and_slurmdbd_may_be_down(accounted, search_of):
     site, *reference = search_of(LONG)
     site.start("search_all", "--verbose")

@@ -381,6 +381,7 @@ def effort(runs):
     return done, sum(len(json.dumps(asdict(job))) for job in jobs)
 
 
+@pytest.mark.slow
 def test_the_effort_of_a_plan_grows_linearly_with_its_runs():
     (few_steps, few_bytes), (many_steps, many_bytes) = effort(20), effort(200)
     assert many_steps < 11 * few_steps

@@ -388,6 +388,7 @@ def test_a_search_survives_its_time_limit_a_preemption_and_the_loss_of_its_node(
 # --- failures: nothing is lost, and the same command resumes ------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_after_the_end_of_a_job_or_snakemake(search_of):
     site, *reference = search_of(LONG)
     site.start("search_all")

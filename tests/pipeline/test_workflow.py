@@ -429,6 +429,7 @@ def test_snakemakes_own_report_has_captions(finished):
     assert not re.search(r'(src|href)="https?:', page)
 
 
+@pytest.mark.slow
 def test_methods_without_a_search_have_none_under_snakemake_and_dvc(unsearched, tmp_path):
     folder = duplicate(unsearched[0], tmp_path / "folder")
     assert snakemake(folder) == NOTHING
@@ -710,6 +711,7 @@ def test_git_and_dvc_checkout_switch_versions_and_run_nothing(recorded, edited, 
             assert dvc_status(folder) == CLEAN
 
 
+@pytest.mark.slow
 def test_a_fresh_clone_with_dvc_pull_has_the_data_and_nothing_to_do(recorded, tmp_path):
     folder, clone = duplicate(recorded[0], tmp_path / "folder"), tmp_path / "clone"
     (folder / "data/mine").mkdir()

@@ -74,7 +74,9 @@ RECIPES = {  # of trainings whose state is more than SGD's
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[] if name in RUN else pytest.mark.slow) for name in RECIPES]
+)
 def test_a_run_killed_at_random_moments_gives_the_same_bytes(prepared, recipe):
     stage = "search" if recipe == "search" else "retrain"
     edit(prepared / "params.yaml", **RECIPES[recipe])
@@ -102,6 +104,7 @@ def test_a_run_killed_at_random_moments_gives_the_same_bytes(prepared, recipe):
     assert not [finding for finding in audited.findings() if finding.broken]
 
 
+@pytest.mark.slow
 def test_a_search_killed_between_two_decisions_gives_the_same_bytes(prepared):
     method = {"searcher": {"kind": "darts_pt", "tune": 4}, "objective": {"kind": "bilateral"}}
     edit(prepared / "params.yaml", **{"methods.hlrs": method})

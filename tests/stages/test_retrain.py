@@ -443,6 +443,7 @@ def test_a_resnet_resumes_from_its_state_bit_for_bit(workspace, objective):
     assert same(on.state(), resumed.state())
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_either_phase_gives_the_same_bytes(workspace):
     recipe = {"epochs": 3, "ema": 0.9, "classifier": {"kind": "retrained", "epochs": 12}}
     methods, matrix = {"m": {"searcher": RANDOM}}, TINY["matrix"] | {"methods": ["m"]}

@@ -242,6 +242,7 @@ def test_the_training_before_the_first_decision_is_that_of_darts(workspace):
     assert all(torch.equal(state[name], state_pt[name]) for name in state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["darts_pt", "blank_pt"])
 def test_a_search_ends_with_the_genotype_that_it_decided(workspace, monkeypatch, kind):
     by_stage = jobs_of(kind, tune=1)
