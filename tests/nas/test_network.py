@@ -167,7 +167,7 @@ def test_a_fixed_frame_is_drawn_from_the_seed_and_needs_as_many_features_as_clas
     assert torch.equal(drawn(EtfHead()).weight, drawn(EtfHead()).weight)
     assert not torch.allclose(drawn(EtfHead()).weight, drawn(EtfHead(), seed=4).weight, atol=0.1)
     assert torch.isfinite(drawn(EtfHead(), features=4).weight).all()
-    with pytest.raises(UserError, match=r"objective\.head: etf .*\b3 for 4 classes; raise .*cosine"):
+    with pytest.raises(UserError, match=r"head etf .*\b3 for 4 classes; raise .*cosine"):
         make_classifier(3, 4, EtfHead())
 
 
