@@ -73,12 +73,16 @@ def pytest_itemcollected(item):
         item.add_marker("e2e")
 
 
+FILES = {"test_slurm.py": -3, "test_workflow.py": -2, "test_accounting.py": 2}  # the latter needs SLURM's end
+ROOMS = {"stages": 0, "report": 3, "training": 3}
+
+
 def pytest_collection_modifyitems(items):
-    """Run end-to-end tests first, the slowest files before others; the accounting tests need SLURM's end."""
-    order = {"test_slurm.py": -3, "test_workflow.py": -2, "test_accounting.py": 1}
+    """Run end-to-end tests first, then the rooms with long files, so that all workers end at once."""
 
     def place(item):
-        return order.get(item.path.name, -1 if item.get_closest_marker("e2e") else 0)
+        room = -1 if item.get_closest_marker("e2e") else ROOMS.get(item.path.parent.name, 1)
+        return FILES.get(item.path.name, room)
 
     items.sort(key=place)
 
