@@ -599,8 +599,8 @@ Mixing = Annotated[
 # `searches`: whether a supernet can be trained by it. `samplers`: a batch of each is read per step. `passes`:
 # how many batches pass through the network per step. `mixing`: the coefficient that mixes the batches or
 # losses of two branches or classifiers. `auxiliary`: whether it can train an auxiliary head.
-# `one_classifier`: whether it has a single classifier, which can be replaced after training. `branch_cells`:
-# how many cells exist once per branch.
+# `one_classifier`: whether it has a single classifier, which can be replaced after training. `branches`: how
+# many the network has, and `branch_cells`: how many cells exist once per branch.
 # `claimed`: what the paper's claim calls DARTS with this objective: "DARTS" (with another sampler or loss,
 # re-sampling or re-weighting), "BBN" (with another arch_lr than constant, HLRS), "HLRS"; None: nothing.
 
@@ -618,6 +618,7 @@ class Plain(Spec):
     auxiliary: ClassVar[bool] = True
     one_classifier: ClassVar[bool] = True
     rated: ClassVar[bool] = False
+    branches: ClassVar[int] = 1
     branch_cells: ClassVar[int] = 0
     sampler: Sampler = UniformSampler(kind="uniform")
     loss: Loss = CrossEntropy(kind="cross_entropy")
@@ -648,6 +649,7 @@ class Bilateral(Spec):
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = True
     rated: ClassVar[bool] = False
+    branches: ClassVar[int] = 2
     mixing: Mixing = ParabolicDecay(kind="parabolic_decay")
     branch_cells: int = Field(1, ge=0, le=1000)
     conventional: Sampler = UniformSampler(kind="uniform")
@@ -682,6 +684,7 @@ class DualHead(Spec):
     mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = False
+    branches: ClassVar[int] = 1
     branch_cells: ClassVar[int] = 0
     gamma: Exponent = 0.5
     sampler: Sampler = UniformSampler(kind="uniform")
@@ -720,6 +723,7 @@ class ProCo(Spec):
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = True
     rated: ClassVar[bool] = False
+    branches: ClassVar[int] = 1
     branch_cells: ClassVar[int] = 0
     samplers: ClassVar[list[Sampler]] = [UniformSampler()]  # ProCo's loss corrects class frequencies
     temperature: Temperature = 0.1
@@ -749,6 +753,7 @@ class Glmc(Spec):
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = False
     rated: ClassVar[bool] = False
+    branches: ClassVar[int] = 1
     branch_cells: ClassVar[int] = 0
     loss: ClassVar[CrossEntropy] = CrossEntropy()
     head: ClassVar[LinearHead] = LinearHead()

@@ -97,9 +97,10 @@ class Objective(ABC):
     def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
         """Compute loss and accuracy of a network."""
 
-    @abstractmethod
-    def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
-        """Register how the objective changes gradients before each optimizer step."""
+    def attach(  # noqa: B027 - optional
+        self, network: Network, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Register how the objective changes gradients before each optimizer step; here, not at all."""
 
     def head(self, width: int) -> nn.Module | None:
         """Make the head that reads features [n, width] in training alone; None without one."""
@@ -119,9 +120,6 @@ class Plain(Objective):
     def of(cls, spec: PlainSpec, counts: Tensor, auxiliary_weight: float, for_alphas: bool) -> "Plain":
         """Build the same objective for weights and alphas."""
         return cls(make_loss(spec.loss, counts), auxiliary_weight)
-
-    def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
-        """Leave gradients as they are."""
 
     def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
         [batch] = batches
@@ -149,9 +147,6 @@ class Bilateral(Objective):
     ) -> "Bilateral":
         """Build the same objective for weights and alphas."""
         return cls(make_loss(spec.loss, counts))
-
-    def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
-        """Leave gradients as they are."""
 
     def __call__(self, network: Network, batches: Sequence[Batch], t: float, mixing: Mixing) -> Outcome:
         conventional, rebalancing = batches
@@ -215,9 +210,6 @@ class ProCo(Objective):
         """Build the objective for weights."""
         return cls(spec, counts)
 
-    def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
-        """Leave gradients as they are."""
-
     def head(self, width: int) -> ProCoHead:
         """Make the projection head."""
         return ProCoHead(width, len(self.log_counts), self.spec.dimensions)
@@ -258,9 +250,6 @@ class Glmc(Objective):
     def of(cls, spec: GlmcSpec, counts: Tensor, auxiliary_weight: float, for_alphas: bool) -> "Glmc":
         """Build the objective for weights."""
         return cls(spec, counts)
-
-    def attach(self, network: Network, optimizer: torch.optim.Optimizer) -> None:
-        """Leave gradients as they are."""
 
     def head(self, width: int) -> GlmcHead:
         """Make the conventional classifier, the projection and the prediction."""
@@ -320,10 +309,9 @@ def accuracy(logits: Tensor, batch: Batch) -> Tensor:
 
 
 class Demands(NamedTuple):
-    """What an objective needs of batches and network: samplers, branches, classifiers, views."""
+    """What an objective needs of batches and network: samplers, classifiers, views."""
 
     samplers: list[Sampler]  # one batch of each per step
-    branches: int
     dual: bool  # class-specific weights beside the shared classifier
     views: Sequence[SimAugment | None] = ()  # of each batch, besides the first; None: as the recipe augments
     mixes: Sequence[Mixup | Cutmix] = ()  # how each view of the first sampler is mixed with the second one's
@@ -331,28 +319,28 @@ class Demands(NamedTuple):
 
 def plain(spec: PlainSpec) -> Demands:
     """One sampler, one branch, one classifier."""
-    return Demands([spec.sampler], branches=1, dual=False)
+    return Demands([spec.sampler], dual=False)
 
 
 def bilateral(spec: BilateralSpec) -> Demands:
     """Two samplers, and a branch for each, whose features are mixed."""
-    return Demands([spec.conventional, spec.rebalancing], branches=2, dual=False)
+    return Demands([spec.conventional, spec.rebalancing], dual=False)
 
 
 def dual_head(spec: DualHeadSpec) -> Demands:
     """One sampler, one branch, two classifiers."""
-    return Demands([spec.sampler], branches=1, dual=True)
+    return Demands([spec.sampler], dual=True)
 
 
 def proco(spec: ProCoSpec) -> Demands:
     """One sampler, one branch, one classifier, and two views for contrast."""
-    return Demands(spec.samplers, branches=1, dual=False, views=(SimAugment(), SimAugment()))
+    return Demands(spec.samplers, dual=False, views=(SimAugment(), SimAugment()))
 
 
 def glmc(spec: GlmcSpec) -> Demands:
     """Two samplers whose batches are mixed, in two views."""
     mixes = Mixup(alpha=spec.alpha), Cutmix(alpha=spec.alpha)
-    return Demands(spec.samplers, branches=1, dual=False, views=(None,), mixes=mixes)
+    return Demands(spec.samplers, dual=False, views=(None,), mixes=mixes)
 
 
 DEMANDS: Kinds[Callable[..., Demands]] = {
@@ -373,7 +361,7 @@ def layout_of(spec: ObjectiveSpec) -> dict[str, Any]:
     """Return what an objective asks of a network, as arguments of its constructor."""
     demands, scale = demands_of(spec), spec.loss.scale
     return {
-        "branches": demands.branches,
+        "branches": spec.branches,
         "branch_cells": spec.branch_cells,
         "head": spec.head if scale is None else CosineHead(scale=scale),
         "dual": demands.dual,

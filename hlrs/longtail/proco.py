@@ -54,9 +54,8 @@ class ProCoHead(nn.Module):
     def see(self, z: Tensor, labels: Tensor) -> None:
         """Add unit features float64 [n, dimensions] with labels int64 [n] to this epoch's."""
         classes = torch.arange(self.counts.shape[1], device=labels.device)
-        own = (
-            labels == classes[:, None]
-        ).double()  # [classes, n]: a product adds up in the same order always
+        # [classes, n], as a product always adds up in the same order
+        own = (labels == classes[:, None]).double()
         self.sums[1] += own @ z.detach()
         self.counts[1] += own.sum(1)
 

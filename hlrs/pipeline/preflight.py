@@ -213,10 +213,9 @@ def features(params: Any, nodes: int) -> int:
     search = isinstance(params, SearchJob)
     recipe, space = (params.search, params.search.space) if search else (params.retrain, params.space)
     joined = nodes if space.joins and (search or params.resnet is None) else 1
-    branches = 1 if _objective(params).mixing is None else 2
     channels: int = recipe.channels
     reductions: int = min(2, recipe.cells)
-    return branches * joined * channels << reductions  # doubled by each
+    return _objective(params).branches * joined * channels << reductions  # doubled by each
 
 
 def _pictures(training: Job, source: ImageSource | None) -> memory.Pictures | None:
