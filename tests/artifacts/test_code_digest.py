@@ -462,6 +462,8 @@ TABLES = {
     "LOSSES": "longtail/losses.py",
     "COEFFICIENTS": "longtail/mixing.py",
     "OBJECTIVES": "longtail/objectives.py",
+    "DEMANDS": "longtail/objectives.py",
+    "HEADS": "nas/network.py",
     "SAMPLERS": "data/samplers.py",
     "SOURCES": "data/sources/open.py",
     "IMBALANCES": "data/split.py",
