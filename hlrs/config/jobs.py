@@ -123,7 +123,8 @@ class RetrainJob(Spec):
 
     `space` is the genotype's, with default options, as these do not matter for one network, and any for a
     ResNet, whose width is `retrain.channels`. `inherited`: the supernet that the network starts as, whose
-    `space` has its options; else None.
+    `space` has its options; else None. With `retrain.start` trained, another retraining's weights are an
+    input.
     """
 
     seed: Seed

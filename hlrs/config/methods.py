@@ -9,6 +9,7 @@ from hlrs.config.base import (
     Channels,
     CosineScale,
     Exponent,
+    Name,
     Share,
     ShareOrNone,
     Spec,
@@ -63,7 +64,8 @@ OrSparsemax = Annotated[Relaxation, Field(exclude_if=_is_softmax)]
 
 # --- searchers ------------------------------------------------------------------------------------------
 # `genotype_is`: "searched" on a supernet; "drawn" at random; "scored", the best of some that are drawn, by
-# their untrained networks; "given", a published one; "absent", as the network has no cells. For those that
+# their untrained networks; "given", a published one; "absent", as the network has no cells; "shared" with
+# another method, or absent there. For those that
 # search, `order` of the architecture's gradient, 0 if it is estimated (nas/bilevel.py); `portion`: the
 # supernet searches on one channel in so many; `edge_normalization`: whether it has betas; `warm_up`: the
 # progress at which the architecture takes its first step, 1 if it takes none; `sums_to_one`: whether an
@@ -265,6 +267,17 @@ class ResNet(Spec):
     width: Channels = 16
 
 
+class Trained(Spec):
+    """The network that `method`, another one, trained with the same seeds, to be trained on or given a head.
+
+    Its retraining has that method's recipe, with its own entries over it, and starts with its weights.
+    """
+
+    kind: Literal["trained"] = "trained"
+    genotype_is: ClassVar[Literal["shared"]] = "shared"
+    method: Name
+
+
 SupernetSearcher = (  # those that train a supernet
     Darts | PcDarts | Gdas | BetaDarts | Drnas | DartsPt | BlankPt | ZoDarts
 )
@@ -272,7 +285,7 @@ DrawnSearcher = Random  # those that draw a genotype; a union like the one above
 ScoredSearcher = Swap  # those that score untrained networks; likewise
 
 Searcher = Annotated[
-    SupernetSearcher | DrawnSearcher | ScoredSearcher | Fixed | ResNet, Field(discriminator="kind")
+    SupernetSearcher | DrawnSearcher | ScoredSearcher | Fixed | ResNet | Trained, Field(discriminator="kind")
 ]
 
 OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # entries of a recipe for networks of cells

@@ -11,6 +11,7 @@ from hlrs.config.base import NAME_LENGTH, Name, Seed, Spec, overlay
 from hlrs.config.data import Dataset, Draw, check_visible
 from hlrs.config.messages import describe_error
 from hlrs.config.methods import (
+    OF_CELLS,
     FreezeLR,
     Method,
     Objective,
@@ -94,6 +95,8 @@ class Params(Sections):
                     raise ValueError(f"matrix.{field}: {name!r} is not defined; allowed: {', '.join(known)}")
         self._check_draws()
         for name in self.methods:
+            self._check_shared(name)
+        for name in self.methods:
             self._check_search(name)
             self._check_space(name)
         self._check_table()
@@ -155,6 +158,37 @@ class Params(Sections):
                     )
             names |= drawn
 
+    def _check_shared(self, name: str) -> None:
+        """Reject a network that no other method trains, and entries that would change it."""
+        searcher, own = self.methods[name].searcher, self.methods[name].retrain
+        if searcher.genotype_is != "shared":
+            return
+        field = f"methods.{name}.searcher.method"
+        if searcher.method not in self.methods:
+            known = ", ".join(other for other in self.methods if other != name)
+            raise ValueError(f"{field}: {searcher.method!r} is not defined; allowed: {known}")
+        other = self.methods[searcher.method].searcher
+        if other.genotype_is == "shared":
+            raise ValueError(
+                f"{field}: {searcher.method} has no network of its own, as its searcher is trained, too: "
+                "name another method"
+            )
+        if name in self.matrix.methods and searcher.method not in self.matrix.methods:
+            raise ValueError(
+                f"{field}: {searcher.method} is not in matrix.methods, so nothing trains it: add it"
+            )
+        if name in self.matrix.methods and not self.matrix.retrain_seeds:
+            raise ValueError(
+                f"{field}: matrix.retrain_seeds is empty, so nothing trains {searcher.method}: list a "
+                f"seed, or leave {name} out of the matrix"
+            )
+        of_network = OF_CELLS if other.genotype_is == "absent" else ("channels", "cells")
+        if fixed := [entry for entry in ("start", *of_network) if entry in own]:
+            raise ValueError(
+                f"methods.{name}.retrain.{fixed[0]}: the network is that of {searcher.method}, with its "
+                f"weights: leave {fixed[0]} out"
+            )
+
     def _check_table(self) -> None:
         """Reject what needs evaluate.table where there is none."""
         if self.evaluate.table is not None:
@@ -215,7 +249,10 @@ class Params(Sections):
 
     def space_of(self, method: str) -> Space | None:
         """Return the search space of a method, None for a network without cells."""
-        return None if self.methods[method].searcher.genotype_is == "absent" else self.search_of(method).space
+        searcher = self.methods[method].searcher
+        if searcher.genotype_is == "shared":
+            return self.space_of(searcher.method)
+        return None if searcher.genotype_is == "absent" else self.search_of(method).space
 
     def _check_space(self, name: str) -> None:
         """Reject a genotype of another space, and a recipe that the space's networks do not have."""
@@ -245,6 +282,13 @@ class Params(Sections):
         start = f"{self._field(name, 'retrain', 'start')} {recipe.start}"
         if recipe.start == "scratch":
             return
+        if method.searcher.genotype_is == "shared":
+            self._check_same_network(name, method.searcher.method)
+            return
+        if recipe.start == "trained":
+            raise ValueError(
+                f"{start} is what searcher trained has: name the other method in searcher.method"
+            )
         if method.searcher.genotype_is != "searched":
             raise ValueError(
                 f"{start}: searcher {method.searcher.kind} trains no supernet: set start to scratch"
@@ -254,7 +298,7 @@ class Params(Sections):
                 f"{start}: searcher {method.searcher.kind} decides everything on the supernet, so nothing "
                 "continuous is left: set start to decoded"
             )
-        search, objective = self.search_of(name), method.objective or Plain(kind="plain")
+        search, objective = self.search_of(name), method.objective or Plain()
         for entry in ("channels", "cells"):
             own, supernet = getattr(recipe, entry), getattr(search, entry)
             if own != supernet:
@@ -262,14 +306,36 @@ class Params(Sections):
                     f"{start}: the supernet has {self._field(name, 'search', entry)} {supernet}, not "
                     f"{self._field(name, 'retrain', entry)} {own}: set the latter to {supernet}"
                 )
-        supernet, own = _heads(objective), _heads(recipe.objective)
-        for entry in supernet:
-            if own[entry] != supernet[entry]:
-                raise ValueError(
-                    f"{start}: the search's objective has {entry} {supernet[entry]}, "
-                    f"{self._field(name, 'retrain', 'objective')} has {own[entry]}, so branches or "
-                    "classifiers differ: give the retraining the search's objective, or set start to scratch"
-                )
+        differing = _differing_heads(objective, recipe.objective)
+        if differing is not None:
+            entry, supernet, own = differing
+            raise ValueError(
+                f"{start}: the search's objective has {entry} {supernet}, "
+                f"{self._field(name, 'retrain', 'objective')} has {own}, so branches or classifiers differ: "
+                "give the retraining the search's objective, or set start to scratch"
+            )
+
+    def _check_same_network(self, name: str, other: str) -> None:
+        """Reject a recipe whose network is not the one that another method's recipe trains from scratch."""
+        recipe, trained, field = self.retrain_of(name), self.retrain_of(other), f"methods.{name}"
+        if trained.start != "scratch":
+            raise ValueError(
+                f"{field}.searcher.method: {other} starts as its {trained.start} network, so its own epochs "
+                "can be raised; name a method that starts from scratch"
+            )
+        if bool(recipe.auxiliary_weight) != bool(trained.auxiliary_weight):
+            raise ValueError(
+                f"{field}.retrain.auxiliary_weight {recipe.auxiliary_weight:g}: {other} has "
+                f"{trained.auxiliary_weight:g}, and the auxiliary head is a part of its network: set both to "
+                "0, or neither"
+            )
+        differing = _differing_heads(trained.objective, recipe.objective)
+        if differing is not None:
+            entry, theirs, own = differing
+            raise ValueError(
+                f"{field}.retrain.objective: has {entry} {own}, {other} has {theirs}, so branches or "
+                "classifiers differ: change the objective"
+            )
 
     def inherited_of(self, method: str) -> Inherited | None:
         """Return the supernet that a method's retraining starts as; None for one from scratch."""
@@ -291,13 +357,18 @@ class Params(Sections):
         """Lay a method's own entries over the common recipe; ValueError if they do not fit.
 
         A ResNet has no auxiliary head and no drop path; its channels are its width, its cells its residual
-        blocks.
+        blocks. What another method trained has that one's recipe, but for its classifier.
         """
         searcher, network = self.methods[method].searcher, {}
+        field, own = f"methods.{method}.retrain", self.methods[method].retrain
+        if searcher.genotype_is == "shared":
+            return _overlaid(
+                self.retrain_of(searcher.method), {"start": "trained", "classifier": None}, own, field
+            )
         if searcher.genotype_is == "absent":
             blocks = (searcher.depth - 2) // 2
             network = {"channels": searcher.width, "cells": blocks, "auxiliary_weight": 0.0, "drop_path": 0.0}
-        return _overlaid(self.retrain, network, self.methods[method].retrain, f"methods.{method}.retrain")
+        return _overlaid(self.retrain, network, own, field)
 
 
 def _heads(objective: Objective) -> dict[str, object]:
@@ -311,7 +382,13 @@ def _heads(objective: Objective) -> dict[str, object]:
     }
 
 
-def _overlaid(common: Recipe, network: dict[str, float], override: dict[str, Any], field: str) -> Recipe:
+def _differing_heads(one: Objective, other: Objective) -> tuple[str, object, object] | None:
+    """Return the first thing in which two objectives' branches or classifiers differ, and both values."""
+    ones, others = _heads(one), _heads(other)
+    return next(((name, ones[name], others[name]) for name in ones if ones[name] != others[name]), None)
+
+
+def _overlaid(common: Recipe, network: dict[str, Any], override: dict[str, Any], field: str) -> Recipe:
     """Lay what follows from the network, then a method's own entries, over a common recipe."""
     if not network and not override:
         return common

@@ -349,9 +349,10 @@ class Retrain(Spec):
     `supernet`: the supernet as it is, its architecture settled, as in the single-stage protocol (arXiv
     2405.16610); `decoded`: the genotype's operations in it. The latter two have the search's weights and
     layout; after 0 epochs only their running statistics are measured, in one pass over the images.
+    `trained`: another method's network (searcher trained); after 0 epochs only its classifier learns.
     """
 
-    start: Literal["scratch", "supernet", "decoded"] = "scratch"
+    start: Literal["scratch", "supernet", "decoded", "trained"] = "scratch"
     epochs: int = Field(600, ge=0, le=100_000)
     batch_size: TrainingBatch = 96
     channels: Channels = 36
@@ -424,9 +425,11 @@ class Retrain(Spec):
 
     def _check_start(self) -> None:
         """Reject what a network that starts as a supernet lacks, and an untrained network."""
-        if self.start == "scratch":
-            if not self.epochs:
-                raise ValueError("epochs 0 trains nothing: raise it, or set start to supernet or decoded")
+        if self.start == "scratch" and not self.epochs:
+            raise ValueError("epochs 0 trains nothing: raise it, or set start to supernet or decoded")
+        if self.start == "trained" and not self.epochs and self.classifier is None:
+            raise ValueError("epochs 0 trains nothing: raise it, or set classifier, which is trained alone")
+        if self.start in ("scratch", "trained"):
             return
         for entry in ("auxiliary_weight", "drop_path"):
             if getattr(self, entry):

@@ -5,7 +5,7 @@ The inputs' paths carry their own keys, so a key covers everything upstream. A r
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from hlrs.config.jobs import (
 )
 from hlrs.config.methods import ConstantLR, Plain, Softmax
 from hlrs.config.params import Params, Sections
-from hlrs.config.recipes import Evaluation
+from hlrs.config.recipes import Evaluation, Retrain
 from hlrs.config.spaces import DartsSpace, NasBench201Space
 from hlrs.errors import HlrsError, UserError
 from hlrs.nas.cell_table import check_column, read_table_of_cells
@@ -155,10 +155,15 @@ def _run_jobs(
 ) -> Iterator[Job]:
     """Search, extraction, look-up, retrainings and evaluations of one data set × method × seed.
 
-    A given genotype is not searched for, and a network without cells has none.
+    A given genotype is not searched for, and a network without cells has none. What another method trained
+    has neither.
     """
     run = f"{split.run}/{method}/{seed}"
     searcher, space = params.methods[method].searcher, params.space_of(method)
+    if searcher.genotype_is == "shared":
+        others = _run_jobs(params, split, images, groups, None, searcher.method, seed)
+        yield from _continued(others, f"{split.run}/{method}", params.retrain_of(method))
+        return
     recipe, inherited = params.retrain_of(method), params.inherited_of(method)
     tables = {"split": str(split.output("split.parquet")), "classes": str(split.output("classes.json"))}
     network = dict(tables)
@@ -208,6 +213,24 @@ def _run_jobs(
             evaluate=evaluate,
         )
         yield from (retrain, make_job("evaluate", again, evaluation, trained))
+
+
+def _continued(others: Iterable[Job], method: str, recipe: Retrain) -> Iterator[Job]:
+    """Retrainings by a recipe of the networks that other retrainings trained, and their evaluations.
+
+    `method`: dataset/method.
+    """
+    for other in others:
+        run = f"{method}/{other.run.rsplit('/', 1)[1]}"
+        if other.stage == "retrain":
+            job = RetrainJob.model_validate(other.params).model_copy(update={"retrain": recipe})
+            trained = {"trained": str(other.output("weights.safetensors"))}
+            retrain = make_job("retrain", run, job, other.inputs | trained)
+            yield retrain
+        elif other.stage == "evaluate":
+            evaluation = EvaluateJob.model_validate(other.params).model_copy(update={"retrain": recipe})
+            trained = {"weights": str(retrain.output("weights.safetensors"))}
+            yield make_job("evaluate", run, evaluation, other.inputs | trained)
 
 
 def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec | None:

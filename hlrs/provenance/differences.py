@@ -107,6 +107,8 @@ def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
     if dataset not in params.datasets:  # a draw by another seed
         dataset = dataset.rpartition("-")[0] or dataset
     first, *rest = path
+    if first == "resnet" or (path == WIDTH and job.params.get("resnet")):
+        method = _trainer(params, method)
     if job.stage == "report":
         return ".".join(path if first == "report" else rest)
     if job.stage == "split" or first == "groups":
@@ -124,6 +126,12 @@ def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
     if first == "nodes":  # a random search has no other search parameters
         path = ("search", *path)
     return ".".join(("methods", method, *path) if _overrides(params, method, path) else path)
+
+
+def _trainer(params: Params, method: str) -> str:
+    """Return the method that says what a method's network is: another, if it trains the other's."""
+    searcher = params.methods[method].searcher if method in params.methods else None
+    return searcher.method if searcher is not None and searcher.genotype_is == "shared" else method
 
 
 def _overrides(params: Params, method: str, path: tuple[str, ...]) -> bool:

@@ -14,7 +14,7 @@ from hlrs.errors import Failure
 from hlrs.longtail.metrics import evaluate
 from hlrs.nas.network import count_multiply_adds, count_weights
 from hlrs.stages.images import SplitImages, predict
-from hlrs.stages.networks import build_network
+from hlrs.stages.networks import build_network, load_weights
 from hlrs.training.device import prepare
 from hlrs.training.startup import ready
 
@@ -26,12 +26,7 @@ def run(job: Job) -> dict[str, Any]:
     weights, facts = read_tensors(Path(job.inputs["weights"]))
     images = SplitImages(job, params.images, ("test",), device, (facts["mean"], facts["std"]))
     network = build_network(params, job.inputs, images.stem, facts["channels"], len(images.classes))
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise Failure(
-            f"{job.inputs['weights']}: does not fit the network ({str(error).splitlines()[0]})"
-        ) from None
+    load_weights(network, weights, job.inputs["weights"])
     network.eval()
     multiply_adds = count_multiply_adds(network, images.channels, images.size)
     size = {"weights": count_weights(network), "multiply_adds": multiply_adds}

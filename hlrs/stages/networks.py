@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tensors import read_tensors
@@ -13,6 +14,7 @@ from hlrs.config.base import Kinds
 from hlrs.config.jobs import EvaluateJob, RetrainJob
 from hlrs.config.recipes import Inherited
 from hlrs.config.spaces import Space
+from hlrs.errors import Failure
 from hlrs.longtail.objectives import layout_of
 from hlrs.nas.continuous import CONTINUOUS, inherit
 from hlrs.nas.genotype import PARSERS, Genotype
@@ -36,6 +38,7 @@ def build_network(
     """Build the network to retrain: of a genotype, a ResNet, or what its search trained.
 
     The latter has the supernet's weights where these are an input; others have PyTorch's initialisation.
+    `load_weights` gives them those of a retraining.
     """
     recipe, space = params.retrain, params.space
     layout: dict[str, Any] = {"in_channels": in_channels, "classes": classes, **layout_of(recipe.objective)}
@@ -47,6 +50,18 @@ def build_network(
     if recipe.auxiliary_weight:
         layout["auxiliary"] = True
     return NETWORKS[type(space)](read_genotype(Path(inputs["genotype"]), space), **layout)
+
+
+def load_weights(network: BranchedNetwork, weights: Mapping[str, Tensor], path: str) -> None:
+    """Copy a retraining's weights, read from `path`, to a network, in place. Failure if they do not fit.
+
+    A head that only training has keeps its own.
+    """
+    own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("training_head.")}
+    try:
+        network.load_state_dict({**weights, **own})
+    except RuntimeError as error:
+        raise Failure(f"{path}: does not fit the network ({str(error).splitlines()[0]})") from None
 
 
 def inherited_network(

@@ -27,6 +27,7 @@ BEFORE_RETRAINING: Choices[list[str]] = {  # stages, by what the searcher says i
     "scored": ["search", "extract"],
     "given": ["extract"],
     "absent": [],
+    "shared": [],
 }
 
 

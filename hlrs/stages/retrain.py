@@ -4,6 +4,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import SCHEMAS, write_table
-from hlrs.artifacts.tensors import write_tensors
+from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.config.base import Kinds
 from hlrs.config.data import Augment
 from hlrs.config.jobs import RetrainJob
@@ -29,7 +30,7 @@ from hlrs.nas.derived import DerivedNetwork, DropPath, draw_factors
 from hlrs.nas.network import BranchedNetwork, initialize, normalize_classifier
 from hlrs.nas.resnet import ResNet, initialize_resnet
 from hlrs.stages.images import SplitImages, augmentation_of, predict
-from hlrs.stages.networks import build_network
+from hlrs.stages.networks import build_network, load_weights
 from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer, unprefixed
 from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
@@ -103,6 +104,8 @@ class RetrainTask:
             initialize_resnet(self.network, weights)
         elif params.inherited is None:
             initialize(self.network, weights)
+        if "trained" in inputs:
+            load_weights(self.network, read_tensors(Path(inputs["trained"]))[0], inputs["trained"])
         self.network.to(device)
         self.network.precision = self.recipe.precision
         self.images, self.holdout = images.set, images.positions("holdout")
@@ -116,6 +119,8 @@ class RetrainTask:
         self.phases = self._phases(params.images.augment)
         self.objective.attach(self.network, self.phases[0].optimizer)
         self.epochs = sum(phase.epochs for phase in self.phases)
+        if not self.recipe.epochs:
+            self._adapt_classifier()
 
     def _phases(self, augment: Augment) -> list[Phase]:
         recipe, classifier = self.recipe, self.recipe.classifier
@@ -252,16 +257,13 @@ class RetrainTask:
     def end(self, means: list[float]) -> dict[str, Any]:
         """Return the epoch's row of history.parquet; after the network's last epoch, adapt its classifier."""
         mixes = self.recipe.objective.mixing is not None
-        trained, classifier = self.epoch + 1 == self.recipe.epochs, self.recipe.classifier
+        trained = self.epoch + 1 == self.recipe.epochs
         if self.phase.name == "network":
             self.objective.end_epoch(self.network)
         if self.recipe.swa is not None and self.phase.name == "network":
             self._average_epochs(self.recipe.swa, last=trained)
-        if trained and isinstance(classifier, NormalizedClassifier):
-            assert isinstance(
-                self.result.classifier, nn.Linear
-            )  # config.recipes.Retrain rejects it for cosines
-            normalize_classifier(self.result.classifier, classifier.tau)
+        if trained and isinstance(self.recipe.classifier, NormalizedClassifier):
+            self._adapt_classifier()  # before it is measured
         row = {
             "epoch": self.epoch,
             "phase": self.phase.name,
@@ -273,10 +275,19 @@ class RetrainTask:
             "drop_path": self.drop_path,
             "holdout_accuracy": self._holdout_accuracy(),
         }
-        if trained and isinstance(classifier, RetrainedClassifier):
+        if trained and isinstance(self.recipe.classifier, RetrainedClassifier):
             # here, not when the phase begins: a run resumed in that phase already has its classifier
-            initialize(self.result.classifier, generator(self.purpose, "classifier", "weights"))
+            self._adapt_classifier()
         return row
+
+    def _adapt_classifier(self) -> None:
+        """Normalise the trained network's classifier, or initialise it again, as the recipe says."""
+        adapt, learned = self.recipe.classifier, self.result.classifier
+        if isinstance(adapt, NormalizedClassifier):
+            assert isinstance(learned, nn.Linear)  # config.recipes.Retrain rejects it for cosines
+            normalize_classifier(learned, adapt.tau)
+        elif isinstance(adapt, RetrainedClassifier):
+            initialize(learned, generator(self.purpose, "classifier", "weights"))
 
     def calibrate(self) -> None:
         """Measure the running statistics of inherited weights, in one pass over unaugmented images."""

@@ -5,6 +5,7 @@ rule retrain:
         genotype=reads("genotype"),
         alphas=reads("alphas"),
         supernet=reads("supernet"),
+        trained=reads("trained"),
     output:
         weights="results/retrain/{dataset}/{method}/{seed}/{key}/weights.safetensors",
         history="results/retrain/{dataset}/{method}/{seed}/{key}/history.parquet",
