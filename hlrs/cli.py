@@ -168,6 +168,22 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
 
 
 @main.command()
+@params_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(params: Path, as_json: bool) -> None:
+    """Show what runs, what failed, what waits, and the time left.
+
+    Run it in the workflow's folder at any time, from any shell, also while jobs run on a cluster.
+    """
+    from hlrs.config.params import load
+    from hlrs.pipeline import plan
+    from hlrs.pipeline.status import facts, lines, survey
+
+    states = survey(plan.plan(load(params)))
+    click.echo(json.dumps(facts(states), indent=1) if as_json else "\n".join(lines(states)))
+
+
+@main.command()
 @click.argument("path")
 @params_option
 @click.option("--json", "form", flag_value="json", help="Print JSON: complete records and every data file.")

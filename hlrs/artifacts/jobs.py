@@ -158,6 +158,11 @@ class Job:
         return CHECKPOINTS / f"{self.key}.safetensors"
 
     @property
+    def log(self) -> Path:
+        """Where the workflow's rules write what the job says."""
+        return Path("logs", self.stage, self.run, f"{self.key}.log")
+
+    @property
     def spec(self) -> Path:
         """The frozen spec's path."""
         return SPECS / f"{self.key}.json"

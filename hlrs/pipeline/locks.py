@@ -80,6 +80,11 @@ def leased(key: str) -> bool:
     return False
 
 
+def holder_of(key: str) -> "Holder | None":
+    """Return who holds the lease of a key; None if nobody does."""
+    return Holder.of(read(LEASES / f"{key}.json"))
+
+
 def _acquire(path: Path, token: str, job: Job) -> bool:
     """Create the lease; return whether another holder had to end first."""
     started, since, announced = time.monotonic(), 0.0, False

@@ -112,7 +112,7 @@ def _estimate(estimates: list[Estimate]) -> Iterator[str]:
     yield "Estimate: per job, in total, and its source"
     yield ""
     for (stage, basis), alike in _alike(known).items():
-        mean = _duration(sum(estimate.seconds for estimate in alike) / len(alike))
+        mean = duration(sum(estimate.seconds for estimate in alike) / len(alike))
         yield from _entry(f"{_head(stage, len(alike))}  {mean:>12}  {_sum(alike):>17}  ", basis)
     unknown: dict[str, list[str]] = {}
     for estimate in estimates:
@@ -183,7 +183,8 @@ def _hours(hours: float, gpu: bool) -> str:
     return f"{number if hours >= 0.001 else '< 0.001'} {'GPU' if gpu else 'CPU'}-hours"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Format seconds as hours and minutes, minutes and seconds, or seconds."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

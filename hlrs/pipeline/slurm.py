@@ -155,7 +155,7 @@ def failures(jobs: list[Job], since: float) -> list[str]:
 def _reason(id_: str, job: Job) -> str:
     logs = [
         *Path(".snakemake/slurm_logs").glob(f"*/*/{id_}.log"),
-        *Path("logs", job.stage).rglob(f"{job.key}.log"),
+        *([job.log] if job.log.exists() else []),
     ]
     text = "\n".join(log.read_text(errors="replace") for log in logs)
     said = re.findall(r"^hlrs: (.*)$", text, re.MULTILINE)

@@ -1,0 +1,171 @@
+"""The output of `hlrs status`: what runs, what failed, what waits, the time left."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from hlrs.artifacts.jobs import STAGES, Job, abbreviate
+from hlrs.errors import UserError
+from hlrs.pipeline import plan
+from hlrs.pipeline.cost_probe import Calibration, Measurement
+from hlrs.pipeline.costs import Estimate, Forecast
+from hlrs.pipeline.locks import RUN, Holder, holder_of, leased, read
+from hlrs.pipeline.plan_view import duration
+from hlrs.provenance.differences import Past
+
+TAIL = 65_536  # bytes of a log that are read
+EPOCH = re.compile(r"  epoch (\d+)/(\d+)  ")
+SHOWN = re.compile(r"phase .+|\w*loss .+|\w*accuracy .+|.+ images/s|.+ left")
+INTERRUPTED = re.compile(r"interrupted by SIG\w+; ")
+
+What = Literal["done", "running", "failed", "stopped", "waiting"]
+
+
+@dataclass(frozen=True)
+class State:
+    """What a job does, its log's last word, the share of its epochs that is done, and who runs it."""
+
+    job: Job
+    what: What
+    says: str = ""
+    share: float = 0.0
+    by: str = ""
+
+
+def survey(jobs: list[Job]) -> list[State]:
+    """Find out what each job of a plan does, from leases, logs and results; upstream first."""
+    due = {job.key for job in plan.due(jobs)}
+    return [_state(job) if job.key in due else State(job, "done") for job in jobs]
+
+
+def _state(job: Job) -> State:
+    """Find out what a job does whose result is not there."""
+    lines = _log(job)
+    epochs = [line for line in lines if EPOCH.search(line)]
+    done, total = map(int, EPOCH.findall(epochs[-1])[0]) if epochs else (0, 1)
+    if leased(job.key):
+        return State(job, "running", _progress(epochs), done / total, str(holder_of(job.key) or ""))
+    errors = [line.removeprefix("hlrs: ") for line in lines if line.startswith("hlrs: ")]
+    if errors and not INTERRUPTED.search(errors[-1]):
+        return State(job, "failed", errors[-1].removeprefix(f"{job.run}: "))
+    if job.checkpoint.exists():
+        return State(job, "stopped", _progress(epochs), done / total)
+    return State(job, "waiting")
+
+
+def _log(job: Job) -> list[str]:
+    """Read the last lines of a job's log; none if there is no log."""
+    try:
+        with job.log.open("rb") as file:
+            file.seek(max(0, job.log.stat().st_size - TAIL))
+            text = file.read(TAIL).decode(errors="replace")
+    except OSError:
+        return []
+    return ["".join(c if c.isprintable() else " " for c in line) for line in text.splitlines()]
+
+
+def _progress(epochs: list[str]) -> str:
+    """Shorten the last line of an epoch: 'epoch 3/15, loss 1.2, accuracy 0.5, 310 images/s, 40 s left'."""
+    if not epochs:
+        return "in its first epoch"
+    done, total = EPOCH.findall(epochs[-1])[0]
+    return ", ".join([f"epoch {done}/{total}", *filter(SHOWN.fullmatch, epochs[-1].split("  "))])
+
+
+# --- the time left ------------------------------------------------------------------------------------
+
+
+class Recalled(Calibration):
+    """Knows what was measured before, and measures nothing."""
+
+    def throughput(self, job: Job) -> Measurement:
+        """Return the saved throughput of a training; UserError without any."""
+        known = self.remembered(job)
+        if known is None:
+            raise UserError("not measured yet")
+        return known
+
+
+def estimates(states: list[State]) -> list[Estimate]:
+    """Estimate what the jobs that are to be done will take, from records and earlier measurements."""
+    forecast = Forecast(Past(), Recalled([state.job for state in states], lambda text: None))
+    ahead = [state for state in states if state.what not in ("done", "failed")]
+    return [replace(forecast.of(state.job), done=state.share) for state in ahead]
+
+
+# --- text and JSON ------------------------------------------------------------------------------------
+
+
+def facts(states: list[State]) -> dict[str, Any]:
+    """Return everything as JSON values; `seconds_left` of one job at a time."""
+    found = estimates(states)
+    return {
+        "jobs": {what: sum(state.what == what for state in states) for what in get_args(What)},
+        "workflow": _workflow(),
+        "seconds_left": sum(estimate.seconds for estimate in found),
+        "not_estimated": sum(estimate.how == "unknown" for estimate in found),
+        "states": [
+            {
+                "stage": state.job.stage,
+                "run": state.job.run,
+                "key": state.job.key,
+                "state": state.what,
+                "says": state.says,
+                "by": state.by,
+                "log": str(state.job.log),
+            }
+            for state in states
+        ],
+    }
+
+
+def lines(states: list[State]) -> Iterator[str]:
+    """Yield the text line by line."""
+    counts = [(what, sum(state.what == what for state in states)) for what in get_args(What)]
+    yield f"{len(states)} jobs: {', '.join(f'{count} {what}' for what, count in counts if count)}"
+    yield _workflow() or "no snakemake runs in this folder"
+    running = _of(states, "running")
+    if any(state.what not in ("done", "failed") for state in states):
+        yield _left(estimates(states), len(running))
+    for what in ("running", "stopped", "failed"):
+        found = _of(states, what)
+        if found:
+            yield ""
+        for state in found:
+            yield f"{what:8}  {state.job.stage:8}  {state.job.run}  {state.says}"
+            if what == "failed":
+                yield f"{'':20}{state.job.log}"
+            elif state.by:
+                yield f"{'':20}{state.by}"
+    waiting = _of(states, "waiting")
+    if waiting:
+        yield ""
+    for stage in STAGES:
+        runs = [state.job.run for state in waiting if state.job.stage == stage]
+        if runs:
+            yield f"waiting   {stage:8}  {abbreviate(runs)}"
+
+
+def _of(states: Iterable[State], what: str) -> list[State]:
+    return [state for state in states if state.what == what]
+
+
+def _workflow() -> str:
+    """Name the snakemake that runs in this folder, '' if none does."""
+    holder = Holder.of(read(RUN))
+    if holder is None or holder.lives() is False:
+        return ""
+    since = f", since {holder.since:%Y-%m-%d %H:%M}" if holder.since else ""
+    return f"{holder.command or 'snakemake'} ({holder}{since})"
+
+
+def _left(found: list[Estimate], running: int) -> str:
+    """Say how long everything takes with as many jobs at a time as run now."""
+    unknown = sum(estimate.how == "unknown" for estimate in found)
+    seconds = sum(estimate.seconds for estimate in found) / max(1, running)
+    pace = "one job at a time" if running < 2 else f"{running} jobs at a time"
+    if unknown == len(found):
+        return "time left: not known yet; `hlrs plan` measures it"
+    missing = f", without {unknown} of {len(found)} jobs not estimated yet" if unknown else ""
+    return f"time left: about {duration(seconds)} with {pace}{missing}"

@@ -1,0 +1,96 @@
+"""`hlrs status`: what each job of a plan does, from leases, logs and results."""
+
+import json
+
+import pytest
+
+from hlrs.artifacts.files import write_text
+from hlrs.config.params import load
+from hlrs.pipeline import plan
+from hlrs.pipeline.execute import execute
+from hlrs.pipeline.locks import claimed, lease
+from hlrs.pipeline.status import facts, lines, survey
+from tests.conftest import edit, hlrs
+
+EPOCHS = (
+    "{run}  started in 3.0 s (imports 2.9 s, data and model 0.1 s)\n"
+    "{run}  epoch 1/3  progress 0  weights_loss 2.3  weights_accuracy 0.1  90 images/s  9 s left\n"
+    "{run}  epoch 2/3  progress 0.3  weights_loss 1.2  weights_accuracy 0.5  88 images/s  4 s left\n"
+)
+SHOWN = "epoch 2/3, weights_loss 1.2, weights_accuracy 0.5, 88 images/s, 4 s left"
+
+
+@pytest.fixture
+def jobs(workspace):
+    edit(workspace / "params.yaml", **{"matrix.seeds": [0, 1]})
+    return plan.plan(load(workspace / "params.yaml"))
+
+
+def of(jobs, stage, run):
+    return next(job for job in jobs if (job.stage, job.run) == (stage, run))
+
+
+def says(job, text):
+    write_text(job.log, text.format(run=job.run))
+
+
+def test_every_state_of_a_job_is_told_apart(jobs):
+    split = of(jobs, "split", "digits")
+    execute(split)
+    running, failed, stopped, first = (
+        of(jobs, "search", f"digits/{name}") for name in ("darts/0", "darts/1", "hlrs/0", "hlrs/1")
+    )
+    says(running, EPOCHS)
+    says(failed, EPOCHS + "hlrs: {run}: the loss is not finite; lower search.weights.lr\n")
+    says(stopped, EPOCHS + "hlrs: {run}: interrupted by SIGTERM; rerun to resume\n")
+    write_text(stopped.checkpoint, "a state")
+    with lease(running), lease(first):
+        states = {state.job.key: state for state in survey(jobs)}
+        text = list(lines(list(states.values())))
+        found = facts(list(states.values()))
+    assert [states[job.key].what for job in (split, running, failed, stopped, first)] == [
+        "done",
+        "running",
+        "failed",
+        "stopped",
+        "running",
+    ]
+    assert states[running.key].says == states[stopped.key].says == SHOWN
+    assert states[running.key].share == pytest.approx(2 / 3)
+    assert states[first.key].says == "in its first epoch"
+    assert found["jobs"] == {"done": 1, "running": 2, "failed": 1, "stopped": 1, "waiting": 13}
+    assert text[0] == "18 jobs: 1 done, 2 running, 1 failed, 1 stopped, 13 waiting"
+    assert text[1] == "no snakemake runs in this folder"
+    assert "failed    search    digits/darts/1  the loss is not finite; lower search.weights.lr" in text
+    assert str(failed.log) in "\n".join(text)
+    assert "waiting   extract   digits/{darts,hlrs}/{0,1}" in text
+
+
+def test_the_time_left_follows_records_and_the_jobs_at_a_time(jobs, workspace):
+    for job in jobs:
+        if job.run in ("digits", "digits/darts/0"):
+            execute(job)
+    found = facts(survey(jobs))
+    own = {job.stage: json.loads(job.output("provenance.json").read_text()) for job in jobs if job.complete}
+    expected = sum(own[stage]["seconds"] for stage in ("extract", "evaluate"))
+    assert found["seconds_left"] >= 3 * expected  # of three runs; trainings come on top
+    assert found["not_estimated"] == 1 + 2 * 2 - 2  # the report; nothing is known of hlrs's trainings
+    edit(workspace / "params.yaml", **{"matrix.seeds": [0], "matrix.methods": ["darts"]})
+    ended = plan.plan(load(workspace / "params.yaml"))
+    execute(ended[-1])
+    assert list(lines(survey(ended))) == ["6 jobs: 6 done", "no snakemake runs in this folder"]
+
+
+def test_the_workflow_that_runs_is_named(jobs, workspace):
+    with claimed("snakemake --cores 2"):
+        text = list(lines(survey(jobs)))
+    assert text[1].startswith("snakemake --cores 2 (process ")
+    assert text[2] == "time left: not known yet; `hlrs plan` measures it"
+
+
+def test_the_command_runs_and_writes_no_job(jobs, workspace):
+    status, output = hlrs(workspace, "status", "--json")
+    assert status == 0
+    assert json.loads(output)["jobs"]["waiting"] == len(jobs)
+    assert not (workspace / "results").exists()
+    assert not (workspace / ".hlrs/specs").exists()
