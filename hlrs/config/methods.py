@@ -611,7 +611,8 @@ Mixing = Annotated[
 # --- objectives -----------------------------------------------------------------------------------------
 # `searches`: whether a supernet can be trained by it. `samplers`: a batch of each is read per step. `passes`:
 # how many batches pass through the network per step. `mixing`: the coefficient that mixes the batches or
-# losses of two branches or classifiers. `auxiliary`: whether it can train an auxiliary head.
+# losses of two branches or classifiers. `auxiliary`: whether it can train an auxiliary head. `reweighted`:
+# whether it weights the classes by their frequencies, whatever its `loss`.
 # `one_classifier`: whether it has a single classifier, which can be replaced after training. `branches`: how
 # many the network has, and `branch_cells`: how many cells exist once per branch.
 # `claimed`: what the paper's claim calls DARTS with this objective: "DARTS" (with another sampler or loss,
@@ -631,6 +632,7 @@ class Plain(Spec):
     auxiliary: ClassVar[bool] = True
     one_classifier: ClassVar[bool] = True
     rated: ClassVar[bool] = False
+    reweighted: ClassVar[bool] = False
     branches: ClassVar[int] = 1
     branch_cells: ClassVar[int] = 0
     sampler: Sampler = UniformSampler(kind="uniform")
@@ -662,6 +664,7 @@ class Bilateral(Spec):
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = True
     rated: ClassVar[bool] = False
+    reweighted: ClassVar[bool] = False
     branches: ClassVar[int] = 2
     mixing: Mixing = ParabolicDecay(kind="parabolic_decay")
     branch_cells: int = Field(1, ge=0, le=1000)
@@ -697,6 +700,7 @@ class DualHead(Spec):
     mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = False
+    reweighted: ClassVar[bool] = False
     branches: ClassVar[int] = 1
     branch_cells: ClassVar[int] = 0
     gamma: Exponent = 0.5
@@ -736,6 +740,7 @@ class ProCo(Spec):
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = True
     rated: ClassVar[bool] = False
+    reweighted: ClassVar[bool] = False
     branches: ClassVar[int] = 1
     branch_cells: ClassVar[int] = 0
     samplers: ClassVar[list[Sampler]] = [UniformSampler()]  # ProCo's loss corrects class frequencies
@@ -777,12 +782,28 @@ class Glmc(Spec):
     consistency: float = Field(10.0, gt=0, le=1_000_000)
 
     @property
+    def reweighted(self) -> bool:
+        """Weight the classes of the classifier that inference uses, unless gamma is 0."""
+        return self.gamma > 0
+
+    @property
     def samplers(self) -> list[Sampler]:
         """Read images, and those to mix in."""
         return [UniformSampler(), self.partners]
 
 
 Objective = Annotated[Plain | Bilateral | DualHead | ProCo | Glmc, Field(discriminator="kind")]
+
+
+def balancing(objective: Objective) -> str:
+    """Name what in an objective makes up for the classes' frequencies; "" if nothing does.
+
+    A dual head's rates do not: they leave the minimum of its loss where it is.
+    """
+    if objective.loss.corrects:
+        return f"loss {objective.loss.kind}"
+    changing = [f"sampler {sampler.kind}" for sampler in objective.samplers if sampler.rebalances]
+    return changing[0] if changing else f"objective {objective.kind}" if objective.reweighted else ""
 
 
 # --- schedules of the alphas' learning rate η -----------------------------------------------------------
@@ -848,6 +869,11 @@ ArchLR = Annotated[
 Labels = Literal["given", "random"]
 
 
+def _is_empty(entries: object) -> bool:
+    """Leave the default out of the report's parameters, as before there was a choice: its key stays."""
+    return entries == {}
+
+
 class Method(Spec):
     """A method, composed of independent parts.
 
@@ -857,7 +883,7 @@ class Method(Spec):
     genotypes by the angle of its weights; here any searcher trains its alphas on random labels (our own
     reading).
 
-    `search` and `retrain` override single entries of the common recipes.
+    `search`, `retrain` and `evaluate` override single entries of the common recipes.
     """
 
     searcher: Searcher
@@ -866,6 +892,7 @@ class Method(Spec):
     labels: Labels = "given"
     search: dict[Text, Any] = Field({}, max_length=100)
     retrain: dict[Text, Any] = Field({}, max_length=100)
+    evaluate: dict[Text, Any] = Field({}, max_length=100, exclude_if=_is_empty)
 
     @model_validator(mode="after")
     def _compatible(self) -> "Method":

@@ -16,11 +16,12 @@ from hlrs.config.methods import (
     Method,
     Objective,
     Plain,
+    balancing,
     check_branches,
     check_moment,
     check_reached,
 )
-from hlrs.config.recipes import Evaluate, Inherited, Report, Retrain, Search
+from hlrs.config.recipes import Evaluate, Evaluation, Inherited, Report, Retrain, Search
 from hlrs.config.spaces import Space, check_cells, space_of
 from hlrs.errors import UserError
 
@@ -29,7 +30,7 @@ FILE_BYTES = 10_000_000  # of params.yaml
 ENTRIES = 10_000  # of a mapping in it
 DIGITS = 1000  # of a number in it
 
-Recipe = TypeVar("Recipe", Search, Retrain)
+Recipe = TypeVar("Recipe", Search, Retrain, Evaluation)
 
 
 class Matrix(Spec):
@@ -99,6 +100,7 @@ class Params(Sections):
         for name in self.methods:
             self._check_search(name)
             self._check_space(name)
+            self._check_evaluation(name)
         self._check_table()
         for name in self.matrix.methods if self.matrix.retrain_seeds else ():
             self._check_start(name)
@@ -337,6 +339,34 @@ class Params(Sections):
                 "classifiers differ: change the objective"
             )
 
+    def _check_evaluation(self, name: str) -> None:
+        """Reject an adjustment of what is balanced already, and entries where nothing is evaluated."""
+        evaluation, own = self.evaluate_of(name), self.methods[name].evaluate
+        if name not in self.matrix.methods:
+            return
+        if not self.matrix.retrain_seeds and (own or evaluation.adjust is not None):
+            field = f"methods.{name}.evaluate" if own else "evaluate.adjust"
+            raise ValueError(
+                f"{field} changes nothing, as matrix.retrain_seeds is empty and no network is evaluated: "
+                "leave it out, or list a seed"
+            )
+        balanced = self._balanced_by(name)
+        if evaluation.adjust is not None and balanced:
+            raise ValueError(
+                f"{self._field(name, 'evaluate', 'adjust')} {evaluation.adjust:g} makes up for the "
+                f"classes' frequencies, as {balanced} of methods.{name} has already: classes would be "
+                f"corrected twice; set methods.{name}.evaluate: {{adjust: null}}"
+            )
+
+    def _balanced_by(self, name: str) -> str:
+        """Name what in a method's training makes up for the classes' frequencies; "" if nothing does."""
+        recipe, searched = self.retrain_of(name), self.methods[name].objective
+        if recipe.classifier is not None and recipe.classifier.rebalances:
+            return f"classifier {recipe.classifier.kind}"
+        if not recipe.epochs:  # what the search trained is evaluated as it is
+            return "" if searched is None else balancing(searched)
+        return balancing(recipe.objective)
+
     def inherited_of(self, method: str) -> Inherited | None:
         """Return the supernet that a method's retraining starts as; None for one from scratch."""
         searcher = self.methods[method].searcher
@@ -344,7 +374,7 @@ class Params(Sections):
             return None
         return Inherited(nodes=self.search_of(method).nodes, portion=searcher.portion)
 
-    def _field(self, method: str, section: Literal["search", "retrain"], entry: str) -> str:
+    def _field(self, method: str, section: Literal["search", "retrain", "evaluate"], entry: str) -> str:
         """Name an entry of a method's recipe as the file does."""
         own = entry in getattr(self.methods[method], section)
         return f"methods.{method}.{section}.{entry}" if own else f"{section}.{entry}"
@@ -369,6 +399,11 @@ class Params(Sections):
             blocks = (searcher.depth - 2) // 2
             network = {"channels": searcher.width, "cells": blocks, "auxiliary_weight": 0.0, "drop_path": 0.0}
         return _overlaid(self.retrain, network, own, field)
+
+    def evaluate_of(self, method: str) -> Evaluation:
+        """Lay a method's own entries over the common evaluation; ValueError if they do not fit."""
+        common = Evaluation(**self.evaluate.model_dump(exclude={"table"}))
+        return _overlaid(common, {}, self.methods[method].evaluate, f"methods.{method}.evaluate")
 
 
 def _heads(objective: Objective) -> dict[str, object]:

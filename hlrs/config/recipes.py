@@ -327,10 +327,14 @@ class Cutmix(Spec):
     alpha: BetaShape = 1.0
 
 
+# `rebalances`: whether it makes up for the class frequencies of the images.
+
+
 class RetrainedClassifier(Spec):
     """cRT (Kang et al. 2020, §4.2): the classifier, initialised again, trained alone, class-balanced."""
 
     kind: Literal["retrained"] = "retrained"
+    rebalances: ClassVar[bool] = True
     epochs: Epochs = 10
     lr: LearningRate = 0.1
 
@@ -339,6 +343,7 @@ class NormalizedClassifier(Spec):
     """τ-normalisation (Kang et al. 2020, §4.3): w_c/‖w_c‖^tau after training."""
 
     kind: Literal["tau_normalized"] = "tau_normalized"
+    rebalances: ClassVar[bool] = True
     tau: Exponent = 1.0
 
 
@@ -460,12 +465,22 @@ class Inherited(Spec):
     portion: int = Field(ge=1, le=10_000)
 
 
+def _is_none(value: object) -> bool:
+    """Leave the default out of a job's parameters, as before there was a choice: its key stays."""
+    return value is None
+
+
 class Evaluation(Spec):
-    """The evaluation of the trained network on the test set."""
+    """The evaluation of the trained network on the test set.
+
+    `adjust`: the τ of a second prediction beside the plain one, by logits z_c − τ log(n_c/n)  (post-hoc logit
+    adjustment, Menon et al. 2021); null: none.
+    """
 
     batch_size: BatchSize = 250
     calibration_bins: int = Field(15, ge=1, le=10_000)
     threads: Threads = 1
+    adjust: float | None = Field(None, gt=0, le=100, exclude_if=_is_none)
 
 
 class Evaluate(Evaluation):

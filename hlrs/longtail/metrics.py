@@ -52,6 +52,18 @@ def expected_calibration_error(diagram: Sequence[dict[str, Any]]) -> float:
     return float(sum(b["images"] / images * abs(b["accuracy"] - b["confidence"]) for b in diagram))
 
 
+def adjusted(probabilities: Floats, train_counts: Sequence[int], tau: float) -> Integers:
+    """Predict with adjusted logits, argmax_c of z_c − τ log(n_c/n): int64 [images]  (Menon et al. 2021).
+
+    Their post-hoc logit adjustment. As log p_c = z_c − log Σ exp z, log p_c − τ log n_c has the same argmax.
+    A class without training images counts as one with a single image; a probability of 0 stays 0.
+    """
+    with np.errstate(divide="ignore"):
+        log_p = np.log(probabilities.astype(np.float64))
+    predicted: Integers = (log_p - tau * np.log(np.maximum(train_counts, 1))).argmax(1)
+    return predicted
+
+
 def evaluate(
     probabilities: Floats,
     labels: Integers,
@@ -59,34 +71,51 @@ def evaluate(
     many_above: int,
     few_below: int,
     bins: int,
+    adjust: float | None = None,
 ) -> dict[str, Any]:
     """Compute all metrics of probabilities [images, classes] against labels [images]; fractions in [0, 1].
 
     Balanced accuracy is the mean of the per-class accuracies. A class without test images has None, as has a
-    group none of whose classes has test images. `nll` is the mean negative log-likelihood in nats.
+    group none of whose classes has test images. `nll` is the mean negative log-likelihood in nats. With
+    `adjust`, the τ of `adjusted`, that prediction's accuracies are added as `adjusted_...`.
     """
     probabilities = probabilities.astype(np.float64)
     predicted = probabilities.argmax(1)
     counts = confusion(labels, predicted, len(train_counts))
-    totals = counts.sum(1)
-    per_class = [int(counts[c, c]) / int(totals[c]) if totals[c] else None for c in range(len(totals))]
     member = groups(train_counts, many_above, few_below)
-    correct = predicted == labels
-    diagram = calibration(probabilities.max(1), correct, bins)
+    diagram = calibration(probabilities.max(1), predicted == labels, bins)
     of_label = probabilities[np.arange(len(labels)), labels]
+    beside = {}
+    if adjust is not None:
+        other = confusion(labels, adjusted(probabilities, train_counts, adjust), len(train_counts))
+        beside = {f"adjusted_{name}": value for name, value in _accuracies(other, member).items()}
     return {
-        "top1": float(correct.mean()),
-        "balanced_accuracy": _mean(per_class),
-        **{g: _mean([a for a, m in zip(per_class, member, strict=True) if m == g]) for g in GROUPS},
+        **_accuracies(counts, member),
+        **beside,
         "ece": expected_calibration_error(diagram),
         "nll": float(-np.log(np.maximum(of_label, np.finfo(np.float64).tiny)).mean()),
         "test_images": len(labels),
         "calibration": diagram,
-        "per_class": per_class,
+        "per_class": _per_class(counts),
         "confusion": counts.tolist(),
         "train_counts": list(train_counts),
         "groups": member,
     }
+
+
+def _accuracies(counts: Integers, member: Sequence[str]) -> dict[str, float | None]:
+    """Compute the accuracies overall, balanced and by group, from a confusion matrix and classes' groups."""
+    per_class = _per_class(counts)
+    return {
+        "top1": float(counts.trace() / counts.sum()),
+        "balanced_accuracy": _mean(per_class),
+        **{g: _mean([a for a, m in zip(per_class, member, strict=True) if m == g]) for g in GROUPS},
+    }
+
+
+def _per_class(counts: Integers) -> list[float | None]:
+    totals = counts.sum(1)
+    return [int(counts[c, c]) / int(totals[c]) if totals[c] else None for c in range(len(totals))]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

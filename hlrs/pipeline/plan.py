@@ -162,7 +162,8 @@ def _run_jobs(
     searcher, space = params.methods[method].searcher, params.space_of(method)
     if searcher.genotype_is == "shared":
         others = _run_jobs(params, split, images, groups, None, searcher.method, seed)
-        yield from _continued(others, f"{split.run}/{method}", params.retrain_of(method))
+        recipes = params.retrain_of(method), params.evaluate_of(method)
+        yield from _continued(others, f"{split.run}/{method}", *recipes)
         return
     recipe, inherited = params.retrain_of(method), params.inherited_of(method)
     tables = {"split": str(split.output("split.parquet")), "classes": str(split.output("classes.json"))}
@@ -189,7 +190,7 @@ def _run_jobs(
         if lookup is not None and _tabulated(params, method):
             yield make_job("lookup", run, lookup, genotype)
     resnet = searcher.depth if searcher.genotype_is == "absent" else None
-    evaluate = Evaluation(**params.evaluate.model_dump(exclude={"table"}))
+    evaluate = params.evaluate_of(method)
     for retrain_seed in params.matrix.retrain_seeds:
         again = repeat(run, retrain_seed)
         job = RetrainJob(
@@ -215,7 +216,9 @@ def _run_jobs(
         yield from (retrain, make_job("evaluate", again, evaluation, trained))
 
 
-def _continued(others: Iterable[Job], method: str, recipe: Retrain) -> Iterator[Job]:
+def _continued(
+    others: Iterable[Job], method: str, recipe: Retrain, evaluate: Evaluation
+) -> Iterator[Job]:
     """Retrainings by a recipe of the networks that other retrainings trained, and their evaluations.
 
     `method`: dataset/method.
@@ -228,7 +231,8 @@ def _continued(others: Iterable[Job], method: str, recipe: Retrain) -> Iterator[
             retrain = make_job("retrain", run, job, other.inputs | trained)
             yield retrain
         elif other.stage == "evaluate":
-            evaluation = EvaluateJob.model_validate(other.params).model_copy(update={"retrain": recipe})
+            update = {"retrain": recipe, "evaluate": evaluate}
+            evaluation = EvaluateJob.model_validate(other.params).model_copy(update=update)
             trained = {"weights": str(retrain.output("weights.safetensors"))}
             yield make_job("evaluate", run, evaluation, other.inputs | trained)
 

@@ -45,6 +45,7 @@ def run(job: Job) -> dict[str, Any]:
         groups.many_above,
         groups.few_below,
         params.evaluate.calibration_bins,
+        params.evaluate.adjust,
     )
     write_json(job.output("metrics.json"), metrics | size)
     columns = {

@@ -369,6 +369,22 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "auxiliary_weight",
         "0",
     ),
+    "no adjustment": ("evaluate: {}", "evaluate: {adjust: 0}", "evaluate.adjust", "0", "greater than 0"),
+    "adjustment beyond reason": ("evaluate: {}", "evaluate: {adjust: 500}", "evaluate.adjust", "500", "100"),
+    "adjustment of one method": (
+        "searcher: {kind: random}",
+        "searcher: {kind: random}\n    evaluate: {adjust: -1}",
+        "methods.random.evaluate.adjust",
+        "-1",
+        "greater than 0",
+    ),
+    "table of one method": (
+        "searcher: {kind: random}",
+        "searcher: {kind: random}\n    evaluate: {table: a.csv}",
+        "methods.random.evaluate.table",
+        "unknown key",
+        "adjust, batch_size",
+    ),
     "value of an override": (
         "searcher: {kind: random}",
         "searcher: {kind: random}\n    retrain: {epochs: -1}",
@@ -705,7 +721,71 @@ def sampled(loss, sampler):
     return searched(f"{{kind: plain, loss: {{kind: {loss}}}, sampler: {{kind: {sampler}}}}}")
 
 
+ADJUSTED = ("evaluate: {}", "evaluate: {adjust: 1}")
+
+
+def adjusted_after(entries):
+    """Adjust the predictions of all methods, of which the method random is retrained with its own entries."""
+    return [ADJUSTED, *retrained(entries)]
+
+
 IMPOSSIBLE = {  # name: (replacements, the field that the message starts with, what else it names)
+    "adjusted after logit adjustment": (
+        adjusted_after("objective: {kind: plain, loss: {kind: logit_adjustment}}"),
+        "evaluate.adjust",
+        "loss logit_adjustment",
+        "methods.random.evaluate: {adjust: null}",
+    ),
+    "adjusted after deferred re-weighting": (
+        adjusted_after("objective: {kind: plain, loss: {kind: ldam}}"),
+        "evaluate.adjust",
+        "loss ldam",
+        "methods.random.evaluate: {adjust: null}",
+    ),
+    "adjusted after re-sampling": (
+        adjusted_after("objective: {kind: plain, sampler: {kind: square_root}}"),
+        "evaluate.adjust",
+        "sampler square_root",
+        "methods.random.evaluate: {adjust: null}",
+    ),
+    "adjusted after two branches": (
+        adjusted_after("objective: {kind: bilateral}"),
+        "evaluate.adjust",
+        "sampler reversed",
+        "methods.random.evaluate: {adjust: null}",
+    ),
+    "adjusted after GLMC": (
+        adjusted_after("objective: {kind: glmc}"),
+        "evaluate.adjust",
+        "objective glmc",
+        "methods.random.evaluate: {adjust: null}",
+    ),
+    "adjusted after ProCo": (
+        adjusted_after("objective: {kind: proco}"),
+        "evaluate.adjust",
+        "loss logit_adjustment",
+        "methods.random.evaluate: {adjust: null}",
+    ),
+    "adjusted after a second phase": (
+        [(ALONE, f"{ALONE}\n    retrain: {{classifier: {{kind: retrained}}}}\n    evaluate: {{adjust: 2}}")],
+        "methods.random.evaluate.adjust",
+        "2",
+        "classifier retrained",
+        "methods.random.evaluate: {adjust: null}",
+    ),
+    "adjusted after a search with two branches that is evaluated as it is": (
+        [
+            ADJUSTED,
+            (
+                "arch_lr: {kind: coupled}",
+                "arch_lr: {kind: coupled}\n    retrain: {start: supernet, epochs: 0, channels: 16, cells: 3, "
+                "drop_path: 0, objective: {kind: bilateral, branch_cells: 1}}",
+            ),
+        ],
+        "evaluate.adjust",
+        "sampler reversed",
+        "methods.hlrs.evaluate: {adjust: null}",
+    ),
     "Balanced Softmax of a balanced batch": (
         sampled("balanced_softmax", "class_balanced"),
         "methods.darts.objective",
@@ -1182,6 +1262,27 @@ POSSIBLE = {  # close to the above, and valid
         "{kind: bilateral, rebalancing: {kind: uniform}, loss: {kind: balanced_softmax}}"
     ),
     "focal loss of a balanced batch": sampled("focal", "class_balanced"),
+    "adjusted, but where the training has balanced": [
+        ADJUSTED,
+        (
+            ALONE,
+            f"{ALONE}\n    retrain: {{objective: {{kind: plain, loss: {{kind: balanced_softmax}}}}}}\n"
+            "    evaluate: {adjust: null}",
+        ),
+    ],
+    "adjusted after margins": adjusted_after("objective: {kind: plain, loss: {kind: ldam, at: null}}"),
+    "adjusted after rates of rows": adjusted_after("objective: {kind: dual_head}"),
+    "adjusted after GLMC without class weights": adjusted_after("objective: {kind: glmc, gamma: 0}"),
+    "adjusted after ProCo beside plain cross-entropy": adjusted_after(
+        "objective: {kind: proco, loss: {kind: cross_entropy}}"
+    ),
+    "adjusted after two branches of one sampler": adjusted_after(
+        "objective: {kind: bilateral, rebalancing: {kind: uniform}}"
+    ),
+    "adjusted beside a balanced method that the matrix leaves out": [
+        ("methods: [darts, hlrs, random]", "methods: [darts, hlrs]"),
+        *adjusted_after("classifier: {kind: retrained}"),
+    ],
     "mixed images under LDAM": retrained("objective: {kind: plain, loss: {kind: ldam}}, mix: {kind: mixup}"),
     "cosines under a dual head": searched("{kind: dual_head, head: {kind: cosine}}"),
     "mixed images under a dual head": retrained("objective: {kind: dual_head}, mix: {kind: mixup}"),

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from hlrs.longtail.metrics import calibration, confusion, evaluate, expected_calibration_error, groups
+from hlrs.longtail.metrics import (
+    adjusted,
+    calibration,
+    confusion,
+    evaluate,
+    expected_calibration_error,
+    groups,
+)
 
 # Five classes; class 4 has no test images, class 0 the most.
 TRAIN_COUNTS = [150, 101, 100, 20, 19]
@@ -79,6 +86,44 @@ def test_impossible_label_gives_a_finite_likelihood():
     metrics = evaluate(np.array([[1.0, 0.0]]), np.array([1]), [2, 2], 100, 20, 15)
     assert math.isfinite(metrics["nll"])
     assert metrics["nll"] > 700
+
+
+# Three classes with 90, 9 and 1 training images. p/n: .0089 .0167 .05 | .0106 .0054 .001 | .0056 .044 .1 |
+# .01 .0089 .02 | .011 .0006 .005; p/√n: .084 .05 .05 | .1 .016 .001 | .053 .133 .1 | .095 .027 .02 | .104 …
+LEANING = np.array(
+    [[0.8, 0.15, 0.05], [0.95, 0.049, 0.001], [0.5, 0.4, 0.1], [0.9, 0.08, 0.02], [0.99, 0.005, 0.005]]
+)
+
+
+def test_adjusted_predictions_by_hand():
+    assert adjusted(LEANING, [90, 9, 1], 1.0).tolist() == [2, 0, 2, 2, 0]
+    assert adjusted(LEANING, [90, 9, 1], 0.5).tolist() == [0, 0, 1, 0, 0]
+    labels = np.array([2, 0, 1, 0, 0])
+    plain, half, whole = (evaluate(LEANING, labels, [90, 9, 1], 50, 5, 15, tau) for tau in (None, 0.5, 1.0))
+    names = ("top1", "balanced_accuracy", "many", "medium", "few")
+    assert [plain[name] for name in names] == pytest.approx([3 / 5, 1 / 3, 1, 0, 0])
+    assert [half[f"adjusted_{name}"] for name in names] == pytest.approx([4 / 5, 2 / 3, 1, 1, 0])
+    assert [whole[f"adjusted_{name}"] for name in names] == pytest.approx([3 / 5, 5 / 9, 2 / 3, 0, 1])
+    for metrics in (half, whole):  # beside the plain prediction's, which stay as they are
+        assert metrics.keys() - plain.keys() == {f"adjusted_{name}" for name in names}
+        assert metrics | plain == metrics
+
+
+def test_adjusted_predictions_are_those_of_shifted_logits():
+    draw = np.random.default_rng(0)
+    logits, counts = draw.normal(0, 3, (200, 6)), [500, 200, 80, 30, 12, 5]
+    odds = np.exp(logits)
+    for tau in (0.3, 1.0, 2.5):
+        expected = (logits - tau * np.log(np.array(counts) / sum(counts))).argmax(1)
+        found = adjusted((odds / odds.sum(1, keepdims=True)).astype(np.float32), counts, tau)
+        assert (found == expected).all()
+        assert (found != logits.argmax(1)).any()
+    assert (adjusted(odds / odds.sum(1, keepdims=True), [7] * 6, 2.5) == logits.argmax(1)).all()
+
+
+def test_adjusted_predictions_of_impossible_and_unseen_classes():
+    assert adjusted(np.array([[0.9, 0.1, 0.0]]), [1000, 1000, 1], 100.0).tolist() == [0]
+    assert adjusted(np.array([[0.6, 0.4], [0.7, 0.3]]), [2, 0], 1.0).tolist() == [1, 0]  # as if [2, 1]
 
 
 def test_calibration_error_by_hand():

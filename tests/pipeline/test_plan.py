@@ -302,6 +302,30 @@ def test_evaluation_options_affect_no_training():
     assert changed(evaluate__calibration_bins=10) == runs(("evaluate",)) | REPORT
 
 
+def test_an_adjustment_concerns_evaluations_of_the_methods_that_have_it():
+    assert changed(evaluate__adjust=1.0) == runs(("evaluate",)) | REPORT
+    own = {"evaluate": {"adjust": 1.0}}
+    assert changed(methods__random={"searcher": {"kind": "random"}} | own) == (
+        runs(("evaluate",), methods=["random"]) | REPORT
+    )
+    bilateral = {"methods__hlrs__retrain": {"objective": {"kind": "bilateral"}, "auxiliary_weight": 0}}
+    refusing = {"methods__hlrs__evaluate": {"adjust": None}, "evaluate__adjust": 1.0}
+    adjusted = {
+        job.run
+        for job in plan.plan(params(**bilateral, **refusing))
+        if job.stage == "evaluate" and job.params["evaluate"].get("adjust") == 1
+    }
+    assert adjusted == {run for _, run in runs(("evaluate",), methods=["darts", "random"])}
+
+
+def test_jobs_without_an_adjustment_have_the_parameters_of_before_there_was_one():
+    jobs = {job.stage: job.params for job in plan.plan(params())}
+    assert jobs["evaluate"]["evaluate"] == {"batch_size": 250, "calibration_bins": 15, "threads": 1}
+    shown = jobs["report"]["params"]
+    assert set(shown["evaluate"]) == {"batch_size", "calibration_bins", "threads", "table"}
+    assert "evaluate" not in shown["methods"]["darts"]
+
+
 def test_a_data_sets_imbalance_affects_all_of_its_jobs():
     found = changed(datasets__small__imbalance={"kind": "exponential", "factor": 20})
     assert found == {("split", "small")} | runs(RUN_STAGES, ["small"]) | REPORT

@@ -227,6 +227,13 @@ def test_a_column_and_no_retraining_need_a_table():
     refused(UserError, "datasets.digits.table_column: 'a'", "evaluate.table", **named)
 
 
+def test_what_is_not_evaluated_is_not_adjusted():
+    refused(UserError, "evaluate.adjust changes nothing", "list a seed", evaluate__adjust=1.0)
+    own = {"methods__random__evaluate": {"threads": 2}}
+    refused(UserError, "methods.random.evaluate changes nothing", "leave it out", **own)
+    assert plan.plan(params(**own, evaluate__adjust=1.0, matrix__retrain_seeds=[0]))
+
+
 def test_a_table_needs_a_method_that_searches_its_space():
     refused(UserError, "evaluate.table: cells.csv", "search.space", search__space={"kind": "darts"})
     refused(UserError, "evaluate.table: cells.csv", "4 nodes", "search.nodes", search__nodes=3)

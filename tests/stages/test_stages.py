@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch
 
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
-from hlrs.artifacts.tensors import read_tensors
+from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.config.base import Spec
 from hlrs.config.jobs import RetrainJob, SearchJob
 from hlrs.config.methods import ArchLR, Head, Loss, Mixing, Objective, Sampler, Searcher, Trained
 from hlrs.config.params import Params
 from hlrs.config.recipes import AnyOptimizer, Optimizer, Rest, Retrain, Sgd
+from hlrs.nas.resnet import ResNet, initialize_resnet
 from hlrs.pipeline.plan import plan
 from hlrs.stages import evaluate, extract, retrain, search, split
 from hlrs.stages.images import SplitImages
@@ -230,6 +232,28 @@ def test_bilateral_retraining_for_one_method_and_its_evaluation(workspace):
     assert metrics["top1"] == pytest.approx((table.label == table.predicted).mean())
     assert np.allclose(np.stack(table.probabilities).sum(1), 1, atol=1e-5)
     assert metrics["train_counts"][0] == 40  # max_per_class
+
+
+def test_an_adjusted_prediction_is_evaluated_beside_the_plain_one(workspace):
+    resnet = {"searcher": {"kind": "resnet", "depth": 20}}
+    by_stage = jobs(methods={"m": resnet}, evaluate={"adjust": 2.0})
+    split.run(by_stage["split"])
+    network = ResNet(20, in_channels=1, classes=10)
+    initialize_resnet(network, torch.Generator().manual_seed(0))
+    facts = {"channels": 1, "mean": [0.3], "std": [0.4]}
+    write_tensors(Path(by_stage["evaluate"].inputs["weights"]), network.state_dict(), facts)
+    evaluate.run(by_stage["evaluate"])
+    metrics = read_json(by_stage["evaluate"].output("metrics.json"))
+    table = pq.read_table(by_stage["evaluate"].output("predictions.parquet")).to_pandas()
+    counts = np.array(metrics["train_counts"])
+    assert counts.max() > 5 * counts.min()
+    predicted = (np.stack(table.probabilities).astype(float) / (counts / counts.sum()) ** 2).argmax(1)
+    assert (predicted != table.predicted).any()
+    right = np.array([(predicted[table.label == label] == label).mean() for label in range(10)])
+    assert metrics["top1"] == pytest.approx((table.label == table.predicted).mean())
+    assert metrics["adjusted_top1"] == pytest.approx((predicted == table.label).mean())
+    assert metrics["adjusted_balanced_accuracy"] == pytest.approx(right.mean())
+    assert metrics["adjusted_few"] == pytest.approx(right[counts < 8].mean())
 
 
 def test_retraining_learns_what_can_be_learned(workspace):
