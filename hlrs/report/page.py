@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from hlrs.artifacts.jobs import OUTPUTS
 from hlrs.report import charts, figures, tables
 from hlrs.report.claim import claims, controls, headline
-from hlrs.report.comparisons import COMPARED, Difference, Summary, compare, deciding, summarize
+from hlrs.report.comparisons import COMPARED, Difference, Summary, compare, deciding, known, summarize
 from hlrs.report.job_records import facts, record_table
 from hlrs.report.lookups import floor_of, lookups_table
 from hlrs.report.runs import STAGES, JobRecord, Results, draws, jobs, several
@@ -54,6 +54,7 @@ def page(results: Results) -> str:
         labels=COMPARED,
         floors={name: floor for name in results.classes if (floor := floor_of(results, name))},
         retrained=results.retrained,
+        adjusted="adjusted_top1" in known(results),
         datasets=[_dataset(results, name, summary, differences) for name in results.classes],
         retrainings=several(results),
         draws=draws(results),

@@ -270,6 +270,31 @@ def test_the_discretization_gap_is_a_metric_of_what_is_searched():
     assert "mean over the seeds: darts +25.0." in job.output("index.html").read_text()
 
 
+def test_adjusted_accuracies_have_columns_of_their_own():
+    job = make_job(TWO_SEEDS)
+    assert "Adjusted" not in html(job)
+    for seed, balanced in ((0, 0.7), (1, 0.9)):
+        path = Path(job.inputs[f"evaluate/d/hlrs/{seed}/metrics.json"])
+        beside = {"top1": 0.75, "balanced_accuracy": balanced, "many": 0.6, "medium": None, "few": 0.65}
+        adjusted = {f"adjusted_{name}": value for name, value in beside.items()}
+        write_json(path, json.loads(path.read_text()) | adjusted)
+    text = html(job)
+    for head in ("top-1", "balanced", "many-shot", "few-shot"):
+        assert text.count(f">Adjusted: {head}</th>") == 2  # of the methods and of the runs
+    assert "80.0<small>± 14.1</small>" in re.sub(r"\s*<small>", "<small>", text)  # 0.7 and 0.9: 0.2/√2
+    found = {(r["method"], r["metric"]): r for r in rows(job, "summary.csv")}
+    row = found["hlrs", "adjusted_balanced_accuracy"]
+    assert (row["mean"], row["std"], row["seeds"]) == ("0.8", "0.1414213562", "2")
+    assert row["bootstrap_low"] == "0.7"
+    assert found["hlrs", "balanced_accuracy"]["mean"] == "0.57"
+    assert ("darts", "adjusted_balanced_accuracy") not in found
+    listed = {
+        (r["method"], r["adjusted_balanced_accuracy"], r["adjusted_medium"]) for r in rows(job, "runs.csv")
+    }
+    assert listed == {("darts", "", ""), ("random", "", ""), ("hlrs", "0.7", ""), ("hlrs", "0.9", "")}
+    assert {row["metric"] for row in rows(job, "differences.csv")} == {"balanced_accuracy", "top1"}
+
+
 def test_paired_difference_with_two_seeds():
     job = make_job(TWO_SEEDS)
     run(job)
