@@ -216,9 +216,7 @@ def _run_jobs(
         yield from (retrain, make_job("evaluate", again, evaluation, trained))
 
 
-def _continued(
-    others: Iterable[Job], method: str, recipe: Retrain, evaluate: Evaluation
-) -> Iterator[Job]:
+def _continued(others: Iterable[Job], method: str, recipe: Retrain, evaluate: Evaluation) -> Iterator[Job]:
     """Retrainings by a recipe of the networks that other retrainings trained, and their evaluations.
 
     `method`: dataset/method.
