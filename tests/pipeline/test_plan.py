@@ -179,7 +179,8 @@ def test_a_resnet_is_retrained_and_evaluated_alone():
 
 @pytest.mark.parametrize("kind", specs(Searcher))
 def test_the_report_reads_the_stages_that_the_plan_has_before_a_retraining(kind):
-    searcher = {"kind": kind} | ({"genotype": "PDARTS"} if kind == "fixed" else {})
+    needed = {"fixed": {"genotype": "PDARTS"}, "trained": {"method": "hlrs"}}
+    searcher = {"kind": kind} | needed.get(kind, {})
     jobs = plan.plan(params(methods__random={"searcher": searcher}))
     before = [job.stage for job in jobs if job.run == "small/random/0" and job.stage in ("search", "extract")]
     assert BEFORE_RETRAINING[specs(Searcher)[kind].genotype_is] == before

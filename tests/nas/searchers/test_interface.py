@@ -70,7 +70,7 @@ def check_penalty(penalty: torch.Tensor | None, architecture: dict[str, torch.Te
 
 def test_what_finds_a_genotype_is_in_its_union_and_its_table():
     found = ("searched", "drawn", "scored")
-    specs: dict[str, set[type[Spec]]] = {rule: set() for rule in (*found, "given", "absent")}
+    specs: dict[str, set[type[Spec]]] = {rule: set() for rule in (*found, "given", "absent", "shared")}
     for spec in get_args(get_args(methods.Searcher)[0]):
         specs[spec.genotype_is].add(spec)
     unions = (methods.SupernetSearcher, methods.DrawnSearcher, methods.ScoredSearcher)
