@@ -1,5 +1,6 @@
 """Specs of methods: searcher, objective (samplers, loss, mixing), schedule of the alphas' learning rate."""
 
+from operator import not_
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -65,13 +66,12 @@ OrSparsemax = Annotated[Relaxation, Field(exclude_if=_is_softmax)]
 # --- searchers ------------------------------------------------------------------------------------------
 # `genotype_is`: "searched" on a supernet; "drawn" at random; "scored", the best of some that are drawn, by
 # their untrained networks; "given", a published one; "absent", as the network has no cells; "shared" with
-# another method, or absent there. For those that
-# search, `order` of the architecture's gradient, 0 if it is estimated (nas/bilevel.py); `portion`: the
-# supernet searches on one channel in so many; `edge_normalization`: whether it has betas; `warm_up`: the
-# progress at which the architecture takes its first step, 1 if it takes none; `sums_to_one`: whether an
-# edge's operation weights do; `tune`: the epochs between two decisions on the supernet (nas/selection.py),
-# None if the genotype follows from the alphas; `relaxation`: what turns these into the weights that it
-# follows from.
+# another method, or absent there. For those that search, `order` of the architecture's gradient, 0 if it is
+# estimated (nas/bilevel.py); `portion`: the supernet searches on one channel in so many;
+# `edge_normalization`: whether it has betas; `warm_up`: the progress at which the architecture takes its
+# first step, 1 if it takes none; `sums_to_one`: whether an edge's operation weights do; `tune`: the epochs
+# between two decisions on the supernet (nas/selection.py), None if the genotype follows from the alphas;
+# `relaxation`: what turns these into the weights that it follows from.
 
 
 class Darts(Spec):
@@ -611,10 +611,10 @@ Mixing = Annotated[
 # --- objectives -----------------------------------------------------------------------------------------
 # `searches`: whether a supernet can be trained by it. `samplers`: a batch of each is read per step. `passes`:
 # how many batches pass through the network per step. `mixing`: the coefficient that mixes the batches or
-# losses of two branches or classifiers. `auxiliary`: whether it can train an auxiliary head. `reweighted`:
-# whether it weights the classes by their frequencies, whatever its `loss`.
-# `one_classifier`: whether it has a single classifier, which can be replaced after training. `branches`: how
-# many the network has, and `branch_cells`: how many cells exist once per branch.
+# losses of two branches or classifiers. `auxiliary`: whether it can train an auxiliary head.
+# `one_classifier`: whether it has a single classifier, which can be replaced after training. `reweighted`:
+# whether it weights the classes by their frequencies, whatever its `loss`. `branches`: how many the network
+# has, and `branch_cells`: how many cells exist once per branch.
 # `claimed`: what the paper's claim calls DARTS with this objective: "DARTS" (with another sampler or loss,
 # re-sampling or re-weighting), "BBN" (with another arch_lr than constant, HLRS), "HLRS"; None: nothing.
 
@@ -869,11 +869,6 @@ ArchLR = Annotated[
 Labels = Literal["given", "random"]
 
 
-def _is_empty(entries: object) -> bool:
-    """Leave the default out of the report's parameters, as before there was a choice: its key stays."""
-    return entries == {}
-
-
 class Method(Spec):
     """A method, composed of independent parts.
 
@@ -892,7 +887,8 @@ class Method(Spec):
     labels: Labels = "given"
     search: dict[Text, Any] = Field({}, max_length=100)
     retrain: dict[Text, Any] = Field({}, max_length=100)
-    evaluate: dict[Text, Any] = Field({}, max_length=100, exclude_if=_is_empty)
+    # nothing is left out of the report's parameters, as before there was a choice: its key stays
+    evaluate: dict[Text, Any] = Field({}, max_length=100, exclude_if=not_)
 
     @model_validator(mode="after")
     def _compatible(self) -> "Method":

@@ -175,20 +175,22 @@ class Params(Sections):
                 f"{field}: {searcher.method} has no network of its own, as its searcher is trained, too: "
                 "name another method"
             )
-        if name in self.matrix.methods and searcher.method not in self.matrix.methods:
-            raise ValueError(
-                f"{field}: {searcher.method} is not in matrix.methods, so nothing trains it: add it"
-            )
-        if name in self.matrix.methods and not self.matrix.retrain_seeds:
-            raise ValueError(
-                f"{field}: matrix.retrain_seeds is empty, so nothing trains {searcher.method}: list a "
-                f"seed, or leave {name} out of the matrix"
-            )
         of_network = OF_CELLS if other.genotype_is == "absent" else ("channels", "cells")
         if fixed := [entry for entry in ("start", *of_network) if entry in own]:
             raise ValueError(
                 f"methods.{name}.retrain.{fixed[0]}: the network is that of {searcher.method}, with its "
                 f"weights: leave {fixed[0]} out"
+            )
+        if name not in self.matrix.methods:
+            return
+        if searcher.method not in self.matrix.methods:
+            raise ValueError(
+                f"{field}: {searcher.method} is not in matrix.methods, so nothing trains it: add it"
+            )
+        if not self.matrix.retrain_seeds:
+            raise ValueError(
+                f"{field}: matrix.retrain_seeds is empty, so nothing trains {searcher.method}: list a "
+                f"seed, or leave {name} out of the matrix"
             )
 
     def _check_table(self) -> None:
@@ -350,8 +352,7 @@ class Params(Sections):
                 f"{field} changes nothing, as matrix.retrain_seeds is empty and no network is evaluated: "
                 "leave it out, or list a seed"
             )
-        balanced = self._balanced_by(name)
-        if evaluation.adjust is not None and balanced:
+        if evaluation.adjust is not None and (balanced := self._balanced_by(name)):
             raise ValueError(
                 f"{self._field(name, 'evaluate', 'adjust')} {evaluation.adjust:g} makes up for the "
                 f"classes' frequencies, as {balanced} of methods.{name} has already: classes would be "

@@ -1,5 +1,6 @@
 """Specs of recipes: how a search, a retraining, an evaluation and the report are run."""
 
+from operator import not_
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -465,11 +466,6 @@ class Inherited(Spec):
     portion: int = Field(ge=1, le=10_000)
 
 
-def _is_none(value: object) -> bool:
-    """Leave the default out of a job's parameters, as before there was a choice: its key stays."""
-    return value is None
-
-
 class Evaluation(Spec):
     """The evaluation of the trained network on the test set.
 
@@ -480,7 +476,8 @@ class Evaluation(Spec):
     batch_size: BatchSize = 250
     calibration_bins: int = Field(15, ge=1, le=10_000)
     threads: Threads = 1
-    adjust: float | None = Field(None, gt=0, le=100, exclude_if=_is_none)
+    # null is left out of a job's parameters, as before there was a choice: its key stays
+    adjust: float | None = Field(None, gt=0, le=100, exclude_if=not_)
 
 
 class Evaluate(Evaluation):

@@ -344,12 +344,12 @@ def _or_none(value: Any, check: Callable[[Any], Any]) -> Any:
         return None
 
 
-def _on_one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 OrNone = WrapValidator(_or_none)  # for what is only shown
-Shown = Annotated[str | None, AfterValidator(lambda text: text and _on_one_line(text)), OrNone]
+Shown = Annotated[str | None, AfterValidator(lambda text: text and on_one_line(text)), OrNone]
 
 
 class Holder(BaseModel):

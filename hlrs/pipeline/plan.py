@@ -43,7 +43,6 @@ from hlrs.config.jobs import (
 )
 from hlrs.config.methods import ConstantLR, Plain, Softmax
 from hlrs.config.params import Params, Sections
-from hlrs.config.recipes import Evaluation, Retrain
 from hlrs.config.spaces import DartsSpace, NasBench201Space
 from hlrs.errors import HlrsError, UserError
 from hlrs.nas.cell_table import check_column, read_table_of_cells
@@ -139,9 +138,17 @@ def _dataset_jobs(params: Params, name: str, dataset: Dataset, lookup: LookupJob
     yield split
     fields = Images.model_fields.keys() - {"content"}
     images = Images(content=content, **{field: getattr(dataset, field) for field in fields})
-    for method in params.matrix.methods:
+    made: dict[tuple[str, int], list[Job]] = {}
+    searchers = {method: params.methods[method].searcher for method in params.matrix.methods}
+    # those that have another's network last, as they read what that one trained
+    for method, searcher in sorted(searchers.items(), key=lambda each: each[1].genotype_is == "shared"):
         for seed in params.matrix.seeds:
-            yield from _run_jobs(params, split, images, dataset.groups, lookup, method, seed)
+            if searcher.genotype_is == "shared":
+                jobs = _continued(params, f"{name}/{method}", method, made[searcher.method, seed])
+            else:
+                jobs = _run_jobs(params, split, images, dataset.groups, lookup, method, seed)
+            made[method, seed] = list(jobs)
+            yield from made[method, seed]
 
 
 def _run_jobs(
@@ -155,16 +162,10 @@ def _run_jobs(
 ) -> Iterator[Job]:
     """Search, extraction, look-up, retrainings and evaluations of one data set × method × seed.
 
-    A given genotype is not searched for, and a network without cells has none. What another method trained
-    has neither.
+    A given genotype is not searched for, and a network without cells has none.
     """
     run = f"{split.run}/{method}/{seed}"
     searcher, space = params.methods[method].searcher, params.space_of(method)
-    if searcher.genotype_is == "shared":
-        others = _run_jobs(params, split, images, groups, None, searcher.method, seed)
-        recipes = params.retrain_of(method), params.evaluate_of(method)
-        yield from _continued(others, f"{split.run}/{method}", *recipes)
-        return
     recipe, inherited = params.retrain_of(method), params.inherited_of(method)
     tables = {"split": str(split.output("split.parquet")), "classes": str(split.output("classes.json"))}
     network = dict(tables)
@@ -216,13 +217,14 @@ def _run_jobs(
         yield from (retrain, make_job("evaluate", again, evaluation, trained))
 
 
-def _continued(others: Iterable[Job], method: str, recipe: Retrain, evaluate: Evaluation) -> Iterator[Job]:
-    """Retrainings by a recipe of the networks that other retrainings trained, and their evaluations.
+def _continued(params: Params, folder: str, method: str, others: Iterable[Job]) -> Iterator[Job]:
+    """Retrainings, by a method's recipe, of the networks that another method trained, and their evaluations.
 
-    `method`: dataset/method.
+    `others`: all jobs of that method; `folder`: dataset/method, of the runs.
     """
+    recipe, evaluate = params.retrain_of(method), params.evaluate_of(method)
     for other in others:
-        run = f"{method}/{other.run.rsplit('/', 1)[1]}"
+        run = f"{folder}/{other.run.rsplit('/', 1)[1]}"
         if other.stage == "retrain":
             job = RetrainJob.model_validate(other.params).model_copy(update={"retrain": recipe})
             trained = {"trained": str(other.output("weights.safetensors"))}

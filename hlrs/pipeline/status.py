@@ -10,8 +10,9 @@ from hlrs.errors import UserError
 from hlrs.pipeline import plan
 from hlrs.pipeline.cost_probe import Calibration, Measurement
 from hlrs.pipeline.costs import Estimate, Forecast
-from hlrs.pipeline.locks import RUN, Holder, holder_of, leased, read
+from hlrs.pipeline.locks import RUN, Holder, holder_of, leased, on_one_line, read
 from hlrs.pipeline.plan_view import duration
+from hlrs.pipeline.reasons import epochs
 from hlrs.provenance.differences import Past
 
 TAIL = 65_536  # bytes of a log that are read
@@ -41,17 +42,13 @@ def survey(jobs: list[Job]) -> list[State]:
 
 def _state(job: Job) -> State:
     """Find out what a job does whose result is not there."""
-    lines = _log(job)
-    epochs = [line for line in lines if EPOCH.search(line)]
-    done, total = map(int, EPOCH.findall(epochs[-1])[0]) if epochs else (0, 1)
+    log = _log(job)
+    last = log[-1] if log else ""
     if leased(job.key):
-        return State(job, "running", _progress(epochs), done / total, str(holder_of(job.key) or ""))
-    errors = [line.removeprefix("hlrs: ") for line in lines if line.startswith("hlrs: ")]
-    if errors and not INTERRUPTED.search(errors[-1]):
-        return State(job, "failed", errors[-1].removeprefix(f"{job.run}: "))
-    if job.checkpoint.exists():
-        return State(job, "stopped", _progress(epochs), done / total)
-    return State(job, "waiting")
+        return State(job, "running", *_progress(job, log), str(holder_of(job.key) or ""))
+    if last.startswith("hlrs: ") and not INTERRUPTED.search(last):
+        return State(job, "failed", last.removeprefix("hlrs: ").removeprefix(f"{job.run}: "))
+    return State(job, "stopped", *_progress(job, log)) if job.checkpoint.exists() else State(job, "waiting")
 
 
 def _log(job: Job) -> list[str]:
@@ -62,15 +59,18 @@ def _log(job: Job) -> list[str]:
             text = file.read(TAIL).decode(errors="replace")
     except OSError:
         return []
-    return ["".join(c if c.isprintable() else " " for c in line) for line in text.splitlines()]
+    return [on_one_line(line) for line in text.splitlines()]
 
 
-def _progress(epochs: list[str]) -> str:
-    """Shorten the last line of an epoch: 'epoch 3/15, loss 1.2, accuracy 0.5, 310 images/s, 40 s left'."""
-    if not epochs:
-        return "in its first epoch"
-    done, total = EPOCH.findall(epochs[-1])[0]
-    return ", ".join([f"epoch {done}/{total}", *filter(SHOWN.fullmatch, epochs[-1].split("  "))])
+def _progress(job: Job, log: list[str]) -> tuple[str, float]:
+    """Shorten the last line of an epoch, 'epoch 3/15, loss 1.2, …, 40 s left'; return the share done, too."""
+    for line in reversed(log):
+        if found := EPOCH.search(line):
+            done, total = map(int, found.groups())
+            return ", ".join(
+                [f"epoch {done}/{total}", *filter(SHOWN.fullmatch, line.split("  "))]
+            ), done / total
+    return "in its first epoch" if epochs(job) else "", 0.0
 
 
 # --- the time left ------------------------------------------------------------------------------------
@@ -90,8 +90,8 @@ class Recalled(Calibration):
 def estimates(states: list[State]) -> list[Estimate]:
     """Estimate what the jobs that are to be done will take, from records and earlier measurements."""
     forecast = Forecast(Past(), Recalled([state.job for state in states], lambda text: None))
-    ahead = [state for state in states if state.what not in ("done", "failed")]
-    return [replace(forecast.of(state.job), done=state.share) for state in ahead]
+    ahead = [(forecast.of(state.job), state) for state in states if state.what not in ("done", "failed")]
+    return [replace(estimate, done=max(estimate.done, state.share)) for estimate, state in ahead]
 
 
 # --- text and JSON ------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def facts(states: list[State]) -> dict[str, Any]:
     """Return everything as JSON values; `seconds_left` of one job at a time."""
     found = estimates(states)
     return {
-        "jobs": {what: sum(state.what == what for state in states) for what in get_args(What)},
+        "jobs": _counts(states),
         "workflow": _workflow(),
         "seconds_left": sum(estimate.seconds for estimate in found),
         "not_estimated": sum(estimate.how == "unknown" for estimate in found),
@@ -122,18 +122,17 @@ def facts(states: list[State]) -> dict[str, Any]:
 
 def lines(states: list[State]) -> Iterator[str]:
     """Yield the text line by line."""
-    counts = [(what, sum(state.what == what for state in states)) for what in get_args(What)]
-    yield f"{len(states)} jobs: {', '.join(f'{count} {what}' for what, count in counts if count)}"
+    counts = _counts(states)
+    yield f"{len(states)} jobs: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
     yield _workflow() or "no snakemake runs in this folder"
-    running = _of(states, "running")
-    if any(state.what not in ("done", "failed") for state in states):
-        yield _left(estimates(states), len(running))
+    if counts["done"] + counts["failed"] < len(states):
+        yield _left(estimates(states), counts["running"])
     for what in ("running", "stopped", "failed"):
         found = _of(states, what)
         if found:
             yield ""
         for state in found:
-            yield f"{what:8}  {state.job.stage:8}  {state.job.run}  {state.says}"
+            yield f"{what:8}  {state.job.stage:8}  {state.job.run}  {state.says}".rstrip()
             if what == "failed":
                 yield f"{'':20}{state.job.log}"
             elif state.by:
@@ -145,6 +144,10 @@ def lines(states: list[State]) -> Iterator[str]:
         runs = [state.job.run for state in waiting if state.job.stage == stage]
         if runs:
             yield f"waiting   {stage:8}  {abbreviate(runs)}"
+
+
+def _counts(states: list[State]) -> dict[str, int]:
+    return {what: len(_of(states, what)) for what in get_args(What)}
 
 
 def _of(states: Iterable[State], what: str) -> list[State]:
