@@ -279,6 +279,7 @@ def test_adjusted_accuracies_have_columns_of_their_own():
         adjusted = {f"adjusted_{name}": value for name, value in beside.items()}
         write_json(path, json.loads(path.read_text()) | adjusted)
     text = html(job)
+    assert "of the plain one. Weights and multiply-adds" in re.sub(r"\s+", " ", text)
     for head in ("top-1", "balanced", "many-shot", "few-shot"):
         assert text.count(f">Adjusted: {head}</th>") == 2  # of the methods and of the runs
     assert "80.0<small>± 14.1</small>" in re.sub(r"\s*<small>", "<small>", text)  # 0.7 and 0.9: 0.2/√2
