@@ -22,6 +22,7 @@ from hlrs.pipeline.cost_probe import batches_of
 from hlrs.pipeline.plan import plan
 from hlrs.stages import evaluate, extract, retrain, search, split
 from hlrs.stages.images import SplitImages, predict
+from hlrs.stages.phases import average
 from tests.conftest import TINY, edit, hlrs, outputs, record, start
 
 CPU = torch.device("cpu")
@@ -162,7 +163,7 @@ def test_a_step_of_sam_by_hand(workspace):
     task.network.double()
     task.begin(0)
     [(images, labels, *_)] = task.phase.batches(0)
-    task._inputs = lambda number: [None, None, images.double(), labels, None, None]
+    task.phase.inputs_of = lambda number: [None, None, images.double(), labels, None, None]
     network = copy.deepcopy(task.network)
 
     def gradient():
@@ -186,8 +187,8 @@ def test_a_step_of_sam_by_hand(workspace):
 def test_sam_reads_the_same_images_and_drops_the_same_paths_twice(workspace):
     task = task_of(sharpness=0.1, drop_path=0.5)
     task.begin(1)
-    seen, outcome = [], task._outcome
-    task._outcome = lambda *inputs: seen.append(inputs) or outcome(*inputs)
+    seen, outcome = [], task.phase.outcome
+    task.phase.outcome = lambda *inputs: seen.append(inputs) or outcome(*inputs)
     task.step(0)
     first, second = seen
     assert first[1] is second[1]  # drop path's factors
@@ -296,7 +297,7 @@ def test_the_moving_average_by_hand():
         with torch.no_grad():
             network.weight.fill_(weight)
         network.num_batches_tracked += 5
-        retrain.average(averaged, network, 0.9)
+        average(averaged, network, 0.9)
     assert averaged.weight.item() == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3)  # 1.29
     assert averaged.bias.item() == 0
     assert averaged.num_batches_tracked.item() == 10

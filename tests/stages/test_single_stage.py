@@ -120,7 +120,7 @@ def test_a_short_training_is_evaluated_with_the_statistics_of_its_images(workspa
     retrain.run(by_stage["retrain"])
     after, _ = read_tensors(by_stage["retrain"].output("weights.safetensors"))
     task = retrain_task(by_stage)
-    task.calibrate()
+    task.first.calibrate()
     before = task.network.state_dict()
     assert torch.equal(
         task.result.state_dict()["stem.layers.1.running_var"], before["stem.layers.1.running_var"]
