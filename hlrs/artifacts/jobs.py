@@ -37,7 +37,7 @@ OUTPUTS = {
     "search": ["alphas.parquet", "history.parquet", "supernet.safetensors"],
     "extract": ["genotype.json", "normal.svg", "reduce.svg"],
     "lookup": ["lookup.json", FILES],
-    "retrain": ["weights.safetensors", "history.parquet"],
+    "retrain": ["weights.safetensors", "history.parquet", "features.parquet"],
     "evaluate": ["metrics.json", "predictions.parquet"],
     "report": [
         "index.html",

@@ -57,14 +57,25 @@ SCHEMAS: Choices[dict[str, str]] = {
     },
     "retrain_history": {
         "epoch": "int32",
-        "phase": "string",  # network; classifier, which is retrained at the end (cRT)
+        "phase": "string",  # network; diffusion, of its features; classifier, which trains alone at the end
         "progress": "float64",  # of the phase
         "loss": "float64",
-        "accuracy": "float64",
+        "accuracy": "float64",  # null in diffusion
         "weights_lr": "float64",
         "mixing": "float64",
         "drop_path": "float64",
         "holdout_accuracy": "float64",  # null without a holdout
+    },
+    # one row per class × origin, images or generated; empty where nothing was generated; frechet: from the
+    # generated features to the images', null for images and of fewer than two; x, y: some features,
+    # standardised, along the principal axes of the images'
+    "features": {
+        "class": "int32",
+        "origin": "string",
+        "count": "int64",
+        "frechet": "float64",
+        "x": "list<float32>",
+        "y": "list<float32>",
     },
     "predictions": {
         "index": "int64",

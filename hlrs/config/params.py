@@ -361,11 +361,13 @@ class Params(Sections):
 
     def _balanced_by(self, name: str) -> str:
         """Name what in a method's training makes up for the classes' frequencies; "" if nothing does."""
-        recipe, searched = self.retrain_of(name), self.methods[name].objective
+        recipe, method = self.retrain_of(name), self.methods[name]
         if recipe.classifier is not None and recipe.classifier.rebalances:
             return f"classifier {recipe.classifier.kind}"
-        if not recipe.epochs:  # what the search trained is evaluated as it is
-            return "" if searched is None else balancing(searched)
+        if not recipe.epochs:  # what the search, or another method, trained is evaluated as it is
+            if method.searcher.genotype_is == "shared":
+                return self._balanced_by(method.searcher.method)
+            return "" if method.objective is None else balancing(method.objective)
         return balancing(recipe.objective)
 
     def inherited_of(self, method: str) -> Inherited | None:

@@ -1,5 +1,6 @@
 """Specs of recipes: how a search, a retraining, an evaluation and the report are run."""
 
+from collections.abc import Mapping, Sequence
 from operator import not_
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,9 +27,11 @@ from hlrs.config.base import (
     TrainingBatch,
     WeightDecay,
 )
-from hlrs.config.methods import Objective, Plain, check_branches, check_reached
+from hlrs.config.methods import Objective, Plain, Sampler, UniformSampler, check_branches, check_reached
 from hlrs.config.spaces import DartsSpace, Space, check_cells
 from hlrs.errors import UserError
+
+SHOWN = 3  # classes, in a message
 
 
 def _check_weights(weights: "Optimizer", epochs: int) -> None:
@@ -348,6 +351,126 @@ class NormalizedClassifier(Spec):
     tau: Exponent = 1.0
 
 
+class OnFeatures(Spec):
+    """The trained classifier trains on, alone, on fixed features of the images, by Adam.
+
+    The features are those of evaluation mode, of images without augmentation. The learning rate falls from
+    `lr` to 0 along a cosine.
+    """
+
+    epochs: Epochs = 100
+    lr: LearningRate = 1e-3
+
+
+class ContinuedClassifier(OnFeatures):
+    """On the features of the images alone, as `sampler` draws them: the control of generated features."""
+
+    kind: Literal["continued"] = "continued"
+    sampler: Sampler = UniformSampler()
+
+    @property
+    def rebalances(self) -> bool:
+        """Whether the classes' shares change."""
+        return self.sampler.rebalances
+
+
+class Filled(OnFeatures):
+    """On the features of the images, and on generated ones that fill the tail up.
+
+    `fill`: `balanced` generates what each class lacks of the largest one's images, `ratio`
+    max(round(ratio · n_c), least) per class. A class of fewer than `least` images is too small to model.
+    """
+
+    fill: Literal["balanced", "ratio"] = "balanced"
+    ratio: float = Field(0.2, gt=0, le=1000)
+    least: int = Field(5, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _fills(self) -> "Filled":
+        if self.fill == "balanced" and self.ratio != type(self).model_fields["ratio"].default:
+            raise ValueError(
+                f"ratio {self.ratio:g} acts with fill ratio alone, and fill is balanced: set fill to ratio, "
+                "or leave ratio out"
+            )
+        return self
+
+    @property
+    def rebalances(self) -> bool:
+        """Whether the classes' shares change."""
+        return self.fill == "balanced"
+
+    def generated(self, counts: Sequence[int]) -> list[int]:
+        """Count the features to generate per class, given its images."""
+        if self.fill == "balanced":
+            return [max(counts) - own for own in counts]
+        return [max(round(self.ratio * own), self.least) for own in counts]
+
+    def check_classes(self, counts: Mapping[str, int]) -> None:
+        """Raise UserError if a class, by name, has too few images to model."""
+        small = [f"{name} ({own})" for name, own in counts.items() if own < self.least]
+        if small:
+            more = f" and {len(small) - SHOWN} more" if len(small) > SHOWN else ""
+            raise UserError(
+                f"classifier.least: {self.least} training images are the least to model a class by, and "
+                f"{', '.join(small[:SHOWN])}{more} have fewer: lower it, or the data set's imbalance"
+            )
+
+
+class GaussianClassifier(Filled):
+    """Drawn from one Gaussian per class, with a covariance that all share: the plain control of diffusion."""
+
+    kind: Literal["gaussian"] = "gaussian"
+
+    def check_classes(self, counts: Mapping[str, int]) -> None:
+        """Raise UserError if a class has too few images to model, or all have too few for a covariance."""
+        super().check_classes(counts)
+        if sum(counts.values()) <= len(counts):
+            raise UserError(
+                f"classifier gaussian: {len(counts)} classes of one image each have no covariance; set it to "
+                "retrained, or add images"
+            )
+
+
+class DiffusedClassifier(Filled):
+    """Drawn by class-conditional diffusion (LDMLR, Han et al. 2024, §3.2; hlrs/longtail/diffusion.py).
+
+    A denoiser of `width` units learns `steps` steps, in epochs of 100; DDIM then takes `sampling_steps` of
+    its `timesteps`.
+    """
+
+    steps_per_epoch: ClassVar[int] = 100
+
+    kind: Literal["diffused"] = "diffused"
+    timesteps: int = Field(1000, ge=2, le=100_000)
+    sampling_steps: int = Field(50, ge=1, le=100_000)
+    width: int = Field(256, ge=8, le=10_000, multiple_of=2)
+    steps: int = Field(3000, ge=steps_per_epoch, le=10_000_000, multiple_of=steps_per_epoch)
+
+    @property
+    def diffusion_epochs(self) -> int:
+        """Return the epochs of the diffusion's steps."""
+        return self.steps // self.steps_per_epoch
+
+    @model_validator(mode="after")
+    def _samples(self) -> "DiffusedClassifier":
+        if self.sampling_steps > self.timesteps:
+            raise ValueError(
+                f"sampling_steps {self.sampling_steps} are more than the {self.timesteps} timesteps: lower "
+                "them, or raise timesteps"
+            )
+        return self
+
+
+Classifier = Annotated[
+    RetrainedClassifier
+    | NormalizedClassifier
+    | ContinuedClassifier
+    | GaussianClassifier
+    | DiffusedClassifier,
+    Field(discriminator="kind"),
+]
+
+
 class Retrain(Spec):
     """The training of the derived network from scratch (DARTS, §A.2), or of what the search trained.
 
@@ -378,9 +501,7 @@ class Retrain(Spec):
     weights: AnyOptimizer = Sgd()
     objective: Objective = Plain(kind="plain")
     # what is done to the classifier after training
-    classifier: Annotated[RetrainedClassifier | NormalizedClassifier, Field(discriminator="kind")] | None = (
-        None
-    )
+    classifier: Classifier | None = None
 
     @model_validator(mode="after")
     def _compatible(self) -> "Retrain":

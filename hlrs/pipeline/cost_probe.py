@@ -25,7 +25,7 @@ from hlrs.artifacts.tables import SCHEMAS, read_table, write_table
 from hlrs.config.data import Source, Torchvision
 from hlrs.config.jobs import ExtractJob, Images, RetrainJob, SearchJob, SplitJob, parse
 from hlrs.config.methods import Softmax
-from hlrs.config.recipes import RetrainedClassifier
+from hlrs.config.recipes import DiffusedClassifier, OnFeatures, RetrainedClassifier
 from hlrs.config.spaces import Space
 from hlrs.errors import Failure, UserError, about
 from hlrs.longtail.mixing import mixing_at
@@ -54,9 +54,12 @@ class Measurement:
     fresh: bool = False  # measured by this process
 
     def seconds(self, batches: list[int], evaluated: int = 0) -> float:
-        """Return the seconds of all epochs, given the batches per step of each, and those only evaluated."""
+        """Return the seconds of all epochs, given the batches per step of each, and those only evaluated.
+
+        Epochs without images, which take far less, are left out.
+        """
         of_one = min(pace.seconds / number for number, pace in self.paces.items())
-        trained = sum(self.paces[number].seconds for number in batches)
+        trained = sum(self.paces[number].seconds for number in batches if number)
         return self.steps * (trained + FORWARD * of_one * evaluated)
 
 
@@ -85,8 +88,9 @@ class Calibration:
     def remembered(self, job: Job) -> Measurement | None:
         """Return a saved measurement of a training; one of a CPU only if there is no GPU."""
         entries = self.known.get(self._name(job), {}).items()
+        read = filter(None, batches(job))
         known = [_measurement(device, entry) for device, entry in entries]
-        whole = [measurement for measurement in known if measurement.paces.keys() >= set(batches(job))]
+        whole = [measurement for measurement in known if measurement.paces.keys() >= set(read)]
         usable = [measurement for measurement in whole if measurement.gpu or not gpu_here()]
         return max(usable, key=lambda measurement: (measurement.gpu, measurement.date), default=None)
 
@@ -101,7 +105,7 @@ class Calibration:
         steps, (device, gpu) = self.steps(job), _device(job)
         self.say(f"measuring {job.stage} of {job.run} on {device}")
         numbers = batches(job)
-        epochs = {number: numbers.index(number) for number in sorted(set(numbers))}
+        epochs = {number: numbers.index(number) for number in sorted(set(numbers)) if number}
         paces = self._probe(job, list(epochs.values()), device)
         measured = Measurement(
             device, gpu, steps, dict(zip(epochs, paces, strict=True)), _today(), fresh=True
@@ -149,7 +153,8 @@ class Calibration:
         if "genotype" in inputs and not Path(inputs["genotype"]).exists():
             inputs["genotype"] = str(folder / "genotype.json")
             write_json(folder / "genotype.json", self._stand_in(job).to_json())
-        inputs.pop("supernet", None)  # whose weights cost the same as any
+        for weights in ("supernet", "trained"):
+            inputs.pop(weights, None)  # which cost the same as any
         if "alphas" in inputs and not Path(inputs["alphas"]).exists():
             inputs["alphas"] = str(folder / "alphas.parquet")
             _write_even_alphas(folder / "alphas.parquet", RetrainJob.model_validate(job.params))
@@ -177,9 +182,13 @@ class Calibration:
         subset = self._split(job)[0]["subset"].tolist()
         return {name: subset.count(name) for name in ("weights", "alphas")}
 
-    def classes(self, job: Job) -> int:
-        """How many classes a job's split has."""
-        return len(self._split(job)[1])
+    def class_counts(self, job: Job) -> dict[str, int]:
+        """How many training images each class of a job's split has."""
+        columns, names = self._split(job)
+        trained = columns["label"][
+            (columns["subset"] == "weights") | (columns["subset"] == "alphas")
+        ].tolist()
+        return {name: trained.count(label) for label, name in enumerate(names)}
 
     def steps(self, job: Job) -> int:
         """Return the steps per epoch."""
@@ -266,11 +275,16 @@ def batches(job: Job) -> list[int]:
 
 
 def batches_of(params: SearchJob | RetrainJob) -> list[int]:
-    """Return the batches per step of each epoch, from a training's parameters."""
+    """Return the batches per step of each epoch, from a training's parameters; 0: it reads no images."""
     if isinstance(params, RetrainJob):
-        recipe = params.retrain
-        classifier = recipe.classifier.epochs if isinstance(recipe.classifier, RetrainedClassifier) else 0
-        passes = [recipe.objective.passes] * recipe.epochs + [1] * classifier  # these cost less than that
+        recipe, classifier = params.retrain, params.retrain.classifier
+        passes = [recipe.objective.passes] * recipe.epochs
+        if isinstance(classifier, RetrainedClassifier):
+            passes += [1] * classifier.epochs  # these cost less than that
+        if isinstance(classifier, DiffusedClassifier):
+            passes += [0] * classifier.diffusion_epochs
+        if isinstance(classifier, OnFeatures):
+            passes += [0] * classifier.epochs
         return [recipe.accumulate * batches for batches in passes]
     samplers, progress = len(params.objective.samplers), partial(selection.progress, params)
     epochs = range(selection.epochs(params))

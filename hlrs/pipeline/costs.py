@@ -8,7 +8,7 @@ from typing import Any
 
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.records import Record
-from hlrs.errors import HlrsError
+from hlrs.errors import HlrsError, UserError
 from hlrs.pipeline.cost_probe import Calibration, batches, evaluated, gpu_here, signature
 from hlrs.pipeline.reasons import checkpoint, epochs
 from hlrs.provenance.differences import Past
@@ -86,7 +86,7 @@ class Forecast:
         """Estimate a training by records of the same parameters and split, or by a measurement."""
         wanted = signature(job.params), job.inputs["split"]
         same = [r for r in self.by_stage.get(job.stage, []) if (signature(r.params), _split(r)) == wanted]
-        same = [r for r in same if _trains(r, len(batches(job)))]
+        same = [r for r in same if _trains(r, batches(job))]
         if not all(record.gpu for record in same) and gpu_here():
             same = [record for record in same if record.gpu]
         same = [record for record in same if record.code == job.code] or same
@@ -105,8 +105,10 @@ class Forecast:
         return Estimate(job, "records", "", device, gpu, 1, overhead, training, sources=_keys(same))
 
     def _measured(self, job: Job) -> Estimate:
-        found = self.calibration.throughput(job)
         numbers = batches(job)
+        if not any(numbers):
+            raise UserError("reads no images, and has no comparable record yet")
+        found = self.calibration.throughput(job)
         return Estimate(
             job,
             "measured" if found.fresh else "remembered",
@@ -126,12 +128,16 @@ def _trained(record: Record, numbers: list[int]) -> tuple[float, float]:
     """Return the seconds outside the training and those of it, given the batches per step of each epoch.
 
     After a resume, a record's duration is that of the last process, and the throughput of the epoch in which
-    it resumed covers only the rest of that epoch; it is extrapolated to the whole epoch.
+    it resumed covers only the rest of that epoch; it is extrapolated to the whole one if that reads images.
     """
     epochs = record.throughput or []
     images = [epoch["seconds"] * epoch["images_per_second"] for epoch in epochs]
-    unit = max(count / numbers[epoch["epoch"]] for count, epoch in zip(images, epochs, strict=True))
-    training = sum(unit * numbers[epoch["epoch"]] / epoch["images_per_second"] for epoch in epochs)
+    read = [(numbers[epoch["epoch"]], epoch, count) for count, epoch in zip(images, epochs, strict=True)]
+    unit = max((count / number for number, _, count in read if number), default=0.0)
+    training = sum(
+        unit * number / epoch["images_per_second"] if number else epoch["seconds"]
+        for number, epoch, _ in read
+    )
     inside = sum(epoch["seconds"] for epoch in epochs)
     if record.resumes and record.training_seconds is not None:
         inside = record.training_seconds
@@ -151,10 +157,13 @@ def _of_one_device(records: list[Record]) -> tuple[list[Record], str, bool]:
     return [record for record in records if _device(record) == device], *device
 
 
-def _trains(record: Record, epochs: int) -> bool:
-    """Return whether a record suffices to estimate a training of so many epochs."""
+def _trains(record: Record, numbers: list[int]) -> bool:
+    """Return whether a record suffices to estimate a training, given the batches per step of each epoch."""
     paces = record.throughput or []
-    sound = all(pace["epoch"] < epochs and pace["images_per_second"] > 0 for pace in paces)
+    sound = all(
+        pace["epoch"] < len(numbers) and (pace["images_per_second"] > 0 or not numbers[pace["epoch"]])
+        for pace in paces
+    )
     return bool(paces) and sound and record.training_seconds is not None and record.resumes is not None
 
 
@@ -189,6 +198,7 @@ def _split(record: Record) -> str | None:
 
 def _share_done(job: Job) -> float:
     """Return the share of a training, in whole epochs, that its checkpoint holds."""
-    held = checkpoint(job)
-    numbers = batches(job)
+    held, numbers = checkpoint(job), batches(job)
+    if not any(numbers):
+        numbers = [1] * len(numbers)
     return sum(numbers[: held[0]]) / sum(numbers) if held else 0.0

@@ -53,7 +53,7 @@ REPORTED = {  # what the report reads of each stage; with every record, so that 
     "search": ["alphas.parquet", "history.parquet", PROVENANCE],
     "extract": ["genotype.json", "normal.svg", "reduce.svg", PROVENANCE],
     "lookup": ["lookup.json", PROVENANCE],
-    "retrain": ["history.parquet", PROVENANCE],
+    "retrain": ["history.parquet", "features.parquet", PROVENANCE],
     "evaluate": ["metrics.json", PROVENANCE],
 }
 

@@ -12,8 +12,9 @@ from pydantic import TypeAdapter
 from hlrs.artifacts.data_digest import content_digest, file_digests, leaks
 from hlrs.artifacts.jobs import ASIDE, CHECKPOINTS, RESULTS, Job
 from hlrs.config.data import Source, Torchvision, check_visible
-from hlrs.config.jobs import Images, ScoreJob, SearchJob, SplitJob, parse
+from hlrs.config.jobs import Images, RetrainJob, ScoreJob, SearchJob, SplitJob, parse
 from hlrs.config.methods import EtfHead, Objective, Plain
+from hlrs.config.recipes import Filled
 from hlrs.data.sources.base import ImageSource, remedy_for
 from hlrs.data.sources.open import files_of, open_source
 from hlrs.data.split import draw
@@ -148,6 +149,9 @@ def check_counts(jobs: list[Job]) -> None:
         if isinstance(head := _objective(params).head, EtfHead):
             with about(f"methods.{method}: {'' if job.stage == 'search' else 'retrain.'}objective"):
                 _check_frame(head, params, _classes(calibration, job), _nodes(job, makers))
+        if isinstance(params, RetrainJob) and isinstance(params.retrain.classifier, Filled):
+            with about(f"methods.{method}: retrain"):
+                _check_filled(params.retrain.classifier, calibration, job)
         if not _demanding(params):
             continue
         try:
@@ -165,7 +169,7 @@ def _classes(calibration: Calibration, job: Job) -> int | None:
     if isinstance(source, Torchvision):
         return source.class_count
     try:
-        return calibration.classes(job)
+        return len(calibration.class_counts(job))
     except (HlrsError, ModuleNotFoundError):
         return None
 
@@ -177,6 +181,15 @@ def _check_frame(head: EtfHead, params: Any, classes: int | None, nodes: int) ->
     head.check_classes(classes, features(params, nodes))
     if not isinstance(params, SearchJob) and params.retrain.auxiliary_weight:
         head.check_classes(classes, AUXILIARY_FEATURES, "set auxiliary_weight to 0, as its head has so many")
+
+
+def _check_filled(classifier: Filled, calibration: Calibration, job: Job) -> None:
+    """Reject classes that are too small to model."""
+    try:
+        counts = calibration.class_counts(job)
+    except (HlrsError, ModuleNotFoundError):
+        return
+    classifier.check_classes(counts)
 
 
 def _demanding(params: Any) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from hlrs.report import charts, figures_results
 from hlrs.report.charts import Figure
 from hlrs.report.exports import comma_separated
+from hlrs.report.figures_features import features_figures
 from hlrs.report.figures_training import RETRAIN_PANELS, curves_figure, maps, search_panels, single_lines
 from hlrs.report.heatmaps import MOST_COLUMNS
 from hlrs.report.runs import GAP, Methods, Results, Run, by_draw, once, search_means
@@ -37,6 +38,8 @@ def sections(results: Results, dataset: str) -> list[Section]:
     if results.retrained:
         panels = [curves_figure(panel, "retrain", methods) for panel in RETRAIN_PANELS]
         drawn.append(Section("Retraining", panels))
+    if features := features_figures(results, dataset, methods):
+        drawn.append(Section("Generated features", features))
     return drawn
 
 

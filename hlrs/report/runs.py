@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hlrs.artifacts.jobs import repeat
@@ -23,8 +23,8 @@ class JobRecord:
     """What the report shows of a job's provenance record; None where something is not recorded.
 
     `path`: the record, relative to the workflow's folder; `environment`: as in `Record`; `seconds`: the
-    time spent on the result; `throughput`: images per second by epoch; `startup`: seconds from the start
-    of the process to its first step or image; memory: peak bytes.
+    time spent on the result; `throughput`: images per second by epoch that reads any; `startup`: seconds from
+    the start of the process to its first step or image; memory: peak bytes.
     """
 
     stage: str
@@ -58,7 +58,11 @@ class JobRecord:
             seconds=_worked(record),
             on_gpu=bool(record.gpu),
             threads=int(parameters.get("threads", 1)),
-            throughput={row["epoch"]: row["images_per_second"] for row in record.throughput or []},
+            throughput={
+                row["epoch"]: row["images_per_second"]
+                for row in record.throughput or []
+                if row["images_per_second"]
+            },
             host_memory=record.peak_memory_bytes,
             gpu_memory=record.gpu_memory,
             resumes=record.resumes,
@@ -101,6 +105,7 @@ class Run:
     records: dict[str, JobRecord]  # by stage
     cells: dict[str, str]  # "normal", "reduce": SVG
     lookup: dict[str, Any] | None = None
+    features: Columns = field(default_factory=dict)  # as in SCHEMAS
     split_seed: Draw = 0
     split: str = ""
 

@@ -1,7 +1,7 @@
 """The images of a split, on the device or streamed."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,9 +124,24 @@ def predict(
     network: torch.nn.Module, images: LabelledImages, positions: torch.Tensor, batch_size: int
 ) -> npt.NDArray[np.float32]:
     """Compute softmax probabilities [positions, classes]; leaves the network in evaluation mode."""
+
+    def probabilities(batch: torch.Tensor) -> torch.Tensor:
+        return network(batch).softmax(1).cpu()  # type: ignore[no-any-return]
+
+    return outputs(network, probabilities, images, positions, batch_size).numpy()
+
+
+def outputs(
+    network: torch.nn.Module,
+    function: Callable[[torch.Tensor], torch.Tensor],
+    images: LabelledImages,
+    positions: torch.Tensor,
+    batch_size: int,
+) -> torch.Tensor:
+    """Compute what a network's function makes of images as they are; leaves it in evaluation mode."""
     network.eval()
     requests = as_they_are(positions, batch_size)
     images.expect("predict", [[request] for request in requests])
     with torch.inference_mode():
-        batches = [network(images.batch(request).images).softmax(1).cpu() for request in requests]
-    return torch.cat(batches).numpy()
+        parts = [function(images.batch(request).images) for request in requests]
+    return torch.cat(parts)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from hlrs.artifacts.tables import SCHEMAS
 from hlrs.config.data import Augment
 from hlrs.config.methods import Sampler
 from hlrs.config.recipes import NormalizedClassifier, Optimizer, Retrain, SimAugment
@@ -38,6 +39,8 @@ class Training:
     objective: Objective
     images: LabelledImages
     positions: Tensor  # of the training images
+    classes: list[str]
+    counts: list[int]  # training images per class
     augment: Augment
     steps: int  # per epoch of the network
     purpose: str
@@ -69,27 +72,32 @@ class Phase(ABC):
     """A phase of a retraining: the weights that learn in it, their optimizer, and their loss.
 
     A step takes the mean gradient of `accumulate` passes, each with inputs of its own, the first of which is
-    the mixing coefficient or None.
+    the mixing coefficient or None. `steps`: per epoch.
     """
 
     name: ClassVar[str]
+    classifies: ClassVar[bool] = True  # its passes have an accuracy
     drop_path = 0.0
+    accumulate, sharpness = 1, 0.0
+    images_per_step = 0  # none of a phase on features
 
     def __init__(
-        self, shared: Training, epochs: int, weights: list[nn.Parameter], optimizer: torch.optim.Optimizer
+        self,
+        shared: Training,
+        epochs: int,
+        steps: int,
+        trained: nn.Module,
+        spec: Optimizer,
     ) -> None:
-        self.shared, self.epochs, self.weights, self.optimizer = shared, epochs, weights, optimizer
-        self.steps = shared.steps  # per epoch
-        self.accumulate, self.sharpness = shared.recipe.accumulate, shared.recipe.sharpness
-        self.clip: float | None = None
-        self.images_per_step = 0
+        self.shared, self.epochs, self.steps, self.spec = shared, epochs, steps, spec
+        self.weights, self.optimizer = list(trained.parameters()), make_optimizer(trained, spec)
 
     def open(self) -> None:  # noqa: B027 - optional
         """Prepare the weights; a run that is resumed in the phase already has them."""
 
-    @abstractmethod
     def learning_rate(self, own: int) -> float:
         """Return the learning rate of one of the phase's epochs, counted from 0."""
+        return learning_rate(self.spec, own, self.epochs)
 
     @abstractmethod
     def begin(self, epoch: int, t: float) -> None:
@@ -126,7 +134,7 @@ class Phase(ABC):
         gradients = mean_gradients(losses(), self.weights)
         if self.sharpness:
             gradients = self._sharpened(gradients, *inputs)
-        step_along(gradients, self.weights, self.optimizer, self.clip)
+        step_along(gradients, self.weights, self.optimizer, self.spec.clip)
         self.average()
         return torch.stack(metrics).mean(0)
 
@@ -155,6 +163,10 @@ class Phase(ABC):
     def close(self) -> None:  # noqa: B027 - optional
         """Adapt the result after the phase, also after one without epochs."""
 
+    def described(self) -> dict[str, list[Any]]:
+        """Describe the features that it generated, as features.parquet has them; nothing, unless it did."""
+        return {name: [] for name in SCHEMAS["features"]}
+
     def state(self) -> dict[str, Tensor]:
         """Return what the phase changes, but for the network and its average."""
         return prefixed("optimizer", pack_optimizer(self.optimizer))
@@ -165,19 +177,15 @@ class Phase(ABC):
 
 
 class OnImages(Phase):
-    """A phase that reads batches of images, and has a recipe's optimizer."""
+    """A phase that reads batches of images, as the recipe's steps do."""
 
     def __init__(
         self, shared: Training, epochs: int, trained: nn.Module, spec: Optimizer, batches: Batches
     ) -> None:
-        weights, optimizer = list(trained.parameters()), make_optimizer(trained, spec)
-        super().__init__(shared, epochs, weights, optimizer)
-        self.spec, self.batches, self.clip = spec, batches, spec.clip
+        super().__init__(shared, epochs, shared.steps, trained, spec)
+        self.accumulate, self.sharpness = shared.recipe.accumulate, shared.recipe.sharpness
+        self.batches = batches
         self.images_per_step = self.accumulate * batches.batch_size
-
-    def learning_rate(self, own: int) -> float:
-        """Follow the schedule of the optimizer's spec."""
-        return learning_rate(self.spec, own, self.epochs)
 
     def begin(self, epoch: int, t: float) -> None:
         """Draw the epoch's batches."""

@@ -111,6 +111,9 @@ def _retrainings(job: Job, dataset: str, split: str, method: str, seed: int) -> 
             retrain_seed=retrain_seed,
             metrics=read_json(_input(job, f"evaluate/{retraining}/metrics.json")) | judged,
             histories=histories | {"retrain": _history(job, f"retrain/{retraining}", "retrain_history")},
+            features=read_table(
+                _input(job, f"retrain/{retraining}/features.parquet"), "features"
+            ).to_pydict(),
             records=records | {stage: _record(job, stage, retraining) for stage in REPEATED},
         )
 

@@ -26,11 +26,15 @@ from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
 from hlrs.training.loop import fit
 from hlrs.training.optim import set_lr
+from hlrs.training.task import Task
 from hlrs.training.throughput import Throughput, measure
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write weights.safetensors (after the last epoch: nothing is selected) and history.parquet."""
+    """Write weights.safetensors (after the last epoch: nothing is selected) and history.parquet.
+
+    And features.parquet, which has rows where features were generated.
+    """
     params = RetrainJob.model_validate(job.params)
     device = prepare(params.retrain.threads, params.retrain.precision)
     images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
@@ -43,6 +47,7 @@ def run(job: Job) -> dict[str, Any]:
     write_tensors(job.output("weights.safetensors"), task.result.state_dict(), facts)
     history = {name: [row[name] for row in position.rows] for name in SCHEMAS["retrain_history"]}
     write_table(job.output("history.parquet"), "retrain_history", history)
+    write_table(job.output("features.parquet"), "features", task.phases[-1].described())
     return {"device": device.type, **position.facts}
 
 
@@ -55,7 +60,7 @@ def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
     return [measure(task, epoch, seconds) for epoch in epochs]
 
 
-class RetrainTask:
+class RetrainTask(Task):
     """Train on the training set, in phases: the network, then its classifier, where the recipe says so.
 
     The result's weights are the network's, or their average.
@@ -68,9 +73,8 @@ class RetrainTask:
     ) -> None:
         self.recipe, self.captured = params.retrain, GraphCache(device)
         purpose = f"{params.seed}/retrain/{params.retrain_seed}"
-        objective = make_objective(
-            self.recipe.objective, images.counts("weights", "alphas"), self.recipe.auxiliary_weight
-        )
+        counts = images.counts("weights", "alphas")
+        objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
         self.network = build_network(params, inputs, images.stem, images.channels, len(images.classes))
         self.network.training_head = objective.head(self.network.classifier.in_features)
         weights = generator(purpose, "weights")
@@ -95,6 +99,8 @@ class RetrainTask:
             objective=objective,
             images=self.images,
             positions=self.positions,
+            classes=images.classes,
+            counts=counts.tolist(),
             augment=params.images.augment,
             steps=self.steps,
             purpose=purpose,
@@ -113,6 +119,13 @@ class RetrainTask:
         if classifier is None or type(classifier) not in SECOND_PHASES:
             return []
         return SECOND_PHASES[type(classifier)](shared, classifier)
+
+    def steps_before(self, epoch: int) -> int:
+        """Count the steps of all epochs before one."""
+        steps = 0
+        for phase in self.phases:
+            steps, epoch = steps + min(epoch, phase.epochs) * phase.steps, max(0, epoch - phase.epochs)
+        return steps
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch of the phase that it is in, at the phase's progress."""
@@ -150,7 +163,7 @@ class RetrainTask:
             "phase": phase.name,
             "progress": self.t,
             "loss": means[0],
-            "accuracy": means[1],
+            "accuracy": means[1] if phase.classifies else None,
             "weights_lr": self.lr,
             "mixing": means[2] if mixes else None,
             "drop_path": phase.drop_path,

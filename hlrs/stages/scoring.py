@@ -15,9 +15,10 @@ from hlrs.nas.searchers.table import SCORES
 from hlrs.nas.spaces import NETWORKS
 from hlrs.nas.trajectory import Architecture
 from hlrs.stages.images import SplitImages, as_they_are
+from hlrs.training.task import Task
 
 
-class ScoreTask:
+class ScoreTask(Task):
     """Score one candidate per step, all on the same images of the weights' half and the same draw of weights.
 
     It reads no label, so imbalance acts on it only through which images the half holds.

@@ -41,7 +41,7 @@ from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
 from hlrs.training.loop import fit
 from hlrs.training.optim import learning_rate, make_sgd, optimizer_step, set_lr, settable
-from hlrs.training.task import step_metrics
+from hlrs.training.task import Task, step_metrics
 from hlrs.training.throughput import Throughput, measure
 
 HALVES = ("weights", "alphas")
@@ -100,7 +100,7 @@ def _score(job: Job, params: ScoreJob) -> dict[str, Any]:
 SEARCHES: Kinds[Callable[..., dict[str, Any]]] = {SearchJob: _train, DrawJob: _draw, ScoreJob: _score}
 
 
-class SearchTask:
+class SearchTask(Task):
     """Alternating descent (DARTS, Liu et al. 2019, algorithm 1) for any searcher, objective, schedule."""
 
     images_per_step = 0  # set per epoch: fewer without architecture steps

@@ -7,6 +7,7 @@ from typing import Any
 from hlrs.artifacts.jobs import Job
 from hlrs.config.base import Spec
 from hlrs.config.jobs import SearchJob, parse
+from hlrs.config.recipes import RetrainedClassifier
 from hlrs.errors import Failure
 
 # the larger, the likelier: steps, penalties, and what scales or exponentiates logits and class frequencies
@@ -58,9 +59,13 @@ def _trained(job: Job, row: dict[str, Any], broken: list[str]) -> Iterator[tuple
         if row["alphas_lr"]:
             yield "search.alphas", params.search.alphas
         yield f"methods.{job.run.split('/')[1]}.objective", params.objective
-    elif row["phase"] == "classifier":
+    elif row["phase"] != "network":
         yield "retrain.classifier", params.retrain.classifier
-        yield "retrain.weights", params.retrain.weights.model_copy(update={"lr": 0.0})  # its lr does not act
+        if isinstance(params.retrain.classifier, RetrainedClassifier):
+            yield (
+                "retrain.weights",
+                params.retrain.weights.model_copy(update={"lr": 0.0}),
+            )  # which does not act
     else:
         yield "retrain", params.retrain.model_copy(update={"classifier": None})
         yield "retrain.weights", params.retrain.weights

@@ -19,8 +19,8 @@ class Progress:
 
     def __init__(self, label: str, task: Task, position: Position) -> None:
         self.label, self.task = label, task
-        self.done = self.resumed_at = position.epoch * task.steps + position.step
-        self.total = task.epochs * task.steps
+        self.done = self.resumed_at = task.steps_before(position.epoch) + position.step
+        self.total = task.steps_before(task.epochs)
         self.startup, self.started = ready(), time.monotonic()
         self.seconds: list[float] = []  # of the first step, then of a step in each epoch
         interactive = sys.stderr.isatty()
@@ -55,10 +55,12 @@ class Progress:
             for name, value in row.items()
             if value is not None and name != "epoch"
         )
-        self.bar.set_postfix_str(f"{rate:.0f} images/s")
+        speed = f"{rate:.0f} images/s" if rate else ""
+        self.bar.set_postfix_str(speed)
         if self.bar.disable:
             epoch = f"epoch {row['epoch'] + 1}/{self.task.epochs}"
-            self._say(f"{epoch}  {text}  {rate:.0f} images/s  {duration(self._left())} left")
+            parts = filter(None, (epoch, text, speed, f"{duration(self._left())} left"))
+            self._say("  ".join(parts))
 
     def close(self) -> dict[str, Any]:
         """End the display; return the times of this process in seconds, as the record holds them.

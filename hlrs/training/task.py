@@ -15,9 +15,13 @@ class Task(Protocol):
     """
 
     epochs: int
-    steps: int  # per epoch
-    images_per_step: int
+    steps: int  # of the current epoch
+    images_per_step: int  # 0 in an epoch on other data
     sums: int  # number of step metrics
+
+    def steps_before(self, epoch: int) -> int:
+        """Count the steps of all epochs before one."""
+        return epoch * self.steps
 
     def begin(self, epoch: int) -> None:
         """Set the epoch's learning rates and draw the order of its images."""

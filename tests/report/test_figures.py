@@ -590,3 +590,44 @@ def test_page_and_files_have_the_same_colours_and_style_every_class():
     for name in used:
         assert re.search(rf"svg [^{{]*\.{name}\b", page), name
         assert f".{name}" in charts.COLOURS.template + charts.SHAPES, name
+
+
+# --- generated features -------------------------------------------------------------------------------
+
+
+def features(frechet):
+    """Of the three classes; what was generated for the two smaller ones."""
+    return {
+        "class": [0, 0, 1, 1, 2, 2],
+        "origin": ["images", "generated"] * 3,
+        "count": [2, 157, 159, 0, 50, 109],
+        "frechet": [None, frechet, None, None, None, 0.5],
+        "x": [[1.0, 2.0], [1.5], [0.0], [], [3.0], [3.5]],
+        "y": [[0.0, 1.0], [0.5], [0.0], [], [-1.0], [-1.5]],
+    }
+
+
+def test_generated_features_are_drawn_beside_the_images_smallest_class_first():
+    runs = [
+        make_run("darts", 0),
+        make_run("gen", 0, features=features(4.0)),
+        make_run("gen", 1, features=features(6.0)),
+    ]
+    picture, distances = (drawn(make_results(runs), name) for name in ("features", "frechet"))
+    assert [*picture.parts] == ["gen_0", "gen_2", "gen_1"]  # 2, 50 and 159 images
+    assert picture.parts["gen_0"].count("h0") == 3
+    assert [row for row in picture.data[1] if row[1] == 2] == [
+        ["gen", 2, NAMES[2], "images", 3.0, -1.0],
+        ["gen", 2, NAMES[2], "generated", 3.5, -1.5],
+    ]
+    assert distances.data[1] == [  # means of two seeds
+        ["gen", 0, NAMES[0], 2, 157, 5.0],
+        ["gen", 1, NAMES[1], 159, 0, None],
+        ["gen", 2, NAMES[2], 50, 109, 0.5],
+    ]
+    assert f"{NAMES[0]}: 5, 2 images, 157 generated" in distances.parts["gen"]
+
+
+def test_without_generated_features_there_is_no_section():
+    titles = [section.title for section in figures.sections(make_results([make_run("darts", 0)]), "d")]
+    assert "Generated features" not in titles

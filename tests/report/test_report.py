@@ -207,6 +207,12 @@ def make_job(
                     put(f"evaluate/{name}/metrics.json", write_json, metrics(score))
                     columns = history("retrain", 3)
                     put(f"retrain/{name}/history.parquet", write_table, "retrain_history", columns)
+                    put(
+                        f"retrain/{name}/features.parquet",
+                        write_table,
+                        "features",
+                        {name: [] for name in SCHEMAS["features"]},
+                    )
                     for stage in ("retrain", "evaluate"):
                         put(f"{stage}/{name}/provenance.json", write_record, record(stage, name))
     matrix = {"datasets": list(datasets), "methods": list(scores), "seeds": seeds}

@@ -444,18 +444,22 @@ def test_a_resnet_resumes_from_its_state_bit_for_bit(workspace, objective):
     assert same(on.state(), resumed.state())
 
 
+DIFFUSED = {"kind": "diffused", "steps": 300, "width": 16, "timesteps": 20, "sampling_steps": 5, "least": 4}
+
+
 @pytest.mark.slow
-def test_a_run_killed_in_either_phase_gives_the_same_bytes(workspace):
-    recipe = {"epochs": 3, "ema": 0.9, "classifier": {"kind": "retrained", "epochs": 12}}
+@pytest.mark.parametrize("classifier", [{"kind": "retrained"}, DIFFUSED], ids=lambda spec: spec["kind"])
+def test_a_run_killed_in_any_phase_gives_the_same_bytes(workspace, classifier):
+    recipe = {"epochs": 3, "ema": 0.9, "classifier": classifier | {"epochs": 12}}
     methods, matrix = {"m": {"searcher": RANDOM}}, TINY["matrix"] | {"methods": ["m"]}
     edit(workspace / "params.yaml", matrix=matrix, methods=methods, retrain=RECIPE | recipe, report={})
     for stage, run in (("split", "digits"), *((s, "digits/m/0") for s in ("search", "extract", "retrain"))):
         assert hlrs(workspace, stage, run)[0] == 0
     expected = outputs(workspace, "retrain")
-    assert len(expected) == 2
+    assert len(expected) == 3
     for path in expected:
         (workspace / path).unlink()
-    for epoch in (1, 3, 9):  # 3 of the network, 12 of the classifier
+    for epoch in (1, 4, 9):  # 3 of the network, 3 of a diffusion, 12 of the classifier
         process = start(workspace, "retrain", "digits/m/0", "--force", checkpoint_seconds=0.0)
         while _epoch(workspace) < epoch:
             process.join(0.005)

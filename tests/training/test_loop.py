@@ -14,7 +14,7 @@ from hlrs.errors import Interrupted
 from hlrs.training import loop
 from hlrs.training.loop import fit
 from hlrs.training.optim import optimizer_step
-from hlrs.training.task import step_metrics
+from hlrs.training.task import Task, step_metrics
 
 JOB = Job("search", "d/m/0", {}, "", {}, "0123456789ab")
 
@@ -27,7 +27,7 @@ class Clock:
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
-class Count:
+class Count(Task):
     """Adds 1 to `total` per step, and signals its own process in one of them."""
 
     epochs, steps, images_per_step, sums = 3, 2, 1, 1

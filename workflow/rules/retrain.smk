@@ -9,6 +9,7 @@ rule retrain:
     output:
         weights="results/retrain/{dataset}/{method}/{seed}/{key}/weights.safetensors",
         history="results/retrain/{dataset}/{method}/{seed}/{key}/history.parquet",
+        features="results/retrain/{dataset}/{method}/{seed}/{key}/features.parquet",
         provenance="results/retrain/{dataset}/{method}/{seed}/{key}/provenance.json",
     log:
         "logs/retrain/{dataset}/{method}/{seed}/{key}.log",
