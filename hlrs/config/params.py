@@ -29,6 +29,8 @@ RUNS = 100_000  # in a matrix; each has five jobs, and planning takes memory and
 FILE_BYTES = 10_000_000  # of params.yaml
 ENTRIES = 10_000  # of a mapping in it
 DIGITS = 1000  # of a number in it
+# entries of a retraining that act while its network trains, not while its classifier alone does
+OF_NETWORK = ("objective", "mix", "drop_path", "auxiliary_weight", "lookahead", "ema", "swa", "precision")
 
 Recipe = TypeVar("Recipe", Search, Retrain, Evaluation)
 
@@ -322,6 +324,12 @@ class Params(Sections):
     def _check_same_network(self, name: str, other: str) -> None:
         """Reject a recipe whose network is not the one that another method's recipe trains from scratch."""
         recipe, trained, field = self.retrain_of(name), self.retrain_of(other), f"methods.{name}"
+        idle = [entry for entry in OF_NETWORK if entry in self.methods[name].retrain]
+        if idle and not recipe.epochs:
+            raise ValueError(
+                f"{field}.retrain.{idle[0]}: acts while the network trains, and epochs is 0: leave it "
+                "out, or raise epochs"
+            )
         if trained.start != "scratch":
             raise ValueError(
                 f"{field}.searcher.method: {other} starts as its {trained.start} network, so its own epochs "

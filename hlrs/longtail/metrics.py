@@ -77,7 +77,7 @@ def evaluate(
 
     Balanced accuracy is the mean of the per-class accuracies. A class without test images has None, as has a
     group none of whose classes has test images. `nll` is the mean negative log-likelihood in nats. With
-    `adjust`, the τ of `adjusted`, that prediction's accuracies are added as `adjusted_...`.
+    `adjust`, the τ of `adjusted`, it and that prediction's accuracies are added, these as `adjusted_...`.
     """
     probabilities = probabilities.astype(np.float64)
     predicted = probabilities.argmax(1)
@@ -85,10 +85,11 @@ def evaluate(
     member = groups(train_counts, many_above, few_below)
     diagram = calibration(probabilities.max(1), predicted == labels, bins)
     of_label = probabilities[np.arange(len(labels)), labels]
-    beside = {}
+    beside: dict[str, float | None] = {}
     if adjust is not None:
         other = confusion(labels, adjusted(probabilities, train_counts, adjust), len(train_counts))
         beside = {f"adjusted_{name}": value for name, value in _accuracies(other, member).items()}
+        beside["adjust"] = adjust
     return {
         **_accuracies(counts, member),
         **beside,

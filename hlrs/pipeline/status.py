@@ -98,12 +98,13 @@ def estimates(states: list[State]) -> list[Estimate]:
 
 
 def facts(states: list[State]) -> dict[str, Any]:
-    """Return everything as JSON values; `seconds_left` of one job at a time."""
+    """Return everything as JSON values; `seconds_left` of one job at a time, null if no job's are known."""
     found = estimates(states)
+    known = [estimate.seconds for estimate in found if estimate.how != "unknown"]
     return {
         "jobs": _counts(states),
         "workflow": _workflow(),
-        "seconds_left": sum(estimate.seconds for estimate in found),
+        "seconds_left": sum(known) if known or not found else None,
         "not_estimated": sum(estimate.how == "unknown" for estimate in found),
         "states": [
             {

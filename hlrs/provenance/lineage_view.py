@@ -25,7 +25,9 @@ def tree(lineage: Lineage, width: int) -> Iterator[str]:
         yield f"  sha256 {recorded(lineage, target) or UNKNOWN}"
     yield ""
     shared = _shared(lineage)
-    runs = Counter(record.stage for record in lineage.records.values() if "/" in record.run)
+    # a network that was trained on has two retrainings
+    stages = (r.stage for r in lineage.records.values() if "/" in r.run and r.stage != "retrain")
+    runs = Counter(stages)
     if max(runs.values(), default=0) > 1:
         yield from _table(lineage)
     else:

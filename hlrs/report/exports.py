@@ -11,7 +11,7 @@ from typing import Any
 from hlrs.artifacts.tables import SCHEMAS, SUBSETS
 from hlrs.report.comparisons import Difference, Summary, compare, known, known_sizes, summarize
 from hlrs.report.lookups import COUNT, floor_of
-from hlrs.report.runs import GAP, PLACE, REPEATED, Results, Run, class_means, class_rows, once
+from hlrs.report.runs import GAP, PLACE, REPEATED, Results, Run, class_means, class_rows, once, taus
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet runs
 
@@ -99,6 +99,7 @@ def _beside_means(results: Results) -> Iterator[tuple[str, str, str, float]]:
 def _runs_csv(results: Results) -> str:
     shown = [*known(results), *known_sizes(results)]
     shown += ["nll", "test_images"] if results.retrained else []
+    shown += ["adjust"] if taus(results) else []
     searched = any(GAP in run.metrics for run in results.runs)
     shown += ["supernet_accuracy", "decoded_accuracy"] if searched else []
     judged = [run.lookup for run in results.runs if run.lookup]

@@ -16,10 +16,10 @@ from ruamel.yaml import YAML
 from hlrs.artifacts.jobs import OUTPUTS
 from hlrs.report import charts, figures, tables
 from hlrs.report.claim import claims, controls, headline
-from hlrs.report.comparisons import COMPARED, Difference, Summary, compare, deciding, known, summarize
+from hlrs.report.comparisons import COMPARED, Difference, Summary, compare, deciding, summarize
 from hlrs.report.job_records import facts, record_table
 from hlrs.report.lookups import floor_of, lookups_table
-from hlrs.report.runs import STAGES, JobRecord, Results, draws, jobs, several
+from hlrs.report.runs import STAGES, JobRecord, Results, draws, jobs, several, taus
 from hlrs.report.wording import MOST_SENTENCES, answer, counted, hours, points, sample
 
 MANY = 4  # methods; the long sections of a data set with more are folded
@@ -54,11 +54,12 @@ def page(results: Results) -> str:
         labels=COMPARED,
         floors={name: floor for name in results.classes if (floor := floor_of(results, name))},
         retrained=results.retrained,
-        adjusted="adjusted_top1" in known(results),
+        adjusted=_adjusted(results),
         datasets=[_dataset(results, name, summary, differences) for name in results.classes],
         retrainings=several(results),
         draws=draws(results),
         hours=tables.hours_table(results),
+        continued=_continued(results),
         stages=tables.stages_table(results),
         facts=facts(results),
         lineage=record_table(results),
@@ -95,6 +96,24 @@ def _extent(results: Results, records: list[JobRecord]) -> str:
     if spent and not whole.unknown:
         parts.append(" and ".join(spent))
     return ", ".join(parts)
+
+
+def _continued(results: Results) -> list[tuple[str, str]]:
+    """Name each method on whose networks others build, and these."""
+    found: dict[str, list[str]] = {}
+    for name in results.params["matrix"]["methods"]:
+        searcher = results.params["methods"][name]["searcher"]
+        if "method" in searcher:
+            found.setdefault(searcher["method"], []).append(name)
+    return [(name, ", ".join(others)) for name, others in found.items()]
+
+
+def _adjusted(results: Results) -> str:
+    """Name the τ of adjusted predictions, and the methods that have each if there are several."""
+    found = sorted(taus(results).items())
+    return "; ".join(
+        f"τ = {tau:g}" + (f" for {', '.join(own)}" if len(found) > 1 else "") for tau, own in found
+    )
 
 
 # --- at a glance --------------------------------------------------------------------------------------

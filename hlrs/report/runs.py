@@ -178,6 +178,16 @@ def once(runs: Iterable[Run]) -> list[Run]:
     return [*found.values()]
 
 
+def taus(results: "Results") -> dict[float, list[str]]:
+    """Return the methods whose predictions are adjusted, by τ."""
+    found: dict[float, list[str]] = {}
+    for method in results.params["matrix"]["methods"]:
+        own = {run.metrics.get("adjust") for run in results.runs if run.method == method}
+        for tau in finite(own):
+            found.setdefault(tau, []).append(method)
+    return found
+
+
 def jobs(runs: Iterable[Run], *stages: str) -> list[JobRecord]:
     """Return the records of the jobs of these stages, each job once."""
     runs = [*runs]
