@@ -88,14 +88,13 @@ class Darts(Spec):
     relaxation: OrSparsemax = Softmax()
 
 
-class PcDarts(Spec):
-    """PC-DARTS (Xu et al. 2020): searches on one channel in `portion`, weights edges by betas.
+class PartialConnections(Spec):
+    """A search on one channel in `portion`, with edges weighed by betas (PC-DARTS; Xu et al. 2020).
 
     The alphas and betas rest up to progress `warm_up` (15 of 50 epochs there).
     """
 
-    kind: Literal["pc_darts"] = "pc_darts"
-    genotype_is: ClassVar[Literal["searched"]] = "searched"
+    kind: str
     sums_to_one: ClassVar[bool] = True
     tune: ClassVar[None] = None
     order: Literal[1, 2] = 1
@@ -103,6 +102,13 @@ class PcDarts(Spec):
     edge_normalization: bool = True
     warm_up: ShareOrNone = 0.3
     relaxation: OrSparsemax = Softmax()
+
+
+class PcDarts(PartialConnections):
+    """PC-DARTS (Xu et al. 2020)."""
+
+    kind: Literal["pc_darts"] = "pc_darts"
+    genotype_is: ClassVar[Literal["searched"]] = "searched"
 
 
 class Gdas(Spec):
@@ -278,14 +284,44 @@ class Trained(Spec):
     method: Name
 
 
+class Implant(PartialConnections):
+    """Cells on the skips of the ResNet that `method`, another one, trained and that stays as it is.
+
+    Implantable Adaptive Cells (Benedykciuk et al. 2024) in a form for classification; the published form is
+    for U-Nets. One `cell` is searched for all skips, as PC-DARTS's normal cell, on the ResNet of retraining
+    seed 0, or drawn at random. It is then trained alone, on the ResNet with the same seeds.
+    """
+
+    kind: Literal["implant"] = "implant"
+    method: Name
+    cell: Literal["searched", "random"] = "searched"
+
+    @property
+    def genotype_is(self) -> Literal["searched", "drawn"]:
+        """How the cell is found."""
+        return "searched" if self.cell == "searched" else "drawn"
+
+    @model_validator(mode="after")
+    def _acts(self) -> "Implant":
+        rules = {
+            name: field.default for name, field in PartialConnections.model_fields.items() if name != "kind"
+        }
+        idle = [name for name, default in rules.items() if getattr(self, name) != default]
+        if self.cell == "random" and idle:
+            raise ValueError(f"{idle[0]} is of a search, and cell random is drawn: leave {idle[0]} out")
+        return self
+
+
 SupernetSearcher = (  # those that train a supernet
     Darts | PcDarts | Gdas | BetaDarts | Drnas | DartsPt | BlankPt | ZoDarts
 )
 DrawnSearcher = Random  # those that draw a genotype; a union like the one above once there are two
 ScoredSearcher = Swap  # those that score untrained networks; likewise
+OnTrained = Trained | Implant  # those on what another method trained
 
 Searcher = Annotated[
-    SupernetSearcher | DrawnSearcher | ScoredSearcher | Fixed | ResNet | Trained, Field(discriminator="kind")
+    SupernetSearcher | DrawnSearcher | ScoredSearcher | Fixed | ResNet | OnTrained,
+    Field(discriminator="kind"),
 ]
 
 OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # entries of a recipe for networks of cells

@@ -13,8 +13,10 @@ from hlrs.config.messages import describe_error
 from hlrs.config.methods import (
     OF_CELLS,
     FreezeLR,
+    Implant,
     Method,
     Objective,
+    OnTrained,
     Plain,
     balancing,
     check_branches,
@@ -22,7 +24,7 @@ from hlrs.config.methods import (
     check_reached,
 )
 from hlrs.config.recipes import Evaluate, Evaluation, Inherited, Report, Retrain, Search
-from hlrs.config.spaces import Space, check_cells, space_of
+from hlrs.config.spaces import DartsSpace, ImplantSpace, Space, check_cells, space_of
 from hlrs.errors import UserError
 
 RUNS = 100_000  # in a matrix; each has five jobs, and planning takes memory and time for each
@@ -165,23 +167,32 @@ class Params(Sections):
     def _check_shared(self, name: str) -> None:
         """Reject a network that no other method trains, and entries that would change it."""
         searcher, own = self.methods[name].searcher, self.methods[name].retrain
-        if searcher.genotype_is != "shared":
+        if not isinstance(searcher, OnTrained):
             return
         field = f"methods.{name}.searcher.method"
         if searcher.method not in self.methods:
             known = ", ".join(other for other in self.methods if other != name)
             raise ValueError(f"{field}: {searcher.method!r} is not defined; allowed: {known}")
         other = self.methods[searcher.method].searcher
-        if other.genotype_is == "shared":
+        if isinstance(other, OnTrained):
             raise ValueError(
-                f"{field}: {searcher.method} has no network of its own, as its searcher is trained, too: "
+                f"{field}: {searcher.method} has no network of its own, as its searcher is {other.kind}: "
                 "name another method"
             )
-        of_network = OF_CELLS if other.genotype_is == "absent" else ("channels", "cells")
-        if fixed := [entry for entry in ("start", *of_network) if entry in own]:
+        if isinstance(searcher, Implant) and other.genotype_is != "absent":
             raise ValueError(
-                f"methods.{name}.retrain.{fixed[0]}: the network is that of {searcher.method}, with its "
-                f"weights: leave {fixed[0]} out"
+                f"{field}: {searcher.method} trains a network of cells, which has no skips to implant others "
+                "on: name a method with searcher resnet"
+            )
+        of_network = OF_CELLS if other.genotype_is == "absent" else ("channels", "cells")
+        fixed = [f"retrain.{entry}" for entry in ("start", *of_network) if entry in own]
+        if isinstance(searcher, Implant):
+            layout = ("channels", "cells")
+            fixed += [f"search.{entry}" for entry in layout if entry in self.methods[name].search]
+        if fixed:
+            raise ValueError(
+                f"methods.{name}.{fixed[0]}: the network is that of {searcher.method}, with its weights: "
+                f"leave {fixed[0].partition('.')[2]} out"
             )
         if name not in self.matrix.methods:
             return
@@ -248,9 +259,12 @@ class Params(Sections):
         if searcher.warm_up < 1:
             check_moment(searcher.warm_up, recipe.epochs, f"{field}.searcher.warm_up")
         if recipe.channels % searcher.portion:
+            channels = self._field(name, "search", "channels")
+            if isinstance(searcher, Implant):
+                channels = f"methods.{searcher.method}.searcher.width"
             raise ValueError(
-                f"{field}.searcher.portion: {searcher.portion} does not divide "
-                f"{self._field(name, 'search', 'channels')}, {recipe.channels}: change either"
+                f"{field}.searcher.portion: {searcher.portion} does not divide {channels}, "
+                f"{recipe.channels}: change either"
             )
 
     def space_of(self, method: str) -> Space | None:
@@ -271,6 +285,11 @@ class Params(Sections):
                 f"methods.{name}.searcher.genotype: {searcher.genotype} is of space "
                 f"{space_of(searcher.genotype)}, but {field} is {space.kind}; change either"
             )
+        if isinstance(space, ImplantSpace) != isinstance(searcher, Implant):
+            raise ValueError(
+                f"{self._field(name, 'search', 'space')}: searcher {searcher.kind} does not search space "
+                f"{space.kind}; implant is the space of searcher implant, and its only one: leave space out"
+            )
         if name not in self.matrix.methods or not self.matrix.retrain_seeds:
             return
         check_cells(space, recipe.cells, self._field(name, "retrain", "cells"))
@@ -290,6 +309,9 @@ class Params(Sections):
             return
         if method.searcher.genotype_is == "shared":
             self._check_same_network(name, method.searcher.method)
+            return
+        if isinstance(method.searcher, Implant):
+            self._check_implanted(name, method.searcher)
             return
         if recipe.start == "trained":
             raise ValueError(
@@ -378,10 +400,37 @@ class Params(Sections):
             return "" if method.objective is None else balancing(method.objective)
         return balancing(recipe.objective)
 
+    def _check_implanted(self, name: str, searcher: Implant) -> None:
+        """Reject recipes of cells that do not fit the network to implant them on."""
+        other, field = searcher.method, f"methods.{name}"
+        recipe, trained = self.retrain_of(name), self.retrain_of(other).objective
+        if trained.kind != "plain":
+            raise ValueError(
+                f"{field}.searcher.method: {other} has objective {trained.kind}, and cells learn on a "
+                "network of objective plain: name another method"
+            )
+        self._check_same_network(name, other)
+        if recipe.classifier is not None:
+            raise ValueError(
+                f"{field}.retrain.classifier: the classifier is that of {other}, and rests: leave it out"
+            )
+        if 0 not in self.matrix.retrain_seeds:
+            raise ValueError(
+                f"matrix.retrain_seeds: lacks 0, and the cells of {name} are searched on what {other} "
+                f"trained with that seed: add 0, or leave {name} out of the matrix"
+            )
+        differing = _differing_heads(trained, self.methods[name].objective or Plain())
+        if searcher.genotype_is == "searched" and differing is not None:
+            entry, theirs, own = differing
+            raise ValueError(
+                f"{field}.objective: has {entry} {own}, {other} is trained with {theirs}, so classifiers "
+                f"differ: give the search the objective of {other}"
+            )
+
     def inherited_of(self, method: str) -> Inherited | None:
         """Return the supernet that a method's retraining starts as; None for one from scratch."""
         searcher = self.methods[method].searcher
-        if searcher.genotype_is != "searched" or self.retrain_of(method).start == "scratch":
+        if searcher.genotype_is != "searched" or self.retrain_of(method).start in ("scratch", "trained"):
             return None
         return Inherited(nodes=self.search_of(method).nodes, portion=searcher.portion)
 
@@ -391,18 +440,28 @@ class Params(Sections):
         return f"methods.{method}.{section}.{entry}" if own else f"{section}.{entry}"
 
     def search_of(self, method: str) -> Search:
-        """Lay a method's own entries over the common recipe; ValueError if they do not fit."""
-        return _overlaid(self.search, {}, self.methods[method].search, f"methods.{method}.search")
+        """Lay a method's own entries over the common recipe; ValueError if they do not fit.
+
+        Implanted cells have their own space, with the operations of the common one if it is DARTS's, and the
+        layout of the network that they are implanted on.
+        """
+        searcher, network, common = self.methods[method].searcher, {}, self.search.space
+        if isinstance(searcher, Implant):
+            trained = self.retrain_of(searcher.method)
+            operations = {"primitives": common.primitives} if isinstance(common, DartsSpace) else {}
+            space = {"kind": "implant", **operations}
+            network = {"channels": trained.channels, "cells": trained.cells, "space": space}
+        return _overlaid(self.search, network, self.methods[method].search, f"methods.{method}.search")
 
     def retrain_of(self, method: str) -> Retrain:
         """Lay a method's own entries over the common recipe; ValueError if they do not fit.
 
         A ResNet has no auxiliary head and no drop path; its channels are its width, its cells its residual
-        blocks. What another method trained has that one's recipe, but for its classifier.
+        blocks. What is on another method's network has that one's recipe, but for its classifier.
         """
         searcher, network = self.methods[method].searcher, {}
         field, own = f"methods.{method}.retrain", self.methods[method].retrain
-        if searcher.genotype_is == "shared":
+        if isinstance(searcher, OnTrained):
             return _overlaid(
                 self.retrain_of(searcher.method), {"start": "trained", "classifier": None}, own, field
             )

@@ -478,7 +478,8 @@ class Retrain(Spec):
     `supernet`: the supernet as it is, its architecture settled, as in the single-stage protocol (arXiv
     2405.16610); `decoded`: the genotype's operations in it. The latter two have the search's weights and
     layout; after 0 epochs only their running statistics are measured, in one pass over the images.
-    `trained`: another method's network (searcher trained); after 0 epochs only its classifier learns.
+    `trained`: another method's network (searcher trained), with cells beside it (searcher implant); after 0
+    epochs only its classifier learns.
     """
 
     start: Literal["scratch", "supernet", "decoded", "trained"] = "scratch"
@@ -555,7 +556,9 @@ class Retrain(Spec):
         if self.start == "scratch" and not self.epochs:
             raise ValueError("epochs 0 trains nothing: raise it, or set start to supernet or decoded")
         if self.start == "trained" and not self.epochs and self.classifier is None:
-            raise ValueError("epochs 0 trains nothing: raise it, or set classifier, which is trained alone")
+            raise ValueError(
+                "epochs 0 trains nothing: raise it, or set classifier, which searcher trained trains alone"
+            )
         if self.start in ("scratch", "trained"):
             return
         for entry in ("auxiliary_weight", "drop_path"):

@@ -10,9 +10,9 @@ from hlrs.config.base import Spec
 # --- spaces ---------------------------------------------------------------------------------------------
 # `kinds`: the kinds of cell that are searched. `inputs`: the states that a cell's first node reads. `kept`:
 # how many edges into a node a genotype keeps; None: all. `derives_none`: whether an edge of a genotype may be
-# `none`. `joins`: whether a cell's output joins its nodes; else it is the last one. `stages`: a network has
-# as many cells in each of so many stages; None: any number. `auxiliary`: whether its networks have an
-# auxiliary head and drop path. `large_images`: whether they have a stem for these.
+# `none`. `joins`: whether the last map of a network joins a cell's nodes. `stages`: a network has as many
+# cells in each of so many stages; None: any number. `auxiliary`: whether its networks have an auxiliary head
+# and drop path. `large_images`: whether they have a stem for these.
 
 
 def _in_order(chosen: list[Any], every: tuple[str, ...]) -> list[Any]:
@@ -44,22 +44,16 @@ Published = Literal["DARTS_V1", "DARTS_V2", "PC_DARTS", "PDARTS"]  # of DARTS's 
 PUBLISHED: tuple[Published, ...] = Published.__args__  # type: ignore[attr-defined]
 
 
-class DartsSpace(Spec):
-    """DARTS's space (Liu et al. 2019, §2.1): a normal and a reduction cell that read the two cells before.
+class DartsCells(Spec):
+    """What spaces of DARTS's cells share (Liu et al. 2019, §2.1): two inputs, two edges into each node.
 
-    A node keeps two edges; a cell's output joins its `nodes` nodes. `primitives` are the operations of an
-    edge, by default the paper's eight.
+    `primitives` are the operations of an edge, by default the paper's eight.
     """
 
-    kind: Literal["darts"] = "darts"
-    kinds: ClassVar[tuple[str, ...]] = ("normal", "reduce")
+    kind: str
     inputs: ClassVar[int] = 2
     kept: ClassVar[int | None] = 2
     derives_none: ClassVar[bool] = False
-    joins: ClassVar[bool] = True
-    stages: ClassVar[int | None] = None
-    auxiliary: ClassVar[bool] = True
-    large_images: ClassVar[bool] = True
     primitives: list[DartsPrimitive] = Field(list(DARTS_PRIMITIVES[:8]), min_length=1, max_length=10)
 
     @field_validator("primitives")
@@ -71,10 +65,43 @@ class DartsSpace(Spec):
         """List (node, state it reads) per edge, in the order of the alphas' rows; node i reads 0 to i + 1."""
         return [(node, state) for node in range(nodes) for state in range(node + 2)]
 
+
+class DartsSpace(DartsCells):
+    """DARTS's space (Liu et al. 2019, §2.1): a normal and a reduction cell that read the two cells before.
+
+    A node keeps two edges; a cell's output joins its `nodes` nodes.
+    """
+
+    kind: Literal["darts"] = "darts"
+    kinds: ClassVar[tuple[str, ...]] = ("normal", "reduce")
+    joins: ClassVar[bool] = True
+    stages: ClassVar[int | None] = None
+    auxiliary: ClassVar[bool] = True
+    large_images: ClassVar[bool] = True
+
     @staticmethod
     def spells(genotype: str) -> bool:
         """Check whether a given genotype is one of this space: a published one's name."""
         return genotype in PUBLISHED
+
+
+class ImplantSpace(DartsCells):
+    """The cells of searcher `implant`: DARTS's normal cell, both of whose inputs are the skip it lies on.
+
+    One cell in each stage of a ResNet, whose residual blocks count as the network's cells.
+    """
+
+    kind: Literal["implant"] = "implant"
+    kinds: ClassVar[tuple[str, ...]] = ("normal",)
+    joins: ClassVar[bool] = False
+    stages: ClassVar[int | None] = 3
+    auxiliary: ClassVar[bool] = False
+    large_images: ClassVar[bool] = False
+
+    @staticmethod
+    def spells(genotype: str) -> bool:
+        """Check whether a given genotype is one of this space: none is published."""
+        return False
 
 
 EDGE = r"[^|~+]+~[^|~+]+"
@@ -139,8 +166,8 @@ class NasBench201Space(Spec):
         return cell
 
 
-Space = Annotated[DartsSpace | NasBench201Space, Field(discriminator="kind")]
-SPACES: dict[str, Space] = {space.kind: space for space in (DartsSpace(), NasBench201Space())}
+Space = Annotated[DartsSpace | NasBench201Space | ImplantSpace, Field(discriminator="kind")]
+SPACES: dict[str, Space] = {space.kind: space for space in (DartsSpace(), NasBench201Space(), ImplantSpace())}
 
 
 def check_cells(space: Any, cells: int, field: str) -> None:

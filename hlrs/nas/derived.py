@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hlrs.config.methods import Head
-from hlrs.nas.genotype import DartsGenotype, Node
+from hlrs.nas.genotype import DartsGenotype, ImplantGenotype, Node
 from hlrs.nas.network import LINEAR, Cell, CellNetwork, States, chain, make_classifier
 from hlrs.nas.operations import make_operation, reads_rectified
 from hlrs.nas.ops.layouts import join
@@ -49,7 +49,7 @@ class DerivedCell(Cell):
 
     def __init__(
         self,
-        genotype: DartsGenotype,
+        genotype: DartsGenotype | ImplantGenotype,
         before: int,
         previous: int,
         channels: int,
@@ -58,8 +58,9 @@ class DerivedCell(Cell):
     ) -> None:
         super().__init__(before, previous, channels, after_reduction, BatchNorm)
         self.channels = channels
-        nodes: list[Node] = genotype.reduce if reduction else genotype.normal
-        self.concat = genotype.reduce_concat if reduction else genotype.normal_concat
+        kind = "reduce" if reduction else "normal"
+        nodes: list[Node] = genotype.cells[kind]
+        self.concat = genotype.outputs(kind)
         self.nodes = nn.ModuleList()
         self.dropped_maps = 0
         self.reads: list[list[tuple[int, bool]]] = []  # per node, per edge: state, read rectified or not

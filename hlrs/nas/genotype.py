@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hlrs.config.base import Choices, Kinds
-from hlrs.config.spaces import DartsPrimitive, DartsSpace, NasBench201Space, Space
+from hlrs.config.spaces import DartsPrimitive, DartsSpace, ImplantSpace, NasBench201Space, Space
 from hlrs.errors import UserError
 from hlrs.nas.relaxation import Relax, softmax
 
@@ -22,6 +22,7 @@ EdgeWeights = Mapping[str, npt.NDArray[np.float32]]  # kind of cell -> [edges]
 KEYS: Choices[tuple[str, ...]] = {
     "darts": ("normal", "normal_concat", "reduce", "reduce_concat"),
     "nasbench201": ("cell",),
+    "implant": ("normal", "normal_concat"),
 }
 
 
@@ -154,18 +155,22 @@ def derive_darts(
 def darts_from_json(value: Any, name: str) -> DartsGenotype:
     """Parse a genotype from its JSON value; UserError names the file `name`, the cell and the node."""
     _check_space(value, "darts", name)
-    cells = {}
-    for cell in ("normal", "reduce"):
-        nodes = value[cell]
-        if not isinstance(nodes, list) or not nodes:
-            raise UserError(f"{name}: {cell}: expected a list of nodes")
-        cells[cell] = [_node(node, i, f"{name}: {cell}: node {i}") for i, node in enumerate(nodes)]
-        _check_concat(value[f"{cell}_concat"], len(nodes), f"{name}: {cell}_concat")
+    cells = {cell: _cell(value, cell, name) for cell in ("normal", "reduce")}
     if len(cells["normal"]) != len(cells["reduce"]) or len(value["normal_concat"]) != len(
         value["reduce_concat"]
     ):
         raise UserError(f"{name}: normal and reduce must have the same number of nodes and of outputs")
     return DartsGenotype(cells["normal"], value["normal_concat"], cells["reduce"], value["reduce_concat"])
+
+
+def _cell(value: Any, kind: str, name: str) -> list[Node]:
+    """Parse the nodes of a kind of cell, and check which of them its output joins."""
+    nodes = value[kind]
+    if not isinstance(nodes, list) or not nodes:
+        raise UserError(f"{name}: {kind}: expected a list of nodes")
+    cell = [_node(node, i, f"{name}: {kind}: node {i}") for i, node in enumerate(nodes)]
+    _check_concat(value[f"{kind}_concat"], len(nodes), f"{name}: {kind}_concat")
+    return cell
 
 
 def _space_of(value: Any) -> str | None:
@@ -261,6 +266,46 @@ def nasbench201_from_json(value: Any, name: str) -> NasBench201Genotype:
         raise UserError(f"{name}: cell: {error}") from None
 
 
+# --- implanted cells ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImplantGenotype(Genotype):
+    """A cell to implant on skips; `normal_concat` lists the states in its output."""
+
+    space: ClassVar[str] = "implant"
+    normal: list[Node]
+    normal_concat: list[int]
+
+    @property
+    def cells(self) -> dict[str, list[Node]]:
+        """Return the nodes of the one kind of cell, normal."""
+        return {"normal": self.normal}
+
+    def outputs(self, kind: str) -> list[int]:
+        """List the states in the cell's output."""
+        return self.normal_concat
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dictionaries and lists, as in the JSON file."""
+        cell = [[list(edge) for edge in node] for node in self.normal]
+        return {"normal": cell, "normal_concat": self.normal_concat}
+
+
+def derive_implant(
+    space: ImplantSpace, alphas: Alphas, edge_weights: EdgeWeights, relax: Relax = softmax
+) -> ImplantGenotype:
+    """Derive the cell as DARTS's normal one."""
+    cell = strongest_edges(space, relax(alphas["normal"]) * edge_weights["normal"][:, None], alphas["normal"])
+    return ImplantGenotype(cell, list(range(2, 2 + len(cell))))
+
+
+def implant_from_json(value: Any, name: str) -> ImplantGenotype:
+    """Parse a genotype from its JSON value; UserError names the file `name` and the node."""
+    _check_space(value, "implant", name)
+    return ImplantGenotype(_cell(value, "normal", name), value["normal_concat"])
+
+
 # --- published ------------------------------------------------------------------------------------------
 
 
@@ -317,6 +362,7 @@ def published(name: str) -> DartsGenotype:
 DERIVATIONS: Kinds[Callable[..., Genotype]] = {
     DartsSpace: derive_darts,
     NasBench201Space: derive_nasbench201,
+    ImplantSpace: derive_implant,
 }
 
 # by its name, or as it is spelled
@@ -329,15 +375,35 @@ GIVEN: Kinds[Callable[[str], Genotype]] = {
 PARSERS: Kinds[Callable[[Any, str], Genotype]] = {
     DartsSpace: darts_from_json,
     NasBench201Space: nasbench201_from_json,
+    ImplantSpace: implant_from_json,
 }
 
-# the cells that are fixed: nodes and outputs by kind of cell, to be drawn
-Fixed = dict[str, tuple[list[Node], list[int]]]
-NO_CELL: Fixed = {}
-RESIDUAL_BLOCK: Fixed = {
-    "reduce": ([[("conv_3x3, stride 2", 0)], [("conv_3x3", 1), ("avg_pool_2x2, conv_1x1", 0)]], [2])
+# what is drawn as each kind of cell: its title, nodes and outputs
+Drawings = dict[str, tuple[str, list[Node], list[int]]]
+
+# what is drawn in place of a kind of cell that is not searched
+NO_CELL: Drawings = {}
+RESIDUAL_BLOCK: Drawings = {
+    "reduce": (
+        "reduce cell",
+        [[("conv_3x3, stride 2", 0)], [("conv_3x3", 1), ("avg_pool_2x2, conv_1x1", 0)]],
+        [2],
+    )
 }
-FIXED: Kinds[Fixed] = {DartsSpace: NO_CELL, NasBench201Space: RESIDUAL_BLOCK}
+IMPLANT: Drawings = {  # s + P(cell(s, s))
+    "reduce": (
+        "skip (k-2 and k-1) with its normal cell",
+        [[("normal cell", 0), ("normal cell", 1)], [("conv_1x1", 2), ("skip_connect", 0)]],
+        [3],
+    )
+}
+FIXED: Choices[Drawings] = {"darts": NO_CELL, "nasbench201": RESIDUAL_BLOCK, "implant": IMPLANT}
+
+
+def drawings(genotype: Genotype) -> Drawings:
+    """Return what is drawn of a genotype, and beside it."""
+    cells = {kind: (f"{kind} cell", nodes, genotype.outputs(kind)) for kind, nodes in genotype.cells.items()}
+    return cells | FIXED[genotype.space]
 
 
 def from_json(value: Any, name: str) -> Genotype:

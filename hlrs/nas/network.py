@@ -39,8 +39,9 @@ class BranchedNetwork(nn.Module, ABC):
     """A backbone shared by all branches, one tail per branch, and a classifier of their pooled features.
 
     `head` says what the classifier is (HEADS). A `dual` network has a second, class-specific one, which gives
-    the final logits. A training may give it a `training_head`, which inference lacks. Images are float
-    [batch, in_channels, height, width].
+    the final logits. A training may give it a `training_head`, which inference lacks. `added` are the
+    prefixes of the weights that it does not take from another training. Images are float [batch,
+    in_channels, height, width].
 
     A training may set the `precision` of the maps; it acts in training mode only. With bfloat16, all maps are
     bfloat16, and convolutions multiply in it, as `torch.autocast` has them. Weights, statistics of batch
@@ -48,6 +49,7 @@ class BranchedNetwork(nn.Module, ABC):
     """
 
     precision: Precision = "float32"
+    added: tuple[str, ...] = ("training_head.",)
 
     def __init__(self, width: int, classes: int, branches: int, head: Head, dual: bool) -> None:
         super().__init__()
@@ -55,6 +57,11 @@ class BranchedNetwork(nn.Module, ABC):
         self.classifier = make_classifier(branches * width, classes, head)
         self.class_specific = make_classifier(branches * width, classes, head) if dual else None
         self.training_head: nn.Module | None = None
+
+    @property
+    def learner(self) -> nn.Module:
+        """The part whose weights a training changes: all, unless some rest."""
+        return self
 
     @abstractmethod
     def backbone(self, images: Tensor) -> Any:

@@ -29,10 +29,14 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.residual(x) + self.shortcut(x))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """Bring the block's input to the size of its output."""
         shortcut = x[:, :, :: self.stride, :: self.stride]
         if self.filled:  # padding by nothing would copy the map
             shortcut = F.pad(shortcut, (0, 0, 0, 0, self.filled, self.filled))
-        return F.relu(self.residual(x) + shortcut)
+        return shortcut
 
 
 class ResNet(BranchedNetwork):
@@ -89,7 +93,7 @@ def _block_plan(blocks: int, width: int) -> list[tuple[int, int, int]]:
     return plan
 
 
-def initialize_resnet(network: ResNet, generator: torch.Generator) -> None:
+def initialize_resnet(network: nn.Module, generator: torch.Generator) -> None:
     """Draw convolution and linear weights from N(0, 2/fan_in), with a given generator.
 
     He et al. 2015, §2.2, as used by He et al. 2016 and LDAM-DRW's resnet_cifar.py. Biases and cosine

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from hlrs.config.base import Kinds
-from hlrs.config.spaces import DartsSpace, NasBench201Space
+from hlrs.config.spaces import DartsSpace, ImplantSpace, NasBench201Space
 from hlrs.nas.derived import DerivedNetwork
+from hlrs.nas.implant import ImplantNetwork, ImplantSupernet
 from hlrs.nas.nasbench201 import NasBench201Network, NasBench201Supernet
 from hlrs.nas.network import BranchedNetwork
 from hlrs.nas.supernet import DartsSupernet, Supernet
@@ -13,10 +14,12 @@ from hlrs.nas.supernet import DartsSupernet, Supernet
 SUPERNETS: Kinds[Callable[..., Supernet]] = {
     DartsSpace: DartsSupernet,
     NasBench201Space: NasBench201Supernet,
+    ImplantSpace: ImplantSupernet,
 }
 
 # (genotype, *, and the network's layout)
 NETWORKS: Kinds[Callable[..., BranchedNetwork]] = {
     DartsSpace: DerivedNetwork,
     NasBench201Space: NasBench201Network,
+    ImplantSpace: ImplantNetwork,
 }

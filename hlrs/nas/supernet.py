@@ -177,9 +177,9 @@ class Supernet(BranchedNetwork):
         return {f"{name}.{kind}": p for name, group in named.items() for kind, p in group.items()}
 
     def weights(self) -> list[nn.Parameter]:
-        """All parameters but the architecture's."""
+        """All parameters that learn but the architecture's."""
         architecture = self.architecture()
-        return [p for name, p in self.named_parameters() if name not in architecture]
+        return [p for name, p in self.learner.named_parameters() if name not in architecture]
 
 
 def initialize_alphas(supernet: Supernet, generator: torch.Generator, scale: float = 1e-3) -> None:

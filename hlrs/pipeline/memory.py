@@ -14,7 +14,7 @@ from typing import Any
 
 from hlrs.config.jobs import Images, RetrainJob, ScoreJob, SearchJob
 from hlrs.config.recipes import Inherited, Retrain, Search
-from hlrs.config.spaces import Space
+from hlrs.config.spaces import ImplantSpace, Space
 from hlrs.pipeline.slurm import ask
 
 MEM_MB = 8000  # that the rules of searches and retrainings request
@@ -44,6 +44,7 @@ class Maps:
 MAPS = {
     "darts": Maps(16, 5, 10, (6, 102), 2),  # six separable stages
     "nasbench201": Maps(5, 4, 2, (10, 0), 9),  # a 1×1 and a 3×3 convolution
+    "implant": Maps(16, 5, 10, (6, 102), 2),  # as DARTS's
 }
 
 
@@ -73,6 +74,8 @@ def of_search(params: SearchJob, pictures: Pictures) -> float:
     batch = search.batch_size * params.objective.passes
     copies = 2 * params.searcher.directions if params.searcher.order == 0 else 0  # of weights, and momentum
     needed = _of_supernet(search, search.space, shape, batch, params.images, pictures, copies)
+    if isinstance(search.space, ImplantSpace):
+        needed += _of_blocks(search, batch, pictures)
     return needed + _held(params.images, pictures)
 
 
@@ -87,7 +90,7 @@ def _of_supernet(
 ) -> float:
     """Estimate the bytes of a supernet's training steps, without the images; `copies` of the weights."""
     of, edges = MAPS[space.kind], len(space.edges(shape.nodes))
-    plan = _cell_plan(recipe.channels, recipe.cells, images, pictures)
+    plan = _cell_plan(recipe.channels, _cells(recipe, space), images, pictures)
     inner = [of.edge * edges / shape.portion * channels * size**2 for channels, size in plan]
     outer = sum(of.cell * channels * size**2 for channels, size in plan)
     kept = max(inner) if isinstance(recipe, Search) and recipe.recompute else sum(inner)
@@ -105,17 +108,30 @@ def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:
     if params.inherited is not None and recipe.start == "supernet":
         needed = _of_supernet(recipe, params.space, params.inherited, batch, params.images, pictures)
         return needed + _held(params.images, pictures)
+    needed = _held(params.images, pictures)
+    if params.resnet is not None or isinstance(params.space, ImplantSpace):
+        needed += _of_blocks(recipe, batch, pictures)
     if params.resnet is None:
-        plan = _cell_plan(recipe.channels, recipe.cells, params.images, pictures)
+        plan = _cell_plan(recipe.channels, _cells(recipe, params.space), params.images, pictures)
         maps = sum(float(edges * of.derived_edge + of.cell) * channels * size**2 for channels, size in plan)
         maps += STEMS[params.images.stem] * recipe.channels * pictures.size**2
         weights = sum(float(of.derived_weights * edges * channels**2) for channels, _ in plan)
-    else:
-        scales, blocks = [2**stage for stage in range(RESNET_STAGES)], (params.resnet - 2) // 6
-        stages = [(scale * recipe.channels, -(-pictures.size // scale)) for scale in scales]
-        maps = sum(float(blocks * BLOCK * channels * size**2) for channels, size in stages)
-        weights = sum(18.0 * blocks * channels**2 for channels, _ in stages)
-    return FLOAT * (batch * maps + OF_A_WEIGHT * weights) + _held(params.images, pictures)
+        needed += FLOAT * (batch * maps + OF_A_WEIGHT * weights)
+    return needed
+
+
+def _of_blocks(recipe: Search | Retrain, batch: int, pictures: Pictures) -> float:
+    """Estimate the bytes of a ResNet's training steps, without the images."""
+    scales, blocks = [2**stage for stage in range(RESNET_STAGES)], recipe.cells // RESNET_STAGES
+    stages = [(scale * recipe.channels, -(-pictures.size // scale)) for scale in scales]
+    maps = sum(float(blocks * BLOCK * channels * size**2) for channels, size in stages)
+    weights: float = sum(18.0 * blocks * channels**2 for channels, _ in stages)
+    return FLOAT * (batch * maps + OF_A_WEIGHT * weights)
+
+
+def _cells(recipe: Search | Retrain, space: Space) -> int:
+    """Count the cells of a network: of implanted ones, one in each stage of the residual blocks."""
+    return RESNET_STAGES if isinstance(space, ImplantSpace) else recipe.cells
 
 
 def of_scoring(params: ScoreJob, pictures: Pictures) -> float:

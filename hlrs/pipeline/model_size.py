@@ -18,7 +18,10 @@ from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.spaces import NETWORKS, SUPERNETS
 
 RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
-LAYOUTS = {"darts": (36, 20), "nasbench201": (16, 15)}  # published: channels and cells of a retraining
+# channels and cells of a retraining, as published; of implanted cells those of ResNet-32
+LAYOUTS = {"darts": (36, 20), "nasbench201": (16, 15), "implant": (16, 15)}
+PADS = "a shortcut pads half of the missing ones on each side"
+HALVES = {"darts": "a factorized reduction halves it", "implant": PADS}  # why channels are even
 
 
 def describe(
@@ -55,9 +58,7 @@ def describe(
     elif cells or stem != "cifar":
         raise UserError(f"{network} has its own blocks and stem: omit --cells and --stem")
     elif channels and channels % 2:
-        raise UserError(
-            f"--channels: {channels} is odd; a shortcut pads half of the missing ones on each side"
-        )
+        raise UserError(f"--channels: {channels} is odd; {PADS}")
     else:
         layout["width"] = channels or ResNetSpec().width
     if auxiliary and not SPACES[space].auxiliary:
@@ -92,8 +93,8 @@ def _layout_of_cells(
     """Fill in the published channels and cells; UserError for what a space's networks cannot have."""
     published = (16, 8) if supernet and space == "darts" else LAYOUTS[space]
     channels, cells = channels or published[0], cells or published[1]
-    if space == "darts" and channels % 2:
-        raise UserError(f"--channels: {channels} is odd; a factorized reduction halves it")
+    if space in HALVES and channels % 2:
+        raise UserError(f"--channels: {channels} is odd; {HALVES[space]}")
     try:
         check_cells(SPACES[space], cells, "--cells")
     except ValueError as error:

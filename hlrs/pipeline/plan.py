@@ -41,7 +41,15 @@ from hlrs.config.jobs import (
     SearchJob,
     SplitJob,
 )
-from hlrs.config.methods import ConstantLR, Plain, Softmax
+from hlrs.config.methods import (
+    ConstantLR,
+    Implant,
+    OnTrained,
+    PcDarts,
+    Plain,
+    Random,
+    Softmax,
+)
 from hlrs.config.params import Params, Sections
 from hlrs.config.spaces import DartsSpace, NasBench201Space
 from hlrs.errors import HlrsError, UserError
@@ -140,13 +148,14 @@ def _dataset_jobs(params: Params, name: str, dataset: Dataset, lookup: LookupJob
     images = Images(content=content, **{field: getattr(dataset, field) for field in fields})
     made: dict[tuple[str, int], list[Job]] = {}
     searchers = {method: params.methods[method].searcher for method in params.matrix.methods}
-    # those that have another's network last, as they read what that one trained
-    for method, searcher in sorted(searchers.items(), key=lambda each: each[1].genotype_is == "shared"):
+    # those on another's network last, as they read what that one trained
+    for method, searcher in sorted(searchers.items(), key=lambda each: isinstance(each[1], OnTrained)):
         for seed in params.matrix.seeds:
+            others = made[searcher.method, seed] if isinstance(searcher, OnTrained) else []
             if searcher.genotype_is == "shared":
-                jobs = _continued(params, f"{name}/{method}", method, made[searcher.method, seed])
+                jobs = _continued(params, f"{name}/{method}", method, others)
             else:
-                jobs = _run_jobs(params, split, images, dataset.groups, lookup, method, seed)
+                jobs = _run_jobs(params, split, images, dataset.groups, lookup, method, seed, others)
             made[method, seed] = list(jobs)
             yield from made[method, seed]
 
@@ -159,21 +168,25 @@ def _run_jobs(
     lookup: LookupJob | None,
     method: str,
     seed: int,
+    others: Iterable[Job],
 ) -> Iterator[Job]:
     """Search, extraction, look-up, retrainings and evaluations of one data set × method × seed.
 
-    A given genotype is not searched for, and a network without cells has none.
+    A given genotype is not searched for, and a network without cells has none. `others`: all jobs of the
+    method on whose networks cells are implanted.
     """
     run = f"{split.run}/{method}/{seed}"
     searcher, space = params.methods[method].searcher, params.space_of(method)
     recipe, inherited = params.retrain_of(method), params.inherited_of(method)
+    backbones = {job.params["retrain_seed"]: _trained(job) for job in others if job.stage == "retrain"}
     tables = {"split": str(split.output("split.parquet")), "classes": str(split.output("classes.json"))}
     network = dict(tables)
     alphas: dict[str, str] = {}
     supernet: dict[str, str] = {}
     search_params = _search_params(params, images, method, seed)
     if search_params is not None:
-        search = make_job("search", run, search_params, tables)
+        backbone = backbones[0] if backbones and searcher.genotype_is == "searched" else {}
+        search = make_job("search", run, search_params, tables | backbone)
         yield search
         alphas = {"alphas": str(search.output("alphas.parquet"))}
         supernet = {"supernet": str(search.output("supernet.safetensors"))}
@@ -203,7 +216,8 @@ def _run_jobs(
             images=images,
             retrain=recipe,
         )
-        retrain = make_job("retrain", again, job, network | (supernet if inherited else {}))
+        start = backbones.get(retrain_seed, supernet if inherited else {})
+        retrain = make_job("retrain", again, job, network | start)
         trained = {"weights": str(retrain.output("weights.safetensors")), **network}
         evaluation = EvaluateJob(
             space=network_space,
@@ -227,8 +241,7 @@ def _continued(params: Params, folder: str, method: str, others: Iterable[Job]) 
         run = f"{folder}/{other.run.rsplit('/', 1)[1]}"
         if other.stage == "retrain":
             job = RetrainJob.model_validate(other.params).model_copy(update={"retrain": recipe})
-            trained = {"trained": str(other.output("weights.safetensors"))}
-            retrain = make_job("retrain", run, job, other.inputs | trained)
+            retrain = make_job("retrain", run, job, other.inputs | _trained(other))
             yield retrain
         elif other.stage == "evaluate":
             update = {"retrain": recipe, "evaluate": evaluate}
@@ -237,9 +250,17 @@ def _continued(params: Params, folder: str, method: str, others: Iterable[Job]) 
             yield make_job("evaluate", run, evaluation, other.inputs | trained)
 
 
+def _trained(retrain: Job) -> dict[str, str]:
+    """Return the input of a job that starts with what a retraining trained."""
+    return {"trained": str(retrain.output("weights.safetensors"))}
+
+
 def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec | None:
     """Return the parameters of a method's search job; None if it has none."""
     method, searcher = params.methods[name], params.methods[name].searcher
+    if isinstance(searcher, Implant):
+        rules = searcher.model_dump(exclude={"kind", "method", "cell"})
+        searcher = PcDarts(**rules) if searcher.genotype_is == "searched" else Random()
     if searcher.genotype_is == "drawn":
         recipe = params.search_of(name)
         return DrawJob(seed=seed, searcher=searcher, space=recipe.space, nodes=recipe.nodes)

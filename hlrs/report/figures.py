@@ -124,7 +124,7 @@ def archive(results: Results, path: Path) -> None:
                             svg = charts.document(chart, figure.marks)
                             _add(file, f"{dataset}/{figure.name}/{name}.svg", svg)
         for run in once(results.runs):
-            for cell, svg in run.cells.items():
+            for cell, (_, svg) in run.cells.items():
                 _add(file, f"{run.dataset}/cells_{run.method}/{run.stem}_{cell}.svg", svg)
 
 

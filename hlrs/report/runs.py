@@ -103,7 +103,7 @@ class Run:
     histories: dict[str, Columns]  # "search", "retrain": columns as in SCHEMAS
     alphas: Columns  # as in SCHEMAS
     records: dict[str, JobRecord]  # by stage
-    cells: dict[str, str]  # "normal", "reduce": SVG
+    cells: dict[str, tuple[str, str]]  # "normal", "reduce": title and SVG
     lookup: dict[str, Any] | None = None
     features: Columns = field(default_factory=dict)  # as in SCHEMAS
     split_seed: Draw = 0

@@ -9,7 +9,7 @@ from hlrs.config.jobs import ExtractJob
 from hlrs.config.methods import Relaxation
 from hlrs.config.spaces import Space
 from hlrs.nas.drawing import draw_cell
-from hlrs.nas.genotype import DERIVATIONS, FIXED, GIVEN, Genotype
+from hlrs.nas.genotype import DERIVATIONS, GIVEN, Genotype, drawings
 from hlrs.nas.relaxation import relaxed
 from hlrs.stages.architectures import final_architecture
 
@@ -24,10 +24,8 @@ def run(job: Job) -> dict[str, Any]:
         else searched(Path(job.inputs["alphas"]), space, params.relaxation)
     )
     write_json(job.output("genotype.json"), genotype.to_json())
-    cells = {kind: (nodes, genotype.outputs(kind)) for kind, nodes in genotype.cells.items()}
-    cells = FIXED[type(space)] | cells
-    for kind, (nodes, outputs) in cells.items():
-        drawn = draw_cell(nodes, f"{job.run} · {kind} cell", outputs, space.inputs)
+    for kind, (title, nodes, outputs) in drawings(genotype).items():
+        drawn = draw_cell(nodes, f"{job.run} · {title}", outputs, space.inputs)
         write_text(job.output(f"{kind}.svg"), drawn)
     return {}
 

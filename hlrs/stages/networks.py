@@ -38,7 +38,7 @@ def build_network(
     """Build the network to retrain: of a genotype, a ResNet, or what its search trained.
 
     The latter has the supernet's weights where these are an input; others have PyTorch's initialisation.
-    `load_weights` gives them those of a retraining.
+    `load_weights` and `load_trained` give them those of a retraining.
     """
     recipe, space = params.retrain, params.space
     layout: dict[str, Any] = {"in_channels": in_channels, "classes": classes, **layout_of(recipe.objective)}
@@ -53,15 +53,17 @@ def build_network(
 
 
 def load_weights(network: BranchedNetwork, weights: Mapping[str, Tensor], path: str) -> None:
-    """Copy a retraining's weights, read from `path`, to a network, in place. Failure if they do not fit.
-
-    A head that only training has keeps its own.
-    """
-    own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("training_head.")}
+    """Copy a retraining's weights, read from `path`, to a network, in place. Failure if they do not fit."""
     try:
-        network.load_state_dict({**weights, **own})
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise Failure(f"{path}: does not fit the network ({str(error).splitlines()[0]})") from None
+
+
+def load_trained(network: BranchedNetwork, path: str) -> None:
+    """Copy the weights that another training wrote to a network, in place; what was added keeps its own."""
+    own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(network.added)}
+    load_weights(network, own | read_tensors(Path(path))[0], path)
 
 
 def inherited_network(

@@ -207,7 +207,7 @@ class NetworkPhase(OnImages):
         batches = shared.make_batches(
             self.demands.samplers, shared.augment, shared.purpose, self.demands.views
         )
-        super().__init__(shared, recipe.epochs, shared.network, recipe.weights, batches)
+        super().__init__(shared, recipe.epochs, shared.network.learner, recipe.weights, batches)
         self.images_per_step *= recipe.objective.passes
         decay, steps = recipe.lookahead, recipe.epochs * shared.steps
         self.lookahead = None if decay is None else Lookahead(decay, shared.network, steps)
@@ -306,12 +306,13 @@ class NetworkPhase(OnImages):
         self, network: BranchedNetwork, passes: Iterable[tuple[Mixing, list[Batch]]]
     ) -> None:
         """Set a network's running statistics to their mean over some passes, without drop path."""
+        network.train()
         norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        norms = [norm for norm in norms if norm.training]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean, also where branches share a norm
-        network.train()
         with torch.no_grad():
             for mixing, batches in passes:
                 self.shared.objective(network, batches, 0.0, mixing)

@@ -13,7 +13,7 @@ from hlrs.config.base import Choices
 from hlrs.config.jobs import ReportJob
 from hlrs.config.methods import Method
 from hlrs.errors import UserError
-from hlrs.nas.genotype import Node, from_json
+from hlrs.nas.genotype import Node, drawings, from_json
 from hlrs.report.claim import claims, table
 from hlrs.report.comparisons import compare
 from hlrs.report.exports import files
@@ -84,7 +84,7 @@ def _retrainings(job: Job, dataset: str, split: str, method: str, seed: int) -> 
     genotype: dict[str, list[Node]] | None = None
     histories: dict[str, Columns] = {}
     alphas: Columns = {}
-    cells: dict[str, str] = {}
+    cells: dict[str, tuple[str, str]] = {}
     lookup: dict[str, Any] | None = None
     judged: dict[str, Any] = {}
     records = {stage: _record(job, stage, name) for stage in BEFORE_RETRAINING[searcher.genotype_is]}
@@ -94,8 +94,12 @@ def _retrainings(job: Job, dataset: str, split: str, method: str, seed: int) -> 
         alphas = read_table(_input(job, f"search/{name}/alphas.parquet"), "trajectory").to_pydict()
     if "extract" in records:
         place = _input(job, f"extract/{name}/genotype.json")
-        genotype = from_json(read_json(place), str(place)).cells
-        cells = {cell: _drawing(_input(job, f"extract/{name}/{cell}.svg")) for cell in ("normal", "reduce")}
+        found = from_json(read_json(place), str(place))
+        genotype = found.cells
+        cells = {
+            cell: (title, _drawing(_input(job, f"extract/{name}/{cell}.svg")))
+            for cell, (title, *_) in drawings(found).items()
+        }
     if f"lookup/{name}/lookup.json" in job.inputs:
         lookup = read_json(_input(job, f"lookup/{name}/lookup.json"))
         judged |= looked_up(lookup["columns"][column])

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,16 +9,16 @@ from torch import Tensor
 
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import SCHEMAS, write_table
-from hlrs.artifacts.tensors import read_tensors, write_tensors
+from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.jobs import RetrainJob
 from hlrs.data.batches import steps_per_epoch
 from hlrs.data.images import generator
 from hlrs.longtail.objectives import make_objective
 from hlrs.nas.network import initialize
-from hlrs.nas.resnet import ResNet, initialize_resnet
+from hlrs.nas.resnet import initialize_resnet
 from hlrs.stages.classifiers import SECOND_PHASES
 from hlrs.stages.images import SplitImages, predict
-from hlrs.stages.networks import build_network, load_weights
+from hlrs.stages.networks import build_network, load_trained
 from hlrs.stages.phases import NetworkPhase, Phase, Training
 from hlrs.training.checkpoints import prefixed, unprefixed
 from hlrs.training.cuda_graphs import GraphCache
@@ -78,12 +77,12 @@ class RetrainTask(Task):
         self.network = build_network(params, inputs, images.stem, images.channels, len(images.classes))
         self.network.training_head = objective.head(self.network.classifier.in_features)
         weights = generator(purpose, "weights")
-        if isinstance(self.network, ResNet):
+        if params.resnet is not None:
             initialize_resnet(self.network, weights)
         elif params.inherited is None:
             initialize(self.network, weights)
         if "trained" in inputs:
-            load_weights(self.network, read_tensors(Path(inputs["trained"]))[0], inputs["trained"])
+            load_trained(self.network, inputs["trained"])
         self.network.to(device)
         self.network.precision = self.recipe.precision
         self.images, self.holdout = images.set, images.positions("holdout")

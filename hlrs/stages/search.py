@@ -35,6 +35,7 @@ from hlrs.nas.spaces import SUPERNETS
 from hlrs.nas.supernet import Supernet, initialize_alphas
 from hlrs.nas.trajectory import Architecture, Trajectory
 from hlrs.stages.images import SplitImages, augmentation_of
+from hlrs.stages.networks import load_trained
 from hlrs.stages.scoring import ScoreTask
 from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer, unprefixed
 from hlrs.training.cuda_graphs import GraphCache
@@ -428,7 +429,10 @@ def _make_task(job: Job, params: SearchJob) -> SearchTask:
     images = SplitImages(job, params.images, HALVES, device)
     if params.labels == "random":
         images.relabel(generator(params.seed, "search", "labels"))
-    return SearchTask(params, images, device)
+    task = SearchTask(params, images, device)
+    if "trained" in job.inputs:
+        load_trained(task.supernet, job.inputs["trained"])
+    return task
 
 
 def _make_supernet(params: SearchJob, searcher: Searcher, images: SplitImages) -> Supernet:

@@ -476,7 +476,6 @@ TABLES = {
     "DERIVATIONS": "nas/genotype.py",
     "GIVEN": "nas/genotype.py",
     "PARSERS": "nas/genotype.py",
-    "FIXED": "nas/genotype.py",
     "SUPERNETS": "nas/spaces.py",
     "NETWORKS": "nas/spaces.py",
     "OPTIMIZERS": "training/optim.py",
@@ -616,6 +615,7 @@ def test_a_change_of_a_space_or_operation_affects_only_jobs_that_select_it(file,
 CHOICES = {
     "PUBLISHED": ("nas/genotype.py", '"BRAND_NEW": _published([], [])'),
     "KEYS": ("nas/genotype.py", '"brand_new": ("nodes",)'),
+    "FIXED": ("nas/genotype.py", '"brand_new": NO_CELL'),
     "DARTS_SHARED": ("nas/mixed_edges.py", '"brand_new": avg_pool'),
     "DARTS_OWN": ("nas/mixed_edges.py", '"brand_new": partial(separable, 9)'),
     "NASBENCH201_SHARED": ("nas/mixed_edges.py", '"brand_new": normalized_avg_pool'),
@@ -744,7 +744,7 @@ UNIONS = {
     "FILES": data.Source,
     "IMBALANCES": data.Imbalance,
     **dict.fromkeys(("RELAXATIONS", "TEMPERATURES", "OPERATION_WEIGHTS"), methods.Relaxation),
-    **dict.fromkeys(("DERIVATIONS", "GIVEN", "PARSERS", "FIXED", "SUPERNETS", "NETWORKS"), spaces.Space),
+    **dict.fromkeys(("DERIVATIONS", "PARSERS", "SUPERNETS", "NETWORKS"), spaces.Space),
 }
 
 

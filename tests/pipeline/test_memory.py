@@ -26,9 +26,10 @@ MEASURE = r"""
 import re, torch
 from torch.nn import functional as F
 from hlrs.config.methods import Darts, PcDarts
-from hlrs.config.spaces import DartsSpace, NasBench201Space
+from hlrs.config.spaces import DartsSpace, ImplantSpace, NasBench201Space
 from hlrs.nas.derived import DerivedNetwork
-from hlrs.nas.genotype import PUBLISHED, nasbench201_from_string
+from hlrs.nas.genotype import PUBLISHED, ImplantGenotype, nasbench201_from_string
+from hlrs.nas.implant import ImplantNetwork, ImplantSupernet
 from hlrs.nas.nasbench201 import NasBench201Network, NasBench201Supernet
 from hlrs.nas.network import initialize
 from hlrs.nas.resnet import ResNet
@@ -46,6 +47,12 @@ CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_con
 def supernet201(**layout):
     searcher = SEARCHERS[Darts](Darts())
     network = NasBench201Supernet(NasBench201Space(), searcher, in_channels=3, classes=10, **layout)
+    initialize_alphas(network, torch.Generator())
+    return network
+
+def implants(**layout):
+    searcher = SEARCHERS[PcDarts](PcDarts())
+    network = ImplantSupernet(ImplantSpace(), searcher, in_channels=3, classes=10, **layout)
     initialize_alphas(network, torch.Generator())
     return network
 
@@ -84,6 +91,13 @@ def params_of(stage: str, method: str = "darts", **sections):
 OF_201 = {"space": {"kind": "nasbench201"}, "nodes": 4}
 NO_HEAD = {"auxiliary_weight": 0.0, "drop_path": 0.0}
 LAYOUT = {"batch_size": 16, "channels": 8, "cells": 4}
+IMPLANTED = {
+    "matrix": {"methods": ["darts", "hlrs", "base", "implant"]},
+    "methods": {
+        "base": {"searcher": {"kind": "resnet"}},
+        "implant": {"searcher": {"kind": "implant", "method": "base", "warm_up": 0.4}},
+    },
+}
 
 
 @pytest.mark.slow
@@ -132,8 +146,30 @@ LAYOUT = {"batch_size": 16, "channels": 8, "cells": 4}
                 Pictures(32),
             ),
         ),
+        (
+            "implants(nodes=4, channels=16, cells=15)",
+            lambda: of_search(
+                params_of("search", "implant", search={"batch_size": 16, "nodes": 4}, **IMPLANTED),
+                Pictures(32),
+            ),
+        ),
+        (
+            "ImplantNetwork(ImplantGenotype(PUBLISHED['DARTS_V2'].normal, [2, 3, 4, 5]), in_channels=3, "
+            "classes=10, channels=16, cells=15)",
+            lambda: of_retraining(
+                params_of("retrain", "implant", retrain={"batch_size": 16}, **IMPLANTED), 4, Pictures(32)
+            ),
+        ),
     ],
-    ids=["supernet", "supernet of nasbench201", "network of nasbench201", "derived", "resnet"],
+    ids=[
+        "supernet",
+        "supernet of nasbench201",
+        "network of nasbench201",
+        "derived",
+        "resnet",
+        "implants",
+        "implants of a genotype",
+    ],
 )
 def test_the_estimate_is_within_its_factor_of_a_measured_peak(network, estimate):
     assert 1 / memory.UNSURE < estimate() / peak(network) < memory.UNSURE

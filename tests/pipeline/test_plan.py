@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from hlrs.artifacts import code_digest
 from hlrs.artifacts.data_digest import content_digest, sha256
@@ -179,11 +180,12 @@ def test_a_resnet_is_retrained_and_evaluated_alone():
 
 @pytest.mark.parametrize("kind", specs(Searcher))
 def test_the_report_reads_the_stages_that_the_plan_has_before_a_retraining(kind):
-    needed = {"fixed": {"genotype": "PDARTS"}, "trained": {"method": "hlrs"}}
+    needed = {"fixed": {"genotype": "PDARTS"}, "trained": {"method": "hlrs"}, "implant": {"method": "hlrs"}}
+    other = {"methods__hlrs": {"searcher": {"kind": "resnet"}}} if kind == "implant" else {}
     searcher = {"kind": kind} | needed.get(kind, {})
-    jobs = plan.plan(params(methods__random={"searcher": searcher}))
+    jobs = plan.plan(params(methods__random={"searcher": searcher}, **other))
     before = [job.stage for job in jobs if job.run == "small/random/0" and job.stage in ("search", "extract")]
-    assert BEFORE_RETRAINING[specs(Searcher)[kind].genotype_is] == before
+    assert BEFORE_RETRAINING[TypeAdapter(Searcher).validate_python(searcher).genotype_is] == before
 
 
 def test_a_genotype_is_retrained_once_per_retraining_seed():

@@ -85,7 +85,7 @@ def make_run(method: str, seed: int, **changes) -> Run:
         },
         alphas=weights(3),
         records={stage: record_of(stage, **record) for stage in stages},
-        cells={"normal": "", "reduce": ""},
+        cells=dict.fromkeys(("normal", "reduce"), ("", "")),
     )  # fmt: skip
     return replace(run, **changes)
 
@@ -513,7 +513,8 @@ def test_the_page_draws_the_first_seed_and_the_archive_has_all():
     assert figure.charts == [figure.parts["seed_0"]]
     assert {tuple(row[:2]) for row in figure.data[1]} == {(0, 0), (0, 1), (0, 2)}
     shown = figures.cells(
-        replace(results, runs=[replace(run, cells={"normal": "x"}) for run in results.runs]), "d"
+        replace(results, runs=[replace(run, cells={"normal": ("normal cell", "x")}) for run in results.runs]),
+        "d",
     )
     assert [run.name for run in shown] == ["d/darts/0", "d/hlrs/0"]
 
@@ -527,7 +528,7 @@ def unpacked(path: Path) -> dict[str, str]:
 
 
 def test_the_archive_holds_every_figure_as_svg_and_csv_and_depends_on_results_only(tmp_path):
-    cells = {cell: draw_cell([NODE], cell, [2]) for cell in ("normal", "reduce")}
+    cells = {cell: (f"{cell} cell", draw_cell([NODE], cell, [2])) for cell in ("normal", "reduce")}
     runs = [replace(make_run(method, seed), cells=cells) for method in ("darts", "hlrs") for seed in (0, 1)]
     figures.archive(make_results(runs), tmp_path / "a.zip")
     other_host = {stage: record_of(stage, host="other") for stage in runs[0].records}

@@ -81,7 +81,8 @@ def many_runs(model: Results) -> Results:
             for node in range(4)
         ]
         genotype = dict.fromkeys(("normal", "reduce"), cell)
-        cells = dict.fromkeys(genotype, draw_cell(cell, f"{dataset}/{method}", [2, 3, 4, 5]))
+        drawn = draw_cell(cell, f"{dataset}/{method}", [2, 3, 4, 5])
+        cells = {kind: (f"{kind} cell", drawn) for kind in genotype}
         for seed in seeds:
             name = f"{dataset}/{method}/{seed}"
             logits = rng.normal(size=(len(labels), CLASSES)) + (2 + 0.1 * i) * np.eye(CLASSES)[labels]

@@ -15,7 +15,7 @@ from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.config.base import Spec
 from hlrs.config.jobs import RetrainJob, SearchJob
-from hlrs.config.methods import ArchLR, Head, Loss, Mixing, Objective, Sampler, Searcher, Trained
+from hlrs.config.methods import ArchLR, Head, Implant, Loss, Mixing, Objective, Sampler, Searcher, Trained
 from hlrs.config.params import Params
 from hlrs.config.recipes import AnyOptimizer, Optimizer, Rest, Retrain, Sgd
 from hlrs.nas.resnet import ResNet, initialize_resnet
@@ -342,8 +342,9 @@ def where_it_fits(objective):
     return in_both(own["objective"]) if objective.searches else PLAIN | {"retrain": own}
 
 
-METHODS = {  # a trained network needs another method: stages/test_trained.py
-    **{f"searcher {kind_of(m)}": {"searcher": spec_of(m)} for m in members(Searcher) if m is not Trained},
+OF_ANOTHER = Trained, Implant  # these need another method: test_trained.py, test_implant.py
+METHODS = {
+    **{f"searcher {kind_of(m)}": {"searcher": spec_of(m)} for m in members(Searcher) if m not in OF_ANOTHER},
     **{f"sampler {kind_of(m)}": in_both({"kind": "plain", "sampler": spec_of(m)}) for m in members(Sampler)},
     **{f"loss {kind_of(m)}": in_both({"kind": "plain", "loss": spec_of(m)}) for m in members(Loss)},
     **{f"objective {kind_of(m)}": where_it_fits(m) for m in members(Objective)},

@@ -2,6 +2,7 @@ rule search:
     input:
         split=reads("split"),
         classes=reads("classes"),
+        trained=reads("trained"),
     output:
         alphas="results/search/{dataset}/{method}/{seed}/{key}/alphas.parquet",
         history="results/search/{dataset}/{method}/{seed}/{key}/history.parquet",
