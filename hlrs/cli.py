@@ -147,7 +147,7 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     this machine, saved in .hlrs/calibration.json. No job runs.
     """
     from hlrs.config.params import load
-    from hlrs.pipeline.plan_view import Outlook
+    from hlrs.pipeline.plan_view import Outlook, missing_controls
     from hlrs.pipeline.preflight import check_counts
 
     if run is not None and as_json:
@@ -159,6 +159,8 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
         click.echo("\n".join(why(run.strip("/"), jobs, load(params), _width())))
         return
     check_counts(jobs)
+    for line in missing_controls(load(params)):
+        click.echo(f"hlrs: {line}", err=True)
     outlook = Outlook(jobs, load(params), lambda text: click.echo(f"{text} ...", err=True))
     if as_json:
         click.echo(json.dumps(outlook.facts(), indent=1))

@@ -10,7 +10,9 @@ from hlrs.artifacts.code_digest import changed, here
 from hlrs.artifacts.jobs import STAGES, Job, ResultPath, abbreviate
 from hlrs.artifacts.records import Record
 from hlrs.config.jobs import parse
+from hlrs.config.methods import Implant, Trained
 from hlrs.config.params import Params
+from hlrs.config.recipes import RetrainedClassifier
 from hlrs.errors import UserError
 from hlrs.pipeline import plan
 from hlrs.pipeline.cost_probe import Calibration
@@ -190,6 +192,32 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def missing_controls(params: Params) -> Iterator[str]:
+    """Yield one line per trained network on which the matrix implants cells without a control of them.
+
+    Of what the cells gain, longer training may give as much, or any cell, or another classifier alone.
+    """
+    searchers = {name: params.methods[name].searcher for name in params.matrix.methods}
+    implants = {name: searcher for name, searcher in searchers.items() if isinstance(searcher, Implant)}
+    for method in dict.fromkeys(implant.method for implant in implants.values()):
+        own = {name: implant for name, implant in implants.items() if implant.method == method}
+        epochs = max(params.retrain_of(name).epochs for name in own)
+        trained = [
+            params.retrain_of(name)
+            for name, searcher in searchers.items()
+            if isinstance(searcher, Trained) and searcher.method == method
+        ]
+        controls = {
+            f"{epochs} more epochs of it (searcher trained)": any(r.epochs >= epochs for r in trained),
+            "a random cell (searcher implant, cell random)": any(i.cell == "random" for i in own.values()),
+            "its classifier retrained alone (searcher trained, epochs 0, classifier retrained)": any(
+                not r.epochs and isinstance(r.classifier, RetrainedClassifier) for r in trained
+            ),
+        }
+        if missing := [control for control, there in controls.items() if not there]:
+            yield f"cells on the network of {method} lack a control in the matrix: {'; '.join(missing)}"
 
 
 def why(run: str, jobs: list[Job], params: Params, width: int) -> Iterator[str]:

@@ -22,6 +22,7 @@ from hlrs.config.params import Params
 from hlrs.config.spaces import DartsSpace
 from hlrs.errors import HlrsError, UserError
 from hlrs.pipeline import plan
+from hlrs.pipeline.plan_view import missing_controls
 from hlrs.stages.report import BEFORE_RETRAINING
 from tests.specs import specs
 
@@ -186,6 +187,35 @@ def test_the_report_reads_the_stages_that_the_plan_has_before_a_retraining(kind)
     jobs = plan.plan(params(methods__random={"searcher": searcher}, **other))
     before = [job.stage for job in jobs if job.run == "small/random/0" and job.stage in ("search", "extract")]
     assert BEFORE_RETRAINING[TypeAdapter(Searcher).validate_python(searcher).genotype_is] == before
+
+
+BASE = {"searcher": {"kind": "resnet"}, "retrain": {"epochs": 20}}
+IMPLANT = {"searcher": {"kind": "implant", "method": "base"}, "retrain": {"epochs": 5}}
+CONTROLS = {  # of cells on a trained network: method, what the line names without it
+    "longer": ({"retrain": {"epochs": 5}}, "5 more epochs"),
+    "drawn": (IMPLANT | {"searcher": IMPLANT["searcher"] | {"cell": "random"}}, "random cell"),
+    "crt": ({"retrain": {"epochs": 0, "classifier": {"kind": "retrained"}}}, "classifier retrained alone"),
+}
+
+
+def test_a_missing_control_of_implanted_cells_is_named():
+    trained = {"searcher": {"kind": "trained", "method": "base"}}
+    methods = {"base": BASE, "iac": IMPLANT} | {name: trained | own for name, (own, _) in CONTROLS.items()}
+
+    def lines(*left_out, **changes):
+        names = [name for name in methods if name not in left_out]
+        return [*missing_controls(params(methods=methods | changes, matrix__methods=names, report={}))]
+
+    assert lines() == lines("iac", *CONTROLS) == []
+    for name, (_, remedy) in CONTROLS.items():
+        [line] = lines(name)
+        assert all((other in line) == (other == remedy) for _, other in CONTROLS.values())
+    [line] = lines(*CONTROLS)
+    assert "base" in line
+    assert all(remedy in line for _, remedy in CONTROLS.values())
+    assert "5 more epochs" in lines(longer=trained | {"retrain": {"epochs": 4}})[0]
+    normalized = trained | {"retrain": {"epochs": 0, "classifier": {"kind": "tau_normalized"}}}
+    assert "classifier retrained alone" in lines(crt=normalized)[0]
 
 
 def test_a_genotype_is_retrained_once_per_retraining_seed():
