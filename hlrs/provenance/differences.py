@@ -12,7 +12,7 @@ from hlrs.artifacts.code_digest import SCHEME, Code, changed, committed, here
 from hlrs.artifacts.jobs import PROVENANCE, RESULTS, STAGES, Job
 from hlrs.artifacts.records import Record
 from hlrs.config.jobs import parse
-from hlrs.config.methods import OF_CELLS
+from hlrs.config.methods import OF_CELLS, OnTrained
 from hlrs.config.params import Params
 from hlrs.errors import HlrsError
 
@@ -95,10 +95,18 @@ def _pairs(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
 
 
 def _follows(job: Job, old: Job, path: tuple[str, ...]) -> bool:
-    """Whether an entry is not what somebody wrote, but follows from a ResNet's depth or its being one."""
-    if not job.params.get("resnet") or (path == WIDTH and old.params.get("resnet")):
+    """Whether an entry is not what somebody wrote, but follows from a ResNet's depth or its being one.
+
+    Of a network that cells are implanted on, input `trained` differs then.
+    """
+    if not _implanted(job) and (not job.params.get("resnet") or (path == WIDTH and old.params.get("resnet"))):
         return False
-    return path[0] == "retrain" and path[1] in OF_CELLS
+    return path[0] in ("search", "retrain") and path[1] in OF_CELLS
+
+
+def _implanted(job: Job) -> bool:
+    space = job.params.get("space") or job.params.get("search", {}).get("space", {})
+    return bool(space.get("kind") == "implant")
 
 
 def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
@@ -123,15 +131,17 @@ def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
         return ".".join(("methods", method, "searcher", "depth" if first == "resnet" else first))
     if path == WIDTH and job.params.get("resnet"):
         return f"methods.{method}.searcher.width"
-    if first == "nodes":  # a random search has no other search parameters
+    if first in ("nodes", "space"):  # which a random search and a retraining have without a recipe
         path = ("search", *path)
-    return ".".join(("methods", method, *path) if _overrides(params, method, path) else path)
+    owners = (owner for owner in (method, _trainer(params, method)) if _overrides(params, owner, path))
+    owner = next(owners, None)
+    return ".".join(("methods", owner, *path) if owner else path)
 
 
 def _trainer(params: Params, method: str) -> str:
-    """Return the method that says what a method's network is: another, if it trains the other's."""
+    """Return the method that says what a method's network and recipe are: another, if that one trains it."""
     searcher = params.methods[method].searcher if method in params.methods else None
-    return searcher.method if searcher is not None and searcher.genotype_is == "shared" else method
+    return searcher.method if isinstance(searcher, OnTrained) else method
 
 
 def _overrides(params: Params, method: str, path: tuple[str, ...]) -> bool:
