@@ -94,7 +94,7 @@ class PartialConnections(Spec):
     The alphas and betas rest up to progress `warm_up` (15 of 50 epochs there).
     """
 
-    kind: str
+    kind: Name
     sums_to_one: ClassVar[bool] = True
     tune: ClassVar[None] = None
     order: Literal[1, 2] = 1

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from hlrs.config.base import Spec
+from hlrs.config.base import Name, Spec
 
 # --- spaces ---------------------------------------------------------------------------------------------
 # `kinds`: the kinds of cell that are searched. `inputs`: the states that a cell's first node reads. `kept`:
@@ -50,7 +50,7 @@ class DartsCells(Spec):
     `primitives` are the operations of an edge, by default the paper's eight.
     """
 
-    kind: str
+    kind: Name
     inputs: ClassVar[int] = 2
     kept: ClassVar[int | None] = 2
     derives_none: ClassVar[bool] = False

@@ -282,9 +282,12 @@ def test_adjusted_accuracies_have_columns_of_their_own():
     for seed, balanced in ((0, 0.7), (1, 0.9)):
         path = Path(job.inputs[f"evaluate/d/hlrs/{seed}/metrics.json"])
         beside = {"top1": 0.75, "balanced_accuracy": balanced, "many": 0.6, "medium": None, "few": 0.65}
-        adjusted = {f"adjusted_{name}": value for name, value in beside.items()}
+        adjusted = {f"adjusted_{name}": value for name, value in beside.items()} | {"adjust": 1.5}
         write_json(path, json.loads(path.read_text()) | adjusted)
     text = html(job)
+    assert "(evaluate.adjust: τ = 1.5)" in text
+    taus = {row["method"]: row["adjust"] for row in rows(job, "runs.csv")}
+    assert taus == {"darts": "", "hlrs": "1.5", "random": ""}
     assert "of the plain one. Weights and multiply-adds" in re.sub(r"\s+", " ", text)
     for head in ("top-1", "balanced", "many-shot", "few-shot"):
         assert text.count(f">Adjusted: {head}</th>") == 2  # of the methods and of the runs

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from pandas import read_csv
 from torch.nn import functional as F
 
 from hlrs.artifacts.files import read_json
+from hlrs.artifacts.jobs import PROVENANCE
+from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.config.jobs import RetrainJob
@@ -17,6 +20,8 @@ from hlrs.config.params import Params
 from hlrs.errors import Failure
 from hlrs.pipeline.execute import execute
 from hlrs.pipeline.plan import due, freeze, plan
+from hlrs.provenance.lineage import trace
+from hlrs.provenance.lineage_view import tree
 from hlrs.stages import retrain
 from hlrs.stages.images import SplitImages
 from hlrs.stages.retrain import RetrainTask
@@ -126,6 +131,20 @@ def test_the_recipe_is_the_others_with_its_own_entries_over_it(workspace):
     expected = recipes["base"].model_copy(update={"start": "trained", "classifier": None, "batch_size": 8})
     assert recipes["longer"] == expected
     assert (expected.epochs, expected.cutout, expected.channels) == (7, 0, 4)
+
+
+def test_entries_that_act_while_a_network_trains_are_refused_where_it_rests():
+    with pytest.raises(ValueError, match=r"methods.crt.retrain.ema: acts while the network trains"):
+        params_of(RESNET, crt=continuing(epochs=0, classifier={"kind": "retrained"}, ema=0.9))
+    params_of(RESNET, longer=continuing(ema=0.9))
+
+
+def test_the_lineage_shows_the_parameters_of_both_trainings(jobs):
+    target = str(jobs["evaluate/digits/crt/0"].output("metrics.json"))
+    text = " ".join(tree(trace([target], lambda folder: Record.read(Path(folder, PROVENANCE))), 10_000))
+    assert "epochs 0" in text
+    assert "epochs 1" in text
+    assert "classifier retrained" in text
 
 
 def test_retraining_the_other_method_makes_what_builds_on_it_due(jobs):
