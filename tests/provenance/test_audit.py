@@ -102,7 +102,7 @@ def test_a_byte_flipped_in_any_artifact_is_found_there(folder):
         assert not remarks
         path.write_bytes(whole)
         tried += 1
-    assert tried == 3 + 2 * (3 + 3 + 2 + 2) + len(OUTPUTS["report"])
+    assert tried == 3 + 2 * (3 + 3 + 3 + 2) + len(OUTPUTS["report"])
 
 
 def test_a_missing_artifact(folder):
