@@ -185,6 +185,20 @@ def status(params: Path, as_json: bool) -> None:
     click.echo(json.dumps(facts(states), indent=1) if as_json else "\n".join(lines(states)))
 
 
+@main.command("schema")
+@click.option("--markdown", "as_page", is_flag=True, help="Print the page docs/parameters.md.")
+def show_schema(as_page: bool) -> None:
+    """Print the JSON Schema of params.yaml, for editors.
+
+    Write it to a file, and name that in the first line of params.yaml:
+    # yaml-language-server: $schema=params.schema.json
+    """
+    from hlrs.config.reference import markdown, schema
+
+    page = markdown() if as_page else json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
+    click.echo(page, nl=False)
+
+
 @main.command()
 @click.argument("path")
 @params_option
