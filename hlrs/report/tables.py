@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hlrs.artifacts.records import UNKNOWN
 from hlrs.nas.genotype import Node
 from hlrs.report.comparisons import COMPARED, METRICS, Difference, Summary, known, known_sizes
-from hlrs.report.runs import GAP, STAGES, JobRecord, Results, Run, class_means, jobs, once, several
+from hlrs.report.runs import GAP, STAGES, JobRecord, Results, Run, class_means, draws, jobs, once, several
 from hlrs.report.wording import (
     NOTHING,
     chance,
@@ -180,7 +180,7 @@ def seeds_table(results: Results, dataset: str) -> Table:
         Group(
             [
                 [
-                    Cell(f"{method}, {run.label}", lineage_of(run)),
+                    Cell(f"{method}, {_label(results, run)}", lineage_of(run)),
                     *(Cell(f"{run.retrain_seed}") for _ in extra),
                     *(Cell(percent(run.metrics.get(m))) for m in metrics),
                     *(Cell(millions(run.metrics.get(size))) for size in sizes),
@@ -193,6 +193,12 @@ def seeds_table(results: Results, dataset: str) -> Table:
         for method, runs in results.methods(dataset).items()
     ]
     return Table(f"Seeds on {dataset}", columns, groups)
+
+
+def _label(results: Results, run: Run) -> str:
+    """Name a run among those of its method, with its draw where there are several."""
+    own = draws(results) > 1 and not run.split
+    return f"draw {run.split_seed}, {run.label}" if own else run.label
 
 
 def classes_table(results: Results, dataset: str) -> Table:

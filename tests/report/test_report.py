@@ -485,6 +485,7 @@ def test_every_table_and_drawing_names_the_draw():
         "4 seeds on 2 draws",
         "each of the 2 draws",
         "darts, draw 7, seed 1",
+        "darts, draw 0, seed 1",
     ):
         assert said in text, said
     assert page.open == []
