@@ -295,7 +295,9 @@ def spec_of(model):
         if name == "at":
             spec[name] = [0.5] if get_args(field.annotation) and "list" in str(field.annotation) else 0.5
         elif name == "steps":
-            spec[name] = 2
+            spec[name] = getattr(model, "steps_per_epoch", 2)
+        elif name == "least":  # images of a class; the smallest here has one
+            spec[name] = 1
         elif name != "kind" and field.is_required():
             spec[name] = "DARTS_V2" if name == "genotype" else get_args(field.annotation)[0]  # of a literal
     return spec
