@@ -125,7 +125,8 @@ def test_a_finished_training_has_no_first_step(clock):
 
 def test_startup_times_are_in_records_and_logs(workspace):
     run, records = "digits/darts/0", {}
-    assert hlrs(workspace, "split", "digits")[0] == 0
+    status, output = hlrs(workspace, "split", "digits")
+    assert status == 0, output
     for stage in ("search", "extract", "retrain", "evaluate"):
         before = time.monotonic()
         status, output = hlrs(workspace, stage, run)
