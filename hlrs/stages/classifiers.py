@@ -105,7 +105,8 @@ class Encoder:
 class DiffusionPhase(Phase):
     """Train a denoiser of the standardised features, by AdamW along a cosine; its moving average generates.
 
-    Optimizer, batch and average are our own reading.
+    The average starts at 0 and is corrected for it, as Adam's are (Kingma & Ba 2015, §3). Optimizer, batch
+    and average are our own reading.
     """
 
     name = "diffusion"
@@ -120,6 +121,8 @@ class DiffusionPhase(Phase):
         super().__init__(shared, spec.diffusion_epochs, spec.steps_per_epoch, self.denoiser, adam)
         self.encoder, self.sampling_steps = encoder, spec.sampling_steps
         self.averaged = copy.deepcopy(self.denoiser)
+        for weight in self.averaged.parameters():
+            weight.detach().zero_()  # `generate` corrects for it, so that nothing of the start remains
         self.schedule = diffusion.cosine_schedule(spec.timesteps).to(shared.device)
 
     def begin(self, epoch: int, t: float) -> None:
@@ -158,12 +161,14 @@ class DiffusionPhase(Phase):
     def generate(self, features: Features, labels: Tensor) -> Tensor:
         """Generate features of the classes `labels`, int64 [n], from noise."""
         scale, width = Scale.of(features.values), features.values.shape[1]
-        drawn = []
+        drawn, denoiser = [], copy.deepcopy(self.averaged)
         with torch.no_grad():
+            for weight in denoiser.parameters():
+                weight.div_(1 - DIFFUSION_DECAY ** (self.epochs * self.steps))
             for number, part in enumerate(labels.split(DRAWN_AT_ONCE)):
                 draw = generator(self.shared.purpose, "diffusion", "sampling", number)
                 noise = send(torch.randn(len(part), width, generator=draw), self.shared.device)
-                drawn.append(diffusion.ddim(self.averaged, self.schedule, noise, part, self.sampling_steps))
+                drawn.append(diffusion.ddim(denoiser, self.schedule, noise, part, self.sampling_steps))
         return scale.restore(torch.cat(drawn))
 
     def state(self) -> dict[str, Tensor]:

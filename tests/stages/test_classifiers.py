@@ -132,6 +132,20 @@ def test_the_features_of_each_class_are_counted_and_compared(jobs):
         assert sum(centred) == pytest.approx(0, abs=1e-3)  # standardised, and all are shown
 
 
+def test_the_average_that_generates_has_the_learned_weights_alone(jobs):
+    task = task_of(jobs["retrain/digits/diffused/0"])
+    phase = task.phases[1]
+    for _ in range(phase.steps):  # the weights stay, so their mean is they
+        phase.average()
+    seen = []
+    phase.schedule = phase.schedule[:1]
+    phase.sampling_steps = 1
+    phase.averaged.register_forward_hook(lambda module, *_: seen.append([*module.parameters()]))
+    phase.generate(phase.encoder.features, torch.tensor([0]))
+    for own, learned in zip(seen[0], phase.denoiser.parameters(), strict=True):
+        assert torch.allclose(own, learned, atol=1e-5)
+
+
 @pytest.mark.parametrize("stop", [30, 100, 104])  # in the diffusion, between the phases, in the classifier's
 def test_a_run_resumed_in_any_phase_gives_the_same_bytes(jobs, stop):
     job, done = jobs["retrain/digits/diffused/0"], 0
