@@ -23,7 +23,15 @@ from hlrs.config.methods import (
     check_moment,
     check_reached,
 )
-from hlrs.config.recipes import Evaluate, Evaluation, Inherited, Report, Retrain, Search
+from hlrs.config.recipes import (
+    Evaluate,
+    Evaluation,
+    Inherited,
+    Report,
+    Retrain,
+    RetrainedClassifier,
+    Search,
+)
 from hlrs.config.spaces import DartsSpace, ImplantSpace, Space, check_cells, space_of
 from hlrs.errors import UserError
 
@@ -31,8 +39,10 @@ RUNS = 100_000  # in a matrix; each has five jobs, and planning takes memory and
 FILE_BYTES = 10_000_000  # of params.yaml
 ENTRIES = 10_000  # of a mapping in it
 DIGITS = 1000  # of a number in it
-# entries of a retraining that act while its network trains, not while its classifier alone does
+# entries of a retraining that act while its network trains, not while its classifier alone does: in any case,
+# and unless that reads images
 OF_NETWORK = ("objective", "mix", "drop_path", "auxiliary_weight", "lookahead", "ema", "swa", "precision")
+OF_IMAGES = ("sharpness", "cutout", "policy", "weights")
 
 Recipe = TypeVar("Recipe", Search, Retrain, Evaluation)
 
@@ -346,7 +356,8 @@ class Params(Sections):
     def _check_same_network(self, name: str, other: str) -> None:
         """Reject a recipe whose network is not the one that another method's recipe trains from scratch."""
         recipe, trained, field = self.retrain_of(name), self.retrain_of(other), f"methods.{name}"
-        idle = [entry for entry in OF_NETWORK if entry in self.methods[name].retrain]
+        entries = OF_NETWORK if isinstance(recipe.classifier, RetrainedClassifier) else OF_NETWORK + OF_IMAGES
+        idle = [entry for entry in entries if entry in self.methods[name].retrain]
         if idle and not recipe.epochs:
             raise ValueError(
                 f"{field}.retrain.{idle[0]}: acts while the network trains, and epochs is 0: leave it "

@@ -378,12 +378,13 @@ class Filled(OnFeatures):
     """On the features of the images, and on generated ones that fill the tail up.
 
     `fill`: `balanced` generates what each class lacks of the largest one's images, `ratio`
-    max(round(ratio · n_c), least) per class. A class of fewer than `least` images is too small to model.
+    max(round(ratio · n_c), least) per class. A class of fewer than `least` images is refused as too small to
+    model.
     """
 
     fill: Literal["balanced", "ratio"] = "balanced"
-    ratio: float = Field(0.2, gt=0, le=1000)
-    least: int = Field(5, ge=1, le=100_000)
+    ratio: float = Field(0.2, gt=0, le=1000)  # of a class's images, with fill ratio
+    least: int = Field(5, ge=1, le=100_000)  # images of a class; with fill ratio, generated features as well
 
     @model_validator(mode="after")
     def _fills(self) -> "Filled":
@@ -413,6 +414,11 @@ class Filled(OnFeatures):
             raise UserError(
                 f"classifier.least: {self.least} training images are the least to model a class by, and "
                 f"{', '.join(small[:SHOWN])}{more} have fewer: lower it, or the data set's imbalance"
+            )
+        if not any(self.generated([*counts.values()])):
+            raise UserError(
+                "classifier.fill: balanced has nothing to generate, as all classes have the same number of "
+                "images; set it to ratio, or leave classifier out"
             )
 
 
@@ -557,7 +563,7 @@ class Retrain(Spec):
             raise ValueError("epochs 0 trains nothing: raise it, or set start to supernet or decoded")
         if self.start == "trained" and not self.epochs and self.classifier is None:
             raise ValueError(
-                "epochs 0 trains nothing: raise it, or set classifier, which searcher trained trains alone"
+                "epochs 0 trains nothing: raise it, or set classifier, which learns alone with searcher trained"
             )
         if self.start in ("scratch", "trained"):
             return

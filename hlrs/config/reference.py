@@ -38,10 +38,14 @@ What no schema can say (which entries fit together) `hlrs plan` checks.
 def schema() -> Schema:
     """Return the JSON Schema of `params.yaml` (draft 2020-12).
 
-    Kinds are alternatives of which any may fit: a mapping without `kind` has the default one's entries.
+    Kinds are alternatives of which any may fit: a mapping without `kind` has the default one's entries. What
+    a method overrides is a part of the common recipe.
     """
     text = json.dumps(Params.model_json_schema()).replace('"oneOf":', '"anyOf":')
     found: Schema = {"$schema": DIALECT, **json.loads(text), "title": "params.yaml of hlrs"}
+    overrides = found["$defs"]["Method"]["properties"]
+    for section, recipe in {"search": "Search", "retrain": "Retrain", "evaluate": "Evaluate"}.items():
+        overrides[section] = {"$ref": f"#/$defs/{recipe}"}
     return found
 
 

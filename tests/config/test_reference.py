@@ -61,8 +61,14 @@ def test_the_schema_finds_slips():
     params["search"]["epoch"] = 3
     params["retrain"]["channels"] = "8"
     params["methods"]["darts"]["searcher"]["kind"] = "dart"
+    params["methods"]["hlrs"]["retrain"] = {"classifier": {"kind": "diffusion"}}
     found = {".".join(map(str, error.absolute_path)) for error in VALIDATOR.iter_errors(params)}
-    assert found == {"search", "retrain.channels", "methods.darts.searcher"}
+    assert found == {
+        "search",
+        "retrain.channels",
+        "methods.darts.searcher",
+        "methods.hlrs.retrain.classifier",
+    }
 
 
 def test_the_command_prints_both():

@@ -31,8 +31,11 @@ def test_classes_too_small_to_model_are_named():
     with pytest.raises(UserError, match=r"least: 5 .* bee \(4\), cat \(3\), dog \(2\) and 1 more have fewer"):
         DiffusedClassifier().check_classes(counts)
     DiffusedClassifier(least=1).check_classes(counts)
+    with pytest.raises(UserError, match=r"classifier.fill: balanced has nothing to generate"):
+        DiffusedClassifier().check_classes({"ant": 5, "bee": 5})
+    DiffusedClassifier(fill="ratio").check_classes({"ant": 5, "bee": 5})
     with pytest.raises(UserError, match="2 classes of one image each have no covariance"):
-        GaussianClassifier(least=1).check_classes({"ant": 1, "bee": 1})
+        GaussianClassifier(fill="ratio", least=1).check_classes({"ant": 1, "bee": 1})
 
 
 def test_the_shared_covariance_by_hand():

@@ -136,7 +136,10 @@ def test_the_recipe_is_the_others_with_its_own_entries_over_it(workspace):
 def test_entries_that_act_while_a_network_trains_are_refused_where_it_rests():
     with pytest.raises(ValueError, match=r"methods.crt.retrain.ema: acts while the network trains"):
         params_of(RESNET, crt=continuing(epochs=0, classifier={"kind": "retrained"}, ema=0.9))
-    params_of(RESNET, longer=continuing(ema=0.9))
+    with pytest.raises(ValueError, match=r"methods.real.retrain.cutout: acts while the network trains"):
+        params_of(RESNET, real=continuing(epochs=0, classifier={"kind": "continued"}, cutout=4))
+    crt = continuing(epochs=0, classifier={"kind": "retrained"}, cutout=4)
+    params_of(RESNET, longer=continuing(ema=0.9), crt=crt)
 
 
 def test_the_lineage_shows_the_parameters_of_both_trainings(jobs):
