@@ -563,7 +563,7 @@ class Retrain(Spec):
             raise ValueError("epochs 0 trains nothing: raise it, or set start to supernet or decoded")
         if self.start == "trained" and not self.epochs and self.classifier is None:
             raise ValueError(
-                "epochs 0 trains nothing: raise it, or set classifier, which learns alone with searcher trained"
+                "epochs 0 trains nothing: raise it, or set classifier, which of searcher trained learns alone"
             )
         if self.start in ("scratch", "trained"):
             return
