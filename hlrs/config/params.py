@@ -29,7 +29,6 @@ from hlrs.config.recipes import (
     Inherited,
     Report,
     Retrain,
-    RetrainedClassifier,
     Search,
 )
 from hlrs.config.spaces import DartsSpace, ImplantSpace, Space, check_cells, space_of
@@ -356,7 +355,8 @@ class Params(Sections):
     def _check_same_network(self, name: str, other: str) -> None:
         """Reject a recipe whose network is not the one that another method's recipe trains from scratch."""
         recipe, trained, field = self.retrain_of(name), self.retrain_of(other), f"methods.{name}"
-        entries = OF_NETWORK if isinstance(recipe.classifier, RetrainedClassifier) else OF_NETWORK + OF_IMAGES
+        on_images = recipe.classifier is not None and any(recipe.classifier.passes)
+        entries = OF_NETWORK if on_images else OF_NETWORK + OF_IMAGES
         idle = [entry for entry in entries if entry in self.methods[name].retrain]
         if idle and not recipe.epochs:
             raise ValueError(

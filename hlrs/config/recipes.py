@@ -331,7 +331,8 @@ class Cutmix(Spec):
     alpha: BetaShape = 1.0
 
 
-# `rebalances`: whether it makes up for the class frequencies of the images.
+# `rebalances`: whether it makes up for the class frequencies of the images. `passes`: the batches of images
+# per step of each of its epochs; 0 of an epoch on features.
 
 
 class RetrainedClassifier(Spec):
@@ -342,12 +343,18 @@ class RetrainedClassifier(Spec):
     epochs: Epochs = 10
     lr: LearningRate = 0.1
 
+    @property
+    def passes(self) -> list[int]:
+        """Return the batches of images per step of each epoch."""
+        return [1] * self.epochs
+
 
 class NormalizedClassifier(Spec):
     """τ-normalisation (Kang et al. 2020, §4.3): w_c/‖w_c‖^tau after training."""
 
     kind: Literal["tau_normalized"] = "tau_normalized"
     rebalances: ClassVar[bool] = True
+    passes: ClassVar[list[int]] = []
     tau: Exponent = 1.0
 
 
@@ -360,6 +367,11 @@ class OnFeatures(Spec):
 
     epochs: Epochs = 100
     lr: LearningRate = 1e-3
+
+    @property
+    def passes(self) -> list[int]:
+        """Return the batches of images per step of each epoch."""
+        return [0] * self.epochs
 
 
 class ContinuedClassifier(OnFeatures):
@@ -456,6 +468,11 @@ class DiffusedClassifier(Filled):
     def diffusion_epochs(self) -> int:
         """Return the epochs of the diffusion's steps."""
         return self.steps // self.steps_per_epoch
+
+    @property
+    def passes(self) -> list[int]:
+        """Return the batches of images per step of each epoch, the diffusion's among them."""
+        return [0] * (self.diffusion_epochs + self.epochs)
 
     @model_validator(mode="after")
     def _samples(self) -> "DiffusedClassifier":

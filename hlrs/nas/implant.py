@@ -16,11 +16,10 @@ from torch.nn import functional as F
 from hlrs.config.spaces import ImplantSpace
 from hlrs.nas.derived import DerivedCell
 from hlrs.nas.genotype import ImplantGenotype
-from hlrs.nas.mixed_edges import DARTS_OWN, DARTS_SHARED, Primitives
 from hlrs.nas.network import MakeCell
 from hlrs.nas.resnet import STAGES, ResidualBlock, ResNet
 from hlrs.nas.searchers.base import Searcher
-from hlrs.nas.supernet import SearchCell, Supernet
+from hlrs.nas.supernet import Supernet, search_cells
 
 
 class Implant(nn.Module):
@@ -106,8 +105,7 @@ class ImplantSupernet(Supernet, ImplantedResNet):
     def __init__(
         self, space: ImplantSpace, searcher: Searcher, *, nodes: int, recompute: bool = False, **layout: Any
     ) -> None:
-        primitives = Primitives.chosen(space.primitives, DARTS_SHARED, DARTS_OWN)
-        make_cell = partial(SearchCell, primitives, nodes, searcher.portion, recompute)
+        primitives, make_cell = search_cells(space, searcher, nodes, recompute)
         super().__init__(primitives, space, nodes, searcher, make_cell, nodes, **layout)
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hlrs.config.spaces import DartsSpace, Space
+from hlrs.config.spaces import DartsCells, DartsSpace, Space
 from hlrs.nas.mixed_edges import DARTS_OWN, DARTS_SHARED, BatchNorm, OutEdges, Primitives
 from hlrs.nas.mixture import Mixture
-from hlrs.nas.network import BranchedNetwork, Cell, CellNetwork
+from hlrs.nas.network import BranchedNetwork, Cell, CellNetwork, MakeCell
 from hlrs.nas.ops.layouts import Join
 from hlrs.nas.searchers.base import Searcher
 
@@ -222,6 +222,14 @@ class SearchCell(Cell):
         return Join.apply(*self.nodes(inputs, weights[self.kind]))  # type: ignore[no-any-return]
 
 
+def search_cells(
+    space: DartsCells, searcher: Searcher, nodes: int, recompute: bool
+) -> tuple[Primitives, MakeCell]:
+    """Return the operations of a space of DARTS's cells, and what makes its mixed cells."""
+    primitives = Primitives.chosen(space.primitives, DARTS_SHARED, DARTS_OWN)
+    return primitives, partial(SearchCell, primitives, nodes, searcher.portion, recompute)
+
+
 class DartsSupernet(Supernet, CellNetwork):
     """The supernet of DARTS's space; keyword arguments as in `CellNetwork`.
 
@@ -231,6 +239,5 @@ class DartsSupernet(Supernet, CellNetwork):
     def __init__(
         self, space: DartsSpace, searcher: Searcher, *, nodes: int, recompute: bool = False, **layout: Any
     ) -> None:
-        primitives = Primitives.chosen(space.primitives, DARTS_SHARED, DARTS_OWN)
-        make_cell = partial(SearchCell, primitives, nodes, searcher.portion, recompute)
+        primitives, make_cell = search_cells(space, searcher, nodes, recompute)
         super().__init__(primitives, space, nodes, searcher, make_cell, stem_norm, nodes, **layout)

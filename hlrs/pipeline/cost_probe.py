@@ -25,7 +25,6 @@ from hlrs.artifacts.tables import SCHEMAS, read_table, write_table
 from hlrs.config.data import Source, Torchvision
 from hlrs.config.jobs import ExtractJob, Images, RetrainJob, SearchJob, SplitJob, parse
 from hlrs.config.methods import Softmax
-from hlrs.config.recipes import DiffusedClassifier, OnFeatures, RetrainedClassifier
 from hlrs.config.spaces import Space
 from hlrs.errors import Failure, UserError, about
 from hlrs.longtail.mixing import mixing_at
@@ -184,11 +183,11 @@ class Calibration:
 
     def class_counts(self, job: Job) -> dict[str, int]:
         """How many training images each class of a job's split has."""
+        import numpy as np
+
         columns, names = self._split(job)
-        trained = columns["label"][
-            (columns["subset"] == "weights") | (columns["subset"] == "alphas")
-        ].tolist()
-        return {name: trained.count(label) for label, name in enumerate(names)}
+        trained = columns["label"][np.isin(columns["subset"], ("weights", "alphas"))]
+        return dict(zip(names, np.bincount(trained, minlength=len(names)).tolist(), strict=True))
 
     def steps(self, job: Job) -> int:
         """Return the steps per epoch."""
@@ -279,12 +278,8 @@ def batches_of(params: SearchJob | RetrainJob) -> list[int]:
     if isinstance(params, RetrainJob):
         recipe, classifier = params.retrain, params.retrain.classifier
         passes = [recipe.objective.passes] * recipe.epochs
-        if isinstance(classifier, RetrainedClassifier):
-            passes += [1] * classifier.epochs  # these cost less than that
-        if isinstance(classifier, DiffusedClassifier):
-            passes += [0] * classifier.diffusion_epochs
-        if isinstance(classifier, OnFeatures):
-            passes += [0] * classifier.epochs
+        if classifier is not None:
+            passes += classifier.passes  # these cost less than that
         return [recipe.accumulate * batches for batches in passes]
     samplers, progress = len(params.objective.samplers), partial(selection.progress, params)
     epochs = range(selection.epochs(params))

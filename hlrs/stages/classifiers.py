@@ -101,6 +101,16 @@ class Encoder:
         )
         return Features(values, self.labels)
 
+    @cached_property
+    def scale(self) -> Scale:
+        """Measure the scale of the features."""
+        return Scale.of(self.features.values)
+
+    @cached_property
+    def standardized(self) -> Tensor:
+        """Standardise the features: [n, width]."""
+        return self.scale.standardize(self.features.values)
+
 
 class DiffusionPhase(Phase):
     """Train a denoiser of the standardised features, by AdamW along a cosine; its moving average generates.
@@ -127,26 +137,19 @@ class DiffusionPhase(Phase):
 
     def begin(self, epoch: int, t: float) -> None:
         """Draw the order of the features."""
-        features, self.epoch = self.encoder.features, epoch
+        self.epoch, labels = epoch, self.encoder.labels.cpu()
         draw = generator(self.shared.purpose, "diffusion", "order", epoch)
         count = self.steps * DIFFUSION_BATCH
-        self.order = sample(UniformSampler(), features.labels.cpu(), count, draw, t).view(self.steps, -1)
-        self.standardized = Scale.of(features.values).standardize(features.values)
+        self.order = sample(UniformSampler(), labels, count, draw, t).view(self.steps, -1)
 
     def inputs_of(self, number: int) -> list[Any]:
         """Return features, their labels, times and noise of a pass."""
         rows = send(self.order[number], self.shared.device)
         draw = generator(self.shared.purpose, "diffusion", "noise", self.epoch, number)
         t = torch.randint(len(self.schedule), rows.shape, generator=draw)
-        noise = torch.randn(len(rows), self.standardized.shape[1], generator=draw)
-        labels = self.encoder.labels[rows]
-        return [
-            None,
-            self.standardized[rows],
-            labels,
-            send(t, self.shared.device),
-            send(noise, self.shared.device),
-        ]
+        x, labels = self.encoder.standardized[rows], self.encoder.labels[rows]
+        noise = torch.randn(x.shape, generator=draw)
+        return [None, x, labels, send(t, self.shared.device), send(noise, self.shared.device)]
 
     def outcome(self, mixing: None, x: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> Outcome:
         """Compute the denoiser's loss; it has no accuracy."""
@@ -160,7 +163,7 @@ class DiffusionPhase(Phase):
 
     def generate(self, features: Features, labels: Tensor) -> Tensor:
         """Generate features of the classes `labels`, int64 [n], from noise."""
-        scale, width = Scale.of(features.values), features.values.shape[1]
+        width = features.values.shape[1]
         drawn, denoiser = [], copy.deepcopy(self.averaged)
         with torch.no_grad():
             for weight in denoiser.parameters():
@@ -169,7 +172,7 @@ class DiffusionPhase(Phase):
                 draw = generator(self.shared.purpose, "diffusion", "sampling", number)
                 noise = send(torch.randn(len(part), width, generator=draw), self.shared.device)
                 drawn.append(diffusion.ddim(denoiser, self.schedule, noise, part, self.sampling_steps))
-        return scale.restore(torch.cat(drawn))
+        return self.encoder.scale.restore(torch.cat(drawn))
 
     def state(self) -> dict[str, Tensor]:
         """Return the denoiser's weights, their moving average and the optimizer's state."""
@@ -214,9 +217,13 @@ class FeaturesPhase(Phase):
             return Features(real.values[:0], labels)
         return Features(self.generate(real, labels), labels)
 
+    @cached_property
+    def features(self) -> Features:
+        """Join the images' features and the generated ones."""
+        return self.encoder.features.and_also(self.generated)
+
     def begin(self, epoch: int, t: float) -> None:
         """Draw the order of the features."""
-        self.features = self.encoder.features.and_also(self.generated)
         draw = generator(self.shared.purpose, "classifier", "order", epoch)
         count = self.steps * self.batch_size
         self.order = sample(self.sampler, self.features.labels.cpu(), count, draw, t).view(self.steps, -1)
@@ -236,11 +243,10 @@ class FeaturesPhase(Phase):
 
         All are standardised; x and y are along the two principal axes of the images' features.
         """
-        columns, real = super().described(), self.encoder.features
+        columns, real, scale = super().described(), self.encoder.features, self.encoder.scale
         if not sum(self.counts):
             return columns
-        scale = Scale.of(real.values)
-        axes = principal_axes(scale.standardize(real.values))
+        axes = principal_axes(self.encoder.standardized)
         for label in range(len(self.counts)):
             own, drawn = (scale.standardize(of.of(label)) for of in (real, self.generated))
             for origin, values in {"images": own, "generated": drawn}.items():

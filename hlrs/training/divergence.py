@@ -7,7 +7,6 @@ from typing import Any
 from hlrs.artifacts.jobs import Job
 from hlrs.config.base import Spec
 from hlrs.config.jobs import SearchJob, parse
-from hlrs.config.recipes import RetrainedClassifier
 from hlrs.errors import Failure
 
 # the larger, the likelier: steps, penalties, and what scales or exponentiates logits and class frequencies
@@ -61,7 +60,7 @@ def _trained(job: Job, row: dict[str, Any], broken: list[str]) -> Iterator[tuple
         yield f"methods.{job.run.split('/')[1]}.objective", params.objective
     elif row["phase"] != "network":
         yield "retrain.classifier", params.retrain.classifier
-        if isinstance(params.retrain.classifier, RetrainedClassifier):
+        if any(params.retrain.classifier.passes):
             yield (
                 "retrain.weights",
                 params.retrain.weights.model_copy(update={"lr": 0.0}),
