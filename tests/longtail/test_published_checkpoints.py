@@ -9,12 +9,11 @@ Skipped unless LDMLR names a checkout of github.com/AlvinHan123/LDMLR, or a fold
 """
 
 import os
-import re
 from pathlib import Path
 
 import pytest
-import torch
 
+from benchmarks.ldmlr import FACTS, weights_of
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.params import Params
@@ -27,22 +26,6 @@ SHARES = {  # plain and adjusted, of their network and their label shift, run on
     "cifar100": (0.4128, 0.4859),
 }
 README = {"cifar10": (0.7246, 0.8088), "cifar100": (0.4128, 0.4858)}  # its rows "CE" and "Label shift"
-FACTS = {  # of both data sets, in their dataloader/Custom_Dataloader.py
-    "channels": 3,
-    "mean": [125.3 / 255, 123.0 / 255, 113.9 / 255],
-    "std": [63.0 / 255, 62.1 / 255, 66.7 / 255],
-}
-PARTS = {"conv1": "0", "bn1": "1", "conv2": "3", "bn2": "4"}  # of a block; the stem has the first two
-
-
-def renamed(name: str) -> str:
-    """Return our name of a tensor of their resnet_cifar.py, whose three stages have five blocks each."""
-    layer = re.fullmatch(r"layer(\d)\.(\d)\.(\w+)\.(\w+)", name)
-    if layer:
-        stage, block, part, kind = layer.groups()
-        return f"shared.{5 * (int(stage) - 1) + int(block)}.residual.{PARTS[part]}.{kind}"
-    part, kind = name.split(".")
-    return f"classifier.{kind}" if part == "fc" else f"stem.{PARTS[part]}.{kind}"
 
 
 def evaluated(name: str) -> dict:
@@ -63,10 +46,8 @@ def evaluated(name: str) -> dict:
     }
     by_stage = {job.stage: job for job in plan(Params.model_validate(params))}
     split.run(by_stage["split"])
-    path = f"{FOLDER}/pretrained_models/resnet32_{name}_lt001.checkpoint"
-    weights = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]["model"]
-    ours = {renamed(theirs): tensor for theirs, tensor in weights.items()}
-    write_tensors(Path(by_stage["evaluate"].inputs["weights"]), ours, FACTS)
+    weights = weights_of(Path(FOLDER), name)
+    write_tensors(Path(by_stage["evaluate"].inputs["weights"]), weights, FACTS)
     evaluate.run(by_stage["evaluate"])
     return read_json(by_stage["evaluate"].output("metrics.json"))
 
