@@ -90,7 +90,7 @@ def params_of(checkout: Path, data: str, classifiers: list[str], seeds: int) -> 
             "datasets": {data: {"source": source, "imbalance": {"kind": "natural"}, "image_size": 32}},
             "methods": methods,
             "search": {},
-            "retrain": {"batch_size": 128},
+            "retrain": {"batch_size": 1024},  # theirs; it sets how many steps a classifier takes
             "evaluate": {},
             "report": {},
         }
