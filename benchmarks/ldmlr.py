@@ -30,11 +30,8 @@ from hlrs.pipeline.plan import freeze, plan
 from hlrs.stages import evaluate, retrain, split
 from hlrs.stages.images import SplitImages
 
-FACTS: dict[str, Any] = {  # of both data sets, in their dataloader/Custom_Dataloader.py
-    "channels": 3,
-    "mean": [125.3 / 255, 123.0 / 255, 113.9 / 255],
-    "std": [63.0 / 255, 62.1 / 255, 66.7 / 255],
-}
+MEAN, STD = ([x / 255 for x in of] for of in ([125.3, 123.0, 113.9], [63.0, 62.1, 66.7]))
+FACTS = {"preprocessing": {"mean": MEAN, "std": STD}}  # in their dataloader/Custom_Dataloader.py
 PARTS = {"conv1": "0", "bn1": "1", "conv2": "3", "bn2": "4"}  # of a block; the stem has the first two
 BASE = "checkpoint"
 CLASSIFIERS = {
@@ -139,7 +136,7 @@ def main() -> None:
     options = parser.parse_args()
 
     # the checkpoints were trained on images normalised by their authors' statistics
-    own = partial(SplitImages, statistics=(FACTS["mean"], FACTS["std"]))
+    own = partial(SplitImages, statistics=(MEAN, STD))
     retrain.SplitImages = own  # type: ignore[misc,assignment]
     weights = weights_of(options.checkout, options.data)
     jobs = plan(params_of(options.checkout.absolute(), options.data, options.methods, options.seeds))

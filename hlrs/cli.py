@@ -13,7 +13,7 @@ import click
 
 import hlrs.training.startup  # noqa: F401 - first: its clock replaces a start time that the system does not report
 from hlrs import __version__
-from hlrs.errors import UserError, in_one_line
+from hlrs.errors import Failure, UserError, in_one_line
 
 if TYPE_CHECKING:
     from hlrs.artifacts.jobs import Job
@@ -299,33 +299,117 @@ def publish(params: Path) -> None:
 
 
 @main.command()
+@click.argument("network", metavar="RUN")
+@click.argument("images", nargs=-1, required=True)
+@click.option("--csv", "form", flag_value="csv", help="Print CSV.")
+@click.option("--json", "form", flag_value="json", help="Print JSON.")
 @click.option(
-    "--ro-crate",
-    "folder",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="DIR",
-    help="Folder to write; must be new or empty.",
+    "--top", type=click.IntRange(1), default=5, show_default=True, help="Classes to print per image."
+)
+@click.option("--device", help="Device, e.g. cpu or cuda:1.  [default: the GPU, if there is one]")
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Images at a time.  [default: as the evaluation's, else 250]"
+)
+@click.option("--strict", is_flag=True, help="Stop at the first image that cannot be read.")
+@params_option
+def predict(
+    network: str,
+    images: tuple[str, ...],
+    form: str | None,
+    top: int,
+    device: str | None,
+    batch_size: int | None,
+    strict: bool,
+    params: Path,
+) -> None:
+    """Predict the classes of images by a trained network.
+
+    RUN is data set/method/seed, or a folder that `hlrs export --to` wrote. IMAGES are files, folders,
+    patterns in quotes, and Parquet files, which are decoded, resized and normalised as in the training. An
+    image that cannot be read is named and skipped; the exit status is then 1.
+    """
+    from hlrs.inference.images import find
+    from hlrs.inference.locate import locate
+    from hlrs.inference.output import WRITERS, readable
+    from hlrs.inference.prediction import predict as predictions
+
+    named = [find(name) for name in images]
+    located = locate(network, lambda: _jobs(params))
+    classifier = located.load(device)
+    found = predictions(classifier, named, batch_size or located.evaluated.batch_size)
+    printed = WRITERS[form](readable(found, named, strict), classifier.classes, top)
+    total = sum(part.total for part in named)
+    if printed < total:
+        raise Failure(f"{total - printed} of {total} images cannot be read and were skipped")
+
+
+@main.command()
+@click.argument("network", metavar="[RUN]", required=False)
+@click.option("--to", "folder", type=click.Path(path_type=Path), metavar="DIR", help="Write RUN's network.")
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(["safetensors", "onnx", "torchscript", "torch-export"]),
+    multiple=True,
+    help="Another format besides safetensors; may be repeated.",
+)
+@click.option(
+    "--ro-crate", "crate", type=click.Path(path_type=Path), metavar="DIR", help="Write the whole experiment."
 )
 @click.option(
     "--weights/--no-weights",
     default=True,
     show_default=True,
-    help="Copy the trained weights; otherwise the crate only records their SHA-256 and size.",
+    help="Copy the trained weights to the crate; otherwise it only records their SHA-256 and size.",
 )
 @params_option
-def export(folder: Path, weights: bool, params: Path) -> None:
-    """Package the finished run as an RO-Crate.
+def export(
+    network: str | None,
+    folder: Path | None,
+    formats: tuple[str, ...],
+    crate: Path | None,
+    weights: bool,
+    params: Path,
+) -> None:
+    """Export a trained network, or the whole experiment as an RO-Crate. DIR must be new or empty.
 
-    The crate holds results, parameters, code and the origin of each, for a data repository or a colleague; it
-    follows Provenance Run Crate (https://w3id.org/ro/wfrun/provenance/0.5). The data set's images are
+    With RUN (data set/method/seed) and --to, DIR gets the weights as model.safetensors, which say all that
+    is needed to use them, a model card (README.md) and requirements.txt; `hlrs predict DIR IMAGES` needs no
+    more. The other formats hold plain operators, take any number of images, and are compared with the
+    network on all test images.
+
+    With --ro-crate, DIR gets results, parameters, code and the origin of each, for a data repository or a
+    colleague, as a Provenance Run Crate (https://w3id.org/ro/wfrun/provenance/0.5). The data set's images are
     described, not copied. Start reading at its ro-crate-preview.html.
     """
+    if (folder is None) == (crate is None) or (network is None) != (folder is None):
+        raise UserError("give RUN --to DIR for a network, or --ro-crate DIR for the whole experiment")
+    if folder is not None and network is not None:
+        _export_network(network, folder, formats, params)
+        return
     from hlrs.provenance import ro_crate
 
-    found = ro_crate.export(_jobs(params), params, folder, weights)
+    assert crate is not None
+    found = ro_crate.export(_jobs(params), params, crate, weights)
     size = f"{found['bytes'] / 1e6:,.1f} MB"
-    click.echo(f"{folder}: {found['jobs']} jobs, {found['files']} files, {size}")
+    click.echo(f"{crate}: {found['jobs']} jobs, {found['files']} files, {size}")
+
+
+def _export_network(network: str, folder: Path, formats: tuple[str, ...], params: Path) -> None:
+    from hlrs.artifacts.files import check_new
+    from hlrs.inference.card import card
+    from hlrs.inference.export import FORMATS
+    from hlrs.inference.export import export as write
+    from hlrs.inference.locate import locate
+
+    check_new(folder)
+    located = locate(network, lambda: _jobs(params))
+    classifier = located.load("cpu")
+    others = [name for name in dict.fromkeys(formats) if name in FORMATS]
+    page = card(classifier, folder.name, located.evaluation, others)
+    write(classifier, folder, others, page, located.images(classifier.facts.preprocessing.shape))
+    for path in sorted(folder.iterdir()):
+        click.echo(path)
 
 
 @main.command()

@@ -23,6 +23,11 @@ def generator(*purpose: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (x/255 − mean)/std per channel, float32, of uint8 [n, channels, height, width]."""
+    return (images.float() - (255 * mean).view(-1, 1, 1)) / (255 * std).view(-1, 1, 1)
+
+
 class Request(NamedTuple):
     """Positions int64 [n] on the CPU, the augmentation of their images, and the seed of its random draws.
 
@@ -58,9 +63,8 @@ class LabelledImages(ABC):
         return Batch(images, self.labels[send(request.positions, self.labels.device)])
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return (x/255 − mean)/std per channel, float32, of uint8 [n, channels, height, width]."""
-        scale = (255 * self.std).view(-1, 1, 1)
-        return (images.float() - (255 * self.mean).view(-1, 1, 1)) / scale
+        """Normalise uint8 [n, channels, height, width]."""
+        return normalize(images, self.mean, self.std)
 
 
 @dataclass(frozen=True)

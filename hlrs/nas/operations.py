@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from hlrs.nas.ops.depthwise import DepthwiseConv, conv
+from hlrs.nas.ops.depthwise import conv, depthwise
 from hlrs.nas.ops.layouts import every_second, from_phases, has_phases, join, to_phases
 from hlrs.nas.ops.packed import Pointwise, pack, unpack
 
@@ -44,7 +44,7 @@ class Depthwise(nn.Conv2d):
         super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return DepthwiseConv.apply(x, self.kernels(x), self.stride[0])  # type: ignore[no-any-return]
+        return depthwise(x, self.kernels(x), self.stride[0])
 
     def kernels(self, x: Tensor) -> Tensor:
         """Return the weights, repeated for each image of a pixel."""
@@ -57,9 +57,9 @@ class Dilated(Depthwise):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride[0] == 2:  # only even rows and columns are read
-            return DepthwiseConv.apply(every_second(x), self.kernels(x), 1)  # type: ignore[no-any-return]
+            return depthwise(every_second(x), self.kernels(x))
         if has_phases(x):
-            return from_phases(DepthwiseConv.apply(to_phases(x), self.kernels(x), 1))
+            return from_phases(depthwise(to_phases(x), self.kernels(x)))
         return conv(x, self.kernels(x), dilation=2)
 
 

@@ -11,11 +11,8 @@ import html
 import io
 import json
 import mimetypes
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +20,7 @@ from urllib.parse import quote
 from hlrs import __version__
 from hlrs.artifacts.code_digest import PACKAGE
 from hlrs.artifacts.data_digest import sha256
+from hlrs.artifacts.files import check_new, replacing_folder
 from hlrs.artifacts.jobs import FILES, OUTPUTS, PROVENANCE, Job
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
@@ -87,30 +85,15 @@ def export(jobs: list[Job], params: Path, target: Path, weights: bool) -> dict[s
             f"{params}: {len(missing)} of the {len(jobs)} results that it asks for are missing; "
             "`snakemake --cores all` makes them"
         )
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target}: exists and is not an empty folder; name another one")
+    check_new(target)
     for name in (WORKFLOW, LICENSE):
         if not (CHECKOUT / name).is_file():
             raise UserError(f"{CHECKOUT / name}: no such file; export with the `hlrs` of a checkout")
     crate = Description(jobs, params, weights).crate
-    with _replacing(target.absolute()) as temporary:
+    with replacing_folder(target.absolute()) as temporary:
         crate.write(temporary)
         sizes = [path.stat().st_size for path in temporary.rglob("*") if path.is_file()]
     return {"jobs": len(jobs), "files": len(sizes), "bytes": sum(sizes)}
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """Yield a folder beside the target that replaces it once the body has succeeded."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.replace(target)
-    except OSError as error:
-        raise Failure(f"{target}: could not be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class Description:

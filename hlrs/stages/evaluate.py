@@ -13,8 +13,9 @@ from hlrs.config.jobs import EvaluateJob
 from hlrs.errors import Failure
 from hlrs.longtail.metrics import evaluate
 from hlrs.nas.network import count_multiply_adds, count_weights
+from hlrs.nas.trained import build, load_weights
 from hlrs.stages.images import SplitImages, predict
-from hlrs.stages.networks import build_network, load_weights
+from hlrs.stages.networks import network_of
 from hlrs.training.device import prepare
 from hlrs.training.startup import ready
 
@@ -24,8 +25,10 @@ def run(job: Job) -> dict[str, Any]:
     params = EvaluateJob.model_validate(job.params)
     device = prepare(params.evaluate.threads)
     weights, facts = read_tensors(Path(job.inputs["weights"]))
-    images = SplitImages(job, params.images, ("test",), device, (facts["mean"], facts["std"]))
-    network = build_network(params, job.inputs, images.stem, facts["channels"], len(images.classes))
+    scale = facts["preprocessing"]["mean"], facts["preprocessing"]["std"]
+    images = SplitImages(job, params.images, ("test",), device, scale)
+    spec = network_of(params, job.inputs, images.stem, images.channels, len(images.classes))
+    network = build(spec, job.inputs.get("genotype", ""))
     load_weights(network, weights, job.inputs["weights"])
     network.eval()
     multiply_adds = count_multiply_adds(network, images.channels, images.size)

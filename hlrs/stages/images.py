@@ -13,6 +13,7 @@ from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import read_table
 from hlrs.config.data import Augment
 from hlrs.config.jobs import Images
+from hlrs.config.networks import Preprocessing
 from hlrs.config.recipes import AutoAugment, RandAugment
 from hlrs.data.augment import Augmentation
 from hlrs.data.images import ImageSet, LabelledImages, Request, channel_statistics, generator
@@ -51,7 +52,8 @@ class SplitImages:
         source = open_source(images.source)
         self._check(source)
         shape = source.read(self.index[:1], images.image_size).shape[1:]
-        self.channels, self.size, self.stem = shape[0], shape[1], images.stem
+        self.shape, self.channels, self.size, self.stem = shape, shape[0], shape[1], images.stem
+        self.image_size = images.image_size
         megabytes = len(self.index) * math.prod(shape) / 1e6
         labels = torch.from_numpy(self.labels.astype(np.int64)).to(device)
         self.set: LabelledImages
@@ -64,6 +66,12 @@ class SplitImages:
             pixels = source.read(self.index, images.image_size)
             self.statistics = statistics or channel_statistics([pixels[self.subset != "holdout"]])
             self.set = ImageSet(torch.from_numpy(pixels).to(device), labels, *self._tensors(device))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What was done to the images."""
+        mean, std = self.statistics
+        return Preprocessing(shape=list(self.shape), image_size=self.image_size, mean=mean, std=std)
 
     def _check(self, source: ImageSource) -> None:
         """Compare classes and labels with the split's; UserError names the first image that differs."""

@@ -11,14 +11,16 @@ from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import SCHEMAS, write_table
 from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.jobs import RetrainJob
+from hlrs.config.networks import TrainedNetwork
 from hlrs.data.batches import steps_per_epoch
 from hlrs.data.images import generator
 from hlrs.longtail.objectives import make_objective
 from hlrs.nas.network import initialize
 from hlrs.nas.resnet import initialize_resnet
+from hlrs.nas.trained import build
 from hlrs.stages.classifiers import SECOND_PHASES
 from hlrs.stages.images import SplitImages, predict
-from hlrs.stages.networks import build_network, load_trained
+from hlrs.stages.networks import load_supernet, load_trained, network_of
 from hlrs.stages.phases import NetworkPhase, Phase, Training
 from hlrs.training.checkpoints import prefixed, unprefixed
 from hlrs.training.cuda_graphs import GraphCache
@@ -42,8 +44,8 @@ def run(job: Job) -> dict[str, Any]:
         task.first.calibrate()
     position = fit(task, job, device)
     task.result.training_head = None  # inference does without
-    facts = {"mean": images.statistics[0], "std": images.statistics[1], "channels": images.channels}
-    write_tensors(job.output("weights.safetensors"), task.result.state_dict(), facts)
+    facts = TrainedNetwork(network=task.spec, preprocessing=images.preprocessing, classes=images.classes)
+    write_tensors(job.output("weights.safetensors"), task.result.state_dict(), facts.model_dump(mode="json"))
     history = {name: [row[name] for row in position.rows] for name in SCHEMAS["retrain_history"]}
     write_table(job.output("history.parquet"), "retrain_history", history)
     write_table(job.output("features.parquet"), "features", task.phases[-1].described())
@@ -74,12 +76,15 @@ class RetrainTask(Task):
         purpose = f"{params.seed}/retrain/{params.retrain_seed}"
         counts = images.counts("weights", "alphas")
         objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
-        self.network = build_network(params, inputs, images.stem, images.channels, len(images.classes))
+        self.spec = network_of(params, inputs, images.stem, images.channels, len(images.classes))
+        self.network = build(self.spec, inputs.get("genotype", ""))
         self.network.training_head = objective.head(self.network.classifier.in_features)
         weights = generator(purpose, "weights")
         if params.resnet is not None:
             initialize_resnet(self.network, weights)
-        elif params.inherited is None:
+        elif "supernet" in inputs:
+            load_supernet(self.network, inputs["supernet"])
+        else:
             initialize(self.network, weights)
         if "trained" in inputs:
             load_trained(self.network, inputs["trained"])

@@ -11,13 +11,14 @@ from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors
 from hlrs.config.jobs import EvaluateJob, RetrainJob, SearchJob
+from hlrs.config.networks import TrainedNetwork
 from hlrs.config.params import Params
 from hlrs.nas.genotype import from_json
 from hlrs.nas.mixture import Mixture, decoded
+from hlrs.nas.trained import build
 from hlrs.pipeline.plan import plan
 from hlrs.stages import evaluate, extract, retrain, search, split
 from hlrs.stages.images import SplitImages
-from hlrs.stages.networks import build_network
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")
@@ -139,9 +140,11 @@ def test_what_is_evaluated_is_what_was_trained(workspace):
     predicted = read_table(job.output("predictions.parquet"), "predictions").to_pydict()
     weights, facts = read_tensors(by_stage["retrain"].output("weights.safetensors"))
     params = EvaluateJob.model_validate(job.params)
-    images = SplitImages(job, params.images, ("test",), CPU, (facts["mean"], facts["std"]))
+    trained = TrainedNetwork.model_validate(facts)
+    scale = trained.preprocessing.mean, trained.preprocessing.std
+    images = SplitImages(job, params.images, ("test",), CPU, scale)
     assert "supernet" not in job.inputs  # its weights are not read again
-    network = build_network(params, job.inputs, images.stem, facts["channels"], len(images.classes))
+    network = build(trained.network, "")
     network.load_state_dict(weights)
     with torch.no_grad():
         first = network.eval()(images.set.normalize(images.set.images[:1])).softmax(1)

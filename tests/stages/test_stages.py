@@ -224,7 +224,7 @@ def test_bilateral_retraining_for_one_method_and_its_evaluation(workspace):
     assert history["mixing"] == [1.0, 0.75]
     weights, facts = read_tensors(by_stage["retrain"].output("weights.safetensors"))
     assert {name.split(".")[1] for name in weights if name.startswith("branches")} == {"0", "1"}
-    assert facts["channels"] == 1
+    assert facts["network"]["in_channels"] == 1
     evaluate.run(by_stage["evaluate"])
     metrics = read_json(by_stage["evaluate"].output("metrics.json"))
     table = pq.read_table(by_stage["evaluate"].output("predictions.parquet")).to_pandas()
@@ -240,7 +240,7 @@ def test_an_adjusted_prediction_is_evaluated_beside_the_plain_one(workspace):
     split.run(by_stage["split"])
     network = ResNet(20, in_channels=1, classes=10)
     initialize_resnet(network, torch.Generator().manual_seed(0))
-    facts = {"channels": 1, "mean": [0.3], "std": [0.4]}
+    facts = {"preprocessing": {"mean": [0.3], "std": [0.4]}}
     write_tensors(Path(by_stage["evaluate"].inputs["weights"]), network.state_dict(), facts)
     evaluate.run(by_stage["evaluate"])
     metrics = read_json(by_stage["evaluate"].output("metrics.json"))

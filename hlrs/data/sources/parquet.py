@@ -137,6 +137,27 @@ class ParquetSource(EncodedSource):
         return f"{self.paths[number]}, row {index - self.starts[number]}"
 
 
+def count_rows(path: Path) -> int:
+    """Count the rows of a Parquet file."""
+    return int(_open_parquet(path).metadata.num_rows)
+
+
+def encoded_rows(path: Path) -> Iterator[tuple[str, io.BytesIO]]:
+    """Yield the encoded images of a Parquet file, whether they have labels or not, each with its place."""
+    import pyarrow as pa
+
+    reader = _open_parquet(path)
+    column = _choose(path, reader.schema_arrow, "image", None)
+    row = 0
+    try:
+        for batch in reader.iter_batches(BATCH, columns=[f"{column}.bytes"]):
+            for encoded in batch.column(0).field("bytes"):
+                yield f"{path}, row {row}", io.BytesIO(encoded.as_py() or b"")
+                row += 1
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); {RENEW}") from None
+
+
 def parquet_files(spec: Parquet) -> list[Named]:
     """List the files of both parts."""
     return [single(f"{part}/{i}", str(path)) for part, of in parts(spec).items() for i, path in enumerate(of)]

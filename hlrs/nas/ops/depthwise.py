@@ -7,11 +7,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hlrs.nas.ops.tracing import exporting
+
 
 def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
     """Convolve x [n, c, h, w] with weight [d, c / groups, k, k], k odd, padded by half the kernel."""
     groups = x.shape[1] // weight.shape[1]
     return F.conv2d(x, weight.to(x.dtype), None, stride, dilation * (weight.shape[-1] // 2), dilation, groups)
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    """Compute `conv` with its gradients by `conv_backward`."""
+    if exporting():
+        return conv(x, weight, stride)
+    return DepthwiseConv.apply(x, weight, stride)  # type: ignore[no-any-return]
 
 
 class DepthwiseConv(torch.autograd.Function):

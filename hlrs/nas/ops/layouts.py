@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hlrs.nas.ops.packed import from_width, to_width
+from hlrs.nas.ops.tracing import exporting
 
 
 def every_second(x: Tensor, start: int = 0) -> Tensor:
@@ -20,7 +21,7 @@ def every_second(x: Tensor, start: int = 0) -> Tensor:
     stride 2 on x, whose weight gradient in oneDNN writes beyond its memory on a CPU (torch 2.15; maps of
     56×56 and more, at most four output channels): the process crashes or computes wrong numbers.
     """
-    taken: Tensor = _EverySecond.apply(x, start)
+    taken: Tensor = x[:, :, start::2, start::2] if exporting() else _EverySecond.apply(x, start)
     missing = [start * size % 2 for size in x.shape[:1:-1]]
     return F.pad(taken, (0, missing[0], 0, missing[1])) if any(missing) else taken
 
@@ -53,6 +54,8 @@ class _AmongZeros(torch.autograd.Function):
 
 def join(count: int, *maps: Tensor) -> Tensor:
     """Concatenate maps with `count` images per pixel (ops/packed.py) along the channels of each image."""
+    if exporting():
+        return torch.cat(maps, 1)  # `fitting` makes the count 1
     return from_width(Join.apply(*(to_width(x, x.shape[1] // count) for x in maps)), count)
 
 
@@ -77,8 +80,8 @@ class Join(torch.autograd.Function):
 
 
 def has_phases(x: Tensor) -> bool:
-    """Whether height and width are even, so that the four phases have equal sizes."""
-    return x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+    """Whether to split a map: height and width are even, so that the four phases have equal sizes."""
+    return not exporting() and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
 
 
 def to_phases(x: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from hlrs.nas.ops.tracing import exporting
+
 EPSILON = 1e-5  # of every batch norm
 VECTOR = 16  # float32 numbers (AVX-512)
 LARGE = 2**20  # numbers; with smaller maps, the additional operators cost more than they save
@@ -23,8 +25,11 @@ LARGE = 2**20  # numbers; with smaller maps, the additional operators cost more 
 def fitting(images: Tensor, channels: int) -> int:
     """Return the number of images per pixel that makes the channels a multiple of 16.
 
-    It is 1 on a GPU, for small maps, and if it does not divide the batch; images [batch, any, h, w].
+    It is 1 on a GPU, for small maps, and if it does not divide the batch; images [batch, any, h, w]. It is 1
+    in an exported graph, too, which holds for any batch.
     """
+    if exporting():
+        return 1
     count = VECTOR // gcd(VECTOR, channels)
     batch, _, height, width = images.shape
     fits = images.device.type == "cpu" and batch % count == 0 and batch * channels * height * width >= LARGE

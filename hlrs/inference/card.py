@@ -1,0 +1,87 @@
+"""The model card of an exported network, filled in from its run's records."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hlrs.artifacts.files import read_json
+from hlrs.artifacts.jobs import Job
+from hlrs.config.jobs import EvaluateJob
+from hlrs.inference.classifier import ImageClassifier
+from hlrs.inference.export import FORMATS, TOLERANCE
+from hlrs.longtail.metrics import GROUPS
+from hlrs.nas.network import count_multiply_adds, count_weights
+
+CONFIDENCE = 0.95
+
+
+def card(classifier: ImageClassifier, name: str, evaluation: Job | None, formats: Sequence[str]) -> str:
+    """Write the card in Markdown, with Hugging Face's front matter, and with results if there is a run."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    spec, shape = classifier.facts.network, classifier.facts.preprocessing.shape
+    kind = "ResNet" if spec.resnet is not None else f"A network of cells from the space {spec.space.kind}"
+    facts: dict[str, Any] = {
+        "run": name if evaluation is None else evaluation.run,
+        "network": f"{kind}-{spec.resnet}" if spec.resnet is not None else kind,
+        "classes": classifier.classes,
+        "weights": count_weights(classifier.network),
+        "multiply_adds": count_multiply_adds(classifier.network, shape[0], shape[1]),
+        "channels": shape[0],
+        "height": shape[1],
+        "width": shape[2],
+        "formats": [f"`{FORMATS[name][0]}`" for name in formats],
+        "tolerance": TOLERANCE,
+        "metrics": None,
+    }
+    if evaluation is not None:
+        facts |= _results(evaluation)
+    folder = FileSystemLoader(Path(__file__).parent)
+    page = Environment(loader=folder, undefined=StrictUndefined, autoescape=False)  # noqa: S701 - Markdown
+    return page.get_template("card.md.j2").render(facts)
+
+
+def _results(evaluation: Job) -> dict[str, Any]:
+    """Return what the card says of an evaluation; UserError if it has not run."""
+    metrics = read_json(evaluation.output("metrics.json"))
+    params = EvaluateJob.model_validate(evaluation.params)
+    dataset, method, seed = evaluation.run.split("/")
+    recipe = params.retrain
+    return {
+        "dataset": dataset,
+        "metrics": metrics,
+        "confidence": round(100 * CONFIDENCE),
+        "accuracies": list(_accuracies(metrics)),
+        "source": params.images.source.kind,
+        "method": f"Method `{method}`, seed {seed}; retrained for {recipe.epochs} epochs in batches of "
+        f"{recipe.batch_size}, objective {recipe.objective.kind}, loss {recipe.objective.loss.kind}. "
+        f"The evaluation's key is `{evaluation.key}`: `hlrs lineage {evaluation.run}` traces it.",
+    }
+
+
+def _accuracies(metrics: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """List the accuracies in per cent, each with its interval: overall and by group.
+
+    A group's is the mean over its classes: Wilson's interval is for it only if all have as many test images.
+    """
+    member, rows = metrics["groups"], metrics["confusion"]
+    overall = set(member)
+    for name, groups, value in (
+        ("all", overall, metrics["top1"]),
+        *((f"{group}-shot", {group}, metrics[group]) for group in GROUPS),
+    ):
+        if value is None:
+            continue
+        own = [(row[label], sum(row)) for label, row in enumerate(rows) if member[label] in groups]
+        even = groups == overall or len({images for _, images in own}) == 1
+        low, high = _wilson(sum(right for right, _ in own), sum(images for _, images in own))
+        interval = f"{100 * low:.1f} to {100 * high:.1f}" if even else "–"
+        yield name, f"{100 * value:.1f}", interval
+
+
+def _wilson(right: int, images: int) -> tuple[float, float]:
+    """Return Wilson's interval of a share."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(right, images).proportion_ci(CONFIDENCE, method="wilson")
+    return float(low), float(high)

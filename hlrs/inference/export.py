@@ -1,0 +1,137 @@
+"""Write a trained network to a folder of its own: weights, what they need, and other formats."""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hlrs import __version__
+from hlrs.artifacts.files import check_new, replacing_folder, write_json, write_text
+from hlrs.artifacts.tensors import write_tensors
+from hlrs.config.base import Choices
+from hlrs.data.images import normalize
+from hlrs.errors import Failure, UserError
+from hlrs.inference.classifier import ImageClassifier
+from hlrs.inference.locate import EXPORTED
+
+TOLERANCE = 1e-4  # of a probability: other kernels sum in another order
+TRACED = 2  # images in a recorded batch; with one, a graph can hold for one only
+
+
+class Deployed(nn.Module):
+    """From pixels to probabilities: uint8 [n, channels, height, width] -> float32 [n, classes]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, classifier: ImageClassifier) -> None:
+        super().__init__()
+        self.network = classifier.network
+        self.register_buffer("mean", classifier.mean)
+        self.register_buffer("std", classifier.std)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise images, and compute the probabilities."""
+        return self.network(normalize(images, self.mean, self.std)).softmax(1)  # type: ignore[no-any-return]
+
+
+Probabilities = np.ndarray[Any, np.dtype[np.float32]]  # [n, classes]
+Predict = Callable[[Tensor], Probabilities]  # of a file that was written
+Write = Callable[[Deployed, Tensor, Path], Predict]
+
+
+def write_onnx(network: Deployed, images: Tensor, path: Path) -> Predict:
+    """Write ONNX; UserError if its packages are not installed."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - which PyTorch's exporter needs
+    except ModuleNotFoundError as error:
+        raise UserError(f"--format onnx: {error.name} is not installed; `pip install 'hlrs[onnx]'`") from None
+    program = torch.onnx.export(
+        network,
+        (images,),
+        input_names=["images"],
+        output_names=["probabilities"],
+        dynamic_shapes=_any_batch(),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(None, {"images": batch.numpy()})[0]
+
+
+def write_torchscript(network: Deployed, images: Tensor, path: Path) -> Predict:
+    """Write TorchScript, by tracing."""
+    torch.jit.trace(network, images, check_trace=False).save(path)
+    predict = _numpy(torch.jit.load(path))
+
+    def unoptimized(batch: Tensor) -> Probabilities:
+        # optimising takes minutes for a large graph
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            return predict(batch)
+
+    return unoptimized
+
+
+def write_torch_export(network: Deployed, images: Tensor, path: Path) -> Predict:
+    """Write the graph of torch.export."""
+    torch.export.save(torch.export.export(network, (images,), dynamic_shapes=_any_batch()), path)
+    return _numpy(torch.export.load(path).module())
+
+
+def _any_batch() -> tuple[dict[int, Any]]:
+    return ({0: torch.export.Dim("batch")},)
+
+
+def _numpy(module: nn.Module) -> Predict:
+    return lambda batch: module(batch).detach().numpy()
+
+
+FORMATS: Choices[tuple[str, Write]] = {
+    "onnx": ("model.onnx", write_onnx),
+    "torchscript": ("model.torchscript.pt", write_torchscript),
+    "torch-export": ("model.pt2", write_torch_export),
+}
+
+
+def export(
+    classifier: ImageClassifier, folder: Path, formats: Sequence[str], card: str, images: Iterable[Tensor]
+) -> None:
+    """Write model.safetensors, config.json, README.md and requirements.txt, and a file for each format.
+
+    Those files must give the network's probabilities, to TOLERANCE, of all `images`, in batches uint8 [n,
+    channels, height, width]. UserError if the folder is not empty; Failure if a file disagrees.
+    """
+    check_new(folder)
+    facts = classifier.facts.model_dump(mode="json")
+    version = torch.__version__.partition("+")[0]
+    with replacing_folder(folder.absolute()) as temporary:
+        write_tensors(temporary / EXPORTED, classifier.network.state_dict(), facts)
+        write_json(temporary / "config.json", facts)
+        write_text(temporary / "README.md", card)
+        write_text(temporary / "requirements.txt", f"hlrs=={__version__}\ntorch>={version}\n")
+        if formats:
+            write_graphs(Deployed(classifier), temporary, formats, list(images))
+
+
+@torch.no_grad()
+def write_graphs(network: Deployed, folder: Path, formats: Sequence[str], batches: list[Tensor]) -> None:
+    """Write the file of each format, and compare its probabilities of all images with the network's."""
+    expected = [network(batch).numpy() for batch in batches]
+    for name in formats:
+        file, write = FORMATS[name]
+        with warnings.catch_warnings(action="ignore"):
+            predict = write(network, batches[0][:TRACED], folder / file)
+            found = [predict(batch) for batch in batches]
+        apart = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+        if not apart <= TOLERANCE:
+            raise Failure(
+                f"{file}: its probabilities differ from the network's by {apart:.2g}; report this bug"
+            )

@@ -1,0 +1,59 @@
+"""The images that a command line names: files, folders, patterns, Parquet files."""
+
+import io
+from collections.abc import Callable, Iterator
+from glob import glob
+from pathlib import Path
+from typing import NamedTuple
+
+from hlrs.data.sources.base import IMAGE_SUFFIXES
+from hlrs.data.sources.parquet import count_rows, encoded_rows
+from hlrs.errors import UserError
+
+Encoded = Iterator[tuple[str, io.BytesIO | Path]]  # each image's name, and its bytes or file
+
+
+class Images(NamedTuple):
+    """Encoded images: how many in total, and what yields them."""
+
+    total: int
+    encoded: Callable[[], Encoded]
+
+
+def find(name: str) -> Images:
+    """Find the images that a file, a folder, a pattern or a Parquet file has. UserError if there are none."""
+    path = Path(name)
+    if path.is_dir():
+        return _files(_below(path))
+    if path.exists():
+        return _single(path)
+    if any(sign in name for sign in "*?["):
+        matches = sorted(Path(match) for match in glob(name, recursive=True))  # noqa: PTH207 - also absolute
+        if not matches:
+            raise UserError(f"{name}: no file matches this pattern; correct it")
+        every = [_files(_below(match)) if match.is_dir() else _single(match) for match in matches]
+        return Images(sum(part.total for part in every), lambda: _chained(every))
+    raise UserError(f"{name}: no such file or folder; name images, folders, patterns or Parquet files")
+
+
+def _below(folder: Path) -> list[Path]:
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UserError(f"{folder}: no images in this folder; files ending in {known} are read")
+    return sorted(files)
+
+
+def _single(path: Path) -> Images:
+    if path.suffix == ".parquet":
+        return Images(count_rows(path), lambda: encoded_rows(path))
+    return _files([path])
+
+
+def _files(paths: list[Path]) -> Images:
+    return Images(len(paths), lambda: ((str(path), path) for path in paths))
+
+
+def _chained(every: list[Images]) -> Encoded:
+    for images in every:
+        yield from images.encoded()

@@ -1,0 +1,83 @@
+"""From what a user names, a run or exported files, to the weights and what is known of them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hlrs.artifacts.jobs import Job
+from hlrs.config.jobs import EvaluateJob
+from hlrs.config.recipes import Evaluation
+from hlrs.data.images import generator
+from hlrs.data.sources.base import first_line
+from hlrs.errors import UserError
+from hlrs.inference.classifier import ImageClassifier, read
+from hlrs.stages.images import SplitImages, as_they_are
+from hlrs.training.device import prepare
+
+EXPORTED = "model.safetensors"
+TRAINED = "weights.safetensors"
+NOISE = 64  # images
+
+
+class Located(NamedTuple):
+    """A file of weights, and the evaluation of the run that it belongs to; None of an exported one."""
+
+    weights: Path
+    evaluation: Job | None
+
+    @property
+    def evaluated(self) -> Evaluation:
+        """How the network is evaluated; of an exported one, the defaults."""
+        if self.evaluation is None:
+            return Evaluation()
+        return EvaluateJob.model_validate(self.evaluation.params).evaluate
+
+    def images(self, shape: list[int]) -> Iterator[Tensor]:
+        """Yield the run's test images, uint8 [n, channels, height, width]; of an exported network, noise."""
+        if self.evaluation is None:
+            yield torch.randint(256, (NOISE, *shape), generator=generator("noise"), dtype=torch.uint8)
+            return
+        params = EvaluateJob.model_validate(self.evaluation.params)
+        images = SplitImages(self.evaluation, params.images, ("test",), torch.device("cpu"), ([0.0], [1.0]))
+        requests = as_they_are(images.positions("test"), params.evaluate.batch_size)
+        images.set.expect("test images", [[request] for request in requests])
+        for request in requests:
+            yield images.set.pixels(request)
+
+    def load(self, device: str | None) -> ImageClassifier:
+        """Load the network onto a device, by default that of a job; UserError if there is no such device."""
+        chosen = prepare(self.evaluated.threads)
+        classifier = read(self.weights)
+        try:
+            return classifier.to(device or chosen)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"--device {device}: {first_line(error)}; use cpu, or a GPU that is here"
+            ) from None
+
+
+def locate(name: str, jobs: Callable[[], list[Job]]) -> Located:
+    """Find a run, data set/method/seed, among the jobs of the matrix, or exported weights by file or folder.
+
+    UserError if there is no such run, or if it is not trained yet.
+    """
+    path = Path(name)
+    if path.is_file():
+        return Located(path, None)
+    for file in (EXPORTED, TRAINED):
+        if (path / file).is_file():
+            return Located(path / file, None)
+    if path.is_dir():
+        raise UserError(f"{name}: holds neither {EXPORTED} nor {TRAINED}; name a folder that hlrs exported")
+    evaluations = [job for job in jobs() if job.stage == "evaluate"]
+    found = next((job for job in evaluations if job.run == name.strip("/")), None)
+    if found is None:
+        known = ", ".join(job.run for job in evaluations) or "none, because nothing is retrained"
+        raise UserError(f"{name}: no run, and no folder that hlrs exported; choose from: {known}")
+    weights = Path(found.inputs["weights"])
+    if not weights.is_file():
+        raise UserError(f"{name}: not trained yet; `snakemake --cores all` runs what is missing")
+    return Located(weights, found)

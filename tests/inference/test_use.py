@@ -1,0 +1,263 @@
+"""A trained network in use: prediction, export, loading from Python."""
+
+import copy
+import csv
+import io
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+
+from hlrs.artifacts.files import read_json
+from hlrs.artifacts.tables import read_table
+from hlrs.artifacts.tensors import read_tensors, write_tensors
+from hlrs.cli import main
+from hlrs.config.params import load
+from hlrs.inference.classifier import read
+from hlrs.inference.locate import locate
+from hlrs.pipeline.execute import execute
+from hlrs.pipeline.plan import freeze, plan
+from tests.conftest import TINY
+
+CLASSES = ["ant", "bee", "cow"]
+RUN = "mine/cells/0"
+METHODS = {
+    "cells": {
+        "searcher": {"kind": "fixed", "genotype": "DARTS_V2"},
+        "retrain": {"channels": 4, "cells": 3, "auxiliary_weight": 0.4},
+    },
+    "resnet": {"searcher": {"kind": "resnet", "depth": 20, "width": 4}},
+    "bench": {
+        "searcher": {
+            "kind": "fixed",
+            "genotype": "|avg_pool_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+"
+            "|nor_conv_1x1~0|none~1|skip_connect~2|",
+        },
+        "search": {"space": {"kind": "nasbench201"}},
+        "retrain": {"channels": 4, "cells": 3},
+    },
+    "mixed": {
+        "searcher": {"kind": "pc_darts", "portion": 2, "warm_up": 0.0},
+        "objective": {"kind": "bilateral", "mixing": {"kind": "symmetric"}},
+        "search": {"epochs": 1, "channels": 4},
+        "retrain": {
+            "start": "supernet",
+            "channels": 4,
+            "cells": 3,
+            "drop_path": 0.0,
+            "objective": {"kind": "bilateral", "mixing": {"kind": "symmetric"}, "branch_cells": 1},
+        },
+    },
+}
+
+
+def draw(path, label, rng):
+    pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    pixels[..., label] //= 4
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with images of three classes and every kind of trained network."""
+    folder, rng = tmp_path_factory.mktemp("use"), np.random.default_rng(0)
+    for part, counts in {"train": (14, 12, 10), "test": (6, 6, 6)}.items():
+        for label, count in enumerate(counts):
+            own = folder / "data" / part / CLASSES[label]
+            own.mkdir(parents=True)
+            for number in range(count):
+                draw(own / f"{number}.png", label, rng)
+    params = copy.deepcopy(TINY) | {"methods": METHODS, "report": {}}
+    params["matrix"] = {"datasets": ["mine"], "methods": [*METHODS], "seeds": [0]}
+    params["datasets"] = {
+        "mine": {
+            "source": {"kind": "image_folder", "train": "data/train", "test": "data/test"},
+            "imbalance": {"kind": "natural"},
+            "image_size": 16,
+            "groups": {"many_above": 12, "few_below": 11},
+        }
+    }
+    params["retrain"] = {
+        "epochs": 1,
+        "batch_size": 16,
+        "cutout": 0,
+        "auxiliary_weight": 0.0,
+        "drop_path": 0.0,
+    }
+    params["search"] |= {"nodes": 4, "cutout": 0}
+    params["evaluate"] = {"batch_size": 7}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        jobs = plan(load(folder / "params.yaml"))
+        freeze(jobs)
+        for job in jobs:
+            if job.stage != "report":
+                execute(job)
+    return folder
+
+
+@pytest.fixture
+def use(trained, monkeypatch):
+    """Call the command line in that folder; return its result."""
+    monkeypatch.chdir(trained)
+    return lambda *arguments: CliRunner().invoke(main, [*map(str, arguments)])
+
+
+def evaluated(run):
+    """The evaluation's probabilities [images, classes] in the order of its test images."""
+    located = locate(run, lambda: plan(load(Path("params.yaml"))))
+    table = read_table(located.evaluation.output("predictions.parquet"), "predictions").to_pydict()
+    return np.array(table["probabilities"], dtype=np.float32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_predictions_are_those_of_the_evaluation_to_the_last_bit(use, method):
+    found = use("predict", f"mine/{method}/0", "data/test", "--json", "--top", 3)
+    assert found.exit_code == 0, found.output
+    rows = json.loads(found.stdout)
+    assert [row["image"] for row in rows[:2]] == ["data/test/ant/0.png", "data/test/ant/1.png"]
+    by_class = [{entry["class"]: entry["probability"] for entry in row["classes"]} for row in rows]
+    probabilities = np.array([[row[name] for name in CLASSES] for row in by_class], dtype=np.float32)
+    assert np.array_equal(probabilities, evaluated(f"mine/{method}/0"))
+    shares = [entry["probability"] for entry in rows[0]["classes"]]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_images_come_from_files_patterns_and_parquet_and_bad_ones_are_named(use, trained, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    Image.new("L", (30, 16), 90).save(tmp_path / "grey.png")
+    good = "data/test/bee/1.png"
+    table = pa.table(
+        {"image": [{"bytes": (trained / good).read_bytes(), "path": None}, {"bytes": b"", "path": None}]}
+    )
+    pq.write_table(table, tmp_path / "some.parquet")
+    found = use("predict", RUN, good, f"{tmp_path}/*.png", tmp_path / "some.parquet", "--csv", "--top", 1)
+    assert found.exit_code == 1
+    rows = list(csv.DictReader(io.StringIO(found.stdout)))
+    parquet = f"{tmp_path}/some.parquet, row"
+    assert [row["image"] for row in rows] == [good, f"{tmp_path}/grey.png", f"{parquet} 0"]
+    assert list(rows[0]) == ["image", "class_1", "probability_1"]
+    assert rows[0]["class_1"] == rows[2]["class_1"]
+    assert float(rows[0]["probability_1"]) == pytest.approx(float(rows[2]["probability_1"]), abs=1e-6)
+    said = found.stderr.splitlines()
+    assert [line.partition(": not")[0] for line in said[:2]] == [
+        f"hlrs: {tmp_path}/broken.png",
+        f"hlrs: {parquet} 1",
+    ]
+    assert said[2:] == ["hlrs: 2 of 5 images cannot be read and were skipped"]
+    strict = use("predict", RUN, good, tmp_path / "broken.png", "--strict")
+    assert strict.exit_code == 2
+    assert strict.stderr.startswith(f"hlrs: {tmp_path}/broken.png: not an image that can be decoded")
+    assert strict.stdout.startswith(f"{good}  ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["mine/cells/9", "data"],
+            "mine/cells/9: no run, and no folder that hlrs exported; choose from: mine/cells/0, ",
+        ),
+        (
+            ["data", "data"],
+            "data: holds neither model.safetensors nor weights.safetensors; name a folder that",
+        ),
+        (["params.yaml", "data"], "params.yaml: truncated or not a safetensors file of hlrs"),
+        ([RUN, "empty"], "empty: no images in this folder; files ending in .bmp, "),
+        (
+            [RUN, "absent.png"],
+            "absent.png: no such file or folder; name images, folders, patterns or Parquet files",
+        ),
+        ([RUN, "absent*.png"], "absent*.png: no file matches this pattern; correct it"),
+        ([RUN, "data", "--device", "gpu"], "--device gpu: "),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(use, trained, arguments, message):
+    (trained / "empty").mkdir(exist_ok=True)
+    found = use("predict", *arguments)
+    assert found.exit_code != 0
+    assert found.stderr.startswith(f"hlrs: {message}")
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_run_that_is_not_trained_and_weights_that_do_not_fit_are_one_line(
+    use, trained, tmp_path, monkeypatch
+):
+    params = yaml.safe_load((trained / "params.yaml").read_text())
+    params["matrix"]["seeds"] = [0, 1]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    found = use("predict", "mine/resnet/1", "data", "--params", tmp_path / "params.yaml")
+    assert (
+        found.stderr == "hlrs: mine/resnet/1: not trained yet; `snakemake --cores all` runs what is missing\n"
+    )
+    weights, facts = read_tensors(locate(RUN, lambda: plan(load(Path("params.yaml")))).weights)
+    del weights["classifier.bias"]
+    write_tensors(tmp_path / "model.safetensors", weights, facts)
+    found = use("predict", tmp_path, "data")
+    assert found.stderr == (
+        f"hlrs: {tmp_path}/model.safetensors: does not fit the network "
+        '(Missing key(s) in state_dict: "classifier.bias".)\n'
+    )
+    write_tensors(tmp_path / "model.safetensors", weights, facts | {"classes": []})
+    assert "its header describes no network (classes: " in use("predict", tmp_path, "data").stderr
+
+
+SLOW = ["torch-export"] + ["onnx"] * (find_spec("onnxruntime") is not None)  # to write: seconds each
+
+
+@pytest.mark.parametrize("method", ["cells", "resnet", "bench"])
+def test_every_format_gives_the_networks_probabilities(use, method, tmp_path):
+    formats = ["torchscript", *(SLOW if method == "cells" else [])]
+    options = [option for name in formats for option in ("--format", name)]
+    found = use("export", f"mine/{method}/0", "--to", tmp_path / "out", *options)
+    assert found.exit_code == 0, found.output
+    names = {"model.safetensors", "config.json", "README.md", "requirements.txt"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} > names
+    assert set(found.stdout.split()) == {str(path) for path in (tmp_path / "out").iterdir()}
+    classifier = read(tmp_path / "out" / "model.safetensors")
+    assert classifier.classes == CLASSES
+    expected = evaluated(f"mine/{method}/0")
+    files = [f"data/test/{name}/{number}.png" for name in CLASSES for number in range(6)]
+    assert np.array_equal(classifier.predict(files, batch_size=7).numpy(), expected)
+    pixels = classifier.pixels(files)
+    for path in (tmp_path / "out").glob("model.*pt*"):
+        module = torch.jit.load(path) if "script" in path.name else torch.export.load(path).module()
+        for count in (1, 5, 18):
+            with torch.jit.optimized_execution(False):
+                found = module(pixels[:count]).detach().numpy()
+            assert np.abs(found - expected[:count]).max() < 1e-5
+    with torch.no_grad():
+        logits = classifier(classifier.preprocess(files[3]))
+    assert logits.softmax(1).numpy()[0] == pytest.approx(expected[3], abs=1e-6)
+
+
+def test_the_card_has_the_runs_figures(use, tmp_path):
+    assert use("export", "mine/resnet/0", "--to", tmp_path / "out").exit_code == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    _, front, body = card.split("---\n", 2)
+    front = yaml.safe_load(front)
+    assert front["pipeline_tag"] == "image-classification"
+    located = locate("mine/resnet/0", lambda: plan(load(Path("params.yaml"))))
+    metrics = read_json(located.evaluation.output("metrics.json"))
+    [result] = front["model-index"][0]["results"]
+    assert result["metrics"][0] == {"type": "accuracy", "value": round(metrics["top1"], 4)}
+    assert "| bee | 12 | medium-shot |" in body
+    # Wilson's interval by hand: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n)
+    p, n, z = metrics["top1"], 18, 1.959964
+    middle, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    assert f"| all | {100 * p:.1f} | {100 * low:.1f} to {100 * high:.1f} |" in body
+    again = use("export", "mine/resnet/0", "--to", tmp_path / "out")
+    assert again.stderr == f"hlrs: {tmp_path}/out: exists and is not an empty folder; name another one\n"
+    moved = use("export", tmp_path / "out", "--to", tmp_path / "moved", "--format", "torchscript")
+    assert moved.exit_code == 0, moved.output
+    assert "## Results" not in (tmp_path / "moved" / "README.md").read_text()
