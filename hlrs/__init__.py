@@ -1,6 +1,7 @@
 """Neural architecture search for long-tailed images, as a versioned workflow.
 
-The names below are for notebooks and training loops of one's own (docs/python.md); each loads when it is used.
+`hlrs.load`, `results`, `genotype`, `draw` and `Network` are for notebooks and training loops of one's own
+(docs/python.md). Each loads when it is used.
 """
 
 from importlib import import_module

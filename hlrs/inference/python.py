@@ -1,23 +1,23 @@
 """What `import hlrs` offers: networks, genotypes and results of a workflow's folder, for Python."""
 
-from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.jobs import Job
+from hlrs.config.networks import NetworkSpec
 from hlrs.config.params import load as load_params
-from hlrs.config.spaces import space_of
+from hlrs.config.spaces import SPACES, space_of
+from hlrs.data.images import generator
 from hlrs.errors import UserError
 from hlrs.inference.classifier import ImageClassifier
 from hlrs.inference.locate import locate
 from hlrs.nas.drawing import draw_cell
-from hlrs.nas.genotype import Genotype, drawings, from_json, given
-from hlrs.nas.network import BranchedNetwork
-from hlrs.nas.spaces import NETWORKS
+from hlrs.nas.genotype import GIVEN, Genotype, drawings, from_json
+from hlrs.nas.network import BranchedNetwork, initialize
+from hlrs.nas.trained import build
 from hlrs.pipeline.plan import plan
 
 PARAMS = "params.yaml"
@@ -26,7 +26,8 @@ PARAMS = "params.yaml"
 def load(run: str | Path, device: str | None = None, params: str | Path = PARAMS) -> ImageClassifier:
     """Load a trained network: a run, "data set/method/seed", or a folder that `hlrs export --to` wrote.
 
-    On the GPU if there is one, unless a device is named. UserError if there is no such run, or it is not trained.
+    On the GPU if there is one, unless a device is named. UserError if there is no such run, or it is not
+    trained.
     """
     return locate(str(run), lambda: _jobs(params)).load(device)
 
@@ -49,7 +50,7 @@ def results(params: str | Path = PARAMS) -> pd.DataFrame:
 
 
 def genotype(run: str, params: str | Path = PARAMS) -> Genotype:
-    """Return the genotype that a run, "data set/method/seed", found or was given; UserError if it has none yet."""
+    """Return the genotype of a run, "data set/method/seed"; UserError if it has none yet."""
     extractions = {job.run: job for job in _jobs(params) if job.stage == "extract"}
     if run not in extractions:
         known = ", ".join(extractions) or "none"
@@ -58,3 +59,70 @@ def genotype(run: str, params: str | Path = PARAMS) -> Genotype:
     if not path.is_file():
         raise UserError(f"{run}: no genotype yet; `snakemake --cores all` runs what is missing")
     return from_json(read_json(path), str(path))
+
+
+class Drawing(NamedTuple):
+    """The cells of a genotype as SVG documents by kind of cell; Jupyter shows it."""
+
+    cells: dict[str, str]
+
+    def _repr_html_(self) -> str:
+        return "\n".join(self.cells.values())
+
+
+def draw(genotype: Genotype | str) -> Drawing:
+    """Draw the cells of a genotype, or of a published one by its name, such as "DARTS_V2"."""
+    known = _given(genotype)
+    inputs = SPACES[known.space].inputs
+    return Drawing(
+        {
+            kind: draw_cell(nodes, title, outputs, inputs)
+            for kind, (title, nodes, outputs) in drawings(known).items()
+        }
+    )
+
+
+def Network(  # noqa: N802 - used as a class is
+    genotype: Genotype | str,
+    channels: int,
+    cells: int,
+    classes: int,
+    *,
+    in_channels: int = 3,
+    stem: Literal["cifar", "imagenet"] = "cifar",
+    seed: int = 0,
+) -> BranchedNetwork:
+    """Build the network of a genotype, for a training loop of one's own.
+
+    `genotype` is one that `hlrs.genotype` returned, or published ("DARTS_V2"), or a cell of NAS-Bench-201 as
+    it is spelled. It maps float [batch, in_channels, height, width] to logits [batch, classes]; its weights
+    are drawn by `seed` from PyTorch's default distribution. UserError for what no network has.
+    """
+    known = _given(genotype)
+    spec = NetworkSpec(
+        space=SPACES[known.space],
+        genotype=known.to_json(),
+        in_channels=in_channels,
+        classes=classes,
+        channels=channels,
+        cells=cells,
+        stem=stem,
+    )
+    network = build(spec, "genotype")
+    initialize(network, generator(seed, "network"))
+    return network
+
+
+def _given(genotype: Genotype | str) -> Genotype:
+    """Return the genotype of a name or spelling; UserError if there is none."""
+    if isinstance(genotype, Genotype):
+        return genotype
+    try:
+        return GIVEN[type(SPACES[space_of(genotype)])](genotype)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _jobs(params: str | Path) -> list[Job]:
+    """List the jobs of a parameter file."""
+    return plan(load_params(Path(params)))

@@ -4,6 +4,9 @@ import copy
 import csv
 import io
 import json
+import re
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
+import hlrs
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors, write_tensors
@@ -25,7 +29,7 @@ from hlrs.inference.classifier import read
 from hlrs.inference.locate import locate
 from hlrs.pipeline.execute import execute
 from hlrs.pipeline.plan import freeze, plan
-from tests.conftest import TINY
+from tests.conftest import REPOSITORY, TINY
 
 CLASSES = ["ant", "bee", "cow"]
 RUN = "mine/cells/0"
@@ -261,3 +265,27 @@ def test_the_card_has_the_runs_figures(use, tmp_path):
     moved = use("export", tmp_path / "out", "--to", tmp_path / "moved", "--format", "torchscript")
     assert moved.exit_code == 0, moved.output
     assert "## Results" not in (tmp_path / "moved" / "README.md").read_text()
+
+
+def test_the_page_on_python_runs(use, trained, monkeypatch, capsys):
+    page = (REPOSITORY / "docs" / "python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = "\n".join(block for block in blocks if "Not executed" not in block)
+    names = {}
+    exec(code.replace("digits_lt/darts/0", RUN).replace("np.zeros((8, 8)", "np.zeros((16, 16, 3)"), names)
+    runs = names["runs"]
+    assert list(runs.method) == list(METHODS)
+    assert runs.top1[0] == read_json(Path(runs.folder[0]) / "metrics.json")["top1"]
+    assert names["found"] == hlrs.genotype(RUN)
+    assert hlrs.draw("DARTS_V2")._repr_html_().count("<svg") == 2
+    assert sum(weight.numel() for weight in names["network"].parameters()) == 3_349_342 + 90 * (
+        576 + 1
+    )  # of 10 classes, as published; and 90 more
+
+
+def test_a_public_name_loads_when_it_is_used():
+    code = (
+        "import hlrs, sys; assert 'torch' not in sys.modules; hlrs.load; sys.modules['torch']; hlrs.nothing"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stderr.endswith("AttributeError: module 'hlrs' has no attribute 'nothing'\n")
