@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -35,6 +35,15 @@ class Gpu(BaseModel):
 
     name: str
     peak_memory_bytes: int | None = None
+
+
+class Start(BaseModel):
+    """The file of weights that a retraining began with, and what became of its classifier."""
+
+    name: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: str
+    classifier: Literal["kept", "initialised"]
 
 
 class Pace(BaseModel):
@@ -92,6 +101,7 @@ class Record(BaseModel):
     throughput: Annotated[list[dict[str, Any]], _like(list[Pace])] | None = None
     training_seconds: float | None = None
     startup: Annotated[dict[str, Any], _like(dict[str, Number | None])] | None = None
+    start: Annotated[dict[str, Any], _like(Start)] | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Record":

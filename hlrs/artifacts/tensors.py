@@ -35,6 +35,23 @@ def read_tensors(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, Any]]"
         raise Failure(f"{path}: truncated or not a safetensors file of hlrs ({error})") from None
 
 
+def read_shapes(path: Path) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """The shapes of a safetensors file's tensors, and the facts in its header, none if hlrs did not write it.
+
+    UserError if it is missing or not such a file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            return shapes, dict(json.loads((file.metadata() or {}).get("facts", "{}")))
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not a safetensors file ({error}); name a run's or an exported one"
+        ) from None
+
+
 def read_facts(path: Path) -> dict[str, Any]:
     """The facts in the header of a safetensors file, without its tensors; Failure if it is not whole."""
     from safetensors import SafetensorError, safe_open

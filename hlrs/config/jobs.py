@@ -1,5 +1,6 @@
 """Specs of the parameters of each stage's jobs."""
 
+from operator import not_
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
@@ -124,7 +125,7 @@ class RetrainJob(Spec):
     `space` is the genotype's, with default options, as these do not matter for one network, and any for a
     ResNet, whose width is `retrain.channels`. `inherited`: the supernet that the network starts as, whose
     `space` has its options; else None. With `retrain.start` trained, another retraining's weights are an
-    input.
+    input; `content` is the SHA-256 of the file of weights that it names, None without one.
     """
 
     seed: Seed
@@ -134,6 +135,7 @@ class RetrainJob(Spec):
     inherited: Inherited | None = None
     images: Images
     retrain: Retrain
+    content: Digest | None = Field(None, exclude_if=not_)  # left out, as before there were such files
 
 
 class EvaluateJob(Spec):

@@ -24,6 +24,7 @@ from hlrs.config.methods import (
     check_reached,
 )
 from hlrs.config.recipes import (
+    OF_SUPERNET,
     Evaluate,
     Evaluation,
     Inherited,
@@ -316,6 +317,9 @@ class Params(Sections):
         start = f"{self._field(name, 'retrain', 'start')} {recipe.start}"
         if recipe.start == "scratch":
             return
+        if recipe.file is not None:
+            self._check_resting(name, shaping=("objective",))
+            return
         if method.searcher.genotype_is == "shared":
             self._check_same_network(name, method.searcher.method)
             return
@@ -355,15 +359,8 @@ class Params(Sections):
     def _check_same_network(self, name: str, other: str) -> None:
         """Reject a recipe whose network is not the one that another method's recipe trains from scratch."""
         recipe, trained, field = self.retrain_of(name), self.retrain_of(other), f"methods.{name}"
-        on_images = recipe.classifier is not None and any(recipe.classifier.passes)
-        entries = OF_NETWORK if on_images else OF_NETWORK + OF_IMAGES
-        idle = [entry for entry in entries if entry in self.methods[name].retrain]
-        if idle and not recipe.epochs:
-            raise ValueError(
-                f"{field}.retrain.{idle[0]}: acts while the network trains, and epochs is 0: leave it "
-                "out, or raise epochs"
-            )
-        if trained.start != "scratch":
+        self._check_resting(name)
+        if trained.start != "scratch" and trained.file is None:
             raise ValueError(
                 f"{field}.searcher.method: {other} starts as its {trained.start} network, so its own epochs "
                 "can be raised; name a method that starts from scratch"
@@ -380,6 +377,19 @@ class Params(Sections):
             raise ValueError(
                 f"{field}.retrain.objective: has {entry} {own}, {other} has {theirs}, so branches or "
                 "classifiers differ: change the objective"
+            )
+
+    def _check_resting(self, name: str, shaping: tuple[str, ...] = ()) -> None:
+        """Reject entries that act while a network trains, where it rests; those `shaping` it act as well."""
+        recipe = self.retrain_of(name)
+        on_images = recipe.classifier is not None and any(recipe.classifier.passes)
+        entries = OF_NETWORK if on_images else OF_NETWORK + OF_IMAGES
+        own = self.methods[name].retrain.keys() - {*shaping}
+        idle = [entry for entry in entries if entry in own]
+        if idle and not recipe.epochs:
+            raise ValueError(
+                f"methods.{name}.retrain.{idle[0]}: acts while the network trains, and epochs is 0: leave it "
+                "out, or raise epochs"
             )
 
     def _check_evaluation(self, name: str) -> None:
@@ -408,7 +418,8 @@ class Params(Sections):
         if not recipe.epochs:  # what the search, or another method, trained is evaluated as it is
             if method.searcher.genotype_is == "shared":
                 return self._balanced_by(method.searcher.method)
-            return "" if method.objective is None else balancing(method.objective)
+            unknown = recipe.file is not None  # the objective that its weights were trained by
+            return "" if unknown or method.objective is None else balancing(method.objective)
         return balancing(recipe.objective)
 
     def _check_implanted(self, name: str, searcher: Implant) -> None:
@@ -441,7 +452,7 @@ class Params(Sections):
     def inherited_of(self, method: str) -> Inherited | None:
         """Return the supernet that a method's retraining starts as; None for one from scratch."""
         searcher = self.methods[method].searcher
-        if searcher.genotype_is != "searched" or self.retrain_of(method).start in ("scratch", "trained"):
+        if searcher.genotype_is != "searched" or self.retrain_of(method).start not in OF_SUPERNET:
             return None
         return Inherited(nodes=self.search_of(method).nodes, portion=searcher.portion)
 

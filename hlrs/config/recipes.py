@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from operator import not_
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from hlrs.config.base import (
     BatchSize,
@@ -494,6 +494,24 @@ Classifier = Annotated[
 ]
 
 
+STARTS = ("scratch", "supernet", "decoded", "trained")
+OF_SUPERNET = ("supernet", "decoded")
+WEIGHTS = ".safetensors"
+
+
+def _known_start(start: str) -> str:
+    """Reject what is neither a word for where to start nor the name of a file of weights."""
+    if start not in STARTS and not start.endswith(WEIGHTS):
+        raise ValueError(f"{start!r} is unknown; allowed: {', '.join(STARTS)}, or a file *{WEIGHTS}")
+    return start
+
+
+FILE_OF_WEIGHTS = {"type": "string", "pattern": r"\.safetensors$", "maxLength": 4096}
+Start = Annotated[
+    FilePath, AfterValidator(_known_start), WithJsonSchema({"anyOf": [{"enum": [*STARTS]}, FILE_OF_WEIGHTS]})
+]
+
+
 class Retrain(Spec):
     """The training of the derived network from scratch (DARTS, §A.2), or of what the search trained.
 
@@ -502,10 +520,11 @@ class Retrain(Spec):
     2405.16610); `decoded`: the genotype's operations in it. The latter two have the search's weights and
     layout; after 0 epochs only their running statistics are measured, in one pass over the images.
     `trained`: another method's network (searcher trained), with cells beside it (searcher implant); after 0
-    epochs only its classifier learns.
+    epochs only its classifier learns. A file *.safetensors: the derived network with the weights of an
+    earlier retraining, its classifier initialised if that had other classes; after 0 epochs only it learns.
     """
 
-    start: Literal["scratch", "supernet", "decoded", "trained"] = "scratch"
+    start: Start = "scratch"
     epochs: int = Field(600, ge=0, le=100_000)
     batch_size: TrainingBatch = 96
     channels: Channels = 36
@@ -565,6 +584,19 @@ class Retrain(Spec):
             )
         return self
 
+    @property
+    def file(self) -> str | None:
+        """Return the file of weights that the network starts with; None without one."""
+        return None if self.start in STARTS else self.start
+
+    def check_classifier(self, kept: bool) -> None:
+        """Raise UserError if a classifier that was just initialised would be normalised."""
+        if not (kept or self.epochs) and isinstance(self.classifier, NormalizedClassifier):
+            raise UserError(
+                f"retrain.classifier tau_normalized normalises what was trained, and that of {self.start} is "
+                "of other classes: raise retrain.epochs, or set classifier to retrained"
+            )
+
     def check_images(self, images: int) -> None:
         """Raise UserError if a step would read the training images more than once."""
         most = max(1, images // min(self.batch_size, images))
@@ -578,11 +610,9 @@ class Retrain(Spec):
         """Reject what a network that starts as a supernet lacks, and an untrained network."""
         if self.start == "scratch" and not self.epochs:
             raise ValueError("epochs 0 trains nothing: raise it, or set start to supernet or decoded")
-        if self.start == "trained" and not self.epochs and self.classifier is None:
-            raise ValueError(
-                "epochs 0 trains nothing: raise it, or set classifier, which of searcher trained learns alone"
-            )
-        if self.start in ("scratch", "trained"):
+        if self.start not in ("scratch", *OF_SUPERNET) and not self.epochs and self.classifier is None:
+            raise ValueError("epochs 0 trains nothing: raise it, or set classifier, which then learns alone")
+        if self.start not in OF_SUPERNET:
             return
         for entry in ("auxiliary_weight", "drop_path"):
             if getattr(self, entry):

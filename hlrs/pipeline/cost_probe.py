@@ -170,6 +170,19 @@ class Calibration:
         search = self.makers[extract.inputs["alphas"]]
         return random_genotype(params.space, search.params.get("search", search.params)["nodes"])
 
+    def known_genotype(self, job: Job, folder: Path) -> dict[str, str] | None:
+        """The input of a training that is its genotype, one that is given written to a folder.
+
+        Empty if it has none, None if it is still to be found.
+        """
+        path = job.inputs.get("genotype")
+        if path is None or Path(path).exists():
+            return {} if path is None else {"genotype": path}
+        if self.guesses(job):
+            return None
+        write_json(folder / "genotype.json", self._stand_in(job).to_json())
+        return {"genotype": str(folder / "genotype.json")}
+
     def guesses(self, job: Job) -> bool:
         """Whether a training is measured with a random genotype, as its own is still to be found."""
         genotype = job.inputs.get("genotype")

@@ -26,6 +26,7 @@ from hlrs.artifacts.jobs import (
     repeat,
 )
 from hlrs.artifacts.records import Record
+from hlrs.artifacts.tensors import read_shapes
 from hlrs.config.base import Spec
 from hlrs.config.data import Dataset, Groups
 from hlrs.config.jobs import (
@@ -52,7 +53,7 @@ from hlrs.config.methods import (
 )
 from hlrs.config.params import Params, Sections
 from hlrs.config.spaces import DartsSpace, NasBench201Space
-from hlrs.errors import HlrsError, UserError
+from hlrs.errors import HlrsError, UserError, about
 from hlrs.nas.cell_table import check_column, read_table_of_cells
 from hlrs.pipeline.locks import leased
 
@@ -64,6 +65,8 @@ REPORTED = {  # what the report reads of each stage; with every record, so that 
     "retrain": ["history.parquet", "features.parquet", PROVENANCE],
     "evaluate": ["metrics.json", PROVENANCE],
 }
+
+Contents = dict[str, str]  # SHA-256 of the files that retrainings start with, by path
 
 
 def make_job(stage: str, run: str, params: Spec, inputs: dict[str, str]) -> Job:
@@ -79,12 +82,15 @@ def make_job(stage: str, run: str, params: Spec, inputs: dict[str, str]) -> Job:
 
 
 def plan(params: Params) -> list[Job]:
-    """List every job of the matrix, upstream first. UserError if a data file is missing or a table unfit."""
+    """List every job of the matrix, upstream first.
+
+    UserError if a data file is missing, a table unfit, or a file to start with not one of weights.
+    """
     jobs: list[Job] = []
-    lookup = _lookup_params(params)
+    lookup, contents = _lookup_params(params), _start_digests(params)
     for name in params.matrix.datasets:
         for drawn, dataset in params.draws(name).items():
-            jobs += _dataset_jobs(params, drawn, dataset, lookup)
+            jobs += _dataset_jobs(params, drawn, dataset, lookup, contents)
     used = {
         "datasets": {name: params.datasets[name] for name in params.matrix.datasets},
         "methods": {name: params.methods[name] for name in params.matrix.methods},
@@ -130,6 +136,18 @@ def _lookup_params(params: Params) -> LookupJob | None:
     return LookupJob(content=content, table=table)
 
 
+def _start_digests(params: Params) -> Contents:
+    """SHA-256 of each file that a retraining starts with. UserError if it is missing or not safetensors."""
+    digests: Contents = {}
+    for name in params.matrix.methods if params.matrix.retrain_seeds else ():
+        path = params.retrain_of(name).file
+        if path is not None and path not in digests:
+            with about(f"methods.{name}: retrain.start"):
+                [digests[path]] = file_digests([path])
+                read_shapes(Path(path))
+    return digests
+
+
 def _tabulated(params: Params, method: str) -> bool:
     """Whether a table can have the cells of a method."""
     of_four_nodes = (
@@ -138,7 +156,9 @@ def _tabulated(params: Params, method: str) -> bool:
     return isinstance(params.space_of(method), NasBench201Space) and of_four_nodes
 
 
-def _dataset_jobs(params: Params, name: str, dataset: Dataset, lookup: LookupJob | None) -> Iterator[Job]:
+def _dataset_jobs(
+    params: Params, name: str, dataset: Dataset, lookup: LookupJob | None, contents: Contents
+) -> Iterator[Job]:
     """Split and runs of one draw of a data set; `name`: of its results."""
     content = content_digest(dataset.source)
     fields = SplitJob.model_fields.keys() - {"content"}
@@ -155,7 +175,8 @@ def _dataset_jobs(params: Params, name: str, dataset: Dataset, lookup: LookupJob
             if searcher.genotype_is == "shared":
                 jobs = _continued(params, f"{name}/{method}", method, others)
             else:
-                jobs = _run_jobs(params, split, images, dataset.groups, lookup, method, seed, others)
+                shared = params, split, images, dataset.groups, lookup, contents
+                jobs = _run_jobs(*shared, method, seed, others)
             made[method, seed] = list(jobs)
             yield from made[method, seed]
 
@@ -166,6 +187,7 @@ def _run_jobs(
     images: Images,
     groups: Groups,
     lookup: LookupJob | None,
+    contents: Contents,
     method: str,
     seed: int,
     others: Iterable[Job],
@@ -215,6 +237,7 @@ def _run_jobs(
             inherited=inherited,
             images=images,
             retrain=recipe,
+            content=contents.get(recipe.start),
         )
         start = backbones.get(retrain_seed, supernet if inherited else {})
         retrain = make_job("retrain", again, job, network | start)
@@ -240,12 +263,13 @@ def _continued(params: Params, folder: str, method: str, others: Iterable[Job]) 
     for other in others:
         run = f"{folder}/{other.run.rsplit('/', 1)[1]}"
         if other.stage == "retrain":
-            job = RetrainJob.model_validate(other.params).model_copy(update={"retrain": recipe})
+            update = {"retrain": recipe, "content": None}
+            job = RetrainJob.model_validate(other.params).model_copy(update=update)
             retrain = make_job("retrain", run, job, other.inputs | _trained(other))
             yield retrain
         elif other.stage == "evaluate":
-            update = {"retrain": recipe, "evaluate": evaluate}
-            evaluation = EvaluateJob.model_validate(other.params).model_copy(update=update)
+            own = {"retrain": recipe, "evaluate": evaluate}
+            evaluation = EvaluateJob.model_validate(other.params).model_copy(update=own)
             trained = {"weights": str(retrain.output("weights.safetensors"))}
             yield make_job("evaluate", run, evaluation, other.inputs | trained)
 

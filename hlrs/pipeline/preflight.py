@@ -1,9 +1,12 @@
 """Checks before a job, or any job, starts: disk, data files, splits that can be drawn, memory."""
 
+import importlib
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from hlrs.data.split import draw
 from hlrs.errors import HlrsError, UserError, about
 from hlrs.nas import selection
 from hlrs.pipeline import memory
-from hlrs.pipeline.cost_probe import Calibration, alphas_step
+from hlrs.pipeline.cost_probe import Calibration, alphas_step, offline
 
 # Predictions of 50,000 images in 1,000 classes take 200 MB, two checkpoints of the authors' networks 60 MB.
 FREE_BYTES = 300_000_000
@@ -47,22 +50,32 @@ def check_disk() -> None:
 
 def check_data(job: Job) -> None:
     """Raise UserError if a data file is unreachable from this node or has changed since the plan."""
-    images = _images_of(job)
-    planned = images.get("content", job.params.get("content"))
-    if planned is None:
-        return
-    source: Source | None = TypeAdapter(Source).validate_python(images["source"]) if images else None
-    if source is None or source.identity is None:
-        for path in [named.path for named in files_of(source)] if source else [job.params["table"]]:
-            if not os.access(path, os.R_OK):
-                remedy = remedy_for(path, "store data where every node can read them")
-                raise UserError(f"{path}: not readable on {platform.node()}; {remedy}")
+    if images := _images_of(job):
+        source: Source = TypeAdapter(Source).validate_python(images["source"])
+        paths = [] if source.identity is not None else [named.path for named in files_of(source)]
+        _check_content(job, paths, partial(content_digest, source), images["content"])
+    if path := _file_of(job):
+        _check_content(job, [path], lambda: file_digests([path])[0], job.params["content"])
+
+
+def _check_content(job: Job, paths: list[str], digest: Callable[[], str], planned: str) -> None:
+    for path in paths:
+        if not os.access(path, os.R_OK):
+            remedy = remedy_for(path, "store data where every node can read them")
+            raise UserError(f"{path}: not readable on {platform.node()}; {remedy}")
     try:
-        content = content_digest(source) if source else file_digests([job.params["table"]])[0]
+        content = digest()
     except UserError as error:
         raise UserError(f"{error} (seen from {platform.node()})") from None
     if content != planned:
         raise UserError(f"{job.run}: the data files changed since this job was planned; rerun snakemake")
+
+
+def _file_of(job: Job) -> str | None:
+    """Return the data file besides images that a job reads: a table, or weights to start with."""
+    if job.stage == "lookup":
+        return str(job.params["table"])
+    return str(job.params["retrain"]["start"]) if job.stage == "retrain" and "content" in job.params else None
 
 
 def check_present(jobs: Iterable[Job]) -> None:
@@ -140,8 +153,8 @@ def _trainings(jobs: Iterable[Job]) -> Iterator[tuple[Job, str, str]]:
 def check_counts(jobs: list[Job]) -> None:
     """Raise UserError, before a job is queued, if one needs more images or steps than its data set gives.
 
-    Likewise if it needs as many features as classes, and has fewer. Images that are not on this machine are
-    left to the job that needs them.
+    Likewise if it needs as many features as classes, and has fewer, or starts with weights that do not fit.
+    Images that are not on this machine are left to the job that needs them.
     """
     calibration, makers = Calibration(jobs, print), {path: job for job in jobs for path in job.outputs}
     for job, _, method in _trainings(jobs):
@@ -152,6 +165,9 @@ def check_counts(jobs: list[Job]) -> None:
         if isinstance(params, RetrainJob) and isinstance(params.retrain.classifier, Filled):
             with about(f"methods.{method}: retrain"):
                 _check_filled(params.retrain.classifier, calibration, job)
+        if isinstance(params, RetrainJob) and params.content is not None:
+            with about(f"methods.{method}: retrain.start"):
+                _check_start(params, calibration, job)
         if not _demanding(params):
             continue
         try:
@@ -190,6 +206,20 @@ def _check_filled(classifier: Filled, calibration: Calibration, job: Job) -> Non
     except (HlrsError, ModuleNotFoundError):
         return
     classifier.check_classes(counts)
+
+
+def _check_start(params: RetrainJob, calibration: Calibration, job: Job) -> None:
+    """Reject weights that do not fit the network; a genotype that is still to be found is left to the job."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            genotype = calibration.known_genotype(job, Path(folder))
+            names = [*calibration.class_counts(job)]
+            channels = open_source(offline(params.images.source)).channels
+            stage = importlib.import_module("hlrs.stages.retrain")
+        except (HlrsError, ModuleNotFoundError):
+            return
+        if genotype is not None:
+            stage.check_start(params, job.inputs | genotype, channels, names)
 
 
 def _demanding(params: Any) -> bool:

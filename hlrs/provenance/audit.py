@@ -23,7 +23,7 @@ from hlrs.errors import Failure, HlrsError
 from hlrs.provenance.differences import ran
 from hlrs.provenance.dvc_lock import LOCK, listing, recorded, tree_digest
 from hlrs.provenance.files import digests, read_all
-from hlrs.provenance.lineage import data, directory_of, read_here
+from hlrs.provenance.lineage import data, directory_of, read_here, reads_data
 
 SHORT = 12  # digits of a digest
 
@@ -346,17 +346,18 @@ def _unpublished(path: str, what: str) -> Finding:
 
 
 def check_data(audit: Audit) -> Iterator[Finding]:
-    """Every data file that is here against its SHA-256 in the files.parquet of the jobs that read it."""
+    """Every data file that is here against its SHA-256 in files.parquet, or the record, of its readers."""
     for directory, record in audit.records.items():
-        if FILES not in record.outputs:
+        if not reads_data(record):
             continue
-        made = "split" if record.stage == "split" else "looked up"
+        made = {"split": "split", "lookup": "looked up", "retrain": "retrained"}[record.stage]
         files = data(directory, record)
         there = [Path(file["path"]) for file in files if file["path"] and Path(file["path"]).is_file()]
         found = digests(there)
         if len(there) < len(files):
             what = f"{len(files) - len(there)} of {len(files)} data files of {record.run} are not here"
-            yield Finding(f"{directory}/{FILES}", what, "nothing, if only results are wanted", False)
+            place = f"{directory}/{FILES if FILES in record.outputs else PROVENANCE}"
+            yield Finding(place, what, "nothing, if only results are wanted", False)
         for file in files:
             digest = found.get(str(file["path"]))
             if digest and digest.sha256 != file["sha256"]:

@@ -169,6 +169,9 @@ def _unpublished(path: Path) -> Path:
 
 def facts(lineage: Lineage) -> dict[str, Any]:
     """Everything, for JSON; `matches`: whether a file has the bytes of the record, null if it is not here."""
+    files: dict[str, list[dict[str, Any]]] = {}
+    for directory, record in roots(lineage):
+        files.setdefault(record.run, []).extend(data(directory, record))
     return {
         "artifacts": [
             {"path": target, "sha256": recorded(lineage, target), "matches": matches(lineage, target)}
@@ -178,7 +181,7 @@ def facts(lineage: Lineage) -> dict[str, Any]:
             {"directory": directory, **record.body(), "matches": _matches_all(lineage, directory)}
             for directory, record in lineage.records.items()
         ],
-        "data": {record.run: data(directory, record) for directory, record in roots(lineage)},
+        "data": files,
         "missing": lineage.missing,
     }
 
@@ -204,11 +207,19 @@ def _matches_all(lineage: Lineage, directory: str) -> dict[str, bool | None]:
 
 def roots(lineage: Lineage) -> Iterator[tuple[str, Record]]:
     """The jobs that read data files: (folder, record)."""
-    return ((d, record) for d, record in lineage.records.items() if FILES in OUTPUTS[record.stage])
+    return ((d, record) for d, record in lineage.records.items() if reads_data(record))
+
+
+def reads_data(record: Record) -> bool:
+    """Whether a job read data files: those of its table, or the weights that a retraining began with."""
+    return FILES in OUTPUTS[record.stage] or (record.stage == "retrain" and record.start is not None)
 
 
 def data(directory: str, record: Record) -> list[dict[str, Any]]:
     """Every data file that a job read: its name, path here (None if it is not known), bytes, SHA-256."""
+    if record.stage == "retrain" and record.start is not None:
+        file = {name: record.start[name] for name in ("name", "bytes", "sha256")}
+        return [{**file, "path": record.params["retrain"]["start"]}]
     try:
         paths = _data_paths(record)
     except (HlrsError, ValueError, ImportError):

@@ -10,7 +10,7 @@ from hlrs.artifacts.code_digest import SCHEME
 from hlrs.artifacts.jobs import FILES, STAGES, abbreviate, search_of
 from hlrs.artifacts.records import UNKNOWN, Record
 from hlrs.provenance.differences import Comparison, Difference
-from hlrs.provenance.lineage import Lineage, data, directory_of, matches, recorded, roots
+from hlrs.provenance.lineage import Lineage, data, directory_of, matches, reads_data, recorded, roots
 
 LISTED = 8  # data files in the tree, definitions in a line; JSON has all of them
 SHORT = 12  # digits of a digest where its full length would be noise
@@ -101,7 +101,7 @@ def _branch(
         yield f"{'└' if last else '├'}─ {first}"
         branch = () if folder in shown else _branch(lineage, folder, shown_params, shared, shown)
         yield from (f"{'   ' if last else '│  '}{line}" for line in (*rest, *branch))
-    if FILES in record.outputs:
+    if reads_data(record):
         yield from _data_lines(directory, record)
 
 
@@ -133,6 +133,8 @@ def _data_lines(directory: str, record: Record) -> Iterator[str]:
     files = data(directory, record)
     total = sum(file["bytes"] for file in files)
     origin = f"a source {record.params['source']['kind']}" if "source" in record.params else "evaluate.table"
+    if record.start is not None:
+        origin = f"retrain.start (classifier {record.start['classifier']})"
     yield f"└─ data: {len(files)} file{'s' * (len(files) != 1)} of {origin}, {total:,} bytes"
     for file in files[:LISTED]:
         yield f"     {file['path'] or file['name']}"
@@ -254,7 +256,7 @@ def dot(lineage: Lineage) -> str:
         for folder, names in lineage.sources(directory).items():
             lines.append(f"  {_quoted(folder)} -> {_quoted(directory)} [label={_quoted(*names)}];")
     for directory, record in roots(lineage):
-        node = _quoted(f"data of {record.run}")
+        node = _quoted(f"data of {directory}")
         lines.append(f"  {node} [shape=cylinder, label={_quoted(*_data_label(directory, record))}];")
         lines.append(f"  {node} -> {_quoted(directory)};")
     return "\n".join([*lines, "}"])

@@ -250,6 +250,12 @@ class Description:
             )
         return self.add(identifier, "Dataset", description=described, **facts)
 
+    def _start(self, job: Job, file: dict[str, Any]) -> str:
+        """Describe the file of weights that a retraining began with."""
+        facts = _file_facts(job.params["retrain"]["start"], file["bytes"], file["sha256"])
+        described = "Weights that trainings began with; the file itself is not in this crate."
+        return self.add(f"#weights/{file['sha256']}", "File", **facts, description=described)
+
     # --- actions --------------------------------------------------------------------------------------
 
     def _job(self, job: Job) -> None:
@@ -259,6 +265,8 @@ class Description:
         consumed = [self.id_of(path) for path in job.inputs.values()]
         if FILES in OUTPUTS[job.stage]:
             consumed.append(self._source(job))
+        if record.start is not None:
+            consumed.append(self._start(job, record.start))
         self.add(
             action,
             "CreateAction",

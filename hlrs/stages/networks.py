@@ -1,22 +1,25 @@
 """The network that is retrained and evaluated."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import load_file
 
 from hlrs.artifacts.files import read_json
-from hlrs.artifacts.tensors import read_tensors
+from hlrs.artifacts.tensors import read_shapes, read_tensors
 from hlrs.config.base import Kinds
 from hlrs.config.jobs import EvaluateJob, RetrainJob
 from hlrs.config.networks import MixtureValues, NetworkSpec
-from hlrs.config.recipes import Inherited
+from hlrs.config.recipes import Inherited, Retrain
 from hlrs.config.spaces import Space
+from hlrs.errors import about
 from hlrs.longtail.objectives import layout_of
 from hlrs.nas.continuous import inherit
 from hlrs.nas.genotype import PARSERS, Genotype
 from hlrs.nas.mixture import decoded
 from hlrs.nas.network import BranchedNetwork
+from hlrs.nas.start import keeps_classifier, taken
 from hlrs.nas.trained import load_weights
 from hlrs.stages.architectures import final_architecture
 
@@ -58,6 +61,33 @@ def load_trained(network: BranchedNetwork, path: str) -> None:
 def load_supernet(network: BranchedNetwork, path: str) -> None:
     """Copy the weights that a search wrote to the continuous network of its supernet, in place."""
     inherit(network, read_tensors(Path(path))[0])
+
+
+def fit_start(network: BranchedNetwork, recipe: Retrain, classes: Sequence[str]) -> tuple[list[str], bool]:
+    """List the tensors that a network takes of the file that `retrain.start` names.
+
+    And say whether its classifier is among them. UserError if they do not fit.
+    """
+    path = recipe.file or ""
+    given, facts = read_shapes(Path(path))
+    kept = keeps_classifier(given, facts.get("classes"), classes)
+    recipe.check_classifier(kept)
+    added = network.added
+    own = {n: [*t.shape] for n, t in network.state_dict().items() if not n.startswith(added)}
+    with about(path):
+        return taken(own, given, kept), kept
+
+
+def load_start(network: BranchedNetwork, recipe: Retrain, classes: Sequence[str]) -> bool:
+    """Copy the weights of the file that `retrain.start` names to a network, in place.
+
+    Return whether its classifier is among them; one of other classes stays as it is. UserError if they do not
+    fit.
+    """
+    names, kept = fit_start(network, recipe, classes)
+    weights = load_file(recipe.file or "")
+    network.load_state_dict(network.state_dict() | {name: weights[name] for name in names})
+    return kept
 
 
 def inherited_mixture(params: RetrainJob | EvaluateJob, inputs: Inputs) -> MixtureValues:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from hlrs.nas.resnet import initialize_resnet
 from hlrs.nas.trained import build
 from hlrs.stages.classifiers import SECOND_PHASES
 from hlrs.stages.images import SplitImages, predict
-from hlrs.stages.networks import load_supernet, load_trained, network_of
+from hlrs.stages.networks import fit_start, load_start, load_supernet, load_trained, network_of
 from hlrs.stages.phases import NetworkPhase, Phase, Training
 from hlrs.training.checkpoints import prefixed, unprefixed
 from hlrs.training.cuda_graphs import GraphCache
@@ -49,7 +50,15 @@ def run(job: Job) -> dict[str, Any]:
     history = {name: [row[name] for row in position.rows] for name in SCHEMAS["retrain_history"]}
     write_table(job.output("history.parquet"), "retrain_history", history)
     write_table(job.output("features.parquet"), "features", task.phases[-1].described())
-    return {"device": device.type, **position.facts}
+    return {"device": device.type, **task.started, **position.facts}
+
+
+def check_start(params: RetrainJob, inputs: Mapping[str, str], channels: int, classes: Sequence[str]) -> None:
+    """Raise UserError if the file that a retraining starts with does not fit its network on such images."""
+    with torch.device("meta"):
+        spec = network_of(params, inputs, params.images.stem, channels, len(classes))
+        network = build(spec, inputs.get("genotype", ""))
+    fit_start(network, params.retrain, classes)
 
 
 def probe(job: Job, epochs: Sequence[int], seconds: float) -> list[Throughput]:
@@ -88,6 +97,7 @@ class RetrainTask(Task):
             initialize(self.network, weights)
         if "trained" in inputs:
             load_trained(self.network, inputs["trained"])
+        self.started = self._start(params.content, images.classes)
         self.network.to(device)
         self.network.precision = self.recipe.precision
         self.images, self.holdout = images.set, images.positions("holdout")
@@ -117,6 +127,15 @@ class RetrainTask(Task):
         if not self.recipe.epochs:
             self.first.close()
             self._open_next(self.first)
+
+    def _start(self, content: str | None, classes: Sequence[str]) -> dict[str, Any]:
+        """Load the file that the network starts with, and return what the record says of it."""
+        if self.recipe.file is None:
+            return {}
+        path = Path(self.recipe.file)
+        kept = load_start(self.network, self.recipe, classes)
+        file = {"name": path.name, "bytes": path.stat().st_size, "sha256": content}
+        return {"start": file | {"classifier": "kept" if kept else "initialised"}}
 
     def _second_phases(self, shared: Training) -> list[Phase]:
         classifier = self.recipe.classifier

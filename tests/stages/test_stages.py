@@ -407,7 +407,7 @@ OTHER_WEIGHTS = {  # of the other optimizers, by kind
     },
 }
 # tuning without effect; tested above; OTHER_SGD and OTHER_WEIGHTS; needs more epochs: stages/test_retrain.py;
-# needs a search: stages/test_single_stage.py
+# needs a search or a file: stages/test_single_stage.py, stages/test_start.py
 SAME = ("threads", "objective", "weights", "swa", "start")
 UNIONS = {
     name: spec
