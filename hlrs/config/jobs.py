@@ -17,6 +17,7 @@ from hlrs.config.base import (
     Share,
     ShareOrNone,
     Spec,
+    Text,
     Threads,
 )
 from hlrs.config.data import Augment, Groups, Imbalance, Source, Stream
@@ -102,12 +103,13 @@ class ScoreJob(Spec):
 
 
 class ExtractJob(Spec):
-    """Parameters of an extraction: the given genotype, or null where alphas are an input; its space.
+    """Parameters of an extraction: the given genotype, its space, and the relaxation of searched alphas.
 
-    `relaxation`: the one by which the alphas were searched.
+    `genotype`: as spelled, or the content of a file; null where alphas, or what another run found, are an
+    input.
     """
 
-    genotype: Given | None
+    genotype: Given | Annotated[dict[Text, Any], Field(max_length=10)] | None
     space: Space
     relaxation: OrSparsemax = Softmax()
 

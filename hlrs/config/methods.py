@@ -18,7 +18,7 @@ from hlrs.config.base import (
     Text,
     Tuning,
 )
-from hlrs.config.spaces import Given
+from hlrs.config.spaces import FILE, RUN, Found
 from hlrs.errors import UserError
 
 # --- relaxations ----------------------------------------------------------------------------------------
@@ -251,11 +251,28 @@ class Swap(Spec):
 
 
 class Fixed(Spec):
-    """A given genotype, retrained like the others: a published one, or a cell of NAS-Bench-201 as spelled."""
+    """A given genotype, retrained like the others: a published one, or a cell of NAS-Bench-201 as spelled.
+
+    Or one that was found before: a file `genotype.json`, or what a run data set/method/seed of the matrix
+    finds, on other images perhaps.
+    """
 
     kind: Literal["fixed"] = "fixed"
     genotype_is: ClassVar[Literal["given"]] = "given"
-    genotype: Given
+    genotype: Found
+
+    @property
+    def file(self) -> str | None:
+        """Return the genotype's file; None without one."""
+        return self.genotype if self.genotype.endswith(FILE) else None
+
+    @property
+    def run(self) -> tuple[str, str, int] | None:
+        """Return data set, method and seed of the run that finds the genotype; None without one."""
+        if self.file or not RUN.fullmatch(self.genotype):
+            return None
+        dataset, method, seed = self.genotype.split("/")
+        return dataset, method, int(seed)
 
 
 ResNetDepth = Literal[20, 32, 44, 56, 110]

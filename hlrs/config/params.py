@@ -289,7 +289,13 @@ class Params(Sections):
         recipe, space, searcher = self.retrain_of(name), self.space_of(name), self.methods[name].searcher
         if space is None:
             return
-        if searcher.genotype_is == "given" and space_of(searcher.genotype) != space.kind:
+        if searcher.genotype_is == "given" and searcher.run is not None:
+            self._check_found(name, *searcher.run)
+        elif (
+            searcher.genotype_is == "given"
+            and not searcher.file
+            and space_of(searcher.genotype) != space.kind
+        ):
             field = self._field(name, "search", "space")
             raise ValueError(
                 f"methods.{name}.searcher.genotype: {searcher.genotype} is of space "
@@ -310,6 +316,31 @@ class Params(Sections):
                     f"{field} is {getattr(recipe, entry):g}, but networks of space {space.kind} have none: "
                     "set it to 0"
                 )
+
+    def _check_found(self, name: str, dataset: str, method: str, seed: int) -> None:
+        """Reject a run that is not in the matrix, or finds no genotype of a method's space."""
+        field = f"methods.{name}.searcher.genotype"
+        datasets = {drawn for known in self.matrix.datasets for drawn in self.draws(known)}
+        for part, value, known in (
+            ("data set", dataset, datasets),
+            ("method", method, self.matrix.methods),
+            ("seed", seed, self.matrix.seeds),
+        ):
+            if name in self.matrix.methods and value not in known:
+                raise ValueError(
+                    f"{field}: no run of the matrix has {part} {value}: add it to the matrix, or name the "
+                    "file of a genotype that was found before"
+                )
+        if method not in self.methods:
+            return
+        if self.methods[method].searcher.genotype_is not in ("searched", "drawn", "scored"):
+            raise ValueError(f"{field}: {method} finds no genotype; name a method that searches or draws one")
+        own, theirs = self.space_of(name), self.space_of(method)
+        if own is not None and theirs is not None and own.kind != theirs.kind:
+            raise ValueError(
+                f"{field}: {method} finds genotypes of space {theirs.kind}, but "
+                f"{self._field(name, 'search', 'space')} is {own.kind}; change either"
+            )
 
     def _check_start(self, name: str) -> None:
         """Reject a retraining that starts as a supernet which no search of the method trains."""

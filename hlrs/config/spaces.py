@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from hlrs.config.base import Name, Spec
+from hlrs.config.base import NAME, Name, Spec
 
 # --- spaces ---------------------------------------------------------------------------------------------
 # `kinds`: the kinds of cell that are searched. `inputs`: the states that a cell's first node reads. `kept`:
@@ -200,3 +200,18 @@ def _of_a_space(genotype: str) -> str:
 
 
 Given = Annotated[str, Field(max_length=MOST_CHARACTERS), AfterValidator(_of_a_space)]
+FILE = ".json"
+RUN = re.compile(rf"({NAME[1:-1]}/){{2}}[0-9]{{1,20}}")  # data set/method/seed
+
+
+def _given_or_found(genotype: str) -> str:
+    """Reject what is neither a genotype, nor a file of one, nor a run that finds one."""
+    if genotype.endswith(FILE) or RUN.fullmatch(genotype):
+        return genotype
+    try:
+        return _of_a_space(genotype)
+    except ValueError as error:
+        raise ValueError(f"{error}; a genotype's file *{FILE}, or a run data set/method/seed") from None
+
+
+Found = Annotated[str, Field(max_length=MOST_CHARACTERS), AfterValidator(_given_or_found)]

@@ -378,6 +378,17 @@ PARSERS: Kinds[Callable[[Any, str], Genotype]] = {
     ImplantSpace: implant_from_json,
 }
 
+
+def given(space: Space, genotype: str | dict[str, Any], name: str = "genotype") -> Genotype:
+    """Return a given genotype of a space, by its name, as it is spelled, or of its JSON value.
+
+    UserError, for the latter, names the file `name`.
+    """
+    if isinstance(genotype, str):
+        return GIVEN[type(space)](genotype)
+    return PARSERS[type(space)](genotype, name)
+
+
 # what is drawn as each kind of cell: its title, nodes and outputs
 Drawings = dict[str, tuple[str, list[Node], list[int]]]
 

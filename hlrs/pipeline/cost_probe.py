@@ -9,7 +9,7 @@ import importlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -29,7 +29,7 @@ from hlrs.config.spaces import Space
 from hlrs.errors import Failure, UserError, about
 from hlrs.longtail.mixing import mixing_at
 from hlrs.nas import arch_lr, selection
-from hlrs.nas.genotype import DERIVATIONS, GIVEN, Genotype
+from hlrs.nas.genotype import DERIVATIONS, Genotype, given
 from hlrs.pipeline.environment import cpu_model
 from hlrs.training.device import choose
 from hlrs.training.throughput import Throughput
@@ -163,10 +163,10 @@ class Calibration:
 
     def _stand_in(self, retrain: Job) -> Genotype:
         """For a genotype that is not there yet: the published one that it will be, or one of its size."""
-        extract = self.makers[retrain.inputs["genotype"]]
+        extract = finder(retrain.inputs["genotype"], self.makers)
         params = ExtractJob.model_validate(extract.params)
         if params.genotype:
-            return GIVEN[type(params.space)](params.genotype)
+            return given(params.space, params.genotype)
         search = self.makers[extract.inputs["alphas"]]
         return random_genotype(params.space, search.params.get("search", search.params)["nodes"])
 
@@ -187,7 +187,7 @@ class Calibration:
         """Whether a training is measured with a random genotype, as its own is still to be found."""
         genotype = job.inputs.get("genotype")
         there = genotype is None or Path(genotype).exists()
-        return not there and self.makers[str(genotype)].params["genotype"] is None
+        return not there and finder(str(genotype), self.makers).params["genotype"] is None
 
     def counts(self, job: Job) -> dict[str, int]:
         """How many images each subset of a job's split has."""
@@ -241,6 +241,12 @@ def _draw_split(split: Job) -> tuple[dict[str, Any], list[str]]:
         raise
     with about(f"datasets.{split.run}"):
         return draw(source.train_labels, source.test_labels, params, source.classes), source.classes
+
+
+def finder(genotype: str, makers: Mapping[str, Job]) -> Job:
+    """Return the extraction by which the genotype at a path is found, or given: another run's perhaps."""
+    extract = makers[genotype]
+    return finder(extract.inputs["genotype"], makers) if "genotype" in extract.inputs else extract
 
 
 def offline(source: Source) -> Source:

@@ -7,11 +7,13 @@ The inputs' paths carry their own keys, so a key covers everything upstream. A r
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hlrs.artifacts.code_digest import code_digest
 from hlrs.artifacts.data_digest import content_digest, file_digests
-from hlrs.artifacts.files import replacing, set_aside, write_json
+from hlrs.artifacts.files import read_json, replacing, set_aside, write_json
 from hlrs.artifacts.jobs import (
     ASIDE,
     OUTPUTS,
@@ -44,6 +46,7 @@ from hlrs.config.jobs import (
 )
 from hlrs.config.methods import (
     ConstantLR,
+    Fixed,
     Implant,
     OnTrained,
     PcDarts,
@@ -55,6 +58,7 @@ from hlrs.config.params import Params, Sections
 from hlrs.config.spaces import DartsSpace, NasBench201Space
 from hlrs.errors import HlrsError, UserError, about
 from hlrs.nas.cell_table import check_column, read_table_of_cells
+from hlrs.nas.genotype import given
 from hlrs.pipeline.locks import leased
 
 REPORTED = {  # what the report reads of each stage; with every record, so that one that is missing is made
@@ -66,7 +70,21 @@ REPORTED = {  # what the report reads of each stage; with every record, so that 
     "evaluate": ["metrics.json", PROVENANCE],
 }
 
-Contents = dict[str, str]  # SHA-256 of the files that retrainings start with, by path
+
+@dataclass(frozen=True)
+class Shared:
+    """What the runs of a plan share, so that it is read once.
+
+    `lookup`: the parameters of look-ups; `contents`: SHA-256 of the files that retrainings start with, by
+    path; `given`: genotypes by method, as spelled or as a file's content; `found`: by method, the input that
+    holds the genotype which another run finds.
+    """
+
+    params: Params
+    lookup: LookupJob | None = None
+    contents: dict[str, str] = field(default_factory=dict)
+    given: dict[str, str | dict[str, Any]] = field(default_factory=dict)
+    found: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def make_job(stage: str, run: str, params: Spec, inputs: dict[str, str]) -> Job:
@@ -87,10 +105,12 @@ def plan(params: Params) -> list[Job]:
     UserError if a data file is missing, a table unfit, or a file to start with not one of weights.
     """
     jobs: list[Job] = []
-    lookup, contents = _lookup_params(params), _start_digests(params)
+    genotypes = _given_genotypes(params)
+    found = {name: _found_by(params, name) for name in params.matrix.methods}
+    shared = Shared(params, _lookup_params(params, genotypes), _start_digests(params), genotypes, found)
     for name in params.matrix.datasets:
         for drawn, dataset in params.draws(name).items():
-            jobs += _dataset_jobs(params, drawn, dataset, lookup, contents)
+            jobs += _dataset_jobs(shared, drawn, dataset)
     used = {
         "datasets": {name: params.datasets[name] for name in params.matrix.datasets},
         "methods": {name: params.methods[name] for name in params.matrix.methods},
@@ -99,10 +119,11 @@ def plan(params: Params) -> list[Job]:
     inputs = {
         f"{job.stage}/{job.run}/{name}": str(job.output(name)) for job in jobs for name in REPORTED[job.stage]
     }
+    jobs.sort(key=lambda job: _borrows(params, job))  # such a run may be of a later data set
     return [*jobs, make_job("report", "all", ReportJob(report=params.report, params=shown), inputs)]
 
 
-def _lookup_params(params: Params) -> LookupJob | None:
+def _lookup_params(params: Params, genotypes: dict[str, str | dict[str, Any]]) -> LookupJob | None:
     """Return the parameters of every look-up; None without a table.
 
     UserError if the table is not one, lacks the column of a data set, or has no cell of any method, or of a
@@ -116,10 +137,10 @@ def _lookup_params(params: Params) -> LookupJob | None:
     for name in matrix.datasets:
         check_column(cells, f"datasets.{name}.table_column", params.datasets[name].table_column)
     for name in matrix.methods:
-        given = getattr(params.methods[name].searcher, "genotype", "")
-        if _tabulated(params, name) and given and given not in cells.cells:
+        cell = genotypes.get(name)
+        if _tabulated(params, name) and cell and cell not in cells.cells:
             raise UserError(
-                f"methods.{name}.searcher.genotype: {given} is not in {table}; add its row, or leave the "
+                f"methods.{name}.searcher.genotype: {cell} is not in {table}; add its row, or leave the "
                 "method out of the matrix"
             )
     outside = [name for name in matrix.methods if not _tabulated(params, name)]
@@ -136,9 +157,49 @@ def _lookup_params(params: Params) -> LookupJob | None:
     return LookupJob(content=content, table=table)
 
 
-def _start_digests(params: Params) -> Contents:
+def _given_genotypes(params: Params) -> dict[str, str | dict[str, Any]]:
+    """Return the genotypes that methods of the matrix are given, as spelled, or as their files hold them.
+
+    UserError if a file is missing or holds no genotype of the method's space.
+    """
+    found: dict[str, str | dict[str, Any]] = {}
+    for name in params.matrix.methods:
+        searcher, space = params.methods[name].searcher, params.space_of(name)
+        if not isinstance(searcher, Fixed) or searcher.run is not None:
+            continue
+        found[name] = searcher.genotype
+        if searcher.file is not None and space is not None:
+            with about(f"methods.{name}: searcher.genotype"):
+                genotype = given(space, read_json(Path(searcher.file)), searcher.file)
+            found[name] = str(genotype) if isinstance(space, NasBench201Space) else genotype.to_json()
+    return found
+
+
+def _found_by(params: Params, method: str) -> dict[str, str]:
+    """Return the input that holds the genotype which another run finds; none, of a method with its own."""
+    searcher = params.methods[method].searcher
+    if not isinstance(searcher, Fixed) or searcher.run is None:
+        return {}
+    drawn, other, seed = searcher.run
+    [dataset] = [of[drawn] for name in params.matrix.datasets if drawn in (of := params.draws(name))]
+    split, images = _split_job(drawn, dataset)
+    jobs = _run_jobs(Shared(params), split, images, dataset.groups, other, seed, ())
+    extract = next(job for job in jobs if job.stage == "extract")
+    return {"genotype": str(extract.output("genotype.json"))}
+
+
+def _borrows(params: Params, job: Job) -> bool:
+    """Whether a job follows those of other data sets, as its genotype is what another run finds."""
+    method = job.run.split("/")[1] if "/" in job.run else ""
+    searcher = params.methods[method].searcher if method else None
+    if isinstance(searcher, OnTrained):
+        searcher = params.methods[searcher.method].searcher
+    return isinstance(searcher, Fixed) and searcher.run is not None
+
+
+def _start_digests(params: Params) -> dict[str, str]:
     """SHA-256 of each file that a retraining starts with. UserError if it is missing or not safetensors."""
-    digests: Contents = {}
+    digests: dict[str, str] = {}
     for name in params.matrix.methods if params.matrix.retrain_seeds else ():
         path = params.retrain_of(name).file
         if path is not None and path not in digests:
@@ -150,23 +211,18 @@ def _start_digests(params: Params) -> Contents:
 
 def _tabulated(params: Params, method: str) -> bool:
     """Whether a table can have the cells of a method."""
-    of_four_nodes = (
-        params.methods[method].searcher.genotype_is == "given" or params.search_of(method).nodes == 4
-    )
+    searcher = params.methods[method].searcher
+    finder = searcher.run[1] if isinstance(searcher, Fixed) and searcher.run else method
+    spelled = finder == method and searcher.genotype_is == "given"
+    of_four_nodes = spelled or params.search_of(finder).nodes == 4
     return isinstance(params.space_of(method), NasBench201Space) and of_four_nodes
 
 
-def _dataset_jobs(
-    params: Params, name: str, dataset: Dataset, lookup: LookupJob | None, contents: Contents
-) -> Iterator[Job]:
+def _dataset_jobs(shared: Shared, name: str, dataset: Dataset) -> Iterator[Job]:
     """Split and runs of one draw of a data set; `name`: of its results."""
-    content = content_digest(dataset.source)
-    fields = SplitJob.model_fields.keys() - {"content"}
-    split = make_job("split", name, SplitJob(content=content, **{f: getattr(dataset, f) for f in fields}), {})
+    split, images = _split_job(name, dataset)
     yield split
-    fields = Images.model_fields.keys() - {"content"}
-    images = Images(content=content, **{field: getattr(dataset, field) for field in fields})
-    made: dict[tuple[str, int], list[Job]] = {}
+    params, made = shared.params, dict[tuple[str, int], list[Job]]()
     searchers = {method: params.methods[method].searcher for method in params.matrix.methods}
     # those on another's network last, as they read what that one trained
     for method, searcher in sorted(searchers.items(), key=lambda each: isinstance(each[1], OnTrained)):
@@ -175,19 +231,25 @@ def _dataset_jobs(
             if searcher.genotype_is == "shared":
                 jobs = _continued(params, f"{name}/{method}", method, others)
             else:
-                shared = params, split, images, dataset.groups, lookup, contents
-                jobs = _run_jobs(*shared, method, seed, others)
+                jobs = _run_jobs(shared, split, images, dataset.groups, method, seed, others)
             made[method, seed] = list(jobs)
             yield from made[method, seed]
 
 
+def _split_job(name: str, dataset: Dataset) -> tuple[Job, Images]:
+    """Return the split of one draw of a data set, and how jobs read its images."""
+    content = content_digest(dataset.source)
+    fields = SplitJob.model_fields.keys() - {"content"}
+    split = make_job("split", name, SplitJob(content=content, **{f: getattr(dataset, f) for f in fields}), {})
+    fields = Images.model_fields.keys() - {"content"}
+    return split, Images(content=content, **{field: getattr(dataset, field) for field in fields})
+
+
 def _run_jobs(
-    params: Params,
+    shared: Shared,
     split: Job,
     images: Images,
     groups: Groups,
-    lookup: LookupJob | None,
-    contents: Contents,
     method: str,
     seed: int,
     others: Iterable[Job],
@@ -197,7 +259,7 @@ def _run_jobs(
     A given genotype is not searched for, and a network without cells has none. `others`: all jobs of the
     method on whose networks cells are implanted.
     """
-    run = f"{split.run}/{method}/{seed}"
+    params, run = shared.params, f"{split.run}/{method}/{seed}"
     searcher, space = params.methods[method].searcher, params.space_of(method)
     recipe, inherited = params.retrain_of(method), params.inherited_of(method)
     backbones = {job.params["retrain_seed"]: _trained(job) for job in others if job.stage == "retrain"}
@@ -215,16 +277,15 @@ def _run_jobs(
     # which operations a search chooses from matters to it alone, and to what starts as its supernet
     network_space = DartsSpace() if space is None else space if inherited else type(space)()
     if space is not None:
-        given = searcher.genotype if searcher.genotype_is == "given" else None
-        own = type(space)() if given else space
+        own = type(space)() if searcher.genotype_is == "given" else space
         relaxation = getattr(searcher, "relaxation", Softmax())
-        extract_params = ExtractJob(genotype=given, space=own, relaxation=relaxation)
-        extract = make_job("extract", run, extract_params, alphas)
+        extract_params = ExtractJob(genotype=shared.given.get(method), space=own, relaxation=relaxation)
+        extract = make_job("extract", run, extract_params, alphas | shared.found.get(method, {}))
         yield extract
         genotype = {"genotype": str(extract.output("genotype.json"))}
         network |= alphas if recipe.start == "supernet" else genotype
-        if lookup is not None and _tabulated(params, method):
-            yield make_job("lookup", run, lookup, genotype)
+        if shared.lookup is not None and _tabulated(params, method):
+            yield make_job("lookup", run, shared.lookup, genotype)
     resnet = searcher.depth if searcher.genotype_is == "absent" else None
     evaluate = params.evaluate_of(method)
     for retrain_seed in params.matrix.retrain_seeds:
@@ -237,7 +298,7 @@ def _run_jobs(
             inherited=inherited,
             images=images,
             retrain=recipe,
-            content=contents.get(recipe.start),
+            content=shared.contents.get(recipe.start),
         )
         start = backbones.get(retrain_seed, supernet if inherited else {})
         retrain = make_job("retrain", again, job, network | start)

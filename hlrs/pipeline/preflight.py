@@ -24,7 +24,7 @@ from hlrs.data.split import draw
 from hlrs.errors import HlrsError, UserError, about
 from hlrs.nas import selection
 from hlrs.pipeline import memory
-from hlrs.pipeline.cost_probe import Calibration, alphas_step, offline
+from hlrs.pipeline.cost_probe import Calibration, alphas_step, finder, offline
 
 # Predictions of 50,000 images in 1,000 classes take 200 MB, two checkpoints of the authors' networks 60 MB.
 FREE_BYTES = 300_000_000
@@ -304,6 +304,9 @@ def _nodes(training: Job, makers: dict[str, Job]) -> int:
     """Return the nodes per cell of what a job trains; 4 of a published genotype."""
     if shape := training.params.get("search") or training.params.get("inherited"):
         return int(shape["nodes"])
-    extract = makers.get(training.inputs.get("genotype", ""))
+    path = training.inputs.get("genotype")
+    extract = finder(path, makers) if path in makers else None
+    if extract and isinstance(extract.params["genotype"], dict):
+        return len(extract.params["genotype"].get("normal", [])) or 4
     search = makers.get(extract.inputs.get("alphas", "")) if extract else None
     return int(search.params.get("search", search.params)["nodes"]) if search else 4

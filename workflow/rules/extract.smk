@@ -7,6 +7,7 @@ localrules:
 rule extract:
     input:
         alphas=reads("alphas"),
+        genotype=reads("genotype"),
     output:
         genotype="results/extract/{dataset}/{method}/{seed}/{key}/genotype.json",
         normal=report(
