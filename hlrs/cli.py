@@ -5,11 +5,13 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 import hlrs.training.startup  # noqa: F401 - first: its clock replaces a start time that the system does not report
 from hlrs import __version__
@@ -486,25 +488,61 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
     is_flag=True,
     help="Add the auxiliary head; its weights are counted separately, as in the literature.",
 )
+@params_option
+@click.option("--measure", is_flag=True, help="Measure latency and memory on this machine's GPU or CPU.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 4096),
+    default=lambda: len(os.sched_getaffinity(0)),
+    show_default="the cores of this process",
+    help="Number of threads to measure with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def describe(network: str, as_json: bool, **layout: Any) -> None:
+def describe(network: str, as_json: bool, params: Path, measure: bool, threads: int, **layout: Any) -> None:
     """Count the weights and multiply-adds of a network.
 
-    NETWORK is a published genotype (DARTS_V1, DARTS_V2, PC_DARTS, PDARTS), a cell of NAS-Bench-201
+    NETWORK is a run of params.yaml, data set/method/seed, with its own layout and images; or a published
+    genotype (DARTS_V1, DARTS_V2, PC_DARTS, PDARTS), a cell of NAS-Bench-201
     ('|nor_conv_3x3~0|+|none~0|skip_connect~1|+...'), the path of a genotype JSON, `supernet`, or a ResNet for
     CIFAR (resnet20, resnet32, resnet44, resnet56, resnet110). Multiply-adds cover the convolutions and
-    matrix products for one image.
+    matrix products for one image. With --measure, passes of 1 and 64 images are timed and their peak memory
+    is read; HLRS_DEVICE=cpu leaves a GPU out.
     """
+    from hlrs.artifacts.jobs import RUN
+    from hlrs.pipeline.latency import lines
     from hlrs.pipeline.model_size import describe as count
+    from hlrs.pipeline.model_size import facts_of
 
-    facts = count(network, **layout)
+    if not measure:
+        _refuse_given(["threads"], "acts with --measure alone")
+    used = threads if measure else None
+    if RUN.fullmatch(network) and not Path(network).exists():
+        from hlrs.stages.networks import network_of_run
+
+        _refuse_given(layout, f"{network} has its own layout and images")
+        job = _find("retrain", network, params)
+        built, own = network_of_run(job, "cpu" if measure else "meta")
+        facts = {"network": network, **own, **facts_of(built, own["in_channels"], own["image_size"], used)}
+    else:
+        facts = count(network, **layout, threads=used)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
     else:
+        measured = facts.pop("measured", None)
         for name, value in facts.items():
             click.echo(
                 f"{name.replace('_', ' '):18} {value:,}" if isinstance(value, int) else f"{name:18} {value}"
             )
+        for line in lines(measured) if measured else ():
+            click.echo(line)
+
+
+def _refuse_given(names: Iterable[str], why: str) -> None:
+    """Reject options of the current command that were given."""
+    source = click.get_current_context().get_parameter_source
+    for name in names:
+        if source(name) is not ParameterSource.DEFAULT:
+            raise UserError(f"--{name.replace('_', '-')}: {why}; omit it")
 
 
 @main.command()

@@ -98,6 +98,30 @@ def test_networks_of_nasbench201_are_described_and_options_that_they_lack_refuse
     says(complaint("describe", "|foo~0|"), "NETWORK", "'foo'")
 
 
+def test_a_run_is_described_with_its_own_layout_and_measured(workspace, monkeypatch):
+    monkeypatch.setattr("hlrs.pipeline.latency.SECONDS", 0.0)
+    monkeypatch.setattr("hlrs.pipeline.latency.BATCHES", (1, 2))
+    fixed = {"searcher": {"kind": "fixed", "genotype": "DARTS_V2"}}
+    edit(workspace / "params.yaml", **{"methods.darts": fixed})
+    says(complaint("describe", "digits/darts/0"), "genotype.json", "missing", "extract_all")
+    run("extract", "digits/darts/0")
+    code, shown, _ = run("describe", "digits/darts/0", "--measure", "--threads", "1", "--json")
+    facts = json.loads(shown)
+    assert code == 0
+    layout = {"in_channels": 1, "classes": 10, "channels": 2, "cells": 3, "image_size": 8}
+    assert facts.items() >= layout.items()
+    sizes = ("--channels", "2", "--cells", "3", "--in-channels", "1", "--image-size", "8", "--json")
+    by_hand = json.loads(run("describe", "DARTS_V2", *sizes)[1])
+    for name in ("weights", "multiply_adds"):
+        assert facts[name] == by_hand[name]
+    assert [row["batch"] for row in facts["measured"]["batches"]] == [1, 2]
+    assert facts["measured"]["batches"][0]["median_seconds"] > 0
+    assert "measured" not in by_hand
+    says(complaint("describe", "digits/darts/0", "--stem", "cifar"), "--stem", "digits/darts/0")
+    says(complaint("describe", "digits/none/0"), "digits/none/0", "digits/darts/0")
+    says(complaint("describe", "resnet20", "--threads", "1"), "--threads", "--measure")
+
+
 def test_a_manual_split_prints_its_folder_and_is_kept(workspace):
     code, first, _ = run("split", "digits")
     assert code == 0

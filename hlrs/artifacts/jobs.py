@@ -32,6 +32,7 @@ FOLDERS = {  # number of folders that a run's name makes -> RUN/KEY
     1: re.compile(f"(?P<run>{PART})/(?P<key>{PART})"),
     3: re.compile(f"(?P<run>{PART}/{PART}/{SEEDS})/(?P<key>{PART})"),
 }
+RUN = re.compile(f"{PART}/{PART}/{SEEDS}")  # data set/method/seed[-seed]
 OUTPUTS = {
     "split": ["split.parquet", "classes.json", FILES],
     "search": ["alphas.parquet", "history.parquet", "supernet.safetensors"],

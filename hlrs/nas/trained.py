@@ -66,4 +66,5 @@ CONTINUED: Kinds[Callable[..., BranchedNetwork]] = {Inherited: inherited_network
 def mixture_of(values: MixtureValues | None) -> Mixture:
     """Return the mixture of its values."""
     assert values is not None
-    return Mixture(torch.tensor(values.operations), torch.tensor(values.edges))
+    operations, edges = (torch.tensor(of, device="cpu") for of in (values.operations, values.edges))
+    return Mixture(operations, edges)

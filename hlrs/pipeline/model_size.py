@@ -16,6 +16,7 @@ from hlrs.nas.network import BranchedNetwork, count_multiply_adds, count_weights
 from hlrs.nas.resnet import ResNet
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.spaces import NETWORKS, SUPERNETS
+from hlrs.pipeline.latency import measure
 
 RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
 # channels and cells of a retraining, as published; of implanted cells those of ResNet-32
@@ -36,11 +37,13 @@ def describe(
     in_channels: int,
     auxiliary: bool,
     stem: str = "cifar",
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Count the weights and multiply-adds of a genotype, given by name, string or file, ResNet or `supernet`.
 
-    `space` and `nodes` are a supernet's; a ResNet's `channels` are its width. Raises UserError for any other
-    name, and for an option that the network does not have.
+    `space` and `nodes` are a supernet's; a ResNet's `channels` are its width; with `threads`, latency and
+    memory are measured on so many (hlrs/pipeline/latency.py). Raises UserError for any other name, and for an
+    option that the network does not have.
     """
     supernet, resnet = network == "supernet", RESNETS.get(network)
     layout: dict[str, Any] = {"in_channels": in_channels, "classes": classes}
@@ -63,7 +66,7 @@ def describe(
         layout["width"] = channels or ResNetSpec().width
     if auxiliary and not SPACES[space].auxiliary:
         raise UserError(f"--auxiliary: a network of space {space} has no auxiliary head")
-    with torch.device("meta"):
+    with torch.device("meta" if threads is None else "cpu"):
         model: BranchedNetwork
         if resnet is not None:
             model = ResNet(resnet, **layout)
@@ -73,18 +76,26 @@ def describe(
         else:
             head = {"auxiliary": True} if auxiliary else {}
             model = NETWORKS[type(SPACES[space])](genotype, **head, **layout)
-        facts = {
-            "network": network,
-            **layout,
-            "image_size": image_size,
-            "weights": count_weights(model),
-            "multiply_adds": count_multiply_adds(model.eval(), in_channels, image_size),
-        }
+    facts = {"network": network, **layout, **facts_of(model, in_channels, image_size, threads)}
     if auxiliary:
         facts["auxiliary_weights"] = sum(
             p.numel() for n, p in model.named_parameters() if n.startswith("auxiliary")
         )
     return facts
+
+
+def facts_of(
+    model: BranchedNetwork, in_channels: int, image_size: int, threads: int | None
+) -> dict[str, Any]:
+    """Count a network's weights and multiply-adds; with `threads`, measure it as well."""
+    facts = {
+        "image_size": image_size,
+        "weights": count_weights(model),
+        "multiply_adds": count_multiply_adds(model.eval(), in_channels, image_size),
+    }
+    return (
+        facts if threads is None else facts | {"measured": measure(model, in_channels, image_size, threads)}
+    )
 
 
 def _layout_of_cells(

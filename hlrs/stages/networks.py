@@ -4,23 +4,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
 from hlrs.artifacts.files import read_json
+from hlrs.artifacts.jobs import Job, ResultPath
 from hlrs.artifacts.tensors import read_shapes, read_tensors
 from hlrs.config.base import Kinds
 from hlrs.config.jobs import EvaluateJob, RetrainJob
 from hlrs.config.networks import MixtureValues, NetworkSpec
 from hlrs.config.recipes import Inherited, Retrain
 from hlrs.config.spaces import Space
-from hlrs.errors import about
+from hlrs.data.sources.open import open_source
+from hlrs.errors import UserError, about
 from hlrs.longtail.objectives import layout_of
 from hlrs.nas.continuous import inherit
 from hlrs.nas.genotype import PARSERS, Genotype
 from hlrs.nas.mixture import decoded
 from hlrs.nas.network import BranchedNetwork
 from hlrs.nas.start import keeps_classifier, taken
-from hlrs.nas.trained import load_weights
+from hlrs.nas.trained import build, load_weights
 from hlrs.stages.architectures import final_architecture
 
 Inputs = Mapping[str, str]  # of a job
@@ -50,6 +53,28 @@ def network_of(
         auxiliary=not given and bool(recipe.auxiliary_weight),
         **layout_of(recipe.objective),
     )
+
+
+def network_of_run(job: Job, device: str) -> tuple[BranchedNetwork, dict[str, int]]:
+    """Build the network of a retraining job on a device, initialised as PyTorch does.
+
+    And return its layout: channels, classes and size of its images. UserError if its genotype or the images
+    are missing.
+    """
+    params = RetrainJob.model_validate(job.params)
+    for name in ("genotype", "alphas"):
+        if name in job.inputs and not Path(job.inputs[name]).is_file():
+            made = ResultPath.parse(job.inputs[name])
+            raise UserError(f"{job.inputs[name]}: missing; `snakemake {made.stage}_all` builds it")
+    source = open_source(params.images.source)
+    in_channels, size, _ = source.read([0], params.images.image_size).shape[1:]
+    shape = params.images.stem, in_channels, len(source.classes)
+    with torch.device(device):
+        network = build(network_of(params, job.inputs, *shape), job.inputs.get("genotype", ""))
+    layout = {"in_channels": in_channels, "classes": len(source.classes)}
+    recipe = params.retrain
+    layout |= {"channels": recipe.channels, "cells": recipe.cells, "image_size": size}
+    return network, layout
 
 
 def load_trained(network: BranchedNetwork, path: str) -> None:
