@@ -33,7 +33,7 @@ from hlrs.config.methods import (
     SupernetSearcher,
 )
 from hlrs.config.params import Sections
-from hlrs.config.recipes import Evaluation, Inherited, Report, Retrain, Search
+from hlrs.config.recipes import Budget, Evaluation, Inherited, Report, Retrain, Search
 from hlrs.config.spaces import Given, Space
 
 
@@ -62,6 +62,16 @@ class Images(Spec):
     stream: Stream
 
 
+class BudgetedNetwork(Spec):
+    """The network that a retraining makes of a genotype, as far as its size depends on it, and its budget."""
+
+    budget: Budget
+    images: Images
+    channels: Channels
+    cells: Cells
+    objective: Objective
+
+
 class SearchJob(Spec):
     """Parameters of a search job."""
 
@@ -75,12 +85,13 @@ class SearchJob(Spec):
 
 
 class DrawJob(Spec):
-    """Parameters of a search job that draws a genotype: seed and size of the search space."""
+    """Parameters of a search job that draws a genotype: seed and size of the search space, and a budget."""
 
     seed: Seed
     searcher: DrawnSearcher
     space: Space
     nodes: Nodes
+    limit: BudgetedNetwork | None = Field(None, exclude_if=not_)
 
 
 class ScoredNetworks(Spec):
@@ -100,18 +111,20 @@ class ScoreJob(Spec):
     images: Images
     searcher: ScoredSearcher
     search: ScoredNetworks
+    limit: BudgetedNetwork | None = Field(None, exclude_if=not_)
 
 
 class ExtractJob(Spec):
     """Parameters of an extraction: the given genotype, its space, and the relaxation of searched alphas.
 
     `genotype`: as spelled, or the content of a file; null where alphas, or what another run found, are an
-    input.
+    input. `limit`: the budget that a search on a supernet was given.
     """
 
     genotype: Given | Annotated[dict[Text, Any], Field(max_length=10)] | None
     space: Space
     relaxation: OrSparsemax = Softmax()
+    limit: BudgetedNetwork | None = Field(None, exclude_if=not_)
 
 
 class LookupJob(Spec):

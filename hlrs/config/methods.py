@@ -344,8 +344,8 @@ Searcher = Annotated[
 OF_CELLS = ("channels", "cells", "auxiliary_weight", "drop_path")  # entries of a recipe for networks of cells
 OF_ALPHAS = ("alphas", "collapse", "entropy")  # entries of a search recipe that act on the alphas' steps
 OF_A_GENOTYPE = {  # entries of a search recipe that act where nothing is trained
-    "drawn": ("space", "nodes"),
-    "scored": ("space", "nodes", "channels", "cells", "threads"),
+    "drawn": ("space", "nodes", "budget"),
+    "scored": ("space", "nodes", "channels", "cells", "threads", "budget"),
     "given": ("space",),
 }
 

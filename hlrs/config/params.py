@@ -114,6 +114,7 @@ class Params(Sections):
         for name in self.methods:
             self._check_search(name)
             self._check_space(name)
+            self._check_budget(name)
             self._check_evaluation(name)
         self._check_table()
         for name in self.matrix.methods if self.matrix.retrain_seeds else ():
@@ -340,6 +341,24 @@ class Params(Sections):
             raise ValueError(
                 f"{field}: {method} finds genotypes of space {theirs.kind}, but "
                 f"{self._field(name, 'search', 'space')} is {own.kind}; change either"
+            )
+
+    def _check_budget(self, name: str) -> None:
+        """Reject a budget of a network that is not the genotype's, or that nothing trains."""
+        budget, start = self.search_of(name).budget, self.retrain_of(name).start
+        finds = self.methods[name].searcher.genotype_is in ("searched", "drawn", "scored")
+        if budget is None or not finds or name not in self.matrix.methods:
+            return
+        field = self._field(name, "search", "budget")
+        if not self.matrix.retrain_seeds:
+            raise ValueError(
+                f"{field} bounds the network that is retrained, and matrix.retrain_seeds is empty: list a "
+                "seed, or leave budget out"
+            )
+        if start in OF_SUPERNET:
+            raise ValueError(
+                f"{field} bounds the genotype's network, and with {self._field(name, 'retrain', 'start')} "
+                f"{start} the supernet is retrained: set start to scratch, or leave budget out"
             )
 
     def _check_start(self, name: str) -> None:

@@ -240,6 +240,28 @@ class EntropyPenalty(Spec):
     at: ShareOrNone = 0.0
 
 
+class Budget(Spec):
+    """The largest network that a search may find, counted as its retraining makes it, on its images.
+
+    A search on a supernet is not told: its extraction refuses a genotype that exceeds it. Where genotypes are
+    drawn, one that exceeds it is drawn again.
+    """
+
+    weights: int | None = Field(None, ge=1, le=10**12)
+    multiply_adds: int | None = Field(None, ge=1, le=10**15)  # for one image
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "Budget":
+        if self.weights is None and self.multiply_adds is None:
+            raise ValueError("bounds nothing: set weights or multiply_adds, or leave budget out")
+        return self
+
+    def exceeded(self, name: Literal["weights", "multiply_adds"], found: int) -> str:
+        """Name both numbers if what was found exceeds the budget; else ""."""
+        most = getattr(self, name)
+        return f"{found:,} {name}, more than {most:,}" if most is not None and found > most else ""
+
+
 class Search(Spec):
     """The supernet and its bilevel training (DARTS, §3.1).
 
@@ -262,6 +284,8 @@ class Search(Spec):
     collapse: Collapse = Collapse()
     entropy: EntropyPenalty | None = None
     halves: Literal["fixed", "redrawn"] = "fixed"
+    # null is left out of a job's parameters, as before there was a choice: its key stays
+    budget: Budget | None = Field(None, exclude_if=not_)
 
     @model_validator(mode="after")
     def _acts(self) -> "Search":

@@ -32,6 +32,7 @@ from hlrs.artifacts.tensors import read_shapes
 from hlrs.config.base import Spec
 from hlrs.config.data import Dataset, Groups
 from hlrs.config.jobs import (
+    BudgetedNetwork,
     DrawJob,
     EvaluateJob,
     ExtractJob,
@@ -279,8 +280,13 @@ def _run_jobs(
     if space is not None:
         own = type(space)() if searcher.genotype_is == "given" else space
         relaxation = getattr(searcher, "relaxation", Softmax())
-        extract_params = ExtractJob(genotype=shared.given.get(method), space=own, relaxation=relaxation)
-        extract = make_job("extract", run, extract_params, alphas | shared.found.get(method, {}))
+        limit = _limit(params, images, method) if searcher.genotype_is == "searched" else None
+        extract_params = ExtractJob(
+            genotype=shared.given.get(method), space=own, relaxation=relaxation, limit=limit
+        )
+        sizes = {"classes": tables["classes"]} if limit else {}
+        read = alphas | shared.found.get(method, {}) | sizes
+        extract = make_job("extract", run, extract_params, read)
         yield extract
         genotype = {"genotype": str(extract.output("genotype.json"))}
         network |= alphas if recipe.start == "supernet" else genotype
@@ -343,16 +349,18 @@ def _trained(retrain: Job) -> dict[str, str]:
 def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec | None:
     """Return the parameters of a method's search job; None if it has none."""
     method, searcher = params.methods[name], params.methods[name].searcher
+    limit = _limit(params, images, name)
     if isinstance(searcher, Implant):
         rules = searcher.model_dump(exclude={"kind", "method", "cell"})
         searcher = PcDarts(**rules) if searcher.genotype_is == "searched" else Random()
     if searcher.genotype_is == "drawn":
         recipe = params.search_of(name)
-        return DrawJob(seed=seed, searcher=searcher, space=recipe.space, nodes=recipe.nodes)
+        return DrawJob(seed=seed, searcher=searcher, space=recipe.space, nodes=recipe.nodes, limit=limit)
     if searcher.genotype_is == "scored":
         recipe = params.search_of(name)
         networks = {field: getattr(recipe, field) for field in ScoredNetworks.model_fields}
-        return ScoreJob(seed=seed, images=images, searcher=searcher, search=ScoredNetworks(**networks))
+        of = ScoredNetworks(**networks)
+        return ScoreJob(seed=seed, images=images, searcher=searcher, search=of, limit=limit)
     if searcher.genotype_is != "searched":
         return None
     return SearchJob(
@@ -362,7 +370,21 @@ def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec
         objective=method.objective or Plain(kind="plain"),
         arch_lr=method.arch_lr or ConstantLR(kind="constant"),
         labels=method.labels,
-        search=params.search_of(name),
+        search=params.search_of(name).model_copy(update={"budget": None}),  # it is not told
+    )
+
+
+def _limit(params: Params, images: Images, method: str) -> BudgetedNetwork | None:
+    """Return the budget of what a method finds, and what its size depends on; None without one."""
+    budget, recipe = params.search_of(method).budget, params.retrain_of(method)
+    if budget is None:
+        return None
+    return BudgetedNetwork(
+        budget=budget,
+        images=images,
+        channels=recipe.channels,
+        cells=recipe.cells,
+        objective=recipe.objective,
     )
 
 

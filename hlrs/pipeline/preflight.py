@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def check_splits(jobs: Iterable[Job], remark: Callable[[str], None]) -> dict[str
 
 def _images_of(job: Job) -> dict[str, Any]:
     """Return the part of a job's parameters that describes its images; empty if it reads none."""
-    images: dict[str, Any] = job.params.get("images", job.params)
+    images: dict[str, Any] = job.params.get("limit", job.params).get("images", job.params)
     return images if "source" in images else {}
 
 
@@ -177,6 +177,31 @@ def check_counts(jobs: list[Job]) -> None:
             continue
         with about(f"methods.{method}"):
             _check_counts(params, counts, steps)
+    _check_budgets(jobs, calibration, makers)
+
+
+def _check_budgets(jobs: Iterable[Job], calibration: Calibration, makers: Mapping[str, Job]) -> None:
+    """Reject a budget that no genotype of the space fits, for each data set × method with one."""
+    seen = set()
+    for job in jobs:
+        place = job.run.rpartition("/")[0]
+        if "limit" not in job.params or job.complete or place in seen:
+            continue
+        seen.add(place)
+        params, search = parse(job.stage, job.params), makers.get(job.inputs.get("alphas", ""), job)
+        shape = search.params.get("search", search.params)
+        space = params.search.space if isinstance(params, ScoreJob) else params.space
+        try:
+            sizes = importlib.import_module("hlrs.stages.sizes")
+            limit = sizes.SizeLimit(params.limit, space, len(calibration.class_counts(search)))
+        except (HlrsError, ModuleNotFoundError):
+            continue
+        least = sizes.smallest(space, shape["nodes"])
+        if least is not None and (excess := limit.excess(least)):
+            raise UserError(
+                f"methods.{place.split('/')[1]}: search.budget: even the smallest network of the space has "
+                f"{excess}: {sizes.REMEDY}"
+            )
 
 
 def _classes(calibration: Calibration, job: Job) -> int | None:

@@ -114,6 +114,10 @@ def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
     dataset, method = [*job.run.split("/"), "", ""][:2]
     if dataset not in params.datasets:  # a draw by another seed
         dataset = dataset.rpartition("-")[0] or dataset
+    if limited := path[0] == "limit":  # which repeats entries of other sections
+        sections: dict[str, tuple[str, ...]] = {"budget": ("search",), "images": ()}
+        inner = path[1:] or ("budget",)
+        path = (*sections.get(inner[0], ("retrain",)), *inner)
     first, *rest = path
     if first == "resnet" or (path == WIDTH and job.params.get("resnet")):
         method = _trainer(params, method)
@@ -127,7 +131,9 @@ def _name(job: Job, path: tuple[str, ...], params: Params) -> str:
         return ".".join(("evaluate", *path))
     if first in ("searcher", "objective", "arch_lr", "labels"):
         return ".".join(("methods", method, *path))
-    if job.stage == "extract" or first == "resnet":  # the network of a method without a search
+    if (
+        job.stage == "extract" and not limited
+    ) or first == "resnet":  # the network of a method without a search
         return ".".join(("methods", method, "searcher", "depth" if first == "resnet" else first))
     if path == WIDTH and job.params.get("resnet"):
         return f"methods.{method}.searcher.width"

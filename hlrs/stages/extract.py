@@ -20,6 +20,10 @@ def run(job: Job) -> dict[str, Any]:
     params = ExtractJob.model_validate(job.params)
     space = params.space
     genotype = _genotype(params, job.inputs)
+    if params.limit is not None:
+        from hlrs.stages.sizes import check_size  # which needs torch; an extraction without budget does not
+
+        check_size(params.limit, space, job.inputs, genotype)
     write_json(job.output("genotype.json"), genotype.to_json())
     for kind, (title, nodes, outputs) in drawings(genotype).items():
         drawn = draw_cell(nodes, f"{job.run} · {title}", outputs, space.inputs)

@@ -1,5 +1,6 @@
 """Score drawn genotypes by their untrained networks, and keep the best."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from hlrs.nas.searchers.table import SCORES
 from hlrs.nas.spaces import NETWORKS
 from hlrs.nas.trajectory import Architecture
 from hlrs.stages.images import SplitImages, as_they_are
+from hlrs.stages.sizes import SizeLimit, draw_fitting
 from hlrs.training.task import Task
 
 
@@ -27,8 +29,14 @@ class ScoreTask(Task):
     epochs = 1
     sums = 1  # the score
 
-    def __init__(self, params: ScoreJob, images: SplitImages, device: torch.device) -> None:
-        self.params, self.device = params, device
+    def __init__(
+        self,
+        params: ScoreJob,
+        images: SplitImages,
+        device: torch.device,
+        limit: SizeLimit | None = None,
+    ) -> None:
+        self.params, self.device, self.limit = params, device, limit
         self.steps, self.images_per_step = params.searcher.candidates, params.searcher.batch_size
         self.layout: dict[str, Any] = {
             "in_channels": images.channels,
@@ -51,9 +59,10 @@ class ScoreTask(Task):
         return images.set.batch(request).images
 
     def candidate(self, step: int) -> Architecture:
-        """Draw the alphas of a step's genotype."""
+        """Draw the alphas of a step's genotype, one that fits the budget."""
         search, draw = self.params.search, generator(self.params.seed, "search", "candidate", step)
-        return draw_architecture(Random(), search.space, search.nodes, draw)
+        one = partial(draw_architecture, Random(), search.space, search.nodes, draw)
+        return draw_fitting(one, search.space, self.limit)
 
     def network(self, step: int) -> nn.Module:
         """Build the network of a step's genotype, with the weights that every candidate starts from."""

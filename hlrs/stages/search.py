@@ -37,6 +37,7 @@ from hlrs.nas.trajectory import Architecture, Trajectory
 from hlrs.stages.images import SplitImages, augmentation_of
 from hlrs.stages.networks import load_trained
 from hlrs.stages.scoring import ScoreTask
+from hlrs.stages.sizes import draw_fitting, limit_of
 from hlrs.training.checkpoints import pack_optimizer, prefixed, unpack_optimizer, unprefixed
 from hlrs.training.cuda_graphs import GraphCache
 from hlrs.training.device import prepare
@@ -82,7 +83,8 @@ def _train(job: Job, params: SearchJob) -> dict[str, Any]:
 
 def _draw(job: Job, params: DrawJob) -> dict[str, Any]:
     draw = generator(params.seed, "search", params.searcher.kind)
-    drawn = DRAWS[type(params.searcher)](params.searcher, params.space, params.nodes, draw)
+    one = partial(DRAWS[type(params.searcher)], params.searcher, params.space, params.nodes, draw)
+    drawn = draw_fitting(one, params.space, limit_of(params.limit, params.space, job.inputs))
     _write(job, params.space, params.nodes, [drawn], [])
     write_tensors(job.output("supernet.safetensors"), {}, {})
     return {"device": "cpu", "resumes": 0, "throughput": []}
@@ -90,7 +92,8 @@ def _draw(job: Job, params: DrawJob) -> dict[str, Any]:
 
 def _score(job: Job, params: ScoreJob) -> dict[str, Any]:
     device = prepare(params.search.threads)
-    task = ScoreTask(params, SplitImages(job, params.images, ["weights"], device), device)
+    limit = limit_of(params.limit, params.search.space, job.inputs)
+    task = ScoreTask(params, SplitImages(job, params.images, ["weights"], device), device, limit)
     position = fit(task, job, device)
     _write(job, params.search.space, params.search.nodes, [task.candidate(task.best)], [])
     write_tensors(job.output("supernet.safetensors"), {}, {})

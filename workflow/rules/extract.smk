@@ -8,6 +8,7 @@ rule extract:
     input:
         alphas=reads("alphas"),
         genotype=reads("genotype"),
+        classes=reads("classes"),
     output:
         genotype="results/extract/{dataset}/{method}/{seed}/{key}/genotype.json",
         normal=report(
