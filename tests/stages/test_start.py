@@ -133,7 +133,8 @@ def test_the_record_the_lineage_the_audit_and_the_crate_name_the_file(workspace)
         execute(job)
     by_stage = {job.stage: job for job in jobs}
     job = by_stage["retrain"]
-    found, _ = read_tensors(job.output("weights.safetensors"))
+    found, header = read_tensors(job.output("weights.safetensors"))
+    assert header["classes"] == DIGITS
     assert same(found, theirs, ("stem.", "shared."))  # which rest
     file = {"name": FILE, "bytes": Path(FILE).stat().st_size, "sha256": sha256(Path(FILE))}
     record = Record.read(job.output(PROVENANCE))
