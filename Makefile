@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(VENV)/installed
-	snakemake --cores all --quiet rules host
+	snakemake --cores all
 	@echo
 	@echo "The report: $(CURDIR)/report/index.html"
 
@@ -75,8 +75,11 @@ lock: $(VENV)/installed
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
-	@echo "Installing into $(VENV): PyTorch comes with its CUDA libraries, 5 GB in all; this takes some minutes."
+	@echo "Installing into $(VENV): PyTorch comes with its CUDA libraries, 5 GB to download; this takes some minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@(while sleep 10 > /dev/null 2>&1 && kill -0 $$$$ 2> /dev/null; do \
+	    echo "  $(VENV) has $$(du -sh $(VENV) | cut -f 1), $$(date +%T)"; done) & ticker=$$!; \
+	$(BIN)/python -m pip install --progress-bar off --requirement requirements.lock; \
+	status=$$?; kill $$ticker; exit $$status
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@

@@ -10,6 +10,7 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
+from hlrs.errors import INTERRUPTED
 from hlrs.pipeline.memory import MEM_MB
 from hlrs.pipeline.snakemake import SLURM_EXTRA, inputs, rest_between_jobs, start, threads
 
@@ -49,13 +50,14 @@ def minutes(needed):
 
 
 def stage(name):
-    """Return the shell command of a stage; if it fails, the end of its log is shown, even with --quiet.
+    """Return the shell command of a stage, which appends to its log; if it fails, the end of that is shown.
 
     SLURM's signals also reach the shell, which waits until its stage has saved. The warning is ignored until the
     stage handles it, and is repeated (hlrs/pipeline/slurm.py).
     """
-    command = f"{HLRS} {name} .hlrs/specs/{{wildcards.key}}.json > {{log}} 2>&1"
-    return f"trap : TERM; trap '' USR1; {command} || (status=$?; tail -n 20 {{log}} >&2 || true; exit $status)"
+    command = f"{HLRS} {name} .hlrs/specs/{{wildcards.key}}.json >> {{log}} 2>&1"
+    shown = f"test $status = {INTERRUPTED} || tail -n 20 {{log}} >&2 || true"
+    return f"trap : TERM; trap '' USR1; {command} || (status=$?; {shown}; exit $status)"
 
 
 rule all:
@@ -83,6 +85,7 @@ include: "workflow/rules/report.smk"
 
 onstart:
     rest_between_jobs(workflow)
+    PLAN.show(workflow)
 
 
 onsuccess:

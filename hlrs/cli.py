@@ -127,6 +127,11 @@ def _jobs(params: Path) -> "list[Job]":
     return jobs
 
 
+def _announce(text: str) -> None:
+    """Say on stderr what takes time now."""
+    click.echo(f"{text} ...", err=True)
+
+
 def _width() -> int:
     """Return the width of the output in columns."""
     return min(shutil.get_terminal_size((110, 50)).columns, 130)
@@ -149,8 +154,9 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     this machine, saved in .hlrs/calibration.json. No job runs.
     """
     from hlrs.config.params import load
+    from hlrs.pipeline.plan import due
     from hlrs.pipeline.plan_view import Outlook, missing_controls
-    from hlrs.pipeline.preflight import check_counts
+    from hlrs.pipeline.preflight import check_before
 
     if run is not None and as_json:
         raise UserError("--json cannot be combined with --why; --json alone includes every job's differences")
@@ -160,10 +166,10 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
 
         click.echo("\n".join(why(run.strip("/"), jobs, load(params), _width())))
         return
-    check_counts(jobs)
+    check_before(jobs, due(jobs), lambda text: click.echo(f"hlrs: {text}", err=True))
     for line in missing_controls(load(params)):
         click.echo(f"hlrs: {line}", err=True)
-    outlook = Outlook(jobs, load(params), lambda text: click.echo(f"{text} ...", err=True))
+    outlook = Outlook(jobs, load(params), _announce)
     if as_json:
         click.echo(json.dumps(outlook.facts(), indent=1))
     else:
@@ -593,7 +599,7 @@ def doctor(as_json: bool) -> None:
     from hlrs.pipeline.doctor import BROKEN, examine, line, verdict
 
     checks = []
-    for check in examine():
+    for check in examine(_announce):
         checks.append(check)
         if not as_json:
             click.echo(line(check))

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -49,17 +49,17 @@ class Check:
     text: str
 
 
-def examine() -> Iterator[Check]:
-    """Run every check, in the order of display."""
+def examine(say: Callable[[str], None]) -> Iterator[Check]:
+    """Run every check, in the order of display; `say` receives a line before each slow one."""
     yield Check("hlrs", OK, f"{__version__}, {PACKAGE}")
     yield Check("Python", OK, f"{platform.python_version()}, {sys.executable}")
-    yield from _devices()
+    yield from _devices(say)
     yield _package("Snakemake", "snakemake")
     yield _package("SLURM executor", "snakemake-executor-plugin-slurm")
     yield _package("DVC", "dvc")
     yield _program("git", "git", "install git: DVC and the records need it")
     yield _apptainer()
-    yield from _slurm()
+    yield from _slurm(say)
     yield _image()
     yield _disk()
 
@@ -79,7 +79,8 @@ def verdict(checks: list[Check]) -> str:
 # --- PyTorch and its devices --------------------------------------------------------------------------
 
 
-def _devices() -> Iterator[Check]:
+def _devices(say: Callable[[str], None]) -> Iterator[Check]:
+    say("importing PyTorch")
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -88,11 +89,14 @@ def _devices() -> Iterator[Check]:
     yield Check("PyTorch", OK, f"{torch.__version__}, built for CUDA {torch.version.cuda or '(none)'}")
     driver = _driver()
     yield _driver_check(driver, torch.cuda.is_available())
+    say(f"searching on the CPU, {STEPS} steps")
     expected, note = _step(torch.device("cpu"), None)
     yield Check("CPU", BROKEN if expected is None else OK, f"{os.cpu_count()} cores; {note}")
     for i in range(torch.cuda.device_count()):
+        say(f"searching on GPU {i}, {STEPS} steps")
         yield _gpu(i, expected)
     if torch.cuda.device_count():
+        say("compiling a GPU kernel")
         yield _kernels(torch.device("cuda"))
 
 
@@ -249,10 +253,11 @@ def _apptainer() -> Check:
     return Check("Apptainer", UNUSED, "not installed: only `snakemake --sdm apptainer` needs it")
 
 
-def _slurm() -> Iterator[Check]:
+def _slurm(say: Callable[[str], None]) -> Iterator[Check]:
     if not shutil.which("sinfo"):
         yield Check("SLURM", UNUSED, "`sinfo` not found: only `snakemake --profile slurm` needs it")
         return
+    say("asking SLURM")
     nodes = _answer("sinfo", "--noheader", "--format=%P %D")
     if nodes is None:
         yield Check(

@@ -172,16 +172,18 @@ def _held(images: Images, pictures: Pictures) -> float:
 # --- what its job may have ----------------------------------------------------------------------------
 
 
+UNKNOWN = Room(LARGEST_GPU, "the largest GPU")
+
+
 def room(stage: str, workflow: Any) -> Room:
     """Return what a job of a stage may have under this Snakemake.
 
     That is a GPU of unknown memory where the job runs elsewhere: in a queue, or after a dry run.
     """
-    unknown = Room(LARGEST_GPU, "the largest GPU")
     if workflow.output_settings.dryrun:
-        return unknown
+        return UNKNOWN
     if workflow.resource_settings.nodes is not None:  # of a queue
-        return _requested(workflow.resource_settings.overwrite_resources.get(stage, {})) or unknown
+        return _requested(workflow.resource_settings.overwrite_resources.get(stage, {})) or UNKNOWN
     gpu = _gpu_here(os.environ)
     physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return Room(gpu, "this machine's GPU") if gpu else Room(physical, "this machine")

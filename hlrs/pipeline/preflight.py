@@ -87,6 +87,14 @@ def check_present(jobs: Iterable[Job]) -> None:
                 raise UserError(f"{path}: not here, but jobs need it; `dvc pull {path}.dvc` fetches it")
 
 
+def check_before(jobs: list[Job], due: list[Job], remark: Callable[[str], None]) -> None:
+    """Raise UserError for whatever a dry run of snakemake refuses; see `check_splits` for `remark`."""
+    opened = check_splits(jobs, remark)
+    check_trainings(jobs, opened, lambda stage: memory.UNKNOWN)
+    check_counts(jobs)
+    check_present(due)
+
+
 def check_splits(jobs: Iterable[Job], remark: Callable[[str], None]) -> dict[str, ImageSource]:
     """Raise UserError, before a job is queued, if a missing split cannot be drawn from the images.
 

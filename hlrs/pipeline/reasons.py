@@ -60,7 +60,7 @@ class Reason:
             return []
         done, epochs = self.checkpoint
         return [
-            f"interrupted: will resume at epoch {done} of {epochs}" if epochs else "interrupted: will resume"
+            f"interrupted: will resume after epoch {done}/{epochs}" if epochs else "interrupted: will resume"
         ]
 
 

@@ -15,6 +15,7 @@ from hlrs.artifacts.jobs import Job
 from hlrs.config.params import load
 from hlrs.errors import UserError, in_one_line
 from hlrs.pipeline import container, dvc_experiments, locks, memory, plan, preflight, slurm
+from hlrs.pipeline.live import Live, show
 
 # SLURM warns a stage two minutes before the time limit (up to a minute earlier). The stage saves its state
 # and resumes in another allocation, which appends to the same log.
@@ -27,13 +28,14 @@ QUESTIONS = {  # options with which snakemake neither runs jobs nor waits for th
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """The jobs of the current params; empty in a process that Snakemake starts for a cluster job."""
 
     jobs: list[Job]
     image: str | None  # the SIF that the rules run in
     started: float = field(default_factory=time.time)
+    live: Live | None = None
 
     @property
     def python(self) -> str:
@@ -48,8 +50,14 @@ class Plan:
         """Copy the current params' report, if complete, to report/."""
         plan.publish(self.jobs)
 
+    def show(self, workflow: Any) -> None:
+        """Show what becomes of the jobs while they run."""
+        self.live = show(self.jobs, workflow)
+
     def fail(self) -> None:
-        """Keep finished results, and print one line per failed SLURM job with its reason."""
+        """Keep finished results, say whose state is saved, and name each failed SLURM job with its reason."""
+        if self.live:
+            self.live.stop()
         dvc_experiments.shelve(self.jobs, self.started)
         for line in slurm.failures(self.jobs, self.started):
             print(f"hlrs: {line}", file=sys.stderr)

@@ -16,9 +16,9 @@ from hlrs.pipeline.reasons import epochs
 from hlrs.provenance.differences import Past
 
 TAIL = 65_536  # bytes of a log that are read
-EPOCH = re.compile(r"  epoch (\d+)/(\d+)  ")
+EPOCH = re.compile(r"  epoch (\d+)/(\d+)(?:, step (\d+)/(\d+))?  ")
 SHOWN = re.compile(r"phase .+|\w*loss .+|\w*accuracy .+|.+ images/s|.+ left")
-INTERRUPTED = re.compile(r"interrupted by SIG\w+; ")
+INTERRUPTED = re.compile(r"interrupted( by SIG\w+; |$)")
 
 What = Literal["done", "running", "failed", "stopped", "waiting"]
 
@@ -37,10 +37,10 @@ class State:
 def survey(jobs: list[Job]) -> list[State]:
     """Find out what each job of a plan does, from leases, logs and results; upstream first."""
     due = {job.key for job in plan.due(jobs)}
-    return [_state(job) if job.key in due else State(job, "done") for job in jobs]
+    return [state_of(job) if job.key in due else State(job, "done") for job in jobs]
 
 
-def _state(job: Job) -> State:
+def state_of(job: Job) -> State:
     """Find out what a job does whose result is not there."""
     log = _log(job)
     last = log[-1] if log else ""
@@ -66,10 +66,10 @@ def _progress(job: Job, log: list[str]) -> tuple[str, float]:
     """Shorten the last line of an epoch, 'epoch 3/15, loss 1.2, …, 40 s left'; return the share done, too."""
     for line in reversed(log):
         if found := EPOCH.search(line):
-            done, total = map(int, found.groups())
-            return ", ".join(
-                [f"epoch {done}/{total}", *filter(SHOWN.fullmatch, line.split("  "))]
-            ), done / total
+            epoch, epochs_in_all, step, steps = (int(number or 0) for number in found.groups())
+            done = epoch - 1 + step / steps if steps else epoch
+            shown = [found[0].strip(), *filter(SHOWN.fullmatch, line.split("  "))]
+            return ", ".join(shown), done / epochs_in_all
     return "in its first epoch" if epochs(job) else "", 0.0
 
 
@@ -123,17 +123,15 @@ def facts(states: list[State]) -> dict[str, Any]:
 
 def lines(states: list[State]) -> Iterator[str]:
     """Yield the text line by line."""
-    counts = _counts(states)
-    yield f"{len(states)} jobs: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
+    yield _sizes(states)
     yield _workflow() or "no snakemake runs in this folder"
-    if counts["done"] + counts["failed"] < len(states):
-        yield _left(estimates(states), counts["running"])
+    yield from _ahead(states)
     for what in ("running", "stopped", "failed"):
         found = _of(states, what)
         if found:
             yield ""
         for state in found:
-            yield f"{what:8}  {state.job.stage:8}  {state.job.run}  {state.says}".rstrip()
+            yield line(state)
             if what == "failed":
                 yield f"{'':20}{state.job.log}"
             elif state.by:
@@ -145,6 +143,28 @@ def lines(states: list[State]) -> Iterator[str]:
         runs = [state.job.run for state in waiting if state.job.stage == stage]
         if runs:
             yield f"waiting   {stage:8}  {abbreviate(runs)}"
+
+
+def line(state: State) -> str:
+    """Return what a job does in one line."""
+    return f"{state.what:8}  {state.job.stage:8}  {state.job.run}  {state.says}".rstrip()
+
+
+def summary(states: list[State]) -> str:
+    """Return the counts of jobs and the time left in one line."""
+    return "; ".join([_sizes(states), *_ahead(states)])
+
+
+def _sizes(states: list[State]) -> str:
+    counts = _counts(states)
+    return f"{len(states)} jobs: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
+
+
+def _ahead(states: list[State]) -> Iterator[str]:
+    """Yield the time left, if anything is to be done."""
+    counts = _counts(states)
+    if counts["done"] + counts["failed"] < len(states):
+        yield _left(estimates(states), counts["running"])
 
 
 def _counts(states: list[State]) -> dict[str, int]:

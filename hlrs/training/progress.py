@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, one line per epoch in a log."""
+"""Progress of a training: one line per epoch, and a bar on a terminal."""
 
 import statistics
 import sys
@@ -13,12 +13,15 @@ from hlrs.training.task import Position, Task
 
 CHANGES_NO_RESULT = True  # so no code digest covers it (artifacts/code_digest.py)
 
+SILENT = 60.0  # seconds after which a log has a line within an epoch, too
+SHORT = ("phase", "loss", "accuracy")  # how the names end that a terminal shows beside its bar
+
 
 class Progress:
-    """Shows a bar on a terminal, one plain line per epoch in a log, both with the estimated time left."""
+    """Shows one line per epoch, and a bar on a terminal, both with the estimated time left."""
 
     def __init__(self, label: str, task: Task, position: Position) -> None:
-        self.label, self.task = label, task
+        self.label, self.task, self.position = label, task, position
         self.done = self.resumed_at = task.steps_before(position.epoch) + position.step
         self.total = task.steps_before(task.epochs)
         self.startup, self.started = ready(), time.monotonic()
@@ -29,17 +32,21 @@ class Progress:
         parts = f"imports {imports:.1f} s, data and model {setup:.1f} s"
         self._say(f"started in {imports + setup:.1f} s ({parts})")
         if position.resumes:
-            self._say(f"resumed at epoch {position.epoch}, step {position.step}")
+            self._say(f"resumed after epoch {position.epoch}/{task.epochs} and {position.step} steps")
 
     def begin(self) -> None:
         """Time the steps from here on."""
         self.began, self.steps = time.monotonic(), 0
 
     def step(self) -> None:
-        """Count a step that the device has been given."""
+        """Count a step that the device has been given; in an epoch that takes long, show it now and then."""
         self.done += 1
         self.steps += 1
         self.bar.update()
+        if self.bar.disable and time.monotonic() - self.said >= SILENT and self.seconds:
+            epoch, step = self.position.epoch + 1, self.position.step
+            place = f"epoch {epoch}/{self.task.epochs}, step {step}/{self.task.steps}"
+            self._say(f"{place}  {duration(self._left())} left")
 
     def measure(self, sums: Tensor) -> None:
         """Note the mean seconds of the steps since `begin`, once the device has finished their `sums`."""
@@ -50,17 +57,15 @@ class Progress:
 
     def epoch(self, row: dict[str, Any], rate: float) -> None:
         """Show the history row of a finished epoch, and its rate in images per second."""
-        text = "  ".join(
+        text = [
             f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
             for name, value in row.items()
-            if value is not None and name != "epoch"
-        )
+            if value is not None and name != "epoch" and (self.bar.disable or name.endswith(SHORT))
+        ]
         speed = f"{rate:.0f} images/s" if rate else ""
         self.bar.set_postfix_str(speed)
-        if self.bar.disable:
-            epoch = f"epoch {row['epoch'] + 1}/{self.task.epochs}"
-            parts = filter(None, (epoch, text, speed, f"{duration(self._left())} left"))
-            self._say("  ".join(parts))
+        epoch = f"epoch {row['epoch'] + 1}/{self.task.epochs}"
+        self._say("  ".join(filter(None, (epoch, *text, speed, f"{duration(self._left())} left"))))
 
     def close(self) -> dict[str, Any]:
         """End the display; return the times of this process in seconds, as the record holds them.
@@ -84,6 +89,7 @@ class Progress:
         return elapsed / steps * (self.total - self.done)
 
     def _say(self, text: str) -> None:
+        self.said = time.monotonic()
         tqdm.write(f"{self.label}  {text}", file=sys.stderr)
         sys.stderr.flush()
 

@@ -486,7 +486,7 @@ def test_the_text_shows_units_sources_and_what_checkpoints_save(hurried, monkeyp
     assert [" ".join(line.split()) for line in shown().lines()] == [
         "5 of 10 jobs would run. Reasons, compared with the nearest existing result:",
         "",
-        "search 1 digits/darts/1: no result yet; interrupted: will resume at epoch 2 of 3",
+        "search 1 digits/darts/1: no result yet; interrupted: will resume after epoch 2/3",
         "extract 1 digits/darts/1: no result yet",
         "retrain 1 digits/darts/1: no result yet",
         "evaluate 1 digits/darts/1: no result yet",

@@ -127,7 +127,7 @@ def test_slurm_works_with_and_without_accounting(programs, monkeypatch, accounti
     program(programs, "sacct", accounting)
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setattr(doctor, "PATIENCE", 0.3)
-    slurm, records = doctor._slurm()
+    slurm, records = doctor._slurm(print)
     assert (slurm.name, slurm.state) == ("SLURM", OK)
     assert "main* 2" in slurm.text
     assert records.state == state

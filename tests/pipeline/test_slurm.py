@@ -211,7 +211,7 @@ class Site:
 
     def resumed(self):
         """The epoch at which the current run of the search resumed."""
-        match = re.search(r"resumed at epoch (\d+)", self.log)
+        match = re.search(r"resumed after epoch (\d+)/", self.log)
         return int(match[1]) if match else 0
 
     def stage_process(self):

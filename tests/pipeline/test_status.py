@@ -1,15 +1,20 @@
 """`hlrs status`: what each job of a plan does, from leases, logs and results."""
 
+import contextlib
+import io
 import json
+import logging
 
 import pytest
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from hlrs.artifacts.files import write_text
 from hlrs.config.params import load
 from hlrs.pipeline import plan
 from hlrs.pipeline.execute import execute
+from hlrs.pipeline.live import INCOMPLETE, MOST, RESUMES, SILENT, Live
 from hlrs.pipeline.locks import claimed, lease
-from hlrs.pipeline.status import facts, lines, survey
+from hlrs.pipeline.status import facts, lines, state_of, survey
 from tests.conftest import edit, hlrs
 
 EPOCHS = (
@@ -64,6 +69,86 @@ def test_every_state_of_a_job_is_told_apart(jobs):
     assert "failed    search    digits/darts/1  the loss is not finite; lower search.weights.lr" in text
     assert str(failed.log) in "\n".join(text)
     assert "waiting   extract   digits/{darts,hlrs}/{0,1}" in text
+
+
+def test_a_step_within_a_long_epoch_counts_as_part_of_it(jobs):
+    job = of(jobs, "search", "digits/darts/0")
+    says(job, EPOCHS + "{run}  epoch 3/3, step 5/20  3 s left\n")
+    with lease(job):
+        state = state_of(job)
+    assert (state.says, state.share) == ("epoch 3/3, step 5/20, 3 s left", pytest.approx(2.25 / 3))
+
+
+# --- what a running snakemake shows -------------------------------------------------------------------
+
+
+@pytest.fixture
+def live(jobs):
+    plan.freeze(jobs)
+    shown = Live(jobs, logging.StreamHandler(io.StringIO()))
+    yield shown
+    shown.close()
+
+
+def event(live, event, **facts):
+    live.emit(logging.makeLogRecord({"event": event, **facts}))
+
+
+def printed(live):
+    """The lines so far, without the time of day."""
+    return [line.split("  ", 1)[1] for line in live.terminal.stream.getvalue().splitlines()]
+
+
+def test_a_running_snakemake_shows_epochs_ends_and_the_time_left_at_a_bounded_rate(jobs, live):
+    one, *others = [job for job in jobs if job.stage in ("search", "retrain")]
+    for number, job in enumerate((one, *others)):
+        event(live, LogEvent.JOB_INFO, jobid=number, wildcards={"key": job.key})
+    says(one, EPOCHS)
+    assert list(live._news(live.summed)) == []  # all still wait in a queue
+    with lease(one):
+        first = [f"running   search    {one.run}  {SHOWN}"]
+        assert [list(live._news(live.summed + at)) for at in (1, 2)] == [first, []]
+        *again, whole = live._news(live.summed + SILENT + 1)
+    assert again == first
+    assert whole.startswith(f"{len(jobs)} jobs: 1 running, {len(jobs) - 1} waiting; time left: ")
+    for job in others:
+        says(job, EPOCHS)
+    with contextlib.ExitStack() as leases:
+        for job in others:
+            leases.enter_context(lease(job))
+        turns = [list(live._news(live.summed + at)) for at in (1, 2, 3)]
+    assert [len(turn) for turn in turns] == [MOST, len(others) - MOST, 0]
+    event(live, LogEvent.JOB_FINISHED, job_id=0)
+    assert [text[: text.index(" in ")] for text in printed(live)] == [f"done      search    {one.run} "]
+
+
+def test_ctrl_c_does_not_look_like_a_loss_and_a_failure_does(jobs, live):
+    def passes(text, **facts):
+        return live.passes(logging.makeLogRecord({"msg": text, **facts}))
+
+    hidden = "Command 'hlrs search' returned non-zero exit status 75."
+    assert [passes(text) for text in (hidden, hidden.replace("75", "127"), "MissingOutputException")] == [
+        False,
+        True,
+        True,
+    ]
+    assert not passes("Finished jobid: 1", event=LogEvent.JOB_FINISHED)
+    stopped, failed = (of(jobs, "search", f"digits/darts/{seed}") for seed in (0, 1))
+    says(stopped, EPOCHS + "hlrs: {run}: interrupted by SIGINT; rerun to resume\n")
+    write_text(stopped.checkpoint, "a state")
+    live.stop()
+    assert printed(live) == [f"stopped   search    {stopped.run}  {SHOWN}", RESUMES]
+    assert not passes(f"WorkflowError:\n{INCOMPLETE}")
+    event(live, LogEvent.JOB_INFO, jobid=1, wildcards={"key": failed.key})
+    says(failed, "hlrs: {run}: the loss is not finite\n")
+    event(live, LogEvent.JOB_ERROR, jobid=1)
+    live.stop()
+    assert printed(live)[2] == f"failed    search    {failed.run}  the loss is not finite; {failed.log}"
+    assert RESUMES not in printed(live)[2:]
+    assert passes(f"WorkflowError:\n{INCOMPLETE}")
+
+
+# --- the command --------------------------------------------------------------------------------------
 
 
 def test_the_time_left_follows_records_and_the_jobs_at_a_time(jobs, workspace):
