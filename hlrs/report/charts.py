@@ -7,7 +7,7 @@ are `<title>` elements.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby, pairwise
 from string import Template
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 Values = Sequence[float | None]
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # header, rows
+TURNED = 30  # classes whose long names stand upright below a difference chart; of more, ranks are shown
 FEW = 30  # bars of a difference chart; with more, none has a hover text
 HOVERABLE = 300  # classes or points; with more, none has a hover text
 CHARACTER = 6.2  # approximate width of a character at 11 px
@@ -22,8 +23,6 @@ MOST_POINTS = 100  # of a line; at the size of a chart, more would not show
 SAMPLES = {"line": "M1 5H25", "fill": "M6 0h12v10h-12z", "dots": "M12 5h0", "broad": "M1 5H25"}
 LIGHT = {"text": "#1b2330", "soft": "#566172", "rule": "#d5dae2", "page": "#fff", "s0": "#0072b2",
          "s1": "#c85a00", "s2": "#00805c"}  # fmt: skip
-DARK = {"text": "#e3e7ee", "soft": "#a2acbb", "rule": "#353d4a", "page": "#14181e", "s0": "#56b4e9",
-        "s1": "#f0a04b", "s2": "#35c79a"}  # fmt: skip
 COLOURS = Template(  # of standalone charts; page.html.j2 repeats them for the page
     "svg{background:$page}.label{fill:$soft}.heading,.value,.mark{fill:$text}.inverse{fill:$page}"
     ".black{fill:#000}"
@@ -188,7 +187,7 @@ def number(value: float) -> str:
 class _Frame:
     """The axes of a chart, and the scales from data to pixels."""
 
-    def __init__(self, axes: Axes, top: int = 26, x_ticks: bool = True) -> None:
+    def __init__(self, axes: Axes, top: int = 26, x_ticks: bool = True, below: float = 0.0) -> None:
         self.axes, self.x_ticks = axes, x_ticks
         names = axes.y_names
         self.ys = (
@@ -199,7 +198,11 @@ class _Frame:
         self.y_texts = [*names] or [number(tick) for tick in self.ys]
         self.y0, self.y1 = (len(names) - 0.5, -0.5) if names else (self.ys[0], self.ys[-1])
         self.left = (28 if axes.y_label else 12) + CHARACTER * max(map(len, self.y_texts))
-        self.right, self.top, self.bottom = axes.width - 12.0 - axes.room, float(top), axes.height - 38.0
+        self.right, self.top, self.bottom = (
+            axes.width - 12.0 - axes.room,
+            float(top),
+            axes.height - 38.0 - below,
+        )
         self.x0, self.x1 = (math.log10(v) if axes.log_x else v for v in axes.x_range)
 
     def x(self, value: float) -> float:
@@ -400,19 +403,29 @@ def _bar_names(
     frame: _Frame, pitch: float, names: Sequence[str], stacks: Mapping[str, Sequence[float]]
 ) -> list[str]:
     """Draw the labels below the bars, and the bars' hover texts."""
-    body = _bar_labels(frame, pitch, names)
+    body = _bar_labels(frame, pitch, names, len(names))
     for i, name in enumerate(names if len(names) <= HOVERABLE else ()):
         counts = ", ".join(f"{label} {number(values[i])}" for label, values in stacks.items())
         body.append(_bar_title(frame, pitch, i, f"{name}: {counts}"))
     return body
 
 
-def _bar_labels(frame: _Frame, pitch: float, names: Sequence[str]) -> list[str]:
-    """Draw the names if they fit, otherwise some ranks."""
+def _bar_labels(frame: _Frame, pitch: float, names: Sequence[str], ranks: int) -> list[str]:
+    """Draw the names if they fit, otherwise some of the ranks 1 to `ranks`."""
     if pitch < CHARACTER * (1 + max((len(name) for name in names), default=0)):
-        return _rank_labels(frame, len(names))
+        return _rank_labels(frame, ranks)
     return [
         text_element(frame.left + (i + 0.5) * pitch, frame.bottom + 15, name) for i, name in enumerate(names)
+    ]
+
+
+def _turned_labels(frame: _Frame, pitch: float, names: Sequence[str]) -> list[str]:
+    """Draw one name per bar, upright."""
+    places = [frame.left + (i + 0.5) * pitch + 3.8 for i in range(len(names))]
+    return [
+        f'<text class="label" text-anchor="end" transform="translate({x:.1f} {frame.bottom + 4:.1f})'
+        f' rotate(-90)">{escape(name)}</text>'
+        for x, name in zip(places, names, strict=True)
     ]
 
 
@@ -433,14 +446,24 @@ def _bar_title(frame: _Frame, pitch: float, index: int, text: str) -> str:
     return f'<rect class="hover" {area}>{_title(text)}</rect>'
 
 
-def difference_chart(bars: Sequence[Bar], ranks: int, axes: Axes, bands: Sequence[Band]) -> str:
-    """Draw bars up and down from 0, with whiskers, for ranks 1 to `ranks`, and `bands` above the bars."""
+def difference_chart(
+    bars: Sequence[Bar], names: Sequence[str], ranks: int, axes: Axes, bands: Sequence[Band]
+) -> str:
+    """Draw bars up and down from 0, with whiskers, and `bands` above them.
+
+    Below are the bars' names, upright where they are long, or some of the ranks 1 to `ranks` of many.
+    """
+    turned = CHARACTER * max(map(len, names), default=0) if ranks <= TURNED else 0.0
     frame = _Frame(axes, top=56, x_ticks=False)
+    if turned + CHARACTER <= (frame.right - frame.left) / max(ranks, 1):
+        turned = 0.0  # they fit side by side
+    frame = _Frame(replace(axes, height=axes.height + round(turned)), top=56, x_ticks=False, below=turned)
     pitch = (frame.right - frame.left) / max(len(bars), 1)
     body = [f'<path class="axis" d="M{frame.left:.1f} {frame.y(0):.1f}H{frame.right:.1f}"/>']
     body += [_bars_of(frame, pitch, bars, series) for series in sorted({bar.series for bar in bars})]
     body.append(_whiskers(frame, pitch, bars))
-    body += _bands(frame, pitch, bands, 51) + _rank_labels(frame, ranks)
+    body += _bands(frame, pitch, bands, 51)
+    body += _turned_labels(frame, pitch, names) if turned else _bar_labels(frame, pitch, names, ranks)
     hoverable = bars if len(bars) <= FEW else ()
     return frame.draw(body + [_bar_title(frame, pitch, i, bar.label) for i, bar in enumerate(hoverable)])
 
@@ -597,16 +620,14 @@ def legend(entries: Sequence[Mark]) -> str:
 
 
 def document(chart: str, entries: Sequence[Mark]) -> str:
-    """Turn a chart into a standalone file, with colours for light and dark schemes and the legend below.
+    """Turn a chart into a standalone file for a paper: dark on light everywhere, with the legend below.
 
     Colours are plain style rules, which Inkscape, LaTeX converters and browsers understand.
     """
     head, body = chart.removesuffix("</svg>").split(">", 1)
     width, height = (float(head.split(f'{name}="')[1].split('"')[0]) for name in (" width", " height"))
     rows, bottom = _legend_rows(entries, width, height)
-    style = (
-        f"{COLOURS.substitute(LIGHT)}@media (prefers-color-scheme:dark){{{COLOURS.substitute(DARK)}}}{SHAPES}"
-    )
+    style = COLOURS.substitute(LIGHT) + SHAPES
     head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     head = head.replace(f' height="{height:g}"', f' height="{bottom:g}"')
     head = head.replace(f'viewBox="0 0 {width:g} {height:g}"', f'viewBox="0 0 {width:g} {bottom:g}"')

@@ -325,6 +325,11 @@ def _size(margin: float) -> str:
 # --- words --------------------------------------------------------------------------------------------
 
 
+def tested(found: list[Claim]) -> bool:
+    """Whether the matrix has methods for any part of the claim."""
+    return any(part.verdict != MISSING for claim in found for part in claim.parts)
+
+
 def headline(found: list[Claim]) -> str:
     """State the verdicts on all data sets, by the deciding metric, in one sentence."""
     found = [claim for claim in found if claim.metric == found[0].metric]

@@ -1,5 +1,6 @@
 """The report's figures, section by section; and all of them as an archive of SVG and CSV."""
 
+import re
 import statistics
 import zipfile
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from hlrs.report.heatmaps import MOST_COLUMNS
 from hlrs.report.runs import GAP, Methods, Results, Run, by_draw, once, search_means
 from hlrs.report.statistics import units
 from hlrs.report.wording import points
+
+IN_THE_DARK = re.compile(r"@media \(prefers-color-scheme:dark\)\{[^{}]*\{[^{}]*\}\}")  # unwanted in a paper
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,9 @@ def _maps_section(searches: Methods) -> Section:
     note = (
         "Softmax weight of each operation on each edge. Across: the epochs from the start of the search, "
         f"neighbouring ones averaged (at most {MOST_COLUMNS} columns). Down: the operations. Framed: the"
-        " edges of the genotype, with a mark at their operation. All methods share one scale. Shown: the"
-        " first seed of each method; figures.zip has all."
+        " edges of the genotype, with a mark at their operation. All methods share one scale, of the"
+        " weights that were trained; others may exceed it. Shown: the first"
+        " seed of each method; figures.zip has all."
     )
     figures = [drawn.figure(f"maps_{method}", method, runs) for method, runs in searches.items()]
     return Section("Architecture weights over the epochs", figures, note)
@@ -125,7 +129,9 @@ def archive(results: Results, path: Path) -> None:
                             _add(file, f"{dataset}/{figure.name}/{name}.svg", svg)
         for run in once(results.runs):
             for cell, (_, svg) in run.cells.items():
-                _add(file, f"{run.dataset}/cells_{run.method}/{run.stem}_{cell}.svg", svg)
+                _add(
+                    file, f"{run.dataset}/cells_{run.method}/{run.stem}_{cell}.svg", IN_THE_DARK.sub("", svg)
+                )
 
 
 def _add(file: zipfile.ZipFile, name: str, text: str) -> None:

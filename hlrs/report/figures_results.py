@@ -153,7 +153,7 @@ def differences_figure(results: Results, dataset: str, methods: Methods) -> Figu
         if method != reference
     }
     ends = [v for found in bars.values() for bar in found for v in (bar.low, bar.high)]
-    y_range, drawn = charts.extent(ends, zero=True), {}
+    y_range, labels, drawn = charts.extent(ends, zero=True), ranks.labels(MOST_BARS), {}
     for method, found in bars.items():
         lower = sum(bar.value is not None and bar.value < 0 for bar in found)
         higher = sum(bar.value is not None and bar.value > 0 for bar in found)
@@ -161,8 +161,7 @@ def differences_figure(results: Results, dataset: str, methods: Methods) -> Figu
         axes = charts.Axes(
             f"{method} − {reference}", "class, by size", "percentage points", (0, 1), y_range, summary=said
         )
-        drawn[method] = charts.difference_chart(found, len(ranks.order), axes, ranks.bands(MOST_BARS))
-    labels = ranks.labels(MOST_BARS)
+        drawn[method] = charts.difference_chart(found, labels, len(ranks.order), axes, ranks.bands(MOST_BARS))
     return Figure(
         "class_differences",
         f"Difference from {reference}, class by class",

@@ -482,8 +482,13 @@ class Maps:
 
 
 def maps(runs: Iterable[Run]) -> Maps:
-    """Prepare the maps of these runs; one shade means equal weights, as at the start of a search."""
+    """Prepare the maps of these runs; one shade means equal weights, as at the start of a search.
+
+    The scale is that of the weights that were trained, if any were.
+    """
+    runs = [*runs]
     cells = {run.name: edges(run) for run in runs}
-    every = [edge for own in cells.values() for found in own.values() for edge in found]
+    trained = [run for run in runs if run.histories["search"]["epoch"]] or runs
+    every = [edge for run in trained for found in cells[run.name].values() for edge in found]
     low, high = charts.extent(weight for edge in every for row in edge.rows.values() for weight in row)
     return Maps(cells, heatmaps.linear(low, high, through=1 / len(every[0].rows)))

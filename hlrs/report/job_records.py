@@ -1,8 +1,9 @@
-"""What the records of the report's jobs say: code and environment, and a link to each record."""
+"""What the records of the report's jobs say: code and environment; links to records and files."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from hlrs.report.runs import STAGES, JobRecord, Results, Run, jobs
 from hlrs.report.tables import Cell, Column, Group, Table, lineage_of
@@ -11,6 +12,10 @@ from hlrs.report.wording import NOTHING
 SHOWN = 12  # values of a fact, at most
 COMMON = {"commit": "Commit", "lock": "Lock file", "image": "Container image", "versions": "Versions"}
 PLACES = {"device": "Device", "host": "Host"}
+FILES = {  # by the stage that makes it: heading and name
+    "extract": ("Genotype", "genotype.json"),
+    "retrain": ("Weights", "weights.safetensors"),
+}
 FROM_PUBLISHED = "../"  # the workflow's folder as seen from report/, where people open the page
 
 
@@ -44,13 +49,14 @@ def _fact(label: str, values: Iterable[str]) -> Fact:
 
 
 def record_table(results: Results) -> Table:
-    """Build one row per run: the key of each of its jobs, linked to the job's record."""
+    """Build one row per run: links to its genotype and weights, and to the record of each of its jobs."""
     stages = ["split", *(stage for stage in STAGES if any(stage in run.records for run in results.runs))]
-    columns = [Column("Run", text=True), *(Column(stage, text=True) for stage in stages)]
+    files = [stage for stage in FILES if stage in stages]
+    columns = [Column(label, text=True) for label in ("Run", *(FILES[stage][0] for stage in files), *stages)]
     groups = []
     for dataset in results.classes:
         rows = [
-            _row(run, results.splits[run.split or dataset], stages)
+            _row(run, results.splits[run.split or dataset], files, stages)
             for run in results.runs
             if run.dataset == dataset
         ]
@@ -58,12 +64,18 @@ def record_table(results: Results) -> Table:
     return Table("Records", columns, groups)
 
 
-def _row(run: Run, split: JobRecord, stages: list[str]) -> list[Cell]:
+def _row(run: Run, split: JobRecord, files: list[str], stages: list[str]) -> list[Cell]:
     records = {"split": split, **run.records}
+    made = [_file(records[stage], FILES[stage][1]) if stage in records else Cell(NOTHING) for stage in files]
     keys = [
         Cell(records[stage].key, FROM_PUBLISHED + records[stage].path, kind="record")
         if stage in records
         else Cell(NOTHING)
         for stage in stages
     ]
-    return [Cell(run.name, anchor=lineage_of(run)[1:]), *keys]
+    return [Cell(run.name, anchor=lineage_of(run)[1:]), *made, *keys]
+
+
+def _file(record: JobRecord, name: str) -> Cell:
+    """Link a file beside a record."""
+    return Cell(name, FROM_PUBLISHED + PurePosixPath(record.path).with_name(name).as_posix())

@@ -15,12 +15,12 @@ from ruamel.yaml import YAML
 
 from hlrs.artifacts.jobs import OUTPUTS
 from hlrs.report import charts, figures, tables
-from hlrs.report.claim import claims, controls, headline
+from hlrs.report.claim import claims, controls, headline, tested
 from hlrs.report.comparisons import COMPARED, Difference, Summary, compare, deciding, summarize
 from hlrs.report.job_records import facts, record_table
 from hlrs.report.lookups import floor_of, lookups_table
 from hlrs.report.runs import STAGES, JobRecord, Results, draws, jobs, several, taus
-from hlrs.report.wording import MOST_SENTENCES, answer, counted, hours, points, sample
+from hlrs.report.wording import MOST_SENTENCES, accuracies, answer, counted, hours, points, sample
 
 MANY = 4  # methods; the long sections of a data set with more are folded
 
@@ -47,8 +47,9 @@ def page(results: Results) -> str:
         extent=_extent(results, records),
         uncommitted=sum(record.uncommitted for record in records),
         answer=answer(results, differences),
+        accuracies=accuracies(results),
         glance=_glance(results, [d for d in differences if d.metric in deciding(results)[:1]]),
-        claim={"headline": headline(claim), "datasets": claim} if claim else None,
+        claim={"headline": headline(claim), "datasets": claim} if claim and tested(claim) else None,
         controls=controls(results),
         metric=COMPARED[deciding(results)[0]],
         labels=COMPARED,

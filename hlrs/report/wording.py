@@ -5,12 +5,15 @@ and seed), Student's t for the unknown spread, corrected for the methods compare
 """
 
 import math
+import statistics
 
 from hlrs.artifacts.records import UNKNOWN
 from hlrs.report.comparisons import COMPARED, Difference, deciding
-from hlrs.report.runs import Results
+from hlrs.report.runs import Results, by_draw, search_means
+from hlrs.report.statistics import interval, units
 
 NOTHING = "–"
+MOST_NAMED = 6  # methods of a data set with their accuracy; of more, the highest and the reference
 MOST_SENTENCES = 12  # of the answer; more comparisons are summarized, one sentence per data set
 
 
@@ -26,7 +29,7 @@ def percent(value: float | None) -> str:
 
 def points(value: float) -> str:
     """Format a difference in signed percentage points: one decimal, more where it would round to 0."""
-    scaled = 100 * value
+    scaled = round(100 * value, 6)  # so that equal means print alike
     if abs(scaled) < 1e-9:
         return "0.0"
     return f"{scaled:+.{max(1, math.ceil(-math.log10(abs(scaled))))}f}".replace("-", "−")
@@ -97,6 +100,27 @@ def answer(results: Results, differences: list[Difference]) -> list[str]:
     if len(main) == 1:
         return sentences
     return [_headline(reference, main), *sentences]
+
+
+def accuracies(results: Results) -> list[str]:
+    """Name the accuracy that decides of each method, highest first, in one sentence per data set."""
+    metric = COMPARED[deciding(results)[0]].capitalize()
+    order = ", best first" if len(results.params["matrix"]["methods"]) > 1 else ""
+    return [f"{metric} on {dataset}{order}: {_accuracies(results, dataset)}." for dataset in results.classes]
+
+
+def _accuracies(results: Results, dataset: str) -> str:
+    """List methods with their means, the highest with its interval; of many, only that and the reference."""
+    searches = {m: search_means(runs, deciding(results)[0]) for m, runs in results.methods(dataset).items()}
+    values = {method: units(by_draw(means)) for method, means in searches.items() if means}
+    order = sorted(values, key=lambda method: -statistics.fmean(values[method]))
+    if len(order) > MOST_NAMED:
+        order = [method for method in order if method in (order[0], results.report["reference"])]
+    named = [f"{method} {percent(statistics.fmean(values[method]))} %" for method in order]
+    confidence = results.report["confidence"]
+    if span := interval(values[order[0]], confidence):
+        named[0] += f" ({100 * confidence:g} % interval {percent(span[0])} to {percent(span[1])} %)"
+    return ", ".join(named)
 
 
 def _headline(reference: str, differences: list[Difference]) -> str:

@@ -482,6 +482,32 @@ def test_maps_show_the_weights():
     assert "0←k-1: largest at the end skip_connect, 0.37; in the genotype: sep_conv_3x3" in svg
 
 
+def test_weights_that_no_training_moved_do_not_set_the_scale():
+    run = make_run("darts", 0)
+    column = dict(run.alphas)
+    loud = {**column, "weight": [1.0 if op == "skip_connect" else 0.0 for op in column["primitive"]]}
+    still = replace(make_run("random", 0), alphas=loud, histories={"search": {"epoch": []}})
+    assert figures_training.maps([run, still]).shades == figures_training.maps([run]).shades
+    assert figures_training.maps([still]).shades.bounds[-1] > 0.9
+
+
+def test_names_of_classes_stand_below_differences_and_ranks_of_many():
+    def chart(names, ranks):
+        bars = [charts.Bar(name, 0, 1.0, 0.0, 2.0) for name in names]
+        axes = charts.Axes("t", "class, by size", "points", (0, 1), (0, 2))
+        return ElementTree.fromstring(charts.difference_chart(bars, names, ranks, axes, []))
+
+    def labels(root):
+        return [e.text for e in root.iter("text") if e.get("class") == "label"]
+
+    assert {"ant", "bee", "cat"} <= {*labels(short := chart(["ant", "bee", "cat"], 3))}
+    turned = chart(long := ["wild flower", "automobile", "brick", "gravel", "grass", "lamp"], 6)
+    assert {*long} <= {*labels(turned)}
+    # 11 characters of 6.2 pixels
+    assert int(turned.get("height")) - int(short.get("height")) == 68
+    assert not {"class 0"} & {*labels(chart([f"class {i}" for i in range(40)], 40))}
+
+
 def test_many_epochs_are_grouped():
     run = replace(make_run("darts", 0), alphas=weights(51))
     rows = figures_training.edges(run)["normal"][0].rows["skip_connect"]
@@ -548,6 +574,7 @@ def test_the_archive_holds_every_figure_as_svg_and_csv_and_depends_on_results_on
             root = ElementTree.fromstring(text)
             assert root.tag == "{http://www.w3.org/2000/svg}svg"
             assert "var(" not in text
+            assert "prefers-color-scheme" not in text  # a paper has one scheme
             assert f"{Path(name).parent}.csv" in found or "/cells_" in name
     rows = list(csv.DictReader(io.StringIO(found["d/calibration.csv"])))
     assert rows[0] == {
@@ -575,8 +602,7 @@ def test_a_file_has_its_legend_below_the_chart():
 
 def test_page_and_files_have_the_same_colours_and_style_every_class():
     page = Path(figures.__file__).with_name("page.html.j2").read_text()
-    for colours in (charts.LIGHT, charts.DARK):
-        assert all(f"--{name}: {value};" in page for name, value in colours.items())
+    assert all(f"--{name}: {value};" in page for name, value in charts.LIGHT.items())
     runs = [sized("hlrs", i, 2, 0.5 + 0.1 * i) for i in (0, 1)]
     results = make_results([sized("darts", 0, 1, 0.6), *runs])
     every = [f for section in figures.sections(results, "d") for f in section.figures]

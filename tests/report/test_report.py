@@ -29,7 +29,7 @@ from hlrs.report.comparisons import compare
 from hlrs.report.job_records import facts, record_table
 from hlrs.report.runs import JobRecord
 from hlrs.report.tables import Cost, cost, hours_table, operations_table, stages_table
-from hlrs.report.wording import answer, duration, memory, points
+from hlrs.report.wording import accuracies, answer, duration, memory, points
 from hlrs.stages.report import gather, run
 
 HOSTILE = "<script>alert(1)</script>"
@@ -444,8 +444,8 @@ def test_a_shared_search_costs_once():
     assert hours == ["0.1", "0.1", "0.2", "0.2", "0.6", "0.15"]  # 90 s per job; last: per seed and method
     second = record_table(results).groups[0].rows[1]
     assert second[0].text == "d/darts/0-3"
-    assert second[2].href.endswith("search/d/darts/0/provenance.json")
-    assert second[5].href.endswith("evaluate/d/darts/0-3/provenance.json")
+    assert second[4].href.endswith("search/d/darts/0/provenance.json")
+    assert second[7].href.endswith("evaluate/d/darts/0-3/provenance.json")
 
 
 # differences 0.03, 0.03 on the first draw, 0.01, 0.03 on the second
@@ -521,7 +521,7 @@ def test_stages_that_a_method_lacks_are_not_shown():
     assert {s for m, s in stages if m == "published"} == {"extract", "retrain", "evaluate"}
     assert {r["method"] for r in rows(job, "plots/search.csv")} == {"darts"}
     keys = [sum(bool(cell.href) for cell in row) for row in record_table(results).groups[0].rows[::2]]
-    assert keys == [5, 4, 3]  # the split's among them
+    assert keys == [7, 6, 4]  # the split's, genotype and weights among them
 
 
 def test_a_report_of_resnets_alone():
@@ -612,6 +612,26 @@ def test_the_claim_stands_near_the_top():
     assert text.index('id="claim"') < text.index('id="data/d"')
     assert "<strong>not tested on d</strong>" in text
     assert 'id="claim"' not in html(make_job(TWO_SEEDS, reference="random"))
+
+
+def test_a_claim_that_the_matrix_cannot_speak_to_is_left_to_the_table():
+    job = make_job({"darts": [0.5, 0.5], "random": [0.4, 0.5]})
+    assert 'id="claim"' not in html(job)
+    assert {r["verdict"] for r in rows(job, "claim.csv")} == {"not tested"}
+
+
+def test_the_best_method_is_named_with_its_accuracy_and_interval():
+    first = accuracies(gather(make_job({"darts": [0.5, 0.5], "a": [0.6, 0.8], "b": [0.55, 0.55]})))
+    # x̄ ± t₁ s/√2 with t₁ = 12.706 and s/√2 = 0.1
+    named = "a 70.0 % (95 % interval −57.1 to 197.1 %), b 55.0 %, darts 50.0 %"
+    assert first == [f"Balanced accuracy on d, best first: {named}."]
+    many = {"darts": [0.5]} | {f"m{i}": [0.6 + i / 100] for i in range(6)}
+    [named] = accuracies(gather(make_job(many)))
+    assert named == "Balanced accuracy on d, best first: m5 65.0 %, darts 50.0 %."
+
+
+def test_differences_print_alike_however_they_were_summed():
+    assert points(0.0125) == points(0.0125 + 1e-12) == points(0.0125 - 1e-12)
 
 
 def test_without_a_reference_nothing_is_compared():
@@ -760,17 +780,27 @@ def test_tables_name_their_rows_and_columns():
 # --- lineage ------------------------------------------------------------------------------------------
 
 
-def test_every_job_is_linked_to_its_record():
+def files_linked(job, name):
+    """A record, and what is linked beside it."""
+    beside = {"extract": "genotype.json", "retrain": "weights.safetensors"}.get(name.split("/")[0])
+    record = Path(job.inputs[name])
+    return [record, *([record.with_name(beside)] if beside else [])]
+
+
+def test_every_job_is_linked_to_its_record_and_files():
     """The page lies in report/, one folder below the workflow's, to which the records' paths are relative."""
     job = make_job(TWO_SEEDS, datasets=("d", "e"))
     table = record_table(gather(job))
     assert [(group.name, group.anchor) for group in table.groups] == [("d", "runs/d"), ("e", "runs/e")]
     links = [cell.href for group in table.groups for row in group.rows for cell in row[1:]]
     assert {Path("report", link).resolve() for link in links} == {
-        Path(path).resolve() for name, path in job.inputs.items() if name.endswith("provenance.json")
+        path.resolve()
+        for name in job.inputs
+        if name.endswith("provenance.json")
+        for path in files_linked(job, name)
     }
     [row] = [row for row in table.groups[0].rows if row[0].text == "d/hlrs/1"]
-    assert [cell.text for cell in row[1:]] == ["0123456789ab"] * 5
+    assert [cell.text for cell in row[1:]] == ["genotype.json", "weights.safetensors", *["0123456789ab"] * 5]
     assert row[0].anchor == "lineage/d/hlrs/1"
 
 
