@@ -81,5 +81,5 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	    echo "  $(VENV) has $$(du -sh $(VENV) | cut -f 1), $$(date +%T)"; done) & ticker=$$!; \
 	$(BIN)/python -m pip install --progress-bar off --requirement requirements.lock; \
 	status=$$?; kill $$ticker; exit $$status
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --config-settings editable_mode=compat --editable .
 	@touch $@

@@ -132,6 +132,7 @@ class Npz(Spec):
     """A MedMNIST file: arrays train_images, train_labels, test_images, test_labels.
 
     `join_val`: whether val_images and val_labels are training images as well, instead of being left out.
+    `classes`: a text file with one class name per line; without it, classes are named by their numbers.
     """
 
     kind: Literal["npz"] = "npz"
@@ -141,6 +142,7 @@ class Npz(Spec):
     identity: ClassVar[None] = None
     file: FilePath
     join_val: bool = False
+    classes: FilePath | None = None
 
 
 Source = Annotated[Digits | Parquet | Torchvision | ImageFolder | ListFile | Npz, Field(discriminator="kind")]

@@ -49,6 +49,17 @@ def test_every_kind(size, channels, read, classes, tmp_path):
     assert images[:, :, 0, 0].tolist() == [[number] * read for number in (0, 1, 2, 3, 4, 5, 8, 9, 10)]
 
 
+def test_classes_are_named_by_a_file_with_a_name_for_each(tmp_path):
+    path, names = medmnist(tmp_path / "a.npz", classes=3), tmp_path / "names.txt"
+    names.write_text("adipose\n lymphocytes \n\ndebris\n")
+    spec = Npz(file=path, classes=str(names))
+    assert NpzSource(spec).classes == ["adipose", "lymphocytes", "debris"]
+    assert [file.path for file in arrays.npz_files(spec)] == [path, str(names)]
+    names.write_text("adipose\n")
+    refused(r"names\.txt: 1 class names, .*labels 0 to 2; write one name per line", path, classes=str(names))
+    refused(r"none\.txt: No such file", path, classes=str(tmp_path / "none.txt"))
+
+
 def test_validation_images_join_the_training_images_if_asked(tmp_path):
     spec = Npz(file=medmnist(tmp_path / "a.npz"), join_val=True)
     source = NpzSource(spec)

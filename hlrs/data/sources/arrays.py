@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from hlrs.config.base import Choices
 from hlrs.config.data import Digits, Npz, Torchvision
 from hlrs.data.sources.base import RENEW, ImageSource, Named, first_line, regular, single
+from hlrs.data.sources.lists import read_class_names
 from hlrs.errors import UserError
 
 if TYPE_CHECKING:
@@ -201,8 +202,8 @@ LABELS: Choices[Callable[..., tuple[list[str], list[Labels]]]] = {
 
 
 def npz_files(spec: Npz) -> list[Named]:
-    """List the .npz file."""
-    return [single("npz", spec.file)]
+    """List the .npz file, and that of class names."""
+    return [single("npz", spec.file), *([single("classes", spec.classes)] if spec.classes else [])]
 
 
 class NpzSource(ImageSource):
@@ -228,8 +229,19 @@ class NpzSource(ImageSource):
             if shape[1:] != train:
                 found = f"train images {list(train)}, {part} images {list(shape[1:])}"
                 raise UserError(f"{self.path}: {found}; all need one shape: {RENEW}")
-        classes = [str(label) for label in range(int(labels[0].max()) + 1)]
-        super().__init__(classes, train[2], np.concatenate(labels[:-1]), labels[-1])
+        super().__init__(
+            self._classes(spec, int(labels[0].max()) + 1), train[2], np.concatenate(labels[:-1]), labels[-1]
+        )
+
+    def _classes(self, spec: Npz, count: int) -> list[str]:
+        """Return the classes' names, without a file their numbers; UserError if they are not as many."""
+        if spec.classes is None:
+            return [str(label) for label in range(count)]
+        names = read_class_names(Path(spec.classes))
+        if len(names) != count:
+            found = f"{spec.classes}: {len(names)} class names, but {self.path} has labels 0 to {count - 1}"
+            raise UserError(f"{found}; write one name per line, in the order of the labels")
+        return names
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:

@@ -57,8 +57,7 @@ def _known_classes(spec: ListFile, labels: NDArray[np.int64]) -> list[str]:
     count = int(found[-1]) + 1
     names: list[str] | None = None
     if spec.classes:
-        lines = _text(Path(spec.classes), "a file of class names").split("\n")
-        names = [line.strip() for line in lines if line.strip()]
+        names = read_class_names(Path(spec.classes))
         if count > len(names):
             where = _line(Path(spec.train), int(labels.argmax()))
             raise UserError(
@@ -71,6 +70,12 @@ def _known_classes(spec: ListFile, labels: NDArray[np.int64]) -> list[str]:
         gaps = f"no image of {count - len(found):,} of the labels 0 to {count - 1:,}, the first is {first}"
         raise UserError(f"{spec.train}: {gaps}; number the classes that have images from 0 on")
     return names or [str(label) for label in range(count)]
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Read class names from a text file, one per line; UserError if it cannot be read."""
+    lines = _text(path, "a file of class names").split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _read_list(path: Path) -> tuple[list[str], NDArray[np.int64]]:
