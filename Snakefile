@@ -89,7 +89,7 @@ onstart:
 
 
 onsuccess:
-    PLAN.publish()
+    PLAN.succeed()
 
 
 onerror:

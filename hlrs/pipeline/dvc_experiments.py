@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hlrs.artifacts.jobs import ASIDE, PROVENANCE, Job
 from hlrs.errors import UserError
+from hlrs.provenance.dvc_lock import LOCK
 
 EXPERIMENTS = Path(".dvc/tmp/exps")  # of a checkout: the folders of its queued experiments
 
@@ -42,6 +43,22 @@ def shelve(jobs: list[Job], since: float) -> None:
             _copy(job.checkpoint, checkout / job.checkpoint)
         elif job.output(PROVENANCE).stat().st_mtime >= since:
             _copy(job.directory, checkout / ASIDE / job.directory)
+
+
+def unrecorded(jobs: list[Job], since: float) -> str:
+    """Warn of new results that DVC would delete; empty under DVC, and where nothing was ever recorded.
+
+    `since`: as of `shelve`.
+    """
+    if os.environ.get("DVC_ROOT") or not LOCK.is_file():
+        return ""
+    new = [job for job in jobs if job.complete and job.output(PROVENANCE).stat().st_mtime >= since]
+    if not new:
+        return ""
+    return (
+        f"{len(new)} results are new: record them (`dvc repro`, which runs nothing) before "
+        "`dvc exp run` or `dvc exp apply`, which delete what is not recorded"
+    )
 
 
 def _checkout() -> Path | None:

@@ -50,6 +50,12 @@ class Plan:
         """Copy the current params' report, if complete, to report/."""
         plan.publish(self.jobs)
 
+    def succeed(self) -> None:
+        """Publish the report, and warn if DVC would delete what is new."""
+        self.publish()
+        if warning := dvc_experiments.unrecorded(self.jobs, self.started):
+            print(f"hlrs: {warning}", file=sys.stderr)
+
     def show(self, workflow: Any) -> None:
         """Show what becomes of the jobs while they run."""
         self.live = show(self.jobs, workflow)

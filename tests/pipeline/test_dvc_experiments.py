@@ -11,6 +11,7 @@ import pytest
 
 from hlrs.artifacts.jobs import ASIDE, PROVENANCE, Job
 from hlrs.pipeline import dvc_experiments
+from tests.messages import says
 from tests.pipeline.test_workflow import (  # noqa: F401 - fixtures
     CLEAN,
     EVERYTHING,
@@ -76,6 +77,22 @@ def make(root, job, text="made"):
     for path in job.outputs:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
+
+
+def test_new_results_that_dvc_would_delete_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    made, _, partial, _ = JOBS
+    make(tmp_path, made)
+    make(tmp_path, partial)
+    partial.output(PROVENANCE).unlink()
+    assert dvc_experiments.unrecorded(JOBS, 0) == ""  # nothing was ever recorded
+    Path("dvc.lock").write_text("schema: '2.0'\n")
+    warning = dvc_experiments.unrecorded(JOBS, 0)
+    says(warning, "1 results", "dvc repro", "dvc exp apply")
+    assert dvc_experiments.unrecorded(JOBS, time.time() + 60) == ""  # all older
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert dvc_experiments.unrecorded(JOBS, 0) == ""
 
 
 @pytest.fixture
