@@ -93,7 +93,8 @@ def _stage_command(stage: str) -> click.Command:
     if stage == "split":
         option = click.option("--check-images", is_flag=True, help="First decode every image of the source.")
         command = option(command)
-    return click.command(stage)(command)
+    example = {"split": "digits_lt", "report": "all"}.get(stage, "digits_lt/hlrs/0")
+    return click.command(stage, epilog=f"Example: hlrs {stage} {example}")(command)
 
 
 for _stage in STAGE_HELP:
@@ -137,7 +138,7 @@ def _width() -> int:
     return min(shutil.get_terminal_size((110, 50)).columns, 130)
 
 
-@main.command("plan")
+@main.command("plan", epilog="Example: hlrs plan --why digits_lt/hlrs/0")
 @params_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -177,7 +178,7 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
             click.echo(line)
 
 
-@main.command()
+@main.command(epilog="Example: watch -n 10 hlrs status")
 @params_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(params: Path, as_json: bool) -> None:
@@ -193,7 +194,7 @@ def status(params: Path, as_json: bool) -> None:
     click.echo(json.dumps(facts(states), indent=1) if as_json else "\n".join(lines(states)))
 
 
-@main.command("schema")
+@main.command("schema", epilog="Example: hlrs schema > params.schema.json")
 @click.option("--markdown", "as_page", is_flag=True, help="Print the page docs/parameters.md.")
 def show_schema(as_page: bool) -> None:
     """Print the JSON Schema of params.yaml, for editors.
@@ -207,7 +208,7 @@ def show_schema(as_page: bool) -> None:
     click.echo(page, nl=False)
 
 
-@main.command()
+@main.command(epilog="Example: hlrs lineage digits_lt/hlrs/0")
 @click.argument("path")
 @params_option
 @click.option("--json", "form", flag_value="json", help="Print JSON: complete records and every data file.")
@@ -242,7 +243,7 @@ def lineage(path: str, params: Path, form: str | None, since: str | None) -> Non
         click.echo("\n".join(lineage_view.tree(found, _width())))
 
 
-@main.command()
+@main.command(epilog="Example: hlrs audit --data")
 @params_option
 @click.option("--data", "with_data", is_flag=True, help="Also verify the data files.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 for remarks, too.")
@@ -265,7 +266,7 @@ def audit(params: Path, with_data: bool, strict: bool, as_json: bool) -> None:
     sys.exit(any(finding.broken or strict for finding in findings))
 
 
-@main.command()
+@main.command(epilog="Example: hlrs prune search retrain")
 @click.argument("stages", nargs=-1, type=click.Choice(list(STAGE_HELP)))
 @click.option("--complete", is_flag=True, help="Fail if a result that params.yaml requests is missing.")
 @params_option
@@ -294,7 +295,7 @@ def prune(stages: tuple[str, ...], complete: bool, params: Path) -> None:
                 (RESULTS / stage).mkdir(parents=True, exist_ok=True)
 
 
-@main.command()
+@main.command(epilog="Example: hlrs publish")
 @params_option
 def publish(params: Path) -> None:
     """Copy the report of the current params to report/."""
@@ -306,7 +307,7 @@ def publish(params: Path) -> None:
     click.echo(PUBLISHED / "index.html")
 
 
-@main.command()
+@main.command(epilog="Example: hlrs predict digits_lt/darts/0 'photos/*.png' --top 3")
 @click.argument("network", metavar="RUN")
 @click.argument("images", nargs=-1, required=True)
 @click.option("--csv", "form", flag_value="csv", help="Print CSV.")
@@ -351,7 +352,7 @@ def predict(
         raise Failure(f"{total - printed} of {total} images cannot be read and were skipped")
 
 
-@main.command()
+@main.command(epilog="Example: hlrs export digits_lt/darts/0 --to network --format onnx")
 @click.argument("network", metavar="[RUN]", required=False)
 @click.option("--to", "folder", type=click.Path(path_type=Path), metavar="DIR", help="Write RUN's network.")
 @click.option(
@@ -420,7 +421,7 @@ def _export_network(network: str, folder: Path, formats: tuple[str, ...], params
         click.echo(path)
 
 
-@main.command()
+@main.command(epilog="Example: hlrs profile slurm --partition gpu")
 @click.argument("system", type=click.Choice(["slurm"]))
 @click.option(
     "--partition",
@@ -461,7 +462,7 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
         )
 
 
-@main.command()
+@main.command(epilog="Example: hlrs describe digits_lt/hlrs/0")
 @click.argument("network")
 @click.option(
     "--space",
@@ -551,7 +552,7 @@ def _refuse_given(names: Iterable[str], why: str) -> None:
             raise UserError(f"--{name.replace('_', '-')}: {why}; omit it")
 
 
-@main.command()
+@main.command(epilog="Example: hlrs warm --capability 90")
 @params_option
 @click.option(
     "--processes",
@@ -589,7 +590,7 @@ def warm(params: Path, processes: int, capability: str | None) -> None:
     )
 
 
-@main.command()
+@main.command(epilog="Example: hlrs doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
     """Check the installation and show how to repair it.

@@ -54,6 +54,12 @@ def test_help_lists_the_commands_in_order_with_whole_summaries():
     assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
 
 
+@pytest.mark.parametrize("name", main.commands)
+def test_every_command_has_an_example_of_itself(name):
+    [example] = [line for line in run(name, "--help")[1].splitlines() if "Example: " in line]
+    assert f" hlrs {name}" in example
+
+
 @pytest.mark.parametrize("stage", STAGE_HELP)
 def test_every_stage_has_help_and_outputs(stage):
     code, shown, _ = run(stage, "--help")
