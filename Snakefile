@@ -50,14 +50,18 @@ def minutes(needed):
 
 
 def stage(name):
-    """Return the shell command of a stage, which appends to its log; if it fails, the end of that is shown.
+    """Return the shell command of a stage; if it fails, the end of its log is shown.
+
+    A job that resumes appends to its log: Snakemake has deleted that, but a second link keeps it until the job is done.
 
     SLURM's signals also reach the shell, which waits until its stage has saved. The warning is ignored until the
     stage handles it, and is repeated (hlrs/pipeline/slurm.py).
     """
     command = f"{HLRS} {name} .hlrs/specs/{{wildcards.key}}.json >> {{log}} 2>&1"
+    begun = "(ln {log}.part {log} || (touch {log}; ln {log} {log}.part)) 2> /dev/null || true"
     shown = f"test $status = {INTERRUPTED} || tail -n 20 {{log}} >&2 || true"
-    return f"trap : TERM; trap '' USR1; {command} || (status=$?; {shown}; exit $status)"
+    done = f"{command} && rm -f {{log}}.part"
+    return f"trap : TERM; trap '' USR1; {begun}; {done} || (status=$?; {shown}; exit $status)"
 
 
 rule all:
