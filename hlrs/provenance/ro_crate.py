@@ -25,6 +25,7 @@ from hlrs.artifacts.jobs import FILES, OUTPUTS, PROVENANCE, Job
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.errors import Failure, UserError
+from hlrs.provenance.citation import CITATION, Author, authors
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -46,11 +47,13 @@ CODE = (
     "profiles/default/*",
     "dvc.yaml",
     "pyproject.toml",
+    CITATION,
     LICENSE,
     README,
     LOCK,
 )
 FORMATS = {  # that mimetypes does not know, or that depend on the system
+    ".cff": "application/yaml",
     ".csv": "text/csv",
     ".gz": "application/gzip",
     ".md": "text/markdown",
@@ -76,8 +79,8 @@ FACTS = (  # of a record, besides its measurements
 def export(jobs: list[Job], params: Path, target: Path, weights: bool) -> dict[str, int]:
     """Write the crate of a finished run to a new folder; return its numbers of jobs, files and bytes.
 
-    Raises UserError if a result is missing, the folder is not empty or the code is not a checkout; Failure if
-    a file differs from its record.
+    Raises UserError if a result is missing, the folder is not empty, the code is not a checkout or its
+    CITATION.cff is malformed; Failure if a file differs from its record.
     """
     missing = [job for job in jobs if not job.complete]
     if missing:
@@ -112,6 +115,7 @@ class Description:
         self._check()
         inside = not params.is_absolute() and ".." not in params.parts
         self.params = params.as_posix() if inside else params.name
+        self.authors = authors(CHECKOUT / CITATION)
         self.slots: dict[str, dict[str, Any]] = {}  # formal parameters by identifier
         self.connections: dict[str, dict[str, str]] = {}  # stage -> slot of its input -> slot of an output
 
@@ -384,12 +388,18 @@ class Description:
             "version": __version__,
             "url": _ref([README]),
             "license": _ref([LICENSE]),
+            **({"author": _ref(map(self._author, self.authors))} if self.authors else {}),
             "input": _ref([f"{WORKFLOW}#params"]),
             "output": _ref(slot for stage in stages for slot in self._slots(stage, "output")),
             "hasPart": _ref(map(_tool, stages)),
             "step": _ref(map(_step, stages)),
             **({"buildInstructions": _ref([LOCK])} if LOCK in self.crate else {}),
         }
+
+    def _author(self, author: Author) -> str:
+        """Describe an author and return the identifier."""
+        identifier = author.orcid or f"#author/{quote(author.name)}"
+        return self.add(identifier, "Person" if author.person else "Organization", name=author.name)
 
     def _formal_parameters(self) -> None:
         """Describe the slots, once all their types are known."""
@@ -444,6 +454,9 @@ class Description:
             "parameters, code and records."
         )
         root["license"] = _ref([LICENSE])
+        # the workflow's authors need not have run it, unless they are people: then somebody entered them
+        if people := [author for author in self.authors if author.person]:
+            root["author"] = _ref(map(self._author, people))
         root["mentions"] = _ref(["#run", "#snakemake", *map(_action, self.jobs)])
         report = quote(str(self.report.output("index.html")))
         page = _page(root["name"], root["description"], report, quote(self.params))

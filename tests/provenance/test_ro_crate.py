@@ -23,7 +23,10 @@ from hlrs.cli import main
 from hlrs.config.params import load
 from hlrs.data.sources.arrays import digits_file
 from hlrs.pipeline import plan
+from hlrs.provenance import ro_crate
+from hlrs.provenance.citation import authors
 from tests.conftest import REPOSITORY, TINY, make_all, record
+from tests.messages import says
 
 STAGES = ["split", "search", "extract", "retrain", "evaluate"]
 METADATA = "ro-crate-metadata.json"
@@ -32,6 +35,7 @@ RECOMMENDED = {  # unmet recommendations, with the number of places
     "The Action SHOULD have an agent that is a Person or Organization": 11,
     f"The {ROOT} SHOULD have a link to a Contextual Entity representing the `author` of the RO-Crate": 1,
     f"The `publisher` property of a `{ROOT}` SHOULD be an `Organization`": 1,
+    "The organization SHOULD have a URL.": 1,
     "The SoftwareApplication id SHOULD be an absolute URI": 9,  # the tools are files of the crate
 }
 
@@ -142,6 +146,32 @@ def validate(tmp_path_factory):
 
 def test_it_validates_and_names_no_people(crates, validate):
     assert validate(crates["with"], "RECOMMENDED") == RECOMMENDED
+    found = entities(crates["with"])
+    assert refs(found["Snakefile"], "author") == ["#author/The%20hlrs%20authors"]
+    assert found["#author/The%20hlrs%20authors"]["@type"] == "Organization"
+    assert "author" not in found["./"]
+
+
+PEOPLE = """
+authors:
+  - {given-names: Ada, name-particle: van, family-names: Doe, orcid: "https://orcid.org/0000-0001-2345-678X"}
+  - {name: The Lab}
+"""
+
+
+def test_people_in_the_citation_file_are_its_authors(work, validate, monkeypatch):
+    (work / "CITATION.cff").write_text(PEOPLE)
+    monkeypatch.setattr(ro_crate, "authors", lambda path: authors(work / path.name))
+    assert export(work, work / "crate", "--no-weights")[0] == 0
+    found, orcid = entities(work / "crate"), "https://orcid.org/0000-0001-2345-678X"
+    assert found[orcid] == {"@id": orcid, "@type": "Person", "name": "Ada van Doe"}
+    assert refs(found["./"], "author") == [orcid]
+    assert refs(found["Snakefile"], "author") == [orcid, "#author/The%20Lab"]
+    [unmet] = RECOMMENDED.keys() - validate(work / "crate", "RECOMMENDED").keys()
+    assert "`author`" in unmet
+
+    (work / "CITATION.cff").write_text(PEOPLE.replace("678X", "678"))
+    says(complaint(work, "other"), "CITATION.cff", "authors.0.orcid", "git checkout")
 
 
 def test_without_weights_it_validates_too(crates, validate):
@@ -195,7 +225,13 @@ def test_it_contains_the_run_and_what_made_it(finished, crates):
     crate = crates["with"]
     results = {p.relative_to(finished) for p in (finished / "results").rglob("*") if p.is_file()}
     assert {p.relative_to(crate) for p in (crate / "results").rglob("*") if p.is_file()} == results
-    made_by = ["Snakefile", "requirements.lock", "hlrs/report/page.html.j2", "hlrs/nas/supernet.py"]
+    made_by = [
+        "CITATION.cff",
+        "Snakefile",
+        "requirements.lock",
+        "hlrs/report/page.html.j2",
+        "hlrs/nas/supernet.py",
+    ]
     for name in [*made_by, "workflow/rules/search.smk"]:
         assert digest(crate / name) == digest(REPOSITORY / name)
     assert digest(crate / "params.yaml") == digest(finished / "params.yaml")
