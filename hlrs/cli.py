@@ -57,11 +57,17 @@ def main() -> None:
     """
 
 
+def _params_here() -> Path:
+    """Return params.yaml, or where `snakedeploy` puts it."""
+    deployed = Path("config/params.yaml")
+    return deployed if deployed.is_file() and not Path("params.yaml").exists() else Path("params.yaml")
+
+
 params_option = click.option(
     "--params",
     type=click.Path(path_type=Path),
-    default="params.yaml",
-    show_default=True,
+    default=_params_here,
+    show_default="params.yaml, else config/params.yaml",
     help="Parameter file.",
 )
 
@@ -199,7 +205,7 @@ def status(params: Path, as_json: bool) -> None:
 def show_schema(as_page: bool) -> None:
     """Print the JSON Schema of params.yaml, for editors.
 
-    Write it to a file, and name that in the first line of params.yaml:
+    params.schema.json holds it; the first line of params.yaml names that file:
     # yaml-language-server: $schema=params.schema.json
     """
     from hlrs.config.reference import markdown, schema

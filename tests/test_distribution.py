@@ -1,8 +1,11 @@
 """What others find at first glance: how to cite, the workflow catalog's files, and the installed package."""
 
+from types import SimpleNamespace
+
 import yaml
 
 from hlrs import __version__
+from hlrs.pipeline.snakemake import ALLOWED, register_handlers
 from tests.conftest import REPOSITORY
 
 
@@ -20,3 +23,31 @@ def test_the_citation_and_the_archive_say_the_same():
     for name in ("title", "license", "keywords"):
         assert archive[name] == citation[name]
     assert archive["license"] == (REPOSITORY / "LICENSE").read_text().split()[0]
+
+
+def test_what_the_workflow_catalog_and_snakedeploy_read():
+    usage = read(".snakemake-workflow-catalog.yml")["usage"]
+    assert usage["software-stack-deployment"] == {"conda": False, "apptainer": True, "apptainer+conda": False}
+    settings = read("config/config.yaml")  # which snakedeploy's Snakefile reads
+    assert settings == {"params": "config/params.yaml"}
+    for name in ("params.yaml", "params.schema.json"):
+        assert (REPOSITORY / "config" / name).resolve() == REPOSITORY / name
+    page = (REPOSITORY / "config/README.md").read_text()
+    assert all(f"`{name}: {what}`" in page for name, what in ALLOWED.items())
+    assert all(f"`{section}`" in page for section in read("params.yaml"))
+
+
+def test_a_modules_handlers_follow_those_of_the_snakefile_that_uses_it():
+    called = []
+    events = ("onstart", "onsuccess", "onerror")
+    theirs = {f"_{event}": lambda log, event=event: called.append((event, log)) for event in events}
+    ours = {event: lambda event=event: called.append(event) for event in events}
+    module = SimpleNamespace(is_main_snakefile=lambda: False)
+    register_handlers(workflow := SimpleNamespace(**theirs, globals=ours, modifier=module))
+    workflow._onsuccess("log")
+    workflow._onerror("log")
+    assert called == [("onsuccess", "log"), "onsuccess", ("onerror", "log"), "onerror"]
+
+    alone = SimpleNamespace(is_main_snakefile=lambda: True)  # whose handlers Snakemake registers itself
+    register_handlers(main := SimpleNamespace(**theirs, globals=ours, modifier=alone))
+    assert vars(main).items() >= theirs.items()

@@ -26,8 +26,8 @@ Every entry of `params.yaml` with its type, default and bounds. `hlrs schema --m
 the code (`hlrs/config/`), and a test keeps it current. Equations and sources: [methods.md](methods.md);
 images: [data.md](data.md).
 
-`hlrs schema` writes the same as a JSON Schema, by which an editor completes and checks the file as you type:
-write it to `params.schema.json`, and begin `params.yaml` with
+`params.schema.json`, written by `hlrs schema`, says the same as a JSON Schema, by which an editor completes
+and checks the file as you type; the first line of `params.yaml` names it to the YAML language server:
 
     # yaml-language-server: $schema=params.schema.json
 

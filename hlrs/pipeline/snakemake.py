@@ -4,6 +4,7 @@ import functools
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,22 @@ def rest_between_jobs(workflow: Any) -> None:
     limiter = workflow.scheduler.job_rate_limiter
     if limiter is not None and (limiter.max_jobs, limiter.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+
+
+def register_handlers(workflow: Any) -> None:
+    """Have the handlers of a Snakefile called where another one uses it as a module, after that one's own.
+
+    Snakemake registers only those of the main Snakefile (9.27, Workflow.onsuccess).
+    """
+    if not workflow.modifier.is_main_snakefile():
+        for event in ("onstart", "onsuccess", "onerror"):
+            theirs, ours = getattr(workflow, f"_{event}"), workflow.globals[event]
+            setattr(workflow, f"_{event}", partial(_both, theirs, ours))
+
+
+def _both(theirs: Callable[[str], object], ours: Callable[[], object], log: str) -> None:
+    theirs(log)
+    ours()
 
 
 @in_one_line(status=2)

@@ -24,6 +24,13 @@ def test_the_page_of_the_docs_is_current():
     assert found == markdown(), "run `hlrs schema --markdown > docs/parameters.md`"
 
 
+def test_the_schema_beside_params_yaml_is_current():
+    found = json.loads((ROOT / "params.schema.json").read_text())
+    assert found == schema(), "run `hlrs schema > params.schema.json`"
+    first = (ROOT / "params.yaml").read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=params.schema.json"
+
+
 def rows_of(title):
     """Return the table's rows below a heading, by entry."""
     section = markdown().split(f"\n## `{title}`\n")[1].split("\n## ")[0]
