@@ -144,6 +144,20 @@ def _width() -> int:
     return min(shutil.get_terminal_size((110, 50)).columns, 130)
 
 
+@main.command(epilog="Example: hlrs init experiment")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+def init(folder: Path) -> None:
+    """Lay the workflow's files in a folder, to run it there.
+
+    DIR is a new folder, or one that has none of these files. An installed hlrs needs this once; a clone of
+    the repository has the files already.
+    """
+    from hlrs.pipeline.workflow_files import lay
+
+    click.echo(f"{folder}: {len(lay(folder))} files; edit {folder / 'params.yaml'}, then there")
+    click.echo("snakemake --cores all")
+
+
 @main.command("plan", epilog="Example: hlrs plan --why digits_lt/hlrs/0")
 @params_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

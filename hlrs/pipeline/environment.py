@@ -45,7 +45,10 @@ def versions() -> dict[str, str]:
 
 
 def _git() -> dict[str, Any]:
-    """Return the commit and whether there are uncommitted changes; both None outside a checkout."""
+    """Return the commit and whether there are uncommitted changes; both None outside a checkout.
+
+    A package installed into an environment inside some repository is not that repository's code.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
@@ -56,6 +59,8 @@ def _git() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return {"commit": None, "dirty": None}
     commit = git("rev-parse", "HEAD")
     status = git("status", "--porcelain", "--", ".")
     return {"commit": commit, "dirty": None if status is None else bool(status)}
