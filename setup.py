@@ -1,4 +1,4 @@
-"""Puts the workflow's files, which lie at the repository's top, into the package; the rest: pyproject.toml."""
+"""Puts the workflow's files, at the top of the repository, into the package; the rest: pyproject.toml."""
 
 import shutil
 import sys

@@ -1,9 +1,21 @@
 """Data that DVC tracks: what a pointer, FILE.dvc, says of a file or folder beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hlrs.errors import UserError
+
+
+@contextmanager
+def importing_dvc(subject: str) -> Iterator[None]:
+    """Raise UserError, about a subject, if the body imports DVC and it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("dvc", "dvc_data"):
+            raise
+        raise UserError(f"{subject}: needs DVC, which is not installed; `pip install dvc`") from None
 
 
 def tracked_hash(path: str, read: Iterable[str]) -> str | None:
@@ -13,13 +25,14 @@ def tracked_hash(path: str, read: Iterable[str]) -> str | None:
     folders behind links.
 
     Without the data, as before `dvc pull`, the pointer stands alone. None if it belongs to no DVC repository.
-    UserError for a pointer that cannot be read, and for data that differ from it.
+    UserError for a pointer that cannot be read, for data that differ from it, and without DVC.
     """
-    from dvc.exceptions import DvcException, NotDvcRepoError
-    from dvc.repo import Repo
-    from dvc_data.hashfile.tree import Tree
-
     pointer = f"{path}.dvc"
+    with importing_dvc(pointer):
+        from dvc.exceptions import DvcException, NotDvcRepoError
+        from dvc.repo import Repo
+        from dvc_data.hashfile.tree import Tree
+
     try:
         with Repo(str(Path(path).parent)) as repo:
             outs = repo.stage.load_one(path=pointer).outs

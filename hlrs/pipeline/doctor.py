@@ -56,7 +56,7 @@ def examine(say: Callable[[str], None]) -> Iterator[Check]:
     yield from _devices(say)
     yield _package("Snakemake", "snakemake")
     yield _package("SLURM executor", "snakemake-executor-plugin-slurm")
-    yield _package("DVC", "dvc")
+    yield _dvc()
     yield _program("git", "git", "install git: DVC and the records need it")
     yield _apptainer()
     yield from _slurm(say)
@@ -229,6 +229,15 @@ def _package(name: str, distribution: str) -> Check:
         return Check(name, OK, importlib.metadata.version(distribution))
     except importlib.metadata.PackageNotFoundError:
         return Check(name, BROKEN, f"install {distribution}: it is in requirements.lock (`make quickstart`)")
+
+
+def _dvc() -> Check:
+    found = _package("DVC", "dvc")
+    if found.state == OK:
+        return found
+    return Check(
+        "DVC", UNUSED, "not installed; `dvc repro` and data that it tracks need it: `pip install dvc`"
+    )
 
 
 def _answer(*command: str) -> str | None:

@@ -19,7 +19,7 @@ from hlrs.artifacts.jobs import (
     abbreviate,
 )
 from hlrs.artifacts.records import Record
-from hlrs.errors import Failure, HlrsError
+from hlrs.errors import Failure, HlrsError, UserError
 from hlrs.provenance.differences import ran
 from hlrs.provenance.dvc_lock import LOCK, listing, recorded, tree_digest
 from hlrs.provenance.files import digests, read_all
@@ -250,7 +250,12 @@ class Audit:
 
     def _differing(self, root: str, digest: str | None, ours: dict[str, str]) -> Iterator[Finding]:
         """Name the files that differ from the listing in dvc.lock, and count those in only one of the two."""
-        theirs = listing(digest)
+        try:
+            theirs = listing(digest)
+        except UserError:
+            what = f"is another version than {LOCK}'s, and only DVC can tell which files differ"
+            yield Finding(root, what, "`pip install dvc`", False)
+            return
         if theirs is None:
             what = "is another version than dvc.lock's, whose listing DVC's cache does not hold"
             yield Finding(root, what, "`dvc fetch`, or `dvc repro` records this version", False)

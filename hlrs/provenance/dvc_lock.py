@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from hlrs.artifacts.dvc_pointers import importing_dvc
 from hlrs.errors import Failure
 
 LOCK = Path("dvc.lock")
@@ -51,24 +52,29 @@ def recorded() -> dict[str, str | None]:
 
 
 def tree_digest(files: dict[str, str]) -> str:
-    """DVC's digest of a folder, given the MD5 of every file."""
-    from dvc_data.hashfile.tree import Tree
+    """DVC's digest of a folder, given the MD5 of every file: that of its listing (dvc_data, Tree.digest)."""
+    entries = [{"md5": digest, "relpath": name} for name, digest in sorted(files.items())]
+    return _digest(json.dumps(entries).encode())
 
-    tree = Tree.from_list([{"md5": digest, "relpath": name} for name, digest in files.items()])
-    tree.digest()
-    return str(tree.oid)
+
+def _digest(listing: bytes) -> str:
+    return f"{hashlib.md5(listing, usedforsecurity=False).hexdigest()}.dir"
 
 
 def listing(digest: str | None) -> dict[str, str] | None:
-    """File -> MD5 of a folder; None if DVC's cache does not hold its listing, or holds another one."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
+    """File -> MD5 of a folder; None if DVC's cache does not hold its listing, or holds another one.
+
+    UserError without DVC, which knows where its cache is.
+    """
+    with importing_dvc(str(LOCK)):
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
 
     try:
         with Repo() as repo:
             text = Path(repo.cache.local.oid_to_path(digest)).read_bytes()
     except (OSError, ValueError, TypeError, DvcException):
         return None
-    if f"{hashlib.md5(text, usedforsecurity=False).hexdigest()}.dir" != digest:
+    if _digest(text) != digest:
         return None
     return {entry["relpath"]: entry["md5"] for entry in json.loads(text)}

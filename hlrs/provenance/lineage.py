@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hlrs.artifacts.data_digest import data_files, sha256
+from hlrs.artifacts.dvc_pointers import importing_dvc
 from hlrs.artifacts.files import parse_json
 from hlrs.artifacts.jobs import FILES, OUTPUTS, PROVENANCE, PUBLISHED, Job, ResultPath, search_of
 from hlrs.artifacts.records import Record
@@ -77,9 +78,10 @@ def read_here(directory: str) -> Record | None:
 
 def read_at(revision: str) -> tuple[Read, Callable[[str], list[str]]]:
     """How to read a record, and list a folder, in what DVC recorded at a revision of Git."""
-    from dvc.api import DVCFileSystem
-    from dvc.exceptions import DvcException
-    from dvc.scm import RevError, SCMError
+    with importing_dvc(f"--since {revision}"):
+        from dvc.api import DVCFileSystem
+        from dvc.exceptions import DvcException
+        from dvc.scm import RevError, SCMError
 
     git = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
     if subprocess.run(git, capture_output=True).returncode:

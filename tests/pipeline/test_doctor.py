@@ -64,6 +64,17 @@ def test_each_check_of_a_working_machine_shows_what_it_found(tmp_path, programs)
     assert checks["image"] == {"name": "image", "state": "ok", "text": digest}
 
 
+def test_dvc_is_not_required(monkeypatch):
+    assert doctor._dvc().state == OK
+
+    def absent(distribution):
+        raise importlib.metadata.PackageNotFoundError(distribution)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert doctor._dvc().state == UNUSED
+    assert "pip install dvc" in doctor._dvc().text
+
+
 def test_broken_tools_are_named_with_a_remedy_and_set_the_exit_status(tmp_path, programs):
     (programs / "git").unlink()
     program(programs, "sinfo", "echo down >&2; exit 1")
