@@ -386,6 +386,12 @@ def predict(
     "--ro-crate", "crate", type=click.Path(path_type=Path), metavar="DIR", help="Write the whole experiment."
 )
 @click.option(
+    "--croissant",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write the metadata of the splits, a folder for each.",
+)
+@click.option(
     "--weights/--no-weights",
     default=True,
     show_default=True,
@@ -397,10 +403,11 @@ def export(
     folder: Path | None,
     formats: tuple[str, ...],
     crate: Path | None,
+    croissant: Path | None,
     weights: bool,
     params: Path,
 ) -> None:
-    """Export a trained network, or the whole experiment as an RO-Crate. DIR must be new or empty.
+    """Export a network, the whole experiment (RO-Crate), or its splits (Croissant) to a new DIR.
 
     With RUN (data set/method/seed) and --to, DIR gets the weights as model.safetensors, which say all that
     is needed to use them, a model card (README.md) and requirements.txt; `hlrs predict DIR IMAGES` needs no
@@ -411,17 +418,19 @@ def export(
     colleague, as a Provenance Run Crate (https://w3id.org/ro/wfrun/provenance/0.5). The data set's images are
     described, not copied. Start reading at its ro-crate-preview.html.
     """
-    if (folder is None) == (crate is None) or (network is None) != (folder is None):
-        raise UserError("give RUN --to DIR for a network, or --ro-crate DIR for the whole experiment")
-    if folder is not None and network is not None:
-        _export_network(network, folder, formats, params)
-        return
+    from hlrs.provenance import croissant as splits
     from hlrs.provenance import ro_crate
 
-    assert crate is not None
-    found = ro_crate.export(_jobs(params), params, crate, weights)
-    size = f"{found['bytes'] / 1e6:,.1f} MB"
-    click.echo(f"{crate}: {found['jobs']} jobs, {found['files']} files, {size}")
+    if [folder, crate, croissant].count(None) != 2 or (network is None) != (folder is None):
+        raise UserError("export: give RUN --to DIR, --ro-crate DIR or --croissant DIR")
+    if network is not None and folder is not None:
+        _export_network(network, folder, formats, params)
+    if croissant is not None:
+        click.echo(f"{croissant}: {', '.join(splits.export(_jobs(params), croissant))}")
+    if crate is not None:
+        found = ro_crate.export(_jobs(params), params, crate, weights)
+        size = f"{found['bytes'] / 1e6:,.1f} MB"
+        click.echo(f"{crate}: {found['jobs']} jobs, {found['files']} files, {size}")
 
 
 def _export_network(network: str, folder: Path, formats: tuple[str, ...], params: Path) -> None:
