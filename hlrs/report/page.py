@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from hlrs.artifacts.jobs import OUTPUTS
 from hlrs.report import charts, figures, tables
+from hlrs.report.checklist import checklist
 from hlrs.report.claim import claims, controls, headline, tested
 from hlrs.report.comparisons import COMPARED, Difference, Summary, compare, deciding, summarize
 from hlrs.report.job_records import facts, record_table
@@ -64,6 +65,7 @@ def page(results: Results) -> str:
         stages=tables.stages_table(results),
         facts=facts(results),
         lineage=record_table(results),
+        checklist=checklist(results),
         files=[name for name in OUTPUTS["report"] if name not in ("index.html", "figures.zip")],
         params=_yaml({**results.params, "report": results.report}),
         counted=counted,

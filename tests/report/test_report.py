@@ -25,6 +25,7 @@ from hlrs.errors import UserError
 from hlrs.nas.drawing import draw_cell
 from hlrs.pipeline.plan import REPORTED
 from hlrs.report import charts
+from hlrs.report.checklist import checklist
 from hlrs.report.comparisons import compare
 from hlrs.report.job_records import facts, record_table
 from hlrs.report.runs import JobRecord
@@ -859,3 +860,53 @@ def test_bars_are_as_high_as_their_counts():
     assert tall == pytest.approx(2 * half, abs=0.2)
     assert re.findall(r"v(\d[\d.]*)", second) == [f"{half:.1f}"]
     assert "<title>y: a 50, b 50</title>" in svg
+
+
+# --- the checklist ------------------------------------------------------------------------------------
+
+
+def test_the_checklist_says_what_the_records_say_and_leaves_the_rest_to_the_author():
+    job = make_job(TWO_SEEDS)
+    found = {practice.number: (practice.answer, practice.evidence) for practice in checklist(gather(job))}
+    assert sorted(found) == [*range(1, 15)]
+    assert {number for number, (answer, _) in found.items() if answer == "left to the author"} == {
+        *(1, 2, 3, 5, 12)
+    }
+    assert found[1][1].startswith("The jobs ran outside of a checkout")
+    assert found[4] == (
+        "yes",
+        "All methods share the images of each data set. Common to all: search.space. Common to all: retrain.",
+    )
+    assert found[8][0] == "partly"
+    assert found[8][1].startswith("Random sampling: random.")
+    assert found[9] == ("yes", "Seeds of the searches: 0, 1. Seeds of the retrainings: 0.")
+    assert (found[7][0], found[10][0], found[11][0], found[14][0]) == ("no", "no", "yes", "yes")
+    # 2 seeds × (3 searches, 3 extractions, 3 retrainings, 3 evaluations) of 90 s; a search or retraining was
+    # resumed, yet its training time is not on record, so that its recorded duration counts
+    assert found[13] == ("yes", "From search to evaluation, all methods and seeds: 0.6 GPU-hours.")
+    assert '<td class="text">left to the author</td>' in html(job)
+
+
+def test_the_checklist_names_what_differs_between_methods_and_jobs():
+    specs = {"hlrs": SPECS["hlrs"] | {"retrain": {"epochs": 7}, "evaluate": {"batch_size": 3}}}
+    job = make_job({"darts": [0.5], "hlrs": [0.6]}, specs=specs)
+    for name, change in (
+        ("search/d/hlrs/0", {"cpu": "B", "gpu": None}),
+        ("evaluate/d/darts/0", {"seconds": None}),
+    ):
+        write_record(Path(job.inputs[f"{name}/provenance.json"]), record(*name.split("/", 1)) | change)
+    found = {practice.number: (practice.answer, practice.evidence) for practice in checklist(gather(job))}
+    assert found[4] == (
+        "partly",
+        "All methods share the images of each data set. Common to all: search.space. "
+        "Different in retrain: darts | hlrs.",
+    )
+    assert found[6] == ("partly", "Different in evaluate: darts | hlrs.")
+    assert found[8][0] == "no"
+    assert found[9][0] == "no"
+    assert found[11] == ("partly", "Different between jobs: device (2).")
+    # 90 s on a CPU, 6 × 90 s on a GPU
+    assert found[13] == (
+        "partly",
+        "At least 0.15 GPU-hours and 0.025 CPU-hours; 1 job without a time on record.",
+    )
