@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from hlrs.artifacts.data_digest import sha256
-from hlrs.artifacts.files import read_json, write_json
+from hlrs.artifacts.files import check_new, read_json, replacing_folder, write_json
 from hlrs.artifacts.jobs import FILES, PROVENANCE, Job
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import SCHEMAS
 from hlrs.errors import Failure, UserError
-from hlrs.provenance.new_folder import check_new, replacing_folder
 
 METADATA = "croissant.json"
 SPLIT = "split.parquet"

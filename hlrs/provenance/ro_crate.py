@@ -26,7 +26,6 @@ from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.errors import Failure, UserError
 from hlrs.provenance.citation import CITATION, Author, authors
-from hlrs.provenance.new_folder import check_new, replacing_folder
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
