@@ -407,16 +407,17 @@ def export(
     weights: bool,
     params: Path,
 ) -> None:
-    """Export a network, the whole experiment (RO-Crate), or its splits (Croissant) to a new DIR.
+    """Export a network, the whole experiment, or its splits.
 
-    With RUN (data set/method/seed) and --to, DIR gets the weights as model.safetensors, which say all that
-    is needed to use them, a model card (README.md) and requirements.txt; `hlrs predict DIR IMAGES` needs no
-    more. The other formats hold plain operators, take any number of images, and are compared with the
-    network on all test images.
+    DIR must be new or empty. With RUN (data set/method/seed) and --to, it gets the weights as
+    model.safetensors, which say all that is needed to use them, a model card (README.md) and
+    requirements.txt; `hlrs predict DIR IMAGES` needs no more. The other formats hold plain operators, take
+    any number of images, and are compared with the network on all test images.
 
-    With --ro-crate, DIR gets results, parameters, code and the origin of each, for a data repository or a
+    With --ro-crate, it gets results, parameters, code and the origin of each, for a data repository or a
     colleague, as a Provenance Run Crate (https://w3id.org/ro/wfrun/provenance/0.5). The data set's images are
-    described, not copied. Start reading at its ro-crate-preview.html.
+    described, not copied. Start reading at its ro-crate-preview.html. With --croissant, it gets the splits'
+    metadata in Croissant (https://mlcommons.org/croissant).
     """
     from hlrs.provenance import croissant as splits
     from hlrs.provenance import ro_crate
