@@ -558,7 +558,7 @@ def describe(network: str, as_json: bool, params: Path, measure: bool, threads: 
 
         _refuse_given(layout, f"{network} has its own layout and images")
         job = _find("retrain", network, params)
-        built, own = network_of_run(job, "cpu" if measure else "meta")
+        built, own = network_of_run(job)
         facts = {"network": network, **own, **facts_of(built, own["in_channels"], own["image_size"], used)}
     else:
         facts = count(network, **layout, threads=used)

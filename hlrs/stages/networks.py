@@ -55,8 +55,8 @@ def network_of(
     )
 
 
-def network_of_run(job: Job, device: str) -> tuple[BranchedNetwork, dict[str, int]]:
-    """Build the network of a retraining job on a device, initialised as PyTorch does.
+def network_of_run(job: Job) -> tuple[BranchedNetwork, dict[str, int]]:
+    """Build the network of a retraining job, initialised as PyTorch does.
 
     And return its layout: channels, classes and size of its images. UserError if its genotype or the images
     are missing.
@@ -69,8 +69,7 @@ def network_of_run(job: Job, device: str) -> tuple[BranchedNetwork, dict[str, in
     source = open_source(params.images.source)
     in_channels, size, _ = source.read([0], params.images.image_size).shape[1:]
     shape = params.images.stem, in_channels, len(source.classes)
-    with torch.device(device):
-        network = build(network_of(params, job.inputs, *shape), job.inputs.get("genotype", ""))
+    network = build(network_of(params, job.inputs, *shape), job.inputs.get("genotype", ""))
     layout = {"in_channels": in_channels, "classes": len(source.classes)}
     recipe = params.retrain
     layout |= {"channels": recipe.channels, "cells": recipe.cells, "image_size": size}
@@ -95,7 +94,8 @@ def fit_start(network: BranchedNetwork, recipe: Retrain, classes: Sequence[str])
     """
     path = recipe.file or ""
     given, facts = read_shapes(Path(path))
-    kept = keeps_classifier(given, facts.get("classes"), classes)
+    names = facts.get("classes")
+    kept = keeps_classifier(given, names if isinstance(names, list) else None, classes)
     recipe.check_classifier(kept)
     added = network.added
     own = {n: [*t.shape] for n, t in network.state_dict().items() if not n.startswith(added)}

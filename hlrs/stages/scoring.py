@@ -16,7 +16,7 @@ from hlrs.nas.searchers.table import SCORES
 from hlrs.nas.spaces import NETWORKS
 from hlrs.nas.trajectory import Architecture
 from hlrs.stages.images import SplitImages, as_they_are
-from hlrs.stages.sizes import SizeLimit, draw_fitting
+from hlrs.stages.sizes import Excess, draw_fitting
 from hlrs.training.task import Task
 
 
@@ -34,7 +34,7 @@ class ScoreTask(Task):
         params: ScoreJob,
         images: SplitImages,
         device: torch.device,
-        limit: SizeLimit | None = None,
+        limit: Excess | None = None,
     ) -> None:
         self.params, self.device, self.limit = params, device, limit
         self.steps, self.images_per_step = params.searcher.candidates, params.searcher.batch_size

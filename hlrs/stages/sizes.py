@@ -20,6 +20,8 @@ from hlrs.nas.spaces import NETWORKS
 from hlrs.nas.trajectory import Architecture, derive
 
 DRAWS = 1000  # of which one must fit
+Excess = Callable[[Genotype], str]  # names the first number that exceeds a budget, or none
+
 REMEDY = "raise it, or lower retrain.channels or retrain.cells"
 
 
@@ -54,10 +56,16 @@ class SizeLimit:
         return self.budget.exceeded("multiply_adds", found)
 
 
-LIMITS: Kinds[Callable[..., SizeLimit]] = {BudgetedNetwork: SizeLimit}
+def excess_over(of: BudgetedNetwork, space: Space, classes: int) -> Excess:
+    """Return what says by how much a genotype's network exceeds a budget."""
+    return SizeLimit(of, space, classes).excess
 
 
-def limit_of(of: BudgetedNetwork | None, space: Space, inputs: Mapping[str, str]) -> SizeLimit | None:
+# a job without a budget does not depend on the networks
+LIMITS: Kinds[Callable[..., Excess]] = {BudgetedNetwork: excess_over}
+
+
+def limit_of(of: BudgetedNetwork | None, space: Space, inputs: Mapping[str, str]) -> Excess | None:
     """Return the limit that a job's parameters ask for, on its split's classes; None without a budget."""
     if of is None:
         return None
@@ -67,18 +75,18 @@ def limit_of(of: BudgetedNetwork | None, space: Space, inputs: Mapping[str, str]
 def check_size(of: BudgetedNetwork, space: Space, inputs: Mapping[str, str], genotype: Genotype) -> None:
     """Raise UserError if a genotype that a search found exceeds its budget."""
     limit = limit_of(of, space, inputs)
-    if limit is not None and (excess := limit.excess(genotype)):
+    if limit is not None and (excess := limit(genotype)):
         raise UserError(f"search.budget: the network of the genotype found has {excess}: {REMEDY}")
 
 
-def draw_fitting(draw: Callable[[], Architecture], space: Space, limit: SizeLimit | None) -> Architecture:
+def draw_fitting(draw: Callable[[], Architecture], space: Space, limit: Excess | None) -> Architecture:
     """Draw until a genotype fits: uniformly among those that fit, if all are drawn uniformly.
 
     UserError if none of DRAWS does.
     """
     for _ in range(DRAWS):
         drawn = draw()
-        excess = "" if limit is None else limit.excess(derive(space, drawn))
+        excess = "" if limit is None else limit(derive(space, drawn))
         if not excess:
             return drawn
     raise UserError(f"search.budget: none of {DRAWS:,} genotypes drawn fits; the last has {excess}: {REMEDY}")
