@@ -14,7 +14,7 @@ import hlrs
 PACKAGE = Path(hlrs.__file__).parent
 # loaded by the Snakefile, on a login node, and by `hlrs plan`
 LIGHT = ("artifacts", "config", "pipeline", "provenance", "report")
-HEAVY = ("hlrs.pipeline.latency", "hlrs.pipeline.model_size")  # build networks
+HEAVY = ("hlrs.pipeline.model_size", "hlrs.pipeline.latency")  # build networks, or run them
 ALL = [module.name for module in pkgutil.walk_packages(hlrs.__path__, "hlrs.")]
 LIGHT_MODULES = [
     *(name for name in ALL if name.split(".")[1] in LIGHT and name not in HEAVY),
@@ -68,9 +68,7 @@ def test_the_command_line_loads_without_slow_packages():
     assert loaded("hlrs.cli") == {"hlrs.cli": []}
 
 
-ROOMS = sorted(
-    PACKAGE.glob("*/**/__init__.py")
-)  # hlrs itself offers docs/python.md's names, which load when used
+ROOMS = sorted(PACKAGE.glob("*/**/__init__.py"))  # hlrs itself offers docs/python.md's names, which load when used
 
 
 @pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.parent.name)
