@@ -68,7 +68,9 @@ def test_the_command_line_loads_without_slow_packages():
     assert loaded("hlrs.cli") == {"hlrs.cli": []}
 
 
-ROOMS = sorted(PACKAGE.glob("*/**/__init__.py"))  # hlrs itself offers docs/python.md's names, which load when used
+ROOMS = sorted(
+    PACKAGE.glob("*/**/__init__.py")
+)  # hlrs itself offers docs/python.md's names, which load when used
 
 
 @pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.parent.name)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
 
 from hlrs.artifacts.files import read_json
