@@ -128,6 +128,24 @@ def test_a_run_is_described_with_its_own_layout_and_measured(workspace, monkeypa
     says(complaint("describe", "resnet20", "--threads", "1"), "--threads", "--measure")
 
 
+def encoded(size):
+    file = io.BytesIO()
+    Image.new("RGB", (size, size)).save(file, "PNG")
+    return {"bytes": file.getvalue()}
+
+
+def test_the_plan_refuses_what_snakemake_refuses(workspace):
+    edit(Path("params.yaml"), **{"datasets.digits.test_per_class": 500})
+    says(complaint("plan"), "datasets.digits", "178", "500", "test_per_class")
+    sizes, labels = [encoded(8), encoded(9)] * 60, [0, 1] * 60
+    images = {"image": sizes, "label": labels}
+    pq.write_table(pa.table(images), "images.parquet")
+    source = {"kind": "parquet", "train": ["images.parquet"]}
+    edit(Path("params.yaml"), **{"datasets.digits.source": source, "datasets.digits.test_per_class": 5})
+    says(complaint("plan"), "datasets.digits", "images.parquet", "image_size")
+    assert not left_behind()
+
+
 def test_a_manual_split_prints_its_folder_and_is_kept(workspace):
     code, first, _ = run("split", "digits")
     assert code == 0

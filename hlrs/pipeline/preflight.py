@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from hlrs.artifacts.data_digest import content_digest, file_digests, leaks
@@ -29,6 +31,7 @@ from hlrs.pipeline.cost_probe import Calibration, alphas_step, finder, offline
 # Predictions of 50,000 images in 1,000 classes take 200 MB, two checkpoints of the authors' networks 60 MB.
 FREE_BYTES = 300_000_000
 TRAINED = ("search", "retrain")
+SAMPLE = 16  # images that are read to learn their size
 AUXILIARY_FEATURES = 768  # that an auxiliary head's classifier reads (hlrs/nas/derived.py)
 
 
@@ -295,13 +298,22 @@ def features(params: Any, nodes: int) -> int:
 
 
 def _pictures(training: Job, source: ImageSource | None) -> memory.Pictures | None:
-    """Return what is known of a training's images; None if they are not on this machine."""
+    """Return what is known of a training's images; None if they are not on this machine.
+
+    UserError if a sample of them differs in size, which only `image_size` allows.
+    """
     images = Images.model_validate(training.params["images"])
     size = images.image_size or images.source.size
     if size is None:
         source = source or _open(images.source)
-        size = None if source is None else min(source.read([0]).shape[2:])
+        size = None if source is None else min(_sample(source).shape[2:])
     return None if size is None else memory.Pictures(size, 0 if source is None else len(source.train_labels))
+
+
+def _sample(source: ImageSource) -> NDArray[np.uint8]:
+    """Read some of the training images: uint8 [k, channels, height, width]."""
+    count = len(source.train_labels)
+    return source.read(np.linspace(0, count - 1, min(count, SAMPLE), dtype=np.int64))
 
 
 def _check_training(job: Job, makers: dict[str, Job], pictures: memory.Pictures, room: memory.Room) -> None:
