@@ -22,13 +22,13 @@ from hlrs.errors import INTERRUPTED, HlrsError
 from hlrs.pipeline import plan
 from hlrs.pipeline.locks import leased
 from hlrs.pipeline.plan_view import duration
-from hlrs.pipeline.status import State, line, state_of, summary, survey
+from hlrs.pipeline.status import State, line, says_why, state_of, summary, survey
 
 EVERY = 10.0  # seconds between two looks at the logs of the running jobs
 SILENT = 60.0  # seconds after which a job with nothing new is shown again, and the time left
 MOST = 6  # jobs per look, first those not shown for longest
 
-EVENTS = LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.JOB_ERROR, LogEvent.PROGRESS
+EVENTS = LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS
 SELECTING = "Select jobs to execute..."
 STATUS = re.compile(rf"non-zero exit status (1|2|{INTERRUPTED})\b")  # of hlrs, which has said why
 RESUMES = "stopped; results and saved states are kept, and the same command resumes"
@@ -59,8 +59,11 @@ class Live(logging.Handler):
 
     def passes(self, record: logging.LogRecord) -> bool:
         """Whether Snakemake's own line is shown."""
-        text = str(record.msg)
-        replaced = getattr(record, "event", None) in EVENTS or text == SELECTING or STATUS.search(text)
+        text, event = str(record.msg), getattr(record, "event", None)
+        if event == LogEvent.JOB_ERROR:
+            one = self.running.get(vars(record)["jobid"])
+            return one is None or not says_why(one.job)
+        replaced = event in EVENTS or text == SELECTING or STATUS.search(text)
         return not (replaced or (self.stopped and INCOMPLETE in text))
 
     def emit(self, record: logging.LogRecord) -> None:

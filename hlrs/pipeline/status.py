@@ -51,6 +51,11 @@ def state_of(job: Job) -> State:
     return State(job, "stopped", *_progress(job, log)) if job.checkpoint.exists() else State(job, "waiting")
 
 
+def says_why(job: Job) -> bool:
+    """Whether the log of a job that ended names the reason."""
+    return "".join(_log(job)[-1:]).startswith("hlrs: ")
+
+
 def _log(job: Job) -> list[str]:
     """Read the last lines of a job's log; none if there is no log."""
     try:

@@ -133,6 +133,11 @@ def test_ctrl_c_does_not_look_like_a_loss_and_a_failure_does(jobs, live):
         True,
     ]
     assert not passes("Finished jobid: 1", event=LogEvent.JOB_FINISHED)
+    killed = of(jobs, "search", "digits/hlrs/1")
+    event(live, LogEvent.JOB_INFO, jobid=7, wildcards={"key": killed.key})
+    says(killed, EPOCHS)
+    assert passes("Error in rule search", event=LogEvent.JOB_ERROR, jobid=7)  # nobody else says so
+    event(live, LogEvent.JOB_ERROR, jobid=7)
     stopped, failed = (of(jobs, "search", f"digits/darts/{seed}") for seed in (0, 1))
     says(stopped, EPOCHS + "hlrs: {run}: interrupted by SIGINT; rerun to resume\n")
     write_text(stopped.checkpoint, "a state")
@@ -141,6 +146,7 @@ def test_ctrl_c_does_not_look_like_a_loss_and_a_failure_does(jobs, live):
     assert not passes(f"WorkflowError:\n{INCOMPLETE}")
     event(live, LogEvent.JOB_INFO, jobid=1, wildcards={"key": failed.key})
     says(failed, "hlrs: {run}: the loss is not finite\n")
+    assert not passes("Error in rule search", event=LogEvent.JOB_ERROR, jobid=1)
     event(live, LogEvent.JOB_ERROR, jobid=1)
     live.stop()
     assert printed(live)[2] == f"failed    search    {failed.run}  the loss is not finite; {failed.log}"
