@@ -1580,7 +1580,7 @@ DOCUMENTED = {  # where the docs name the kinds of a family: file, heading
     "optimizer": ("docs/methods.md", "## Retraining"),
     "learning rate": ("docs/methods.md", "## Retraining"),
     "searcher": ("docs/methods.md", "## The search"),
-    "source": ("README.md", "### Your own images"),
+    "source": ("README.md", "## Your own images"),
     "imbalance": ("docs/methods.md", "## The long-tailed split"),
 }
 
