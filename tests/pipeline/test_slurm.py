@@ -210,9 +210,9 @@ class Site:
         return text[0] if text else ""
 
     def resumed(self):
-        """The epoch at which the current run of the search resumed."""
-        match = re.search(r"resumed after epoch (\d+)/", self.log)
-        return int(match[1]) if match else 0
+        """The epoch at which the search resumed last; its log has all its runs."""
+        epochs = re.findall(r"resumed after epoch (\d+)/", self.log)
+        return int(epochs[-1]) if epochs else 0
 
     def stage_process(self):
         """The process that trains."""
