@@ -78,4 +78,4 @@ def _row(run: Run, split: JobRecord, files: list[str], stages: list[str]) -> lis
 
 def _file(record: JobRecord, name: str) -> Cell:
     """Link a file beside a record."""
-    return Cell(name, FROM_PUBLISHED + PurePosixPath(record.path).with_name(name).as_posix())
+    return Cell(name, FROM_PUBLISHED + PurePosixPath(record.path).with_name(name).as_posix(), kind="record")
