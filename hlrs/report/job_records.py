@@ -12,7 +12,7 @@ from hlrs.report.wording import NOTHING
 SHOWN = 12  # values of a fact, at most
 COMMON = {"commit": "Commit", "lock": "Lock file", "image": "Container image", "versions": "Versions"}
 PLACES = {"device": "Device", "host": "Host"}
-FILES = {  # by the stage that makes it: heading and name
+LINKED = {  # by the stage that makes it: heading and name
     "extract": ("Genotype", "genotype.json"),
     "retrain": ("Weights", "weights.safetensors"),
 }
@@ -51,8 +51,8 @@ def _fact(label: str, values: Iterable[str]) -> Fact:
 def record_table(results: Results) -> Table:
     """Build one row per run: links to its genotype and weights, and to the record of each of its jobs."""
     stages = ["split", *(stage for stage in STAGES if any(stage in run.records for run in results.runs))]
-    files = [stage for stage in FILES if stage in stages]
-    columns = [Column(label, text=True) for label in ("Run", *(FILES[stage][0] for stage in files), *stages)]
+    files = [stage for stage in LINKED if stage in stages]
+    columns = [Column(label, text=True) for label in ("Run", *(LINKED[stage][0] for stage in files), *stages)]
     groups = []
     for dataset in results.classes:
         rows = [
@@ -66,7 +66,7 @@ def record_table(results: Results) -> Table:
 
 def _row(run: Run, split: JobRecord, files: list[str], stages: list[str]) -> list[Cell]:
     records = {"split": split, **run.records}
-    made = [_file(records[stage], FILES[stage][1]) if stage in records else Cell(NOTHING) for stage in files]
+    made = [_file(records[stage], LINKED[stage][1]) if stage in records else Cell(NOTHING) for stage in files]
     keys = [
         Cell(records[stage].key, FROM_PUBLISHED + records[stage].path, kind="record")
         if stage in records

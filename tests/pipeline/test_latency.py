@@ -55,9 +55,9 @@ def test_short_passes_are_repeated_until_their_time_or_number_is_reached(clocked
 def test_the_peak_memory_is_what_a_pass_takes(monkeypatch):
     class Hungry(nn.Module):
         def forward(self, images):
-            return torch.ones(len(images), 250_000).sum()  # 1 MB per image
+            return torch.ones(len(images), 1_000_000).sum()  # 4 MB per image
 
     monkeypatch.setenv("HLRS_DEVICE", "cpu")
     monkeypatch.setattr(latency, "SECONDS", 0.0)
     _, second = latency.measure(Hungry(), 1, 4, torch.get_num_threads())["batches"]
-    assert 60e6 < second["peak_memory_bytes"] < 100e6
+    assert 150e6 < second["peak_memory_bytes"] < 320e6  # less where freed memory is used again

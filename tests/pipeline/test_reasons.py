@@ -224,7 +224,7 @@ def test_a_checkpoint_is_reported(finished):
     write_tensors(search.checkpoint, {}, {"epoch": 7, "step": 2})
     edited, interrupted = words()["search/digits/darts/0"]
     assert edited == "search.epochs 3 -> 12"
-    assert "epoch 7 of 12" in interrupted
+    assert "epoch 7/12" in interrupted
     search.checkpoint.write_bytes(b"broken")
     assert words()["search/digits/darts/0"] == ["search.epochs 3 -> 12"]
 
@@ -233,7 +233,7 @@ def test_a_classifiers_own_epochs_are_counted(finished):
     edit(finished, **{"retrain.classifier": {"kind": "retrained", "epochs": 4}})
     retrain = next(job for job in plan.plan(read()) if job.stage == "retrain")
     write_tensors(retrain.checkpoint, {}, {"epoch": 5, "step": 0})
-    assert "epoch 5 of 7" in words()["retrain/digits/darts/0"][-1]
+    assert "epoch 5/7" in words()["retrain/digits/darts/0"][-1]
 
 
 def test_broken_records_are_skipped(finished):
