@@ -32,7 +32,8 @@ class Progress:
         parts = f"imports {imports:.1f} s, data and model {setup:.1f} s"
         self._say(f"started in {imports + setup:.1f} s ({parts})")
         if position.resumes:
-            self._say(f"resumed after epoch {position.epoch}/{task.epochs} and {position.step} steps")
+            steps = f"{position.step} step{'s' * (position.step != 1)}"
+            self._say(f"resumed after epoch {position.epoch}/{task.epochs} and {steps}")
 
     def begin(self) -> None:
         """Time the steps from here on."""

@@ -112,7 +112,7 @@ def test_a_resumed_training_records_the_times_of_its_own_process(clock, capsys):
     assert (facts["resumes"], facts["training_seconds"]) == (1, 14.0)
     lines = capsys.readouterr().err.splitlines()
     says(lines[0], "started", "2.0 s")
-    says(lines[1], "d/m/0", "resumed", "epoch 0", "step 1")
+    says(lines[1], "d/m/0", "resumed", "after epoch 0/3", "1 step")
 
 
 def test_a_finished_training_has_no_first_step(clock):
