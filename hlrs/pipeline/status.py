@@ -196,5 +196,7 @@ def _left(found: list[Estimate], running: int) -> str:
     pace = "one job at a time" if running < 2 else f"{running} jobs at a time"
     if unknown == len(found):
         return "time left: not known yet; `hlrs plan` measures it"
-    missing = f", without {unknown} of {len(found)} jobs not estimated yet" if unknown else ""
-    return f"time left: about {duration(seconds)} with {pace}{missing}"
+    if unknown:
+        missing = f"{unknown} of {len(found)} jobs not estimated yet"
+        return f"time left: at least {duration(seconds)} with {pace}, {missing}"
+    return f"time left: about {duration(seconds)} with {pace}"
