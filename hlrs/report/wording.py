@@ -119,7 +119,8 @@ def _accuracies(results: Results, dataset: str) -> str:
     named = [f"{method} {percent(statistics.fmean(values[method]))} %" for method in order]
     confidence = results.report["confidence"]
     if span := interval(values[order[0]], confidence):
-        named[0] += f" ({100 * confidence:g} % interval {percent(span[0])} to {percent(span[1])} %)"
+        low, high = max(0.0, span[0]), min(1.0, span[1])  # Student's interval knows no bounds
+        named[0] += f" ({100 * confidence:g} % interval {percent(low)} to {percent(high)} %)"
     return ", ".join(named)
 
 

@@ -283,6 +283,19 @@ def test_the_page_on_python_runs(use, trained, monkeypatch, capsys):
     )  # of 10 classes, as published; and 90 more
 
 
+def test_the_notebook_runs(use):
+    cells = json.loads((REPOSITORY / "docs" / "notebook.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    names = {}
+    for cell in code:
+        cell = cell.replace("digits_lt/darts/0", RUN).replace(
+            "load_digits().images[:5]", "np.ones((5, 16, 16))"
+        )
+        exec(f"import numpy as np\n{cell}", names)
+    assert len(names["probabilities"]) == 5
+    assert len(names["runs"]) == len(METHODS)
+
+
 def test_a_public_name_loads_when_it_is_used():
     code = (
         "import hlrs, sys; assert 'torch' not in sys.modules; hlrs.load; sys.modules['torch']; hlrs.nothing"
