@@ -623,7 +623,7 @@ def test_a_claim_that_the_matrix_cannot_speak_to_is_left_to_the_table():
 
 def test_the_best_method_is_named_with_its_accuracy_and_interval():
     first = accuracies(gather(make_job({"darts": [0.5, 0.5], "a": [0.6, 0.8], "b": [0.55, 0.55]})))
-    # x̄ ± t₁ s/√2 with t₁ = 12.706 and s/√2 = 0.1
+    # x̄ ± t₁ s/√2 with t₁ = 12.706 and s/√2 = 0.1, −57 to 197 %, within what accuracies can be
     named = "a 70.0 % (95 % interval 0.0 to 100.0 %), b 55.0 %, darts 50.0 %"
     assert first == [f"Balanced accuracy on d, best first: {named}."]
     many = {"darts": [0.5]} | {f"m{i}": [0.6 + i / 100] for i in range(6)}
