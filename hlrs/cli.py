@@ -369,7 +369,7 @@ def predict(
     printed = WRITERS[form](readable(found, named, strict), classifier.classes, top)
     total = sum(part.total for part in named)
     if printed < total:
-        raise Failure(f"{total - printed} of {total} images cannot be read and were skipped")
+        raise Failure(f"{total - printed} of {total} images were skipped, as named above")
 
 
 @main.command(epilog="Example: hlrs export digits_lt/darts/0 --to network --format onnx")

@@ -83,7 +83,15 @@ class ImageClassifier(nn.Module):
         elif isinstance(image, np.ndarray):
             if image.dtype != np.uint8:
                 raise UserError(f"{name}: an array of {image.dtype}; give uint8, levels of 0 to 255")
+            if image.ndim != 2 and image.shape[2:] != (3,):
+                raise UserError(
+                    f"{name}: an array {list(image.shape)}; give [height, width] or [height, width, 3]"
+                )
             image = Image.fromarray(image)
+        elif not isinstance(image, Image.Image):
+            raise UserError(
+                f"{name}: {type(image).__name__}; give a path, an image of Pillow, or an array uint8"
+            )
         return self.fitted(image, name)
 
     def fitted(self, image: "Image", name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from hlrs import __version__
+from hlrs.artifacts.data_digest import sha256
 from hlrs.artifacts.files import check_new, replacing_folder, write_json, write_text
 from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.base import Choices
 from hlrs.data.images import normalize
 from hlrs.errors import Failure, UserError
 from hlrs.inference.classifier import ImageClassifier
-from hlrs.inference.locate import EXPORTED
+from hlrs.inference.locate import CONFIG, EXPORTED
 
 TOLERANCE = 1e-4  # of a probability: other kernels sum in another order
 TRACED = 2  # images in a recorded batch; with one, a graph can hold for one only
@@ -116,7 +117,7 @@ def export(
     version = torch.__version__.partition("+")[0]
     with replacing_folder(folder.absolute()) as temporary:
         write_tensors(temporary / EXPORTED, classifier.network.state_dict(), facts)
-        write_json(temporary / "config.json", facts)
+        write_json(temporary / CONFIG, facts | {"sha256": sha256(temporary / EXPORTED)})
         write_text(temporary / "README.md", card)
         write_text(temporary / "requirements.txt", f"hlrs=={__version__}\ntorch>={version}\n")
         if formats:

@@ -7,18 +7,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hlrs.artifacts.jobs import Job
+from hlrs.artifacts.data_digest import sha256
+from hlrs.artifacts.files import read_json
+from hlrs.artifacts.jobs import PROVENANCE, Job
+from hlrs.artifacts.records import Record
 from hlrs.config.jobs import EvaluateJob
+from hlrs.config.networks import TrainedNetwork
 from hlrs.config.recipes import Evaluation
 from hlrs.data.images import generator
 from hlrs.data.sources.base import first_line
-from hlrs.errors import UserError
+from hlrs.errors import Failure, UserError
 from hlrs.inference.classifier import ImageClassifier, read
 from hlrs.stages.images import SplitImages, as_they_are
 from hlrs.training.device import prepare
 
 EXPORTED = "model.safetensors"
 TRAINED = "weights.safetensors"
+CONFIG = "config.json"
 NOISE = 64  # images
 
 
@@ -51,12 +56,26 @@ class Located(NamedTuple):
         """Load the network onto a device, by default that of a job; UserError if there is no such device."""
         chosen = prepare(self.evaluated.threads)
         classifier = read(self.weights)
+        self._check(classifier.facts)
         try:
             return classifier.to(device or chosen)
         except (RuntimeError, AssertionError) as error:
             raise UserError(
                 f"--device {device}: {first_line(error)}; use cpu, or a GPU that is here"
             ) from None
+
+    def _check(self, facts: TrainedNetwork) -> None:
+        """Raise Failure if the weights are not those that the record or config.json beside them names."""
+        record, config = (self.weights.with_name(name) for name in (PROVENANCE, CONFIG))
+        if record.is_file():
+            known, source = {"sha256": Record.read(record).outputs.get(self.weights.name)}, record
+        elif config.is_file():
+            known, source = read_json(config), config
+        else:
+            return
+        actual = {"sha256": sha256(self.weights)} | facts.model_dump(mode="json")
+        if not isinstance(known, dict) or known != {name: actual.get(name) for name in known}:
+            raise Failure(f"{self.weights}: differs from what {source} says; restore both, or export again")
 
 
 def locate(name: str, jobs: Callable[[], list[Job]]) -> Located:
@@ -70,10 +89,10 @@ def locate(name: str, jobs: Callable[[], list[Job]]) -> Located:
     for file in (EXPORTED, TRAINED):
         if (path / file).is_file():
             return Located(path / file, None)
-    if path.is_dir():
-        raise UserError(f"{name}: holds neither {EXPORTED} nor {TRAINED}; name a folder that hlrs exported")
     evaluations = [job for job in jobs() if job.stage == "evaluate"]
     found = next((job for job in evaluations if job.run == name.strip("/")), None)
+    if found is None and path.is_dir():
+        raise UserError(f"{name}: holds neither {EXPORTED} nor {TRAINED}; name a folder that hlrs exported")
     if found is None:
         known = ", ".join(job.run for job in evaluations) or "none, because nothing is retrained"
         raise UserError(f"{name}: no run, and no folder that hlrs exported; choose from: {known}")

@@ -19,8 +19,10 @@ def readable(found: Iterable[Prediction], named: Sequence[Images], strict: bool)
     from tqdm import tqdm
 
     total = sum(images.total for images in named)
-    quiet = sys.stdout.isatty() or not sys.stderr.isatty()  # lines of results would tear the bar
-    for prediction in tqdm(found, "predicting", total, unit="image", disable=quiet):
+    shown = sys.stdout is not None and sys.stdout.isatty()  # lines of results would tear the bar
+    for prediction in tqdm(
+        found, "predicting", total, unit="image", disable=shown or not sys.stderr.isatty()
+    ):
         if prediction.error is None:
             yield prediction
         elif strict:

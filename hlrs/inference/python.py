@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pandas as pd
+from pydantic import ValidationError
 
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.jobs import Job
 from hlrs.config.networks import NetworkSpec
 from hlrs.config.params import load as load_params
-from hlrs.config.spaces import SPACES, space_of
+from hlrs.config.spaces import SPACES, check_cells, space_of
 from hlrs.data.images import generator
 from hlrs.errors import UserError
 from hlrs.inference.classifier import ImageClassifier
@@ -99,15 +100,21 @@ def Network(  # noqa: N802 - used as a class is
     are drawn by `seed` from PyTorch's default distribution. UserError for what no network has.
     """
     known = _given(genotype)
-    spec = NetworkSpec(
-        space=SPACES[known.space],
-        genotype=known.to_json(),
-        in_channels=in_channels,
-        classes=classes,
-        channels=channels,
-        cells=cells,
-        stem=stem,
-    )
+    layout = {
+        "channels": channels,
+        "cells": cells,
+        "classes": classes,
+        "in_channels": in_channels,
+        "stem": stem,
+    }
+    try:
+        spec = NetworkSpec(space=SPACES[known.space], genotype=known.to_json(), **layout)  # type: ignore[arg-type]
+        check_cells(spec.space, cells, "cells")
+    except ValidationError as error:
+        [first, *_] = error.errors()
+        raise UserError(f"{first['loc'][0]}: {first['msg']}, not {first['input']!r}") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
     network = build(spec, "genotype")
     initialize(network, generator(seed, "network"))
     return network
@@ -117,6 +124,8 @@ def _given(genotype: Genotype | str) -> Genotype:
     """Return the genotype of a name or spelling; UserError if there is none."""
     if isinstance(genotype, Genotype):
         return genotype
+    if not isinstance(genotype, str):
+        raise UserError(f"genotype: {genotype!r} is no genotype; give one of hlrs.genotype, or a name")
     try:
         return GIVEN[type(SPACES[space_of(genotype)])](genotype)
     except ValueError as error:

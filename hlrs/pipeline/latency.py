@@ -85,6 +85,6 @@ def lines(measured: dict[str, Any]) -> list[str]:
         spread = f"quartiles {low:.2f} to {high:.2f}, {row['passes']} passes"
         time = f"{1000 * row['median_seconds']:.2f} ms ({spread})"
         memory = row["peak_memory_bytes"]
-        used = "" if memory is None else f", peak memory {memory / 1e6:,.0f} MB"
+        used = "" if memory is None else f", peak memory {memory / 1e6:,.1f} MB"
         said.append(f"{'batch of ' + str(row['batch']):18} {time}{used}")
     return said

@@ -25,6 +25,7 @@ from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.cli import main
 from hlrs.config.params import load
+from hlrs.errors import UserError
 from hlrs.inference.classifier import read
 from hlrs.inference.locate import locate
 from hlrs.pipeline.execute import execute
@@ -157,7 +158,7 @@ def test_images_come_from_files_patterns_and_parquet_and_bad_ones_are_named(use,
         f"hlrs: {tmp_path}/broken.png",
         f"hlrs: {parquet} 1",
     ]
-    assert said[2:] == ["hlrs: 2 of 5 images cannot be read and were skipped"]
+    assert said[2:] == ["hlrs: 2 of 5 images were skipped, as named above"]
     strict = use("predict", RUN, good, tmp_path / "broken.png", "--strict")
     assert strict.exit_code == 2
     assert strict.stderr.startswith(f"hlrs: {tmp_path}/broken.png: not an image that can be decoded")
@@ -302,3 +303,32 @@ def test_a_public_name_loads_when_it_is_used():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stderr.endswith("AttributeError: module 'hlrs' has no attribute 'nothing'\n")
+
+
+def test_weights_and_config_that_changed_are_refused(use, tmp_path):
+    assert use("export", RUN, "--to", tmp_path / "out").exit_code == 0
+    weights, config = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "config.json"
+    for path, change in (
+        (weights, lambda content: content[:-4] + bytes(4)),
+        (config, lambda content: content.replace(b'"bee"', b'"wasp"')),
+    ):
+        content = path.read_bytes()
+        path.write_bytes(change(content))
+        found = use("predict", tmp_path / "out", "data/test/ant")
+        assert found.exit_code == 1
+        assert (
+            found.stderr
+            == f"hlrs: {weights}: differs from what {config} says; restore both, or export again\n"
+        )
+        path.write_bytes(content)
+    assert use("predict", tmp_path / "out", "data/test/ant").exit_code == 0
+
+
+def test_what_python_cannot_use_is_said_in_one_line(use):
+    classifier = hlrs.load(RUN)
+    for image in (3, np.zeros((4, 8, 8), np.uint8), np.zeros((8, 8)), "absent.png"):
+        with pytest.raises(UserError, match=r"give|no such file"):
+            classifier.predict([image])
+    for arguments in (("DARTS_V2", 7, 4, 10), ("nothing", 8, 4, 10), (None, 8, 4, 10)):
+        with pytest.raises(UserError, match=r"channels|genotype"):
+            hlrs.Network(*arguments)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import stat
 import time
 import warnings
@@ -291,8 +292,9 @@ def _eight_bits(image: "Image", where: str) -> "Image":
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message, or its type if it has none; without Python's addresses."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r" <\S+ object at 0x[0-9a-f]+>", "", line)
 
 
 # --- files ----------------------------------------------------------------------------------------------
