@@ -305,7 +305,7 @@ def test_links_to_records_work_where_the_page_was_made_and_where_it_is_published
     shutil.copyfile(small, published)
     for path in (small, published):
         links = visit(path).evaluate("[...document.querySelectorAll('a.record')].map((link) => link.href)")
-        assert len(links) == 2 * 3 * 2 * 5
+        assert len(links) == 2 * 3 * 2 * (5 + 2)  # a record per job, genotype and weights
         assert all(Path(link.removeprefix("file://")).is_file() for link in links)
 
 
