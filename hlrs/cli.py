@@ -435,13 +435,11 @@ def export(
 
 
 def _export_network(network: str, folder: Path, formats: tuple[str, ...], params: Path) -> None:
-    from hlrs.artifacts.files import check_new
     from hlrs.inference.card import card
     from hlrs.inference.export import FORMATS
     from hlrs.inference.export import export as write
     from hlrs.inference.locate import locate
 
-    check_new(folder)
     located = locate(network, lambda: _jobs(params))
     classifier = located.load("cpu")
     others = [name for name in dict.fromkeys(formats) if name in FORMATS]

@@ -26,19 +26,15 @@ TRACED = 2  # images in a recorded batch; with one, a graph can hold for one onl
 class Deployed(nn.Module):
     """From pixels to probabilities: uint8 [n, channels, height, width] -> float32 [n, classes]."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, classifier: ImageClassifier) -> None:
         super().__init__()
-        self.network = classifier.network
-        self.register_buffer("mean", classifier.mean)
-        self.register_buffer("std", classifier.std)
+        self.classifier = classifier
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise images, and compute the probabilities."""
-        return self.network(normalize(images, self.mean, self.std)).softmax(1)  # type: ignore[no-any-return]
+        normalized = normalize(images, self.classifier.mean, self.classifier.std)
+        return self.classifier(normalized).softmax(1)  # type: ignore[no-any-return]
 
 
 Probabilities = np.ndarray[Any, np.dtype[np.float32]]  # [n, classes]

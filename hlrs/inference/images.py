@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from glob import glob
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,9 @@ def find(name: str) -> Images:
         if not matches:
             raise UserError(f"{name}: no file matches this pattern; correct it")
         every = [_files(_below(match)) if match.is_dir() else _single(match) for match in matches]
-        return Images(sum(part.total for part in every), lambda: _chained(every))
+        return Images(
+            sum(part.total for part in every), lambda: chain.from_iterable(part.encoded() for part in every)
+        )
     raise UserError(f"{name}: no such file or folder; name images, folders, patterns or Parquet files")
 
 
@@ -52,8 +55,3 @@ def _single(path: Path) -> Images:
 
 def _files(paths: list[Path]) -> Images:
     return Images(len(paths), lambda: ((str(path), path) for path in paths))
-
-
-def _chained(every: list[Images]) -> Encoded:
-    for images in every:
-        yield from images.encoded()

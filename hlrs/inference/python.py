@@ -1,7 +1,10 @@
-"""What `import hlrs` offers: networks, genotypes and results of a workflow's folder, for Python."""
+"""What `import hlrs` offers: networks, genotypes and results of a workflow's folder, for Python.
+
+Only networks need torch; results and genotypes load without.
+"""
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pandas as pd
 from pydantic import ValidationError
@@ -11,25 +14,26 @@ from hlrs.artifacts.jobs import Job
 from hlrs.config.networks import NetworkSpec
 from hlrs.config.params import load as load_params
 from hlrs.config.spaces import SPACES, check_cells, space_of
-from hlrs.data.images import generator
 from hlrs.errors import UserError
-from hlrs.inference.classifier import ImageClassifier
-from hlrs.inference.locate import locate
 from hlrs.nas.drawing import draw_cell
 from hlrs.nas.genotype import GIVEN, Genotype, drawings, from_json
-from hlrs.nas.network import BranchedNetwork, initialize
-from hlrs.nas.trained import build
 from hlrs.pipeline.plan import plan
+
+if TYPE_CHECKING:
+    from hlrs.inference.classifier import ImageClassifier
+    from hlrs.nas.network import BranchedNetwork
 
 PARAMS = "params.yaml"
 
 
-def load(run: str | Path, device: str | None = None, params: str | Path = PARAMS) -> ImageClassifier:
+def load(run: str | Path, device: str | None = None, params: str | Path = PARAMS) -> "ImageClassifier":
     """Load a trained network: a run, "data set/method/seed", or a folder that `hlrs export --to` wrote.
 
     On the GPU if there is one, unless a device is named. UserError if there is no such run, or it is not
     trained.
     """
+    from hlrs.inference.locate import locate
+
     return locate(str(run), lambda: _jobs(params)).load(device)
 
 
@@ -92,13 +96,17 @@ def Network(  # noqa: N802 - used as a class is
     in_channels: int = 3,
     stem: Literal["cifar", "imagenet"] = "cifar",
     seed: int = 0,
-) -> BranchedNetwork:
+) -> "BranchedNetwork":
     """Build the network of a genotype, for a training loop of one's own.
 
     `genotype` is one that `hlrs.genotype` returned, or published ("DARTS_V2"), or a cell of NAS-Bench-201 as
     it is spelled. It maps float [batch, in_channels, height, width] to logits [batch, classes]; its weights
     are drawn by `seed` from PyTorch's default distribution. UserError for what no network has.
     """
+    from hlrs.data.images import generator
+    from hlrs.nas.network import initialize
+    from hlrs.nas.trained import build
+
     known = _given(genotype)
     layout = {
         "channels": channels,

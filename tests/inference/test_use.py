@@ -297,9 +297,10 @@ def test_the_notebook_runs(use):
     assert len(names["runs"]) == len(METHODS)
 
 
-def test_a_public_name_loads_when_it_is_used():
+def test_a_public_name_loads_when_it_is_used_and_torch_with_the_first_network():
     code = (
-        "import hlrs, sys; assert 'torch' not in sys.modules; hlrs.load; sys.modules['torch']; hlrs.nothing"
+        "import hlrs, sys; hlrs.results; drawn = hlrs.draw('DARTS_V2'); assert 'torch' not in sys.modules; "
+        "hlrs.Network('DARTS_V2', 4, 3, 10); sys.modules['torch']; hlrs.nothing"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stderr.endswith("AttributeError: module 'hlrs' has no attribute 'nothing'\n")
