@@ -123,7 +123,7 @@ def Network(  # noqa: N802 - used as a class is
         raise UserError(f"{first['loc'][0]}: {first['msg']}, not {first['input']!r}") from None
     except ValueError as error:
         raise UserError(str(error)) from None
-    network = build(spec, "genotype")
+    network = build(spec)
     initialize(network, generator(seed, "network"))
     return network
 

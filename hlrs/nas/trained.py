@@ -20,7 +20,7 @@ from hlrs.nas.spaces import NETWORKS
 SHOWN = 200  # characters of what PyTorch says
 
 
-def build(spec: NetworkSpec, name: str) -> BranchedNetwork:
+def build(spec: NetworkSpec, name: str = "genotype") -> BranchedNetwork:
     """Build the network of a spec, with PyTorch's initialisation.
 
     UserError, naming the file `name`, if the genotype is none of the space.

@@ -28,7 +28,7 @@ def run(job: Job) -> dict[str, Any]:
     scale = facts["preprocessing"]["mean"], facts["preprocessing"]["std"]
     images = SplitImages(job, params.images, ("test",), device, scale)
     spec = network_of(params, job.inputs, images.stem, images.channels, len(images.classes))
-    network = build(spec, job.inputs.get("genotype", ""))
+    network = build(spec)
     load_weights(network, weights, job.inputs["weights"])
     network.eval()
     multiply_adds = count_multiply_adds(network, images.channels, images.size)

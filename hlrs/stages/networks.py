@@ -68,7 +68,7 @@ def network_of_run(job: Job) -> tuple[BranchedNetwork, dict[str, int]]:
     source = open_source(params.images.source)
     in_channels, size, _ = source.read([0], params.images.image_size).shape[1:]
     shape = params.images.stem, in_channels, len(source.classes)
-    network = build(network_of(params, job.inputs, *shape), job.inputs.get("genotype", ""))
+    network = build(network_of(params, job.inputs, *shape))
     layout = {"in_channels": in_channels, "classes": len(source.classes)}
     recipe = params.retrain
     layout |= {"channels": recipe.channels, "cells": recipe.cells, "image_size": size}

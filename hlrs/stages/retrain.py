@@ -57,7 +57,7 @@ def check_start(params: RetrainJob, inputs: Mapping[str, str], channels: int, cl
     """Raise UserError if the file that a retraining starts with does not fit its network on such images."""
     with torch.device("meta"):
         spec = network_of(params, inputs, params.images.stem, channels, len(classes))
-        network = build(spec, inputs.get("genotype", ""))
+        network = build(spec)
     fit_start(network, params.retrain, classes)
 
 
@@ -86,7 +86,7 @@ class RetrainTask(Task):
         counts = images.counts("weights", "alphas")
         objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
         self.spec = network_of(params, inputs, images.stem, images.channels, len(images.classes))
-        self.network = build(self.spec, inputs.get("genotype", ""))
+        self.network = build(self.spec)
         self.network.training_head = objective.head(self.network.classifier.in_features)
         weights = generator(purpose, "weights")
         if params.resnet is not None:

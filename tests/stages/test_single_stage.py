@@ -144,7 +144,7 @@ def test_what_is_evaluated_is_what_was_trained(workspace):
     scale = trained.preprocessing.mean, trained.preprocessing.std
     images = SplitImages(job, params.images, ("test",), CPU, scale)
     assert "supernet" not in job.inputs  # its weights are not read again
-    network = build(trained.network, "")
+    network = build(trained.network)
     network.load_state_dict(weights)
     with torch.no_grad():
         first = network.eval()(images.set.normalize(images.set.images[:1])).softmax(1)
