@@ -1,5 +1,6 @@
 """Measure how long a network takes to predict, and how much memory, on the device at hand."""
 
+import gc
 import os
 import re
 from collections.abc import Callable
@@ -63,8 +64,9 @@ def _passes(network: nn.Module, images: torch.Tensor) -> list[float]:
 
 def _growth() -> Callable[[], int | None]:
     """Return what tells by how many bytes the peak of resident memory exceeds the present one (Linux)."""
+    gc.collect()  # what is freed during the passes would hide as much of their growth
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak
         before = _resident("VmRSS")
     except (OSError, AttributeError):
         return lambda: None
