@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from hlrs.config.arithmetic import Arithmetic
 from hlrs.config.base import (
     Cells,
     Channels,
@@ -81,6 +82,7 @@ class SearchJob(Spec):
     objective: Objective
     arch_lr: ArchLR
     labels: Labels = "given"
+    arithmetic: Arithmetic | None = Field(None, exclude_if=not_)
     search: Search
 
 
@@ -110,6 +112,7 @@ class ScoreJob(Spec):
     seed: Seed
     images: Images
     searcher: ScoredSearcher
+    arithmetic: Arithmetic | None = Field(None, exclude_if=not_)
     search: ScoredNetworks
     limit: BudgetedNetwork | None = Field(None, exclude_if=not_)
 
@@ -149,6 +152,7 @@ class RetrainJob(Spec):
     resnet: ResNetDepth | None
     inherited: Inherited | None = None
     images: Images
+    arithmetic: Arithmetic | None = Field(None, exclude_if=not_)
     retrain: Retrain
     content: Digest | None = Field(None, exclude_if=not_)  # left out, as before there were such files
 
@@ -160,6 +164,7 @@ class EvaluateJob(Spec):
     resnet: ResNetDepth | None
     inherited: Inherited | None = None
     images: Images
+    arithmetic: Arithmetic | None = Field(None, exclude_if=not_)
     retrain: Retrain
     groups: Groups
     evaluate: Evaluation

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from hlrs.config.arithmetic import Arithmetic
 from hlrs.config.base import (
     BetaShape,
     Channels,
@@ -931,13 +932,15 @@ class Method(Spec):
     genotypes by the angle of its weights; here any searcher trains its alphas on random labels (our own
     reading).
 
-    `search`, `retrain` and `evaluate` override single entries of the common recipes.
+    `arithmetic` acts in search, retraining and evaluation; without it, all is in floating point. `search`,
+    `retrain` and `evaluate` override single entries of the common recipes.
     """
 
     searcher: Searcher
     objective: Objective | None = None
     arch_lr: ArchLR | None = None
     labels: Labels = "given"
+    arithmetic: Arithmetic | None = Field(None, exclude_if=not_)
     search: dict[Text, Any] = Field({}, max_length=100)
     retrain: dict[Text, Any] = Field({}, max_length=100)
     # nothing is left out of the report's parameters, as before there was a choice: its key stays

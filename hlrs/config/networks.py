@@ -1,9 +1,11 @@
 """Specs of trained networks: what a file of weights has to say, so that nothing else is needed to use it."""
 
+from operator import not_
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from hlrs.config.arithmetic import Arithmetic
 from hlrs.config.base import Cells, Channels, Spec
 from hlrs.config.methods import Head, LinearHead, ResNetDepth
 from hlrs.config.recipes import Inherited
@@ -41,6 +43,7 @@ class NetworkSpec(Spec):
     branch_cells: Annotated[int, Field(ge=0, le=1000)] = 0
     head: Head = LinearHead()
     dual: bool = False
+    arithmetic: Arithmetic | None = Field(None, exclude_if=not_)
 
 
 class Preprocessing(Spec):

@@ -119,6 +119,7 @@ class Params(Sections):
         self._check_table()
         for name in self.matrix.methods if self.matrix.retrain_seeds else ():
             self._check_start(name)
+            self._check_arithmetic(name)
         for name in self.matrix.datasets:
             dataset = self.datasets[name]
             size = dataset.image_size or dataset.source.size
@@ -404,6 +405,41 @@ class Params(Sections):
                 f"{start}: the search's objective has {entry} {supernet}, "
                 f"{self._field(name, 'retrain', 'objective')} has {own}, so branches or classifiers differ: "
                 "give the retraining the search's objective, or set start to scratch"
+            )
+
+    def _check_arithmetic(self, name: str) -> None:
+        """Reject approximate arithmetic that a method's network does not have."""
+        method, field = self.methods[name], f"methods.{name}.arithmetic"
+        searcher, arithmetic = method.searcher, method.arithmetic
+        if isinstance(searcher, Implant) and self.methods[searcher.method].arithmetic is not None:
+            raise ValueError(
+                f"methods.{name}.searcher.method: {searcher.method} has approximate arithmetic, and cells "
+                "are implanted on networks without: name another method"
+            )
+        if arithmetic is None:
+            return
+        if searcher.genotype_is == "shared":
+            raise ValueError(
+                f"{field}: the network is the one that {searcher.method} trains: set "
+                f"methods.{searcher.method}.arithmetic, or leave it out"
+            )
+        if isinstance(searcher, Implant) and arithmetic.where == "convolutions":
+            raise ValueError(
+                f"{field}.where: the network of {searcher.method} rests as it was trained, in floating "
+                "point: set where to primitives"
+            )
+        if searcher.genotype_is == "absent" and arithmetic.where == "primitives":
+            raise ValueError(f"{field}.where: a {searcher.kind} has no primitives: set where to convolutions")
+        if not arithmetic.in_search and searcher.genotype_is not in ("searched", "scored"):
+            raise ValueError(
+                f"{field}.in_search: false changes nothing, as searcher {searcher.kind} reads no images "
+                "in the search: leave it out"
+            )
+        idle = searcher.genotype_is in ("given", "drawn") or not arithmetic.in_search
+        if idle and not self.matrix.retrain_seeds:
+            raise ValueError(
+                f"{field} changes nothing, as the search is without and matrix.retrain_seeds is empty: leave "
+                "it out, or list a seed"
             )
 
     def _check_same_network(self, name: str, other: str) -> None:

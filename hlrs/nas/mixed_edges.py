@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hlrs.config.base import Choices
+from hlrs.nas.ops.convolution import Conv
 from hlrs.nas.ops.depthwise import conv
 from hlrs.nas.ops.layouts import channels_last, every_second, from_phases, has_phases, to_phases
 from hlrs.nas.ops.separable import Separable, batch_norm
@@ -76,18 +77,33 @@ class SeparableConv(Convolutions):
         super().__init__()
         groups = sources * edges
         wide, self.stride = groups * channels, strides[0]
-        self.depthwise = nn.ModuleList(
-            nn.Conv2d(wide, wide, kernel, groups=wide, bias=False) for _ in strides
-        )
-        self.pointwise = nn.ModuleList(nn.Conv2d(wide, wide, 1, groups=groups, bias=False) for _ in strides)
+        of_edges = partial(Conv, wide, wide, primitive=True, parts=(groups, groups))
+        self.depthwise = nn.ModuleList(of_edges(kernel, groups=wide) for _ in strides)
+        self.pointwise = nn.ModuleList(of_edges(1, groups=groups) for _ in strides)
 
     def weights(self) -> list[Tensor]:
         """Depthwise and 1×1 weights in the order of the stages."""
         convolutions = itertools.chain(*zip(self.depthwise, self.pointwise, strict=True))
         return [convolution.weight for convolution in convolutions]  # type: ignore[misc]
 
+    @property
+    def approximate(self) -> bool:
+        """Whether products are approximate."""
+        return self.depthwise[0].product is not None
+
     def forward(self, x: Tensor, scale: Tensor, dilation: int = 1) -> Tensor:
+        if self.approximate:
+            return self._approximated(x, scale, dilation)
         return Separable.apply(x, scale, self.stride, dilation, *self.weights())  # type: ignore[no-any-return]
+
+    def _approximated(self, x: Tensor, scale: Tensor, dilation: int) -> Tensor:
+        """Compute the stages by their products."""
+        geometry = self.stride, dilation
+        for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
+            x = pointwise(depthwise.product(x, depthwise.weight, *geometry))  # type: ignore[operator]
+            last = pointwise is self.pointwise[-1]
+            x, geometry = (batch_norm(x, scale) if last else F.relu(batch_norm(x))), (1, 1)
+        return x
 
 
 class DilatedConv(SeparableConv):
@@ -111,9 +127,13 @@ class DenseConv(Convolutions):
         for height, width in kernels:
             strides = (stride if height > 1 else 1, stride if width > 1 else 1)
             padding = height // 2, width // 2
-            self.layers.append(
-                nn.Conv2d(before, wide, (height, width), strides, padding, groups=groups, bias=False)
+            convolution = Conv(
+                *(before, wide, (height, width), strides, padding),
+                groups=groups,
+                primitive=True,
+                parts=(groups, sources * edges),
             )
+            self.layers.append(convolution)
             before, groups = wide, sources * edges
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
@@ -238,9 +258,8 @@ class OutEdges(nn.Module):
         )
         if primitives.reduces(stride):
             halves = sources * channels, sources * edges * channels // 2
-            self.skip_even, self.skip_odd = (
-                nn.Conv2d(*halves, 1, groups=sources, bias=False) for _ in range(2)
-            )
+            parts = sources, sources * edges
+            self.skip_even, self.skip_odd = (Conv(*halves, 1, groups=sources, parts=parts) for _ in range(2))
         self.register_buffer("over_edges", torch.eye(channels).repeat(sources, edges)[..., None, None], False)
 
     def forward(
@@ -279,7 +298,8 @@ class OutEdges(nn.Module):
     def _convolved(self, rectified: Tensor, scales: Tensor) -> list[Tensor]:
         """Return the convolutions' maps, each batch norm times its scale, as few sums."""
         names = list(self.convolutions)
-        if names[:4] != FUSED_CONVOLUTIONS or not takes_kernels(rectified, self.edges):
+        fuses = names[:4] == FUSED_CONVOLUTIONS and takes_kernels(rectified, self.edges)
+        if not fuses or self.convolutions[names[0]].approximate:
             return [self._plain(names, rectified, scales)] if names else []
         from hlrs.nas.ops.triton_separable import Mixture  # Triton takes its time to import
 

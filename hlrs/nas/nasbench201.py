@@ -15,6 +15,7 @@ from hlrs.nas.genotype import NasBench201Genotype, Node
 from hlrs.nas.mixed_edges import NASBENCH201_OWN, NASBENCH201_SHARED, Primitives
 from hlrs.nas.network import LINEAR, BranchedNetwork
 from hlrs.nas.operations import Norm
+from hlrs.nas.ops.convolution import Conv
 from hlrs.nas.searchers.base import Searcher
 from hlrs.nas.supernet import CellWeights, MixedNodes, Supernet, stem_norm
 
@@ -22,14 +23,19 @@ STAGES = 3
 
 
 class ReluConvNorm(nn.Sequential):
-    """A ReLU, a convolution without bias that keeps the size at stride 1, and a batch norm."""
+    """A ReLU, a convolution, and a batch norm."""
 
-    def __init__(self, before: int, channels: int, kernel: int, norm: Norm, stride: int = 1) -> None:
-        super().__init__(
-            nn.ReLU(),
-            nn.Conv2d(before, channels, kernel, stride, kernel // 2, bias=False),
-            norm(channels),
-        )
+    def __init__(
+        self,
+        before: int,
+        channels: int,
+        kernel: int,
+        norm: Norm,
+        stride: int = 1,
+        primitive: bool = False,
+    ) -> None:
+        convolution = Conv(before, channels, kernel, stride, kernel // 2, primitive=primitive)
+        super().__init__(nn.ReLU(), convolution, norm(channels))
 
 
 class Reduction(nn.Module):
@@ -43,7 +49,7 @@ class Reduction(nn.Module):
         self.residual = nn.Sequential(
             ReluConvNorm(before, 2 * before, 3, norm, stride=2), ReluConvNorm(2 * before, 2 * before, 3, norm)
         )
-        self.shortcut = nn.Conv2d(before, 2 * before, 1, bias=False)
+        self.shortcut = Conv(before, 2 * before, 1)
 
     def forward(self, x: Tensor, context: Any) -> Tensor:
         averaged = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
@@ -76,7 +82,7 @@ class StagedNetwork(BranchedNetwork):
         assert stem == "cifar"  # config.params refuses others
         width = channels * 2 ** (STAGES - 1)
         super().__init__(width, classes, branches, head, dual)
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), norm(channels))
+        self.stem = nn.Sequential(Conv(in_channels, channels, 3, padding=1), norm(channels))
         plan = _plan(make_cell, norm, channels, cells)
         shared, own = plan, plan[:0]
         while branches > 1 and sum(searched for searched, _ in own) < branch_cells:
@@ -133,7 +139,7 @@ class Zero(nn.Module):
 def make_operation(name: str, channels: int, norm: Norm = nn.BatchNorm2d) -> nn.Module:
     """Make the module of an operation."""
     if name.startswith("nor_conv"):
-        return ReluConvNorm(channels, channels, int(name[-1]), norm)
+        return ReluConvNorm(channels, channels, int(name[-1]), norm, primitive=True)
     if name == "avg_pool_3x3":
         return nn.AvgPool2d(3, 1, 1, count_include_pad=False)
     return Zero() if name == "none" else nn.Identity()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from hlrs.config.base import Kinds, Precision
 from hlrs.config.methods import CosineHead, EtfHead, Head, LinearHead
 from hlrs.nas.operations import FactorizedReduce, Norm, conv_bn
+from hlrs.nas.ops.convolution import Conv, exact
 
 STEM_MULTIPLIER = 3
 LINEAR = LinearHead()
@@ -57,6 +58,7 @@ class BranchedNetwork(nn.Module, ABC):
         self.classifier = make_classifier(branches * width, classes, head)
         self.class_specific = make_classifier(branches * width, classes, head) if dual else None
         self.training_head: nn.Module | None = None
+        self.multiplier: nn.Module | None = None  # of all approximate products (nas/arithmetic.py)
 
     @property
     def learner(self) -> nn.Module:
@@ -250,9 +252,7 @@ class CifarStem(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, norm: Norm) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), norm(channels)
-        )
+        self.layers = nn.Sequential(Conv(in_channels, channels, 3, padding=1), norm(channels))
 
     def forward(self, images: Tensor) -> States:
         stem = self.layers(images)
@@ -269,7 +269,7 @@ class ImageNetStem(nn.Module):
         super().__init__()
 
         def halve(before: int, after: int) -> list[nn.Module]:
-            return [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), norm(after)]
+            return [Conv(before, after, 3, stride=2, padding=1), norm(after)]
 
         half = channels // 2
         self.first = nn.Sequential(*halve(in_channels, half), nn.ReLU(), *halve(half, channels))
@@ -346,6 +346,6 @@ def count_multiply_adds(network: nn.Module, in_channels: int, size: int) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     images = torch.zeros(1, in_channels, size, size, device=next(network.parameters()).device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with exact(network), FlopCounterMode(display=False) as counter, torch.no_grad():
         network(images)
     return int(counter.get_total_flops()) // 2

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from hlrs.nas.ops.convolution import Conv
 from hlrs.nas.ops.depthwise import conv, depthwise
 from hlrs.nas.ops.layouts import every_second, from_phases, has_phases, join, to_phases
 from hlrs.nas.ops.packed import Pointwise, pack, unpack
@@ -34,22 +35,22 @@ class FactorizedReduce(nn.Module):
         return self.norm(join(count, self.even(every_second(x)), self.odd(every_second(x, 1))))  # type: ignore[no-any-return]
 
 
-class Depthwise(nn.Conv2d):
-    """Depthwise convolution without bias, padded to keep the size at stride 1.
-
-    It takes maps with any number of images per pixel (ops/packed.py).
-    """
+class Depthwise(Conv):
+    """Depthwise convolution, on maps with any number of images per pixel (ops/packed.py)."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
-        super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
+        super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, primitive=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return depthwise(x, self.kernels(x), self.stride[0])
+        return self.convolve(x, self.stride[0])
 
-    def kernels(self, x: Tensor) -> Tensor:
-        """Return the weights, repeated for each image of a pixel."""
+    def convolve(self, x: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
+        """Convolve with the weights, repeated for each image of a pixel."""
         count = x.shape[1] // self.in_channels
-        return self.weight if count == 1 else self.weight.repeat(count, 1, 1, 1)
+        kernels = self.weight if count == 1 else self.weight.repeat(count, 1, 1, 1)
+        if self.product is not None:
+            return self.product(x, kernels, stride, dilation)  # type: ignore[no-any-return]
+        return depthwise(x, kernels, stride) if dilation == 1 else conv(x, kernels, stride, dilation)
 
 
 class Dilated(Depthwise):
@@ -57,10 +58,10 @@ class Dilated(Depthwise):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride[0] == 2:  # only even rows and columns are read
-            return depthwise(every_second(x), self.kernels(x))
+            return self.convolve(every_second(x))
         if has_phases(x):
-            return from_phases(depthwise(to_phases(x), self.kernels(x)))
-        return conv(x, self.kernels(x), dilation=2)
+            return from_phases(self.convolve(to_phases(x)))
+        return self.convolve(x, dilation=2)
 
 
 class Factorized(nn.Module):
@@ -69,8 +70,8 @@ class Factorized(nn.Module):
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
         super().__init__()
         reach, self.channels = kernel // 2, channels
-        self.row = nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, reach), bias=False)
-        self.column = nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (reach, 0), bias=False)
+        self.row = Conv(channels, channels, (1, kernel), (1, stride), (0, reach), primitive=True)
+        self.column = Conv(channels, channels, (kernel, 1), (stride, 1), (reach, 0), primitive=True)
 
     def forward(self, x: Tensor) -> Tensor:
         count = x.shape[1] // self.channels
@@ -79,7 +80,7 @@ class Factorized(nn.Module):
 
 def separable(channels: int, depthwise: Depthwise, norm: Norm) -> list[nn.Module]:
     """Make the modules of a depthwise convolution, a pointwise convolution and a batch norm."""
-    return [depthwise, Pointwise(channels, channels), norm(channels)]
+    return [depthwise, Pointwise(channels, channels, primitive=True), norm(channels)]
 
 
 def reads_rectified(name: str, stride: int) -> bool:

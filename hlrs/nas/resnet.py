@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from hlrs.config.methods import Head
 from hlrs.nas.network import LINEAR, BranchedNetwork, initialize
+from hlrs.nas.ops.convolution import Conv
 
 STAGES = 3
 
@@ -21,10 +22,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.stride, self.filled = stride, (channels - before) // 2
         self.residual = nn.Sequential(
-            nn.Conv2d(before, channels, 3, stride, padding=1, bias=False),
+            Conv(before, channels, 3, stride, padding=1),
             nn.BatchNorm2d(channels),
             nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            Conv(channels, channels, 3, padding=1),
             nn.BatchNorm2d(channels),
         )
 
@@ -61,7 +62,7 @@ class ResNet(BranchedNetwork):
     ) -> None:
         super().__init__(2 ** (STAGES - 1) * width, classes, branches, head, dual)
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+            Conv(in_channels, width, 3, padding=1),
             nn.BatchNorm2d(width),
             nn.ReLU(),
         )

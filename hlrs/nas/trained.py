@@ -10,6 +10,7 @@ from hlrs.config.base import Kinds
 from hlrs.config.networks import MixtureValues, NetworkSpec
 from hlrs.config.recipes import Inherited
 from hlrs.errors import Failure
+from hlrs.nas.arithmetic import ARITHMETICS
 from hlrs.nas.continuous import CONTINUOUS
 from hlrs.nas.genotype import PARSERS
 from hlrs.nas.mixture import Mixture
@@ -25,6 +26,13 @@ def build(spec: NetworkSpec, name: str = "genotype") -> BranchedNetwork:
 
     UserError, naming the file `name`, if the genotype is none of the space.
     """
+    network = _build(spec, name)
+    if spec.arithmetic is not None:
+        ARITHMETICS[type(spec.arithmetic)](network, spec.arithmetic)
+    return network
+
+
+def _build(spec: NetworkSpec, name: str) -> BranchedNetwork:
     layout: dict[str, Any] = {
         "in_channels": spec.in_channels,
         "classes": spec.classes,

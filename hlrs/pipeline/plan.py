@@ -29,6 +29,7 @@ from hlrs.artifacts.jobs import (
 )
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tensors import read_shapes
+from hlrs.config.arithmetic import Arithmetic, TableMultiplier
 from hlrs.config.base import Spec
 from hlrs.config.data import Dataset, Groups
 from hlrs.config.jobs import (
@@ -60,6 +61,7 @@ from hlrs.config.spaces import DartsSpace, NasBench201Space
 from hlrs.errors import HlrsError, UserError, about
 from hlrs.nas.cell_table import check_column, read_table_of_cells
 from hlrs.nas.genotype import given
+from hlrs.nas.multipliers import read_products
 from hlrs.pipeline.locks import leased
 
 REPORTED = {  # what the report reads of each stage; with every record, so that one that is missing is made
@@ -78,7 +80,7 @@ class Shared:
 
     `lookup`: the parameters of look-ups; `contents`: SHA-256 of the files that retrainings start with, by
     path; `given`: genotypes by method, as spelled or as a file's content; `found`: by method, the input that
-    holds the genotype which another run finds.
+    holds the genotype which another run finds; `arithmetics`: by method, where it is approximate.
     """
 
     params: Params
@@ -86,6 +88,7 @@ class Shared:
     contents: dict[str, str] = field(default_factory=dict)
     given: dict[str, str | dict[str, Any]] = field(default_factory=dict)
     found: dict[str, dict[str, str]] = field(default_factory=dict)
+    arithmetics: dict[str, Arithmetic] = field(default_factory=dict)
 
 
 def make_job(stage: str, run: str, params: Spec, inputs: dict[str, str]) -> Job:
@@ -107,8 +110,11 @@ def plan(params: Params) -> list[Job]:
     """
     jobs: list[Job] = []
     genotypes = _given_genotypes(params)
-    found = {name: _found_by(params, name) for name in params.matrix.methods}
-    shared = Shared(params, _lookup_params(params, genotypes), _start_digests(params), genotypes, found)
+    arithmetics = _arithmetics(params)
+    found = {name: _found_by(params, arithmetics, name) for name in params.matrix.methods}
+    shared = Shared(
+        *(params, _lookup_params(params, genotypes), _start_digests(params), genotypes, found, arithmetics)
+    )
     for name in params.matrix.datasets:
         for drawn, dataset in params.draws(name).items():
             jobs += _dataset_jobs(shared, drawn, dataset)
@@ -176,7 +182,33 @@ def _given_genotypes(params: Params) -> dict[str, str | dict[str, Any]]:
     return found
 
 
-def _found_by(params: Params, method: str) -> dict[str, str]:
+def _arithmetics(params: Params) -> dict[str, Arithmetic]:
+    """Return the arithmetic of methods of the matrix, with what a table's file holds.
+
+    UserError if a file is missing, holds no table, or not the one that the parameters name.
+    """
+    found: dict[str, Arithmetic] = {}
+    for name in params.matrix.methods:
+        arithmetic = params.methods[name].arithmetic
+        if arithmetic is None:
+            continue
+        if isinstance(arithmetic.multiplier, TableMultiplier):
+            with about(f"methods.{name}: arithmetic.multiplier.file"):
+                multiplier = _read_table(arithmetic.multiplier)
+            arithmetic = arithmetic.model_copy(update={"multiplier": multiplier})
+        found[name] = arithmetic
+    return found
+
+
+def _read_table(multiplier: TableMultiplier) -> TableMultiplier:
+    [content] = file_digests([multiplier.file])
+    if multiplier.content not in (None, content):
+        raise UserError(f"{multiplier.file}: has SHA-256 {content}, not that of content; restore the file")
+    signed = read_products(multiplier.file, multiplier.signed).signed
+    return multiplier.model_copy(update={"content": content, "signed": signed})
+
+
+def _found_by(params: Params, arithmetics: dict[str, Arithmetic], method: str) -> dict[str, str]:
     """Return the input that holds the genotype which another run finds; none, of a method with its own."""
     searcher = params.methods[method].searcher
     if not isinstance(searcher, Fixed) or searcher.run is None:
@@ -184,7 +216,7 @@ def _found_by(params: Params, method: str) -> dict[str, str]:
     drawn, other, seed = searcher.run
     [dataset] = [of[drawn] for name in params.matrix.datasets if drawn in (of := params.draws(name))]
     split, images = _split_job(drawn, dataset)
-    jobs = _run_jobs(Shared(params), split, images, dataset.groups, other, seed, ())
+    jobs = _run_jobs(Shared(params, arithmetics=arithmetics), split, images, dataset.groups, other, seed, ())
     extract = next(job for job in jobs if job.stage == "extract")
     return {"genotype": str(extract.output("genotype.json"))}
 
@@ -268,7 +300,9 @@ def _run_jobs(
     network = dict(tables)
     alphas: dict[str, str] = {}
     supernet: dict[str, str] = {}
-    search_params = _search_params(params, images, method, seed)
+    arithmetic = shared.arithmetics.get(method)
+    in_search = arithmetic if arithmetic is not None and arithmetic.in_search else None
+    search_params = _search_params(params, images, method, seed, in_search)
     if search_params is not None:
         backbone = backbones[0] if backbones and searcher.genotype_is == "searched" else {}
         search = make_job("search", run, search_params, tables | backbone)
@@ -303,6 +337,7 @@ def _run_jobs(
             resnet=resnet,
             inherited=inherited,
             images=images,
+            arithmetic=arithmetic,
             retrain=recipe,
             content=shared.contents.get(recipe.start),
         )
@@ -314,6 +349,7 @@ def _run_jobs(
             resnet=resnet,
             inherited=inherited,
             images=images,
+            arithmetic=arithmetic,
             retrain=recipe,
             groups=groups,
             evaluate=evaluate,
@@ -346,7 +382,9 @@ def _trained(retrain: Job) -> dict[str, str]:
     return {"trained": str(retrain.output("weights.safetensors"))}
 
 
-def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec | None:
+def _search_params(
+    params: Params, images: Images, name: str, seed: int, arithmetic: Arithmetic | None
+) -> Spec | None:
     """Return the parameters of a method's search job; None if it has none."""
     method, searcher = params.methods[name], params.methods[name].searcher
     limit = _limit(params, images, name)
@@ -360,7 +398,9 @@ def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec
         recipe = params.search_of(name)
         networks = {field: getattr(recipe, field) for field in ScoredNetworks.model_fields}
         of = ScoredNetworks(**networks)
-        return ScoreJob(seed=seed, images=images, searcher=searcher, search=of, limit=limit)
+        return ScoreJob(
+            seed=seed, images=images, searcher=searcher, arithmetic=arithmetic, search=of, limit=limit
+        )
     if searcher.genotype_is != "searched":
         return None
     return SearchJob(
@@ -370,6 +410,7 @@ def _search_params(params: Params, images: Images, name: str, seed: int) -> Spec
         objective=method.objective or Plain(kind="plain"),
         arch_lr=method.arch_lr or ConstantLR(kind="constant"),
         labels=method.labels,
+        arithmetic=arithmetic,
         search=params.search_of(name).model_copy(update={"budget": None}),  # it is not told
     )
 

@@ -6,6 +6,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hlrs.data.sources.open import files_of, open_source
 from hlrs.data.split import draw
 from hlrs.errors import HlrsError, UserError, about
 from hlrs.nas import selection
+from hlrs.nas.multipliers import describe_products, read_products
 from hlrs.pipeline import memory
 from hlrs.pipeline.cost_probe import Calibration, alphas_step, finder, offline
 
@@ -57,8 +59,8 @@ def check_data(job: Job) -> None:
         source: Source = TypeAdapter(Source).validate_python(images["source"])
         paths = [] if source.identity is not None else [named.path for named in files_of(source)]
         _check_content(job, paths, partial(content_digest, source), images["content"])
-    if path := _file_of(job):
-        _check_content(job, [path], lambda: file_digests([path])[0], job.params["content"])
+    for path, content in _files_of(job).items():
+        _check_content(job, [path], partial(_digest, path), content)
 
 
 def _check_content(job: Job, paths: list[str], digest: Callable[[], str], planned: str) -> None:
@@ -74,11 +76,25 @@ def _check_content(job: Job, paths: list[str], digest: Callable[[], str], planne
         raise UserError(f"{job.run}: the data files changed since this job was planned; rerun snakemake")
 
 
-def _file_of(job: Job) -> str | None:
-    """Return the data file besides images that a job reads: a table, or weights to start with."""
+def _files_of(job: Job) -> dict[str, str]:
+    """Return the data files besides images that a job reads, with their digests.
+
+    A table of accuracies, weights to start with, a table of products.
+    """
     if job.stage == "lookup":
-        return str(job.params["table"])
-    return str(job.params["retrain"]["start"]) if job.stage == "retrain" and "content" in job.params else None
+        return {job.params["table"]: job.params["content"]}
+    files = {}
+    if job.stage == "retrain" and "content" in job.params:
+        files[job.params["retrain"]["start"]] = job.params["content"]
+    multiplier = job.params.get("arithmetic", {}).get("multiplier", {})
+    if job.stage in ("search", "retrain") and "file" in multiplier:
+        files[multiplier["file"]] = multiplier["content"]
+    return files
+
+
+def _digest(path: str) -> str:
+    [digest] = file_digests([path])
+    return digest
 
 
 def check_present(jobs: Iterable[Job]) -> None:
@@ -93,9 +109,21 @@ def check_present(jobs: Iterable[Job]) -> None:
 def check_before(jobs: list[Job], due: list[Job], remark: Callable[[str], None]) -> None:
     """Raise UserError for whatever a dry run of snakemake refuses; see `check_splits` for `remark`."""
     opened = check_splits(jobs, remark)
+    describe_tables(jobs, remark)
     check_trainings(jobs, opened, lambda stage: memory.UNKNOWN)
     check_counts(jobs)
     check_present(due)
+
+
+def describe_tables(jobs: Iterable[Job], remark: Callable[[str], None]) -> None:
+    """Pass to `remark` what the table of each multiplier is found to hold."""
+    described = set()
+    for job in jobs:
+        multiplier = job.params.get("arithmetic", {}).get("multiplier", {})
+        if "file" in multiplier and multiplier["file"] not in described and not job.complete:
+            described.add(multiplier["file"])
+            table = read_products(multiplier["file"], multiplier["signed"])
+            remark(f"methods.{job.run.split('/')[1]}: {multiplier['file']}: {describe_products(table)}")
 
 
 def check_splits(jobs: Iterable[Job], remark: Callable[[str], None]) -> dict[str, ImageSource]:
@@ -176,6 +204,10 @@ def check_counts(jobs: list[Job]) -> None:
         if isinstance(params, RetrainJob) and isinstance(params.retrain.classifier, Filled):
             with about(f"methods.{method}: retrain"):
                 _check_filled(params.retrain.classifier, calibration, job)
+        if params.arithmetic is not None:
+            with about(f"methods.{method}"), suppress(ModuleNotFoundError):
+                stage = importlib.import_module("hlrs.stages.arithmetic")
+                stage.check_arithmetic(params, _nodes(job, makers))
         if isinstance(params, RetrainJob) and params.content is not None:
             with about(f"methods.{method}: retrain.start"):
                 _check_start(params, calibration, job)

@@ -12,6 +12,7 @@ from hlrs.artifacts.tensors import read_tensors
 from hlrs.config.jobs import EvaluateJob
 from hlrs.errors import Failure
 from hlrs.longtail.metrics import evaluate
+from hlrs.nas.arithmetic import ENERGIES
 from hlrs.nas.network import count_multiply_adds, count_weights
 from hlrs.nas.trained import build, load_weights
 from hlrs.stages.images import SplitImages, predict
@@ -33,6 +34,9 @@ def run(job: Job) -> dict[str, Any]:
     network.eval()
     multiply_adds = count_multiply_adds(network, images.channels, images.size)
     size = {"weights": count_weights(network), "multiply_adds": multiply_adds}
+    if params.arithmetic is not None:
+        of = ENERGIES[type(params.arithmetic)]
+        size |= of(network, params.arithmetic, images.channels, images.size)
     network, everything = network.to(device), images.positions("test")
     startup = ready()
     probabilities = predict(network, images.set, everything, params.evaluate.batch_size)

@@ -50,6 +50,7 @@ def network_of(
         cells=recipe.cells,
         stem=stem,  # type: ignore[arg-type]
         auxiliary=not given and bool(recipe.auxiliary_weight),
+        arithmetic=params.arithmetic,
         **layout_of(recipe.objective),
     )
 

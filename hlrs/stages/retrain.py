@@ -16,6 +16,7 @@ from hlrs.config.networks import TrainedNetwork
 from hlrs.data.batches import steps_per_epoch
 from hlrs.data.images import generator
 from hlrs.longtail.objectives import make_objective
+from hlrs.nas.arithmetic import LOADS
 from hlrs.nas.network import initialize
 from hlrs.nas.resnet import initialize_resnet
 from hlrs.nas.trained import build
@@ -87,6 +88,8 @@ class RetrainTask(Task):
         objective = make_objective(self.recipe.objective, counts, self.recipe.auxiliary_weight)
         self.spec = network_of(params, inputs, images.stem, images.channels, len(images.classes))
         self.network = build(self.spec)
+        if params.arithmetic is not None:
+            LOADS[type(params.arithmetic)](self.network, params.arithmetic)
         self.network.training_head = objective.head(self.network.classifier.in_features)
         weights = generator(purpose, "weights")
         if params.resnet is not None:

@@ -10,6 +10,7 @@ from hlrs.config.jobs import ScoreJob
 from hlrs.config.methods import Random
 from hlrs.data.images import generator
 from hlrs.nas import trajectory
+from hlrs.nas.arithmetic import OF_SUPERNETS
 from hlrs.nas.network import initialize
 from hlrs.nas.searchers.random import draw_architecture
 from hlrs.nas.searchers.table import SCORES
@@ -69,6 +70,8 @@ class ScoreTask(Task):
         space = self.params.search.space
         network = NETWORKS[type(space)](trajectory.derive(space, self.candidate(step)), **self.layout)
         initialize(network, generator(self.params.seed, "search", "weights"))
+        if self.params.arithmetic is not None:
+            OF_SUPERNETS[type(self.params.arithmetic)](network, self.params.arithmetic)
         return network.to(self.device)
 
     def begin(self, epoch: int) -> None:

@@ -23,6 +23,7 @@ from hlrs.errors import UserError
 from hlrs.longtail.mixing import mixing_at
 from hlrs.longtail.objectives import Mixing, Outcome, demands_of, layout_of, make_objective
 from hlrs.nas import arch_lr, bilevel, selection, trajectory
+from hlrs.nas.arithmetic import OF_SUPERNETS
 from hlrs.nas.collapse import EarlyStopping
 from hlrs.nas.entropy import mean_entropy, penalty_weight
 from hlrs.nas.mixture import Mixture, continuous, decoded
@@ -453,6 +454,8 @@ def _make_supernet(params: SearchJob, searcher: Searcher, images: SplitImages) -
         **layout_of(params.objective),
     )
     supernet.precision = search.precision
+    if params.arithmetic is not None:
+        OF_SUPERNETS[type(params.arithmetic)](supernet, params.arithmetic)
     initialize(supernet, generator(params.seed, "search", "weights"))
     initialize_alphas(supernet, generator(params.seed, "search", "alphas"))
     return supernet

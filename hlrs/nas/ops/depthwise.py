@@ -9,11 +9,18 @@ from torch.nn import functional as F
 
 from hlrs.nas.ops.tracing import exporting
 
+Stride = int | tuple[int, int]
 
-def conv(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
-    """Convolve x [n, c, h, w] with weight [d, c / groups, k, k], k odd, padded by half the kernel."""
+
+def conv(x: Tensor, weight: Tensor, stride: Stride = 1, dilation: int = 1) -> Tensor:
+    """Convolve x [n, c, h, w] with weight [d, c / groups, k, l], k and l odd, padded by half the kernel."""
     groups = x.shape[1] // weight.shape[1]
-    return F.conv2d(x, weight.to(x.dtype), None, stride, dilation * (weight.shape[-1] // 2), dilation, groups)
+    return F.conv2d(x, weight.to(x.dtype), None, stride, _padding(weight, dilation), dilation, groups)
+
+
+def _padding(weight: Tensor, dilation: int) -> tuple[int, int]:
+    height, width = weight.shape[2:]
+    return dilation * (height // 2), dilation * (width // 2)
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
@@ -44,7 +51,7 @@ def conv_backward(
     gradient: Tensor,
     x: Tensor,
     weight: Tensor,
-    stride: int = 1,
+    stride: Stride = 1,
     dilation: int = 1,
     *,
     wanted: tuple[bool, bool],
@@ -54,20 +61,20 @@ def conv_backward(
     On a CPU, oneDNN's gradient by depthwise weights is fast up to three columns and ten times slower beyond.
     A column's gradient only needs x shifted by that column's offset, so 5×5 is computed as 5×3 and 5×2.
     """
-    kernel = weight.shape[3]
-    padding = dilation * (kernel // 2)
+    kernel, padding = weight.shape[3], _padding(weight, dilation)
+    strides = (stride, stride) if isinstance(stride, int) else stride
     narrow = x.device.type == "cpu" and weight.shape[1] == 1 and dilation == 1
     width = 3 if narrow else kernel
-    backward = partial(_conv_backward, gradient, stride=stride, dilation=dilation)
+    backward = partial(_conv_backward, gradient, stride=strides, dilation=dilation)
     if kernel <= width or not wanted[1]:
-        return backward(x, weight, padding=(padding, padding), wanted=wanted)
-    for_x, _ = backward(x, weight, padding=(padding, padding), wanted=(wanted[0], False))
+        return backward(x, weight, padding=padding, wanted=wanted)
+    for_x, _ = backward(x, weight, padding=padding, wanted=(wanted[0], False))
     parts = []
     for start, columns in zip(range(0, kernel, width), weight.split(width, 3), strict=True):
-        left = max(padding - start, -x.shape[3])  # a column may see nothing but padding
-        reach = stride * (gradient.shape[3] - 1) + columns.shape[3]
+        left = max(padding[1] - start, -x.shape[3])  # a column may see nothing but padding
+        reach = strides[1] * (gradient.shape[3] - 1) + columns.shape[3]
         window = F.pad(x, (left, reach - left - x.shape[3]))
-        parts.append(backward(window, columns, padding=(padding, 0), wanted=(False, True))[1])
+        parts.append(backward(window, columns, padding=(padding[0], 0), wanted=(False, True))[1])
     return for_x, torch.cat(parts, 3)  # type: ignore[arg-type]
 
 
@@ -76,7 +83,7 @@ def _conv_backward(
     x: Tensor,
     weight: Tensor,
     *,
-    stride: int,
+    stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: int,
     wanted: tuple[bool, bool],
@@ -85,7 +92,7 @@ def _conv_backward(
     if not any(wanted):
         return None, None
     for_x, for_weight, _ = torch.ops.aten.convolution_backward(
-        *(gradient, x, weight.to(x.dtype), None, [stride] * 2, padding, [dilation] * 2, False, [0, 0]),
+        *(gradient, x, weight.to(x.dtype), None, stride, padding, [dilation] * 2, False, [0, 0]),
         x.shape[1] // weight.shape[1],
         (*wanted, False),
     )

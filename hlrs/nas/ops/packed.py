@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from hlrs.nas.ops.convolution import Conv
 from hlrs.nas.ops.tracing import exporting
 
 EPSILON = 1e-5  # of every batch norm
@@ -71,11 +72,11 @@ def from_width(x: Tensor, count: int) -> Tensor:
     return images.flatten(3).permute(0, 3, 1, 2)
 
 
-class Pointwise(nn.Conv2d):
-    """1×1 convolution without bias, on maps with any number of images per pixel."""
+class Pointwise(Conv):
+    """1×1 convolution, on maps with any number of images per pixel."""
 
-    def __init__(self, channels_in: int, channels: int) -> None:
-        super().__init__(channels_in, channels, 1, bias=False)
+    def __init__(self, channels_in: int, channels: int, primitive: bool = False) -> None:
+        super().__init__(channels_in, channels, 1, primitive=primitive)
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(to_width(x, self.in_channels))
