@@ -523,6 +523,19 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
     is_flag=True,
     help="Add the auxiliary head; its weights are counted separately, as in the literature.",
 )
+@click.option(
+    "--multiplier",
+    metavar="exact|R,S,V|FILE",
+    help="Approximate multiplier of 8-bit codes: the lowest bits of activations and weights and the columns "
+    "that it omits, or a table of its products.",
+)
+@click.option(
+    "--where",
+    type=click.Choice(["primitives", "convolutions"]),
+    default="primitives",
+    show_default=True,
+    help="What is computed by the multiplier.",
+)
 @params_option
 @click.option("--measure", is_flag=True, help="Measure latency and memory on this machine's GPU or CPU.")
 @click.option(
@@ -540,34 +553,42 @@ def describe(network: str, as_json: bool, params: Path, measure: bool, threads: 
     genotype (DARTS_V1, DARTS_V2, PC_DARTS, PDARTS), a cell of NAS-Bench-201
     ('|nor_conv_3x3~0|+|none~0|skip_connect~1|+...'), the path of a genotype JSON, `supernet`, or a ResNet for
     CIFAR (resnet20, resnet32, resnet44, resnet56, resnet110). Multiply-adds cover the convolutions and
-    matrix products for one image. With --measure, passes of 1 and 64 images are timed and their peak memory
+    matrix products for one image. With --multiplier, their energy is compared with that of exact 8-bit
+    integers and of floating point. With --measure, passes of 1 and 64 images are timed and their peak memory
     is read; HLRS_DEVICE=cpu leaves a GPU out.
     """
     from hlrs.artifacts.jobs import RUN
     from hlrs.pipeline.latency import lines
     from hlrs.pipeline.model_size import describe as count
-    from hlrs.pipeline.model_size import facts_of
+    from hlrs.pipeline.model_size import energy_lines, facts_of
 
     if not measure:
         _refuse_given(["threads"], "acts with --measure alone")
+    if layout["multiplier"] is None:
+        _refuse_given(["where"], "acts with --multiplier alone")
     used = threads if measure else None
     if RUN.fullmatch(network) and not Path(network).exists():
+        from hlrs.config.jobs import RetrainJob
         from hlrs.stages.networks import network_of_run
 
-        _refuse_given(layout, f"{network} has its own layout and images")
+        _refuse_given(layout, f"{network} has its own layout, images and arithmetic")
         job = _find("retrain", network, params)
         built, own = network_of_run(job)
-        facts = {"network": network, **own, **facts_of(built, own["in_channels"], own["image_size"], used)}
+        arithmetic = RetrainJob.model_validate(job.params).arithmetic
+        counted = facts_of(built, own["in_channels"], own["image_size"], used, arithmetic)
+        facts = {"network": network, **own, **counted}
     else:
         facts = count(network, **layout, threads=used)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
     else:
-        measured = facts.pop("measured", None)
+        measured, approximated = facts.pop("measured", None), facts.pop("arithmetic", None)
         for name, value in facts.items():
             click.echo(
                 f"{name.replace('_', ' '):18} {value:,}" if isinstance(value, int) else f"{name:18} {value}"
             )
+        for line in energy_lines(approximated) if approximated else ():
+            click.echo(line)
         for line in lines(measured) if measured else ():
             click.echo(line)
 

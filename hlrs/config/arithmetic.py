@@ -30,9 +30,9 @@ class TruncatedMultiplier(Spec):
     """
 
     kind: Literal["truncated"] = "truncated"
-    activation_bits: Annotated[int, Field(ge=0)] = 0
-    weight_bits: Annotated[int, Field(ge=0)] = 0
-    columns: Annotated[int, Field(ge=0)] = 0
+    activation_bits: Annotated[int, Field(ge=0, le=16)] = 0
+    weight_bits: Annotated[int, Field(ge=0, le=16)] = 0
+    columns: Annotated[int, Field(ge=0, le=16)] = 0
 
     @model_validator(mode="after")
     def _leaves_something(self) -> "TruncatedMultiplier":

@@ -17,7 +17,7 @@ from hlrs.config.arithmetic import (
 )
 from hlrs.config.base import Kinds
 from hlrs.errors import UserError
-from hlrs.nas.multipliers import CIRCUITS, CODES, read_products, truncated_products
+from hlrs.nas.multipliers import CIRCUITS, CODES, Table, read_products, truncated_products
 from hlrs.nas.network import BranchedNetwork, count_multiply_adds
 from hlrs.nas.ops.approximate import EXACT, Product, Tabulated, Truncated
 from hlrs.nas.ops.convolution import Conv, exact
@@ -96,6 +96,14 @@ LOADS: Kinds[Callable[..., None]] = {Arithmetic: load_products}
 # --- energy -----------------------------------------------------------------------------------------------
 
 
+def products_of(network: BranchedNetwork) -> Table:
+    """Return the products that a network's multiplier gives."""
+    if isinstance(network.multiplier, Tabulated):
+        return Table(network.multiplier.products.cpu().numpy().astype(np.int64), network.multiplier.signed)
+    assert isinstance(network.multiplier, Truncated)
+    return Table(truncated_products(*network.multiplier.omitted), True)
+
+
 def relative_energy(network: BranchedNetwork, arithmetic: Arithmetic) -> float | None:
     """Return the energy of an approximate multiplication relative to an exact 8-bit one; None if not known.
 
@@ -104,13 +112,10 @@ def relative_energy(network: BranchedNetwork, arithmetic: Arithmetic) -> float |
     multiplier, reference = arithmetic.multiplier, CIRCUITS[0, 0, 0].power
     if isinstance(multiplier, TableMultiplier) and multiplier.energy is not None:
         return multiplier.energy
-    if isinstance(network.multiplier, Tabulated):
-        products = network.multiplier.products.cpu().numpy()
-        same = [of for of in CIRCUITS if np.array_equal(products, truncated_products(*of))]
-        return CIRCUITS[same[0]].power / reference if same and network.multiplier.signed else None
-    assert isinstance(network.multiplier, Truncated)
-    published = CIRCUITS.get(network.multiplier.omitted)
-    return None if published is None else published.power / reference
+    products, signed = products_of(network)
+    same = (circuit for of, circuit in CIRCUITS.items() if np.array_equal(products, truncated_products(*of)))
+    circuit = next(same, None) if signed else None
+    return None if circuit is None else circuit.power / reference
 
 
 def count_approximate(network: BranchedNetwork, in_channels: int, size: int) -> int:

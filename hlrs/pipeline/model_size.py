@@ -2,16 +2,20 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 
 from hlrs.artifacts.files import read_json
+from hlrs.config.arithmetic import Arithmetic
 from hlrs.config.methods import Darts
 from hlrs.config.methods import ResNet as ResNetSpec
 from hlrs.config.spaces import SPACES, check_cells, space_of
 from hlrs.errors import UserError
+from hlrs.nas.arithmetic import approximate, energy, load_products, products_of
 from hlrs.nas.genotype import GIVEN, Genotype, from_json
+from hlrs.nas.multipliers import describe_products, read_products
 from hlrs.nas.network import BranchedNetwork, count_multiply_adds, count_weights
 from hlrs.nas.resnet import ResNet
 from hlrs.nas.searchers.darts import DartsSearcher
@@ -38,17 +42,22 @@ def describe(
     auxiliary: bool,
     stem: str = "cifar",
     threads: int | None = None,
+    multiplier: str | None = None,
+    where: Literal["primitives", "convolutions"] = "primitives",
 ) -> dict[str, Any]:
     """Count the weights and multiply-adds of a genotype, given by name, string or file, ResNet or `supernet`.
 
     `space` and `nodes` are a supernet's; a ResNet's `channels` are its width; with `threads`, latency and
-    memory are measured on so many (hlrs/pipeline/latency.py). Raises UserError for any other name, and for an
+    memory are measured on so many (hlrs/pipeline/latency.py). With a `multiplier`, as `arithmetic_of` reads
+    it, products are approximate. Raises UserError for any other name, and for an
     option that the network does not have.
     """
     supernet, resnet = network == "supernet", RESNETS.get(network)
     layout: dict[str, Any] = {"in_channels": in_channels, "classes": classes}
     if auxiliary and (supernet or resnet):
         raise UserError(f"--auxiliary: a {network.rstrip('0123456789')} has no auxiliary head")
+    if resnet and multiplier is not None and where == "primitives":
+        raise UserError("--where: a resnet has no primitives; set it to convolutions")
     for option, value in (("--space", space), ("--nodes", nodes)):
         if value is not None and not supernet:
             raise UserError(f"{option}: only a supernet leaves it open; omit it")
@@ -76,7 +85,12 @@ def describe(
         else:
             head = {"auxiliary": True} if auxiliary else {}
             model = NETWORKS[type(SPACES[space])](genotype, **head, **layout)
-    facts = {"network": network, **layout, **facts_of(model, in_channels, image_size, threads)}
+    arithmetic = None if multiplier is None else arithmetic_of(multiplier, where)
+    if arithmetic is not None:
+        approximate(model, arithmetic, tracked=not supernet)
+        load_products(model, arithmetic)
+    counted = facts_of(model, in_channels, image_size, threads, arithmetic)
+    facts = {"network": network, **layout, **counted}
     if auxiliary:
         facts["auxiliary_weights"] = sum(
             p.numel() for n, p in model.named_parameters() if n.startswith("auxiliary")
@@ -85,17 +99,57 @@ def describe(
 
 
 def facts_of(
-    model: BranchedNetwork, in_channels: int, image_size: int, threads: int | None
+    model: BranchedNetwork,
+    in_channels: int,
+    image_size: int,
+    threads: int | None,
+    arithmetic: Arithmetic | None = None,
 ) -> dict[str, Any]:
-    """Count a network's weights and multiply-adds; with `threads`, measure it as well."""
-    facts = {
+    """Count a network's weights and multiply-adds, and their energy; with `threads`, measure it as well."""
+    facts: dict[str, Any] = {
         "image_size": image_size,
         "weights": count_weights(model),
         "multiply_adds": count_multiply_adds(model.eval(), in_channels, image_size),
     }
-    return (
-        facts if threads is None else facts | {"measured": measure(model, in_channels, image_size, threads)}
-    )
+    if arithmetic is not None:
+        found = describe_products(products_of(model))
+        facts["arithmetic"] = {"multiplier": found, **energy(model, arithmetic, in_channels, image_size)}
+    if threads is not None:
+        facts["measured"] = measure(model, in_channels, image_size, threads)
+    return facts
+
+
+def arithmetic_of(multiplier: str, where: Literal["primitives", "convolutions"]) -> Arithmetic:
+    """Return the arithmetic of a multiplier: "exact", its omitted bits "r,s,v", or the file of a table.
+
+    UserError if it is none of these.
+    """
+    numbers = multiplier.split(",")
+    spec: dict[str, Any] = {"kind": "exact"}
+    if all(number.isdecimal() for number in numbers):
+        names = ("activation_bits", "weight_bits", "columns")
+        if len(numbers) != len(names):
+            raise UserError(f"--multiplier {multiplier}: three numbers name one, such as 0,0,4")
+        spec = {"kind": "truncated", **dict(zip(names, map(int, numbers), strict=True))}
+    elif multiplier != "exact":
+        spec = {"kind": "table", "file": multiplier, "signed": read_products(multiplier).signed}
+    try:
+        return Arithmetic(multiplier=spec, where=where)  # type: ignore[arg-type]  # pydantic builds it
+    except ValidationError as error:
+        raise UserError(f"--multiplier: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def energy_lines(found: dict[str, Any]) -> list[str]:
+    """Say what multiplications cost, one line per fact, with the sources of the figures."""
+    said = [f"{'multiplier':18} {found['multiplier']}"]
+    said.append(f"{'multiplications':18} {found['approximate_multiplications']:,} of these are by it")
+    if found["energy_to_int8"] is None:
+        return [*said, f"{'energy':18} not known: the multiplier's power is not published"]
+    return [
+        *said,
+        f"{'energy to int8':18} {found['energy_to_int8']:.4f} (powers of EvoApproxLib's circuits)",
+        f"{'energy to float32':18} {found['energy_to_float32']:.4f} (3.7 pJ; of int8 0.2 pJ: Horowitz 2014)",
+    ]
 
 
 def _layout_of_cells(

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from hlrs.report.runs import GAP, Results, Run, by_draw, by_search, search_means
+from hlrs.report.runs import ENERGY, GAP, Results, Run, by_draw, by_search, search_means
 from hlrs.report.statistics import bootstrap, holm, interval, p_value, spread, units, within
 
 METRICS = {
@@ -28,7 +28,8 @@ COMPARED = {
     "top1": "top-1 accuracy",
     "table_accuracy": "table accuracy",
 }
-SIZES = {"weights": "Weights", "multiply_adds": "Multiply-adds"}  # of the evaluated network
+# of the evaluated network; the energy in pJ, where some multiplications are approximate
+SIZES = {"weights": "Weights", "multiply_adds": "Multiply-adds", ENERGY: "Energy, pJ"}
 # of a look-up and of a search: summarized, but neither compared nor in the page's table
 BESIDE = ("table_rank", "table_percentile", "supernet_accuracy", "decoded_accuracy")
 NONE: tuple[None, None] = (None, None)

@@ -47,9 +47,10 @@ def sections(results: Results, dataset: str) -> list[Section]:
 
 
 def _methods_figures(results: Results, dataset: str, methods: Methods) -> list[Figure]:
-    """Draw the accuracies, and against the size of the networks where it is known."""
-    sizes = figures_results.sizes_figure(results, methods)
-    return [figures_results.methods_figure(results, dataset, methods), *([sizes] if sizes else [])]
+    """Draw the accuracies, and against what the networks cost where it is known."""
+    costs = (figures_results.SIZE, figures_results.ENERGIES)
+    fronts = [figures_results.front_figure(results, methods, cost) for cost in costs]
+    return [figures_results.methods_figure(results, dataset, methods), *filter(None, fronts)]
 
 
 def _evaluation_sections(results: Results, dataset: str, methods: Methods) -> list[Section]:

@@ -10,9 +10,19 @@ from hlrs.artifacts.tables import SUBSETS
 from hlrs.longtail.metrics import groups as groups_of
 from hlrs.report import charts, heatmaps
 from hlrs.report.charts import Figure
-from hlrs.report.comparisons import COMPARED, METRICS, SIZES
+from hlrs.report.comparisons import COMPARED, METRICS
 from hlrs.report.lookups import floor_of
-from hlrs.report.runs import Methods, Pairing, Results, Run, by_draw, class_means, finite, search_means
+from hlrs.report.runs import (
+    ENERGY,
+    Methods,
+    Pairing,
+    Results,
+    Run,
+    by_draw,
+    class_means,
+    finite,
+    search_means,
+)
 from hlrs.report.statistics import interval, units
 from hlrs.report.wording import NOTHING, millions, percent, points
 
@@ -257,83 +267,116 @@ def methods_figure(results: Results, dataset: str, methods: Methods) -> Figure:
 
 
 @dataclass(frozen=True)
-class Sized:
-    """A method's means over its runs: the size of its networks, and balanced accuracy with its interval."""
+class Cost:
+    """What networks cost: metrics, of which the first is drawn, in millions; how it is called."""
 
-    weights: float
-    multiply_adds: float
+    name: str
+    metrics: tuple[str, ...]
+    what: str
+    fewer: str
+    unit: str
+    axis: str
+    note: str
+
+
+SIZE = Cost(
+    "sizes",
+    ("weights", "multiply_adds"),
+    "weights",
+    "as many weights",
+    "million weights",
+    "weights, millions",
+    " Weights: of the network as evaluated.",
+)
+ENERGIES = Cost(
+    "energies",
+    (ENERGY, "multiply_adds"),
+    "energy of multiplications",
+    "as much energy",
+    "µJ for the multiplications of an image",
+    "energy of an image’s multiplications, µJ",
+    " Of the multiplications alone, at 45 nm: 3.7 pJ in 32-bit floating point, 0.2 pJ of exact 8-bit integers"
+    " (Horowitz 2014), approximate ones by their circuit’s power relative to the exact one’s (EvoApproxLib)."
+    " Additions, memory and quantisation are not in it.",
+)
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A method's means over its runs: what its networks cost, and balanced accuracy with its interval."""
+
+    costs: list[float]
     accuracy: float
     interval: tuple[float, float] | None
 
-    def beats(self, other: "Sized") -> bool:
-        """Whether it is as small and as accurate, and better in either."""
-        as_good = self.weights <= other.weights and self.accuracy >= other.accuracy
-        return as_good and (self.weights, self.accuracy) != (other.weights, other.accuracy)
+    def beats(self, other: "Priced") -> bool:
+        """Whether it costs no more and is as accurate, and is better in either."""
+        as_good = self.costs[0] <= other.costs[0] and self.accuracy >= other.accuracy
+        return as_good and (self.costs[0], self.accuracy) != (other.costs[0], other.accuracy)
 
 
-def front(sized: dict[str, Sized]) -> list[str]:
+def front(priced: dict[str, Priced]) -> list[str]:
     """Return the Pareto front: the methods that no other beats."""
-    return [method for method, own in sized.items() if not any(o.beats(own) for o in sized.values())]
+    return [method for method, own in priced.items() if not any(o.beats(own) for o in priced.values())]
 
 
-def _sized(methods: Methods, confidence: float) -> dict[str, Sized]:
-    """Return the methods whose networks were counted."""
+def _priced(methods: Methods, confidence: float, cost: Cost) -> dict[str, Priced]:
+    """Return the methods whose networks' cost is known."""
     found = {}
     for method, runs in methods.items():
-        values = [units(by_draw(search_means(runs, m))) for m in (*SIZES, "balanced_accuracy")]
+        values = [units(by_draw(search_means(runs, m))) for m in (*cost.metrics, "balanced_accuracy")]
         if all(values):
-            weights, multiply_adds, accuracy = map(statistics.fmean, values)
-            found[method] = Sized(weights, multiply_adds, accuracy, interval(values[-1], confidence))
+            *costs, accuracy = map(statistics.fmean, values)
+            found[method] = Priced(costs, accuracy, interval(values[-1], confidence))
     return found
 
 
-def sizes_figure(results: Results, methods: Methods) -> Figure | None:
-    """Draw balanced accuracy against weights, and the Pareto front of the means; None without weights."""
+def front_figure(results: Results, methods: Methods, cost: Cost) -> Figure | None:
+    """Draw balanced accuracy against a cost, and the Pareto front of the means; None where none is known."""
     confidence = results.report["confidence"]
-    sized = _sized(methods, confidence)
-    if not sized:
+    priced = _priced(methods, confidence, cost)
+    if not priced:
         return None
-    best = front(sized)
+    best = front(priced)
     circle = "M9.4 5a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0z"
     return Figure(
-        "sizes",
-        "Accuracy against weights",
+        cost.name,
+        f"Accuracy against {cost.what}",
         [charts.Mark("mean, on the Pareto front", "mark", circle),
          charts.Mark("mean, not on it", "chosen", circle),
          charts.Mark("Pareto front", "guide", charts.SAMPLES["line"]),
          *([charts.Mark(f"{100 * confidence:g} % interval of the mean", "axis", "M9 1h8M9 9h8M13 1v8")]
-           if any(own.interval for own in sized.values()) else [])],
-        {"weights": _front_chart(sized, best)},
-        "On the front: no other method has at most as many weights and at least the accuracy. By the means"
-        " alone, so a step of the front is no significant difference. Weights: of the network as evaluated.",
+           if any(own.interval for own in priced.values()) else [])],
+        {cost.metrics[0]: _front_chart(priced, best, cost)},
+        f"On the front: no other method has at most {cost.fewer} and at least the accuracy. By the means"
+        f" alone, so a step of the front is no significant difference.{cost.note}",
         wide=True,
         data=(
-            ["method", *SIZES, "mean", "low", "high", "front"],
+            ["method", *cost.metrics, "mean", "low", "high", "front"],
             [
-                [method, own.weights, own.multiply_adds, own.accuracy, *(own.interval or (None, None)),
-                 int(method in best)]
-                for method, own in sized.items()
+                [method, *own.costs, own.accuracy, *(own.interval or (None, None)), int(method in best)]
+                for method, own in priced.items()
             ],
         ),
     )  # fmt: skip
 
 
-def _front_chart(sized: dict[str, Sized], best: list[str]) -> str:
+def _front_chart(priced: dict[str, Priced], best: list[str], cost: Cost) -> str:
     spots = [
         charts.Spot(
             method,
-            f"{method}: {percent(own.accuracy)} %, {millions(own.weights)} million weights",
-            own.weights / 1e6,
+            f"{method}: {percent(own.accuracy)} %, {millions(own.costs[0])} {cost.unit}",
+            own.costs[0] / 1e6,
             100 * own.accuracy,
             (100 * own.interval[0], 100 * own.interval[1]) if own.interval else None,
             method in best,
         )
-        for method, own in sized.items()
+        for method, own in priced.items()
     ]
     smallest, largest = (end(spot.x for spot in spots) for end in (min, max))
     axes = charts.Axes(
         "",
-        "weights, millions",
+        cost.axis,
         f"{COMPARED['balanced_accuracy']}, per cent",
         (smallest / 1.6, 1.6 * largest),
         _room((spot.y for spot in spots), (end for spot in spots for end in spot.interval or ())),

@@ -20,7 +20,7 @@ from hlrs.report.claim import claims, controls, headline, tested
 from hlrs.report.comparisons import COMPARED, Difference, Summary, compare, deciding, summarize
 from hlrs.report.job_records import facts, record_table
 from hlrs.report.lookups import floor_of, lookups_table
-from hlrs.report.runs import STAGES, JobRecord, Results, draws, jobs, several, taus
+from hlrs.report.runs import ENERGY, STAGES, JobRecord, Results, draws, jobs, several, taus
 from hlrs.report.wording import MOST_SENTENCES, accuracies, answer, counted, hours, points, sample
 
 MANY = 4  # methods; the long sections of a data set with more are folded
@@ -57,6 +57,7 @@ def page(results: Results) -> str:
         floors={name: floor for name in results.classes if (floor := floor_of(results, name))},
         retrained=results.retrained,
         adjusted=_adjusted(results),
+        energies=any(ENERGY in run.metrics for run in results.runs),
         datasets=[_dataset(results, name, summary, differences) for name in results.classes],
         retrainings=several(results),
         draws=draws(results),

@@ -3,11 +3,12 @@
 import math
 import statistics
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hlrs.artifacts.jobs import repeat
 from hlrs.artifacts.records import Record
+from hlrs.config.arithmetic import FLOAT32_ENERGY
 from hlrs.config.data import Draw
 from hlrs.nas.genotype import Node
 
@@ -241,6 +242,24 @@ def discretized(history: Columns) -> dict[str, float]:
         "decoded_accuracy": decoded,
         GAP: supernet - decoded,
     }
+
+
+ENERGY = "multiplication_energy"  # a metric of a network
+
+
+def with_energies(runs: list[Run]) -> list[Run]:
+    """Add the energy of all multiplications for one image, in pJ, if some run's are approximate.
+
+    Of a network in floating point as well; of one whose energy is not known, None.
+    """
+    if not any("energy_to_float32" in run.metrics for run in runs):
+        return runs
+    return [replace(run, metrics=run.metrics | {ENERGY: _energy(run.metrics)}) for run in runs]
+
+
+def _energy(metrics: dict[str, Any]) -> float | None:
+    relative, count = metrics.get("energy_to_float32", 1.0), metrics.get("multiply_adds")
+    return None if relative is None or count is None else relative * count * FLOAT32_ENERGY
 
 
 OF_SEARCHES = ("table_", "supernet_", "decoded_", "discretization_")  # how their metrics' names begin

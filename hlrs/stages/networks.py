@@ -17,6 +17,7 @@ from hlrs.config.spaces import Space
 from hlrs.data.sources.open import open_source
 from hlrs.errors import UserError, about
 from hlrs.longtail.objectives import layout_of
+from hlrs.nas.arithmetic import load_products
 from hlrs.nas.continuous import inherit
 from hlrs.nas.genotype import PARSERS, Genotype
 from hlrs.nas.mixture import decoded
@@ -70,6 +71,8 @@ def network_of_run(job: Job) -> tuple[BranchedNetwork, dict[str, int]]:
     in_channels, size, _ = source.read([0], params.images.image_size).shape[1:]
     shape = params.images.stem, in_channels, len(source.classes)
     network = build(network_of(params, job.inputs, *shape))
+    if params.arithmetic is not None:
+        load_products(network, params.arithmetic)
     layout = {"in_channels": in_channels, "classes": len(source.classes)}
     recipe = params.retrain
     layout |= {"channels": recipe.channels, "cells": recipe.cells, "image_size": size}

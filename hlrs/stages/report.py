@@ -19,7 +19,7 @@ from hlrs.report.comparisons import compare
 from hlrs.report.exports import files
 from hlrs.report.figures import archive
 from hlrs.report.page import page
-from hlrs.report.runs import REPEATED, Columns, JobRecord, Results, Run, discretized, looked_up
+from hlrs.report.runs import REPEATED, Columns, JobRecord, Results, Run, discretized, looked_up, with_energies
 
 BEFORE_RETRAINING: Choices[list[str]] = {  # stages, by what the searcher says its genotype is
     "searched": ["search", "extract"],
@@ -61,7 +61,7 @@ def gather(job: Job) -> Results:
         for seed in sorted(matrix["seeds"])
         for run in _retrainings(job, dataset, name, method, seed)
     ]
-    return Results(job.params["report"], params, classes, splits, runs)
+    return Results(job.params["report"], params, classes, splits, with_energies(runs))
 
 
 def _input(job: Job, name: str) -> Path:
