@@ -3,9 +3,9 @@
 import difflib
 import reprlib
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from hlrs.config.base import Spec
@@ -37,8 +37,7 @@ def _message(detail: ErrorDetails, model: type[Spec]) -> str:
             hint = f", did you mean {close[0]}?" if close else ";"
             return f"unknown key{hint} allowed: {', '.join(allowed)}"
         case "missing":
-            kinds = _kinds(model, location)
-            return f"is missing; kinds: {', '.join(kinds)}" if kinds else "is missing"
+            return f"is missing; write {_wanted(model, location)}"
         case "union_tag_not_found":
             return f"is missing; allowed: {', '.join(_kinds(model, location))}"
         case "union_tag_invalid":
@@ -61,15 +60,32 @@ def _message(detail: ErrorDetails, model: type[Spec]) -> str:
 
 def _no_mapping(value: Any, model: type[Spec], location: tuple[int | str, ...]) -> str:
     """Say which keys, or which kind, to write in place of a value that should be a mapping."""
-    kinds = _kinds(model, location)
-    if value in kinds:
-        return f"{_named(value)}; write {{kind: {value}}}"
-    if kinds:
-        return f"{_named(value)}; write {{kind: ...}}, with one of: {', '.join(kinds)}"
+    known = value in _kinds(model, location)
+    return f"{_named(value)}; write {f'{{kind: {value}}}' if known else _mapping(model, location)}"
+
+
+def _mapping(model: type[Spec], location: tuple[int | str, ...]) -> str:
+    """Describe the mapping to write at a location by its kinds or keys."""
+    if kinds := _kinds(model, location):
+        return f"{{kind: ...}}, with one of: {', '.join(kinds)}"
     members = _models(_annotation(model, location))
     required = any(field.is_required() for member in members for field in member.model_fields.values())
     defaults = "" if required else ", or {} for the defaults"
-    return f"{_named(value)}; write its keys: {', '.join(_fields(model, location))}{defaults}"
+    return f"its keys: {', '.join(_fields(model, location))}{defaults}"
+
+
+def _wanted(model: type[Spec], location: tuple[int | str, ...]) -> str:
+    """Describe what to write at a location that has no value yet."""
+    annotation = _annotation(model, location)
+    if get_origin(annotation) is dict:
+        return "one entry per line below it"
+    if _models(annotation):
+        return _mapping(model, location)
+    try:
+        TypeAdapter(annotation).validate_python(None)
+    except ValidationError as error:
+        return error.errors()[0]["msg"].removeprefix("Input should be ").replace(" valid ", " ")
+    return "a value"
 
 
 def _named(value: Any, wanted: str = "mapping") -> str:

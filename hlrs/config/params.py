@@ -1,5 +1,6 @@
 """Spec of the whole of params.yaml, its consistency across sections, and reading the file."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -107,7 +108,7 @@ class Params(Sections):
         for field, known in (("datasets", self.datasets), ("methods", self.methods)):
             for name in getattr(self.matrix, field):
                 if name not in known:
-                    raise ValueError(f"matrix.{field}: {name!r} is not defined; allowed: {', '.join(known)}")
+                    raise ValueError(f"matrix.{field}: {_undefined(name, field, known)}")
         self._check_draws()
         for name in self.methods:
             self._check_shared(name)
@@ -183,8 +184,14 @@ class Params(Sections):
             return
         field = f"methods.{name}.searcher.method"
         if searcher.method not in self.methods:
-            known = ", ".join(other for other in self.methods if other != name)
-            raise ValueError(f"{field}: {searcher.method!r} is not defined; allowed: {known}")
+            alone = {
+                other: method.searcher
+                for other, method in self.methods.items()
+                if not isinstance(method.searcher, OnTrained)
+            }
+            if isinstance(searcher, Implant):
+                alone = {other: each for other, each in alone.items() if each.genotype_is == "absent"}
+            raise ValueError(f"{field}: {_undefined(searcher.method, 'methods', alone)}")
         other = self.methods[searcher.method].searcher
         if isinstance(other, OnTrained):
             raise ValueError(
@@ -582,6 +589,12 @@ class Params(Sections):
         """Lay a method's own entries over the common evaluation; ValueError if they do not fit."""
         common = Evaluation(**self.evaluate.model_dump(exclude={"table"}))
         return _overlaid(common, {}, self.methods[method].evaluate, f"methods.{method}.evaluate")
+
+
+def _undefined(name: str, section: str, known: Collection[str]) -> str:
+    """Say where to define what a section lacks, and what can be named in its place."""
+    others = f", or name one of: {', '.join(known)}" if known else ""
+    return f"{name!r} is not defined; define it in {section}{others}"
 
 
 def _heads(objective: Objective) -> dict[str, object]:

@@ -88,6 +88,31 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "did you mean test_per_class",
         "max_per_class",
     ),
+    "no entries": (
+        "datasets:\n  digits_lt:\n    source: {kind: digits}\n"
+        "    imbalance: {kind: exponential, factor: 10}\n    test_per_class: 50",
+        "",
+        "datasets",
+        "is missing",
+        "one entry per line",
+    ),
+    "no part of a kind": ("source: {kind: digits}", "", "datasets.digits_lt.source", "is missing", "parquet"),
+    "no number": (", factor: 10}", "}", "datasets.digits_lt.imbalance.factor", "is missing", "a number"),
+    "no list": ("  seeds: [0, 1]\n", "", "matrix.seeds", "is missing", "a list"),
+    "no choice": (
+        "{kind: digits}",
+        "{kind: torchvision}",
+        "datasets.digits_lt.source.name",
+        "is missing",
+        "'cifar10'",
+    ),
+    "nothing defined": (
+        "searcher: {kind: random}",
+        "searcher: {kind: implant, method: base}",
+        "methods.random.searcher.method",
+        "'base'",
+        "define it in methods",
+    ),
     "unknown section": ("search:", "serch: {}\nsearch:", "serch", "did you mean search", "matrix"),
     "unknown key of a kind": (
         "{kind: symmetric}",
@@ -205,7 +230,7 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "missing",
         "digits, parquet, torchvision, image_folder",
     ),
-    "section left out": ("evaluate: {}\n", "", "evaluate", "missing"),
+    "section left out": ("evaluate: {}\n", "", "evaluate", "is missing", "its keys", "{} for the defaults"),
     "undefined data set": (
         "datasets: [digits_lt]",
         "datasets: [cifar]",
@@ -538,7 +563,7 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "searcher: {kind: trained, method: resnet}",
         "methods.random.searcher.method",
         "'resnet'",
-        "allowed: darts",
+        "define it in methods",
     ),
     "its own network": (
         "searcher: {kind: random}",
@@ -585,7 +610,7 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "searcher: {kind: implant, method: resnet}",
         "methods.random.searcher.method",
         "'resnet'",
-        "allowed: darts",
+        "define it in methods",
     ),
     "a drawn cell with a rule of the search": (
         "searcher: {kind: random}",
