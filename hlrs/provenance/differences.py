@@ -64,7 +64,8 @@ def compare(job: Job, old: Job, params: Params) -> Comparison:
 
     `params`, from which the job was planned, show which entries a method overrides.
     """
-    pairs = [pair for pair in _pairs(old.params, job.params) if not _follows(job, old, pair[0])]
+    every = _pairs(as_written(old.params), as_written(job.params))
+    pairs = [pair for pair in every if not _follows(job, old, pair[0])]
     data = [path for path, *_ in pairs if path[-1] == "content"]
     before = old.inputs
     return Comparison(
@@ -99,14 +100,24 @@ def _follows(job: Job, old: Job, path: tuple[str, ...]) -> bool:
 
     Of a network that cells are implanted on, input `trained` differs then.
     """
-    if not _implanted(job) and (not job.params.get("resnet") or (path == WIDTH and old.params.get("resnet"))):
+    if not _implanted(job.params) and (
+        not job.params.get("resnet") or (path == WIDTH and old.params.get("resnet"))
+    ):
         return False
-    return path[0] in ("search", "retrain") and path[1] in OF_CELLS
+    return len(path) > 1 and path[0] in ("search", "retrain") and path[1] in OF_CELLS
 
 
-def _implanted(job: Job) -> bool:
-    space = job.params.get("space") or job.params.get("search", {}).get("space", {})
+def _implanted(params: dict[str, Any]) -> bool:
+    space = params.get("space") or params.get("search", {}).get("space", {})
     return bool(space.get("kind") == "implant")
+
+
+def as_written(params: dict[str, Any]) -> dict[str, Any]:
+    """A job's parameters with the searcher of implanted cells called what params.yaml calls it."""
+    if "searcher" not in params or not _implanted(params):
+        return params
+    drawn = params["searcher"]["kind"] == "random"
+    return params | {"searcher": params["searcher"] | {"kind": "implant" + " (cell random)" * drawn}}
 
 
 def _name(job: Job, path: tuple[str, ...], params: Params) -> str:

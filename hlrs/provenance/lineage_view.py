@@ -9,7 +9,7 @@ from typing import Any
 from hlrs.artifacts.code_digest import SCHEME
 from hlrs.artifacts.jobs import FILES, STAGES, abbreviate, search_of
 from hlrs.artifacts.records import UNKNOWN, Record
-from hlrs.provenance.differences import Comparison, Difference
+from hlrs.provenance.differences import Comparison, Difference, as_written
 from hlrs.provenance.lineage import Lineage, data, directory_of, matches, reads_data, recorded, roots
 
 LISTED = 8  # data files in the tree, definitions in a line; JSON has all of them
@@ -68,9 +68,10 @@ def _first_shown(lineage: Lineage) -> dict[str, dict[str, Any]]:
     seen: set[str] = set()
     shown_params: dict[str, dict[str, Any]] = {}
     for directory, record in sorted(lineage.records.items(), key=lambda item: STAGES.index(item[1].stage)):
-        groups = {n: json.dumps({n: v}) for n, v in record.params.items() if isinstance(v, dict)}
+        params = as_written(record.params)
+        groups = {n: json.dumps({n: v}) for n, v in params.items() if isinstance(v, dict)}
         hidden = {name for name, group in groups.items() if group in seen} | {"content"}
-        shown_params[directory] = {name: value for name, value in record.params.items() if name not in hidden}
+        shown_params[directory] = {name: value for name, value in params.items() if name not in hidden}
         seen.update(groups.values())
     return shown_params
 

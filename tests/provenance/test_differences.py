@@ -51,6 +51,8 @@ def test_what_cells_are_implanted_on_is_named_by_the_method_that_trains_it(works
     assert words("retrain", "iac", **faster)[0] == ["methods.base.retrain.weights.lr 0.025 -> 0.5"]
     portion = {"methods.iac.searcher.portion": 4}
     assert words("search", "iac", **portion) == (["methods.iac.searcher.portion 2 -> 4"], [])
+    drawn = {"methods.iac.searcher": {"kind": "implant", "method": "base", "cell": "random"}}
+    assert "methods.iac.searcher.kind implant -> implant (cell random)" in words("search", "iac", **drawn)[0]
     fewer = {"search.space": {"kind": "darts", "primitives": ["none", "skip_connect"]}}
     for method in ("iac", "drawn"):
         [change] = words("search", method, **fewer)[0]

@@ -18,6 +18,8 @@ from hlrs.nas.genotype import from_json
 from hlrs.nas.resnet import ResNet
 from hlrs.pipeline.execute import execute
 from hlrs.pipeline.plan import freeze, plan
+from hlrs.provenance.lineage import read_here, trace
+from hlrs.provenance.lineage_view import tree as tree_of
 from hlrs.stages import search
 from hlrs.stages.images import SplitImages
 from hlrs.stages.retrain import RetrainTask
@@ -128,6 +130,17 @@ def test_the_alphas_rest_and_then_step_on_one_kind_of_cell(jobs):
     alphas = np.reshape([row["alpha"] for row in rows], (4, -1))  # before the search, after three epochs
     assert np.array_equal(alphas[0], alphas[2])
     assert not np.array_equal(alphas[2], alphas[3])
+
+
+def test_its_searcher_is_called_as_in_the_params(jobs):
+    for name, said in {
+        "iac": "implant, edge_normalization true, order 1, portion 2",
+        "drawn": "implant (cell random)",
+    }.items():
+        found = trace([str(jobs[f"search/digits/{name}/0"].output("alphas.parquet"))], read_here)
+        tree = " ".join(" ".join(tree_of(found, 110)).split())
+        assert f"searcher: {said}" in tree
+        assert "pc_darts" not in tree
 
 
 def test_the_report_draws_the_cell_and_where_it_lies(jobs):
