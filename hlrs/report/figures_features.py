@@ -67,8 +67,8 @@ def _distances(names: list[str], methods: Methods) -> Figure:
     sizes = [row[3] for row in rows]
     x_range = (0.8 * min(sizes), 1.25 * max(sizes))
     y_range = charts.extent([row[5] for row in known], zero=True)
-    drawn = {}
-    for method in methods:
+    drawn, note = {}, ""
+    for method in dict.fromkeys(row[0] for row in known):
         points = [
             charts.Point(
                 f"{name}: {distance:.3g}, {images} images, {generated} generated", 0, images, distance
@@ -87,13 +87,18 @@ def _distances(names: list[str], methods: Methods) -> Figure:
             summary=f"{made} features generated for {len(points)} classes.",
         )
         drawn[method] = charts.scatter_chart(points, axes)
+    if without := [method for method in methods if method not in drawn]:
+        note = (
+            f" Not drawn: {', '.join(without)}, without a class of two features generated and two of images."
+        )
     return Figure(
         "frechet",
         "Fréchet distance of generated features from the images’, by class",
         [],
         drawn,
         "One point per class, mean over the runs; between Gaussians fitted to its standardised features. The "
-        "covariance of few images is poorly known, so that even features like theirs are far from them.",
+        "covariance of few images is poorly known, so that even features like theirs are far from them."
+        + note,
         data=(header, rows),
     )
 

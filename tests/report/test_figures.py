@@ -655,6 +655,17 @@ def test_generated_features_are_drawn_beside_the_images_smallest_class_first():
     assert f"{NAMES[0]}: 5, 2 images, 157 generated" in distances.parts["gen"]
 
 
+def test_without_two_features_of_a_class_the_figure_says_so_in_place_of_a_chart():
+    single = features(None) | {"count": [2, 1, 159, 0, 50, 1], "frechet": [None] * 6}
+    runs = [make_run("gen", 0, features=features(4.0)), make_run("few", 0, features=single)]
+    both, alone = (drawn(make_results(found), "frechet") for found in (runs, runs[1:]))
+    assert ([*both.parts], [*alone.parts]) == (["gen"], [])
+    for figure in (both, alone):
+        assert "Not drawn: few, " in figure.note
+    assert [row[4:] for row in alone.data[1]] == [[1, None], [0, None], [1, None]]
+    assert "Not drawn" not in drawn(make_results(runs[:1]), "frechet").note
+
+
 def test_without_generated_features_there_is_no_section():
     titles = [section.title for section in figures.sections(make_results([make_run("darts", 0)]), "d")]
     assert "Generated features" not in titles
