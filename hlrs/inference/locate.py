@@ -98,5 +98,5 @@ def locate(name: str, jobs: Callable[[], list[Job]]) -> Located:
         raise UserError(f"{name}: no run, and no folder that hlrs exported; choose from: {known}")
     weights = Path(found.inputs["weights"])
     if not weights.is_file():
-        raise UserError(f"{name}: not trained yet; `snakemake --cores all` runs what is missing")
+        raise UserError(f"{name}: not trained yet; `snakemake --cores all retrain_all` trains it")
     return Located(weights, found)

@@ -62,7 +62,7 @@ def genotype(run: str, params: str | Path = PARAMS) -> Genotype:
         raise UserError(f"{run}: no run with a genotype in {params}; choose from: {known}")
     path = extractions[run].output("genotype.json")
     if not path.is_file():
-        raise UserError(f"{run}: no genotype yet; `snakemake --cores all` runs what is missing")
+        raise UserError(f"{run}: no genotype yet; `snakemake --cores all extract_all` finds it")
     return from_json(read_json(path), str(path))
 
 

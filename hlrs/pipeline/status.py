@@ -20,7 +20,8 @@ EPOCH = re.compile(r"  epoch (\d+)/(\d+)(?:, step (\d+)/(\d+))?  ")
 SHOWN = re.compile(r"phase .+|\w*loss .+|\w*accuracy .+|.+ images/s|.+ left")
 INTERRUPTED = re.compile(r"interrupted( by SIG\w+; |$)")
 
-What = Literal["done", "running", "failed", "stopped", "waiting"]
+What = Literal["done", "running", "failed", "stopped", "waiting", "gone"]
+ENDED = ("done", "failed", "gone")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,15 @@ class State:
 def survey(jobs: list[Job]) -> list[State]:
     """Find out what each job of a plan does, from leases, logs and results; upstream first."""
     due = {job.key for job in plan.due(jobs)}
-    return [state_of(job) if job.key in due else State(job, "done") for job in jobs]
+    return [state_of(job) if job.key in due else _not_due(job) for job in jobs]
+
+
+def _not_due(job: Job) -> State:
+    """Find out what a job does that Snakemake would not run: what no due job reads may have been deleted."""
+    if job.complete:
+        return State(job, "done")
+    state = state_of(job)
+    return replace(state, what="gone") if state.what == "waiting" else state
 
 
 def state_of(job: Job) -> State:
@@ -95,7 +104,7 @@ class Recalled(Calibration):
 def estimates(states: list[State]) -> list[Estimate]:
     """Estimate what the jobs that are to be done will take, from records and earlier measurements."""
     forecast = Forecast(Past(), Recalled([state.job for state in states], lambda text: None))
-    ahead = [(forecast.of(state.job), state) for state in states if state.what not in ("done", "failed")]
+    ahead = [(forecast.of(state.job), state) for state in states if state.what not in ENDED]
     return [replace(estimate, done=max(estimate.done, state.share)) for estimate, state in ahead]
 
 
@@ -148,6 +157,13 @@ def lines(states: list[State]) -> Iterator[str]:
         runs = [state.job.run for state in waiting if state.job.stage == stage]
         if runs:
             yield f"waiting   {stage:8}  {abbreviate(runs)}"
+    gone = _of(states, "gone")
+    if gone:
+        yield ""
+    for stage in dict.fromkeys(state.job.stage for state in gone):
+        deleted = abbreviate(state.job.run for state in gone if state.job.stage == stage)
+        remedy = f"no due job reads it; `snakemake --cores all {stage}_all` makes it again"
+        yield f"gone      {stage:8}  {deleted}  {remedy}"
 
 
 def line(state: State) -> str:
@@ -168,7 +184,7 @@ def _sizes(states: list[State]) -> str:
 def _ahead(states: list[State]) -> Iterator[str]:
     """Yield the time left, if anything is to be done."""
     counts = _counts(states)
-    if counts["done"] + counts["failed"] < len(states):
+    if sum(counts[what] for what in ENDED) < len(states):
         yield _left(estimates(states), counts["running"])
 
 

@@ -171,9 +171,11 @@ class Audit:
                 yield self._break(first, what)
         for folder, names in gone.items() if directory in self.wanted else ():
             what = f"its inputs are not here: {', '.join(sorted(names))} of {folder}"
-            yield self._break(
-                first, what, remedy="`dvc checkout --force` restores it, or snakemake rebuilds it"
+            stage = ResultPath.parse(folder).stage
+            remedy = (
+                f"`dvc checkout --force` restores it, or `snakemake --cores all {stage}_all` makes it again"
             )
+            yield self._break(first, what, remedy=remedy)
 
     def _recorded(self, place: ResultPath) -> str | None:
         """The SHA-256 of a file in its result's record."""
@@ -285,7 +287,7 @@ class Audit:
         missing = [job for job in self.jobs if not job.complete]
         if missing:
             what = f"{len(missing)} of the {len(self.jobs)} results that the params ask for are not here"
-            yield Finding(str(RESULTS), what, "`hlrs plan` shows why, snakemake makes them", False)
+            yield Finding(str(RESULTS), what, "`hlrs status` shows what makes them", False)
         other = self.folders.keys() - self.wanted.keys()
         if other:
             what = f"{_results(len(other))} made with other parameters or code"

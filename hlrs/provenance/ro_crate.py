@@ -86,7 +86,7 @@ def export(jobs: list[Job], params: Path, target: Path, weights: bool) -> dict[s
     if missing:
         raise UserError(
             f"{params}: {len(missing)} of the {len(jobs)} results that it asks for are missing; "
-            "`snakemake --cores all` makes them"
+            "`hlrs status` shows what makes them"
         )
     check_new(target)
     for name in (WORKFLOW, LICENSE):

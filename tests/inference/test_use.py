@@ -202,7 +202,8 @@ def test_a_run_that_is_not_trained_and_weights_that_do_not_fit_are_one_line(
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     found = use("predict", "mine/resnet/1", "data", "--params", tmp_path / "params.yaml")
     assert (
-        found.stderr == "hlrs: mine/resnet/1: not trained yet; `snakemake --cores all` runs what is missing\n"
+        found.stderr
+        == "hlrs: mine/resnet/1: not trained yet; `snakemake --cores all retrain_all` trains it\n"
     )
     weights, facts = read_tensors(locate(RUN, lambda: plan(load(Path("params.yaml")))).weights)
     del weights["classifier.bias"]

@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import logging
+import shutil
+from pathlib import Path
 
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -16,6 +18,7 @@ from hlrs.pipeline.live import INCOMPLETE, MOST, RESUMES, SILENT, Live
 from hlrs.pipeline.locks import claimed, lease
 from hlrs.pipeline.status import facts, lines, state_of, survey
 from tests.conftest import edit, hlrs
+from tests.messages import says as names
 
 EPOCHS = (
     "{run}  started in 3.0 s (imports 2.9 s, data and model 0.1 s)\n"
@@ -63,12 +66,30 @@ def test_every_state_of_a_job_is_told_apart(jobs):
     assert states[running.key].says == states[stopped.key].says == SHOWN
     assert states[running.key].share == pytest.approx(2 / 3)
     assert states[first.key].says == "in its first epoch"
-    assert found["jobs"] == {"done": 1, "running": 2, "failed": 1, "stopped": 1, "waiting": 13}
+    assert found["jobs"] == {"done": 1, "running": 2, "failed": 1, "stopped": 1, "waiting": 13, "gone": 0}
     assert text[0] == "18 jobs: 1 done, 2 running, 1 failed, 1 stopped, 13 waiting"
     assert text[1] == "no snakemake runs in this folder"
     assert "failed    search    digits/darts/1  the loss is not finite; lower search.weights.lr" in text
     assert str(failed.log) in "\n".join(text)
     assert "waiting   extract   digits/{darts,hlrs}/{0,1}" in text
+
+
+def test_a_deleted_result_that_nothing_due_reads_is_gone_and_not_done(jobs):
+    for path in (path for job in jobs for path in job.outputs):
+        write_text(Path(path), "")
+    one, other = (of(jobs, "extract", f"digits/{name}/0") for name in ("darts", "hlrs"))
+    shutil.rmtree(one.directory)
+    other.output("reduce.svg").unlink()
+    assert plan.due(jobs) == []
+    states = survey(jobs)
+    assert {state.job.key for state in states if state.what == "gone"} == {one.key, other.key}
+    text = list(lines(states))
+    assert text[0] == "18 jobs: 16 done, 2 gone"
+    assert "time left" not in "\n".join(text)
+    names(text[-1], "gone", "extract", "digits/{darts,hlrs}/0", "snakemake --cores all extract_all")
+    assert facts(states)["seconds_left"] == 0
+    with lease(one):
+        assert {state.what for state in survey(jobs)} == {"done", "running", "gone"}
 
 
 def test_a_step_within_a_long_epoch_counts_as_part_of_it(jobs):

@@ -204,6 +204,7 @@ def test_a_missing_link(folder):
     first_of = {f"{directory(stage) / OUTPUTS[stage][0]}" for stage in ("retrain", "evaluate")}
     assert {f.affected for f in broken} == first_of | {str(directory("report", "all") / "index.html")}
     assert all(str(gone) in f.what for f in broken)
+    assert all("`snakemake --cores all extract_all`" in f.remedy for f in broken)  # alone it makes nothing
     assert any("1 of the 10 results" in f.what for f in remarks)
 
 

@@ -452,7 +452,7 @@ def test_missing_results_are_counted(work):
     for path in (work / "results/evaluate/digits").glob("*/0/*/metrics.json"):
         path.unlink()
     line = complaint(work, "crate")
-    for fact in ("params.yaml: ", "2 of the 10 results", "`snakemake --cores all`"):
+    for fact in ("params.yaml: ", "2 of the 10 results", "`hlrs status`"):
         assert fact in line
 
 
