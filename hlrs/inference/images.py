@@ -11,7 +11,8 @@ from hlrs.data.sources.base import IMAGE_SUFFIXES
 from hlrs.data.sources.parquet import count_rows, encoded_rows
 from hlrs.errors import UserError
 
-Encoded = Iterator[tuple[str, io.BytesIO | Path]]  # each image's name, and its bytes or file
+# each image's name, and its bytes or file, or why the rest of a Parquet file cannot be read
+Encoded = Iterator[tuple[str, io.BytesIO | Path | UserError]]
 
 
 class Images(NamedTuple):
@@ -22,7 +23,10 @@ class Images(NamedTuple):
 
 
 def find(name: str) -> Images:
-    """Find the images that a file, a folder, a pattern or a Parquet file has. UserError if there are none."""
+    """Find the images that a file, a folder, a pattern or a Parquet file has. UserError if there are none.
+
+    A Parquet file that cannot be opened counts as one image, which cannot be read.
+    """
     path = Path(name)
     if path.is_dir():
         return _files(_below(path))
@@ -48,9 +52,19 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _single(path: Path) -> Images:
-    if path.suffix == ".parquet":
-        return Images(count_rows(path), lambda: encoded_rows(path))
-    return _files([path])
+    if path.suffix != ".parquet":
+        return _files([path])
+    try:
+        return Images(count_rows(path), lambda: _rows(path))
+    except UserError:
+        return Images(1, lambda: _rows(path))
+
+
+def _rows(path: Path) -> Encoded:
+    try:
+        yield from encoded_rows(path)
+    except UserError as error:
+        yield str(path), error
 
 
 def _files(paths: list[Path]) -> Images:

@@ -37,6 +37,8 @@ def predict(classifier: ImageClassifier, named: Iterable[Images], batch_size: in
     for images in named:
         for name, encoded in images.encoded():
             try:
+                if isinstance(encoded, UserError):
+                    raise encoded
                 batch.append((name, classifier.fitted(decode(encoded, name), name)))
                 readable += 1
             except UserError as error:

@@ -165,6 +165,30 @@ def test_images_come_from_files_patterns_and_parquet_and_bad_ones_are_named(use,
     assert strict.stdout.startswith(f"{good}  ")
 
 
+def test_a_broken_parquet_file_is_named_and_the_others_are_predicted(use, trained, tmp_path):
+    good, ends, starts = ("data/test/bee/1.png", tmp_path / "ends.parquet", tmp_path / "starts.parquet")
+    ends.write_bytes(b"no table")
+    rows = [{"bytes": (trained / good).read_bytes()}] * 300
+    pq.write_table(pa.table({"image": rows}), starts, row_group_size=256, use_dictionary=False)
+    chunk = pq.ParquetFile(starts).metadata.row_group(1).column(0)
+    content = bytearray(starts.read_bytes())
+    content[chunk.data_page_offset : chunk.data_page_offset + 40] = bytes(40)
+    starts.write_bytes(content)
+    found = use("predict", "mine/resnet/0", ends, starts, good, "--top", 1)
+    assert found.exit_code == 1
+    assert [line.split("  ")[0] for line in found.stdout.splitlines()] == [
+        *(f"{starts}, row {row}" for row in range(256)),
+        good,
+    ]
+    assert [line.partition(": ")[2].partition(" (")[0] for line in found.stderr.splitlines()] == [
+        f"{ends}: truncated or not Parquet",
+        f"{starts}: cannot be read",
+        "45 of 302 images were skipped, as named above",
+    ]
+    strict = use("predict", "mine/resnet/0", ends, good, "--strict")
+    assert (strict.exit_code, strict.stdout) == (2, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
