@@ -15,6 +15,11 @@ from pydantic_core import from_json
 from hlrs.errors import Failure, UserError
 
 
+def printable(text: str) -> str:
+    """Escape a text with a line break, or a byte of a name that is not UTF-8, for output line by line."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`; on success it is synced and renamed to `path`, else it is removed.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import click
 
+from hlrs.artifacts.files import printable
 from hlrs.errors import UserError
 from hlrs.inference.images import Images
 from hlrs.inference.prediction import Prediction
@@ -28,7 +29,7 @@ def readable(found: Iterable[Prediction], named: Sequence[Images], strict: bool)
         elif strict:
             raise UserError(prediction.error)
         else:
-            click.echo(f"hlrs: {prediction.error}", err=True)
+            click.echo(f"hlrs: {printable(prediction.error)}", err=True)
 
 
 def write_lines(found: Iterable[Prediction], classes: list[str], top: int) -> int:
@@ -36,7 +37,7 @@ def write_lines(found: Iterable[Prediction], classes: list[str], top: int) -> in
     printed = 0
     for prediction in found:
         shares = [f"{name} {100 * share:.1f} %" for name, share in prediction.likeliest(classes, top)]
-        click.echo(f"{prediction.image}  {', '.join(shares)}")
+        click.echo(printable(f"{prediction.image}  {', '.join(shares)}"))
         printed += 1
     return printed
 

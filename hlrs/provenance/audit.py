@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hlrs.artifacts.code_digest import committed
+from hlrs.artifacts.files import printable
 from hlrs.artifacts.jobs import (
     FILES,
     OUTPUTS,
@@ -376,17 +377,12 @@ def check_data(audit: Audit) -> Iterator[Finding]:
                 )
 
 
-def _printable(text: str) -> str:
-    """Escape a text with a line break, or a byte of a name that is not UTF-8: a finding is one line."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
-
-
 def report(audit: Audit, findings: list[Finding]) -> Iterator[str]:
     """The findings in words, breaks first, and what was checked."""
     for finding in sorted(findings, key=lambda finding: not finding.broken):
-        yield _printable(f"{'broken' if finding.broken else 'remark'}  {finding.path}: {finding.what}")
+        yield printable(f"{'broken' if finding.broken else 'remark'}  {finding.path}: {finding.what}")
         if finding.broken:
-            first = "this file" if finding.affected == finding.path else _printable(str(finding.affected))
+            first = "this file" if finding.affected == finding.path else printable(str(finding.affected))
             others = f"; {_counted(finding.rests, 'other result')} made from it" if finding.rests else ""
             yield f"        first affected: {first}{others}"
         yield f"        {finding.remedy}"

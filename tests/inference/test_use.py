@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -163,6 +164,20 @@ def test_images_come_from_files_patterns_and_parquet_and_bad_ones_are_named(use,
     assert strict.exit_code == 2
     assert strict.stderr.startswith(f"hlrs: {tmp_path}/broken.png: not an image that can be decoded")
     assert strict.stdout.startswith(f"{good}  ")
+
+
+def test_an_image_takes_one_line_whatever_its_name(use, trained, tmp_path):
+    names = [tmp_path / "two\nlines.png", tmp_path / "broken\n.png", tmp_path / "é.png"]
+    for name in names:
+        shutil.copy(trained / "data/test/bee/1.png", name)
+    names[1].write_bytes(b"no image")
+    found = use("predict", "mine/resnet/0", *names, "--top", 1)
+    shown = [line.split("  ")[0].removeprefix(f"{tmp_path}/") for line in found.stdout.splitlines()]
+    assert shown == ["two\\nlines.png", "é.png"]
+    first, _ = found.stderr.splitlines()
+    assert first.startswith(f"hlrs: {tmp_path}/broken\\n.png: ")
+    rows = list(csv.DictReader(io.StringIO(use("predict", "mine/resnet/0", names[0], "--csv").stdout)))
+    assert [row["image"] for row in rows] == [str(names[0])]
 
 
 def test_a_broken_parquet_file_is_named_and_the_others_are_predicted(use, trained, tmp_path):
