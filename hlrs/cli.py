@@ -139,6 +139,14 @@ def _announce(text: str) -> None:
     click.echo(f"{text} ...", err=True)
 
 
+def _only(**asked: bool) -> str | None:
+    """Name the one form of output that was asked for; UserError for two, None for none."""
+    forms = [form for form, given in asked.items() if given]
+    if len(forms) > 1:
+        raise UserError(f"--{forms[0]} cannot be combined with --{forms[1]}; omit one of them")
+    return forms[0] if forms else None
+
+
 def _width() -> int:
     """Return the width of the output in columns."""
     return min(shutil.get_terminal_size((110, 50)).columns, 130)
@@ -231,10 +239,10 @@ def show_schema(as_page: bool) -> None:
 @main.command(epilog="Example: hlrs lineage digits_lt/hlrs/0")
 @click.argument("path")
 @params_option
-@click.option("--json", "form", flag_value="json", help="Print JSON: complete records and every data file.")
-@click.option("--dot", "form", flag_value="dot", help="Print a Graphviz graph; pipe it to `dot -Tsvg`.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: complete records and every data file.")
+@click.option("--dot", "as_dot", is_flag=True, help="Print a Graphviz graph; pipe it to `dot -Tsvg`.")
 @click.option("--since", metavar="REV", help="Show differences from what DVC recorded at a Git revision.")
-def lineage(path: str, params: Path, form: str | None, since: str | None) -> None:
+def lineage(path: str, params: Path, as_json: bool, as_dot: bool, since: str | None) -> None:
     """Trace a result back to the data files.
 
     PATH is a file in results/ or report/, or a cell of the report: data set/method/seed, data set/method or
@@ -246,6 +254,7 @@ def lineage(path: str, params: Path, form: str | None, since: str | None) -> Non
     from hlrs.provenance.differences import differences
     from hlrs.provenance.lineage import earlier, facts, find, read_here, trace
 
+    form = _only(json=as_json, dot=as_dot)
     found = trace(find(path, _jobs(params)), read_here)
     if since:
         changes = differences(earlier(found, since).records.values(), found.records.values(), load(params))
@@ -330,8 +339,8 @@ def publish(params: Path) -> None:
 @main.command(epilog="Example: hlrs predict digits_lt/darts/0 'photos/*.png' --top 3")
 @click.argument("network", metavar="RUN")
 @click.argument("images", nargs=-1, required=True)
-@click.option("--csv", "form", flag_value="csv", help="Print CSV.")
-@click.option("--json", "form", flag_value="json", help="Print JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--top", type=click.IntRange(1), default=5, show_default=True, help="Classes to print per image."
 )
@@ -344,7 +353,8 @@ def publish(params: Path) -> None:
 def predict(
     network: str,
     images: tuple[str, ...],
-    form: str | None,
+    as_csv: bool,
+    as_json: bool,
     top: int,
     device: str | None,
     batch_size: int | None,
@@ -362,6 +372,7 @@ def predict(
     from hlrs.inference.output import WRITERS, readable
     from hlrs.inference.prediction import predict as predictions
 
+    form = _only(csv=as_csv, json=as_json)
     named = [find(name) for name in images]
     located = locate(network, lambda: _jobs(params))
     classifier = located.load(device)

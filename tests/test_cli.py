@@ -84,6 +84,12 @@ def test_describe_reads_a_genotype_file_and_names_an_unknown_operation(tmp_path)
     says(line, "genotype.json", "normal: node 3", "'dil_conv_7x7'", "max_pool_3x3")
 
 
+def test_two_forms_of_output_are_refused():
+    for command, one in (("lineage", "--dot"), ("predict", "--csv")):
+        arguments = ["digits/hlrs/0", *["images"] * (command == "predict"), "--json", one]
+        says(complaint(command, *arguments), one, "--json", "omit one")
+
+
 def test_the_supernet_is_described_with_its_published_size():
     assert json.loads(run("describe", "supernet", "--json")[1])["weights"] == 1_930_618
 
