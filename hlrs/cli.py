@@ -109,7 +109,7 @@ for _stage in STAGE_HELP:
 
 def _find(stage: str, run: str, params: Path) -> "Job":
     """Find the job of a frozen spec, or of a run in the matrix. UserError names the runs that exist."""
-    from hlrs.artifacts.jobs import load_spec
+    from hlrs.artifacts.jobs import load_spec, typed
 
     if run.endswith(".json"):
         job = load_spec(Path(run))
@@ -118,7 +118,7 @@ def _find(stage: str, run: str, params: Path) -> "Job":
         return job
     jobs = [job for job in _jobs(params) if job.stage == stage]
     for job in jobs:
-        if job.run == run:
+        if job.run == typed(run):
             return job
     known = ", ".join(job.run for job in jobs) or "none, because no method needs it"
     raise UserError(f"{stage} has no run {run!r} in {params}; choose from: {known}")
@@ -182,6 +182,7 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     comes from records of runs with the same parameters; if there are none, from a few seconds of training on
     this machine, saved in .hlrs/calibration.json. No job runs.
     """
+    from hlrs.artifacts.jobs import typed
     from hlrs.config.params import load
     from hlrs.pipeline.plan import due
     from hlrs.pipeline.plan_view import Outlook, missing_controls
@@ -193,7 +194,7 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     if run is not None:
         from hlrs.pipeline.plan_view import why
 
-        click.echo("\n".join(why(run.strip("/"), jobs, load(params), _width())))
+        click.echo("\n".join(why(typed(run), jobs, load(params), _width())))
         return
     check_before(jobs, due(jobs), lambda text: click.echo(f"hlrs: {text}", err=True))
     for line in missing_controls(load(params)):
@@ -568,7 +569,7 @@ def describe(network: str, as_json: bool, params: Path, measure: bool, threads: 
     integers and of floating point. With --measure, passes of 1 and 64 images are timed and their peak memory
     is read; HLRS_DEVICE=cpu leaves a GPU out.
     """
-    from hlrs.artifacts.jobs import RUN
+    from hlrs.artifacts.jobs import RUN, typed
     from hlrs.pipeline.latency import lines
     from hlrs.pipeline.model_size import describe as count
     from hlrs.pipeline.model_size import energy_lines, facts_of
@@ -578,7 +579,7 @@ def describe(network: str, as_json: bool, params: Path, measure: bool, threads: 
     if layout["multiplier"] is None:
         _refuse_given(["where"], "acts with --multiplier alone")
     used = threads if measure else None
-    if RUN.fullmatch(network) and not Path(network).exists():
+    if RUN.fullmatch(typed(network)) and not Path(network).exists():
         from hlrs.config.jobs import RetrainJob
         from hlrs.stages.networks import network_of_run
 

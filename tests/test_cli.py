@@ -131,6 +131,8 @@ def test_a_run_is_described_with_its_own_layout_and_measured(workspace, monkeypa
     assert "measured" not in by_hand
     says(complaint("describe", "digits/darts/0", "--stem", "cifar"), "--stem", "digits/darts/0")
     says(complaint("describe", "digits/none/0"), "digits/none/0", "digits/darts/0")
+    as_folder = run("describe", "./digits/darts/0/", "--json")[1]
+    assert json.loads(as_folder)["weights"] == json.loads(shown)["weights"]
     says(complaint("describe", "resnet20", "--threads", "1"), "--threads", "--measure")
 
 
@@ -157,7 +159,7 @@ def test_a_manual_split_prints_its_folder_and_is_kept(workspace):
     assert code == 0
     record = Path(first.strip()) / "provenance.json"
     before = record.stat().st_mtime_ns
-    assert run("split", "digits") == (0, first, "")
+    assert run("split", "digits") == run("split", "./digits/") == (0, first, "")
     assert record.stat().st_mtime_ns == before
     run("split", "digits", "--force")
     assert record.stat().st_mtime_ns > before

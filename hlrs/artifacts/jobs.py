@@ -61,6 +61,11 @@ def seeds_of(run: str) -> tuple[int, int]:
     return int(search), int(retrain or 0)
 
 
+def typed(run: str) -> str:
+    """The run that somebody typed, perhaps like a folder: ./digits_lt/darts/0/."""
+    return PurePosixPath(run.strip("/")).as_posix()
+
+
 def search_of(run: str) -> str:
     """The run of the search that a run's retraining builds on; another run's name as it is."""
     *before, seeds = run.split("/")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hlrs.artifacts.data_digest import sha256
 from hlrs.artifacts.files import read_json
-from hlrs.artifacts.jobs import PROVENANCE, Job
+from hlrs.artifacts.jobs import PROVENANCE, Job, typed
 from hlrs.artifacts.records import Record
 from hlrs.config.jobs import EvaluateJob
 from hlrs.config.networks import TrainedNetwork
@@ -90,7 +90,7 @@ def locate(name: str, jobs: Callable[[], list[Job]]) -> Located:
         if (path / file).is_file():
             return Located(path / file, None)
     evaluations = [job for job in jobs() if job.stage == "evaluate"]
-    found = next((job for job in evaluations if job.run == name.strip("/")), None)
+    found = next((job for job in evaluations if job.run == typed(name)), None)
     if found is None and path.is_dir():
         raise UserError(f"{name}: holds neither {EXPORTED} nor {TRAINED}; name a folder that hlrs exported")
     if found is None:

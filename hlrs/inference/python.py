@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from hlrs.artifacts.files import read_json
-from hlrs.artifacts.jobs import Job
+from hlrs.artifacts.jobs import Job, typed
 from hlrs.config.networks import NetworkSpec
 from hlrs.config.params import load as load_params
 from hlrs.config.spaces import SPACES, check_cells, space_of
@@ -57,6 +57,7 @@ def results(params: str | Path = PARAMS) -> pd.DataFrame:
 def genotype(run: str, params: str | Path = PARAMS) -> Genotype:
     """Return the genotype of a run, "data set/method/seed"; UserError if it has none yet."""
     extractions = {job.run: job for job in _jobs(params) if job.stage == "extract"}
+    run = typed(run)
     if run not in extractions:
         known = ", ".join(extractions) or "none"
         raise UserError(f"{run}: no run with a genotype in {params}; choose from: {known}")

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from hlrs.artifacts.data_digest import data_files, sha256
 from hlrs.artifacts.dvc_pointers import importing_dvc
 from hlrs.artifacts.files import parse_json
-from hlrs.artifacts.jobs import FILES, OUTPUTS, PROVENANCE, PUBLISHED, Job, ResultPath, search_of
+from hlrs.artifacts.jobs import FILES, OUTPUTS, PROVENANCE, PUBLISHED, Job, ResultPath, search_of, typed
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.config.data import Source
@@ -126,7 +126,7 @@ def find(asked: str, jobs: list[Job]) -> list[str]:
 
     A path may lead to a result, its folder, or what was published under report/. UserError for anything else.
     """
-    name = asked.strip("/")
+    name = typed(asked)
     evaluations = [job for job in jobs if job.stage in SHOWN]
     cells = [job for job in evaluations if f"{job.run}/".startswith(f"{name}/")]
     if not any(job.stage == "evaluate" for job in cells):  # no retraining of seed 0

@@ -166,6 +166,15 @@ def test_images_come_from_files_patterns_and_parquet_and_bad_ones_are_named(use,
     assert strict.stdout.startswith(f"{good}  ")
 
 
+def test_a_run_may_be_typed_like_a_folder(use):
+    for name in ("./mine/bench/0/", "/mine/bench/0", "mine//bench/0"):
+        assert use("predict", name, "data/test/bee/1.png").exit_code == 0
+        assert hlrs.genotype(name) == hlrs.genotype("mine/bench/0")
+        assert use("lineage", name).exit_code == use("plan", "--why", name).exit_code == 0
+    weights = locate("mine/bench/0", lambda: plan(load(Path("params.yaml")))).weights
+    assert use("predict", f"./{weights.parent}/", "data/test/bee/1.png").exit_code == 0
+
+
 def test_an_image_takes_one_line_whatever_its_name(use, trained, tmp_path):
     names = [tmp_path / "two\nlines.png", tmp_path / "broken\n.png", tmp_path / "é.png"]
     for name in names:
