@@ -13,7 +13,7 @@ from hlrs.artifacts.files import read_json
 from hlrs.artifacts.jobs import Job, typed
 from hlrs.config.networks import NetworkSpec
 from hlrs.config.params import load as load_params
-from hlrs.config.spaces import SPACES, check_cells, space_of
+from hlrs.config.spaces import PUBLISHED, SPACES, check_cells, space_of
 from hlrs.errors import UserError
 from hlrs.nas.drawing import draw_cell
 from hlrs.nas.genotype import GIVEN, Genotype, drawings, from_json
@@ -55,12 +55,18 @@ def results(params: str | Path = PARAMS) -> pd.DataFrame:
 
 
 def genotype(run: str, params: str | Path = PARAMS) -> Genotype:
-    """Return the genotype of a run, "data set/method/seed"; UserError if it has none yet."""
+    """Return the genotype of a run, "data set/method/seed"; UserError if it has none yet.
+
+    Or a published one by its name, such as "DARTS_V2", or a cell of NAS-Bench-201 as it is spelled.
+    """
+    if run in PUBLISHED or run.startswith("|"):
+        return _given(run)
     extractions = {job.run: job for job in _jobs(params) if job.stage == "extract"}
     run = typed(run)
     if run not in extractions:
         known = ", ".join(extractions) or "none"
-        raise UserError(f"{run}: no run with a genotype in {params}; choose from: {known}")
+        names = ", ".join(PUBLISHED)
+        raise UserError(f"{run}: no run with a genotype in {params}; choose from: {known}; or from: {names}")
     path = extractions[run].output("genotype.json")
     if not path.is_file():
         raise UserError(f"{run}: no genotype yet; `snakemake --cores all extract_all` finds it")

@@ -374,6 +374,18 @@ def test_weights_and_config_that_changed_are_refused(use, tmp_path):
     assert use("predict", tmp_path / "out", "data/test/ant").exit_code == 0
 
 
+def test_published_genotypes_are_known_by_name_in_any_folder(tmp_path, monkeypatch, use):
+    with pytest.raises(UserError, match=r"^DARTS_V3: no run .*; or from: DARTS_V1, DARTS_V2, "):
+        hlrs.genotype("DARTS_V3")
+    cell = METHODS["bench"]["searcher"]["genotype"]
+    bench = hlrs.genotype("mine/bench/0")
+    monkeypatch.chdir(tmp_path)  # without params.yaml
+    assert hlrs.genotype("DARTS_V2").normal[0] == [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)]
+    assert hlrs.genotype(cell) == bench
+    with pytest.raises(UserError, match="unknown operation 'foo'"):
+        hlrs.genotype("|foo~0|")
+
+
 def test_what_python_cannot_use_is_said_in_one_line(use):
     classifier = hlrs.load(RUN)
     for image in (3, np.zeros((4, 8, 8), np.uint8), np.zeros((8, 8)), "absent.png"):
