@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -455,7 +456,7 @@ def _export_network(network: str, folder: Path, formats: tuple[str, ...], params
     located = locate(network, lambda: _jobs(params))
     classifier = located.load("cpu")
     others = [name for name in dict.fromkeys(formats) if name in FORMATS]
-    page = card(classifier, folder.name, located.evaluation, others)
+    page = partial(card, classifier, folder.name, located.evaluation)
     write(classifier, folder, others, page, located.images(classifier.facts.preprocessing.shape))
     for path in sorted(folder.iterdir()):
         click.echo(path)

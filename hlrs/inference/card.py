@@ -1,6 +1,6 @@
 """The model card of an exported network, filled in from its run's records."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +8,18 @@ from hlrs.artifacts.files import read_json
 from hlrs.artifacts.jobs import Job
 from hlrs.config.jobs import EvaluateJob
 from hlrs.inference.classifier import ImageClassifier
-from hlrs.inference.export import FORMATS, TOLERANCE
+from hlrs.inference.export import TOLERANCE
 from hlrs.longtail.metrics import GROUPS
 from hlrs.nas.network import count_multiply_adds, count_weights
 
 CONFIDENCE = 0.95
 
 
-def card(classifier: ImageClassifier, name: str, evaluation: Job | None, formats: Sequence[str]) -> str:
-    """Write the card in Markdown, with Hugging Face's front matter, and with results if there is a run."""
+def card(classifier: ImageClassifier, name: str, evaluation: Job | None, apart: Mapping[str, float]) -> str:
+    """Write the card in Markdown, with Hugging Face's front matter, and with results if there is a run.
+
+    `apart`: the largest difference of a probability from the network's, by the file of another format.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     spec, shape = classifier.facts.network, classifier.facts.preprocessing.shape
@@ -30,7 +33,8 @@ def card(classifier: ImageClassifier, name: str, evaluation: Job | None, formats
         "channels": shape[0],
         "height": shape[1],
         "width": shape[2],
-        "formats": [f"`{FORMATS[name][0]}`" for name in formats],
+        "formats": [f"`{file}`" for file in apart],
+        "apart": [f"{most:.1g} in `{file}`" for file, most in apart.items()],
         "tolerance": TOLERANCE,
         "metrics": None,
     }

@@ -1,7 +1,7 @@
 """Write a trained network to a folder of its own: weights, what they need, and other formats."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Deployed(nn.Module):
 Probabilities = np.ndarray[Any, np.dtype[np.float32]]  # [n, classes]
 Predict = Callable[[Tensor], Probabilities]  # of a file that was written
 Write = Callable[[Deployed, Tensor, Path], Predict]
+Card = Callable[[Mapping[str, float]], str]  # of how far each file's probabilities are from the network's
 
 
 def write_onnx(network: Deployed, images: Tensor, path: Path) -> Predict:
@@ -101,7 +102,7 @@ FORMATS: Choices[tuple[str, Write]] = {
 
 
 def export(
-    classifier: ImageClassifier, folder: Path, formats: Sequence[str], card: str, images: Iterable[Tensor]
+    classifier: ImageClassifier, folder: Path, formats: Sequence[str], card: Card, images: Iterable[Tensor]
 ) -> None:
     """Write model.safetensors, config.json, README.md and requirements.txt, and a file for each format.
 
@@ -114,23 +115,30 @@ def export(
     with replacing_folder(folder.absolute()) as temporary:
         write_tensors(temporary / EXPORTED, classifier.network.state_dict(), facts)
         write_json(temporary / CONFIG, facts | {"sha256": sha256(temporary / EXPORTED)})
-        write_text(temporary / "README.md", card)
         write_text(temporary / "requirements.txt", f"hlrs=={__version__}\ntorch>={version}\n")
-        if formats:
-            write_graphs(Deployed(classifier), temporary, formats, list(images))
+        apart = write_graphs(Deployed(classifier), temporary, formats, list(images)) if formats else {}
+        write_text(temporary / "README.md", card(apart))
 
 
 @torch.no_grad()
-def write_graphs(network: Deployed, folder: Path, formats: Sequence[str], batches: list[Tensor]) -> None:
-    """Write the file of each format, and compare its probabilities of all images with the network's."""
+def write_graphs(
+    network: Deployed, folder: Path, formats: Sequence[str], batches: list[Tensor]
+) -> dict[str, float]:
+    """Write the file of each format; return how far its probabilities are from the network's, at most.
+
+    Of all images and classes, by file. Failure if they are further than TOLERANCE.
+    """
+    apart = {}
     expected = [network(batch).numpy() for batch in batches]
     for name in formats:
         file, write = FORMATS[name]
         with warnings.catch_warnings(action="ignore"):
             predict = write(network, batches[0][:TRACED], folder / file)
             found = [predict(batch) for batch in batches]
-        apart = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
-        if not apart <= TOLERANCE:
+        most = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+        if not most <= TOLERANCE:
             raise Failure(
-                f"{file}: its probabilities differ from the network's by {apart:.2g}; report this bug"
+                f"{file}: its probabilities differ from the network's by {most:.2g}; report this bug"
             )
+        apart[file] = most
+    return apart

@@ -28,6 +28,7 @@ from hlrs.cli import main
 from hlrs.config.params import load
 from hlrs.errors import UserError
 from hlrs.inference.classifier import read
+from hlrs.inference.export import FORMATS
 from hlrs.inference.locate import locate
 from hlrs.pipeline.execute import execute
 from hlrs.pipeline.plan import freeze, plan
@@ -292,6 +293,19 @@ def test_every_format_gives_the_networks_probabilities(use, method, tmp_path):
     with torch.no_grad():
         logits = classifier(classifier.preprocess(files[3]))
     assert logits.softmax(1).numpy()[0] == pytest.approx(expected[3], abs=1e-6)
+
+
+def test_the_card_says_how_far_another_format_is_from_the_network(use, tmp_path, monkeypatch):
+    file, write = FORMATS["torchscript"]
+
+    def shifted(*arguments):
+        predict = write(*arguments)
+        return lambda batch: predict(batch) + np.float32(3e-5)
+
+    monkeypatch.setitem(FORMATS, "torchscript", (file, shifted))
+    assert use("export", "mine/resnet/0", "--to", tmp_path / "out", "--format", "torchscript").exit_code == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "differ from the network's by at most 3e-05 in `model.torchscript.pt`, as measured" in card
 
 
 def test_the_card_has_the_runs_figures(use, tmp_path):
