@@ -12,6 +12,7 @@ from hlrs.config.base import NAME_LENGTH, Name, Seed, Spec, overlay
 from hlrs.config.data import Dataset, Draw, check_visible
 from hlrs.config.messages import describe_error
 from hlrs.config.methods import (
+    OF_A_GENOTYPE,
     OF_CELLS,
     FreezeLR,
     Implant,
@@ -44,6 +45,8 @@ DIGITS = 1000  # of a number in it
 # and unless that reads images
 OF_NETWORK = ("objective", "mix", "drop_path", "auxiliary_weight", "lookahead", "ema", "swa", "precision")
 OF_IMAGES = ("sharpness", "cutout", "policy", "weights")
+# entries of a search that must fit its space, with values that do where a method does not read them
+UNREAD: dict[str, Any] = {"nodes": 4, "cells": 15, "collapse": {}}
 
 Recipe = TypeVar("Recipe", Search, Retrain, Evaluation)
 
@@ -561,11 +564,14 @@ class Params(Sections):
         layout of the network that they are implanted on.
         """
         searcher, network, common = self.methods[method].searcher, {}, self.search.space
+        if searcher.genotype_is != "searched":
+            read = OF_A_GENOTYPE.get(searcher.genotype_is, ())
+            network = {entry: value for entry, value in UNREAD.items() if entry not in read}
         if isinstance(searcher, Implant):
             trained = self.retrain_of(searcher.method)
             operations = {"primitives": common.primitives} if isinstance(common, DartsSpace) else {}
             space = {"kind": "implant", **operations}
-            network = {"channels": trained.channels, "cells": trained.cells, "space": space}
+            network |= {"channels": trained.channels, "cells": trained.cells, "space": space}
         return _overlaid(self.search, network, self.methods[method].search, f"methods.{method}.search")
 
     def retrain_of(self, method: str) -> Retrain:

@@ -757,6 +757,7 @@ TEST = "test_per_class: 50"
 OBJECTIVE = "objective: {kind: plain}"  # of the method darts, in the search
 ALONE = "searcher: {kind: random}"  # the method random
 SEARCH, RECIPE, LR = "epochs: 12", "epochs: 30", "{lr: 0.05}"
+OF_BENCH = "search: {space: {kind: nasbench201}}\n    retrain: {cells: 3, auxiliary_weight: 0, drop_path: 0}"
 DRAWS = ("seeds: [0, 1]", "seeds: [0]\n  split_seeds: [0, 1]")
 
 
@@ -1347,6 +1348,14 @@ POSSIBLE = {  # close to the above, and valid
     "a moment that the last epoch reaches": [
         (SEARCH, "epochs: 5"),
         *searched("{kind: plain, loss: {kind: class_balanced, at: 0.8}}"),
+    ],
+    "a cell of another space under a recipe of one node, which it does not read": [
+        (ALONE, f"searcher: {{kind: fixed, genotype: '|none~0|'}}\n    {OF_BENCH}"),
+        ("cells: 3}", "cells: 4, nodes: 1}"),
+    ],
+    "a cell of another space drawn under a recipe of four cells and more skips": [
+        (ALONE, f"{ALONE}\n    {OF_BENCH}"),
+        ("cells: 3}", "cells: 4, collapse: {stop: skips, skips: 7}}"),
     ],
     "a resnet under a recipe of cells": [
         (ALONE, "searcher: {kind: resnet}\n    retrain: {objective: {kind: bilateral, branch_cells: 9}}"),
