@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 
 from hlrs.artifacts.data_digest import content_digest, file_digests, leaks
 from hlrs.artifacts.jobs import ASIDE, CHECKPOINTS, RESULTS, Job
-from hlrs.config.data import Source, Torchvision, check_visible
-from hlrs.config.jobs import Images, RetrainJob, ScoreJob, SearchJob, SplitJob, parse
+from hlrs.config.data import Natural, Source, Torchvision, check_visible
+from hlrs.config.jobs import Images, ReportJob, RetrainJob, ScoreJob, SearchJob, SplitJob, parse
 from hlrs.config.methods import EtfHead, Objective, Plain
 from hlrs.config.recipes import Filled
 from hlrs.data.sources.base import ImageSource, remedy_for
@@ -126,25 +126,47 @@ def describe_tables(jobs: Iterable[Job], remark: Callable[[str], None]) -> None:
             remark(f"methods.{job.run.split('/')[1]}: {multiplier['file']}: {describe_products(table)}")
 
 
-def check_splits(jobs: Iterable[Job], remark: Callable[[str], None]) -> dict[str, ImageSource]:
+def check_splits(jobs: Collection[Job], remark: Callable[[str], None]) -> dict[str, ImageSource]:
     """Raise UserError, before a job is queued, if a missing split cannot be drawn from the images.
 
     Pass to `remark` what a user should know of the images. Data that are not on this machine are left to the
     job that needs them, and so are torchvision's data sets, which a node with torch may have to download
     first. Return the sources that were opened, by data set.
     """
-    opened = {}
+    opened, fields = {}, _fields(jobs)
     for job in jobs:
         if job.stage == "split" and not job.complete:
-            with about(f"datasets.{job.run}"):
+            with about(fields[job.run]):
                 params = SplitJob.model_validate(job.params)
                 source = _open(params.source)
                 if source is not None:
-                    draw(source.train_labels, source.test_labels, params, source.classes)
+                    columns = draw(source.train_labels, source.test_labels, params, source.classes)
+                    _check_cap(params, columns["index"], len(source.train_labels))
                     for text in (*source.remarks, *leaks(source)):
-                        remark(f"datasets.{job.run}: {text}")
+                        remark(f"{fields[job.run]}: {text}")
                     opened[job.run] = source
     return opened
+
+
+def _fields(jobs: Iterable[Job]) -> dict[str, str]:
+    """Name the entry of params.yaml of each data set in a plan's runs: several draws have one entry."""
+    [report] = [ReportJob.model_validate(job.params) for job in jobs if job.stage == "report"]
+    return {
+        drawn: f"datasets.{name}" for name in report.params.datasets for drawn in report.params.draws(name)
+    }
+
+
+def _check_cap(params: SplitJob, drawn: NDArray[np.int64], images: int) -> None:
+    """Reject a largest count of a natural tail that leaves out none of the first `images`, for training."""
+    if (
+        isinstance(params.imbalance, Natural)
+        and params.max_per_class is not None
+        and np.count_nonzero(drawn < images) == images
+    ):
+        raise UserError(
+            f"max_per_class: {params.max_per_class} leaves out no image, as no class has more: lower it, or "
+            "leave it out"
+        )
 
 
 def _images_of(job: Job) -> dict[str, Any]:
@@ -167,14 +189,14 @@ def check_trainings(
 
     `opened`: what `check_splits` returned; `room` says what a job of a stage may have.
     """
-    makers = {path: job for job in jobs for path in job.outputs}
+    makers, fields = {path: job for job in jobs for path in job.outputs}, _fields(jobs)
     pictures: dict[str, memory.Pictures | None] = {}
     for job, dataset, _ in _trainings(jobs):
         if dataset not in pictures:
-            with about(f"datasets.{dataset}"):
+            with about(fields[dataset]):
                 pictures[dataset] = _pictures(job, opened.get(dataset))
         if found := pictures[dataset]:
-            _check_training(job, makers, found, room(job.stage))
+            _check_training(job, makers, found, room(job.stage), fields[dataset])
 
 
 def _trainings(jobs: Iterable[Job]) -> Iterator[tuple[Job, str, str]]:
@@ -348,9 +370,10 @@ def _sample(source: ImageSource) -> NDArray[np.uint8]:
     return source.read(np.linspace(0, count - 1, min(count, SAMPLE), dtype=np.int64))
 
 
-def _check_training(job: Job, makers: dict[str, Job], pictures: memory.Pictures, room: memory.Room) -> None:
-    params, dataset = parse(job.stage, job.params), f"datasets.{job.run.split('/')[0]}"
-    recipe = job.params[job.stage]
+def _check_training(
+    job: Job, makers: dict[str, Job], pictures: memory.Pictures, room: memory.Room, dataset: str
+) -> None:
+    params, recipe = parse(job.stage, job.params), job.params[job.stage]
     try:
         cutouts = {f"{job.stage}.cutout": recipe["cutout"]} if "cutout" in recipe else {}
         check_visible(pictures.size, params.images.augment, cutouts, dataset)

@@ -320,6 +320,26 @@ def test_classes_without_features_are_refused_where_the_images_are_missing_or_a_
         preflight._check_frame(EtfHead(), parse("retrain", job.params), 1000, 4)
 
 
+def test_a_largest_count_of_a_natural_tail_that_no_class_exceeds_is_refused_by_the_field_as_written():
+    write_images({"cat": 30, "dog": 60})
+
+    def check(most, **changes):
+        planned(kind="image_folder", train="data")
+        own = {"imbalance": {"kind": "natural"}, "max_per_class": most, "test_per_class": 5}
+        edited = {f"datasets.digits.{name}": value for name, value in own.items()}
+        edit(Path("params.yaml"), **edited | changes)
+        check_splits(plan.plan(load(Path("params.yaml"))), print)
+
+    check(54)  # of the 55 dogs that the test leaves
+    for most, seeds in ((55, []), (400, [0, 3])):
+        with pytest.raises(UserError, match=rf"^datasets\.digits: max_per_class: {most} leaves out no image"):
+            check(most, **{"matrix.split_seeds": seeds})
+    with pytest.raises(UserError, match=r"^datasets\.digits: class cat: 25 images "):  # of draw 3, too
+        check(
+            40, **{"datasets.digits.imbalance": {"kind": "step", "factor": 1}, "matrix.split_seeds": [3, 0]}
+        )
+
+
 def test_a_split_that_exists_or_whose_data_are_elsewhere_is_not_drawn(monkeypatch):
     write_images({"cat": 1, "dog": 60})
     jobs = planned(kind="image_folder", train="data")
