@@ -20,6 +20,7 @@ from hlrs.errors import Failure, UserError, in_one_line
 
 if TYPE_CHECKING:
     from hlrs.artifacts.jobs import Job
+    from hlrs.config.params import Params
 
 STAGE_HELP = {
     "split": "Draw a long-tailed split of a data set.",
@@ -127,12 +128,29 @@ def _find(stage: str, run: str, params: Path) -> "Job":
 
 def _jobs(params: Path) -> "list[Job]":
     from hlrs.config.params import load
+
+    return _frozen(load(params))
+
+
+def _frozen(params: "Params") -> "list[Job]":
     from hlrs.pipeline import plan
 
-    jobs = plan.plan(load(params))
+    jobs = plan.plan(params)
     plan.freeze(jobs)
     plan.restore(jobs)
     return jobs
+
+
+def _jobs_or_made(params: Path) -> "tuple[list[Job], str]":
+    """Return the jobs of the params; where they cannot be planned, those of the results here, and why."""
+    from hlrs.config.params import load
+    from hlrs.provenance.differences import Past
+
+    loaded = load(params)
+    try:
+        return _frozen(loaded), ""
+    except UserError as error:
+        return [record.job for record in Past().records], str(error)
 
 
 def _announce(text: str) -> None:
@@ -257,7 +275,10 @@ def lineage(path: str, params: Path, as_json: bool, as_dot: bool, since: str | N
     from hlrs.provenance.lineage import earlier, facts, find, read_here, trace
 
     form = _only(json=as_json, dot=as_dot)
-    found = trace(find(path, _jobs(params)), read_here)
+    jobs, unplanned = _jobs_or_made(params)
+    if unplanned:
+        click.echo(f"hlrs: {unplanned}; until then all results of a run are shown", err=True)
+    found = trace(find(path, jobs), read_here)
     if since:
         changes = differences(earlier(found, since).records.values(), found.records.values(), load(params))
         if form == "json":
@@ -286,10 +307,14 @@ def audit(params: Path, with_data: bool, strict: bool, as_json: bool) -> None:
     report/ and the recorded commits. Names each break and the first artifact that cannot be trusted because
     of it; remarks are facts that a reader of the results should know. Exit status 1 if anything is broken.
     """
-    from hlrs.provenance.audit import Audit, check_data, report
+    from hlrs.provenance.audit import Audit, Finding, check_data, report
 
-    audited = Audit(_jobs(params))
+    jobs, unplanned = _jobs_or_made(params)
+    audited = Audit(jobs)
     findings = [*audited.findings(), *(check_data(audited) if with_data else ())]
+    if unplanned:
+        what = f"not compared with results, as data are missing: {unplanned}"
+        findings.append(Finding(str(params), what, "restore them, then rerun", False))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

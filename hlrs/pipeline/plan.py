@@ -139,7 +139,8 @@ def _lookup_params(params: Params, genotypes: dict[str, str | dict[str, Any]]) -
     table, matrix = params.evaluate.table, params.matrix
     if table is None:
         return None
-    [content] = file_digests([table])
+    with about("evaluate.table"):
+        [content] = file_digests([table])
     cells = read_table_of_cells(Path(table))
     for name in matrix.datasets:
         check_column(cells, f"datasets.{name}.table_column", params.datasets[name].table_column)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from hlrs.artifacts.files import write_json, write_text
+from hlrs.cli import main
 from hlrs.config.params import Params, load
 from hlrs.errors import UserError
 from hlrs.pipeline import plan
@@ -22,6 +24,7 @@ from hlrs.provenance.lineage import facts, find, read_here, trace
 from hlrs.provenance.lineage_view import dot, tree
 from hlrs.stages import extract
 from tests.conftest import TINY
+from tests.messages import says
 from tests.nas.test_cell_table import ALL, ONE, POINTS, POOLS, SKIPS, lines
 
 TABLE = "cells.csv"
@@ -152,6 +155,24 @@ def test_the_audit_finds_a_table_that_changed_after_the_look_up():
     broken = [finding for finding in check_data(Audit(jobs)) if finding.broken]
     assert {finding.path for finding in broken} == {TABLE}
     assert broken[0].what == "has other bytes than when digits/random/0 was looked up"
+
+
+def test_without_the_table_results_are_traced_and_audited_all_the_same():
+    jobs = done()
+    Path(TABLE).unlink()
+    traced = CliRunner().invoke(main, ["lineage", "digits/random/0"])
+    assert traced.exit_code == 0
+    for stage in ("split", "search", "extract", "lookup"):
+        name = "digits" if stage == "split" else "digits/random/0"
+        assert f"{stage} {jobs[stage, name].key} · " in traced.stdout
+    says(traced.stderr, "evaluate.table", TABLE, "put them there")
+    audited = CliRunner().invoke(main, ["audit", "--json"])
+    assert audited.exit_code == 0
+    [remark] = [finding for finding in json.loads(audited.stdout) if finding["path"] == "params.yaml"]
+    says(remark["what"], "evaluate.table", TABLE)
+    assert not remark["broken"]
+    Path(jobs["lookup", "digits/random/0"].output("lookup.json")).write_text("{}")
+    assert CliRunner().invoke(main, ["audit"]).exit_code == 1
 
 
 def test_a_search_is_judged_from_the_plan_to_the_report_without_a_retraining():
