@@ -416,7 +416,7 @@ def predict(
 @click.option(
     "--format",
     "formats",
-    type=click.Choice(["safetensors", "onnx", "torchscript", "torch-export"]),
+    type=click.Choice(["safetensors", "onnx", "torchscript", "torch-export", "integers"]),
     multiple=True,
     help="Another format besides safetensors; may be repeated.",
 )
@@ -450,7 +450,9 @@ def export(
     DIR must be new or empty. With RUN (data set/method/seed) and --to, it gets the weights as
     model.safetensors, which say all that is needed to use them, a model card (README.md) and
     requirements.txt; `hlrs predict DIR IMAGES` needs no more. The other formats hold plain operators, take
-    any number of images, and are compared with the network on all test images.
+    any number of images, and are compared with the network on all test images. Of approximate arithmetic,
+    `integers` are the weights' codes, scales and zero points, with a reference in NumPy that predicts by them
+    (compared on as many images as take it minutes).
 
     With --ro-crate, it gets results, parameters, code and the origin of each, for a data repository or a
     colleague, as a Provenance Run Crate (https://w3id.org/ro/wfrun/provenance/0.5). The data set's images are

@@ -6,9 +6,6 @@ from pydantic import Field, model_validator
 
 from hlrs.config.base import Digest, FilePath, Spec
 
-# Energy of a multiplication in pJ at 45 nm, in 32-bit floating point and of 8-bit integers (Horowitz 2014)
-FLOAT32_ENERGY = 3.7
-INTEGER_ENERGY = 0.2
 MAGNITUDE_BITS = 7  # of a signed code
 
 

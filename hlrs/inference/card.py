@@ -8,7 +8,6 @@ from hlrs.artifacts.files import read_json
 from hlrs.artifacts.jobs import Job
 from hlrs.config.jobs import EvaluateJob
 from hlrs.inference.classifier import ImageClassifier
-from hlrs.inference.export import TOLERANCE
 from hlrs.longtail.metrics import GROUPS
 from hlrs.nas.network import count_multiply_adds, count_weights
 
@@ -35,7 +34,6 @@ def card(classifier: ImageClassifier, name: str, evaluation: Job | None, apart: 
         "width": shape[2],
         "formats": [f"`{file}`" for file in apart],
         "apart": [f"{most:.1g} in `{file}`" for file, most in apart.items()],
-        "tolerance": TOLERANCE,
         "metrics": None,
     }
     if evaluation is not None:

@@ -8,8 +8,6 @@ import torch
 from torch import nn
 
 from hlrs.config.arithmetic import (
-    FLOAT32_ENERGY,
-    INTEGER_ENERGY,
     Arithmetic,
     ExactMultiplier,
     TableMultiplier,
@@ -17,7 +15,15 @@ from hlrs.config.arithmetic import (
 )
 from hlrs.config.base import Kinds
 from hlrs.errors import UserError
-from hlrs.nas.multipliers import CIRCUITS, CODES, Table, read_products, truncated_products
+from hlrs.nas.multipliers import (
+    CIRCUITS,
+    CODES,
+    FLOAT32_ENERGY,
+    INTEGER_ENERGY,
+    Table,
+    read_products,
+    truncated_products,
+)
 from hlrs.nas.network import BranchedNetwork, count_multiply_adds
 from hlrs.nas.ops.approximate import EXACT, Product, Tabulated, Truncated
 from hlrs.nas.ops.convolution import Conv, exact

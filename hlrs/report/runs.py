@@ -8,9 +8,9 @@ from typing import Any
 
 from hlrs.artifacts.jobs import repeat
 from hlrs.artifacts.records import Record
-from hlrs.config.arithmetic import FLOAT32_ENERGY
 from hlrs.config.data import Draw
 from hlrs.nas.genotype import Node
+from hlrs.nas.multipliers import FLOAT32_ENERGY
 
 Columns = dict[str, list[Any]]
 STAGES = ("search", "extract", "lookup", "retrain", "evaluate")  # of a run

@@ -19,6 +19,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.numpy import load_file
 
 import hlrs
 from hlrs.artifacts.files import read_json
@@ -42,6 +43,10 @@ METHODS = {
         "retrain": {"channels": 4, "cells": 3, "auxiliary_weight": 0.4},
     },
     "resnet": {"searcher": {"kind": "resnet", "depth": 20, "width": 4}},
+    "approximate": {
+        "searcher": {"kind": "resnet", "depth": 20, "width": 4},
+        "arithmetic": {"multiplier": {"kind": "truncated", "columns": 4}, "where": "convolutions"},
+    },
     "bench": {
         "searcher": {
             "kind": "fixed",
@@ -269,7 +274,7 @@ def test_a_run_that_is_not_trained_and_weights_that_do_not_fit_are_one_line(
 SLOW = ["torch-export"] + ["onnx"] * (find_spec("onnxruntime") is not None)  # to write: seconds each
 
 
-@pytest.mark.parametrize("method", ["cells", "resnet", "bench"])
+@pytest.mark.parametrize("method", ["cells", "resnet", "bench", "approximate"])
 def test_every_format_gives_the_networks_probabilities(use, method, tmp_path):
     formats = ["torchscript", *(SLOW if method == "cells" else [])]
     options = [option for name in formats for option in ("--format", name)]
@@ -295,14 +300,44 @@ def test_every_format_gives_the_networks_probabilities(use, method, tmp_path):
     assert logits.softmax(1).numpy()[0] == pytest.approx(expected[3], abs=1e-6)
 
 
+def test_integers_and_numpy_predict_as_the_network(use, tmp_path):
+    found = use("export", "mine/approximate/0", "--to", tmp_path / "out", "--format", "integers")
+    assert found.exit_code == 0, found.output
+    expected = evaluated("mine/approximate/0")
+    files = [f"data/test/{name}/{number}.png" for name in CLASSES for number in range(6)]
+    pixels = read(tmp_path / "out" / "model.safetensors").pixels(files).numpy()
+    np.save(tmp_path / "pixels.npy", pixels)
+    # the folder alone, without hlrs and PyTorch
+    alone = (
+        "import runpy, sys; sys.modules.update(torch=None, hlrs=None);"
+        "runpy.run_path('reference.py', {}, '__main__')"
+    )
+    command = [sys.executable, "-c", alone, tmp_path / "pixels.npy"]
+    ran = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    probabilities = np.loadtxt(io.StringIO(ran.stdout), delimiter=",")
+    assert np.array_equal(probabilities.argmax(1), expected.argmax(1))
+    assert np.abs(probabilities - expected).max() < 0.01
+    weights = load_file(tmp_path / "out" / "integers.safetensors")
+    layers = read_json(tmp_path / "out" / "integers.json")["layers"]
+    for name, layer in layers.items():
+        assert weights[f"{name}.weight"].dtype == np.int8
+        assert np.abs(weights[f"{name}.weight"]).max() == 127  # the scale is that of the largest weight
+        assert layer["weight"]["zero"] == layer["input"]["zero"] == 0
+    assert weights["products"][128 + 7, 128 + 5] == 16  # 35 without columns 0 to 3
+    refused = use("export", "mine/resnet/0", "--to", tmp_path / "no", "--format", "integers")
+    assert "no product of this network is approximate" in refused.stderr
+    assert refused.exit_code == 2
+
+
 def test_the_card_says_how_far_another_format_is_from_the_network(use, tmp_path, monkeypatch):
-    file, write = FORMATS["torchscript"]
+    own = FORMATS["torchscript"]
 
     def shifted(*arguments):
-        predict = write(*arguments)
+        predict = own.write(*arguments)
         return lambda batch: predict(batch) + np.float32(3e-5)
 
-    monkeypatch.setitem(FORMATS, "torchscript", (file, shifted))
+    monkeypatch.setitem(FORMATS, "torchscript", own._replace(write=shifted))
     assert use("export", "mine/resnet/0", "--to", tmp_path / "out", "--format", "torchscript").exit_code == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "differ from the network's by at most 3e-05 in `model.torchscript.pt`, as measured" in card
