@@ -51,9 +51,7 @@ def write_onnx(network: Deployed, images: Tensor, path: Path) -> Predict:
         import onnxruntime
         import onnxscript  # noqa: F401 - which PyTorch's exporter needs
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"--format onnx: {error.name} is missing; `pip install onnx onnxruntime onnxscript`"
-        ) from None
+        raise UserError(f"--format onnx: {error.name} is missing; `pip install 'hlrs[onnx]'`") from None
     program = torch.onnx.export(
         network,
         (images,),
