@@ -129,6 +129,7 @@ class Job:
     code: str
     inputs: dict[str, str]  # name -> path
     key: str
+    tracking: dict[str, Any] | None = None  # what follows the training; not in the key
 
     def __post_init__(self) -> None:
         _ = self.result  # whose parts name every other path of a job, too
@@ -169,6 +170,12 @@ class Job:
         return Path("logs", self.stage, self.run, f"{self.key}.log")
 
     @property
+    def fits_key(self) -> bool:
+        """Whether the key is that of what it stands for."""
+        body = {name: value for name, value in vars(self).items() if name not in ("key", "tracking")}
+        return key_of(body) == self.key
+
+    @property
     def spec(self) -> Path:
         """The frozen spec's path."""
         return SPECS / f"{self.key}.json"
@@ -182,7 +189,7 @@ def load_spec(path: Path) -> Job:
         job = Job(**read_json(path))
         for made in (str(job.output(PROVENANCE)), *job.inputs.values()):
             ResultPath.parse(made)
-        sound = key_of({name: value for name, value in vars(job).items() if name != "key"}) == path.stem
+        sound = job.fits_key
     except (TypeError, AttributeError, KeyError, HlrsError) as error:
         raise UserError(f"{path}: not the spec of a job ({error}); rerun snakemake to restore it") from None
     if not sound or job.key != path.stem:

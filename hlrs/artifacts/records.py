@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from hlrs.artifacts.data_digest import sha256
 from hlrs.artifacts.files import read_json, write_json
-from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, Job, ResultPath, key_of
+from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, Job, ResultPath
 from hlrs.errors import Failure, UserError
 
 UNKNOWN = "not recorded"
@@ -150,7 +150,7 @@ class Record(BaseModel):
             return f"is the record of {self.stage} {self.run}, key {self.key}: copied from there"
         if not self.intact:
             return "was edited: it does not fit its seal"
-        if key_of({name: value for name, value in vars(self.job).items() if name != "key"}) != self.key:
+        if not self.job.fits_key:
             return "holds parameters, code or inputs that do not fit its key"
         return ""
 

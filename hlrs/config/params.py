@@ -35,6 +35,7 @@ from hlrs.config.recipes import (
     Search,
 )
 from hlrs.config.spaces import DartsSpace, ImplantSpace, Space, check_cells, space_of
+from hlrs.config.tracking import Tracking
 from hlrs.errors import UserError
 
 RUNS = 100_000  # in a matrix; each has five jobs, and planning takes memory and time for each
@@ -102,9 +103,13 @@ class Sections(Spec):
 
 
 class Params(Sections):
-    """The whole of `params.yaml`; every section must be present, if empty ({}), for DVC to follow it."""
+    """The whole of `params.yaml`; every section must be present, if empty ({}), for DVC to follow it.
+
+    Not so `tracking`, on which no result depends.
+    """
 
     report: Report
+    tracking: Tracking | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":

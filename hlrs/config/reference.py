@@ -57,7 +57,7 @@ def markdown() -> str:
     parts, pending, seen = [HEAD], [], set[str]()
     for name, entry in whole["properties"].items():
         placeholder = {"datasets": "datasets.NAME", "methods": "methods.NAME"}.get(name, name)
-        pending.append((placeholder, next(_references(entry))))
+        pending += [(_title(inner, definitions[inner], placeholder), inner) for inner in _references(entry)]
     while pending:
         title, name = pending.pop(0)
         if name in seen:

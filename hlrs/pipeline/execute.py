@@ -23,6 +23,7 @@ from hlrs.pipeline import slurm
 from hlrs.pipeline.environment import here, peak_memory
 from hlrs.pipeline.locks import lease
 from hlrs.pipeline.preflight import check_data, check_disk
+from hlrs.pipeline.tracking import tracked
 from hlrs.training.startup import called
 
 
@@ -67,7 +68,8 @@ def _run(job: Job) -> None:
     started, clock = datetime.now(UTC), time.monotonic()
     stage = importlib.import_module(f"hlrs.stages.{job.stage}")
     called()
-    facts = stage.run(job)
+    with tracked(job):
+        facts = stage.run(job)
     body = {
         "key": job.key,
         "stage": job.stage,

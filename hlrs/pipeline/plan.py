@@ -7,7 +7,7 @@ The inputs' paths carry their own keys, so a key covers everything upstream. A r
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,11 @@ def plan(params: Params) -> list[Job]:
         f"{job.stage}/{job.run}/{name}": str(job.output(name)) for job in jobs for name in REPORTED[job.stage]
     }
     jobs.sort(key=lambda job: _borrows(params, job))  # such a run may be of a later data set
+    if params.tracking is not None:
+        tracking = params.tracking.model_dump()
+        jobs = [
+            replace(job, tracking=tracking) if job.stage in ("search", "retrain") else job for job in jobs
+        ]
     return [*jobs, make_job("report", "all", ReportJob(report=params.report, params=shown), inputs)]
 
 
@@ -465,7 +470,8 @@ def freeze(jobs: list[Job]) -> None:
         if not frozen:
             if job.spec.exists() and not job.spec.is_file():
                 set_aside(job.spec, "it is written again")
-            write_json(job.spec, vars(job))
+            given = {name: value for name, value in vars(job).items() if value is not None}
+            write_json(job.spec, given)
 
 
 def spec(key: str) -> Job:

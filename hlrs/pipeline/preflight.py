@@ -29,6 +29,7 @@ from hlrs.nas import selection
 from hlrs.nas.multipliers import describe_products, read_products
 from hlrs.pipeline import memory
 from hlrs.pipeline.cost_probe import Calibration, alphas_step, finder, offline
+from hlrs.pipeline.tracking import check_installed
 
 # Predictions of 50,000 images in 1,000 classes take 200 MB, two checkpoints of the authors' networks 60 MB.
 FREE_BYTES = 300_000_000
@@ -108,6 +109,7 @@ def check_present(jobs: Iterable[Job]) -> None:
 
 def check_before(jobs: list[Job], due: list[Job], remark: Callable[[str], None]) -> None:
     """Raise UserError for whatever a dry run of snakemake refuses; see `check_splits` for `remark`."""
+    check_installed(jobs)
     opened = check_splits(jobs, remark)
     describe_tables(jobs, remark)
     check_trainings(jobs, opened, lambda stage: memory.UNKNOWN)

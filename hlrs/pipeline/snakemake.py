@@ -17,6 +17,7 @@ from hlrs.config.params import load
 from hlrs.errors import UserError, in_one_line
 from hlrs.pipeline import container, dvc_experiments, locks, memory, plan, preflight, slurm
 from hlrs.pipeline.live import Live, show
+from hlrs.pipeline.tracking import check_installed
 
 # SLURM warns a stage two minutes before the time limit (up to a minute earlier). The stage saves its state
 # and resumes in another allocation, which appends to the same log.
@@ -112,6 +113,8 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
     if not workflow.is_main_process:
         return Plan([], image)
     jobs = _plan_jobs(settings)
+    if image is None:  # which has its own packages
+        check_installed(jobs)
     _claim_folder(executes)
     _prepare(jobs, workflow)
     if slurm.available():

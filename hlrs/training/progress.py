@@ -1,5 +1,6 @@
 """Progress of a training: one line per epoch, and a bar on a terminal."""
 
+import logging
 import statistics
 import sys
 import time
@@ -13,6 +14,7 @@ from hlrs.training.task import Position, Task
 
 CHANGES_NO_RESULT = True  # so no code digest covers it (artifacts/code_digest.py)
 
+EPOCHS = logging.getLogger(__name__)  # of begin and rows, for whoever follows (pipeline/tracking.py)
 SILENT = 60.0  # seconds after which a log has a line within an epoch, too
 SHORT = ("phase", "loss", "accuracy")  # how the names end that a terminal shows beside its bar
 
@@ -34,6 +36,7 @@ class Progress:
         if position.resumes:
             steps = f"{position.step} step{'s' * (position.step != 1)}"
             self._say(f"resumed after epoch {position.epoch}/{task.epochs} and {steps}")
+        EPOCHS.info("begins", extra={"begins_after": position.epoch})
 
     def begin(self) -> None:
         """Time the steps from here on."""
@@ -67,6 +70,7 @@ class Progress:
         self.bar.set_postfix_str(speed)
         epoch = f"epoch {row['epoch'] + 1}/{self.task.epochs}"
         self._say("  ".join(filter(None, (epoch, *text, speed, f"{duration(self._left())} left"))))
+        EPOCHS.info(epoch, extra={"row": row})
 
     def close(self) -> dict[str, Any]:
         """End the display; return the times of this process in seconds, as the record holds them.
