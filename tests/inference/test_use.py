@@ -369,7 +369,8 @@ def test_the_card_has_the_runs_figures(use, tmp_path):
 def test_the_page_on_python_runs(use, trained, monkeypatch, capsys):
     page = (REPOSITORY / "docs" / "python.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    code = "\n".join(block for block in blocks if "Not executed" not in block)
+    missing = [] if find_spec("timm") else ["import timm"]
+    code = "\n".join(block for block in blocks if not any(why in block for why in ["Not executed", *missing]))
     names = {}
     exec(code.replace("digits_lt/darts/0", RUN).replace("np.zeros((8, 8)", "np.zeros((16, 16, 3)"), names)
     runs = names["runs"]
@@ -380,6 +381,46 @@ def test_the_page_on_python_runs(use, trained, monkeypatch, capsys):
     assert sum(weight.numel() for weight in names["network"].parameters()) == 3_349_342 + 90 * (
         576 + 1
     )  # of 10 classes, as published; and 90 more
+
+
+def test_a_trained_network_is_a_model_of_timm(use, tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    hlrs.register_timm()
+    monkeypatch.setattr("hlrs.nas.ops.packed.LARGE", 0)  # several images per pixel, as on large maps
+    images = torch.randint(256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for method in ("cells", "mixed"):  # the latter with two branches, of a supernet
+        classifier = hlrs.load(f"mine/{method}/0", "cpu")
+        model = timm.create_model("hlrs_trained", run=f"mine/{method}/0").eval()
+        batch = classifier.preprocess(images)
+        with torch.no_grad():
+            maps = model.forward_features(batch)
+            assert maps.shape == (4, model.num_features, 4, 4)  # halved twice
+            expected = classifier.network.pooled(batch)
+            assert torch.allclose(model.forward_head(maps, pre_logits=True), expected, atol=1e-6)
+            assert torch.allclose(model(batch), classifier(batch), atol=1e-5)
+            model.reset_classifier(0)
+            assert torch.allclose(model(batch), expected, atol=1e-6)
+    config = timm.data.resolve_model_data_config(model)
+    assert (config["input_size"], config["mean"]) == ((3, 16, 16), tuple(classifier.facts.preprocessing.mean))
+    assert model.default_cfg["label_names"] == tuple(CLASSES)
+    assert use("export", RUN, "--to", tmp_path / "out").exit_code == 0
+    tuned = timm.create_model("hlrs_trained", run=str(tmp_path / "out"), num_classes=7)
+    assert (tuned.num_classes, tuned(batch).shape) == (7, (4, 7))
+    assert tuned.get_classifier().weight.shape == (7, tuned.num_features)
+    fresh = timm.create_model(
+        "hlrs_cells", genotype="DARTS_V2", channels=4, cells=3, num_classes=0, in_chans=1
+    )
+    assert fresh(batch[:, :1]).shape == (4, 4 * 4 * 4)  # channels doubled twice, of four nodes
+    for options in ({"run": "mine/resnet/0"}, {"run": RUN, "in_chans": 1}):
+        with pytest.raises(UserError, match=r"DARTS's cells|in_chans: 1"):
+            timm.create_model("hlrs_trained", **options)
+
+
+def test_without_timm_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm.models", None)
+    with pytest.raises(UserError, match=r"^timm.* is missing; `pip install 'hlrs\[timm\]'`$"):
+        hlrs.register_timm()
 
 
 def test_the_notebook_runs(use):
