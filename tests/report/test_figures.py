@@ -16,7 +16,7 @@ from hlrs.artifacts.tables import SCHEMAS
 from hlrs.config.spaces import DartsSpace
 from hlrs.nas.drawing import draw_cell
 from hlrs.report import charts, figures, figures_results, figures_training, heatmaps
-from hlrs.report.runs import JobRecord, Results, Run
+from hlrs.report.runs import JobRecord, Results, Run, with_energies
 
 NAMES = ["tail", "head", "middle"]  # by size: head, middle, tail
 COUNTS = {"weights": [1, 80, 25], "alphas": [1, 79, 25], "holdout": [0, 0, 0], "test": [10, 10, 0]}
@@ -298,6 +298,27 @@ def test_the_pareto_front_of_accuracy_and_weights():
     assert "<title>b: 70.0 %, 0.500 million weights</title>" in svg
     equal = [sized(method, 0, 1, 0.5) for method in ("a", "b")]
     assert [row[-1] for row in drawn(make_results(equal), "sizes").data[1]] == [1, 1]  # neither is better
+
+
+def test_accuracy_against_the_energy_of_multiplications():
+    """By hand: 100 million products of 3.7 pJ are 370 µJ; c's energy is not known."""
+    relative = {"a": {}, "b": {"energy_to_float32": 0.5}, "c": {"energy_to_float32": None}}
+    runs = [
+        make_run(method, 0, metrics={"balanced_accuracy": 0.5, "weights": 1, "multiply_adds": 10**8} | own)
+        for method, own in relative.items()
+    ]
+    figure = drawn(make_results(with_energies(runs)), "energies")
+    rows = {row[0]: row[1:] for row in figure.data[1]}
+    assert rows["a"][:2] == pytest.approx([370e6, 1e8])  # pJ
+    assert rows["b"][:2] == pytest.approx([185e6, 1e8])
+    assert "c" not in rows
+    assert (
+        "<title>b: 50.0 %, 185 µJ for the multiplications of an image</title>"
+        in (figure.parts["multiplication_energy"])
+    )
+    assert [method for method, row in rows.items() if row[-1]] == ["b"]
+    exact = with_energies(runs[:1])
+    assert exact == runs[:1]  # nothing approximate: no other figure than that of sizes
 
 
 def test_names_of_points_do_not_overlap_and_stay_in_the_chart():
