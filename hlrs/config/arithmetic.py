@@ -1,12 +1,10 @@
 """Specs of approximate arithmetic: the multiplier of 8-bit integers, and what is computed with it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from hlrs.config.base import Digest, FilePath, Spec
-
-MAGNITUDE_BITS = 7  # of a signed code
 
 
 class ExactMultiplier(Spec):
@@ -27,19 +25,21 @@ class TruncatedMultiplier(Spec):
     """
 
     kind: Literal["truncated"] = "truncated"
+    magnitude_bits: ClassVar[int] = 7  # of a signed code
     activation_bits: Annotated[int, Field(ge=0, le=16)] = 0
     weight_bits: Annotated[int, Field(ge=0, le=16)] = 0
     columns: Annotated[int, Field(ge=0, le=16)] = 0
 
     @model_validator(mode="after")
     def _leaves_something(self) -> "TruncatedMultiplier":
+        magnitude = self.magnitude_bits
         for name in ("activation_bits", "weight_bits"):
-            if (bits := getattr(self, name)) >= MAGNITUDE_BITS:
+            if (bits := getattr(self, name)) >= magnitude:
                 raise ValueError(
-                    f"{name} {bits} drops all {MAGNITUDE_BITS} bits of a code's magnitude, which leaves "
-                    f"nothing to multiply: lower it to {MAGNITUDE_BITS - 1} or less"
+                    f"{name} {bits} drops all {magnitude} bits of a code's magnitude, which leaves "
+                    f"nothing to multiply: lower it to {magnitude - 1} or less"
                 )
-        most = 2 * (MAGNITUDE_BITS - 1)
+        most = 2 * (magnitude - 1)
         if self.columns > most:
             raise ValueError(
                 f"columns {self.columns} omits all partial products of magnitudes, the highest of which is "

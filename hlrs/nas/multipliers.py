@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hlrs.config.arithmetic import MAGNITUDE_BITS
+from hlrs.config.arithmetic import TruncatedMultiplier
 from hlrs.errors import UserError
 
 # Energy of a multiplication in pJ at 45 nm, in 32-bit floating point and of 8-bit integers (Horowitz 2014)
 FLOAT32_ENERGY = 3.7
 INTEGER_ENERGY = 0.2
 CODES = 256
+MAGNITUDE = TruncatedMultiplier.magnitude_bits
 PRODUCTS = CODES**2  # values of 16 bits
 Products = npt.NDArray[np.int64]  # [256, 256], by codes in ascending order: from −128, or from 0
 
@@ -63,8 +64,8 @@ def truncated_products(activation_bits: int, weight_bits: int, columns: int) -> 
     """Compute M(a, b) of `TruncatedMultiplier` for all codes."""
     a, b = signed_codes()[:, None], signed_codes()[None]
     products: Products = (a - a % 2**activation_bits) * (b - b % 2**weight_bits)
-    for i in range(activation_bits, MAGNITUDE_BITS):
-        for j in range(weight_bits, MAGNITUDE_BITS):
+    for i in range(activation_bits, MAGNITUDE):
+        for j in range(weight_bits, MAGNITUDE):
             if i + j < columns:
                 products -= ((a >> i) & 1) * ((b >> j) & 1) * 2 ** (i + j)
     return products

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hlrs.config.arithmetic import MAGNITUDE_BITS
-from hlrs.nas.multipliers import CODES, Products
+from hlrs.nas.multipliers import CODES, MAGNITUDE, Products
 from hlrs.nas.ops.depthwise import conv, conv_backward
 from hlrs.nas.ops.tracing import exporting
 
@@ -111,10 +110,10 @@ class Truncated(nn.Module):
         """Sum the products of truncated operands, less the omitted ones, by the bits of a."""
         r, s, v = self.omitted
         total = convolve(_truncated(a, r), _truncated(b, s))
-        losing = range(r, min(MAGNITUDE_BITS, v - s))
+        losing = range(r, min(MAGNITUDE, v - s))
         bits = a.to(torch.int8) if losing else a
         for i in losing:
-            omitted = _truncated(b, s) - _truncated(b, min(MAGNITUDE_BITS, v - i))
+            omitted = _truncated(b, s) - _truncated(b, min(MAGNITUDE, v - i))
             total -= convolve((bits & 2**i).float(), omitted)
         return total
 
