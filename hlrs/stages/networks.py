@@ -22,7 +22,7 @@ from hlrs.nas.continuous import inherit
 from hlrs.nas.genotype import PARSERS, Genotype
 from hlrs.nas.mixture import decoded
 from hlrs.nas.network import BranchedNetwork
-from hlrs.nas.start import keeps_classifier, taken
+from hlrs.nas.start import RANGES, keeps_classifier, taken
 from hlrs.nas.trained import build, load_weights
 from hlrs.stages.architectures import final_architecture
 
@@ -103,7 +103,13 @@ def fit_start(network: BranchedNetwork, recipe: Retrain, classes: Sequence[str])
     added = network.added
     own = {n: [*t.shape] for n, t in network.state_dict().items() if not n.startswith(added)}
     with about(path):
-        return taken(own, given, kept), kept
+        found = taken(own, given, kept)
+        if not recipe.epochs and any(name.endswith(RANGES) and name not in found for name in own):
+            raise UserError(
+                "is of a network in floating point, and retrain.epochs 0 measures no ranges of its "
+                "activations: raise epochs"
+            )
+        return found, kept
 
 
 def load_start(network: BranchedNetwork, recipe: Retrain, classes: Sequence[str]) -> bool:

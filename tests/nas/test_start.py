@@ -34,6 +34,15 @@ def test_the_trunk_is_taken_and_the_heads_with_it_where_the_classes_agree():
     assert taken(TRUNK | HEAD, other | dual, kept=False) == [*TRUNK]
 
 
+def test_ranges_are_taken_where_both_have_them():
+    """Of approximate arithmetic, whose multiplier stays the network's own."""
+    ranges, products = {"stem.product.ranges": [2, 1]}, {"multiplier.products": [256, 256]}
+    approximate = TRUNK | HEAD | ranges | products
+    assert taken(approximate, approximate, kept=True) == [*TRUNK, *HEAD, *ranges]
+    assert taken(approximate, TRUNK | HEAD, kept=True) == [*TRUNK, *HEAD]
+    assert taken(TRUNK | HEAD, approximate, kept=True) == [*TRUNK, *HEAD]
+
+
 def test_the_first_tensor_that_does_not_fit_is_named():
     for own, given, kept, facts in (
         (TRUNK | HEAD, TRUNK | HEAD | {"stem.weight": [8, 3, 3, 3]}, True, ("stem.weight", "8×3×3×3")),

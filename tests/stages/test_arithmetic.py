@@ -10,6 +10,7 @@ import torch
 
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
+from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.jobs import EvaluateJob, RetrainJob, SearchJob
 from hlrs.config.params import Params
 from hlrs.errors import UserError
@@ -102,6 +103,22 @@ def test_every_stage_computes_by_the_table(workspace):
     evaluate.run(alone)
     found = read_table(alone.output("predictions.parquet"), "predictions").to_pydict()
     assert np.allclose(found["probabilities"], whole_batch["probabilities"], atol=1e-5)
+
+
+def test_a_network_in_floating_point_is_trained_on_with_products(workspace):
+    fixed, file = {"kind": "fixed", "genotype": "DARTS_V2"}, "float.safetensors"
+    jobs = jobs_of(None, fixed)
+    split.run(jobs["split"])
+    extract.run(jobs["extract"])
+    theirs = task_of(jobs["retrain"]).network.state_dict()
+    write_tensors(Path(file), theirs, {})
+    task = task_of(jobs_of(TRUNCATED, fixed, start=file)["retrain"])
+    own = task.network.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in theirs.items())
+    assert any(name.endswith(".product.ranges") for name in own)
+    resting = {"epochs": 0, "classifier": {"kind": "retrained", "epochs": 1}, "start": file}
+    with pytest.raises(UserError, match="measures no ranges of its activations: raise epochs"):
+        preflight.check_counts(plan(Params.model_validate(params_of(TRUNCATED, fixed, **resting))))
 
 
 def test_a_search_can_be_without(workspace):

@@ -56,6 +56,13 @@ def test_two_runs_give_the_same_bytes(prepared, stage):
 RECIPES = {  # of trainings whose state is more than SGD's
     "search": {"search.halves": "redrawn", "search.entropy": {"weight": 1.0}},
     "retrain": {},
+    "approximate": {
+        "methods.darts.arithmetic": {
+            "multiplier": {"kind": "truncated", "columns": 4},
+            "where": "convolutions",
+            "in_search": False,
+        }
+    },
     "glmc, adamw, sharpness, lookahead": {
         "retrain.objective": {"kind": "glmc"},
         "retrain.auxiliary_weight": 0.0,
