@@ -23,6 +23,7 @@ GEOMETRIES = [  # channels, outputs, groups, kernel, stride, dilation
     (6, 6, 6, (3, 3), 1, 2),
     (8, 4, 1, (1, 1), 1, 1),
     (6, 4, 2, (1, 7), 1, 1),
+    (32, 16, 1, (3, 3), 1, 1),
 ]
 
 

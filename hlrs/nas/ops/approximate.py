@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from hlrs.nas.multipliers import CODES, MAGNITUDE, Products
-from hlrs.nas.ops.depthwise import conv, conv_backward
+from hlrs.nas.ops.depthwise import Stride, conv, conv_backward
 from hlrs.nas.ops.tracing import exporting
 
 SIGNED = CODES // 2 - 1  # largest signed code in use
 EXACT = 2**24  # whole numbers up to this one are exact in float32
 MOMENTUM = 0.1  # of moving ranges, as of batch norms
-Pair = int | tuple[int, int]
 Convolve = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -137,7 +136,7 @@ class Tabulated(nn.Module):
         self.signed = signed
         self.largest = (CODES // 2) ** 2 if signed else (CODES - 1) ** 2
         self.register_buffer("products", torch.from_numpy(products).int())
-        self.known: dict[int, tuple[int, Tensor, Tensor]] = {}
+        self.known: dict[int, tuple[int, tuple[Tensor, Tensor]]] = {}
 
     def codes(self, low: Tensor, high: Tensor) -> Operand:
         """Return codes as the table has them."""
@@ -147,6 +146,8 @@ class Tabulated(nn.Module):
         """Sum the exact products, then the errors."""
         total = convolve(a, b)
         f, g = (factors.to(a.device) for factors in self.factors(b[0].numel()))
+        if a.is_cuda:  # whose convolutions may round float32 to tf32
+            f, g = f.double(), g.double()
         if not len(f):
             return total
         places_a, places_b, place_of_0 = self._places(a, of_a, 1), self._places(b, of_b, 0), self._zero(of_a)
@@ -172,11 +173,11 @@ class Tabulated(nn.Module):
 
     def factors(self, terms: int) -> tuple[Tensor, Tensor]:
         """Return f and g, [rank, 256] each, for sums of so many products."""
-        version, *found = self.known.get(terms, (None, None, None))
-        if version != self.products._version:
-            found = [*factorize(self.products.cpu().numpy().astype(np.int64), self.signed, terms)]
-            self.known[terms] = (self.products._version, found[0], found[1])
-        return found[0], found[1]  # type: ignore[return-value]
+        version = self.products._version  # changes when a table is loaded
+        if terms not in self.known or self.known[terms][0] != version:
+            found = factorize(self.products.cpu().numpy().astype(np.int64), self.signed, terms)
+            self.known[terms] = version, found
+        return self.known[terms][1]
 
 
 def factorize(products: Products, signed: bool, terms: int) -> tuple[Tensor, Tensor]:
@@ -220,7 +221,7 @@ class Product(nn.Module):
         if tracked:
             self.register_buffer("ranges", torch.zeros(2, inputs))
 
-    def forward(self, x: Tensor, weight: Tensor, stride: Pair = 1, dilation: int = 1) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor, stride: Stride = 1, dilation: int = 1) -> Tensor:
         """Compute `depthwise.conv`, in float32; dtype as of x."""
         [multiplier] = self.shared
         with torch.autocast(x.device.type, enabled=False):
@@ -260,7 +261,10 @@ def _convolve(x: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
     def convolve(a: Tensor, b: Tensor) -> Tensor:
         return conv(a, b, stride, dilation)
 
-    return multiplier.sums(convolve, on_x.quantize(x), codes, of_x, of_weight).mul_(scale)  # type: ignore[no-any-return]
+    sums = multiplier.sums(convolve, on_x.quantize(x), codes, of_x, of_weight)
+    if x.is_cuda:  # cuDNN may transform (Winograd), and so miss a whole number by a little
+        sums.round_()
+    return sums.mul_(scale)  # type: ignore[no-any-return]
 
 
 class _Convolution(torch.autograd.Function):
@@ -284,7 +288,9 @@ class _Convolution(torch.autograd.Function):
 
 
 def _straight_through(x: Tensor, operand: Operand) -> Tensor:
-    """Return the values of x's codes, with the derivative 1 by x."""
+    """Return the values of x's codes, with the derivative 1 by x, or 0 where it is clipped."""
     with torch.no_grad():
         values = operand.quantize(x) * operand.scale
-    return x + (values - x).detach() if torch.is_grad_enabled() and x.requires_grad else values
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return values
+    return torch.where(operand.clips(x.detach()), values, x + (values - x).detach())
