@@ -62,7 +62,7 @@ def ratios(layer: tuple[int, ...], pairs: int, device: torch.device, training: b
         return both if training else forward
 
     multipliers: dict[str, Any] = {str(omitted): Truncated(*omitted) for omitted in OMITTED}
-    multipliers["table of (0, 0, 4)"] = Tabulated(truncated_products(0, 0, 4), True)
+    multipliers["table of (0, 0, 4)"] = Tabulated(truncated_products(0, 0, 4), True, 64)
     steps = {"float32": step(lambda: conv(x, weight, 1, dilation))}
     for name, multiplier in multipliers.items():
         product = Product(multiplier, 1, 1, tracked=True).to(device)

@@ -26,9 +26,9 @@ class TruncatedMultiplier(Spec):
 
     kind: Literal["truncated"] = "truncated"
     magnitude_bits: ClassVar[int] = 7  # of a signed code
-    activation_bits: Annotated[int, Field(ge=0, le=16)] = 0
-    weight_bits: Annotated[int, Field(ge=0, le=16)] = 0
-    columns: Annotated[int, Field(ge=0, le=16)] = 0
+    activation_bits: Annotated[int, Field(ge=0, le=1000)] = 0
+    weight_bits: Annotated[int, Field(ge=0, le=1000)] = 0
+    columns: Annotated[int, Field(ge=0, le=1000)] = 0
 
     @model_validator(mode="after")
     def _leaves_something(self) -> "TruncatedMultiplier":
@@ -79,3 +79,10 @@ class Arithmetic(Spec):
     multiplier: Multiplier
     where: Literal["primitives", "convolutions"] = "primitives"
     in_search: bool = True
+
+    def without_energy(self) -> "Arithmetic":
+        """Return what is computed: the same but for the energy, which only the evaluation reads."""
+        if not isinstance(self.multiplier, TableMultiplier):
+            return self
+        multiplier = self.multiplier.model_copy(update={"energy": None})
+        return self.model_copy(update={"multiplier": multiplier})

@@ -9,6 +9,8 @@ from hlrs.artifacts.jobs import Job
 from hlrs.config.jobs import EvaluateJob
 from hlrs.inference.classifier import ImageClassifier
 from hlrs.longtail.metrics import GROUPS
+from hlrs.nas.arithmetic import products_of
+from hlrs.nas.multipliers import describe_products
 from hlrs.nas.network import count_multiply_adds, count_weights
 
 CONFIDENCE = 0.95
@@ -34,6 +36,7 @@ def card(classifier: ImageClassifier, name: str, evaluation: Job | None, apart: 
         "width": shape[2],
         "formats": [f"`{file}`" for file in apart],
         "apart": [f"{most:.1g} in `{file}`" for file, most in apart.items()],
+        "arithmetic": _arithmetic(classifier),
         "metrics": None,
     }
     if evaluation is not None:
@@ -41,6 +44,14 @@ def card(classifier: ImageClassifier, name: str, evaluation: Job | None, apart: 
     folder = FileSystemLoader(Path(__file__).parent)
     page = Environment(loader=folder, undefined=StrictUndefined, autoescape=False)  # noqa: S701 - Markdown
     return page.get_template("card.md.j2").render(facts)
+
+
+def _arithmetic(classifier: ImageClassifier) -> str:
+    """Say what computes a network's products; "" in floating point."""
+    arithmetic = classifier.facts.network.arithmetic
+    if arithmetic is None:
+        return ""
+    return f"{describe_products(products_of(classifier.network))}, in its {arithmetic.where}"
 
 
 def _results(evaluation: Job) -> dict[str, Any]:

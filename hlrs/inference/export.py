@@ -98,7 +98,8 @@ def write_integers(network: Deployed, images: Tensor, path: Path) -> Predict:
     """Write integer weights and a reference in NumPy; UserError if no product is approximate."""
     from hlrs.inference import integers
 
-    reference = integers.write_integers(network, network.classifier.network, images, path.parent)
+    own, arithmetic = network.classifier.network, network.classifier.facts.network.arithmetic
+    reference = integers.write_integers(network, own, arithmetic, images, path.parent)
     return lambda batch: reference(batch.numpy())
 
 

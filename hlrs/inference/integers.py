@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hlrs.artifacts.files import write_json, write_text
+from hlrs.artifacts.tensors import write_tensors
+from hlrs.config.arithmetic import Arithmetic
 from hlrs.errors import Failure, UserError
 from hlrs.inference.reference import FILES, INTEGER_CONVOLUTION, OPERATORS, Reference
 from hlrs.nas.arithmetic import products_of
@@ -48,12 +49,14 @@ def _operator() -> Callable[..., Tensor]:
     return made
 
 
-def write_integers(network: nn.Module, found: BranchedNetwork, images: Tensor, folder: Path) -> Reference:
+def write_integers(
+    network: nn.Module, found: BranchedNetwork, arithmetic: Arithmetic | None, images: Tensor, folder: Path
+) -> Reference:
     """Write what `Reference` reads, and its source, of a network from pixels to probabilities.
 
     `found`: the approximate network in it. UserError if no product of the network is approximate.
     """
-    if found.multiplier is None:
+    if arithmetic is None:
         raise UserError("--format integers: no product of this network is approximate; choose another format")
     network = copy.deepcopy(network)
     tensors = {"products": torch.from_numpy(products_of(found).products).int()}
@@ -64,8 +67,9 @@ def write_integers(network: nn.Module, found: BranchedNetwork, images: Tensor, f
             module.product = IntegerConvolution(name)
     steps, constants = _graph(network, images)
     json_file, tensor_file, source = FILES
-    save_file(tensors | constants, folder / tensor_file)
-    write_json(folder / json_file, {"layers": layers, **steps})
+    write_tensors(folder / tensor_file, tensors | constants, {})
+    multiplier = arithmetic.multiplier.model_dump(mode="json")
+    write_json(folder / json_file, {"multiplier": multiplier, "layers": layers, **steps})
     write_text(folder / source, Path(__file__).with_name(source).read_text(encoding="utf-8"))
     return Reference(folder)
 

@@ -212,5 +212,10 @@ OPERATORS: dict[str, Callable[..., Any] | None] = {
 
 
 if __name__ == "__main__":
-    found = Reference(Path(__file__).parent)(np.load(sys.argv[1]))
+    if len(sys.argv) != 2:
+        sys.exit("usage: python reference.py IMAGES.npy")
+    pixels = np.load(sys.argv[1])
+    if pixels.dtype != np.uint8 or pixels.ndim != 4:
+        sys.exit(f"{sys.argv[1]}: give uint8 [n, channels, height, width], not {pixels.dtype} {pixels.shape}")
+    found = Reference(Path(__file__).parent)(pixels)
     np.savetxt(sys.stdout, found, "%.6f", delimiter=",")

@@ -22,6 +22,7 @@ from hlrs.nas.multipliers import (
     INTEGER_ENERGY,
     Table,
     read_products,
+    signed_codes,
     truncated_products,
 )
 from hlrs.nas.network import BranchedNetwork, count_multiply_adds
@@ -29,22 +30,27 @@ from hlrs.nas.ops.approximate import EXACT, Product, Tabulated, Truncated
 from hlrs.nas.ops.convolution import Conv, exact
 
 
-def exact_multiplier(multiplier: ExactMultiplier) -> Truncated:
+def exact_multiplier(multiplier: ExactMultiplier, terms: int) -> Truncated:
     """Return the multiplier that omits nothing."""
     return Truncated()
 
 
-def truncated_multiplier(multiplier: TruncatedMultiplier) -> Truncated:
+def truncated_multiplier(multiplier: TruncatedMultiplier, terms: int) -> Truncated:
     """Return the multiplier of a spec."""
     return Truncated(multiplier.activation_bits, multiplier.weight_bits, multiplier.columns)
 
 
-def table_multiplier(multiplier: TableMultiplier) -> Tabulated:
-    """Return a multiplier with room for a table, which `load_products` reads, or a file of weights holds."""
+def table_multiplier(multiplier: TableMultiplier, terms: int) -> Tabulated:
+    """Return a multiplier with room for a table, which `load_products` reads, or a file of weights holds.
+
+    Until then, it is exact.
+    """
     assert multiplier.signed is not None  # the plan finds out
-    return Tabulated(np.zeros((CODES, CODES), np.int64), multiplier.signed)
+    codes = signed_codes() if multiplier.signed else np.arange(CODES)
+    return Tabulated(np.multiply.outer(codes, codes), multiplier.signed, terms)
 
 
+# (spec, products that a convolution sums at most)
 MULTIPLIERS: Kinds[Callable[..., Truncated | Tabulated]] = {
     ExactMultiplier: exact_multiplier,
     TruncatedMultiplier: truncated_multiplier,
@@ -58,22 +64,28 @@ def approximate(network: BranchedNetwork, arithmetic: Arithmetic, tracked: bool 
     A genotype without convolutions has none. UserError if the sums of one's products leave the range of whole
     numbers that float32 holds.
     """
-    multiplier = MULTIPLIERS[type(arithmetic.multiplier)](arithmetic.multiplier)
     chosen = {
         name: module
         for name, module in network.named_modules()
         if isinstance(module, Conv) and (module.primitive or arithmetic.where == "convolutions")
     }
+    terms = {name: convolution.weight[0].numel() for name, convolution in chosen.items()}
+    multiplier = MULTIPLIERS[type(arithmetic.multiplier)](
+        arithmetic.multiplier, max(terms.values(), default=1)
+    )
     for name, convolution in chosen.items():
-        terms = convolution.weight[0].numel()
-        if terms * multiplier.largest > EXACT:
-            raise UserError(
-                f"arithmetic.multiplier: {name} sums {terms:,} products of up to {multiplier.largest:,}, and "
-                f"float32 holds whole numbers to {EXACT:,}, so {EXACT // multiplier.largest:,} products: "
-                "lower channels"
-            )
+        check_sums(name, terms[name], multiplier.largest)
         convolution.product = Product(multiplier, *convolution.parts, tracked)
     network.multiplier = multiplier
+
+
+def check_sums(name: str, terms: int, largest: int) -> None:
+    """Raise UserError if sums of so many products leave the range of whole numbers that float32 holds."""
+    if terms * largest > EXACT:
+        raise UserError(
+            f"arithmetic.multiplier: {name} sums {terms:,} products of up to {largest:,}, and float32 holds "
+            f"whole numbers to {EXACT:,}, so {EXACT // largest:,} products: lower channels"
+        )
 
 
 ARITHMETICS: Kinds[Callable[..., None]] = {Arithmetic: approximate}
@@ -93,7 +105,9 @@ def load_products(network: BranchedNetwork, arithmetic: Arithmetic) -> None:
     if isinstance(arithmetic.multiplier, TableMultiplier):
         table = read_products(arithmetic.multiplier.file, arithmetic.multiplier.signed)
         assert isinstance(network.multiplier, Tabulated)
+        check_sums(arithmetic.multiplier.file, network.multiplier.terms, int(np.abs(table.products).max()))
         network.multiplier.products.copy_(torch.from_numpy(table.products))
+        network.multiplier.decompose()
 
 
 LOADS: Kinds[Callable[..., None]] = {Arithmetic: load_products}

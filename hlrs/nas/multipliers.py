@@ -1,5 +1,6 @@
 """Multipliers of 8-bit integers: their products, errors and published figures."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,9 +123,6 @@ def read_products(path: str, signed: bool | None = None) -> Table:
     except (OSError, ValueError, EOFError) as error:
         problem = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(f"{path}: no table of products ({problem}); give 256×256 integers") from None
-    if values.shape != (CODES, CODES):
-        shape = "×".join(map(str, values.shape))
-        raise UserError(f"{path}: an array {shape}; a table of 8-bit codes has 256×256 products")
     if not -PRODUCTS // 2 <= values.min() <= values.max() < PRODUCTS:
         largest = max(values.min(), values.max(), key=abs)
         raise UserError(f"{path}: holds {largest}, and products of 8-bit codes have 16 bits; check the file")
@@ -137,9 +135,10 @@ def _as_unsigned(values: npt.NDArray[Any]) -> Table:
 
 
 def _as_signed(values: npt.NDArray[Any]) -> Table:
-    """Bring codes from the order 0 … 127, −128 … −1 to the ascending one; uint16 are two's complements."""
-    signed = values.view(np.int16) if values.dtype == np.uint16 else values
-    return Table(np.roll(signed.astype(np.int64), CODES // 2, (0, 1)), True)
+    """Bring codes from 0 … 127, −128 … −1 into ascending order; 16 bits are two's complement."""
+    signed = values.astype(np.int64)
+    signed[signed >= PRODUCTS // 2] -= PRODUCTS
+    return Table(np.roll(signed, CODES // 2, (0, 1)), True)
 
 
 def _mean_error(table: Table) -> float:
@@ -153,14 +152,25 @@ def _read_binary(file: Path) -> npt.NDArray[Any]:
 
 
 def _read_array(file: Path) -> npt.NDArray[Any]:
-    values = np.load(file, mmap_mode="r", allow_pickle=False)
-    if values.dtype.kind not in "iu" or values.dtype.itemsize > 8:
+    try:
+        values = np.load(file, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ValueError("no array of numbers") from error
+    if not isinstance(values, np.ndarray):
+        raise ValueError("an archive of arrays")
+    if values.dtype.kind not in "iu":
         raise ValueError(f"an array of {values.dtype}")
-    return np.array(values) if values.size <= CODES**2 else values[:0]
+    if values.shape != (CODES, CODES):
+        raise ValueError(f"an array {list(values.shape)}")
+    return np.array(values)
 
 
 def _read_text(file: Path) -> npt.NDArray[Any]:
-    return np.loadtxt(file, np.int64, delimiter=",", ndmin=2, max_rows=CODES + 1)
+    with warnings.catch_warnings(action="ignore"):  # of an empty file
+        values = np.loadtxt(file, np.int64, delimiter=",", ndmin=2, max_rows=CODES + 1, encoding="utf-8-sig")
+    if values.shape != (CODES, CODES):
+        raise ValueError(f"{values.shape[0]} rows of {values.shape[1]} numbers")
+    return values
 
 
 READERS: dict[str, Callable[[Path], npt.NDArray[Any]]] = {

@@ -124,9 +124,9 @@ def arithmetic_of(multiplier: str, where: Literal["primitives", "convolutions"])
 
     UserError if it is none of these.
     """
-    numbers = multiplier.split(",")
+    numbers = [number.strip() for number in multiplier.split(",")]
     spec: dict[str, Any] = {"kind": "exact"}
-    if all(number.isdecimal() for number in numbers):
+    if all(number.removeprefix("-").isdecimal() for number in numbers):
         names = ("activation_bits", "weight_bits", "columns")
         if len(numbers) != len(names):
             raise UserError(f"--multiplier {multiplier}: three numbers name one, such as 0,0,4")
@@ -136,7 +136,11 @@ def arithmetic_of(multiplier: str, where: Literal["primitives", "convolutions"])
     try:
         return Arithmetic(multiplier=spec, where=where)  # type: ignore[arg-type]  # pydantic builds it
     except ValidationError as error:
-        raise UserError(f"--multiplier: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        [detail, *_] = error.errors()
+        field, said = str(detail["loc"][-1]), detail["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"--multiplier {multiplier}: {said if field in said else f'{field}: {said}'}"
+        ) from None
 
 
 def energy_lines(found: dict[str, Any]) -> list[str]:
@@ -144,7 +148,10 @@ def energy_lines(found: dict[str, Any]) -> list[str]:
     said = [f"{'multiplier':18} {found['multiplier']}"]
     said.append(f"{'multiplications':18} {found['approximate_multiplications']:,} of these are by it")
     if found["energy_to_int8"] is None:
-        return [*said, f"{'energy':18} not known: the multiplier's power is not published"]
+        return [
+            *said,
+            f"{'energy':18} not known: no power of it is published; a table can have its own (energy)",
+        ]
     return [
         *said,
         f"{'energy to int8':18} {found['energy_to_int8']:.4f} (powers of EvoApproxLib's circuits)",

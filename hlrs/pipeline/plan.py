@@ -307,7 +307,8 @@ def _run_jobs(
     alphas: dict[str, str] = {}
     supernet: dict[str, str] = {}
     arithmetic = shared.arithmetics.get(method)
-    in_search = arithmetic if arithmetic is not None and arithmetic.in_search else None
+    computed = None if arithmetic is None else arithmetic.without_energy()
+    in_search = computed if computed is not None and computed.in_search else None
     search_params = _search_params(params, images, method, seed, in_search)
     if search_params is not None:
         backbone = backbones[0] if backbones and searcher.genotype_is == "searched" else {}
@@ -343,7 +344,7 @@ def _run_jobs(
             resnet=resnet,
             inherited=inherited,
             images=images,
-            arithmetic=arithmetic,
+            arithmetic=computed,
             retrain=recipe,
             content=shared.contents.get(recipe.start),
         )

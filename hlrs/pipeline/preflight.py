@@ -230,8 +230,7 @@ def check_counts(jobs: list[Job]) -> None:
                 _check_filled(params.retrain.classifier, calibration, job)
         if params.arithmetic is not None:
             with about(f"methods.{method}"), suppress(ModuleNotFoundError):
-                stage = importlib.import_module("hlrs.stages.arithmetic")
-                stage.check_arithmetic(params, _nodes(job, makers))
+                _check_arithmetic(params, calibration, job, _nodes(job, makers))
         if isinstance(params, RetrainJob) and params.content is not None:
             with about(f"methods.{method}: retrain.start"):
                 _check_start(params, calibration, job)
@@ -312,6 +311,17 @@ def _check_start(params: RetrainJob, calibration: Calibration, job: Job) -> None
             return
         if genotype is not None:
             stage.check_start(params, job.inputs | genotype, channels, names)
+
+
+def _check_arithmetic(params: Any, calibration: Calibration, job: Job, nodes: int) -> None:
+    """Reject approximate arithmetic that a network does not allow."""
+    stage = importlib.import_module("hlrs.stages.arithmetic")
+    with tempfile.TemporaryDirectory() as folder:
+        genotype = None
+        if isinstance(params, RetrainJob) and params.inherited is None and params.resnet is None:
+            with suppress(HlrsError):
+                genotype = calibration.known_genotype(job, Path(folder))
+        stage.check_arithmetic(params, nodes, genotype and job.inputs | genotype)
 
 
 def _demanding(params: Any) -> bool:

@@ -338,6 +338,8 @@ def front_figure(results: Results, methods: Methods, cost: Cost) -> Figure | Non
     if not priced:
         return None
     best = front(priced)
+    unknown = [method for method in methods if method not in priced]
+    missing = f" Not known, so not drawn: {', '.join(unknown)}." if unknown else ""
     circle = "M9.4 5a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0z"
     return Figure(
         cost.name,
@@ -349,7 +351,7 @@ def front_figure(results: Results, methods: Methods, cost: Cost) -> Figure | Non
            if any(own.interval for own in priced.values()) else [])],
         {cost.metrics[0]: _front_chart(priced, best, cost)},
         f"On the front: no other method has at most {cost.fewer} and at least the accuracy. By the means"
-        f" alone, so a step of the front is no significant difference.{cost.note}",
+        f" alone, so a step of the front is no significant difference.{missing}{cost.note}",
         wide=True,
         data=(
             ["method", *cost.metrics, "mean", "low", "high", "front"],

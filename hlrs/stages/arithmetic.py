@@ -1,5 +1,6 @@
 """Whether a network allows its arithmetic, before anything is trained."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,16 +16,23 @@ from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.searchers.table import SEARCHERS
 from hlrs.nas.spaces import SUPERNETS
 from hlrs.nas.trained import build
+from hlrs.stages.networks import network_of
 
 LAYOUT: dict[str, Any] = {"in_channels": 3, "classes": 2}  # no sum of products depends on these
 
 
-def check_arithmetic(params: SearchJob | ScoreJob | RetrainJob, nodes: int) -> None:
+def check_arithmetic(
+    params: SearchJob | ScoreJob | RetrainJob, nodes: int, known: Mapping[str, str] | None = None
+) -> None:
     """Raise UserError if a network does not allow its arithmetic.
 
-    Of a genotype, which may still be to find, by the supernet of so many nodes per cell.
+    Of a genotype that is still to find, by the supernet of so many nodes per cell; `known`: the inputs of a
+    retraining whose genotype is known.
     """
     with torch.device("meta"):
+        if isinstance(params, RetrainJob) and known is not None:
+            build(network_of(params, known, params.images.stem, **LAYOUT))
+            return
         if isinstance(params, SearchJob):
             search, searcher = params.search, SEARCHERS[type(params.searcher)](params.searcher)
             _check(params, search.space, searcher, nodes, search, layout_of(params.objective))

@@ -47,6 +47,12 @@ METHODS = {
         "searcher": {"kind": "resnet", "depth": 20, "width": 4},
         "arithmetic": {"multiplier": {"kind": "truncated", "columns": 4}, "where": "convolutions"},
     },
+    "tabulated": {
+        "searcher": {"kind": "fixed", "genotype": "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|"},
+        "arithmetic": {"multiplier": {"kind": "table", "file": "mul8u.csv"}},
+        "search": {"space": {"kind": "nasbench201"}},
+        "retrain": {"channels": 4, "cells": 3},
+    },
     "bench": {
         "searcher": {
             "kind": "fixed",
@@ -106,6 +112,9 @@ def trained(tmp_path_factory):
     }
     params["search"] |= {"nodes": 4, "cutout": 0}
     params["evaluate"] = {"batch_size": 7}
+    codes = np.arange(256)
+    dropping = np.multiply.outer(codes - codes % 4, codes) + 3  # and no product is 0
+    np.savetxt(folder / "mul8u.csv", dropping, "%d", delimiter=",")
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -274,9 +283,9 @@ def test_a_run_that_is_not_trained_and_weights_that_do_not_fit_are_one_line(
 SLOW = ["torch-export"] + ["onnx"] * (find_spec("onnxruntime") is not None)  # to write: seconds each
 
 
-@pytest.mark.parametrize("method", ["cells", "resnet", "bench", "approximate"])
+@pytest.mark.parametrize("method", ["cells", "resnet", "bench", "approximate", "tabulated"])
 def test_every_format_gives_the_networks_probabilities(use, method, tmp_path):
-    formats = ["torchscript", *(SLOW if method == "cells" else [])]
+    formats = ["torchscript", *(SLOW if method in ("cells", "tabulated") else [])]
     options = [option for name in formats for option in ("--format", name)]
     found = use("export", f"mine/{method}/0", "--to", tmp_path / "out", *options)
     assert found.exit_code == 0, found.output
@@ -300,10 +309,11 @@ def test_every_format_gives_the_networks_probabilities(use, method, tmp_path):
     assert logits.softmax(1).numpy()[0] == pytest.approx(expected[3], abs=1e-6)
 
 
-def test_integers_and_numpy_predict_as_the_network(use, tmp_path):
-    found = use("export", "mine/approximate/0", "--to", tmp_path / "out", "--format", "integers")
+@pytest.mark.parametrize("method", ["approximate", "tabulated"])
+def test_integers_and_numpy_predict_as_the_network(use, method, tmp_path):
+    found = use("export", f"mine/{method}/0", "--to", tmp_path / "out", "--format", "integers")
     assert found.exit_code == 0, found.output
-    expected = evaluated("mine/approximate/0")
+    expected = evaluated(f"mine/{method}/0")
     files = [f"data/test/{name}/{number}.png" for name in CLASSES for number in range(6)]
     pixels = read(tmp_path / "out" / "model.safetensors").pixels(files).numpy()
     np.save(tmp_path / "pixels.npy", pixels)
@@ -319,8 +329,13 @@ def test_integers_and_numpy_predict_as_the_network(use, tmp_path):
     assert np.array_equal(probabilities.argmax(1), expected.argmax(1))
     assert np.abs(probabilities - expected).max() < 0.01
     weights = load_file(tmp_path / "out" / "integers.safetensors")
-    layers = read_json(tmp_path / "out" / "integers.json")["layers"]
-    for name, layer in layers.items():
+    written = read_json(tmp_path / "out" / "integers.json")
+    if method == "tabulated":
+        assert all(layer["weight"]["zero"] > 0 for layer in written["layers"].values())
+        assert weights["products"][7, 5] == 4 * 5 + 3
+        return
+    assert written["multiplier"]["columns"] == 4
+    for name, layer in written["layers"].items():
         assert weights[f"{name}.weight"].dtype == np.int8
         assert np.abs(weights[f"{name}.weight"]).max() == 127  # the scale is that of the largest weight
         assert layer["weight"]["zero"] == layer["input"]["zero"] == 0

@@ -23,7 +23,7 @@ GEOMETRIES = [  # channels, outputs, groups, kernel, stride, dilation
     (6, 6, 6, (3, 3), 1, 2),
     (8, 4, 1, (1, 1), 1, 1),
     (6, 4, 2, (1, 7), 1, 1),
-    (32, 16, 1, (3, 3), 1, 1),
+    (28, 16, 1, (3, 3), 1, 1),
 ]
 
 
@@ -71,9 +71,9 @@ def drawn(geometry, seed=0):
 NOISE = np.random.default_rng(0).integers(-9, 10, (256, 1))
 MULTIPLIERS = {
     **{f"truncated {omitted}": (Truncated(*omitted), truncated_products(*omitted)) for omitted in CIRCUITS},
-    "table, signed": (Tabulated(truncated_products(2, 0, 5), True), truncated_products(2, 0, 5)),
+    "table, signed": (Tabulated(truncated_products(2, 0, 5), True, 288), truncated_products(2, 0, 5)),
     **{
-        f"table, {name}": (Tabulated(products, False), products)
+        f"table, {name}": (Tabulated(products, False, 258), products)
         for name, products in {
             "exact": np.multiply.outer(UNSIGNED, UNSIGNED),
             "zero": np.zeros((256, 256), np.int64),

@@ -1,5 +1,7 @@
 """Multipliers of 8-bit codes: the published circuits, and tables as users have them."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,26 @@ def test_a_table_can_say_that_it_is_unsigned(tmp_path):
     assert not read_products(path, signed=False).signed
 
 
+def archive():
+    content = io.BytesIO()
+    np.savez(content, np.zeros(1))
+    return content.getvalue()
+
+
+ARCHIVE = archive()
+
+
+def test_twos_complements_are_read_from_any_integers(tmp_path):
+    signed = np.roll(truncated_products(1, 0, 3), -128, (0, 1))
+    for number, dtype in enumerate(("<u2", ">u2", "i4", "i8")):
+        table = read_products(write(tmp_path / f"{number}.npy", (signed % 2**16).astype(dtype)))
+        assert table.signed
+        assert np.array_equal(table.products, truncated_products(1, 0, 3))
+    file = tmp_path / "bom.csv"
+    np.savetxt(file, signed % 2**16, "%d", delimiter=",", encoding="utf-8-sig")
+    assert np.array_equal(read_products(str(file)).products, truncated_products(1, 0, 3))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -75,8 +97,11 @@ def test_a_table_can_say_that_it_is_unsigned(tmp_path):
         ("t.txt", b"", "is a file .bin, .npy or .csv"),
         ("absent.bin", None, "No such file"),
         ("words.csv", b"a,b\n", "could not convert"),
-        ("few.csv", b"1,2\n3,4\n", "an array 2×2; a table of 8-bit codes has 256×256 products"),
-        ("pickle.npy", b"\x80\x04K\x01.", "allow_pickle"),
+        ("few.csv", b"1,2\n3,4\n", "2 rows of 2 numbers"),
+        ("empty.csv", b"", "0 rows of"),
+        ("pickle.npy", b"\x80\x04K\x01.", "no array of numbers"),
+        ("archive.npy", ARCHIVE, "an archive of arrays"),
+        ("deep.npy", np.zeros((3, 256, 256), int), r"an array \[3, 256, 256\]"),
         ("float.npy", np.zeros((256, 256)), "an array of float64"),
         ("wide.npy", np.full((256, 256), 70_000), "holds 70000, and products of 8-bit codes have 16 bits"),
     ],

@@ -194,6 +194,44 @@ def test_a_network_too_wide_is_refused_and_a_table_described(workspace):
         preflight.check_counts(plan(Params.model_validate(wide)))
 
 
+def test_a_given_genotype_is_judged_by_its_own_width(workspace):
+    """A 3×3 convolution of 16 · 4 channels sums 576 unsigned products, a 1×1 one 64, of 258 that fit."""
+    codes = np.arange(256)
+    np.save("mul8u.npy", np.multiply.outer(codes, codes))
+    unsigned = {"multiplier": {"kind": "table", "file": "mul8u.npy"}}
+    for operation, fits in (("nor_conv_3x3", False), ("nor_conv_1x1", True)):
+        cell = {"kind": "fixed", "genotype": f"|{operation}~0|+|none~0|skip_connect~1|"}
+        params = params_of(unsigned, cell, channels=16)
+        params["search"] |= {"space": {"kind": "nasbench201"}, "nodes": 3}
+        jobs = plan(Params.model_validate(params))
+        if fits:
+            preflight.check_counts(jobs)
+        else:
+            with pytest.raises(UserError, match="sums 288 products of up to 65,025"):
+                preflight.check_counts(jobs)
+
+
+def test_energy_of_a_table_matters_to_the_evaluation_alone(workspace):
+    write_table(truncated_products(3, 0, 0) + 1)  # none of the circuits
+    known = copy.deepcopy(TABULATED)
+    known["multiplier"]["energy"] = 0.5
+    without, given = jobs_of(TABULATED), jobs_of(known)
+    assert given["search"].key == without["search"].key
+    assert given["retrain"].key == without["retrain"].key
+    assert given["evaluate"].key != without["evaluate"].key
+
+
+def test_a_training_that_diverges_says_so(workspace):
+    write_table(truncated_products(0, 0, 4) + 1)
+    jobs = jobs_of(TABULATED, {"kind": "resnet", "depth": 20, "width": 2})
+    split.run(jobs["split"])
+    task = task_of(jobs["retrain"])
+    with torch.no_grad():
+        task.network.stem[0].weight.fill_(torch.nan)
+    task.begin(0)
+    assert torch.isnan(task.step(0)[0])
+
+
 def test_a_table_that_changed_is_noticed_by_the_job(workspace):
     write_table(truncated_products(0, 0, 0))
     job = jobs_of(TABULATED)["search"]

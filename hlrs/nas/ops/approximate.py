@@ -12,6 +12,7 @@ through the rounding, and 0 by a value that was clipped.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -126,17 +127,27 @@ class Tabulated(nn.Module):
     """Multiplier of a table of products, whose errors are a sum of few products of functions of one operand.
 
     These are of a singular value decomposition: M(a, b) − a b ≈ Σ_t f_t(a) g_t(b), with so many terms that
-    the sum of all errors of a convolution, rounded, is exact.
+    the sum of all errors of a convolution of up to `terms` products, rounded, is exact.
     """
 
-    products: Tensor
+    products: Tensor  # [256, 256]
+    f: Tensor  # [rank, 256]
+    g: Tensor
 
-    def __init__(self, products: Products, signed: bool) -> None:
+    def __init__(self, products: Products, signed: bool, terms: int) -> None:
         super().__init__()
-        self.signed = signed
+        self.signed, self.terms = signed, terms
         self.largest = (CODES // 2) ** 2 if signed else (CODES - 1) ** 2
         self.register_buffer("products", torch.from_numpy(products).int())
-        self.known: dict[int, tuple[int, tuple[Tensor, Tensor]]] = {}
+        for name in ("f", "g"):
+            self.register_buffer(name, None, persistent=False)
+        self.decompose()
+        self.register_load_state_dict_post_hook(lambda *_: self.decompose())  # type: ignore[no-untyped-call]
+
+    def decompose(self) -> None:
+        """Compute f and g of the products, in place."""
+        found = factorize(self.products.cpu().numpy().astype(np.int64), self.signed, self.terms)
+        self.f, self.g = (factors.to(self.products.device) for factors in found)
 
     def codes(self, low: Tensor, high: Tensor) -> Operand:
         """Return codes as the table has them."""
@@ -145,11 +156,10 @@ class Tabulated(nn.Module):
     def sums(self, convolve: Convolve, a: Tensor, b: Tensor, of_a: Operand, of_b: Operand) -> Tensor:
         """Sum the exact products, then the errors."""
         total = convolve(a, b)
-        f, g = (factors.to(a.device) for factors in self.factors(b[0].numel()))
-        if a.is_cuda:  # whose convolutions may round float32 to tf32
-            f, g = f.double(), g.double()
-        if not len(f):
+        if not len(self.f):
             return total
+        # a GPU's convolutions may round float32 to tf32
+        f, g = (self.f.double(), self.g.double()) if a.is_cuda else (self.f, self.g)
         places_a, places_b, place_of_0 = self._places(a, of_a, 1), self._places(b, of_b, 0), self._zero(of_a)
         error = torch.zeros_like(total, dtype=f.dtype)
         for of_activation, of_weight in zip(f, g, strict=True):
@@ -161,23 +171,14 @@ class Tabulated(nn.Module):
         return total + error.round_().to(total.dtype)
 
     def _places(self, codes: Tensor, operand: Operand, dim: int) -> Tensor:
-        """Return where codes minus that of 0 lie in a table."""
-        if operand.zero is None:
-            return (codes + CODES // 2).long()
-        return (codes + along(operand.zero, codes.shape[dim], dim)).long()
+        """Return where codes minus that of 0 lie in a table; those of NaN anywhere."""
+        zero = CODES // 2 if operand.zero is None else along(operand.zero, codes.shape[dim], dim)
+        return (codes + zero).nan_to_num_().long()
 
     def _zero(self, operand: Operand) -> Tensor:
         """Return where the code of 0 lies in a table, in each part: [parts]."""
         zero = torch.full_like(operand.scale, CODES // 2) if operand.zero is None else operand.zero
         return zero.long()
-
-    def factors(self, terms: int) -> tuple[Tensor, Tensor]:
-        """Return f and g, [rank, 256] each, for sums of so many products."""
-        version = self.products._version  # changes when a table is loaded
-        if terms not in self.known or self.known[terms][0] != version:
-            found = factorize(self.products.cpu().numpy().astype(np.int64), self.signed, terms)
-            self.known[terms] = version, found
-        return self.known[terms][1]
 
 
 def factorize(products: Products, signed: bool, terms: int) -> tuple[Tensor, Tensor]:
@@ -197,8 +198,8 @@ def factorize(products: Products, signed: bool, terms: int) -> tuple[Tensor, Ten
     # differences from the error of a padded pixel are up to twice as large
     spread = 2 * float((np.abs(f).T @ np.abs(g)).max()) if rank else 0.0
     rounding = 4 * (terms * rank) ** 0.5 * 2.0**-24 * terms * spread
-    dtype = torch.float32 if left + rounding < 0.5 else torch.float64
-    return torch.tensor(f, dtype=dtype), torch.tensor(g, dtype=dtype)
+    dtype = np.float32 if left + rounding < 0.5 else np.float64
+    return torch.from_numpy(f.astype(dtype)), torch.from_numpy(g.astype(dtype))
 
 
 # --- convolution ------------------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ class Product(nn.Module):
     def forward(self, x: Tensor, weight: Tensor, stride: Stride = 1, dilation: int = 1) -> Tensor:
         """Compute `depthwise.conv`, in float32; dtype as of x."""
         [multiplier] = self.shared
-        with torch.autocast(x.device.type, enabled=False):
+        with nullcontext() if exporting() else torch.autocast(x.device.type, enabled=False):
             values = x.float()
             with torch.no_grad():
                 of_x = multiplier.codes(*self._range(values))
