@@ -230,7 +230,9 @@ def make_job(
             "report": report,
         }
     )
-    given = ReportJob(report=params.report, params=params.model_dump(exclude={"report"})).model_dump()
+    given = ReportJob(
+        report=params.report, params=params.model_dump(exclude={"report", "tracking"})
+    ).model_dump()
     return Job("report", "all", given, "0" * 64, inputs, "abcdefabcdef")
 
 

@@ -36,7 +36,7 @@ def write_table(products):
 def params_of(arithmetic, searcher=None, **recipe):
     """TINY's params, with one method of an arithmetic."""
     params = copy.deepcopy(TINY)
-    params["search"] |= {"epochs": 2, "nodes": 2}
+    params["search"] |= {"epochs": 1, "nodes": 1}
     params["retrain"] |= {"epochs": 2, "auxiliary_weight": 0.0, "drop_path": 0.0, **recipe}
     searcher = searcher or {"kind": "darts", "order": 2}
     params["methods"] = {"m": {"searcher": searcher, "arithmetic": arithmetic}}
