@@ -452,7 +452,7 @@ def export(
     requirements.txt; `hlrs predict DIR IMAGES` needs no more. The other formats hold plain operators, take
     any number of images, and are compared with the network on all test images. Of approximate arithmetic,
     `integers` are the weights' codes, scales and zero points, with a reference in NumPy that predicts by them
-    (compared on as many images as take it minutes).
+    (compared on as many images as have 10¹⁰ multiplications).
 
     With --ro-crate, it gets results, parameters, code and the origin of each, for a data repository or a
     colleague, as a Provenance Run Crate (https://w3id.org/ro/wfrun/provenance/0.5). The data set's images are

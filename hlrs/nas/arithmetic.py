@@ -17,12 +17,11 @@ from hlrs.config.base import Kinds
 from hlrs.errors import UserError
 from hlrs.nas.multipliers import (
     CIRCUITS,
-    CODES,
     FLOAT32_ENERGY,
     INTEGER_ENERGY,
     Table,
+    exact_products,
     read_products,
-    signed_codes,
     truncated_products,
 )
 from hlrs.nas.network import BranchedNetwork, count_multiply_adds
@@ -46,8 +45,7 @@ def table_multiplier(multiplier: TableMultiplier, terms: int) -> Tabulated:
     Until then, it is exact.
     """
     assert multiplier.signed is not None  # the plan finds out
-    codes = signed_codes() if multiplier.signed else np.arange(CODES)
-    return Tabulated(np.multiply.outer(codes, codes), multiplier.signed, terms)
+    return Tabulated(exact_products(multiplier.signed), multiplier.signed, terms)
 
 
 # (spec, products that a convolution sums at most)
@@ -117,11 +115,10 @@ LOADS: Kinds[Callable[..., None]] = {Arithmetic: load_products}
 
 
 def products_of(network: BranchedNetwork) -> Table:
-    """Return the products that a network's multiplier gives."""
-    if isinstance(network.multiplier, Tabulated):
-        return Table(network.multiplier.products.cpu().numpy().astype(np.int64), network.multiplier.signed)
-    assert isinstance(network.multiplier, Truncated)
-    return Table(truncated_products(*network.multiplier.omitted), True)
+    """Return the products of all codes that an approximate network computes by."""
+    multiplier: Any = network.multiplier
+    table: Table = multiplier.table
+    return table
 
 
 def relative_energy(network: BranchedNetwork, arithmetic: Arithmetic) -> float | None:

@@ -55,15 +55,15 @@ CIRCUITS = {  # by activation_bits, weight_bits, columns
 }
 
 
-def signed_codes() -> Products:
-    """Return −128 … 127."""
-    codes: Products = np.arange(-CODES // 2, CODES // 2, dtype=np.int64)
-    return codes
+def exact_products(signed: bool) -> Products:
+    """Compute the exact products of all codes."""
+    codes: Products = np.arange(CODES, dtype=np.int64) - (CODES // 2 if signed else 0)
+    return codes[:, None] * codes
 
 
 def truncated_products(activation_bits: int, weight_bits: int, columns: int) -> Products:
     """Compute M(a, b) of `TruncatedMultiplier` for all codes."""
-    a, b = signed_codes()[:, None], signed_codes()[None]
+    a, b = np.ogrid[-CODES // 2 : CODES // 2, -CODES // 2 : CODES // 2]
     products: Products = (a - a % 2**activation_bits) * (b - b % 2**weight_bits)
     for i in range(activation_bits, MAGNITUDE):
         for j in range(weight_bits, MAGNITUDE):
@@ -84,8 +84,7 @@ class Errors:
 
 def errors(products: Products, signed: bool) -> Errors:
     """Compare a multiplier's products with the exact ones."""
-    codes = signed_codes() if signed else np.arange(CODES)
-    error = np.abs(products - np.multiply.outer(codes, codes))
+    error = np.abs(products - exact_products(signed))
     squared = error.astype(np.float64) ** 2
     return Errors(float(error.mean()), int(error.max()), float((error > 0).mean()), float(squared.mean()))
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hlrs.nas.multipliers import CODES, MAGNITUDE, Products
+from hlrs.nas.multipliers import CODES, MAGNITUDE, Products, Table, exact_products, truncated_products
 from hlrs.nas.ops.depthwise import Stride, conv, conv_backward
 from hlrs.nas.ops.tracing import exporting
 
@@ -82,9 +82,16 @@ def affine(low: Tensor, high: Tensor) -> Operand:
 
 
 class Multiplier(Protocol):
-    """What sums products of codes: `codes` makes them of a range, `largest` bounds an exact one's size."""
+    """What sums products of codes: `codes` makes them of a range, `largest` bounds an exact one's size.
+
+    `table`: its products of all codes.
+    """
 
     largest: int
+
+    @property
+    def table(self) -> Table:
+        """The products."""
 
     def codes(self, low: Tensor, high: Tensor) -> Operand:
         """Return the codes for values from low to high."""
@@ -101,6 +108,11 @@ class Truncated(nn.Module):
     def __init__(self, activation_bits: int = 0, weight_bits: int = 0, columns: int = 0) -> None:
         super().__init__()
         self.omitted = activation_bits, weight_bits, columns
+
+    @property
+    def table(self) -> Table:
+        """The products, of signed codes."""
+        return Table(truncated_products(*self.omitted), True)
 
     def codes(self, low: Tensor, high: Tensor) -> Operand:
         """Return signed codes."""
@@ -144,9 +156,14 @@ class Tabulated(nn.Module):
         self.decompose()
         self.register_load_state_dict_post_hook(lambda *_: self.decompose())  # type: ignore[no-untyped-call]
 
+    @property
+    def table(self) -> Table:
+        """The products."""
+        return Table(self.products.cpu().numpy().astype(np.int64), self.signed)
+
     def decompose(self) -> None:
         """Compute f and g of the products, in place."""
-        found = factorize(self.products.cpu().numpy().astype(np.int64), self.signed, self.terms)
+        found = factorize(*self.table, self.terms)
         self.f, self.g = (factors.to(self.products.device) for factors in found)
 
     def codes(self, low: Tensor, high: Tensor) -> Operand:
@@ -187,8 +204,7 @@ def factorize(products: Products, signed: bool, terms: int) -> tuple[Tensor, Ten
     Float32 where its rounding errors, λ√n u Σ|terms| with λ = 4 (Higham & Mary 2019, theorem 2.4), leave the
     sum within a half; else float64.
     """
-    codes = np.arange(CODES) - (CODES // 2 if signed else 0)
-    error = products - np.multiply.outer(codes, codes).astype(np.float64)
+    error = (products - exact_products(signed)).astype(np.float64)
     u, sizes, v = np.linalg.svd(error)
     for rank in range(CODES + 1):
         f, g = (u[:, :rank] * sizes[:rank] ** 0.5).T, v[:rank] * sizes[:rank, None] ** 0.5
