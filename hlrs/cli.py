@@ -598,9 +598,9 @@ def describe(network: str, as_json: bool, params: Path, measure: bool, threads: 
     is read; HLRS_DEVICE=cpu leaves a GPU out.
     """
     from hlrs.artifacts.jobs import RUN, typed
-    from hlrs.pipeline.latency import lines
     from hlrs.pipeline.model_size import describe as count
     from hlrs.pipeline.model_size import energy_lines, facts_of
+    from hlrs.training.latency import lines
 
     if not measure:
         _refuse_given(["threads"], "acts with --measure alone")

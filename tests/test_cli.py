@@ -111,8 +111,8 @@ def test_networks_of_nasbench201_are_described_and_options_that_they_lack_refuse
 
 
 def test_a_run_is_described_with_its_own_layout_and_measured(workspace, monkeypatch):
-    monkeypatch.setattr("hlrs.pipeline.latency.SECONDS", 0.0)
-    monkeypatch.setattr("hlrs.pipeline.latency.BATCHES", (1, 2))
+    monkeypatch.setattr("hlrs.training.latency.SECONDS", 0.0)
+    monkeypatch.setattr("hlrs.training.latency.BATCHES", (1, 2))
     fixed = {"searcher": {"kind": "fixed", "genotype": "DARTS_V2"}}
     edit(workspace / "params.yaml", **{"methods.darts": fixed})
     says(complaint("describe", "digits/darts/0"), "genotype.json", "missing", "extract_all")

@@ -14,7 +14,7 @@ import hlrs
 PACKAGE = Path(hlrs.__file__).parent
 # loaded by the Snakefile, on a login node, and by `hlrs plan`
 LIGHT = ("artifacts", "config", "pipeline", "provenance", "report")
-HEAVY = ("hlrs.pipeline.model_size", "hlrs.pipeline.latency")  # build networks, or run them
+HEAVY = ("hlrs.pipeline.model_size", "hlrs.training.latency")  # build networks, or run them
 ALL = [module.name for module in pkgutil.walk_packages(hlrs.__path__, "hlrs.")]
 LIGHT_MODULES = [
     *(name for name in ALL if name.split(".")[1] in LIGHT and name not in HEAVY),

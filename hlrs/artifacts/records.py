@@ -54,6 +54,24 @@ class Pace(BaseModel):
     images_per_second: Number
 
 
+class Passes(BaseModel):
+    """The seconds of a network's passes over a batch, their first and third quartile, and the peak memory."""
+
+    batch: Annotated[int, Field(ge=1)]
+    median_seconds: Number
+    quartiles_seconds: Annotated[list[Number], Field(min_length=2, max_length=2)]
+    passes: Annotated[int, Field(ge=1)]
+    peak_memory_bytes: Annotated[int, Field(ge=0)] | None
+
+
+class Latency(BaseModel):
+    """The time and memory that a network took to predict on a device, by batch."""
+
+    device: str
+    threads: Annotated[int, Field(ge=1)]
+    batches: list[Passes]
+
+
 def _like(kind: Any) -> AfterValidator:
     """Check a value and keep it as it is."""
     adapter = TypeAdapter(kind)
@@ -102,6 +120,7 @@ class Record(BaseModel):
     training_seconds: float | None = None
     startup: Annotated[dict[str, Any], _like(dict[str, Number | None])] | None = None
     start: Annotated[dict[str, Any], _like(Start)] | None = None
+    latency: Annotated[dict[str, Any], _like(Latency)] | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Record":

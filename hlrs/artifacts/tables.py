@@ -64,7 +64,8 @@ SCHEMAS: Choices[dict[str, str]] = {
         "weights_lr": "float64",
         "mixing": "float64",
         "drop_path": "float64",
-        "holdout_accuracy": "float64",  # null without a holdout
+        "holdout_accuracy": "float64",  # null without a holdout, as is the next
+        "holdout_nll": "float64",
     },
     # one row per class × origin, images or generated; empty where nothing was generated; frechet: from the
     # generated features to the images', null for images and of fewer than two; x, y: some features,

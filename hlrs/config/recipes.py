@@ -671,14 +671,16 @@ class Evaluation(Spec):
     """The evaluation of the trained network on the test set.
 
     `adjust`: the τ of a second prediction beside the plain one, by logits z_c − τ log(n_c/n)  (post-hoc logit
-    adjustment, Menon et al. 2021); null: none.
+    adjustment, Menon et al. 2021); null: none. `latency`: whether to measure the time and memory of the
+    network's passes, as `hlrs describe --measure` does, for the report's costs.
     """
 
     batch_size: BatchSize = 250
     calibration_bins: int = Field(15, ge=1, le=10_000)
     threads: Threads = 1
-    # null is left out of a job's parameters, as before there was a choice: its key stays
+    # null and false are left out of a job's parameters, as before there was a choice: its key stays
     adjust: float | None = Field(None, gt=0, le=100, exclude_if=not_)
+    latency: bool = Field(False, exclude_if=not_)
 
 
 class Evaluate(Evaluation):

@@ -52,6 +52,12 @@ def expected_calibration_error(diagram: Sequence[dict[str, Any]]) -> float:
     return float(sum(b["images"] / images * abs(b["accuracy"] - b["confidence"]) for b in diagram))
 
 
+def nll(probabilities: Floats, labels: Integers) -> float:
+    """Compute the mean negative log-likelihood of the labels in nats, of probabilities [images, classes]."""
+    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.maximum(of_label, np.finfo(np.float64).tiny)).mean())
+
+
 def adjusted(probabilities: Floats, train_counts: Sequence[int], tau: float) -> Integers:
     """Predict with adjusted logits, argmax_c of z_c − τ log(n_c/n): int64 [images]  (Menon et al. 2021).
 
@@ -84,7 +90,6 @@ def evaluate(
     counts = confusion(labels, predicted, len(train_counts))
     member = groups(train_counts, many_above, few_below)
     diagram = calibration(probabilities.max(1), predicted == labels, bins)
-    of_label = probabilities[np.arange(len(labels)), labels]
     beside: dict[str, float | None] = {}
     if adjust is not None:
         other = confusion(labels, adjusted(probabilities, train_counts, adjust), len(train_counts))
@@ -94,7 +99,7 @@ def evaluate(
         **_accuracies(counts, member),
         **beside,
         "ece": expected_calibration_error(diagram),
-        "nll": float(-np.log(np.maximum(of_label, np.finfo(np.float64).tiny)).mean()),
+        "nll": nll(probabilities, labels),
         "test_images": len(labels),
         "calibration": diagram,
         "per_class": _per_class(counts),

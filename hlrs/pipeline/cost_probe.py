@@ -30,7 +30,6 @@ from hlrs.errors import Failure, UserError, about
 from hlrs.longtail.mixing import mixing_at
 from hlrs.nas import arch_lr, selection
 from hlrs.nas.genotype import DERIVATIONS, Genotype, given
-from hlrs.pipeline.environment import cpu_model
 from hlrs.training.device import choose
 from hlrs.training.throughput import Throughput
 
@@ -338,7 +337,7 @@ def _device(job: Job) -> tuple[str, bool]:
     """The name of the device that a stage would choose here, and whether it is a GPU."""
     import torch
 
-    from hlrs.training.device import prepare
+    from hlrs.training.device import cpu_model, prepare
 
     recipe = job.params[job.stage]
     gpu = prepare(recipe["threads"], recipe.get("precision", "float32")).type == "cuda"

@@ -7,12 +7,11 @@ import platform
 import resource
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from hlrs.artifacts.code_digest import PACKAGE
 from hlrs.pipeline.container import digest_of_this
-from hlrs.training.device import given_gpus
+from hlrs.training.device import cpu_model, given_gpus
 
 RECORDED = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "scikit-learn", "snakemake", "dvc")
 
@@ -69,15 +68,6 @@ def _git() -> dict[str, Any]:
 def _lock_digest() -> str | None:
     lock = PACKAGE.parent / "requirements.lock"
     return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
-
-
-def cpu_model() -> str | None:
-    """Return the processor's name, None if the system does not report it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
 
 
 def _gpu() -> dict[str, Any]:

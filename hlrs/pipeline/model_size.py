@@ -20,7 +20,7 @@ from hlrs.nas.network import BranchedNetwork, count_multiply_adds, count_weights
 from hlrs.nas.resnet import ResNet
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.spaces import NETWORKS, SUPERNETS
-from hlrs.pipeline.latency import measure
+from hlrs.training.latency import measure
 
 RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
 # channels and cells of a retraining, as published; of implanted cells those of ResNet-32
@@ -48,7 +48,7 @@ def describe(
     """Count the weights and multiply-adds of a genotype, given by name, string or file, ResNet or `supernet`.
 
     `space` and `nodes` are a supernet's; a ResNet's `channels` are its width; with `threads`, latency and
-    memory are measured on so many (hlrs/pipeline/latency.py). With a `multiplier`, as `arithmetic_of` reads
+    memory are measured on so many (hlrs/training/latency.py). With a `multiplier`, as `arithmetic_of` reads
     it, products are approximate. Raises UserError for any other name, and for an
     option that the network does not have.
     """

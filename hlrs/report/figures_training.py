@@ -228,7 +228,13 @@ SEARCH_PANELS = (
     SPEED,
 )
 RETRAIN_PANELS = (
-    Panel("loss", "Loss", "loss", {"loss": "training images"}, zero=True),
+    Panel(
+        "loss",
+        "Loss",
+        "loss",
+        {"loss": "training images", "holdout_nll": "holdout, cross-entropy"},
+        zero=True,
+    ),
     Panel(
         "accuracy",
         "Accuracy",

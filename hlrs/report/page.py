@@ -64,6 +64,7 @@ def page(results: Results) -> str:
         hours=tables.hours_table(results),
         continued=_continued(results),
         stages=tables.stages_table(results),
+        latency=tables.latency_table(results),
         facts=facts(results),
         lineage=record_table(results),
         checklist=checklist(results),

@@ -25,7 +25,8 @@ class JobRecord:
 
     `path`: the record, relative to the workflow's folder; `environment`: as in `Record`; `seconds`: the
     time spent on the result; `throughput`: images per second by epoch that reads any; `startup`: seconds from
-    the start of the process to its first step or image; memory: peak bytes.
+    the start of the process to its first step or image; memory: peak bytes; `latency`: as measured by an
+    evaluation (hlrs/training/latency.py).
     """
 
     stage: str
@@ -43,6 +44,7 @@ class JobRecord:
     gpu_memory: int | None
     resumes: int | None
     startup: float | None
+    latency: dict[str, Any] | None
 
     @classmethod
     def of(cls, path: str, record: Record) -> "JobRecord":
@@ -70,6 +72,7 @@ class JobRecord:
             startup=sum(float(startup.get(f"{part}_seconds") or 0.0) for part in ("imports", "setup"))
             if startup
             else None,
+            latency=record.latency,
         )
 
 

@@ -5,6 +5,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from hlrs.artifacts.records import UNKNOWN
 from hlrs.nas.genotype import Node
@@ -365,4 +366,62 @@ def _stage_row(method: str, stage: str, part: Cost) -> list[Cell]:
         Cell(NOTHING if part.gpu_memory is None else memory(part.gpu_memory), value=part.gpu_memory),
         Cell(NOTHING if part.resumes is None else f"{part.resumes}"),
         Cell(NOTHING if part.startup is None else duration(part.startup), value=part.startup),
+    ]
+
+
+Passes = dict[str, Any]  # of one network and batch, as hlrs/training/latency.py measures them
+
+
+def latency_table(results: Results) -> Table | None:
+    """Build one row per data set × method × device: time and memory of its networks' passes, by batch.
+
+    None if no evaluation measured them.
+    """
+    found = {dataset: [*_measured(results, dataset)] for dataset in results.classes}
+    batches = sorted({batch for rows in found.values() for *_, passes in rows for batch in passes})
+    if not batches:
+        return None
+    columns = [Column("Method", text=True), Column("Device", text=True), Column("Networks")]
+    for batch in batches:
+        images = counted(batch, "image")
+        columns += (Column(label, detail=images) for label in ("ms", "quartiles", "memory"))
+    groups = [
+        Group(
+            [
+                [Cell(method), Cell(device), Cell(f"{max(map(len, passes.values()))}")]
+                + [cell for batch in batches for cell in _latency(passes.get(batch, []))]
+                for method, device, passes in rows
+            ],
+            dataset,
+        )
+        for dataset, rows in found.items()
+        if rows
+    ]
+    return Table("Latency", columns, groups)
+
+
+def _measured(results: Results, dataset: str) -> Iterator[tuple[str, str, dict[int, list[Passes]]]]:
+    """Yield (method, device, passes of its networks by batch)."""
+    for method, runs in results.methods(dataset).items():
+        by_device: dict[str, dict[int, list[Passes]]] = {}
+        for record in jobs(runs, "evaluate"):
+            if record.latency is None:
+                continue
+            device = f"{record.latency['device']}, {counted(record.latency['threads'], 'thread')}"
+            for passes in record.latency["batches"]:
+                by_device.setdefault(device, {}).setdefault(passes["batch"], []).append(passes)
+        yield from ((method, device, passes) for device, passes in by_device.items())
+
+
+def _latency(networks: list[Passes]) -> list[Cell]:
+    """Return the median of the networks' medians in ms, the range of their quartiles, the most memory."""
+    if not networks:
+        return [Cell(NOTHING)] * 3
+    middle = 1000 * statistics.median(passes["median_seconds"] for passes in networks)
+    quartiles = [1000 * q for passes in networks for q in passes["quartiles_seconds"]]
+    peak = _largest(passes["peak_memory_bytes"] for passes in networks)
+    return [
+        Cell(f"{middle:.3g}", value=middle),
+        Cell(f"{min(quartiles):.3g} to {max(quartiles):.3g}", value=max(quartiles)),
+        Cell(memory(peak), value=peak),
     ]

@@ -18,6 +18,7 @@ from hlrs.nas.trained import build, load_weights
 from hlrs.stages.images import SplitImages, predict
 from hlrs.stages.networks import network_of
 from hlrs.training.device import prepare
+from hlrs.training.latency import measure
 from hlrs.training.startup import ready
 
 
@@ -25,8 +26,8 @@ def run(job: Job) -> dict[str, Any]:
     """Write metrics.json and predictions.parquet (one row per test image)."""
     params = EvaluateJob.model_validate(job.params)
     device = prepare(params.evaluate.threads)
-    weights, facts = read_tensors(Path(job.inputs["weights"]))
-    scale = facts["preprocessing"]["mean"], facts["preprocessing"]["std"]
+    weights, notes = read_tensors(Path(job.inputs["weights"]))
+    scale = notes["preprocessing"]["mean"], notes["preprocessing"]["std"]
     images = SplitImages(job, params.images, ("test",), device, scale)
     spec = network_of(params, job.inputs, images.stem, images.channels, len(images.classes))
     network = build(spec)
@@ -63,4 +64,7 @@ def run(job: Job) -> dict[str, Any]:
         "probabilities": list(probabilities),
     }
     write_table(job.output("predictions.parquet"), "predictions", columns)
-    return {"device": device.type, "startup": startup}
+    facts = {"device": device.type, "startup": startup}
+    if params.evaluate.latency:
+        facts["latency"] = measure(network, images.channels, images.size, params.evaluate.threads)
+    return facts

@@ -15,6 +15,7 @@ from hlrs.config.jobs import RetrainJob
 from hlrs.config.networks import TrainedNetwork
 from hlrs.data.batches import steps_per_epoch
 from hlrs.data.images import generator
+from hlrs.longtail.metrics import nll
 from hlrs.longtail.objectives import make_objective
 from hlrs.nas.arithmetic import LOADS
 from hlrs.nas.network import initialize
@@ -193,8 +194,11 @@ class RetrainTask(Task):
             "weights_lr": self.lr,
             "mixing": means[2] if mixes else None,
             "drop_path": phase.drop_path,
-            "holdout_accuracy": self._holdout_accuracy(),
+            "holdout_accuracy": None,
+            "holdout_nll": None,
         }
+        if len(self.holdout):
+            row |= self._on_holdout()
         if self.ends:
             self._open_next(phase)  # here, not when it begins: a run resumed in it already has its weights
         return row
@@ -203,11 +207,11 @@ class RetrainTask(Task):
         for following in self.phases[self.phases.index(phase) + 1 :][:1]:
             following.open()
 
-    def _holdout_accuracy(self) -> float | None:
-        if not len(self.holdout):
-            return None
-        predicted = predict(self.result, self.images, self.holdout, self.recipe.batch_size).argmax(1)
-        return float((predicted == self.images.labels.cpu().numpy()[self.holdout]).mean())
+    def _on_holdout(self) -> dict[str, float]:
+        probabilities = predict(self.result, self.images, self.holdout, self.recipe.batch_size)
+        labels = self.images.labels.cpu().numpy()[self.holdout]
+        accuracy = float((probabilities.argmax(1) == labels).mean())
+        return {"holdout_accuracy": accuracy, "holdout_nll": nll(probabilities, labels)}
 
     def state(self) -> dict[str, Tensor]:
         """Return weights, running statistics, their averages where there are any, and the phases' states."""

@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hlrs.config.base import Precision
@@ -103,3 +104,12 @@ def given_gpus(environment: Mapping[str, str]) -> int:
     names = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES")
     visible = next((environment[name] for name in names if environment.get(name)), "")
     return len([gpu for gpu in visible.split(",") if gpu and gpu != "NoDevFiles"])
+
+
+def cpu_model() -> str | None:
+    """Return the processor's name, None if the system does not report it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)

@@ -29,7 +29,7 @@ from hlrs.report.checklist import checklist
 from hlrs.report.comparisons import compare
 from hlrs.report.job_records import facts, record_table
 from hlrs.report.runs import JobRecord
-from hlrs.report.tables import Cost, cost, hours_table, operations_table, stages_table
+from hlrs.report.tables import Cost, cost, hours_table, latency_table, operations_table, stages_table
 from hlrs.report.wording import accuracies, answer, duration, memory, points
 from hlrs.stages.report import gather, run
 
@@ -671,6 +671,37 @@ def test_startup_is_imports_and_setup():
         {"startup": {"imports_seconds": 1.5, "setup_seconds": None}}, {"startup": {"setup_seconds": 4}}
     )
     assert found.startup == 2.75  # the median of 1.5 and 4
+
+
+def test_latency_is_shown_by_device_where_it_was_measured():
+    job = make_job({"darts": [0.5, 0.6, 0.7], "hlrs": [0.5, 0.6, 0.7]})
+    page, figures = html(job), {name: job.output(name).read_text() for name in ("metrics.json", "runs.csv")}
+    assert "Latency" not in page
+
+    def passes(batch, *milliseconds, memory=None):
+        low, middle, high = (value / 1000 for value in milliseconds)
+        facts = {"median_seconds": middle, "quartiles_seconds": [low, high], "passes": 10}
+        return {"batch": batch, **facts, "peak_memory_bytes": memory}
+
+    measured = {
+        0: ("CPU, A", [passes(1, 1, 2, 3, memory=2**20), passes(64, 50, 60, 90)]),
+        1: ("CPU, A", [passes(1, 2, 4, 9, memory=5 * 2**20), passes(64, 40, 50, 60)]),
+        2: ("A GPU", [passes(1, 1, 1, 1)]),
+    }
+    for seed, (device, batches) in measured.items():
+        own = {"latency": {"device": device, "threads": 1, "batches": batches}}
+        name = f"evaluate/d/hlrs/{seed}"
+        write_record(Path(f"in/{name}/provenance.json"), record("evaluate", f"d/hlrs/{seed}") | own)
+    table = latency_table(gather(job))
+    assert [column.detail for column in table.columns[3:]] == ["1 image"] * 3 + ["64 images"] * 3
+    assert [[cell.text for cell in row] for row in table.groups[0].rows] == [
+        ["hlrs", "CPU, A, 1 thread", "2", "3", "1 to 9", "5 MiB", "55", "40 to 90", "not recorded"],
+        ["hlrs", "A GPU, 1 thread", "1", "1", "1 to 1", "not recorded", "–", "–", "–"],
+    ]
+    assert Page(html(job)).open == []
+    assert {
+        name: job.output(name).read_text() for name in figures
+    } == figures  # of a machine, not of a result
 
 
 def test_after_a_resume_the_epochs_of_all_processes_count():

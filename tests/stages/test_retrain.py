@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -316,8 +317,13 @@ def test_the_moving_average_is_the_result_and_is_evaluated_on_the_holdout(worksp
     row = task.end([1.0, 1.0, 0.0])
     for name, p in task.result.named_parameters():
         assert torch.allclose(p.double(), expected[name], atol=1e-6)
-    predicted = predict(task.result, task.images, task.holdout, 7).argmax(1)
-    assert row["holdout_accuracy"] == (predicted == task.images.labels[task.holdout].numpy()).mean()
+    probabilities, labels = (
+        predict(task.result, task.images, task.holdout, 7),
+        task.images.labels[task.holdout],
+    )
+    assert row["holdout_accuracy"] == (probabilities.argmax(1) == labels.numpy()).mean()
+    own = [-math.log(p[label]) for p, label in zip(probabilities.tolist(), labels.tolist(), strict=True)]
+    assert row["holdout_nll"] == pytest.approx(math.fsum(own) / len(own))
 
 
 def test_a_classifier_is_retrained_on_the_averaged_network(workspace):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hlrs.artifacts.files import read_json
+from hlrs.artifacts.records import Latency
 from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.config.base import Spec
@@ -236,13 +237,15 @@ def test_bilateral_retraining_for_one_method_and_its_evaluation(workspace):
 
 def test_an_adjusted_prediction_is_evaluated_beside_the_plain_one(workspace):
     resnet = {"searcher": {"kind": "resnet", "depth": 20}}
-    by_stage = jobs(methods={"m": resnet}, evaluate={"adjust": 2.0})
+    by_stage = jobs(methods={"m": resnet}, evaluate={"adjust": 2.0, "latency": True})
     split.run(by_stage["split"])
     network = ResNet(20, in_channels=1, classes=10)
     initialize_resnet(network, torch.Generator().manual_seed(0))
     facts = {"preprocessing": {"mean": [0.3], "std": [0.4]}}
     write_tensors(Path(by_stage["evaluate"].inputs["weights"]), network.state_dict(), facts)
-    evaluate.run(by_stage["evaluate"])
+    measured = evaluate.run(by_stage["evaluate"])["latency"]
+    assert [(row["batch"], row["passes"] >= 10) for row in measured["batches"]] == [(1, True), (64, True)]
+    Latency.model_validate(measured, strict=True)
     metrics = read_json(by_stage["evaluate"].output("metrics.json"))
     table = pq.read_table(by_stage["evaluate"].output("predictions.parquet")).to_pandas()
     counts = np.array(metrics["train_counts"])

@@ -1,5 +1,6 @@
 """Measure how long a network takes to predict, and how much memory, on the device at hand."""
 
+import ctypes
 import gc
 import os
 import re
@@ -12,8 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hlrs.pipeline.environment import cpu_model
-from hlrs.training.device import choose
+from hlrs.training.device import choose, cpu_model
 
 BATCHES = (1, 64)  # images
 WARM_UP = 3  # passes before the first that counts: kernels are chosen, memory is taken
@@ -66,6 +66,7 @@ def _growth() -> Callable[[], int | None]:
     """Return what tells by how many bytes the peak of resident memory exceeds the present one (Linux)."""
     gc.collect()  # what is freed during the passes would hide as much of their growth
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # and so would what the process has freed and kept (device.prepare)
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak
         before = _resident("VmRSS")
     except (OSError, AttributeError):
