@@ -46,12 +46,17 @@ Card = Callable[[Mapping[str, float]], str]  # of how far each file's probabilit
 
 
 def write_onnx(network: Deployed, images: Tensor, path: Path) -> Predict:
-    """Write ONNX; UserError if its packages are not installed."""
+    """Write ONNX; UserError if its packages are not installed, or if it cannot express the arithmetic."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - which PyTorch's exporter needs
     except ModuleNotFoundError as error:
         raise UserError(f"--format onnx: {error.name} is missing; `pip install 'hlrs[onnx]'`") from None
+    if any(buffer.is_floating_point() and buffer.itemsize > 4 for buffer in network.buffers()):
+        raise UserError(
+            "--format onnx: this table of products needs convolutions in float64, which ONNX Runtime lacks; "
+            "choose torchscript, torch-export or integers"
+        )
     program = torch.onnx.export(
         network,
         (images,),

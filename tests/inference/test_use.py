@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ from hlrs.inference.locate import locate
 from hlrs.pipeline.execute import execute
 from hlrs.pipeline.plan import freeze, plan
 from tests.conftest import REPOSITORY, TINY
+from tests.messages import says
 
 CLASSES = ["ant", "bee", "cow"]
 RUN = "mine/cells/0"
@@ -280,12 +280,12 @@ def test_a_run_that_is_not_trained_and_weights_that_do_not_fit_are_one_line(
     assert "its header describes no network (classes: " in use("predict", tmp_path, "data").stderr
 
 
-SLOW = ["torch-export"] + ["onnx"] * (find_spec("onnxruntime") is not None)  # to write: seconds each
+SLOW = {"cells": ["torch-export", "onnx"], "approximate": ["onnx"], "tabulated": ["torch-export"]}  # to write: seconds each
 
 
 @pytest.mark.parametrize("method", ["cells", "resnet", "bench", "approximate", "tabulated"])
 def test_every_format_gives_the_networks_probabilities(use, method, tmp_path):
-    formats = ["torchscript", *(SLOW if method in ("cells", "tabulated") else [])]
+    formats = ["torchscript", *SLOW.get(method, [])]
     options = [option for name in formats for option in ("--format", name)]
     found = use("export", f"mine/{method}/0", "--to", tmp_path / "out", *options)
     assert found.exit_code == 0, found.output
@@ -307,6 +307,13 @@ def test_every_format_gives_the_networks_probabilities(use, method, tmp_path):
     with torch.no_grad():
         logits = classifier(classifier.preprocess(files[3]))
     assert logits.softmax(1).numpy()[0] == pytest.approx(expected[3], abs=1e-6)
+
+
+def test_a_table_that_needs_float64_is_refused_in_onnx(use, tmp_path):
+    found = use("export", "mine/tabulated/0", "--to", tmp_path / "out", "--format", "onnx")
+    assert found.exit_code == 2
+    says(found.stderr, "--format onnx", "float64", "integers")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("method", ["approximate", "tabulated"])
@@ -384,8 +391,7 @@ def test_the_card_has_the_runs_figures(use, tmp_path):
 def test_the_page_on_python_runs(use, trained, monkeypatch, capsys):
     page = (REPOSITORY / "docs" / "python.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    missing = [] if find_spec("timm") else ["import timm"]
-    code = "\n".join(block for block in blocks if not any(why in block for why in ["Not executed", *missing]))
+    code = "\n".join(block for block in blocks if "Not executed" not in block)
     names = {}
     exec(code.replace("digits_lt/darts/0", RUN).replace("np.zeros((8, 8)", "np.zeros((16, 16, 3)"), names)
     runs = names["runs"]
@@ -399,7 +405,8 @@ def test_the_page_on_python_runs(use, trained, monkeypatch, capsys):
 
 
 def test_a_trained_network_is_a_model_of_timm(use, tmp_path, monkeypatch):
-    timm = pytest.importorskip("timm")
+    import timm
+
     hlrs.register_timm()
     monkeypatch.setattr("hlrs.nas.ops.packed.LARGE", 0)  # several images per pixel, as on large maps
     images = torch.randint(256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

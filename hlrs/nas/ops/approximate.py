@@ -261,9 +261,7 @@ class Product(nn.Module):
 
 def _range(x: Tensor, dim: int, parts: int) -> Tensor:
     """Return the lowest and the highest values of each part of the channels, in a dimension: [2, parts]."""
-    if parts == 1:
-        return torch.stack([x.amin(), x.amax()])[:, None]
-    others = [other for other in range(4) if other != dim]
+    others = [other for other in range(4) if other != dim or parts == 1]  # named, as ONNX needs them
     return torch.stack([x.amin(others).view(parts, -1).amin(1), x.amax(others).view(parts, -1).amax(1)])
 
 
