@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hlrs.pipeline.environment import cpu_model
+from hlrs.training.device import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}  # of processes started here

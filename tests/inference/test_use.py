@@ -280,7 +280,11 @@ def test_a_run_that_is_not_trained_and_weights_that_do_not_fit_are_one_line(
     assert "its header describes no network (classes: " in use("predict", tmp_path, "data").stderr
 
 
-SLOW = {"cells": ["torch-export", "onnx"], "approximate": ["onnx"], "tabulated": ["torch-export"]}  # to write: seconds each
+SLOW = {
+    "cells": ["torch-export", "onnx"],
+    "approximate": ["onnx"],
+    "tabulated": ["torch-export"],
+}  # to write: seconds each
 
 
 @pytest.mark.parametrize("method", ["cells", "resnet", "bench", "approximate", "tabulated"])
