@@ -21,6 +21,7 @@ from hlrs.errors import Failure, UserError, in_one_line
 if TYPE_CHECKING:
     from hlrs.artifacts.jobs import Job
     from hlrs.config.params import Params
+    from hlrs.report.figure_files import Format
 
 STAGE_HELP = {
     "split": "Draw a long-tailed split of a data set.",
@@ -361,6 +362,41 @@ def publish(params: Path) -> None:
     if not plan.publish(_jobs(params)):
         raise UserError("the report of these params does not exist yet; `snakemake --cores all` builds it")
     click.echo(PUBLISHED / "index.html")
+
+
+@main.command(epilog="Example: hlrs figures --to paper/figures --format pdf")
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder to write."
+)
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(["pdf", "png"]),
+    multiple=True,
+    default=["pdf", "png"],
+    help="Format; may be repeated.  [default: both]",
+)
+@click.option(
+    "--dpi",
+    type=click.IntRange(72, 600),
+    default=300,
+    show_default=True,
+    help="Resolution of PNG; 96 are the pixels of the page.",
+)
+def figures(folder: Path, formats: "tuple[Format, ...]", dpi: int) -> None:
+    """Convert the report's figures to PDF and PNG.
+
+    DIR must be new or empty. It gets every figure of report/figures.zip under its name there: as PDF, drawn
+    in vectors, for LaTeX, and as PNG for slides. `hlrs publish` copies the report of the current params to
+    report/.
+    """
+    from hlrs.artifacts.jobs import PUBLISHED
+    from hlrs.report.figure_files import convert
+
+    if "png" not in formats:
+        _refuse_given(["dpi"], "acts with --format png alone")
+    count = convert(PUBLISHED / "figures.zip", folder, [*dict.fromkeys(formats)], dpi)
+    click.echo(f"{folder}: {count} files")
 
 
 @main.command(epilog="Example: hlrs predict digits_lt/darts/0 'photos/*.png' --top 3")
