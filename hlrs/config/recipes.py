@@ -84,10 +84,12 @@ class Optimizer(Spec):
     """What all optimizers share: the learning rate follows `schedule` by epoch.
 
     The first `warm_up` epochs multiply that by (epoch + 1)/warm_up  (Goyal et al. 2017, §2.2).
-    `scales`: whether a classifier's gradient, r times as large, makes r times as large a step.
+    `scales`: whether a classifier's gradient, r times as large, makes r times as large a step. `moments`:
+    numbers that it keeps per weight.
     """
 
     scales: ClassVar[bool]
+    moments: ClassVar[int] = 1
 
     lr: LearningRate
     lr_min: float = Field(0.0, ge=0, le=1000)
@@ -151,6 +153,7 @@ class AdamW(Optimizer):
 
     kind: Literal["adamw"] = "adamw"
     scales: ClassVar[bool] = False
+    moments: ClassVar[int] = 2
     lr: LearningRate = 1e-3
     betas: list[ShareOrNone] = Field([0.9, 0.999], min_length=2, max_length=2)
     eps: float = Field(1e-8, ge=1e-30, le=1)  # a smaller one is 0 in float32
@@ -607,6 +610,11 @@ class Retrain(Spec):
                 f"{of} has a classifier of unit norm: leave out classifier {self.classifier.kind}"
             )
         return self
+
+    @property
+    def averages(self) -> int:
+        """Count the copies of the weights that averages keep."""
+        return sum(share is not None for share in (self.lookahead, self.ema, self.swa))
 
     @property
     def file(self) -> str | None:

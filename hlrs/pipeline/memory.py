@@ -1,9 +1,9 @@
 """Estimate the memory that a training or scoring needs, and what its job may have.
 
-The estimate counts the maps that a step keeps for its backward pass, the weights with their gradients and
-momentum, and the images that are held on the device. The maps per edge, cell and block were fitted to
-measured peaks, which lie within a factor of `UNSURE` (tests/pipeline/test_memory.py measures some): only a
-job that does not fit by more than that factor is refused. Loads without torch.
+The estimate counts the maps that a step keeps for its backward pass, the weights with their gradients,
+moments and averages, and the images that are held on the device. The maps per edge, cell and block were
+fitted to measured peaks, which lie within a factor of `UNSURE` (tests/pipeline/test_memory.py measures
+some): only a job that does not fit by more than that factor is refused. Loads without torch.
 """
 
 import os
@@ -24,7 +24,8 @@ UNSURE = 2.0
 FLOAT = 4  # bytes
 WORD = 8  # bytes of a pattern
 OF_A_PATTERN = 4  # words: itself, joined with all others, and what finds the different ones
-OF_A_WEIGHT = 4  # numbers: itself, its gradient, its momentum, a step's scratch
+OF_A_MAP = {"float32": FLOAT, "bfloat16": 2}  # bytes, by precision
+OF_A_WEIGHT = 3  # numbers: itself, its gradient, a step's scratch; moments and averages come on top
 BLOCK = 7  # maps that a residual block of a ResNet keeps
 STEMS = {"cifar": 9.0, "imagenet": 0.5}  # maps of `channels` and all pixels
 RESNET_STAGES = 3
@@ -98,7 +99,14 @@ def _of_supernet(
     maps += STEMS[images.stem] * recipe.channels * pictures.size**2
     own = [channels / shape.portion for channels, _ in plan]
     weights = edges * sum(of.weights[0] * c**2 + of.weights[1] * c for c in own)
-    return FLOAT * (batch * maps + (OF_A_WEIGHT + copies) * weights)
+    return _bytes(recipe, batch * maps, weights, copies)
+
+
+def _bytes(recipe: Search | Retrain, maps: float, weights: float, copies: int = 0) -> float:
+    """Bytes of so many elements of maps and of so many weights, of which there are further `copies`."""
+    averages = recipe.averages if isinstance(recipe, Retrain) else 0
+    numbers = OF_A_WEIGHT + recipe.weights.moments + averages + copies
+    return OF_A_MAP[recipe.precision] * maps + FLOAT * numbers * weights
 
 
 def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:
@@ -116,7 +124,7 @@ def of_retraining(params: RetrainJob, nodes: int, pictures: Pictures) -> float:
         maps = sum(float(edges * of.derived_edge + of.cell) * channels * size**2 for channels, size in plan)
         maps += STEMS[params.images.stem] * recipe.channels * pictures.size**2
         weights = sum(float(of.derived_weights * edges * channels**2) for channels, _ in plan)
-        needed += FLOAT * (batch * maps + OF_A_WEIGHT * weights)
+        needed += _bytes(recipe, batch * maps, weights)
     return needed
 
 
@@ -126,7 +134,7 @@ def _of_blocks(recipe: Search | Retrain, batch: int, pictures: Pictures) -> floa
     stages = [(scale * recipe.channels, -(-pictures.size // scale)) for scale in scales]
     maps = sum(float(blocks * BLOCK * channels * size**2) for channels, size in stages)
     weights: float = sum(18.0 * blocks * channels**2 for channels, _ in stages)
-    return FLOAT * (batch * maps + OF_A_WEIGHT * weights)
+    return _bytes(recipe, batch * maps, weights)
 
 
 def _cells(recipe: Search | Retrain, space: Space) -> int:

@@ -182,6 +182,22 @@ def test_a_step_on_twice_the_batch_or_from_two_samplers_needs_twice_the_maps():
     assert two == pytest.approx(large, rel=0.02)
 
 
+def test_moments_and_averages_need_memory_for_each_weight_and_bfloat16_halves_the_maps():
+    def needed(**entries):
+        recipe = {"channels": 8, "cells": 3, "batch_size": 16, "auxiliary_weight": 0.0} | entries
+        return of_retraining(params_of("retrain", retrain=recipe), 2, Pictures(32))
+
+    # two nodes of two edges with 2 c² weights each; cells of 8, 16 and 32 channels
+    weights = 4 * 2 * (8**2 + 16**2 + 32**2)
+    plain, adamw = needed(), needed(weights={"kind": "adamw", "lr": 0.001})
+    assert adamw - plain == 4 * weights
+    assert needed(ema=0.9) - plain == needed(lookahead=0.5) - plain == 4 * weights
+    assert needed(swa=0.3) - plain == 4 * weights
+    assert needed(ema=0.9, lookahead=0.5) - plain == 8 * weights
+    of_weights = 4 * 4 * weights  # itself, gradient, momentum, scratch
+    assert needed(precision="bfloat16") - of_weights == pytest.approx((plain - of_weights) / 2)
+
+
 def test_views_of_an_image_need_maps_of_their_own():
     def needed(batch_size, kind):
         entries = {"objective": {"kind": kind}, "auxiliary_weight": 0.0, "batch_size": batch_size}
