@@ -93,7 +93,9 @@ def _named(value: Any, wanted: str = "mapping") -> str:
 
 
 def _shown(value: Any) -> str:
-    """Show a value in less than a line."""
+    """Show a value in less than a line, as YAML writes it where Python has another word."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int) and value.bit_length() > MANY_BITS:
         return f"a number of {value.bit_length()} bits"
     return SHORT.repr(value)

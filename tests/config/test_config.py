@@ -130,7 +130,8 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
     ),
     "text for a number": ("epochs: 12", 'epochs: "12"', "search.epochs", "'12'", "integer"),
     "fraction for a count": ("epochs: 12", "epochs: 12.5", "search.epochs", "12.5", "integer"),
-    "truth for a number": ("seeds: [0, 1]", "seeds: [0, true]", "matrix.seeds.1", "True", "integer"),
+    "truth for a number": ("seeds: [0, 1]", "seeds: [0, true]", "matrix.seeds.1", "true", "integer"),
+    "nothing for a number": ("{lr: 0.05}", "{lr: null}", "retrain.weights.lr", "null", "number"),
     "odd channels": ("epochs: 12", "channels: 5", "search.channels", "5", "multiple of 2"),
     "momentum of 1": ("{lr: 0.05}", "{momentum: 1}", "retrain.weights.momentum", "less than 1"),
     "nesterov without momentum": (

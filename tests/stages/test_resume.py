@@ -63,7 +63,8 @@ RECIPES = {  # of trainings whose state is more than SGD's
             "in_search": False,
         }
     },
-    "glmc, adamw, sharpness, lookahead": {
+    "bfloat16, glmc, adamw, sharpness, lookahead": {
+        "retrain.precision": "bfloat16",
         "retrain.objective": {"kind": "glmc"},
         "retrain.auxiliary_weight": 0.0,
         "retrain.weights": {"kind": "adamw"},
