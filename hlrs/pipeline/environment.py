@@ -11,6 +11,7 @@ from typing import Any
 
 from hlrs.artifacts.code_digest import PACKAGE
 from hlrs.pipeline.container import digest_of_this
+from hlrs.pipeline.slurm import own_job
 from hlrs.training.device import cpu_model, given_gpus
 
 RECORDED = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "scikit-learn", "snakemake", "dvc")
@@ -27,7 +28,7 @@ def here(device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "gpu": _gpu() if device == "cuda" else None,
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_job": own_job(),
         "slurm_gpus": given_gpus(os.environ),
     }
 

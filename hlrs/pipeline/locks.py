@@ -33,6 +33,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from hlrs.artifacts.files import aside_of, say_aside, set_aside
 from hlrs.artifacts.jobs import STATE, Job
 from hlrs.errors import INTERRUPTED, Failure
+from hlrs.pipeline.slurm import own_job
 
 LEASES = STATE / "leases"
 RUN = STATE / "run.json"  # the claim of a snakemake that runs jobs
@@ -390,7 +391,7 @@ class Holder(BaseModel):
 def _this_process() -> dict[str, Any]:
     return {
         "host": platform.node(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_job": own_job(),
         **_process(os.getpid()),
     }
 

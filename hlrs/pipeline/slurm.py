@@ -92,14 +92,14 @@ def queued(keys: Iterable[str]) -> list[Queued] | None:
     submitted = {(id_, key) for id_, key in slurm_commands.submissions(Path.cwd()) if key in wanted}
     if not submitted or not available():
         return []
-    listing = ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%T|%Z")
+    listing = ask("squeue", "--array", "--noheader", f"--user={os.getuid()}", "--format=%i|%T|%Z")
     if listing is None:
         return None
     here, found = str(Path.cwd()), []
     for line in listing.splitlines():
         id_, state, folder = line.split("|", 2)
         found += [Queued(id_, state, key) for job, key in submitted if job == id_ and folder == here]
-    return sorted(found, key=lambda job: int(job.id))
+    return sorted(found, key=lambda job: [int(number) for number in job.id.split("_")])
 
 
 def wait_for_earlier(jobs: list[Job], *, wait: bool) -> None:
@@ -154,7 +154,7 @@ def failures(jobs: list[Job], since: float) -> list[str]:
 
 def _reason(id_: str, job: Job) -> str:
     logs = [
-        *Path(".snakemake/slurm_logs").glob(f"*/*/{id_}.log"),
+        *Path(".snakemake/slurm_logs").rglob(f"{id_}.log"),
         *([job.log] if job.log.exists() else []),
     ]
     text = "\n".join(log.read_text(errors="replace") for log in logs)
@@ -178,7 +178,7 @@ def request_requeue() -> None:
 
     A stage may run in a container without scontrol, so the snakemake outside acts on the request.
     """
-    if job := _own_job():
+    if job := own_job():
         write_text(REQUESTS / job, json.dumps({"job": job}) + "\n")
 
 
@@ -188,7 +188,7 @@ def serve_job() -> None:
     It survives the warning, forwards signals to its stage, which SLURM may not reach (with proctrack/cgroup
     it signals only a step's first process), and requeues the job at its end if the stage requested it.
     """
-    job = _own_job()
+    job = own_job()
     if job is None:
         return
     (REQUESTS / job).unlink(missing_ok=True)
@@ -203,12 +203,21 @@ def serve_job() -> None:
     threading.Thread(target=_pass_on, args=(reading, sending), daemon=True).start()
 
 
-def _own_job() -> str | None:
-    """Return the number of this process's SLURM job, None outside of one; UserError if it is no number."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job and not re.fullmatch("[0-9]+", job):  # it names a file
-        raise UserError(f"SLURM_JOB_ID={job!r}: not the number of a job; unset it outside of SLURM")
-    return job or None
+def own_job() -> str | None:
+    """Return the id of this process's SLURM job, None outside of one; UserError if it is no number.
+
+    That of an array's task is `array_task`: SLURM_JOB_ID in one of the tasks is the number of the array.
+    """
+    job = _number("SLURM_JOB_ID")
+    array, task = _number("SLURM_ARRAY_JOB_ID"), _number("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if job and array and task else job
+
+
+def _number(variable: str) -> str | None:
+    number = os.environ.get(variable)
+    if number and not re.fullmatch("[0-9]+", number):  # it names a file
+        raise UserError(f"{variable}={number!r}: not the number of a job; unset it outside of SLURM")
+    return number or None
 
 
 def _outlive(number: int, frame: FrameType | None) -> None:

@@ -11,11 +11,15 @@ a job (MinJobAge), when a job ends as PREEMPTED or NODE_FAIL, or when sacct name
 - a submitted job that squeue has forgotten and whose end sacct does not know is reported as COMPLETED if its
   record, which is written last, exists, otherwise as FAILED;
 - a job that ended as PREEMPTED or NODE_FAIL is requeued, or reported as FAILED if that is refused;
-- a submission waits for the controller and is not repeated if the first attempt arrived.
+- a submission waits for the controller and is not repeated if the first attempt arrived;
+- each task of a job array runs its own command as a single job does (the executor runs the first task outside
+  of a step, where SLURM's warning does not reach it, and all tasks of an array beyond 128 kB as the first);
+- each task is known by its own id (the executor queries sacct by raw ids, one of which is also the array's).
 
 Runs as a process of its own with only the standard library.
 """
 
+import base64
 import json
 import os
 import re
@@ -23,6 +27,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 TOOLS = ("squeue", "sacct", "sbatch")
@@ -36,6 +41,9 @@ ABSENT = re.compile(  # messages for an absent controller, as opposed to an inva
     r"slurm backup controller|zero bytes were transmitted|temporarily unable|no network address",
     re.IGNORECASE,
 )
+JOB = "[0-9]+(_[0-9]+)?"  # a job's id, or that of an array's task
+# The executor's option with the commands of an array's other tasks, at the end of the first one's.
+OTHERS = re.compile(r"\s+--slurm-jobstep-array-execs[=\s]'?([A-Za-z0-9+/]+=*)'?\s*$")
 INTERRUPTED = ("PREEMPTED", "NODE_FAIL")
 NO_END = (*INTERRUPTED, "PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "UNKNOWN")
 
@@ -65,7 +73,7 @@ def _entries(record: Path) -> list[tuple[str, str]]:
     for line in record.read_bytes().splitlines() if record.is_file() else []:
         try:
             entry = json.loads(line)
-            if re.fullmatch("[0-9]+", entry["job"]) and re.fullmatch("([0-9a-f]{12})?", entry["key"]):
+            if re.fullmatch(JOB, entry["job"]) and re.fullmatch("([0-9a-f]{12})?", entry["key"]):
                 found.append((entry["job"], entry["key"]))
         except (ValueError, KeyError, TypeError, RecursionError):  # a truncated line
             continue
@@ -73,10 +81,12 @@ def _entries(record: Path) -> list[tuple[str, str]]:
 
 
 def _status(tool: str, arguments: list[str], run: str) -> int:
+    # not JobIdRaw: that of one task is the whole array's
+    arguments = [argument.replace("JobIdRaw", "JobID") for argument in arguments]
     known = _recorded(run)  # first: a job submitted after the query is new, not forgotten
     deadline = time.monotonic() + STATUS_SECONDS
     while True:
-        queue = _call("squeue", ["--format=%i|%T", "--states=all", "--noheader", "--name", run])
+        queue = _call("squeue", ["--array", "--format=%i|%T", "--states=all", "--noheader", "--name", run])
         done = _call("sacct", arguments) if tool == "sacct" else queue
         if 0 in (queue.returncode, done.returncode):
             break
@@ -116,6 +126,11 @@ def _continued(job: str) -> str:
 def _submit(arguments: list[str], run: str) -> int:
     comment = _option(arguments, "--comment") or ""
     script = sys.stdin.read() if "/dev/stdin" in arguments else None
+    keys = {} if _option(arguments, "--array") else {"": comment[-12:]}
+    if tasks := _tasks(arguments, script):
+        keys = {f"_{index}": _key(command) for index, command in tasks.items()}
+        comment += f"_and_{len(tasks) - 1}_more"
+        arguments, script = _with_script(arguments, comment), _script(tasks)
     deadline = time.monotonic() + SUBMIT_SECONDS
     while True:
         done = _call("sbatch", arguments, script)
@@ -129,14 +144,42 @@ def _submit(arguments: list[str], run: str) -> int:
     if done.returncode == 0:
         job = done.stdout.strip().split(";")[0]
         if re.fullmatch("[0-9]+", job):
-            _record(run, {"job": job, "key": comment[-12:]})
+            _record(run, [{"job": f"{job}{task}", "key": key} for task, key in keys.items()])
         sys.stdout.write(done.stdout)
     return done.returncode
 
 
+def _tasks(arguments: list[str], script: str | None) -> dict[int, str]:
+    """Return the command of each task of an array; none for a single job."""
+    text = (_option(arguments, "--wrap") or "") if script is None else script.partition("\n")[2]
+    span, others = _option(arguments, "--array"), OTHERS.search(text)
+    if span is None or others is None:
+        return {}
+    codes: dict[str, str] = json.loads(base64.b64decode(others[1]))
+    commands = {int(index): zlib.decompress(bytes.fromhex(code)).decode() for index, code in codes.items()}
+    return {int(span.partition("-")[0]): text[: others.start()], **commands}
+
+
+def _script(tasks: dict[int, str]) -> str:
+    cases = "".join(f"{index})\n{command}\n;;\n" for index, command in tasks.items())
+    return f"#!/bin/sh\ncase $SLURM_ARRAY_TASK_ID in\n{cases}esac\n"
+
+
+def _with_script(arguments: list[str], comment: str) -> list[str]:
+    """Return the arguments of a submission that reads its script from stdin and has another comment."""
+    kept = [argument for argument in arguments if not argument.startswith(("--wrap=", "/dev/stdin"))]
+    return [*kept, f"--comment={comment}", "/dev/stdin"]
+
+
+def _key(command: str) -> str:
+    """Return the key of the job that a command of the executor runs; empty if it names none."""
+    found = re.search(r"\bkey=([0-9a-f]{12})\b", command)
+    return found[1] if found else ""
+
+
 def _arrived(run: str, comment: str, deadline: float) -> str | None:
     """Return the job of a submission whose answer was lost, if it arrived, once squeue answers."""
-    query = ["--noheader", "--states=all", f"--name={run}", "--format=%i|%k"]
+    query = ["--noheader", "--states=all", f"--name={run}", "--format=%F|%k"]
     while (done := _call("squeue", query)).returncode != 0 and time.monotonic() < deadline:
         time.sleep(PAUSE_SECONDS)
     for line in done.stdout.splitlines():
@@ -151,13 +194,14 @@ def _recorded(run: str) -> list[tuple[str, str]]:
     return _entries(path) if path.exists() else []
 
 
-def _record(run: str, entry: dict[str, str]) -> None:
-    """Append a line in one write, because two submissions of a run may end at once."""
+def _record(run: str, entries: list[dict[str, str]]) -> None:
+    """Append a line per job in one write, because two submissions of a run may end at once."""
     RECORDS.mkdir(parents=True, exist_ok=True)
-    line = f"\n{json.dumps(entry, sort_keys=True)}\n".encode()  # the previous line may be truncated
+    lines = [json.dumps(entry, sort_keys=True) for entry in entries]
+    text = "\n".join(["", *lines, ""]).encode()  # the previous line may be truncated
     file = os.open(RECORDS / f"{run}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        os.write(file, line)
+        os.write(file, text)
     finally:
         os.close(file)
 

@@ -239,6 +239,12 @@ COMMENTS = {
     "configfile": "the workflow's settings for this site, next to this file",
 }
 
+ARRAYS = """\
+# one sbatch for all jobs of a rule that are ready at once (docs/cluster.md); needs `jobs: unlimited`:
+# slurm-array-jobs: search, retrain, evaluate
+# slurm-disable-memory-fudge: true
+"""
+
 
 def default_folder() -> Path:
     """Return the folder that `snakemake --profile slurm` searches after the current one."""
@@ -256,7 +262,7 @@ def write(cluster: Cluster, choice: Choice, folder: Path, force: bool) -> str:
     title = f"# {cluster.name}, SLURM {cluster.version}; written by `hlrs profile slurm` on {date.today()}\n"
     entries = _dumped(profile(cluster, choice)).splitlines()
     texts = {
-        folder / "config.yaml": title + "".join(map(_commented, entries)),
+        folder / "config.yaml": title + "".join(map(_commented, entries)) + ARRAYS,
         folder / "site.yaml": title + _dumped(site(cluster, choice)),
     }
     existing = [path for path in texts if path.exists()]

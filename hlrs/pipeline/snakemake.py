@@ -1,6 +1,7 @@
 """The Snakefile's interface: the plan in the main process, frozen specs in every process."""
 
 import functools
+import re
 import shlex
 import sys
 import time
@@ -81,6 +82,38 @@ def rest_between_jobs(workflow: Any) -> None:
     limiter = workflow.scheduler.job_rate_limiter
     if limiter is not None and (limiter.max_jobs, limiter.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+
+
+@in_one_line()
+def check_arrays(workflow: Any) -> None:
+    """End the process with one line if the executor would lose jobs of an array, or give some too few cores.
+
+    It drops the jobs that it is handed while more of their rule are ready than a limit lets through, and
+    requests for every task what the first one needs (2.8, Executor.run_jobs and run_array_jobs).
+    """
+    chosen = getattr(workflow.executor_settings, "array_jobs", None)
+    if not chosen:
+        return
+    for name, limit in workflow.scheduler.global_resources.items():
+        if limit < sys.maxsize:
+            limited, remedy = f"--resources {name}={limit}", "leave it out"
+            if name == "_nodes":
+                limited, remedy = f"--jobs {limit}", "add --jobs unlimited"
+            raise UserError(
+                f"--slurm-array-jobs: the executor loses jobs if {limited} holds some back; {remedy}"
+            )
+    rules = set(re.split(r"[\s,;]+", chosen))
+    cores: dict[str, set[int]] = {}
+    for job in workflow.dag.needrun_jobs():
+        if rules & {"all", job.rule.name} and not job.is_local:
+            cores.setdefault(job.rule.name, set()).add(job.threads)
+    for rule, numbers in cores.items():
+        if len(numbers) > 1:
+            needs = " or ".join(map(str, sorted(numbers)))
+            raise UserError(
+                f"--slurm-array-jobs: jobs of {rule} need {needs} cores, an array gives all what its first "
+                f"needs; leave {rule} out, or give all its runs the same threads"
+            )
 
 
 def register_handlers(workflow: Any) -> None:

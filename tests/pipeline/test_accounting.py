@@ -98,3 +98,22 @@ def test_a_cancelled_job_is_reported_with_its_reason(accounted):
     [line] = site.complaints()
     assert line.startswith(f"hlrs: search {RUN} (SLURM job {job}): ")
     assert "cancelled" in line
+
+
+def test_tasks_of_an_array_are_told_apart(site):
+    """The executor queries raw ids, of which one task's is the whole array's."""
+    site.command("snakemake", "--profile", "slurm", "-n")  # installs the commands
+    run, wrapped = "run-of-an-array", "--wrap=exit $((SLURM_ARRAY_TASK_ID == 2))"
+    options = ("--parsable", "--job-name", run, "--array=1-3", "--output=/dev/null", wrapped)
+    array = site.command(".hlrs/bin/sbatch", *options).strip()
+    expected = {f"{array}_1": "COMPLETED", f"{array}_2": "FAILED", f"{array}_3": "COMPLETED"}
+    query = query_job_status_sacct(run).split()[1:]
+
+    def ended():
+        found = site.command(EXECUTORS, *query)
+        return dict(line.split("|") for line in found.splitlines()) == expected
+
+    site.cluster.wait(ended, "not the states of three tasks")
+    raw = site.command(OWN, *query)
+    assert f"{array}|" in raw
+    assert f"{array}_" not in raw

@@ -698,6 +698,16 @@ def test_a_slurm_job_that_is_no_number_is_refused(number, monkeypatch):
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("variable", ["SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"])
+def test_a_task_of_an_array_that_is_no_number_is_refused(variable, monkeypatch):
+    numbers = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", variable: "../x"}
+    for name, number in numbers.items():
+        monkeypatch.setenv(name, number)
+    with pytest.raises(UserError, match=f"^{variable}="):
+        slurm.request_requeue()
+    assert list(Path().iterdir()) == []
+
+
 def test_dvcs_root_is_this_checkout_or_that_of_its_experiment(tmp_path, monkeypatch):
     make(JOBS[0])
     for root in (tmp_path / "elsewhere", tmp_path.parent, Path("/")):

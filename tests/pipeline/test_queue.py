@@ -125,6 +125,14 @@ def test_a_failure_without_a_reason_names_the_log(commands):
     assert "log" in unlogged
 
 
+def test_a_tasks_log_is_beside_those_of_its_array(commands):
+    submitted(("7_2", KEYS[0]))
+    path = Path(".snakemake/slurm_logs/rule_search/7_2.log")
+    path.parent.mkdir(parents=True)
+    path.write_text("slurmstepd: error: *** JOB 9 ON n1 CANCELLED AT 2024-03-01T10:20:30 ***\n")
+    assert slurm.failures(JOBS, 0.0) == ["search d/m/0 (SLURM job 7_2): it was cancelled"]
+
+
 def test_finished_foreign_and_earlier_jobs_are_not_reported(commands):
     submitted(("7", KEYS[0]), ("8", "ffffffffffff"))
     make(JOBS[0])
@@ -155,6 +163,14 @@ def test_queued_lists_the_jobs_of_this_folder_and_these_keys(commands, tmp_path)
     assert slurm.queued(KEYS[:3]) == expected
     assert slurm.queued(iter(KEYS[:3])) == expected
     assert f"--user={os.getuid()}" in commands.calls("squeue")[0]
+
+
+def test_queued_lists_each_task_of_an_array(commands, tmp_path):
+    submitted(("9_10", KEYS[0]), ("9_2", KEYS[1]), ("9_3", KEYS[2]))
+    commands.write("sbatch", "true")
+    commands.write("squeue", f"echo '9_10|PENDING|{tmp_path}'; echo '9_2|RUNNING|{tmp_path}'")
+    assert slurm.queued(KEYS) == [Queued("9_2", "RUNNING", KEYS[1]), Queued("9_10", "PENDING", KEYS[0])]
+    assert "--array" in commands.calls("squeue")[0]  # else squeue writes 9_[2-10]
 
 
 def test_without_submissions_or_slurm_squeue_is_not_called(commands, monkeypatch):
@@ -283,6 +299,14 @@ def test_a_job_is_requeued_once_at_its_end_if_its_stage_requested_it(commands, e
     assert "SLURM job 41" in line
     assert "requeued" in line
     assert not (REQUESTS / "41").exists()
+
+
+def test_a_task_of_an_array_is_requeued_alone(commands):
+    """`scontrol requeue 41` would requeue every task of array 41."""
+    commands.write("scontrol", "true")
+    output = job("slurm.request_requeue()", SLURM_ARRAY_JOB_ID="41", SLURM_ARRAY_TASK_ID="3")
+    assert commands.calls("scontrol") == [["requeue", "41_3"]]
+    assert "SLURM job 41_3 is requeued" in output
 
 
 def test_a_job_without_a_request_is_not_requeued(commands):

@@ -216,8 +216,12 @@ class Site:
 
     def stage_process(self):
         """The process that trains."""
-        [pid] = [p for p in self.cluster.processes() if b"hlrs\0search" in command_line(p)]
+        [pid] = self.stage_processes()
         return pid
+
+    def stage_processes(self):
+        """The processes that train, one per search."""
+        return [p for p in self.cluster.processes() if b"hlrs\0search" in command_line(p)]
 
     def step_process(self):
         """The snakemake inside the step, which SLURM's shepherd started."""
@@ -235,8 +239,9 @@ class Site:
 
     def position(self):
         """The epochs that the search's checkpoint holds."""
-        paths = list((self.folder / CHECKPOINTS).glob("*.safetensors"))
-        return read_tensors(paths[0])[1]["epoch"] if paths else 0
+        keys = [path.stem for path in (self.folder / "logs/search" / RUN).glob("*.log")]
+        paths = [self.folder / CHECKPOINTS / f"{key}.safetensors" for key in keys]
+        return next((read_tensors(path)[1]["epoch"] for path in paths if path.exists()), 0)
 
     def wait_until_resumed(self, epoch):
         """Wait until the search resumes where it was, or later: no epoch is trained twice."""
@@ -383,6 +388,79 @@ def test_a_search_survives_its_time_limit_a_preemption_and_the_loss_of_its_node(
     site.cluster.start_node(node)
     site.finish()
     assert same_as_undisturbed(site, *reference)["resumes"] >= 4
+
+
+# --- job arrays ---------------------------------------------------------------------------------------
+
+THREE = {"matrix.seeds": [0, 1, 2]}
+ARRAY = {"jobs": "unlimited", "slurm-array-jobs": "search", "slurm-disable-memory-fudge": True}
+
+
+def test_an_array_is_one_submission_whose_tasks_resume_one_by_one(search_of):
+    site, reference, process = search_of(BRIEF)
+    edit(site.folder / "params.yaml", **THREE)
+    site.lay_over(**ARRAY)
+    site.start("search_all")
+    site.wait(lambda: len(site.stage_processes()) == 3 and site.position(), "not all three train")
+    stages = site.stage_processes()
+    for pid in stages:  # so that none ends while it is looked at
+        os.kill(pid, signal.SIGSTOP)
+    states = json.loads(site.command("hlrs", "status", "--json"))["states"]
+    running = {state["run"]: state["by"] for state in states if state["state"] == "running"}
+    tasks = {run: re.search(r"\(SLURM job (\d+_\d)\)$", by)[1] for run, by in running.items()}
+    [array] = {task.partition("_")[0] for task in tasks.values()}  # one sbatch
+    assert sorted(tasks.values()) == [f"{array}_{index}" for index in (1, 2, 3)]
+    [comment] = {comment for _, comment, *_ in site.cluster.queue().values()}
+    assert re.fullmatch(r"rule_search_wildcards_digits_hlrs_\d_[0-9a-f]{12}_and_2_more", comment)
+    queued = site.command("snakemake", "--profile", "slurm", "-n", "search_all")
+    assert all(f"{task} running: search {run}" in queued for run, task in tasks.items())
+
+    for pid in stages:
+        os.kill(pid, signal.SIGCONT)
+    safe = site.progressed()
+    site.cluster.ask("scancel", "--signal=USR1", tasks[RUN])  # to the job's steps, as SLURM's warning
+    site.wait_until_resumed(safe)
+    site.finish()
+    assert process.wait(DEADLINE) == 0
+    made = outputs(site.folder, "search")
+    assert outputs(reference, "search").items() <= made.items()
+    records = {run: record(site.folder, "search", run) for run in tasks}
+    assert {run: found["slurm_job"] for run, found in records.items()} == tasks
+    assert {run: found["resumes"] for run, found in records.items()} == {**dict.fromkeys(tasks, 0), RUN: 1}
+    assert {found["slurm_gpus"] for found in records.values()} == {1}
+
+
+def test_an_array_is_cancelled_with_snakemake(site):
+    edit(site.folder / "params.yaml", **alone(1000), **THREE)
+    site.command("hlrs", "split", "digits")
+    site.lay_over(**ARRAY)
+    site.start("search_all")
+    site.progressed()
+    assert len(site.cluster.queue()) == 3
+    site.process.send_signal(signal.SIGINT)
+    site.finish(status=1)
+    site.cluster.wait(lambda: not site.cluster.queue(), "tasks are left in the queue")
+    assert site.position()  # its state is saved
+
+
+def test_what_an_array_would_lose_or_starve_is_refused_before_anything_is_queued(site):
+    path = site.folder / "params.yaml"
+    edit(path, **{"matrix.methods": ["hlrs"], "matrix.datasets": ["digits", "streamed"], "report": {}})
+    digits = yaml.safe_load(path.read_text())["datasets"]["digits"]
+    edit(path, **{"datasets.streamed": digits | {"stream": {"above_mb": 0, "workers": 1}}})
+    site.command("hlrs", "split", "digits")
+    site.command("hlrs", "split", "streamed")
+    refused = ("snakemake", "--profile", "slurm", "--slurm-array-jobs=search", "search_all")
+    for options, facts in [
+        ((), ("--jobs 100 ", "--jobs unlimited")),
+        (("--jobs", "unlimited", "--resources", "gpu=4"), ("--resources gpu=4 ",)),
+        (("--jobs", "unlimited"), ("search need 1 or 2 cores",)),
+    ]:
+        shown = site.command(*refused, *options, status=2)
+        [line] = [line for line in shown.splitlines() if line.startswith("hlrs: ")]
+        assert line.startswith("hlrs: --slurm-array-jobs: ")
+        assert all(fact in line for fact in facts), line
+    assert site.cluster.queue(all_states=True) == {}
 
 
 # --- failures: nothing is lost, and the same command resumes ------------------------------------------

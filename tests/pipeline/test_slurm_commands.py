@@ -1,10 +1,12 @@
 """The squeue, sacct and sbatch that the executor calls, wrapped around stand-ins for SLURM's own."""
 
+import base64
 import json
 import os
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -100,11 +102,12 @@ def test_a_missing_command_is_one_line(commands, monkeypatch):
 def test_states_are_passed_on_as_slurm_reports_them(commands):
     commands.write("squeue", "echo '7|RUNNING'; echo '8|PENDING'; echo '9|TIMEOUT'")
     assert call(*SQUEUE) == (0, "7|RUNNING\n8|PENDING\n9|TIMEOUT\n", "")
-    assert commands.calls("squeue") == [list(SQUEUE[1:])]
+    assert commands.calls("squeue") == [["--array", *SQUEUE[1:]]]
     commands.write("squeue", "true")
     commands.write("sacct", "echo '7|CANCELLED by 1000'; echo '8|OUT_OF_MEMORY'")
     assert call(*SACCT) == (0, "7|CANCELLED\n8|OUT_OF_MEMORY\n", "")  # the executor knows only CANCELLED
-    assert commands.calls("sacct") == [list(SACCT[1:])]
+    by_task = ["-X", "--parsable2", "--noheader", "--format=JobID,State", "--name", RUN]
+    assert commands.calls("sacct") == [by_task]
 
 
 @pytest.mark.parametrize("query", [SQUEUE, SACCT])
@@ -112,7 +115,7 @@ def test_a_query_that_fails_twice_is_retried(commands, query):
     commands.write("squeue", AWAY)
     commands.write(query[0], f"[ $n -gt 2 ] || {{ {AWAY}; }}; echo '7|RUNNING'")
     assert hurried(*query) == (0, "7|RUNNING\n", "")
-    assert commands.calls(query[0]) == [list(query[1:])] * 3
+    assert len(commands.calls(query[0])) == 3
 
 
 def test_a_query_that_keeps_failing_returns_its_status(commands):
@@ -143,7 +146,7 @@ def test_squeue_answers_if_accounting_does_not(commands, complaint):
     submitted(("7", KEY), ("8", OTHER))
     assert call(*SACCT) == (0, "7|RUNNING\n8|FAILED\n", "")
     assert len(commands.calls("sacct")) == 1
-    assert commands.calls("squeue") == [list(SQUEUE[1:])]
+    assert commands.calls("squeue") == [["--array", *SQUEUE[1:]]]
 
 
 def test_a_job_that_squeue_forgot_is_judged_by_its_result(commands):
@@ -151,6 +154,13 @@ def test_a_job_that_squeue_forgot_is_judged_by_its_result(commands):
     submitted(("6", KEY), ("7", "777777777777"), ("8", OTHER))
     make(KEY)
     assert call(*SQUEUE) == (0, "7|RUNNING\n6|COMPLETED\n8|FAILED\n", "")
+
+
+def test_each_task_of_an_array_has_a_state_of_its_own(commands):
+    commands.write("squeue", "echo '7_1|RUNNING'; echo '7_3|PENDING'")
+    submitted(("7_1", KEY), ("7_2", KEY), ("7_3", OTHER), ("7_4", OTHER))
+    make(KEY)
+    assert call(*SQUEUE) == (0, "7_1|RUNNING\n7_3|PENDING\n7_2|COMPLETED\n7_4|FAILED\n", "")
 
 
 def test_a_record_outside_of_results_is_ignored(commands):
@@ -354,3 +364,60 @@ def test_submissions_are_those_of_active_snakemake_runs(commands):
     assert slurm_commands.submissions(Path()) == [("7", OTHER), ("6", KEY)]
     assert slurm_commands.submissions(Path(), since=2000) == [("7", OTHER)]
     assert slurm_commands.submissions(Path("nowhere")) == []
+
+
+# --- arrays: as the executor submits them (2.8, run_array_jobs) ---------------------------------------
+
+
+def command_of(key):
+    return f"echo --target-jobs 'search:dataset=digits,method=hlrs,seed=0,key={key}'"
+
+
+def others(**keys):
+    """The commands of the tasks after the first."""
+    codes = {index[1:]: zlib.compress(command_of(key).encode(), level=9).hex() for index, key in keys.items()}
+    return base64.b64encode(json.dumps(codes).encode()).decode()
+
+
+FURTHER = others(_5=OTHER, _6="666666666666")
+WRAPPED = (f"--wrap={command_of(KEY)} --slurm-jobstep-array-execs={FURTHER}",)
+SCRIPT = f"#!/bin/sh\n{command_of(KEY)}\n--slurm-jobstep-array-execs\n{FURTHER}"
+
+
+@pytest.mark.parametrize(("last", "text"), [(WRAPPED, None), (("/dev/stdin",), SCRIPT)])
+def test_each_task_of_an_array_runs_its_own_command_and_is_recorded_with_its_key(commands, last, text):
+    commands.write("sbatch", "cat > script; echo 7")
+    status, output, complaint = call(*SBATCH[:-1], "--array=4-6", *last, text=text)
+    assert (status, output, complaint) == (0, "7\n", "")
+    [arguments] = commands.calls("sbatch")
+    assert arguments == [*SBATCH[1:-1], "--array=4-6", f"--comment={COMMENT}_and_2_more", "/dev/stdin"]
+    keys = {"4": KEY, "5": OTHER, "6": "666666666666"}
+    for task, key in keys.items():
+        ran = subprocess.run(
+            ["sh", "script"], env={"SLURM_ARRAY_TASK_ID": task}, capture_output=True, text=True
+        )
+        assert ran.stdout == f"--target-jobs search:dataset=digits,method=hlrs,seed=0,key={key}\n"
+    assert slurm_commands.submissions(Path()) == [(f"7_{task}", key) for task, key in keys.items()]
+
+
+def test_an_array_of_another_form_is_passed_through(commands):
+    commands.write("sbatch", "echo 7")
+    assert call(*SBATCH, "--array=1-3") == (0, "7\n", "")
+    assert commands.calls("sbatch") == [[*SBATCH[1:], "--array=1-3"]]
+    assert slurm_commands.submissions(Path()) == []  # whose job 7 squeue would never list
+
+
+def test_a_task_ends_with_the_status_of_its_command(commands):
+    commands.write("sbatch", "cat > script; echo 7")
+    wrapped = f"--wrap=exit 75 --slurm-jobstep-array-execs={FURTHER}"
+    call(*SBATCH[:-1], "--array=4-6", wrapped)
+    assert subprocess.run(["sh", "script"], env={"SLURM_ARRAY_TASK_ID": "4"}).returncode == 75
+
+
+def test_an_array_whose_answer_was_lost_is_not_sent_twice(commands):
+    commands.write("sbatch", SENT_AWAY)
+    commands.write("squeue", f"echo '7|{COMMENT}_and_2_more'; echo '7|{COMMENT}_and_2_more'")
+    assert hurried(*SBATCH[:-1], "--array=4-6", *WRAPPED) == (0, "7\n", "")
+    assert len(commands.calls("sbatch")) == 1
+    assert "--format=%F|%k" in commands.calls("squeue")[0]  # the array's number, not a task's
+    assert [job for job, _ in slurm_commands.submissions(Path())] == ["7_4", "7_5", "7_6"]

@@ -1,5 +1,6 @@
 """`hlrs profile slurm`: what SLURM's listings mean, what is chosen, and the profile as Snakemake reads it."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,6 +211,16 @@ def test_the_executor_accepts_the_settings():
     assert resources(args.default_resources) == {"slurm_partition": "cpu"}
     assert resources(args.set_resources["retrain"]) == {"slurm_partition": "gpu"}
     assert read(cluster(CPU, GPU, accounting=True)).slurm_status_command == "sacct"
+
+
+def test_the_lines_for_job_arrays_work_once_uncommented():
+    read(cluster(CPU, GPU))
+    path = Path("slurm/config.yaml")
+    text = path.read_text().replace("jobs: 100 ", "jobs: unlimited ")
+    path.write_text(text.replace("# slurm-", "slurm-"))
+    args = parse_args(["--profile", "slurm"])[1]
+    assert (args.jobs, args.slurm_array_jobs) == (sys.maxsize, "search, retrain, evaluate")
+    assert args.slurm_disable_memory_fudge
 
 
 def test_without_gpus_no_rule_requests_one():
