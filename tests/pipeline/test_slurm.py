@@ -390,6 +390,19 @@ def test_a_search_survives_its_time_limit_a_preemption_and_the_loss_of_its_node(
     assert same_as_undisturbed(site, *reference)["resumes"] >= 4
 
 
+def test_a_partition_file_beside_the_profile_replaces_its_choice(site):
+    """The executor prefers the partition with the closer limits, here one that preempts other jobs."""
+    limits = {"main": {"max_runtime": 2880}, "urgent": {"max_runtime": 1440}}
+    beside = Path(f"{site.folder}.config/snakemake/slurm/partitions.yaml")
+    beside.write_text(yaml.safe_dump({"partitions": limits}))
+    site.lay_over(**{"default-resources": {}, "slurm-partition-config": beside.name})
+    site.start("split_all")
+    listing = ("squeue", "--noheader", "--states=all", "--format=%P")
+    site.wait(lambda: site.cluster.ask(*listing), "nothing is submitted")
+    assert site.cluster.ask(*listing) == "urgent"
+    site.finish()
+
+
 # --- job arrays ---------------------------------------------------------------------------------------
 
 THREE = {"matrix.seeds": [0, 1, 2]}
