@@ -78,6 +78,12 @@ class Calibration:
 
     def __init__(self, jobs: list[Job], say: Callable[[str], None]) -> None:
         self.makers = {path: job for job in jobs for path in job.outputs}
+        self.drawn: dict[str, str] = {}  # split -> the first that differs from it in its draw alone
+        first: dict[str, str] = {}
+        for job in jobs:
+            if job.stage == "split":
+                path = str(job.output("split.parquet"))
+                self.drawn[path] = first.setdefault(signature(job.params), path)
         self.say = say
         self.splits: dict[str, tuple[dict[str, Any], list[str]]] = {}
         self.cache = Cache[dict[str, Entry]](MEMORY, dict[str, Entry])
@@ -91,6 +97,10 @@ class Calibration:
         whole = [measurement for measurement in known if measurement.paces.keys() >= set(read)]
         usable = [measurement for measurement in whole if measurement.gpu or not gpu_here()]
         return max(usable, key=lambda measurement: (measurement.gpu, measurement.date), default=None)
+
+    def split(self, path: str) -> str:
+        """Return the split that stands for all draws of the same images, which cost the same to train on."""
+        return self.drawn.get(path, path)
 
     def throughput(self, job: Job) -> Measurement:
         """Return the saved throughput of a training, or measure it.
@@ -114,9 +124,9 @@ class Calibration:
         return measured
 
     def _name(self, job: Job) -> str:
-        """What a measurement holds for: everything but the seeds, and which network is retrained."""
+        """What a measurement holds for: everything but seeds, draws, and which network is retrained."""
         there = Path(job.inputs["genotype"]).exists() if "genotype" in job.inputs else None
-        facts = [job.stage, signature(job.params), job.code, job.inputs["split"], there]
+        facts = [job.stage, signature(job.params), job.code, self.split(job.inputs["split"]), there]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
     def _probe(self, job: Job, epochs: list[int], device: str) -> list[Throughput]:

@@ -60,10 +60,10 @@ class Forecast:
         self.trainings: dict[tuple[str, str, str], Estimate] = {}  # by stage, parameters and split
 
     def of(self, job: Job) -> Estimate:
-        """Estimate a job; jobs that differ only in their seeds share one estimate of the training."""
+        """Estimate a job; jobs that differ only in seeds and draws share one estimate of the training."""
         if not epochs(job):
             return self._other(job)
-        name = job.stage, signature(job.params), job.inputs["split"]
+        name = job.stage, signature(job.params), self.calibration.split(job.inputs["split"])
         if name not in self.trainings:
             self.trainings[name] = self._training(job)
         threads = job.params[job.stage]["threads"]
@@ -84,8 +84,10 @@ class Forecast:
 
     def _training(self, job: Job) -> Estimate:
         """Estimate a training by records of the same parameters and split, or by a measurement."""
-        wanted = signature(job.params), job.inputs["split"]
-        same = [r for r in self.by_stage.get(job.stage, []) if (signature(r.params), _split(r)) == wanted]
+        wanted = signature(job.params), self.calibration.split(job.inputs["split"])
+        same = [
+            r for r in self.by_stage.get(job.stage, []) if (signature(r.params), self._split(r)) == wanted
+        ]
         same = [r for r in same if _trains(r, batches(job))]
         if not all(record.gpu for record in same) and gpu_here():
             same = [record for record in same if record.gpu]
@@ -98,6 +100,9 @@ class Forecast:
             return Estimate(job, "unknown", str(error))
         except ModuleNotFoundError as error:
             return Estimate(job, "unknown", f"{error.name} is not installed here")
+
+    def _split(self, record: Record) -> str | None:
+        return self.calibration.split(record.inputs["split"].path) if "split" in record.inputs else None
 
     def _recorded(self, job: Job, records: list[Record]) -> Estimate:
         same, device, gpu = _of_one_device(records)
@@ -115,7 +120,9 @@ class Forecast:
             device=found.device,
             gpu=found.gpu,
             training=found.seconds(numbers, evaluated(job)),
-            sources=frozenset([f"{job.stage} {signature(job.params)} {job.inputs['split']}"]),
+            sources=frozenset(
+                [f"{job.stage} {signature(job.params)} {self.calibration.split(job.inputs['split'])}"]
+            ),
             steps=sum(p.steps for p in found.paces.values()),
             date=found.date,
         )
@@ -190,10 +197,6 @@ def _weight(stage: str, params: dict[str, Any]) -> list[Any]:
 
 def _section(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _split(record: Record) -> str | None:
-    return record.inputs["split"].path if "split" in record.inputs else None
 
 
 def _share_done(job: Job) -> float:

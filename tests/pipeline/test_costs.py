@@ -90,6 +90,15 @@ def test_seeds_of_the_same_parameters_are_averaged(workspace):
     assert found.hours == pytest.approx(49 / 3600)
 
 
+def test_draws_of_the_same_images_share_an_estimate(workspace):
+    edit(workspace / "params.yaml", **{"matrix.split_seeds": [0, 5]})
+    trained(jobs()["search/digits/hlrs/0"], [10, 10, 10])
+    found = estimate("search/digits-5/hlrs/0")
+    assert (found.how, found.seconds) == ("records", pytest.approx(34))
+    other = {"datasets.digits.max_per_class": 20}
+    assert estimate("search/digits-5/hlrs/0", **other).why == "it would be measured"
+
+
 def test_cpu_hours_count_every_thread(workspace):
     edit(workspace / "params.yaml", **{"search.threads": 4})
     trained(jobs()["search/digits/hlrs/0"], [10, 10, 10], gpu=None)
