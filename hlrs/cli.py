@@ -617,9 +617,9 @@ def profile(system: str, folder: Path | None, force: bool, **choice: Any) -> Non
 @click.option(
     "--threads",
     type=click.IntRange(1, 4096),
-    default=lambda: len(os.sched_getaffinity(0)),
-    show_default="the cores of this process",
-    help="Number of threads to measure with.",
+    default=1,
+    show_default=True,
+    help="Number of threads to measure with, on a CPU.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def describe(network: str, as_json: bool, params: Path, measure: bool, threads: int, **layout: Any) -> None:

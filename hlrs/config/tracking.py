@@ -1,17 +1,27 @@
 """Specs of what follows trainings while they run; no result depends on it."""
 
+from pathlib import PurePath
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hlrs.config.base import FilePath, Name, Spec
+
+
+def _outside_results(folder: str) -> str:
+    if PurePath(folder).parts[0] == "results":
+        raise ValueError(f"{folder} is among the results, all of which are checked: choose another folder")
+    return folder
+
+
+Curves = Annotated[FilePath, AfterValidator(_outside_results)]
 
 
 class TensorBoard(Spec):
     """Event files for TensorBoard, below `folder`: data set/method/seed/stage/key of the job."""
 
     kind: Literal["tensorboard"] = "tensorboard"
-    folder: FilePath = "tracking"
+    folder: Curves = "tracking/tensorboard"
 
 
 class Mlflow(Spec):
@@ -21,7 +31,7 @@ class Mlflow(Spec):
     """
 
     kind: Literal["mlflow"] = "mlflow"
-    uri: FilePath = "tracking"  # address of a server, or a folder
+    uri: Curves = "tracking/mlflow"  # address of a server, or a folder
     experiment: Name = "hlrs"
 
 

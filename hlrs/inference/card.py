@@ -42,7 +42,7 @@ def card(classifier: ImageClassifier, name: str, evaluation: Job | None, apart: 
     if evaluation is not None:
         facts |= _results(evaluation)
     folder = FileSystemLoader(Path(__file__).parent)
-    page = Environment(loader=folder, undefined=StrictUndefined, autoescape=False)  # noqa: S701 - Markdown
+    page = Environment(loader=folder, undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 - Markdown
     return page.get_template("card.md.j2").render(facts)
 
 

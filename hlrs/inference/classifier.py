@@ -83,7 +83,7 @@ class ImageClassifier(nn.Module):
         elif isinstance(image, np.ndarray):
             if image.dtype != np.uint8:
                 raise UserError(f"{name}: an array of {image.dtype}; give uint8, levels of 0 to 255")
-            if image.ndim != 2 and image.shape[2:] != (3,):
+            if image.size == 0 or (image.ndim != 2 and image.shape[2:] != (3,)):
                 raise UserError(
                     f"{name}: an array {list(image.shape)}; give [height, width] or [height, width, 3]"
                 )

@@ -174,10 +174,12 @@ def tracked(job: Job) -> Iterator[None]:
     follower, level, finished = Follower(job), EPOCHS.level, False
     EPOCHS.addHandler(follower)
     EPOCHS.setLevel(logging.INFO)
+    EPOCHS.propagate = False  # the lines of progress say it; a tracker's package may log to the terminal
     try:
         yield
         finished = True
     finally:
+        EPOCHS.propagate = True
         EPOCHS.setLevel(level)
         EPOCHS.removeHandler(follower)
         follower.end(finished)

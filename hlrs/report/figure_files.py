@@ -40,9 +40,12 @@ def convert(archive: Path, folder: Path, formats: Sequence[Format], dpi: int) ->
     with replacing_folder(folder.absolute()) as temporary:
         figures = _unpack(archive, temporary)
         for figure in figures:
-            svg = figure.read_text(encoding="utf-8")
-            for name in formats:
-                figure.with_suffix(f".{name}").write_bytes(draw(svg, name))
+            try:
+                svg = figure.read_text(encoding="utf-8")
+                for name in formats:
+                    figure.with_suffix(f".{name}").write_bytes(draw(svg, name))
+            except ValueError as error:
+                raise _damaged(archive, f"{figure.relative_to(temporary)}: {error}") from None
             figure.unlink()
     return len(figures) * len(formats)
 
@@ -56,14 +59,17 @@ def _by_typst(dpi: int) -> Draw:
     fonts = typst.Fonts()  # of this machine; to find them takes longer than to draw
 
     def draw(svg: str, name: Format) -> bytes:
-        content = typst.compile(
-            PAGE,
-            format=name,
-            ppi=dpi,
-            sys_inputs={"figure": _with_dots(svg)},
-            font_paths=fonts,
-            pdf_standards=["1.5"] if name == "pdf" else [],  # pdfTeX warns of later versions
-        )
+        try:
+            content = typst.compile(
+                PAGE,
+                format=name,
+                ppi=dpi,
+                sys_inputs={"figure": _with_dots(svg)},
+                font_paths=fonts,
+                pdf_standards=["1.5"] if name == "pdf" else [],  # pdfTeX warns of later versions
+            )
+        except typst.TypstError as error:
+            raise ValueError(error) from None
         assert isinstance(content, bytes)  # of one page
         return content
 
@@ -76,9 +82,17 @@ def _with_dots(svg: str) -> str:
 
 
 def _unpack(archive: Path, folder: Path) -> list[Path]:
-    """Unpack the SVG files of an archive; Failure if it is damaged."""
+    """Unpack the SVG files of an archive; Failure if it is damaged, or has none."""
     try:
         with zipfile.ZipFile(archive) as file:
-            return [Path(file.extract(name, folder)) for name in file.namelist() if name.endswith(".svg")]
+            names = [name for name in file.namelist() if name.endswith(".svg")]
+            figures = [Path(file.extract(name, folder)) for name in names]
     except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: seemingly encrypted
-        raise Failure(f"{archive}: damaged ({error}); delete it and run `hlrs publish`") from None
+        raise _damaged(archive, error) from None
+    if not figures:
+        raise _damaged(archive, "no figure in it")
+    return figures
+
+
+def _damaged(archive: Path, why: object) -> Failure:
+    return Failure(f"{archive}: damaged ({why}); delete it and run `hlrs publish`")

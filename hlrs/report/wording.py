@@ -79,6 +79,8 @@ def memory(size: float | None) -> str:
     """Format bytes in MiB or GiB."""
     if size is None:
         return UNKNOWN
+    if size < 10 * 2**20:
+        return f"{size / 2**20:.2g} MiB"
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 

@@ -78,7 +78,7 @@ def test_tensorboard_shows_each_epoch_of_a_killed_search_once(few):
     assert outputs(few, "search") == expected
     assert found.keys() == untracked.keys()
     assert found["key"] == untracked["key"]
-    curves = EventAccumulator(str(few / "tracking" / RUN / "search" / found["key"])).Reload()
+    curves = EventAccumulator(str(few / "tracking" / "tensorboard" / RUN / "search" / found["key"])).Reload()
     assert {"weights_loss", "alphas_accuracy", "weights_lr", "alphas_lr"} <= {*curves.Tags()["scalars"]}
     for name in curves.Tags()["scalars"]:
         points = curves.Scalars(name)
@@ -96,7 +96,7 @@ def test_mlflow_shows_each_epoch_of_a_killed_retraining_once(few, monkeypatch):
         **{"methods.darts": {"searcher": {"kind": "resnet", "depth": 20, "width": 4}}},
     )
     found, rows = resumed(few, "retrain", MLFLOW)
-    client = mlflow.MlflowClient(str(few / "tracking"))
+    client = mlflow.MlflowClient(str(few / "tracking" / "mlflow"))
     [run] = client.search_runs([client.get_experiment_by_name("hlrs").experiment_id])
     assert (run.info.run_name, run.info.status) == (f"{RUN}/retrain", "FINISHED")
     assert run.data.tags["hlrs.key"] == found["key"]
@@ -170,6 +170,8 @@ def test_a_missing_package_or_a_slip_is_one_line_before_any_job(workspace, monke
         ("mlflow", "tracking", "{kind: mlflow}"),
         (TENSORBOARD | {"uri": "x"}, "tracking.uri", "folder"),
         (MLFLOW | {"uri": ""}, "tracking.uri", "is empty"),
+        (MLFLOW | {"uri": "results/x"}, "tracking.uri", "among the results"),
+        (TENSORBOARD | {"folder": "./results"}, "tracking.folder", "among the results"),
     ):
         edit(workspace / "params.yaml", tracking=given)
         found = CliRunner().invoke(main, ["plan"])

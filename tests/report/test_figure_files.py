@@ -129,6 +129,11 @@ def test_a_damaged_archive_leaves_nothing(archive):
     for damaged in (content[:middle] + bytes(20) + content[middle + 20 :], content[:middle]):
         archive.write_bytes(damaged)
         says(complaint("figures", "--to", "out", status=1), "report/figures.zip: damaged", "hlrs publish")
+    for files, why in (({"a.svg": "<svg"}, "a.svg"), ({"a.csv": "1"}, "no figure")):
+        with zipfile.ZipFile(archive, "w") as file:
+            for name, text in files.items():
+                file.writestr(name, text)
+        says(complaint("figures", "--to", "out", status=1), "report/figures.zip: damaged", why)
     assert [path.name for path in Path().iterdir()] == ["report"]
 
 

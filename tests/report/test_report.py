@@ -722,7 +722,9 @@ def test_the_page_sums_up_the_hours():
 
 def test_durations_and_sizes():
     assert [duration(x) for x in (8.06, 90, 5400, None)] == ["8.1 s", "1.5 min", "1 h 30 min", "not recorded"]
-    assert [memory(x) for x in (2**20, 3 * 2**29, None)] == ["1 MiB", "1.5 GiB", "not recorded"]
+    assert [memory(x) for x in (2**20, 3 * 2**17, 12.4 * 2**20, 3 * 2**29, None)] == [
+        "1 MiB", "0.38 MiB", "12 MiB", "1.5 GiB", "not recorded",
+    ]  # fmt: skip
 
 
 # --- the page -----------------------------------------------------------------------------------------
