@@ -9,7 +9,7 @@ from hlrs.config.base import FilePath, Name, Spec
 
 
 def _outside_results(folder: str) -> str:
-    if PurePath(folder).parts[0] == "results":
+    if PurePath(folder).parts[:1] == ("results",):
         raise ValueError(f"{folder} is among the results, all of which are checked: choose another folder")
     return folder
 
