@@ -9,8 +9,6 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 quickstart: $(VENV)/installed
 	snakemake --cores all
-	@echo
-	@echo "The report: $(CURDIR)/report/index.html"
 
 # Three processes of one thread each: with more threads than free cores PyTorch's wait for one another
 test test-ci test-all: export OMP_NUM_THREADS ?= 1

@@ -13,7 +13,7 @@ from typing import Any
 
 from snakemake.settings.types import DeploymentMethod
 
-from hlrs.artifacts.jobs import Job
+from hlrs.artifacts.jobs import PUBLISHED, Job
 from hlrs.config.params import load
 from hlrs.errors import UserError, in_one_line
 from hlrs.pipeline import container, dvc_experiments, locks, memory, plan, preflight, slurm
@@ -54,8 +54,9 @@ class Plan:
         plan.publish(self.jobs)
 
     def succeed(self) -> None:
-        """Publish the report, and warn if DVC would delete what is new."""
-        self.publish()
+        """Publish the report and say where it is, and warn if DVC would delete what is new."""
+        if plan.publish(self.jobs):
+            print(f"The report: {PUBLISHED.resolve() / 'index.html'}", file=sys.stderr)
         if warning := dvc_experiments.unrecorded(self.jobs, self.started):
             print(f"hlrs: {warning}", file=sys.stderr)
 

@@ -504,7 +504,8 @@ def test_published_genotypes_are_known_by_name_in_any_folder(tmp_path, monkeypat
 
 def test_what_python_cannot_use_is_said_in_one_line(use):
     classifier = hlrs.load(RUN)
-    for image in (3, np.zeros((4, 8, 8), np.uint8), np.zeros((8, 8)), np.zeros((0, 8), np.uint8), "absent.png"):
+    arrays = np.zeros((4, 8, 8), np.uint8), np.zeros((8, 8)), np.zeros((0, 8), np.uint8)
+    for image in (3, *arrays, "absent.png"):
         with pytest.raises(UserError, match=r"give|no such file"):
             classifier.predict([image])
     for arguments in (("DARTS_V2", 7, 4, 10), ("nothing", 8, 4, 10), (None, 8, 4, 10)):

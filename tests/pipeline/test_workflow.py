@@ -402,6 +402,7 @@ def test_a_job_killed_before_its_record_runs_again_and_snakemake_does_not_poll(f
     assert ran == Counter(["split/digits", "report/all"])
     assert record.is_file()
     assert output.count("Resources before job selection") <= ran.total() + 1  # it starts with two
+    assert f"The report: {finished}/report/index.html\n" in output
 
 
 def test_the_report_is_published_whole(first):
