@@ -114,6 +114,6 @@ def test_tasks_of_an_array_are_told_apart(site):
         return dict(line.split("|") for line in found.splitlines()) == expected
 
     site.cluster.wait(ended, "not the states of three tasks")
-    raw = site.command(OWN, *query)
-    assert f"{array}|" in raw
-    assert f"{array}_" not in raw
+    # which squeue knew before sacct did
+    site.cluster.wait(lambda: f"{array}|" in site.command(OWN, *query), "no raw id of the whole array")
+    assert f"{array}_" not in site.command(OWN, *query)

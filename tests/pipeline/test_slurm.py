@@ -143,10 +143,10 @@ class Site:
         path.write_text(yaml.safe_dump((yaml.safe_load(path.read_text()) or {}) | facts))
 
     def start(self, *arguments, **variables):
-        """Run `snakemake --profile slurm` in the background."""
+        """Run `snakemake --profile slurm` in the background, where Ctrl-C reaches it nevertheless."""
         with self.output.open("a") as output:
             self.process = subprocess.Popen(
-                ["snakemake", "--profile", "slurm", *arguments],
+                ["env", "--default-signal=INT", "snakemake", "--profile", "slurm", *arguments],
                 cwd=self.folder,
                 env=self.environment | variables,
                 stdout=output,
