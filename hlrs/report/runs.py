@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hlrs.artifacts.jobs import repeat
-from hlrs.artifacts.records import Record
+from hlrs.artifacts.records import Latency, Record
 from hlrs.config.data import Draw
 from hlrs.nas.genotype import Node
 from hlrs.nas.multipliers import FLOAT32_ENERGY
@@ -44,7 +44,7 @@ class JobRecord:
     gpu_memory: int | None
     resumes: int | None
     startup: float | None
-    latency: dict[str, Any] | None
+    latency: Latency | None
 
     @classmethod
     def of(cls, path: str, record: Record) -> "JobRecord":
@@ -72,7 +72,7 @@ class JobRecord:
             startup=sum(float(startup.get(f"{part}_seconds") or 0.0) for part in ("imports", "setup"))
             if startup
             else None,
-            latency=record.latency,
+            latency=None if record.latency is None else Latency.model_validate(record.latency),
         )
 
 

@@ -5,9 +5,8 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from hlrs.artifacts.records import UNKNOWN
+from hlrs.artifacts.records import UNKNOWN, Passes
 from hlrs.nas.genotype import Node
 from hlrs.report.comparisons import COMPARED, METRICS, Difference, Summary, known, known_sizes
 from hlrs.report.runs import GAP, STAGES, JobRecord, Results, Run, class_means, draws, jobs, once, several
@@ -369,9 +368,6 @@ def _stage_row(method: str, stage: str, part: Cost) -> list[Cell]:
     ]
 
 
-Passes = dict[str, Any]  # of one network and batch, as hlrs/training/latency.py measures them
-
-
 def latency_table(results: Results) -> Table | None:
     """Build one row per data set × method × device: time and memory of its networks' passes, by batch.
 
@@ -407,9 +403,9 @@ def _measured(results: Results, dataset: str) -> Iterator[tuple[str, str, dict[i
         for record in jobs(runs, "evaluate"):
             if record.latency is None:
                 continue
-            device = f"{record.latency['device']}, {counted(record.latency['threads'], 'thread')}"
-            for passes in record.latency["batches"]:
-                by_device.setdefault(device, {}).setdefault(passes["batch"], []).append(passes)
+            device = f"{record.latency.device}, {counted(record.latency.threads, 'thread')}"
+            for passes in record.latency.batches:
+                by_device.setdefault(device, {}).setdefault(passes.batch, []).append(passes)
         yield from ((method, device, passes) for device, passes in by_device.items())
 
 
@@ -417,9 +413,9 @@ def _latency(networks: list[Passes]) -> list[Cell]:
     """Return the median of the networks' medians in ms, the range of their quartiles, the most memory."""
     if not networks:
         return [Cell(NOTHING)] * 3
-    middle = 1000 * statistics.median(passes["median_seconds"] for passes in networks)
-    quartiles = [1000 * q for passes in networks for q in passes["quartiles_seconds"]]
-    peak = _largest(passes["peak_memory_bytes"] for passes in networks)
+    middle = 1000 * statistics.median(passes.median_seconds for passes in networks)
+    quartiles = [1000 * q for passes in networks for q in passes.quartiles_seconds]
+    peak = _largest(passes.peak_memory_bytes for passes in networks)
     return [
         Cell(f"{middle:.3g}", value=middle),
         Cell(f"{min(quartiles):.3g} to {max(quartiles):.3g}", value=max(quartiles)),
