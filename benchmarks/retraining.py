@@ -3,8 +3,9 @@
     python benchmarks/retraining.py DATASET/METHOD/SEED
 
 in a folder with params.yaml whose split and genotype are there (`snakemake --until extract`) and whose
-retraining is not. It retrains by the workflow's own job, and adds a row to results/retraining-cpu.json beside
-this file. On a GPU, which works while the next input is queued, the input's share is that of queueing it.
+retraining is not. It retrains by the workflow's own job, and writes results/retraining-cpu.json beside this
+file, or retraining-cuda.json, by run. On a GPU, which works while the next input is queued, the input's share
+is that of queueing it.
 """
 
 import argparse
@@ -52,8 +53,7 @@ def shares(run: str) -> dict[str, Any]:
     execute(job)
     record = Record.read(job.output(PROVENANCE))
     return {
-        "run": run,
-        "host": measure.host(torch.device("cpu"), job.params["retrain"]["threads"]),
+        "host": measure.host(torch.device(record.device), job.params["retrain"]["threads"]),
         "recipe": job.params["retrain"],
         "startup": record.startup,
         "training_seconds": record.training_seconds,
@@ -68,11 +68,13 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", help="DATASET/METHOD/SEED")
-    found = shares(parser.parse_args().run)
+    run = parser.parse_args().run
+    found = shares(run)
     print(json.dumps(found, indent=1))
-    path = measure.RESULTS / "retraining-cpu.json"
-    rows = json.loads(path.read_text()) if path.is_file() else []
-    path.write_text(json.dumps([*rows, found], indent=1) + "\n")
+    name = f"retraining-{'cuda' if found['host']['gpu'] else 'cpu'}"
+    path = measure.RESULTS / f"{name}.json"
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    measure.record(name, earlier | {run: found})
 
 
 if __name__ == "__main__":

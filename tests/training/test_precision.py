@@ -50,8 +50,8 @@ def of(name, precision):
     network = NETWORKS[name]()
     initialize(network, torch.Generator().manual_seed(0))
     network.precision = precision
-    images = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    labels = torch.arange(16) % 10
+    images = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(64) % 10
     logits = [z for z in network.heads(images) if z is not None]
     loss = torch.stack([F.cross_entropy(z, labels) for z in logits]).sum()
     gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
@@ -65,7 +65,7 @@ def test_loss_and_gradients_are_near_those_in_float32(name):
     assert found[0].item() != expected[0].item()
     assert found[0].item() == pytest.approx(expected[0].item(), rel=40**0.5 * HALF_ULP)
     a, b = (torch.cat([g.flatten() for g in gradients]) for _, gradients, *_ in (found, expected))
-    assert F.cosine_similarity(a, b, 0) > 0.95  # an error of a third of the gradient; 0.97 on an AMD
+    assert F.cosine_similarity(a, b, 0) > 0.97
     assert {t.dtype for t in (*found[1], *found[2], *found[3].state_dict().values())} <= {
         torch.float32,
         torch.int64,
