@@ -19,7 +19,7 @@ from hlrs.artifacts.jobs import CHECKPOINTS, OUTPUTS, PROVENANCE, Job, ResultPat
 from hlrs.artifacts.records import Record
 from hlrs.config.jobs import parse
 from hlrs.errors import HlrsError, Interrupted, UserError
-from hlrs.pipeline import slurm
+from hlrs.pipeline import gpus, slurm
 from hlrs.pipeline.environment import here, peak_memory
 from hlrs.pipeline.locks import lease
 from hlrs.pipeline.preflight import check_data, check_disk
@@ -66,6 +66,8 @@ def _run(job: Job) -> None:
         stale.unlink()
     job.output(PROVENANCE).unlink(missing_ok=True)  # a kill must not leave it beside new artifacts
     started, clock = datetime.now(UTC), time.monotonic()
+    if job.stage in gpus.GPU_STAGES:
+        gpus.take_one()
     stage = importlib.import_module(f"hlrs.stages.{job.stage}")
     called()
     with tracked(job):

@@ -9,13 +9,12 @@ some): only a job that does not fit by more than that factor is refused. Loads w
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hlrs.config.jobs import Images, RetrainJob, ScoreJob, SearchJob
 from hlrs.config.recipes import Inherited, Retrain, Search
 from hlrs.config.spaces import ImplantSpace, Space
-from hlrs.pipeline.slurm import ask
+from hlrs.pipeline.gpus import listed
 
 MEM_MB = 8000  # that the rules of searches and retrainings request
 LARGEST_GPU = 300e9  # bytes
@@ -201,14 +200,13 @@ def _requested(profile: Mapping[str, Any]) -> Room | None:
     """Return what a job without a GPU requests, given what the profile sets; None if it is unknown."""
     values = {name: str(getattr(value, "value", value)) for name, value in profile.items()}
     megabytes = values.get("mem_mb", str(MEM_MB))
-    if values.get("gpu", "1") != "0" or not megabytes.isdigit():  # an expression
+    if values.get("gpu", "1") != "0" or "gres" in values or not megabytes.isdigit():  # an expression
         return None
     return Room(int(megabytes) * 1e6, "the job (mem_mb)")
 
 
 def _gpu_here(environment: Mapping[str, str]) -> float:
     """Return the bytes of this machine's largest GPU; 0 without one, or if HLRS_DEVICE leaves it out."""
-    if environment.get("HLRS_DEVICE") == "cpu" or not any(Path("/dev").glob("nvidia[0-9]*")):
+    if environment.get("HLRS_DEVICE") == "cpu":
         return 0.0
-    listing = ask("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits") or ""
-    return max((float(line) * 2**20 for line in listing.split() if line.isdigit()), default=0.0)
+    return max((gpu.total for gpu in listed()), default=0.0)

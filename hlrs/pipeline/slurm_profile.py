@@ -21,9 +21,9 @@ from ruamel.yaml import YAML
 
 from hlrs.artifacts.files import write_text
 from hlrs.errors import UserError
+from hlrs.pipeline.gpus import GPU_STAGES
 from hlrs.pipeline.slurm import ask
 
-GPU_RULES = ("search", "retrain", "evaluate")
 COLUMNS = "%P|%a|%l|%G"
 
 
@@ -212,7 +212,7 @@ def profile(cluster: Cluster, choice: Choice) -> dict[str, Any]:
         "default-resources": _literals(
             slurm_partition=cpu.name, slurm_account=choice.account, qos=choice.qos
         ),
-        **({"set-resources": {rule: dict(needs) for rule in GPU_RULES}} if needs else {}),
+        **({"set-resources": {rule: dict(needs) for rule in GPU_STAGES}} if needs else {}),
     }
 
 

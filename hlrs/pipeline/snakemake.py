@@ -1,6 +1,7 @@
 """The Snakefile's interface: the plan in the main process, frozen specs in every process."""
 
 import functools
+import os
 import re
 import shlex
 import sys
@@ -16,7 +17,7 @@ from snakemake.settings.types import DeploymentMethod
 from hlrs.artifacts.jobs import PUBLISHED, Job
 from hlrs.config.params import load
 from hlrs.errors import UserError, in_one_line
-from hlrs.pipeline import container, dvc_experiments, locks, memory, plan, preflight, slurm
+from hlrs.pipeline import container, dvc_experiments, gpus, locks, memory, plan, preflight, slurm
 from hlrs.pipeline.live import Live, show
 from hlrs.pipeline.tracking import check_installed
 
@@ -150,6 +151,7 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
     if image is None:  # which has its own packages
         check_installed(jobs)
     _claim_folder(executes)
+    _share_out_gpus(workflow)
     _prepare(jobs, workflow)
     if slurm.available():
         _follow_queue(jobs, executes)
@@ -191,6 +193,13 @@ def _claim_folder(executes: bool) -> None:
         locks.unlock()
     elif executes and "--nolock" not in sys.argv:
         locks.claim()
+
+
+def _share_out_gpus(workflow: Any) -> None:
+    """Without a queue, run one job per GPU at a time; `--resources gpu=N` on the command line runs N."""
+    queued = workflow.resource_settings.nodes is not None
+    if not queued and "gpu" not in workflow.global_resources and (found := gpus.available(os.environ)):
+        workflow.register_resource("gpu", len(found))
 
 
 def _prepare(jobs: list[Job], workflow: Any) -> None:

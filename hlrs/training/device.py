@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 FREE_SHARE = 0.5  # of a GPU's memory; if less is free, another process is using it
+# SLURM sets one of these in a job that has a part of a GPU
+SHARED = ("SLURM_SHARDS_ON_NODE", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE")
 BFLOAT16 = 8, 0  # the compute capability from which on GPUs have it
 
 
@@ -70,7 +72,8 @@ def choose(environment: Mapping[str, str]) -> str:
     """Choose "cuda" or "cpu" for a process with this environment.
 
     HLRS_DEVICE=cpu selects the CPU. Otherwise a GPU is used if PyTorch sees one. In a SLURM job with GPUs,
-    PyTorch must see all of them, each with at least half of its memory free; UserError otherwise.
+    PyTorch must see all of them, each with at least half of its memory free unless it is shared; UserError
+    otherwise.
     """
     import torch
 
@@ -87,7 +90,8 @@ def choose(environment: Mapping[str, str]) -> str:
             f"SLURM gave this job {given} GPU{'s' * (given > 1)} on {platform.node()}, PyTorch sees {seen}: "
             "run `hlrs doctor` in such a job (srun --gpus=1) to see why, or set HLRS_DEVICE=cpu"
         )
-    for device in range(seen if given else 0):
+    alone = given and not any(name in environment for name in SHARED)
+    for device in range(seen if alone else 0):
         free, total = torch.cuda.mem_get_info(device)
         if free < FREE_SHARE * total:
             raise UserError(
@@ -98,12 +102,13 @@ def choose(environment: Mapping[str, str]) -> str:
 
 
 def given_gpus(environment: Mapping[str, str]) -> int:
-    """Count the GPUs that SLURM gave to this process; 0 outside a SLURM job."""
+    """Count the GPUs that SLURM gave to this process, or those of them left to it; 0 outside a SLURM job."""
     if "SLURM_JOB_ID" not in environment:
         return 0
-    names = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES")
-    visible = next((environment[name] for name in names if environment.get(name)), "")
-    return len([gpu for gpu in visible.split(",") if gpu and gpu != "NoDevFiles"])
+    names = ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
+    lists = (environment.get(name, "").split(",") for name in names)
+    counts = (sum(gpu not in ("", "NoDevFiles") for gpu in gpus) for gpus in lists)
+    return next(filter(None, counts), 0)
 
 
 def cpu_model() -> str | None:

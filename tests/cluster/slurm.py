@@ -24,6 +24,7 @@ from pathlib import Path
 NAME = "hlrstest"
 NODES = ("n1", "n2")
 GPUS = 2  # per node; device files, not real GPUs
+SHARDS = 4  # of each GPU
 MEMORY = 16000  # MB per node; declared, not checked
 START_SECONDS = 60.0
 ETC = Path("/etc/slurm")
@@ -167,6 +168,7 @@ class Cluster:
                 device = self.folder / f"{node}-gpu{index}"
                 os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))  # as /dev/null
                 gres.append(f"NodeName={node} Name=gpu Type=test File={device}")
+                gres.append(f"NodeName={node} Name=shard Count={SHARDS} File={device}")
         (self.folder / "gres.conf").write_text("\n".join(gres) + "\n")
         (self.folder / "slurm.conf").write_text(self._slurm_conf(settings))
         ETC.mkdir(exist_ok=True)
@@ -201,7 +203,7 @@ class Cluster:
             "SchedulerParameters": "batch_sched_delay=1,sched_interval=2,bf_interval=5",
             "SlurmdParameters": "config_overrides",
             "SlurmctldParameters": "reboot_from_controller",
-            "GresTypes": "gpu",
+            "GresTypes": "gpu,shard",
             "AccountingStorageType": "accounting_storage/none",
             "JobAcctGatherType": "jobacct_gather/linux",
             "JobAcctGatherFrequency": 1,
@@ -219,7 +221,7 @@ class Cluster:
         for node, port in zip(NODES, ports, strict=True):
             text.append(
                 f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 "
-                f"RealMemory={MEMORY} Gres=gpu:test:{GPUS} State=UNKNOWN"
+                f"RealMemory={MEMORY} Gres=gpu:test:{GPUS},shard:{GPUS * SHARDS} State=UNKNOWN"
             )
         names = ",".join(NODES)
         text += [

@@ -14,6 +14,7 @@ from hlrs.config.jobs import RetrainJob, SearchJob
 from hlrs.config.params import Params, load
 from hlrs.errors import UserError
 from hlrs.pipeline import memory, plan
+from hlrs.pipeline.gpus import Gpu
 from hlrs.pipeline.memory import LARGEST_GPU, Pictures, Room, of_retraining, of_search, room
 from hlrs.pipeline.preflight import check_splits, check_trainings
 from tests.conftest import TINY, edit
@@ -253,6 +254,7 @@ def snakemake(*, dryrun=False, nodes=None, **profile):
         (snakemake(dryrun=True), 300_000),
         (snakemake(nodes=100), 300_000),
         (snakemake(nodes=100, gpu=0), 8000),
+        (snakemake(nodes=100, gpu=0, gres="shard:2"), 300_000),
         (snakemake(nodes=100, gpu=0, mem_mb=64_000), 64_000),
         (snakemake(nodes=100, gpu=0, mem_mb="4000 * attempt"), 300_000),
     ],
@@ -270,8 +272,8 @@ def test_a_job_on_this_machine_has_its_gpu_or_its_memory(monkeypatch):
 
 
 def test_a_gpu_that_hlrs_device_leaves_out_is_not_asked_for(monkeypatch):
-    monkeypatch.setattr("pathlib.Path.glob", lambda folder, pattern: iter([folder / "nvidia0"]))
-    monkeypatch.setattr("hlrs.pipeline.memory.ask", lambda *command: "81559\n40960\n")
+    listing = [Gpu("GPU-0", 0, 81559 * 2**20), Gpu("GPU-1", 0, 40960 * 2**20)]
+    monkeypatch.setattr("hlrs.pipeline.memory.listed", lambda: listing)
     assert memory._gpu_here({}) == 81559 * 2**20
     assert memory._gpu_here({"HLRS_DEVICE": "cpu"}) == 0
 

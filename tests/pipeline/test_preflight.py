@@ -365,6 +365,8 @@ SLURM = {"SLURM_JOB_ID": "41"}
         (SLURM, 0),
         (SLURM | {"SLURM_STEP_GPUS": "0", "CUDA_VISIBLE_DEVICES": "0"}, 1),
         (SLURM | {"SLURM_STEP_GPUS": "2,3", "CUDA_VISIBLE_DEVICES": "0,1"}, 2),
+        (SLURM | {"SLURM_STEP_GPUS": "2,3", "CUDA_VISIBLE_DEVICES": "1"}, 1),  # one of them was taken
+        (SLURM | {"SLURM_JOB_GPUS": "0", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 1),  # a step has lost it
         (SLURM | {"CUDA_VISIBLE_DEVICES": "1"}, 1),
         (SLURM | {"CUDA_VISIBLE_DEVICES": "MIG-0c757cd7-e942-5726-a0b8-0e8fb7067135"}, 1),
         (SLURM | {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 0),  # as SLURM hides GPUs that were not requested
@@ -428,6 +430,12 @@ def test_a_gpu_that_others_use_is_named(gpus):
         choose(TWO)
     for fact in ("GPU 1 on n7", "41.9 of 85.9 GB", "`nvidia-smi`"):
         assert fact in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["SLURM_SHARDS_ON_NODE", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"])
+def test_a_part_of_a_gpu_may_lie_beside_others(gpus, name):
+    gpus(10)
+    assert choose(ONE | {name: "1"}) == "cuda"
 
 
 def test_an_unknown_device_is_refused():

@@ -308,6 +308,7 @@ def same_as_undisturbed(site, reference, process):
 
 def test_the_workflow_runs_on_slurm_and_gives_the_same_bytes(site, first):
     edit(site.folder / "params.yaml", **{"matrix.methods": ["hlrs"], "report": {}})
+    site.lay_over(**{"set-resources": {"evaluate": {"gpu": 0, "gres": "'shard:1'"}}})  # a part of a GPU
     with counting(site.folder) as ran:
         site.start()
         site.finish()

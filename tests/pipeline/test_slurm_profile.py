@@ -11,8 +11,8 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 
 from hlrs.errors import UserError
 from hlrs.pipeline import slurm_profile as profiles
+from hlrs.pipeline.gpus import GPU_STAGES
 from hlrs.pipeline.slurm_profile import (
-    GPU_RULES,
     Choice,
     Cluster,
     Partition,
@@ -196,9 +196,9 @@ def test_names_arrive_unchanged(name):
     args = read(cluster(*partitions), account=name, qos=name, gpu_type="123")
     expected = {"slurm_partition": name, "slurm_account": name, "qos": name}
     assert resources(args.default_resources) == expected
-    for rule in GPU_RULES:
+    for rule in GPU_STAGES:
         assert resources(args.set_resources[rule]) == {"slurm_partition": f"{name}x", "gpu_model": "123"}
-    assert args.set_resources.keys() == set(GPU_RULES)
+    assert args.set_resources.keys() == set(GPU_STAGES)
 
 
 def test_the_executor_accepts_the_settings():
@@ -226,7 +226,7 @@ def test_the_lines_for_job_arrays_work_once_uncommented():
 def test_without_gpus_no_rule_requests_one():
     args = read(cluster(CPU))
     assert {rule: resources(found) for rule, found in args.set_resources.items()} == {
-        rule: {"gpu": 0} for rule in GPU_RULES
+        rule: {"gpu": 0} for rule in GPU_STAGES
     }
 
 
