@@ -1,7 +1,7 @@
 """The images that a command line names: files, folders, patterns, Parquet files."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from glob import glob
 from itertools import chain
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import NamedTuple
 from hlrs.data.sources.base import IMAGE_SUFFIXES
 from hlrs.data.sources.parquet import count_rows, encoded_rows
 from hlrs.errors import UserError
+
+PARQUET = ".parquet"
 
 # each image's name, and its bytes or file, or why the rest of a Parquet file cannot be read
 Encoded = Iterator[tuple[str, io.BytesIO | Path | UserError]]
@@ -28,31 +30,38 @@ def find(name: str) -> Images:
     A Parquet file that cannot be opened counts as one image, which cannot be read.
     """
     path = Path(name)
-    if path.is_dir():
-        return _files(_below(path))
     if path.exists():
-        return _single(path)
+        return _at(path)
     if any(sign in name for sign in "*?["):
         matches = sorted(Path(match) for match in glob(name, recursive=True))  # noqa: PTH207 - also absolute
         if not matches:
             raise UserError(f"{name}: no file matches this pattern; correct it")
-        every = [_files(_below(match)) if match.is_dir() else _single(match) for match in matches]
-        return Images(
-            sum(part.total for part in every), lambda: chain.from_iterable(part.encoded() for part in every)
-        )
+        return _joined([_at(match) for match in matches])
     raise UserError(f"{name}: no such file or folder; name images, folders, patterns or Parquet files")
 
 
-def _below(folder: Path) -> list[Path]:
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not files:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
+def _at(path: Path) -> Images:
+    return _below(path) if path.is_dir() else _single(path)
+
+
+def _joined(parts: Sequence[Images]) -> Images:
+    return Images(
+        sum(part.total for part in parts), lambda: chain.from_iterable(part.encoded() for part in parts)
+    )
+
+
+def _below(folder: Path) -> Images:
+    """Find the images of a folder: the image files, then those in Parquet files."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES | {PARQUET})
+    if not found:
+        known = ", ".join(sorted(IMAGE_SUFFIXES | {PARQUET}))
         raise UserError(f"{folder}: no images in this folder; files ending in {known} are read")
-    return sorted(files)
+    files, tables = ([p for p in found if (p.suffix.lower() == PARQUET) is table] for table in (False, True))
+    return _joined([_files(files), *map(_single, tables)])
 
 
 def _single(path: Path) -> Images:
-    if path.suffix != ".parquet":
+    if path.suffix.lower() != PARQUET:
         return _files([path])
     try:
         return Images(count_rows(path), lambda: _rows(path))

@@ -51,7 +51,7 @@ class Measurement:
     date: str
     fresh: bool = False  # measured by this process
 
-    def seconds(self, batches: list[int], evaluated: int = 0) -> float:
+    def seconds(self, batches: list[int], evaluated: float = 0) -> float:
         """Return the seconds of all epochs, given the batches per step of each, and those only evaluated.
 
         Epochs without images, which take far less, are left out.
@@ -201,7 +201,12 @@ class Calibration:
     def counts(self, job: Job) -> dict[str, int]:
         """How many images each subset of a job's split has."""
         subset = self._split(job)[0]["subset"].tolist()
-        return {name: subset.count(name) for name in ("weights", "alphas")}
+        return {name: subset.count(name) for name in ("weights", "alphas", "holdout")}
+
+    def held(self, job: Job) -> float:
+        """How many images the holdout has per training image."""
+        counts = self.counts(job)
+        return counts["holdout"] / (counts["weights"] + counts["alphas"])
 
     def class_counts(self, job: Job) -> dict[str, int]:
         """How many training images each class of a job's split has."""
@@ -314,11 +319,22 @@ def batches_of(params: SearchJob | RetrainJob) -> list[int]:
     return [samplers * (2 if alphas_step(params, progress(epoch)) else 1) for epoch in epochs]
 
 
-def evaluated(job: Job) -> int:
-    """Return the batches that a search only evaluates, in batches per step of one epoch."""
+def evaluated(job: Job, held: float) -> float:
+    """Return the batches that a training only evaluates, in batches per step of one epoch.
+
+    `held`: images of the holdout per image that is trained on.
+    """
     params = parse(job.stage, job.params)
-    if not isinstance(params, SearchJob):
-        return 0
+    if isinstance(params, RetrainJob):
+        recipe = params.retrain
+        since = 1.0 if recipe.swa is None else recipe.swa
+        means = sum(epoch / recipe.epochs >= since for epoch in range(recipe.epochs))
+        # the running statistics of a mean of two or more are measured for whoever reads it
+        measured = min(max(0, means - 1), recipe.epochs if held else 1)
+        classifier = [] if recipe.classifier is None else recipe.classifier.passes
+        holdout = held * (recipe.epochs + len(classifier))
+        return recipe.accumulate * (measured * recipe.objective.passes + holdout)
+    assert isinstance(params, SearchJob)
     ends = 2  # of the supernet and of the genotype decoded in it, after the last epoch
     return (selection.passes(params) + ends) * len(params.objective.samplers)
 

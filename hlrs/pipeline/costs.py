@@ -119,7 +119,7 @@ class Forecast:
             "measured" if found.fresh else "remembered",
             device=found.device,
             gpu=found.gpu,
-            training=found.seconds(numbers, evaluated(job)),
+            training=found.seconds(numbers, evaluated(job, self.calibration.held(job))),
             sources=frozenset(
                 [f"{job.stage} {signature(job.params)} {self.calibration.split(job.inputs['split'])}"]
             ),

@@ -181,6 +181,21 @@ def test_images_come_from_files_patterns_and_parquet_and_bad_ones_are_named(use,
     assert strict.stdout.startswith(f"{good}  ")
 
 
+def test_a_folder_gives_its_files_and_the_rows_of_its_tables(use, trained, tmp_path):
+    good = trained / "data/test/bee/1.png"
+    (tmp_path / "some/b").mkdir(parents=True)
+    shutil.copy(good, tmp_path / "some/b/z.png")
+    pq.write_table(
+        pa.table({"image": [{"bytes": good.read_bytes(), "path": None}] * 2}), tmp_path / "some/a.parquet"
+    )
+    found = use("predict", "mine/resnet/0", tmp_path / "some", "--csv")
+    assert found.exit_code == 0
+    rows = list(csv.reader(io.StringIO(found.stdout)))[1:]
+    names = ["b/z.png", "a.parquet, row 0", "a.parquet, row 1"]
+    assert [row[0] for row in rows] == [f"{tmp_path}/some/{name}" for name in names]
+    assert rows[0][1:] == rows[1][1:] == rows[2][1:]
+
+
 def test_a_run_may_be_typed_like_a_folder(use):
     for name in ("./mine/bench/0/", "/mine/bench/0", "mine//bench/0"):
         assert use("predict", name, "data/test/bee/1.png").exit_code == 0

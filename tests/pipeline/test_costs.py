@@ -335,11 +335,27 @@ def test_decisions_on_the_supernet_lengthen_a_search(workspace, searcher, batche
     edit(workspace / "params.yaml", **{"methods.darts": method})
     search = jobs()["search/digits/darts/0"]
     assert cost_probe.batches(search) == [batches] * 7
-    assert cost_probe.evaluated(search) == 28 + 2
-    assert cost_probe.evaluated(jobs()["search/digits/hlrs/0"]) == 2 * 2
-    assert cost_probe.evaluated(jobs()["retrain/digits/darts/0"]) == 0
+    assert cost_probe.evaluated(search, 0) == 28 + 2
+    assert cost_probe.evaluated(jobs()["search/digits/hlrs/0"], 0) == 2 * 2
     write_tensors(search.checkpoint, {}, {"epoch": 5, "step": 2})
     assert checkpoint(search) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("method", "held", "batches"),
+    [
+        ({}, 0, 0),
+        ({}, 0.25, 8 * 0.25),
+        ({"accumulate": 2}, 0.25, 8 * 2 * 0.25),
+        ({"classifier": {"kind": "retrained", "epochs": 4}}, 0.25, (8 + 4) * 0.25),
+        ({"swa": 0.5}, 0, 1),  # once, at the end
+        ({"swa": 0.5}, 0.25, 3 + 8 * 0.25),  # after epochs 5, 6 and 7: the first of 4, 4 to 7, is no mean yet
+        ({"swa": 0.5, "accumulate": 2}, 0.25, 2 * (3 + 8 * 0.25)),
+    ],
+)
+def test_a_holdout_and_averages_lengthen_a_retraining(workspace, method, held, batches):
+    edit(workspace / "params.yaml", **{"methods.darts.retrain": {"epochs": 8, **method}})
+    assert cost_probe.evaluated(jobs()["retrain/digits/darts/0"], held) == batches
 
 
 CALIBRATION = Cache[dict[str, Entry]](MEMORY, dict[str, Entry])
