@@ -19,7 +19,7 @@ class Estimate:
     """The cost of one job."""
 
     job: Job
-    how: str  # records, measured, remembered, or unknown
+    how: str  # records, measured, remembered, running, or unknown
     why: str = ""  # the cost is unknown
     device: str = ""
     gpu: bool = False

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from hlrs.artifacts.jobs import STAGES, Job, abbreviate
 from hlrs.errors import UserError
 from hlrs.pipeline import plan
-from hlrs.pipeline.cost_probe import Calibration, Measurement
+from hlrs.pipeline.cost_probe import Calibration, Measurement, signature
 from hlrs.pipeline.costs import Estimate, Forecast
 from hlrs.pipeline.locks import RUN, Holder, holder_of, leased, on_one_line, read
 from hlrs.pipeline.plan_view import duration
@@ -18,6 +18,7 @@ from hlrs.provenance.differences import Past
 TAIL = 65_536  # bytes of a log that are read
 EPOCH = re.compile(r"  epoch (\d+)/(\d+)(?:, step (\d+)/(\d+))?  ")
 SHOWN = re.compile(r"phase .+|\w*loss .+|\w*accuracy .+|.+ images/s|.+ left")
+LEFT = re.compile(r"(?:(\d+) h )?(?:(\d+) min )?(?:(\d+) s )?left$")
 INTERRUPTED = re.compile(r"interrupted( by SIG\w+; |$)")
 
 What = Literal["done", "running", "failed", "stopped", "waiting", "gone"]
@@ -33,6 +34,15 @@ class State:
     says: str = ""
     share: float = 0.0
     by: str = ""
+
+    @property
+    def whole(self) -> float:
+        """The seconds that all epochs take, by what its log says is left; 0 if it says nothing yet."""
+        found = LEFT.search(self.says)
+        if found is None or self.share == 1:
+            return 0.0
+        hours, minutes, seconds = (int(number or 0) for number in found.groups())
+        return (3600 * hours + 60 * minutes + seconds) / (1 - self.share)
 
 
 def survey(jobs: list[Job]) -> list[State]:
@@ -102,10 +112,25 @@ class Recalled(Calibration):
 
 
 def estimates(states: list[State]) -> list[Estimate]:
-    """Estimate what the jobs that are to be done will take, from records and earlier measurements."""
+    """Estimate what the jobs that are to be done will take.
+
+    From records and earlier measurements, else from the logs of trainings of the same parameters that run.
+    """
     forecast = Forecast(Past(), Recalled([state.job for state in states], lambda text: None))
-    ahead = [(forecast.of(state.job), state) for state in states if state.what not in ENDED]
-    return [replace(estimate, done=max(estimate.done, state.share)) for estimate, state in ahead]
+    running = {_kind(state.job): state.whole for state in _of(states, "running") if state.whole}
+    found = []
+    for state in states:
+        if state.what not in ENDED:
+            estimate = forecast.of(state.job)
+            if estimate.how == "unknown" and _kind(state.job) in running:
+                estimate = Estimate(state.job, "running", training=running[_kind(state.job)])
+            found.append(replace(estimate, done=max(estimate.done, state.share)))
+    return found
+
+
+def _kind(job: Job) -> tuple[str, str]:
+    """Return what the jobs share that cost the same but for seeds and draws."""
+    return job.stage, signature(job.params)
 
 
 # --- text and JSON ------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from hlrs.pipeline import plan
 from hlrs.pipeline.execute import execute
 from hlrs.pipeline.live import INCOMPLETE, MOST, RESUMES, SILENT, Live
 from hlrs.pipeline.locks import claimed, lease
-from hlrs.pipeline.status import facts, lines, state_of, survey
+from hlrs.pipeline.status import State, facts, lines, state_of, survey
+from hlrs.training.progress import duration
 from tests.conftest import edit, hlrs
 from tests.messages import says as names
 
@@ -191,6 +192,31 @@ def test_the_time_left_follows_records_and_the_jobs_at_a_time(jobs, workspace):
     ended = plan.plan(load(workspace / "params.yaml"))
     execute(ended[-1])
     assert list(lines(survey(ended))) == ["6 jobs: 6 done", "no snakemake runs in this folder"]
+
+
+def test_a_training_that_runs_says_how_long_it_and_its_like_take(jobs):
+    search = of(jobs, "search", "digits/darts/0")
+    execute(of(jobs, "split", "digits"))
+    says(search, EPOCHS)  # 2 of 3 epochs, 4 s left: 12 s for all
+    with lease(search):
+        states = survey(jobs)
+    found = facts(states)
+    assert found["seconds_left"] == pytest.approx(4 + 12)  # the other seed's waits
+    assert found["not_estimated"] == 17 - 2
+    assert list(lines(states))[2] == (
+        "time left: at least 16 s with one job at a time, 15 of 17 jobs not estimated yet"
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "seconds"),
+    [("40 s", 40), ("2 min 5 s", 125), ("1 h 15 min", 4500), ("27 h 0 min", 97_200), ("0 s", 0)],
+)
+def test_the_time_left_in_a_log_is_read_back(jobs, left, seconds):
+    assert duration(seconds) == left
+    assert State(jobs[0], "running", f"epoch 2/8, loss 1.2, {left} left", 0.25).whole == seconds / 0.75
+    assert State(jobs[0], "running", f"epoch 8/8, loss 1.2, {left} left", 1.0).whole == 0
+    assert State(jobs[0], "running", "in its first epoch").whole == 0
 
 
 def test_the_workflow_that_runs_is_named(jobs, workspace):
