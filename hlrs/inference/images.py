@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hlrs.data.sources.base import IMAGE_SUFFIXES
-from hlrs.data.sources.parquet import count_rows, encoded_rows
+from hlrs.data.sources.parquet import count_rows, encoded_rows, has_images
 from hlrs.errors import UserError
 
 PARQUET = ".parquet"
@@ -52,12 +52,19 @@ def _joined(parts: Sequence[Images]) -> Images:
 
 def _below(folder: Path) -> Images:
     """Find the images of a folder: the image files, then those in Parquet files."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES | {PARQUET})
+    found = sorted(path for path in folder.rglob("*") if _holds_images(path))
     if not found:
         known = ", ".join(sorted(IMAGE_SUFFIXES | {PARQUET}))
         raise UserError(f"{folder}: no images in this folder; files ending in {known} are read")
     files, tables = ([p for p in found if (p.suffix.lower() == PARQUET) is table] for table in (False, True))
     return _joined([_files(files), *map(_single, tables)])
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether a file in a folder has a name of an image, or is a table of images."""
+    if path.suffix.lower() != PARQUET:
+        return path.suffix.lower() in IMAGE_SUFFIXES
+    return path.is_file() and has_images(path)  # a folder of that name has its parts below
 
 
 def _single(path: Path) -> Images:

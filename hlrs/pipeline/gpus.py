@@ -4,13 +4,16 @@ SLURM gives each job its GPU. Elsewhere PyTorch would start all of them on the f
 """
 
 import errno
+import functools
 import itertools
+import math
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hlrs.pipeline.slurm import ask
+from hlrs.training.device import named_gpus
 
 GPU_STAGES = ("search", "retrain", "evaluate")
 MOST = 100  # jobs per GPU that are told apart
@@ -18,22 +21,30 @@ MOST = 100  # jobs per GPU that are told apart
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as nvidia-smi lists it; where it shares the processor's memory, its own is 0."""
+    """A GPU as nvidia-smi lists it; memory in bytes, where it has its own and can be read."""
 
+    index: str
     uuid: str
-    used: float  # bytes
-    total: float  # bytes
+    used: float | None
+    total: float | None
 
 
+@functools.cache
 def listed() -> list[Gpu]:
     """Return this machine's GPUs; none without nvidia-smi or if it does not answer."""
-    answer = ask("nvidia-smi", "--query-gpu=uuid,memory.used,memory.total", "--format=csv,noheader,nounits")
-    rows = [[field.strip() for field in line.split(",")] for line in (answer or "").splitlines()]
-    return [Gpu(row[0], _bytes(row[1]), _bytes(row[2])) for row in rows if len(row) == 3]
+    facts = "--query-gpu=index,uuid,memory.used,memory.total"
+    answer = ask("nvidia-smi", facts, "--format=csv,noheader,nounits") or ""
+    rows = [[field.strip() for field in line.split(",")] for line in answer.splitlines()]
+    whole = (row for row in rows if len(row) == 4 and _is_uuid(row[1]))
+    return [Gpu(index, uuid, _bytes(used), _bytes(total)) for index, uuid, used, total in whole]
 
 
-def _bytes(mebibytes: str) -> float:
-    return float(mebibytes) * 2**20 if mebibytes.isdecimal() else 0.0  # else [N/A]
+def _is_uuid(name: str) -> bool:
+    return name.startswith("GPU-")  # else [GPU is lost], or an error's text
+
+
+def _bytes(mebibytes: str) -> float | None:
+    return float(mebibytes) * 2**20 if mebibytes.isdecimal() else None
 
 
 def available(environment: Mapping[str, str]) -> list[str]:
@@ -44,22 +55,19 @@ def available(environment: Mapping[str, str]) -> list[str]:
     """
     if environment.get("HLRS_DEVICE") == "cpu":
         return []
-    named = environment.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        names = itertools.takewhile(lambda name: name != "-1", named.split(","))  # CUDA reads no further
-        return [name for name in names if name not in ("", "NoDevFiles")]
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        return named_gpus(environment["CUDA_VISIBLE_DEVICES"])
     if "SLURM_JOB_ID" in environment:
         return []
-    return [gpu.uuid for gpu in sorted(listed(), key=lambda gpu: gpu.used)]
+    return [gpu.uuid for gpu in sorted(listed(), key=lambda gpu: math.inf if gpu.used is None else gpu.used)]
 
 
 def take_one() -> None:
-    """Leave this process one GPU of several, until it ends: the first of those that the fewest jobs took.
+    """Leave this process one GPU, until it ends: the first of those that the fewest jobs took.
 
     To be called before CUDA starts, which reads CUDA_VISIBLE_DEVICES once.
     """
-    gpus = available(os.environ)
-    if len(gpus) > 1:
+    if gpus := available(os.environ):
         os.environ["CUDA_VISIBLE_DEVICES"] = _least_taken(gpus)
 
 
@@ -68,10 +76,11 @@ def _least_taken(gpus: Sequence[str]) -> str:
 
     A place is an abstract socket's name: the kernel gives it to one process and frees it when that one ends.
     """
+    allocation = os.environ.get("SLURM_JOB_ID", "")  # within which GPUs may be counted from 0
     for place, gpu in itertools.product(range(MOST), gpus):
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            claim.bind(f"\0hlrs-gpu-{gpu}-{place}")
+            claim.bind(f"\0hlrs-gpu-{allocation}-{gpu if allocation else _uuid(gpu)}-{place}")
         except OSError as error:
             claim.close()
             if error.errno != errno.EADDRINUSE:  # no such names on this system
@@ -80,3 +89,11 @@ def _least_taken(gpus: Sequence[str]) -> str:
             claim.detach()  # stays open until the process ends
             return gpu
     return gpus[0]
+
+
+def _uuid(name: str) -> str:
+    """Return the UUID of a GPU that is named by its index or the beginning of its UUID, if it is listed."""
+    for gpu in listed():
+        if gpu.index == name or (_is_uuid(name) and gpu.uuid.startswith(name)):
+            return gpu.uuid
+    return name

@@ -14,7 +14,7 @@ from typing import Any
 from hlrs.config.jobs import Images, RetrainJob, ScoreJob, SearchJob
 from hlrs.config.recipes import Inherited, Retrain, Search
 from hlrs.config.spaces import ImplantSpace, Space
-from hlrs.pipeline.gpus import listed
+from hlrs.pipeline.gpus import available, listed
 
 MEM_MB = 8000  # that the rules of searches and retrainings request
 LARGEST_GPU = 300e9  # bytes
@@ -189,7 +189,7 @@ def room(stage: str, workflow: Any) -> Room:
     """
     if workflow.output_settings.dryrun:
         return UNKNOWN
-    if workflow.resource_settings.nodes is not None:  # of a queue
+    if not workflow.local_exec:
         return _requested(workflow.resource_settings.overwrite_resources.get(stage, {})) or UNKNOWN
     gpu = _gpu_here(os.environ)
     physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -206,7 +206,5 @@ def _requested(profile: Mapping[str, Any]) -> Room | None:
 
 
 def _gpu_here(environment: Mapping[str, str]) -> float:
-    """Return the bytes of this machine's largest GPU; 0 without one, or if HLRS_DEVICE leaves it out."""
-    if environment.get("HLRS_DEVICE") == "cpu":
-        return 0.0
-    return max((gpu.total for gpu in listed()), default=0.0)
+    """Return the bytes of this machine's largest GPU; 0 without one, or if the environment leaves it out."""
+    return max((gpu.total or 0.0 for gpu in listed()), default=0.0) if available(environment) else 0.0

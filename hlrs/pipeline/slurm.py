@@ -49,7 +49,7 @@ def ask(*command: str) -> str | None:
     Where SLURM_CLUSTERS is set, SLURM puts "CLUSTER: name" above its lines, even those without a header.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=ASK_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
     lines = done.stdout.splitlines(keepends=True)

@@ -151,7 +151,7 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
     if image is None:  # which has its own packages
         check_installed(jobs)
     _claim_folder(executes)
-    _share_out_gpus(workflow)
+    _share_out_gpus(workflow, executes)
     _prepare(jobs, workflow)
     if slurm.available():
         _follow_queue(jobs, executes)
@@ -195,11 +195,19 @@ def _claim_folder(executes: bool) -> None:
         locks.claim()
 
 
-def _share_out_gpus(workflow: Any) -> None:
-    """Without a queue, run one job per GPU at a time; `--resources gpu=N` on the command line runs N."""
-    queued = workflow.resource_settings.nodes is not None
-    if not queued and "gpu" not in workflow.global_resources and (found := gpus.available(os.environ)):
+def _share_out_gpus(workflow: Any, executes: bool) -> None:
+    """Without a queue, run one job per GPU at a time, unless `--resources gpu=N` has N run."""
+    found = gpus.available(os.environ) if workflow.local_exec else []
+    if not found:
+        return
+    if "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", len(found))
+        if executes:
+            here = f"{len(found)} GPU{'s' * (len(found) > 1)}"
+            more = "--resources gpu=N starts N, HLRS_DEVICE=cpu uses none"
+            print(f"hlrs: one job per GPU at a time, {here}; {more}", file=sys.stderr)
+    elif workflow.global_resources["gpu"].value == 0:  # which Snakemake takes for a limit of no job
+        raise UserError("--resources gpu=0: would limit nothing; to use no GPU, set HLRS_DEVICE=cpu")
 
 
 def _prepare(jobs: list[Job], workflow: Any) -> None:

@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,8 +91,8 @@ def choose(environment: Mapping[str, str]) -> str:
             f"SLURM gave this job {given} GPU{'s' * (given > 1)} on {platform.node()}, PyTorch sees {seen}: "
             "run `hlrs doctor` in such a job (srun --gpus=1) to see why, or set HLRS_DEVICE=cpu"
         )
-    alone = given and not any(name in environment for name in SHARED)
-    for device in range(seen if alone else 0):
+    shared = any(name in environment for name in SHARED) or given < _granted(environment)
+    for device in range(0 if shared else min(seen, given)):
         free, total = torch.cuda.mem_get_info(device)
         if free < FREE_SHARE * total:
             raise UserError(
@@ -106,9 +107,18 @@ def given_gpus(environment: Mapping[str, str]) -> int:
     if "SLURM_JOB_ID" not in environment:
         return 0
     names = ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
-    lists = (environment.get(name, "").split(",") for name in names)
-    counts = (sum(gpu not in ("", "NoDevFiles") for gpu in gpus) for gpus in lists)
-    return next(filter(None, counts), 0)
+    return next(filter(None, (len(named_gpus(environment.get(name, ""))) for name in names)), 0)
+
+
+def _granted(environment: Mapping[str, str]) -> int:
+    """Count the GPUs of the whole SLURM job, of which this process may have been left one."""
+    return len(named_gpus(environment.get("SLURM_JOB_GPUS", "")))
+
+
+def named_gpus(text: str) -> list[str]:
+    """Return the GPUs that a value of CUDA_VISIBLE_DEVICES names: indices and UUIDs up to what is neither."""
+    names = (name.strip() for name in text.split(","))
+    return list(takewhile(lambda name: name.isdecimal() or name.startswith(("GPU-", "MIG-")), names))
 
 
 def cpu_model() -> str | None:

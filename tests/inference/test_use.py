@@ -188,6 +188,8 @@ def test_a_folder_gives_its_files_and_the_rows_of_its_tables(use, trained, tmp_p
     pq.write_table(
         pa.table({"image": [{"bytes": good.read_bytes(), "path": None}] * 2}), tmp_path / "some/a.parquet"
     )
+    pq.write_table(pa.table({"label": [1]}), tmp_path / "some/metadata.parquet")
+    (tmp_path / "some/spark.parquet").mkdir()  # whose parts would lie below
     found = use("predict", "mine/resnet/0", tmp_path / "some", "--csv")
     assert found.exit_code == 0
     rows = list(csv.reader(io.StringIO(found.stdout)))[1:]

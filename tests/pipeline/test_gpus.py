@@ -9,15 +9,17 @@ from datetime import datetime
 
 import pytest
 
-from hlrs.pipeline.gpus import available
+from hlrs.pipeline.gpus import available, listed
 from tests.conftest import edit, record
 from tests.pipeline.test_workflow import duplicate, once, repository, run  # noqa: F401 - fixtures among them
 from tests.standins import Commands
 
 FOUR = "\n".join(
-    f"echo GPU-{name}, {used}, 81559" for name, used in zip("abcd", (70000, 3, 500, 4), strict=True)
+    f"echo {index}, GPU-{name}, {used}, 81559"
+    for index, (name, used) in enumerate(zip("abcd", (700, 3, 50, 4), strict=True))
 )
-UNIFIED = "echo 'GPU-x, [N/A], [N/A]'"
+UNIFIED = "echo '0, GPU-x, [N/A], [N/A]'"
+LOST = "echo '0, [GPU is lost], [GPU is lost], [GPU is lost]'; echo '1, GPU-y, [Unknown Error], 81559'; "
 
 
 @pytest.fixture
@@ -26,7 +28,9 @@ def nvidia_smi(tmp_path, monkeypatch):
     monkeypatch.delenv("HLRS_DEVICE", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     commands = Commands(tmp_path / "bin", monkeypatch)
-    return lambda lines: commands.write("nvidia-smi", lines)
+    listed.cache_clear()
+    yield lambda lines: commands.write("nvidia-smi", lines)
+    listed.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,9 @@ def nvidia_smi(tmp_path, monkeypatch):
     [
         (FOUR, {}, ["GPU-b", "GPU-d", "GPU-c", "GPU-a"]),  # the least used memory first
         (UNIFIED, {}, ["GPU-x"]),
+        (LOST + UNIFIED, {}, ["GPU-y", "GPU-x"]),
+        (f"{LOST} echo '2, GPU-z, 9, 81559'", {}, ["GPU-z", "GPU-y"]),  # one that cannot be read comes last
+        ("printf 'GPU \\344'", {}, []),
         ("echo No devices were found; exit 6", {}, []),
         ("echo No devices were found", {}, []),
         (FOUR, {"HLRS_DEVICE": "cpu"}, []),
@@ -42,6 +49,9 @@ def nvidia_smi(tmp_path, monkeypatch):
         (FOUR, {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1"}, ["0", "1"]),  # snakemake inside salloc
         (FOUR, {"CUDA_VISIBLE_DEVICES": "3,1"}, ["3", "1"]),
         (FOUR, {"CUDA_VISIBLE_DEVICES": "3,-1,1"}, ["3"]),
+        (FOUR, {"CUDA_VISIBLE_DEVICES": "0, GPU-c,MIG-d"}, ["0", "GPU-c", "MIG-d"]),
+        (FOUR, {"CUDA_VISIBLE_DEVICES": "0,x,1"}, ["0"]),
+        (FOUR, {"CUDA_VISIBLE_DEVICES": "all"}, []),
         (FOUR, {"CUDA_VISIBLE_DEVICES": ""}, []),
     ],
 )
@@ -52,6 +62,7 @@ def test_the_gpus_that_a_process_may_use(nvidia_smi, lines, environment, gpus):
 
 def test_without_nvidia_smi_there_are_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    listed.cache_clear()
     assert available({}) == []
 
 
@@ -81,16 +92,35 @@ def job(**variables):
 
 
 def test_each_job_takes_a_gpu_that_the_fewest_have(tmp_path):
-    name = tmp_path.name  # no other test's
-    gpus = {"CUDA_VISIBLE_DEVICES": f"{name}-0,{name}-1"}
+    one, two = (f"GPU-{tmp_path.name}-{number}" for number in range(2))  # no other test's
+    gpus = {"CUDA_VISIBLE_DEVICES": f"{one},{two}"}
     with job(**gpus) as (_, first), job(**gpus) as (second, other), job(**gpus) as (_, third):
-        assert (first, other, third) == (f"{name}-0", f"{name}-1", f"{name}-0")
+        assert (first, other, third) == (one, two, one)
         second.kill()
         second.wait()
         with job(**gpus) as (_, again):
-            assert again == f"{name}-1"
-    with job(CUDA_VISIBLE_DEVICES=f"{name}-1") as (_, only):
-        assert only == f"{name}-1"
+            assert again == two
+    with job(CUDA_VISIBLE_DEVICES=one) as (_, only), job(**gpus) as (_, other):
+        assert (only, other) == (one, two)
+
+
+def test_a_gpu_is_the_same_by_every_name(nvidia_smi, tmp_path):
+    """By its index, its UUID, and the beginning of that."""
+    uuids = [f"GPU-{tmp_path.name}-{letter}" for letter in "ab"]
+    nvidia_smi("\n".join(f"echo {index}, {uuid}, 3, 81559" for index, uuid in enumerate(uuids)))
+    with job(CUDA_VISIBLE_DEVICES="0") as (_, first), job() as (_, second):
+        assert (first, second) == ("0", uuids[1])
+        with job(CUDA_VISIBLE_DEVICES=f"1,{uuids[0]}") as (_, third):  # each has one job
+            assert third == "1"
+            with job(CUDA_VISIBLE_DEVICES=f"{uuids[1]},0") as (_, fourth):
+                assert fourth == "0"
+
+
+def test_allocations_of_one_node_count_their_own_gpus(tmp_path):
+    """Where each sees GPUs from 0 on, equal names are not the same GPU."""
+    mine, theirs = ({"SLURM_JOB_ID": f"{tmp_path.name}{n}", "CUDA_VISIBLE_DEVICES": "0,1"} for n in "ab")
+    with job(**mine) as (_, first), job(**theirs) as (_, other), job(**mine) as (_, second):
+        assert (first, other, second) == ("0", "0", "1")
 
 
 def test_a_job_on_a_machine_without_gpus_takes_none(nvidia_smi):
@@ -100,21 +130,34 @@ def test_a_job_on_a_machine_without_gpus_takes_none(nvidia_smi):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("options", "at_once"), [([], 1), (["--resources", "gpu=2"], 2)])
+@pytest.mark.parametrize(
+    ("options", "at_once", "says"),
+    [
+        (["-j", "2"], 1, "one job per GPU at a time, 1 GPU;"),
+        (["--cores", "2", "--resources", "gpu=2"], 2, ""),
+    ],
+)
 def test_snakemake_starts_one_job_per_gpu_unless_more_are_asked_for(
     repository,  # noqa: F811
     nvidia_smi,
     tmp_path,
     options,
     at_once,
+    says,
 ):
-    nvidia_smi("echo GPU-a, 3, 81559")
+    nvidia_smi("echo 0, GPU-a, 3, 81559")
     folder = duplicate(repository, tmp_path / "site")
     edit(folder / "params.yaml", **{"matrix.methods": ["darts", "hlrs"], "search.epochs": 12})
-    run(folder, "snakemake", "--cores", "2", "search_all", *options)
+    done = run(folder, "snakemake", "search_all", *options)
+    assert ("one job per GPU" in done.stderr) == bool(says)
+    assert says in done.stderr
     spans = []
     for method in ("darts", "hlrs"):
         found = record(folder, "search", f"digits/{method}/0")
         spans.append((datetime.fromisoformat(found["started"]), datetime.fromisoformat(found["ended"])))
     overlap = any(a[0] < b[1] and b[0] < a[1] for a, b in itertools.combinations(spans, 2))
     assert overlap == (at_once > 1)
+    if at_once > 1:
+        refused = run(folder, "snakemake", "-n", "--resources", "gpu=0", status=2)
+        assert "hlrs: --resources gpu=0: " in refused.stderr
+        assert "HLRS_DEVICE=cpu" in refused.stderr

@@ -244,6 +244,7 @@ def snakemake(*, dryrun=False, nodes=None, **profile):
     """Snakemake's settings as the Snakefile sees them."""
     return SimpleNamespace(
         output_settings=SimpleNamespace(dryrun=dryrun),
+        local_exec=nodes is None,
         resource_settings=SimpleNamespace(nodes=nodes, overwrite_resources={"search": profile}),
     )
 
@@ -271,11 +272,12 @@ def test_a_job_on_this_machine_has_its_gpu_or_its_memory(monkeypatch):
     assert room("search", snakemake()) == Room(8e10, "this machine's GPU")
 
 
-def test_a_gpu_that_hlrs_device_leaves_out_is_not_asked_for(monkeypatch):
-    listing = [Gpu("GPU-0", 0, 81559 * 2**20), Gpu("GPU-1", 0, 40960 * 2**20)]
+def test_a_gpu_that_the_environment_leaves_out_is_not_asked_for(monkeypatch):
+    listing = [Gpu("0", "GPU-a", 0, 81559 * 2**20), Gpu("1", "GPU-b", 0, 40960 * 2**20)]
     monkeypatch.setattr("hlrs.pipeline.memory.listed", lambda: listing)
-    assert memory._gpu_here({}) == 81559 * 2**20
-    assert memory._gpu_here({"HLRS_DEVICE": "cpu"}) == 0
+    monkeypatch.setattr("hlrs.pipeline.gpus.listed", lambda: listing)
+    assert memory._gpu_here({}) == memory._gpu_here({"CUDA_VISIBLE_DEVICES": "1"}) == 81559 * 2**20
+    assert memory._gpu_here({"HLRS_DEVICE": "cpu"}) == memory._gpu_here({"CUDA_VISIBLE_DEVICES": ""}) == 0
 
 
 # --- before a job -------------------------------------------------------------------------------------

@@ -371,6 +371,7 @@ SLURM = {"SLURM_JOB_ID": "41"}
         (SLURM | {"CUDA_VISIBLE_DEVICES": "MIG-0c757cd7-e942-5726-a0b8-0e8fb7067135"}, 1),
         (SLURM | {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 0),  # as SLURM hides GPUs that were not requested
         (SLURM | {"CUDA_VISIBLE_DEVICES": ""}, 0),
+        (SLURM | {"CUDA_VISIBLE_DEVICES": "0, 1,-1,2"}, 2),  # CUDA reads no further
         (SLURM | {"SLURM_STEP_GPUS": "", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 0),
     ],
 )
@@ -430,6 +431,15 @@ def test_a_gpu_that_others_use_is_named(gpus):
         choose(TWO)
     for fact in ("GPU 1 on n7", "41.9 of 85.9 GB", "`nvidia-smi`"):
         assert fact in str(refused.value)
+
+
+def test_one_of_several_gpus_may_have_been_left_to_several_jobs(gpus):
+    """In an allocation in which snakemake itself starts more jobs than it has GPUs."""
+    gpus(10)
+    taken = SLURM | {"SLURM_JOB_GPUS": "0,1", "CUDA_VISIBLE_DEVICES": "1"}
+    assert choose(taken) == "cuda"
+    with pytest.raises(UserError, match="another process"):
+        choose(taken | {"SLURM_JOB_GPUS": "1"})
 
 
 @pytest.mark.parametrize("name", ["SLURM_SHARDS_ON_NODE", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"])

@@ -142,6 +142,15 @@ def count_rows(path: Path) -> int:
     return int(_open_parquet(path).metadata.num_rows)
 
 
+def has_images(path: Path) -> bool:
+    """Whether a Parquet file has a column of images, or cannot be read, which whoever reads it reports."""
+    try:
+        schema = _open_parquet(path).schema_arrow
+    except UserError:
+        return True
+    return any(_holds_images(field.type) for field in schema)
+
+
 def encoded_rows(path: Path) -> Iterator[tuple[str, io.BytesIO]]:
     """Yield the encoded images of a Parquet file, whether they have labels or not, each with its place."""
     import pyarrow as pa
