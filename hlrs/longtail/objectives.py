@@ -197,8 +197,9 @@ class DualHead(Objective):
 class ProCo(Objective):
     """L(f(x₁), y) + w/2 · Σ_v −log softmax(ℓ(x_v) + log n)_y over the views v = 2, 3  (Du et al. 2024, §3).
 
-    ℓ are the logits of `longtail/proco.py`, n the classes' training counts. The classes' distributions have
-    seen both views before either is contrasted with them; the authors' code contrasts the first one before.
+    ℓ are the logits of `longtail/proco.py`, n the classes' training counts. The head's batch norm sees all
+    three views, as in the authors' code. The classes' distributions have seen both views before either is
+    contrasted with them; that code contrasts the first one before.
     """
 
     def __init__(self, spec: ProCoSpec, counts: Tensor) -> None:
@@ -225,7 +226,7 @@ class ProCo(Objective):
         assert isinstance(head, ProCoHead)
         features = network.features(torch.cat([batch.images for batch in batches]), 0)
         logits = network.finalize(features[:count])
-        z, labels = head(features[count:]), torch.cat([batch.labels for batch in others])
+        z, labels = head(features)[count:], torch.cat([batch.labels for batch in others])
         head.see(z, labels)
         contrast = head.logits(z, self.spec.temperature) + self.log_counts
         loss = loss_of(self.loss, logits, first, t)

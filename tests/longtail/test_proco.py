@@ -136,7 +136,7 @@ def test_the_objective_adds_both_views_contrast_to_the_adjusted_cross_entropy(ne
     features = network.features(torch.cat([batch.images for batch in batches]), 0)
     prior = np.log(COUNTS.numpy() / 10)
     logits = network.classify(features[:4]).detach().double().numpy()
-    hidden = head.projection(features[4:]).detach().double().numpy()
+    hidden = head.projection(features)[4:].detach().double().numpy()  # its batch norm sees the first view too
     z = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
     labels = np.tile([0, 1, 0, 2], 2)
     contrast = np.empty((8, 3))
