@@ -323,19 +323,32 @@ class Search(Spec):
         return self
 
 
+# the level of all channels where an image was moved away; black is left out of a job's parameters, as before
+# there was a choice: its key stays
+Fill = Annotated[int, Field(ge=0, le=255, exclude_if=not_)]
+
+
 class AutoAugment(Spec):
-    """AutoAugment's policy (Cubuk et al. 2019), learned on the named data set; torchvision's."""
+    """AutoAugment's policy (Cubuk et al. 2019), learned on the named data set; torchvision's.
+
+    `fill`: the level, 0 to 255, of what an image that is moved leaves empty; 128 in much code for CIFAR.
+    """
 
     kind: Literal["autoaugment"] = "autoaugment"
     policy: Literal["cifar10", "imagenet", "svhn"] = "cifar10"
+    fill: Fill = 0
 
 
 class RandAugment(Spec):
-    """`operations` random operations per image, at `magnitude` of 30 (Cubuk et al. 2020), torchvision's."""
+    """`operations` random operations per image, at `magnitude` of 30 (Cubuk et al. 2020), torchvision's.
+
+    `fill`: the level, 0 to 255, of what an image that is moved leaves empty.
+    """
 
     kind: Literal["randaugment"] = "randaugment"
     operations: int = Field(2, ge=1, le=100)
     magnitude: int = Field(9, ge=0, le=30)
+    fill: Fill = 0
 
 
 class SimAugment(Spec):

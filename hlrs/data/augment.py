@@ -119,14 +119,14 @@ def auto_augment(spec: AutoAugment) -> Any:
     """Return AutoAugment's policy (Cubuk et al. 2019), torchvision's."""
     from torchvision import transforms
 
-    return transforms.AutoAugment(transforms.AutoAugmentPolicy(spec.policy))
+    return transforms.AutoAugment(transforms.AutoAugmentPolicy(spec.policy), fill=spec.fill)
 
 
 def rand_augment(spec: RandAugment) -> Any:
     """Return RandAugment (Cubuk et al. 2020), torchvision's."""
     from torchvision import transforms
 
-    return transforms.RandAugment(spec.operations, spec.magnitude)
+    return transforms.RandAugment(spec.operations, spec.magnitude, fill=spec.fill)
 
 
 def sim_augment(spec: SimAugment) -> Any:

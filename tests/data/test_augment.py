@@ -129,6 +129,27 @@ def test_policies_match_torchvision(policy):
     assert not torch.equal(found, torch.stack([tensor(image) for image in images]))
 
 
+@pytest.mark.parametrize("kind", [AutoAugment, RandAugment])
+def test_a_policy_fills_what_it_leaves_empty_with_the_level_asked_for(kind):
+    """On white images no operation but a move makes the levels 0 and 77."""
+    white = [Image.new("RGB", (30, 24), (255,) * 3) for _ in range(60)]
+    black, dark = (
+        set(changed(white, Augmentation(policy=kind(**own))).unique().tolist()) for own in ({}, {"fill": 77})
+    )
+    assert 77 not in black
+    assert 77 in dark
+    assert "fill" not in kind().model_dump()  # so that keys are what they were before there was a choice
+
+
+def test_the_level_of_a_moved_image_by_hand():
+    """A policy of one sub-policy: 9 of 9 along y, which is 150/331 of 24 rows, 10 of them."""
+    transform = augment.auto_augment(AutoAugment(fill=128))
+    transform.policies = [(("TranslateY", 1.0, 9), ("AutoContrast", 0.0, None))]
+    moved = np.asarray(transform(Image.new("L", (30, 24), 255)))
+    assert sorted(moved[:, 0].tolist()) == [128] * 10 + [255] * 14
+    assert (moved == moved[:, :1]).all()
+
+
 def test_views_for_contrast_match_torchvision_and_keep_the_size():
     images = [photo(seed=seed) for seed in range(8)]
     transform = transforms.Compose(
