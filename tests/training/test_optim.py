@@ -1,10 +1,13 @@
-"""Optimizers of a retraining, step by step in NumPy's float64."""
+"""Optimizers of a retraining, step by step in NumPy's float64, and those of the shipped recipes."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from hlrs.config.params import load
 from hlrs.config.recipes import AdamW, Muon, Rest, Sgd
 from hlrs.errors import Failure
 from hlrs.longtail.row_rates import learn_rows_at
@@ -14,7 +17,7 @@ from hlrs.nas.operations import Depthwise
 from hlrs.nas.resnet import ResNet
 from hlrs.training.checkpoints import pack_optimizer, unpack_optimizer
 from hlrs.training.muon import dense_filters, orthogonalize
-from hlrs.training.optim import ascent, make_optimizer, mean_gradients, set_lr
+from hlrs.training.optim import ascent, learning_rate, make_optimizer, mean_gradients, set_lr
 
 
 def small():
@@ -186,3 +189,36 @@ def test_an_optimizer_resumes_bit_for_bit(spec):
             gradients(network, step)
             optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(on.parameters(), resumed.parameters(), strict=True))
+
+
+# --- the recipes of published results -----------------------------------------------------------------
+
+EXPERIMENTS = Path(__file__).parents[2] / "workflow" / "experiments"
+LDAM_DRW = {0: 0.02, 3: 0.08, 4: 0.1, 159: 0.1, 160: 0.001, 179: 0.001, 180: 1e-5, 199: 1e-5}
+AUTHORS = {  # the authors' batch size, learning rates by epoch from 0, Nesterov, weight decay
+    ("ldam_resnet32", "ldam_drw"): (128, LDAM_DRW, False, 2e-4),  # cifar_train.py
+    ("balanced_softmax", "balanced_softmax"): (128, LDAM_DRW, False, 2e-4),
+    ("balanced_softmax", "balanced_softmax_augmented"): (  # ProCo_cifar/main.py
+        256,
+        {0: 0.06, 4: 0.3, 159: 0.3, 160: 0.03, 179: 0.03, 180: 0.003},
+        False,
+        2e-4,
+    ),
+    # configs/cifar10.yaml, and the optimizer of lib/utils/utils.py; the warm-up is ours
+    ("bbn", "bbn"): (128, {5: 0.1, 119: 0.1, 120: 0.001, 159: 0.001, 160: 1e-5, 199: 1e-5}, True, 2e-4),
+    # README.md and Trainer.py: 0.01 (1 + cos πe/200)/2
+    ("glmc", "glmc"): (64, {0: 0.01, 50: 0.008535534, 100: 0.005, 150: 0.001464466}, False, 5e-3),
+}
+
+
+@pytest.mark.parametrize(("experiment", "method"), AUTHORS, ids=lambda name: name)
+def test_a_shipped_recipe_has_the_optimizer_of_its_authors_code(experiment, method):
+    batch, rates, nesterov, decay = AUTHORS[experiment, method]
+    recipe = load(EXPERIMENTS / f"{experiment}.yaml").retrain_of(method)
+    weights = recipe.weights
+    found = {epoch: learning_rate(weights, epoch, recipe.epochs) for epoch in rates}
+    assert found == pytest.approx(rates)
+    assert (recipe.epochs, recipe.batch_size, recipe.accumulate) == (200, batch, 1)
+    [group] = make_optimizer(nn.Linear(2, 2), weights).param_groups
+    assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, nesterov, decay)
+    assert weights.clip is None
