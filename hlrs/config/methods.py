@@ -664,11 +664,12 @@ Mixing = Annotated[
 
 # --- objectives -----------------------------------------------------------------------------------------
 # `searches`: whether a supernet can be trained by it. `samplers`: a batch of each is read per step. `passes`:
-# how many batches pass through the network per step. `mixing`: the coefficient that mixes the batches or
-# losses of two branches or classifiers. `auxiliary`: whether it can train an auxiliary head.
-# `one_classifier`: whether it has a single classifier, which can be replaced after training. `reweighted`:
-# whether it weights the classes by their frequencies, whatever its `loss`. `branches`: how many the network
-# has, and `branch_cells`: how many cells exist once per branch.
+# how many batches pass through the network per step, and `joined`: how many of them at once, so that batch
+# norms see them together. `mixing`: the coefficient that mixes the batches or losses of two branches or
+# classifiers. `auxiliary`: whether it can train an auxiliary head. `one_classifier`: whether it has a single
+# classifier, which can be replaced after training. `reweighted`: whether it weights the classes by their
+# frequencies, whatever its `loss`. `branches`: how many the network has, and `branch_cells`: how many cells
+# exist once per branch.
 # `claimed`: what the paper's claim calls DARTS with this objective: "DARTS" (with another sampler or loss,
 # re-sampling or re-weighting), "BBN" (with another arch_lr than constant, HLRS), "HLRS"; None: nothing.
 
@@ -682,6 +683,7 @@ class Plain(Spec):
     claimed: ClassVar[Claimed] = "DARTS"
     searches: ClassVar[bool] = True
     passes: ClassVar[int] = 1
+    joined: ClassVar[int] = 1
     mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = True
     one_classifier: ClassVar[bool] = True
@@ -715,6 +717,7 @@ class Bilateral(Spec):
     claimed: ClassVar[Claimed] = "BBN"
     searches: ClassVar[bool] = True
     passes: ClassVar[int] = 2
+    joined: ClassVar[int] = 1
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = True
     rated: ClassVar[bool] = False
@@ -751,6 +754,7 @@ class DualHead(Spec):
     claimed: ClassVar[Claimed] = "HLRS"
     searches: ClassVar[bool] = True
     passes: ClassVar[int] = 1
+    joined: ClassVar[int] = 1
     mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = False
@@ -790,6 +794,7 @@ class ProCo(Spec):
     claimed: ClassVar[Claimed] = None
     searches: ClassVar[bool] = False
     passes: ClassVar[int] = 3
+    joined: ClassVar[int] = 3
     mixing: ClassVar[None] = None
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = True
@@ -822,6 +827,7 @@ class Glmc(Spec):
     claimed: ClassVar[Claimed] = None
     searches: ClassVar[bool] = False
     passes: ClassVar[int] = 2
+    joined: ClassVar[int] = 1
     auxiliary: ClassVar[bool] = False
     one_classifier: ClassVar[bool] = False
     rated: ClassVar[bool] = False

@@ -260,7 +260,8 @@ class Glmc(Objective):
         head = network.training_head
         assert isinstance(head, GlmcHead)
         assert mixing is not None
-        features = network.features(torch.cat([batch.images for batch in batches]), 0)
+        # one after the other: batch norms see each view by itself, as in the authors' code
+        features = torch.cat([network.features(batch.images, 0) for batch in batches])
         conventional, balanced = head.conventional(features).chunk(2), network.finalize(features).chunk(2)
         loss = self.spec.consistency * head.inconsistency(features)
         for batch, of_all, of_tail in zip(batches, conventional, balanced, strict=True):

@@ -241,8 +241,9 @@ class NetworkPhase(OnImages):
         if self.drop_path == 0 or not isinstance(network, DerivedNetwork):
             return None
         draw = generator(shared.purpose, "drop path", self.epoch, number)
-        batches = shared.recipe.objective.passes // network.branch_count  # in one pass of a branch
-        maps, images = network.dropped_maps, batches * self.batches.batch_size
+        objective = shared.recipe.objective
+        rounds = objective.passes // (objective.joined * network.branch_count)  # of each branch
+        maps, images = rounds * network.dropped_maps, objective.joined * self.batches.batch_size
         return send(draw_factors(maps, images, self.drop_path, draw), shared.device)
 
     def outcome(self, mixing: Mixing, factors: Tensor | None, *fields: Any) -> Outcome:

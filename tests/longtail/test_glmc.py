@@ -57,6 +57,23 @@ def test_inconsistency_and_its_gradient_with_constant_targets():
     assert gradient[5].item() == pytest.approx(slope / 2e-6, rel=1e-6)  # of h(z) alone
 
 
+def test_batch_norms_see_one_view_after_the_other():
+    spec = Spec()
+    network = ResNet(20, in_channels=1, classes=3, **layout_of(spec))
+    objective = make_objective(spec, COUNTS)
+    network.training_head = objective.head(network.classifier.in_features)
+    draw = torch.Generator().manual_seed(1)
+    views = [torch.randn(4, 1, 8, 8, generator=draw), 3 + torch.randn(4, 1, 8, 8, generator=draw)]
+    maps = [network.stem[0](view).detach().double().numpy() for view in views]
+    labels, share = torch.tensor([0, 1, 0, 2]), torch.full((4,), 0.7)
+    objective(network, [Batch(view, labels, labels, share) for view in views], 0.0, 0.5)
+    means, variances = ([f(m, axis=(0, 2, 3)) for m in maps] for f in (np.mean, np.var))
+    norm, unbiased = network.stem[1], 256 / 255  # of 4·8·8 pixels; momentum 0.1
+    assert norm.running_mean.numpy() == pytest.approx(0.09 * means[0] + 0.1 * means[1], abs=1e-6)
+    expected = 0.81 + unbiased * (0.09 * variances[0] + 0.1 * variances[1])
+    assert norm.running_var.numpy() == pytest.approx(expected, rel=1e-5)
+
+
 def cross_entropies(z, y):
     return np.log(np.exp(z).sum(1)) - z[np.arange(len(y)), y]
 
@@ -75,8 +92,8 @@ def test_the_objective_mixes_both_classifiers_losses_and_adds_the_inconsistency(
         Batch(torch.randn(4, 1, 8, 8, generator=draw), *labels, torch.full((4,), share)) for share in shares
     ]
     outcome = objective(network, batches, 0.0, m)
-    head, pixels = network.training_head, torch.cat([batch.images for batch in batches])
-    features = network.features(pixels, 0).detach().double().numpy()
+    head = network.training_head
+    features = torch.cat([network.features(batch.images, 0) for batch in batches]).detach().double().numpy()
     z, conventional, balanced = (
         features @ weight.T + bias
         for weight, bias in map(arrays, (head.projection, head.conventional, network.classifier))

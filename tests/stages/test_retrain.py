@@ -154,6 +154,20 @@ def test_each_accumulated_pass_has_its_own_draws(workspace):
         assert len({str(values[place].tolist()) for values in passes}) == 4
 
 
+@pytest.mark.parametrize(
+    ("kind", "rounds", "images"),  # a branch's passes per step, one after the other, and images in each
+    [("plain", 1, 16), ("bilateral", 1, 16), ("glmc", 2, 16), ("proco", 1, 48)],
+)
+def test_drop_path_draws_for_each_image_of_each_pass(workspace, kind, rounds, images):
+    task = task_of(drop_path=0.5, objective={"kind": kind})
+    task.begin(1)
+    maps = task.network.dropped_maps
+    assert maps > 0
+    assert task.phase.inputs(0)[1].shape == (rounds * maps, images)
+    task.step(0)
+    assert not list(task.network.drop_path.factors)  # the step used them all
+
+
 # --- sharpness ----------------------------------------------------------------------------------------
 
 
