@@ -213,7 +213,8 @@ def mix(batch: Batch, draw: torch.Generator, spec: Mixup | Cutmix) -> Batch:
     """Mix a batch with a permutation of itself by one λ ~ Beta(alpha, alpha), as in the authors' code."""
     share = _draw_share(spec.alpha, draw)
     order = send(torch.randperm(len(batch.labels), generator=draw), batch.labels.device)
-    return _mixed(batch, Batch(batch.images[order], batch.labels[order]), share, draw, spec)
+    images, share = MIXES[type(spec)](batch.images, batch.images[order], share, draw)
+    return _mixed(images, batch.labels, batch.labels[order], share)
 
 
 def mix_views(
@@ -221,14 +222,14 @@ def mix_views(
 ) -> list[Batch]:
     """Mix views of one batch with the same views of another, each as its spec says, by one λ for all.
 
-    The views of the first batch come before those of the second; λ has the first spec's distribution.
+    The views of the first batch come before those of the second; λ has the first spec's distribution. It is
+    the share of the first labels in every view, whatever a box covers  (Du et al. 2023, authors' code).
     """
-    share = _draw_share(specs[0].alpha, draw)
-    firsts, seconds = batches[: len(specs)], batches[len(specs) :]
-    return [
-        _mixed(first, second, share, draw, spec)
-        for first, second, spec in zip(firsts, seconds, specs, strict=True)
-    ]
+    share, mixed = _draw_share(specs[0].alpha, draw), []
+    for first, second, spec in zip(batches[: len(specs)], batches[len(specs) :], specs, strict=True):
+        images, _ = MIXES[type(spec)](first.images, second.images, share, draw)
+        mixed.append(_mixed(images, first.labels, second.labels, share))
+    return mixed
 
 
 def _draw_share(alpha: float, draw: torch.Generator) -> float:
@@ -237,11 +238,10 @@ def _draw_share(alpha: float, draw: torch.Generator) -> float:
     return random.Random(seed).betavariate(alpha, alpha)  # noqa: S311 - a seeded draw, no secret
 
 
-def _mixed(first: Batch, second: Batch, share: float, draw: torch.Generator, spec: Mixup | Cutmix) -> Batch:
-    """Mix two batches of equal shape by a share λ of the first."""
-    images, share = MIXES[type(spec)](first.images, second.images, share, draw)
-    shares = torch.full(first.labels.shape, share, dtype=torch.float32, device=first.labels.device)
-    return Batch(images, first.labels, second.labels, shares)
+def _mixed(images: Tensor, labels: Tensor, partners: Tensor, share: float) -> Batch:
+    """Make a batch of mixed images whose first labels all have the same share."""
+    shares = torch.full(labels.shape, share, dtype=torch.float32, device=labels.device)
+    return Batch(images, labels, partners, shares)
 
 
 def mixup(images: Tensor, others: Tensor, share: float, draw: torch.Generator) -> tuple[Tensor, float]:

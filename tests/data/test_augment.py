@@ -309,17 +309,21 @@ def test_partners_are_drawn_from_all_images():
 def test_views_are_mixed_with_those_of_another_batch_by_one_share():
     firsts = [Batch(torch.full((2, 1, 8, 8), value), torch.tensor([0, 1])) for value in (1.0, 2.0)]
     seconds = [Batch(torch.full((2, 1, 8, 8), value), torch.tensor([2, 0])) for value in (-1.0, 8.0)]
-    shares = []
+    shares, areas = [], []
     for n in range(20):
         views = [*firsts, *seconds]
         global_, local = mix_views(views, generator(n), [Mixup(alpha=1.0), Cutmix(alpha=1.0)])
-        share, left = (float(batch.share[0]) for batch in (global_, local))
+        share = float(global_.share[0])
         assert float(global_.images[0, 0, 0, 0]) == pytest.approx(2 * share - 1, abs=1e-6)
-        assert (local.images == 8).double().mean() == pytest.approx(1 - left)
-        assert left >= share - 0.25  # but for the border and whole pixels, the same λ
+        side = int(8 * (1 - share) ** 0.5) // 2 * 2  # of cutmix's box, before the border clips it
+        boxes = (local.images == 8).sum((1, 2, 3)).tolist()
+        assert side**2 / 4 <= boxes[0] == boxes[1] <= side**2
+        areas.append(boxes[0] / 64)
         for batch in (global_, local):
+            assert batch.share.tolist() == [pytest.approx(share)] * 2  # the labels' share, whatever the box
             assert batch.labels.tolist() == [0, 1]
             assert batch.partners.tolist() == [2, 0]
         shares.append(share)
     assert len(set(shares)) == 20
+    assert np.mean(areas) < 1 - np.mean(shares)  # the border clips boxes
     assert float(firsts[1].images.mean()) == 2  # the views themselves stay
