@@ -237,7 +237,6 @@ def run_bbn(folder: Path, given: Given) -> Theirs:
     scheduler = get_scheduler(cfg, optimizer)
     scheduler.last_epoch = -1  # where torch 1.0.1 of their requirements.txt leaves it, unlike torch 2
     rates, logger = list[float](), MagicMock()
-    loader = Loader(given, lambda v: (*v[0], {"sample_image": v[1][0], "sample_label": v[1][1]}))
 
     def name_of(name: str) -> str:
         return name if name.startswith("classifier") else f"backbone.{resnet_name(name)}"
@@ -250,8 +249,11 @@ def run_bbn(folder: Path, given: Given) -> Theirs:
                 group["lr"] = rate
             arguments = epoch + 1, EPOCHS, optimizer, combiner, CrossEntropy(), cfg, logger
             if epoch in given.epochs:
-                loader.epoch = epoch - 1
-                train_model(loader, network, *arguments)
+                both = [
+                    (*uniform, {"sample_image": other[0], "sample_label": other[1]})
+                    for uniform, other in given.views[epoch]
+                ]
+                train_model(both, network, *arguments)
     return steps, rates
 
 
@@ -314,7 +316,6 @@ def run_proco(folder: Path, given: Given) -> Theirs:
     optimizer = torch.optim.SGD(
         network.parameters(), options.lr, momentum=options.momentum, weight_decay=options.weight_decay
     )
-    loader = Loader(given, lambda views: ([images for images, _ in views], views[0][1]))
     directions = iter(given.draws["directions"])
 
     def name_of(name: str) -> str | None:
@@ -333,8 +334,8 @@ def run_proco(folder: Path, given: Given) -> Theirs:
             program.adjust_lr(optimizer, epoch, options)
             rates.append(optimizer.param_groups[0]["lr"])
             if epoch in given.epochs:
-                loader.epoch = epoch - 1
-                program.train(loader, network, logits, classes, optimizer, epoch, options, MagicMock())
+                batches = [([images for images, _ in views], views[0][1]) for views in given.views[epoch]]
+                program.train(batches, network, logits, classes, optimizer, epoch, options, MagicMock())
     return steps, rates
 
 
