@@ -67,7 +67,10 @@ def take_one() -> None:
 
     To be called before CUDA starts, which reads CUDA_VISIBLE_DEVICES once.
     """
-    if gpus := available(os.environ):
+    gpus = available(os.environ)
+    if len(gpus) == 1:
+        _least_taken(gpus)  # for jobs that may use others, too; this one needs no choice
+    elif gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = _least_taken(gpus)
 
 

@@ -123,6 +123,12 @@ def test_allocations_of_one_node_count_their_own_gpus(tmp_path):
         assert (first, other, second) == ("0", "0", "1")
 
 
+def test_a_single_gpu_is_left_as_it_is(nvidia_smi, tmp_path):
+    nvidia_smi(f"echo 0, GPU-{tmp_path.name}, 3, 81559")
+    with job() as (_, taken):
+        assert taken == "None"
+
+
 def test_a_job_on_a_machine_without_gpus_takes_none(nvidia_smi):
     nvidia_smi("exit 9")
     with job() as (_, taken):
