@@ -329,8 +329,8 @@ def evaluated(job: Job, held: float) -> float:
         recipe = params.retrain
         since = 1.0 if recipe.swa is None else recipe.swa
         means = sum(epoch / recipe.epochs >= since for epoch in range(recipe.epochs))
-        # the running statistics of a mean of two or more are measured for whoever reads it
-        measured = min(max(0, means - 1), recipe.epochs if held else 1)
+        several = max(0, means - 1)  # epochs that end with a mean of two or more
+        measured = several if held else min(several, 1)  # its running statistics, for whoever reads it
         classifier = [] if recipe.classifier is None else recipe.classifier.passes
         holdout = held * (recipe.epochs + len(classifier))
         return recipe.accumulate * (measured * recipe.objective.passes + holdout)

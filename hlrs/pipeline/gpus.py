@@ -67,11 +67,10 @@ def take_one() -> None:
 
     To be called before CUDA starts, which reads CUDA_VISIBLE_DEVICES once.
     """
-    gpus = available(os.environ)
-    if len(gpus) == 1:
-        _least_taken(gpus)  # for jobs that may use others, too; this one needs no choice
-    elif gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = _least_taken(gpus)
+    if gpus := available(os.environ):
+        taken = _least_taken(gpus)  # the only one, too: other jobs may have a choice
+        if len(gpus) > 1:
+            os.environ["CUDA_VISIBLE_DEVICES"] = taken
 
 
 def _least_taken(gpus: Sequence[str]) -> str:
