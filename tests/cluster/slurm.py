@@ -121,18 +121,18 @@ class Cluster:
     def marked(self) -> list[int]:
         """Every process that uses this cluster: its daemons, its jobs, and their submitters."""
         mark = f"{MARK}={self.folder}\0".encode()
-        return [pid for pid in _pids() if mark in _read(pid, "environ")]
+        return [pid for pid in _pids() if mark in read_process(pid, "environ")]
 
     def processes(self, node: str = "") -> list[int]:
         """The processes of this cluster's jobs, or only those of one node."""
         place = f"SLURMD_NODENAME={node}".encode()
-        return [pid for pid in self.marked() if place in _read(pid, "environ")]
+        return [pid for pid in self.marked() if place in read_process(pid, "environ")]
 
     @staticmethod
     def shepherds(jobs: Iterable[str] = ("",)) -> list[int]:
         """The slurmstepd of some jobs, or of all."""
         titles = tuple(f"slurmstepd: [{job}{'.' if job else ''}".encode() for job in jobs)
-        return [pid for pid in _pids() if _read(pid, "cmdline").startswith(titles)]
+        return [pid for pid in _pids() if read_process(pid, "cmdline").startswith(titles)]
 
     def _daemon(self, name: str, *command: str) -> None:
         environment = {**os.environ, **self.environment, "PATH": SBIN}
@@ -277,10 +277,11 @@ def _pids() -> list[int]:
     return [int(directory.name) for directory in Path("/proc").glob("[0-9]*")]
 
 
-def _read(pid: int, name: str) -> bytes:
+def read_process(pid: int, name: str) -> bytes:
+    """A file of a process in /proc; nothing once the process has ended, which it may do at any time."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:  # it ended
+    except OSError:
         return b""
 
 

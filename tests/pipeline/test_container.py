@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -61,12 +62,11 @@ def snakemake(folder, image, *arguments):
 
 
 def below(pid):
-    """The descendants of a process."""
-    children = [
-        int(child)
-        for path in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in path.read_text().split()
-    ]
+    """The descendants of a process; it and they may end meanwhile."""
+    children = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            children += [int(child) for child in path.read_text().split()]
     return [*children, *(process for child in children for process in below(child))]
 
 
@@ -84,7 +84,8 @@ def stopped(once, repository, image):  # noqa: F811
             assert time.monotonic() < deadline
             time.sleep(0.02)
         for pid in below(process.pid):
-            os.kill(pid, signal.SIGUSR1)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
         output = process.communicate(timeout=DEADLINE)[0]
         return {output: process.returncode}
 

@@ -94,11 +94,12 @@ def cluster(tmp_path_factory):
 
 
 def command_line(pid):
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return slurm.read_process(pid, "cmdline")
 
 
 def parent(pid):
-    return int(re.search(r"^PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1])
+    line = re.search(rb"^PPid:\s+(\d+)", slurm.read_process(pid, "status"), re.MULTILINE)
+    return int(line[1]) if line else None
 
 
 class Site:
