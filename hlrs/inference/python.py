@@ -4,13 +4,13 @@ Only networks need torch; results and genotypes load without.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pandas as pd
 from pydantic import ValidationError
 
 from hlrs.artifacts.files import read_json
-from hlrs.artifacts.jobs import Job, typed
+from hlrs.artifacts.jobs import Job, search_of, seeds_of, typed
 from hlrs.config.networks import NetworkSpec
 from hlrs.config.params import load as load_params
 from hlrs.config.spaces import PUBLISHED, SPACES, check_cells, space_of
@@ -18,6 +18,7 @@ from hlrs.errors import UserError
 from hlrs.nas.drawing import draw_cell
 from hlrs.nas.genotype import GIVEN, Genotype, drawings, from_json
 from hlrs.pipeline.plan import plan
+from hlrs.report.runs import PLACE, looked_up
 
 if TYPE_CHECKING:
     from hlrs.inference.classifier import ImageClassifier
@@ -38,19 +39,35 @@ def load(run: str | Path, device: str | None = None, params: str | Path = PARAMS
 
 
 def results(params: str | Path = PARAMS) -> pd.DataFrame:
-    """Return a row for each finished evaluation: data set, method, seeds, metrics, and its folder.
+    """Return a row per finished evaluation, or per finished look-up of a genotype where nothing is retrained.
 
-    Accuracies are shares in [0, 1]; a metric that is given by class or as a matrix is in its folder only.
+    Data set, draw, method and seeds under the names that the report's runs.csv has for them, metrics, and the
+    folder of the evaluation or look-up. Accuracies are shares in [0, 1]; `table_…` are those of the genotype
+    in a table of accuracies. A metric that is given by class or as a matrix is in the folder only.
     """
+    sections = load_params(Path(params))
+    retrained = bool(sections.matrix.retrain_seeds)
+    draws = {
+        name: (dataset, drawn)
+        for dataset in sections.matrix.datasets
+        for name, drawn in sections.draws(dataset).items()
+    }
+    done = {(job.stage, job.run): job for job in plan(sections) if job.complete}
     rows = []
-    for job in _jobs(params):
-        if job.stage == "evaluate" and job.complete:
-            dataset, method, seeds = job.run.split("/")
-            seed, _, again = seeds.partition("-")
+    for (stage, run), job in done.items():
+        if stage != ("evaluate" if retrained else "lookup"):
+            continue
+        name, method, _ = run.split("/")
+        dataset, drawn = draws[name]
+        seed, retrain_seed = seeds_of(run)
+        place = (dataset, method, drawn.draw, seed, retrain_seed if retrained else None)
+        row: dict[str, Any] = dict(zip(PLACE, place, strict=True))
+        if retrained:
             metrics = read_json(job.output("metrics.json"))
-            plain = {name: value for name, value in metrics.items() if not isinstance(value, list)}
-            own = {"dataset": dataset, "method": method, "seed": int(seed), "retrain_seed": int(again or 0)}
-            rows.append(own | plain | {"folder": str(job.directory)})
+            row |= {metric: value for metric, value in metrics.items() if not isinstance(value, list)}
+        if lookup := done.get(("lookup", search_of(run))):
+            row |= looked_up(read_json(lookup.output("lookup.json"))["columns"][drawn.table_column])
+        rows.append(row | {"folder": str(job.directory)})
     return pd.DataFrame(rows)
 
 

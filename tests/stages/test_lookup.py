@@ -11,7 +11,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from hlrs.artifacts.files import write_json, write_text
+import hlrs
+from hlrs.artifacts.files import read_json, write_json, write_text
 from hlrs.cli import main
 from hlrs.config.params import Params, load
 from hlrs.errors import UserError
@@ -30,6 +31,7 @@ from tests.nas.test_cell_table import ALL, ONE, POINTS, POOLS, SKIPS, lines
 TABLE = "cells.csv"
 METHODS = {"random": {"searcher": {"kind": "random"}}}
 FOUND = [ONE, SKIPS]  # by seed
+STAGES = ("split", "search", "extract", "lookup")
 
 
 def params(**changes) -> Params:
@@ -67,7 +69,7 @@ def _table(workspace, monkeypatch):
     Path(TABLE).write_text(lines())
 
 
-def done(stages=("split", "search", "extract", "lookup"), **changes):
+def done(stages=STAGES, **changes):
     """The jobs of the plan, those of some stages run, by stage and run."""
     jobs = plan.plan(params(**changes))
     for job in jobs:
@@ -124,6 +126,27 @@ def test_another_table_makes_the_look_ups_due_and_another_column_only_the_report
 
 
 # --- a look-up ----------------------------------------------------------------------------------------
+
+
+def test_results_in_python_have_a_row_per_look_up_if_nothing_is_retrained():
+    done(matrix__split_seeds=[0, 7])
+    frame = hlrs.results()
+    names = ["dataset", "method", "split_seed", "seed", "retrain_seed"]
+    assert frame[names].fillna(-1).values.tolist() == [
+        ["digits", "random", draw, seed, -1] for draw in (0, 7) for seed in (0, 1)
+    ]
+    assert frame.table_accuracy.tolist() == [0.94, 0.50] * 2  # ONE and SKIPS
+    assert frame.table_rank.tolist() == [1, 4] * 2
+    assert all((Path(folder) / "lookup.json").is_file() for folder in frame.folder)
+
+
+def test_results_in_python_have_look_ups_beside_a_retrainings_metrics():
+    jobs = done((*STAGES, "retrain", "evaluate"), matrix__retrain_seeds=[3], matrix__seeds=[1])
+    [row] = hlrs.results().to_dict("records")
+    evaluated = jobs["evaluate", "digits/random/1-3"]
+    assert (row["dataset"], row["split_seed"], row["seed"], row["retrain_seed"]) == ("digits", 0, 1, 3)
+    assert row["top1"] == read_json(evaluated.output("metrics.json"))["top1"]
+    assert (row["table_accuracy"], row["folder"]) == (0.50, str(evaluated.directory))
 
 
 def test_the_look_up_writes_what_the_table_says_and_which_file_said_it():
