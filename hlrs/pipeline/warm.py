@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hlrs.config.jobs import SearchJob
 from hlrs.errors import Failure, UserError
+from hlrs.pipeline.slurm import ask
 from hlrs.training.device import BFLOAT16
 
 ENVIRONMENT = {
@@ -65,15 +66,14 @@ def capability_of_first_gpu() -> int:
 
     The driver is asked, not PyTorch: that would hold a context on the GPU.
     """
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    try:
-        [first, *_] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError, ValueError):
+    answer = ask("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader") or ""
+    found = [line for line in answer.splitlines() if line.replace(".", "", 1).isdecimal()]  # no error's text
+    if not found:
         raise UserError(
             "no GPU is visible here; name the compute capability of the jobs' GPUs: --capability 90 for an "
             "H100 or H200, 80 for an A100"
-        ) from None
-    return int(first.replace(".", ""))
+        )
+    return int(found[0].replace(".", ""))
 
 
 # --- in a process of its own ----------------------------------------------------------------------------

@@ -74,8 +74,12 @@ def test_a_process_that_fails_is_named(search, monkeypatch):
 
 def test_without_a_gpu_the_capability_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="--capability 90"):
-        warm.capability_of_first_gpu()
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 9.0\necho 8.0\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
+    tool = tmp_path / "nvidia-smi"
+    for answer in (None, "", "echo '[GPU is lost]'\n"):
+        if answer is not None:
+            tool.write_text(f"#!/bin/sh\n{answer}")
+            tool.chmod(0o755)
+        with pytest.raises(UserError, match="--capability 90"):
+            warm.capability_of_first_gpu()
+    tool.write_text("#!/bin/sh\necho '[GPU is lost]'\necho 9.0\necho 8.0\n")
     assert warm.capability_of_first_gpu() == 90
