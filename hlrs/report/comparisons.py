@@ -96,8 +96,7 @@ class Difference:
     def verdict(self) -> str:
         """The conclusion from the corrected p-value; the interval alone may exclude 0 without it."""
         if self.corrected is None:
-            same = f"same in every {self.unit}, so chance cannot be estimated"
-            return "needs 2 seeds" if self.seeds < 2 else same
+            return "needs 2 seeds" if self.seeds < 2 else f"same in every {self.unit}"
         if self.corrected >= 1 - self.confidence:
             return "not significant"
         return "higher" if self.mean > 0 else "lower"

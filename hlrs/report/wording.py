@@ -175,8 +175,8 @@ def _sentence(d: Difference) -> str:
     change = f"{points(d.mean)} percentage points compared with {d.reference}"
     start = f"{d.method} on {d.dataset}: {COMPARED[d.metric]} {change}"
     if d.low is None or d.high is None or d.corrected is None:
-        why = "chance cannot be judged" if d.seeds < 2 else d.verdict
-        return f"{start} ({sample(d)}; {why})."
+        same = "" if d.seeds < 2 else f"{d.verdict}, so "
+        return f"{start} ({sample(d)}; {same}chance cannot be judged)."
     span = f"{points(d.low)} to {points(d.high)}"
     family = f", corrected for {d.compared} methods" if d.compared > 1 else ""
     said = f"{100 * d.confidence:g} % interval {span}, p {chance(d.corrected)}{family}"
