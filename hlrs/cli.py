@@ -123,7 +123,8 @@ def _find(stage: str, run: str, params: Path) -> "Job":
     for job in jobs:
         if job.run == typed(run):
             return job
-    known = ", ".join(job.run for job in jobs) or "none, because no method needs it"
+    why = "nothing is retrained" if stage in ("retrain", "evaluate") else "no method needs it"
+    known = ", ".join(job.run for job in jobs) or f"none, because {why}"
     raise UserError(f"{stage} has no run {run!r} in {params}; choose from: {known}")
 
 

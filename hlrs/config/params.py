@@ -255,7 +255,8 @@ class Params(Sections):
         for name in self.matrix.methods:
             if self.methods[name].searcher.genotype_is == "searched":
                 found[self._field(name, "search", "cutout")] = self.search_of(name).cutout
-            found[self._field(name, "retrain", "cutout")] = self.retrain_of(name).cutout
+            if self.matrix.retrain_seeds:
+                found[self._field(name, "retrain", "cutout")] = self.retrain_of(name).cutout
         return found
 
     def _check_search(self, name: str) -> None:

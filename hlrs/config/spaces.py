@@ -154,14 +154,14 @@ class NasBench201Space(Spec):
             raise ValueError(f"{text[:60]!r} is not a cell like |nor_conv_3x3~0|+|none~0|skip_connect~1|")
         nodes = [node[1:-1].split("|") for node in text.split("+")]
         cell = []
-        for index, node in enumerate(nodes):
+        for number, node in enumerate(nodes, 1):  # node 0 is the input
             edges = [edge.partition("~")[::2] for edge in node]
             for operation, _ in edges:
                 if operation not in NASBENCH201_PRIMITIVES:
                     allowed = ", ".join(NASBENCH201_PRIMITIVES)
-                    raise ValueError(f"node {index}: unknown operation {operation!r}; allowed: {allowed}")
-            if [state for _, state in edges] != [str(state) for state in range(index + 1)]:
-                raise ValueError(f"node {index}: must read the states 0 to {index}, each once and in order")
+                    raise ValueError(f"node {number}: unknown operation {operation!r}; allowed: {allowed}")
+            if [state for _, state in edges] != [str(state) for state in range(number)]:
+                raise ValueError(f"node {number}: must read nodes 0 to {number - 1}, each once and in order")
             cell.append([(operation, int(state)) for operation, state in edges])
         return cell
 
@@ -177,6 +177,12 @@ def check_cells(space: Any, cells: int, field: str) -> None:
             f"{field} {cells} is not a multiple of {space.stages}: a network of space {space.kind} has "
             f"{space.stages} stages of equally many cells; set 15 as published, or another multiple"
         )
+
+
+def check_stem(space: Any, stem: str, field: str) -> None:
+    """Reject a stem that networks of the space do not have."""
+    if stem != "cifar" and not space.large_images:
+        raise ValueError(f"{field} {stem}: a network of space {space.kind} has CIFAR's stem: omit it")
 
 
 # --- given genotypes ------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 Only networks need torch; results and genotypes load without.
 """
 
+import itertools
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -10,15 +13,18 @@ import pandas as pd
 from pydantic import ValidationError
 
 from hlrs.artifacts.files import read_json
-from hlrs.artifacts.jobs import Job, search_of, seeds_of, typed
+from hlrs.artifacts.jobs import Job, repeat, search_of, typed
+from hlrs.artifacts.tables import read_table
+from hlrs.config.data import Dataset
 from hlrs.config.networks import NetworkSpec
+from hlrs.config.params import Params
 from hlrs.config.params import load as load_params
-from hlrs.config.spaces import PUBLISHED, SPACES, check_cells, space_of
+from hlrs.config.spaces import PUBLISHED, SPACES, check_cells, check_stem, space_of
 from hlrs.errors import UserError
 from hlrs.nas.drawing import draw_cell
 from hlrs.nas.genotype import GIVEN, Genotype, drawings, from_json
 from hlrs.pipeline.plan import plan
-from hlrs.report.runs import PLACE, looked_up
+from hlrs.report.runs import PLACE, discretized, looked_up
 
 if TYPE_CHECKING:
     from hlrs.inference.classifier import ImageClassifier
@@ -41,34 +47,49 @@ def load(run: str | Path, device: str | None = None, params: str | Path = PARAMS
 def results(params: str | Path = PARAMS) -> pd.DataFrame:
     """Return a row per finished evaluation, or per finished look-up of a genotype where nothing is retrained.
 
-    Data set, draw, method and seeds under the names that the report's runs.csv has for them, metrics, and the
-    folder of the evaluation or look-up. Accuracies are shares in [0, 1]; `table_…` are those of the genotype
-    in a table of accuracies. A metric that is given by class or as a matrix is in the folder only.
+    In the order and under the names of the report's runs.csv: data set, method, draw, seeds and the metrics
+    of the evaluation, the look-up and the search; and the folder of the evaluation or look-up. Accuracies are
+    shares in [0, 1]. A metric that is given by class or as a matrix is in the folder only.
     """
     sections = load_params(Path(params))
-    retrained = bool(sections.matrix.retrain_seeds)
-    draws = {
-        name: (dataset, drawn)
-        for dataset in sections.matrix.datasets
-        for name, drawn in sections.draws(dataset).items()
-    }
     done = {(job.stage, job.run): job for job in plan(sections) if job.complete}
-    rows = []
-    for (stage, run), job in done.items():
-        if stage != ("evaluate" if retrained else "lookup"):
-            continue
-        name, method, _ = run.split("/")
-        dataset, drawn = draws[name]
-        seed, retrain_seed = seeds_of(run)
-        place = (dataset, method, drawn.draw, seed, retrain_seed if retrained else None)
-        row: dict[str, Any] = dict(zip(PLACE, place, strict=True))
-        if retrained:
-            metrics = read_json(job.output("metrics.json"))
-            row |= {metric: value for metric, value in metrics.items() if not isinstance(value, list)}
-        if lookup := done.get(("lookup", search_of(run))):
-            row |= looked_up(read_json(lookup.output("lookup.json"))["columns"][drawn.table_column])
-        rows.append(row | {"folder": str(job.directory)})
-    return pd.DataFrame(rows)
+    last = "evaluate" if sections.matrix.retrain_seeds else "lookup"
+    rows = [
+        dict(zip(PLACE, place, strict=True))
+        | _metrics(done, run, drawn)
+        | {"folder": str(done[last, run].directory)}
+        for place, run, drawn in _places(sections)
+        if (last, run) in done
+    ]
+    return pd.DataFrame(rows, columns=None if rows else [*PLACE, "folder"])
+
+
+def _places(sections: Params) -> Iterator[tuple[tuple[Any, ...], str, Dataset]]:
+    """Yield the values of PLACE, the run and the draw of each evaluation; of each search without any."""
+    matrix = sections.matrix
+    for dataset, method in itertools.product(matrix.datasets, matrix.methods):
+        for name, drawn in sections.draws(dataset).items():
+            for seed in sorted(matrix.seeds):
+                search, place = f"{name}/{method}/{seed}", (dataset, method, drawn.draw, seed)
+                if not matrix.retrain_seeds:
+                    yield (*place, math.nan), search, drawn
+                for again in sorted(matrix.retrain_seeds):
+                    yield (*place, again), repeat(search, again), drawn
+
+
+def _metrics(done: dict[tuple[str, str], Job], run: str, drawn: Dataset) -> dict[str, Any]:
+    """Return the metrics of a run's finished jobs, those that are one value, and a look-up's cell."""
+    found: dict[str, Any] = {}
+    if evaluated := done.get(("evaluate", run)):
+        metrics = read_json(evaluated.output("metrics.json"))
+        found |= {name: value for name, value in metrics.items() if not isinstance(value, list)}
+    if lookup := done.get(("lookup", search_of(run))):
+        judged = read_json(lookup.output("lookup.json"))
+        found |= looked_up(judged["columns"][drawn.table_column])
+        found |= {fact: judged[fact] for fact in ("cell", "collapsed")}
+    if search := done.get(("search", search_of(run))):
+        found |= discretized(read_table(search.output("history.parquet"), "search_history").to_pydict())
+    return found
 
 
 def genotype(run: str, params: str | Path = PARAMS) -> Genotype:
@@ -142,6 +163,7 @@ def Network(  # noqa: N802 - used as a class is
     try:
         spec = NetworkSpec(space=SPACES[known.space], genotype=known.to_json(), **layout)  # type: ignore[arg-type]
         check_cells(spec.space, cells, "cells")
+        check_stem(spec.space, stem, "stem")
     except ValidationError as error:
         [first, *_] = error.errors()
         raise UserError(f"{first['loc'][0]}: {first['msg']}, not {first['input']!r}") from None

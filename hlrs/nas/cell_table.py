@@ -105,7 +105,7 @@ def read_table_of_cells(path: Path) -> CellTable:
     missing, no number or not from 0 to 100; with the column, for accuracies that are fractions.
     """
     header, rows = _rows(path)
-    if KEY not in header or len(header) < 2 or len(set(header)) < len(header):
+    if KEY not in header or len(header) < 2 or len(set(header)) < len(header) or "" in header:
         raise UserError(
             f"{path}: the first line must name a column {KEY} and, each once, columns of accuracies, not "
             f"{','.join(header)[:100]!r}"
@@ -131,7 +131,7 @@ def read_table_of_cells(path: Path) -> CellTable:
     tasks = [name for name in header if name != KEY]
     accuracies = dict(zip(tasks, np.array(values).T, strict=True))
     for name, column in accuracies.items():
-        if 0 < column.max() < 1:
+        if column.max() <= 1 and (column % 1).any():
             raise UserError(
                 f"{path}: {name}: no accuracy is above {column.max():g}, so these are fractions; write per "
                 "cent, 100 times as much"

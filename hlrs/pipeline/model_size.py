@@ -11,7 +11,7 @@ from hlrs.artifacts.files import read_json
 from hlrs.config.arithmetic import Arithmetic
 from hlrs.config.methods import Darts
 from hlrs.config.methods import ResNet as ResNetSpec
-from hlrs.config.spaces import SPACES, check_cells, space_of
+from hlrs.config.spaces import SPACES, check_cells, check_stem, space_of
 from hlrs.errors import UserError
 from hlrs.nas.arithmetic import approximate, energy, load_products, products_of
 from hlrs.nas.genotype import GIVEN, Genotype, from_json
@@ -169,10 +169,9 @@ def _layout_of_cells(
         raise UserError(f"--channels: {channels} is odd; {HALVES[space]}")
     try:
         check_cells(SPACES[space], cells, "--cells")
+        check_stem(SPACES[space], stem, "--stem")
     except ValueError as error:
         raise UserError(str(error)) from None
-    if stem != "cifar" and not SPACES[space].large_images:
-        raise UserError(f"--stem {stem}: a network of space {space} has CIFAR's stem: omit it")
     return {"channels": channels, "cells": cells, "stem": stem}
 
 

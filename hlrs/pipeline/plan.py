@@ -59,7 +59,7 @@ from hlrs.config.methods import (
 from hlrs.config.params import Params, Sections
 from hlrs.config.spaces import DartsSpace, NasBench201Space
 from hlrs.errors import HlrsError, UserError, about
-from hlrs.nas.cell_table import check_column, read_table_of_cells
+from hlrs.nas.cell_table import check_column, operations, read_table_of_cells
 from hlrs.nas.genotype import given
 from hlrs.nas.multipliers import read_products
 from hlrs.pipeline.locks import leased
@@ -152,9 +152,15 @@ def _lookup_params(params: Params, genotypes: dict[str, str | dict[str, Any]]) -
     for name in matrix.methods:
         cell = genotypes.get(name)
         if _tabulated(params, name) and cell and cell not in cells.cells:
+            field = f"methods.{name}.searcher.genotype"
+            try:
+                operations(str(cell))
+            except ValueError as error:
+                raise UserError(
+                    f"{field}: {error}, so {table} cannot have it; leave the method out of the matrix"
+                ) from None
             raise UserError(
-                f"methods.{name}.searcher.genotype: {cell} is not in {table}; add its row, or leave the "
-                "method out of the matrix"
+                f"{field}: {cell} is not in {table}; add its row, or leave the method out of the matrix"
             )
     outside = [name for name in matrix.methods if not _tabulated(params, name)]
     if len(outside) == len(matrix.methods):

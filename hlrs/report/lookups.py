@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hlrs.report.runs import Results, Run, by_draw, once, search_means
-from hlrs.report.statistics import interval, spread, units
+from hlrs.report.statistics import interval, spread, units, within
 from hlrs.report.tables import Cell, Column, Group, Table, seeds_of
 from hlrs.report.wording import NOTHING, grouped, percent
 
@@ -96,22 +96,38 @@ def lookups_table(results: Results, dataset: str) -> Table | None:
 def _judged(results: Results, runs: list[Run]) -> list[Cell]:
     """The cells of a method's row; `runs`: one per search."""
     accuracies = [run.metrics["table_accuracy"] for run in runs]
-    means = units(by_draw(search_means(runs, "table_accuracy")))
+    draws = by_draw(search_means(runs, "table_accuracy"))
+    means = units(draws)
     around = interval(means, results.report["confidence"])
     ranks = sorted(run.metrics["table_rank"] for run in runs)
-    middle = statistics.median_low(ranks)
-    deviation = spread(means)
+    deviations = spread(means), within(draws) if len(draws) > 1 else None
     lookups: list[dict[str, Any]] = [run.lookup for run in runs if run.lookup]
     return [
         Cell(str(len(runs))),
         Cell(
-            percent(statistics.fmean(means)) + (f" ± {percent(deviation)}" if deviation is not None else ""),
+            percent(statistics.fmean(means)) + _deviations(*deviations),
             detail=f"{percent(around[0])} to {percent(around[1])}" if around else "",
         ),
         Cell(percent(statistics.fmean(run.metrics["table_regret"] for run in runs))),
-        Cell(grouped(middle), detail=f"{grouped(ranks[0])} to {grouped(ranks[-1])}" if len(runs) > 1 else ""),
+        Cell(
+            _middle(ranks),
+            detail=f"{grouped(ranks[0])} to {grouped(ranks[-1])}" if len(runs) > 1 else "",
+        ),
         Cell(percent(statistics.fmean(run.metrics["table_percentile"] for run in runs))),
         Cell(f"{sum(found['collapsed'] for found in lookups)} of {len(lookups)}"),
         Cell(percent(max(accuracies))),
         Cell(percent(min(accuracies))),
     ]
+
+
+def _middle(ranks: list[int]) -> str:
+    """Write the median, a whole number or halfway between two."""
+    whole, half = divmod(statistics.median(ranks), 1)
+    return grouped(whole) + (".5" if half else "")
+
+
+def _deviations(between: float | None, pooled: float | None) -> str:
+    """Write the standard deviations between searches or draws, and between the searches of one draw."""
+    return ("" if between is None else f" ± {percent(between)}") + (
+        "" if pooled is None else f" (± {percent(pooled)})"
+    )

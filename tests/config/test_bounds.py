@@ -125,6 +125,15 @@ def test_an_option_that_hides_the_images_is_refused_by_its_field(field, value, s
         shipped(**{field: value})
 
 
+def test_without_retraining_its_cutout_hides_nothing():
+    searched = {"search.space": {"kind": "nasbench201"}, "search.nodes": 4, "search.cells": 3}
+    judged = {"evaluate.table": "cells.csv", "datasets.digits_lt.table_column": "a"}
+    only = {"matrix.retrain_seeds": [], "retrain.cutout": 16, "search.cutout": 8}
+    assert shipped(**searched, **judged, **only).retrain.cutout == 16
+    with pytest.raises(ValidationError, match=r"search\.cutout: 10 is larger"):
+        shipped(**searched, **judged, **only | {"search.cutout": 10})
+
+
 def test_a_cutout_as_large_as_the_images_is_kept():
     assert shipped(**{"retrain.cutout": 8, "search.cutout": 8}).retrain.cutout == 8
 

@@ -528,3 +528,5 @@ def test_what_python_cannot_use_is_said_in_one_line(use):
     for arguments in (("DARTS_V2", 7, 4, 10), ("nothing", 8, 4, 10), (None, 8, 4, 10)):
         with pytest.raises(UserError, match=r"channels|genotype"):
             hlrs.Network(*arguments)
+    with pytest.raises(UserError, match=r"^stem imagenet: a network of space nasbench201 has CIFAR's stem"):
+        hlrs.Network(METHODS["bench"]["searcher"]["genotype"], 8, 3, 10, stem="imagenet")

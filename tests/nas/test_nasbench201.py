@@ -243,9 +243,9 @@ def test_a_cell_is_read_and_written_in_the_benchmarks_notation():
     [
         ("", ["''", "not a cell"]),
         ("nor_conv_3x3~0", ["not a cell"]),
-        ("|nor_conv_5x5~0|", ["node 0", "'nor_conv_5x5'", "nor_conv_3x3"]),
-        ("|none~0|+|none~0|", ["node 1", "0 to 1"]),
-        ("|none~1|", ["node 0", "0 to 0"]),
+        ("|nor_conv_5x5~0|", ["node 1", "'nor_conv_5x5'", "nor_conv_3x3"]),
+        ("|none~0|+|none~0|", ["node 2", "nodes 0 to 1"]),
+        ("|none~1|", ["node 1", "nodes 0 to 0"]),
         ("|none|", ["not a cell"]),
         ("|none~0|+", ["not a cell"]),
         ("|||none~0||", ["not a cell"]),

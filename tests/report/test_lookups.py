@@ -93,6 +93,15 @@ def test_methods_stand_beside_what_needs_no_search():
     assert table.groups[0].rows[0][4].detail == "2 to 4"
 
 
+def test_with_several_draws_the_spread_is_between_draws_and_within_one():
+    """Draws 90, 80 and 50, 94: means 85 and 72, s = 13/√2; within, variances 50 and 968: √509 = 22.6."""
+    results = gather(judged_job({"darts": [ALL, POINTS, SKIPS, ONE]}))
+    drawn = [replace(run, split_seed=run.seed // 2) for run in results.runs]
+    [row] = lookups_table(replace(results, runs=drawn), "d").groups[0].rows
+    assert texts(row)[2] == "78.5 ± 9.2 (± 22.6)"
+    assert (row[4].text, row[4].detail) == ("2.5", "1 to 4")
+
+
 def test_the_floor_says_how_well_counting_ranks():
     floor = floor_of(gather(judged_job()), "d")
     assert (floor.random, floor.count, floor.cells) == (pytest.approx(0.648), 0.9, 5)

@@ -7,12 +7,13 @@ import io
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
 
 import hlrs
-from hlrs.artifacts.files import read_json, write_json, write_text
+from hlrs.artifacts.files import write_json, write_text
 from hlrs.cli import main
 from hlrs.config.params import Params, load
 from hlrs.errors import UserError
@@ -125,28 +126,51 @@ def test_another_table_makes_the_look_ups_due_and_another_column_only_the_report
     ]
 
 
+def test_a_given_cell_of_another_size_is_refused_for_its_size():
+    small = {"fixed": {"searcher": {"kind": "fixed", "genotype": "|none~0|+|none~0|none~1|"}}}
+    with pytest.raises(
+        UserError, match=r"^methods\.fixed\.searcher\.genotype: .* has 2 nodes besides its input"
+    ):
+        plan.plan(params(methods=METHODS | small, matrix__methods=["random", "fixed"]))
+
+
 # --- a look-up ----------------------------------------------------------------------------------------
 
 
-def test_results_in_python_have_a_row_per_look_up_if_nothing_is_retrained():
-    done(matrix__split_seeds=[0, 7])
+TWO = METHODS | {"fixed": {"searcher": {"kind": "fixed", "genotype": POINTS}}}
+
+
+def check_results_against_csv(jobs):
+    """Return hlrs.results(), which must have the rows, columns and values of the report's runs.csv."""
     frame = hlrs.results()
-    names = ["dataset", "method", "split_seed", "seed", "retrain_seed"]
-    assert frame[names].fillna(-1).values.tolist() == [
-        ["digits", "random", draw, seed, -1] for draw in (0, 7) for seed in (0, 1)
-    ]
-    assert frame.table_accuracy.tolist() == [0.94, 0.50] * 2  # ONE and SKIPS
-    assert frame.table_rank.tolist() == [1, 4] * 2
+    written = pd.read_csv(jobs["report", "all"].output("runs.csv"))
+    own = frame[[name for name in frame if name in written]]
+    assert {*written} <= {*frame}
+    pd.testing.assert_frame_equal(own, written[[*own]], check_dtype=False, rtol=1e-5)
+    return frame
+
+
+def test_results_in_python_are_the_reports_where_nothing_is_retrained():
+    methods = {"methods": TWO, "matrix__methods": ["random", "fixed"]}
+    jobs = done((*STAGES, "report"), matrix__split_seeds=[7, 0], matrix__seeds=[1, 0], **methods)
+    frame = check_results_against_csv(jobs)
+    assert frame.method.tolist() == ["random"] * 4 + ["fixed"] * 4
+    assert frame.split_seed.tolist() == [7, 7, 0, 0] * 2
+    assert frame.table_accuracy.tolist() == [0.94, 0.50] * 4  # ONE and SKIPS, whoever extracts
     assert all((Path(folder) / "lookup.json").is_file() for folder in frame.folder)
 
 
-def test_results_in_python_have_look_ups_beside_a_retrainings_metrics():
-    jobs = done((*STAGES, "retrain", "evaluate"), matrix__retrain_seeds=[3], matrix__seeds=[1])
-    [row] = hlrs.results().to_dict("records")
-    evaluated = jobs["evaluate", "digits/random/1-3"]
-    assert (row["dataset"], row["split_seed"], row["seed"], row["retrain_seed"]) == ("digits", 0, 1, 3)
-    assert row["top1"] == read_json(evaluated.output("metrics.json"))["top1"]
-    assert (row["table_accuracy"], row["folder"]) == (0.50, str(evaluated.directory))
+def test_results_in_python_are_the_reports_where_networks_are_retrained():
+    retrained = {"matrix__retrain_seeds": [3], "matrix__seeds": [1]}
+    jobs = done((*STAGES, "retrain", "evaluate", "report"), **retrained)
+    [row] = check_results_against_csv(jobs).to_dict("records")
+    assert (row["retrain_seed"], row["cell"], row["table_accuracy"]) == (3, SKIPS, 0.50)
+    assert row["folder"] == str(jobs["evaluate", "digits/random/1-3"].directory)
+
+
+def test_results_in_python_have_their_columns_before_anything_has_run():
+    params()
+    assert [*hlrs.results()] == ["dataset", "method", "split_seed", "seed", "retrain_seed", "folder"]
 
 
 def test_the_look_up_writes_what_the_table_says_and_which_file_said_it():
