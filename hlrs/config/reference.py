@@ -161,9 +161,9 @@ def _comments(spec: type[Spec]) -> dict[str, str]:
             continue
         field = ""
         for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(owner)).readline):
-            line = re.match(r"    (\w+): ", token.line)
-            if line and token.start[1] == 4:
-                field = line.group(1)
+            if token.start[1] == 4 and (token.type == tokenize.NAME or token.string == "@"):
+                line = re.match(r"    (\w+): ", token.line)
+                field = line.group(1) if line else ""  # a method, whose comments are its own
             if token.type == tokenize.COMMENT and field and not token.line.lstrip().startswith("#"):
                 found[field] = token.string.removeprefix("# ").replace("|", "\\|")
     return found
