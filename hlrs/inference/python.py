@@ -24,7 +24,7 @@ from hlrs.errors import UserError
 from hlrs.nas.drawing import draw_cell
 from hlrs.nas.genotype import GIVEN, Genotype, drawings, from_json
 from hlrs.pipeline.plan import plan
-from hlrs.report.runs import PLACE, discretized, looked_up
+from hlrs.report.runs import PLACE, of_search
 
 if TYPE_CHECKING:
     from hlrs.inference.classifier import ImageClassifier
@@ -80,16 +80,16 @@ def _places(sections: Params) -> Iterator[tuple[tuple[Any, ...], str, Dataset]]:
 def _metrics(done: dict[tuple[str, str], Job], run: str, drawn: Dataset) -> dict[str, Any]:
     """Return the metrics of a run's finished jobs, those that are one value, and a look-up's cell."""
     found: dict[str, Any] = {}
+    lookup = history = None
     if evaluated := done.get(("evaluate", run)):
-        metrics = read_json(evaluated.output("metrics.json"))
-        found |= {name: value for name, value in metrics.items() if not isinstance(value, list)}
-    if lookup := done.get(("lookup", search_of(run))):
-        judged = read_json(lookup.output("lookup.json"))
-        found |= looked_up(judged["columns"][drawn.table_column])
-        found |= {fact: judged[fact] for fact in ("cell", "collapsed")}
+        found = read_json(evaluated.output("metrics.json"))
     if search := done.get(("search", search_of(run))):
-        found |= discretized(read_table(search.output("history.parquet"), "search_history").to_pydict())
-    return found
+        history = read_table(search.output("history.parquet"), "search_history").to_pydict()
+    if judged := done.get(("lookup", search_of(run))):
+        lookup = read_json(judged.output("lookup.json"))
+        found |= {fact: lookup[fact] for fact in ("cell", "collapsed")}
+    found |= of_search(history, lookup, drawn.table_column)
+    return {name: value for name, value in found.items() if not isinstance(value, list)}
 
 
 def genotype(run: str, params: str | Path = PARAMS) -> Genotype:

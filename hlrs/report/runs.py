@@ -247,6 +247,12 @@ def discretized(history: Columns) -> dict[str, float]:
     }
 
 
+def of_search(history: Columns | None, lookup: dict[str, Any] | None, column: str | None) -> dict[str, Any]:
+    """Return the metrics of a search: of its history, and of the `column` of its lookup.json, if any."""
+    found = discretized(history) if history else {}
+    return found | (looked_up(lookup["columns"][column]) if lookup else {})
+
+
 ENERGY = "multiplication_energy"  # a metric of a network
 
 

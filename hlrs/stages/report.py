@@ -19,7 +19,7 @@ from hlrs.report.comparisons import compare
 from hlrs.report.exports import files
 from hlrs.report.figures import archive
 from hlrs.report.page import page
-from hlrs.report.runs import REPEATED, Columns, JobRecord, Results, Run, discretized, looked_up, with_energies
+from hlrs.report.runs import REPEATED, Columns, JobRecord, Results, Run, of_search, with_energies
 
 BEFORE_RETRAINING: Choices[list[str]] = {  # stages, by what the searcher says its genotype is
     "searched": ["search", "extract"],
@@ -86,11 +86,9 @@ def _retrainings(job: Job, dataset: str, split: str, method: str, seed: int) -> 
     alphas: Columns = {}
     cells: dict[str, tuple[str, str]] = {}
     lookup: dict[str, Any] | None = None
-    judged: dict[str, Any] = {}
     records = {stage: _record(job, stage, name) for stage in BEFORE_RETRAINING[searcher.genotype_is]}
     if "search" in records:
         histories["search"] = _history(job, f"search/{name}", "search_history")
-        judged |= discretized(histories["search"])
         alphas = read_table(_input(job, f"search/{name}/alphas.parquet"), "trajectory").to_pydict()
     if "extract" in records:
         place = _input(job, f"extract/{name}/genotype.json")
@@ -102,8 +100,8 @@ def _retrainings(job: Job, dataset: str, split: str, method: str, seed: int) -> 
         }
     if f"lookup/{name}/lookup.json" in job.inputs:
         lookup = read_json(_input(job, f"lookup/{name}/lookup.json"))
-        judged |= looked_up(lookup["columns"][column])
         records["lookup"] = _record(job, "lookup", name)
+    judged = of_search(histories.get("search"), lookup, column)
     search = Run(dataset, method, seed, None, judged, genotype, histories, alphas, records, cells, lookup)
     retrain_seeds = sorted(params["matrix"]["retrain_seeds"])
     if not retrain_seeds:
