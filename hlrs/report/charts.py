@@ -178,10 +178,19 @@ def rank_ticks(count: int) -> list[int]:
     return [1, *(tick for tick in ticks if first < tick <= count)]
 
 
-def number(value: float) -> str:
-    """Format a tick's label without needless digits, with a real minus sign and thousands separated."""
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def number(value: float, digits: int = 4) -> str:
+    """Format a number without needless digits, with a real minus sign and thousands separated."""
+    text = f"{value:,.{digits - 4}f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
     return text.replace(",", "\u202f").replace("-", "−")
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Format ticks with four digits, or as many more as tell them apart."""
+    for digits in range(4, 13):  # nice_ticks rounds to so many
+        labels = [number(tick, digits) for tick in ticks]
+        if len({*labels}) == len(ticks):
+            break
+    return labels
 
 
 class _Frame:
@@ -195,7 +204,7 @@ class _Frame:
             if names
             else nice_ticks(*axes.y_range, smallest=1.0 if axes.whole_y else 0.0)
         )
-        self.y_texts = [*names] or [number(tick) for tick in self.ys]
+        self.y_texts = [*names] or tick_labels(self.ys)
         self.y0, self.y1 = (len(names) - 0.5, -0.5) if names else (self.ys[0], self.ys[-1])
         self.left = (28 if axes.y_label else 12) + CHARACTER * max(map(len, self.y_texts))
         self.right, self.top, self.bottom = (
@@ -226,10 +235,11 @@ class _Frame:
             y = self.y(tick)
             parts.append(f'<path class="grid" d="M{self.left:.1f} {y:.1f}H{self.right:.1f}"/>')
             parts.append(text_element(self.left - 5, y + 3.8, text, "end"))
-        for tick in self._ticks() if self.x_ticks else []:
+        ticks = self._ticks() if self.x_ticks else []
+        for tick, text in zip(ticks, tick_labels(ticks), strict=True):
             x = self.x(tick)
             parts.append(f'<path class="tick" d="M{x:.1f} {self.bottom:.1f}v4"/>')
-            parts.append(text_element(x, self.bottom + 15, number(tick)))
+            parts.append(text_element(x, self.bottom + 15, text))
         parts.append(f'<path class="axis" d="M{self.left:.1f} {self.bottom:.1f}H{self.right:.1f}"/>')
         parts.append(text_element((self.left + self.right) / 2, axes.height - 6, axes.x_label))
         if axes.y_label:

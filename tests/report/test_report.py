@@ -869,6 +869,23 @@ def test_nice_ticks(low, high, expected):
     assert charts.nice_ticks(low, high) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-1, 1, ["−1", "−0.5", "0", "0.5", "1"]),
+        (0, 4000, ["0", "1\u202f000", "2\u202f000", "3\u202f000", "4\u202f000"]),
+        (2.07938, 2.07944, ["2.07938", "2.0794", "2.07942", "2.07944"]),
+        (
+            5000.1,
+            5000.3,
+            ["5\u202f000.10", "5\u202f000.15", "5\u202f000.20", "5\u202f000.25", "5\u202f000.30"],
+        ),
+    ],
+)
+def test_labels_of_ticks_have_as_many_digits_as_tell_them_apart(low, high, expected):
+    assert charts.tick_labels(charts.nice_ticks(low, high)) == expected
+
+
 def test_log_ticks():
     assert charts.log_ticks(1, 1000) == [1, 10, 100, 1000]
     assert charts.log_ticks(4, 120) == [5, 10, 20, 50, 100]
