@@ -184,11 +184,11 @@ def number(value: float, digits: int = 4) -> str:
     return text.replace(",", "\u202f").replace("-", "−")
 
 
-def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Format ticks with four digits, or as many more as tell them apart."""
-    for digits in range(4, 13):  # nice_ticks rounds to so many
-        labels = [number(tick, digits) for tick in ticks]
-        if len({*labels}) == len(ticks):
+def labels_apart(values: Sequence[float], digits: int = 4) -> list[str]:
+    """Format different numbers with so many digits, or as many more as tell them apart."""
+    for enough in range(digits, 13):  # nice_ticks rounds to as many
+        labels = [number(value, enough) for value in values]
+        if len({*labels}) == len(values):
             break
     return labels
 
@@ -204,7 +204,7 @@ class _Frame:
             if names
             else nice_ticks(*axes.y_range, smallest=1.0 if axes.whole_y else 0.0)
         )
-        self.y_texts = [*names] or tick_labels(self.ys)
+        self.y_texts = [*names] or labels_apart(self.ys)
         self.y0, self.y1 = (len(names) - 0.5, -0.5) if names else (self.ys[0], self.ys[-1])
         self.left = (28 if axes.y_label else 12) + CHARACTER * max(map(len, self.y_texts))
         self.right, self.top, self.bottom = (
@@ -236,7 +236,7 @@ class _Frame:
             parts.append(f'<path class="grid" d="M{self.left:.1f} {y:.1f}H{self.right:.1f}"/>')
             parts.append(text_element(self.left - 5, y + 3.8, text, "end"))
         ticks = self._ticks() if self.x_ticks else []
-        for tick, text in zip(ticks, tick_labels(ticks), strict=True):
+        for tick, text in zip(ticks, labels_apart(ticks), strict=True):
             x = self.x(tick)
             parts.append(f'<path class="tick" d="M{x:.1f} {self.bottom:.1f}v4"/>')
             parts.append(text_element(x, self.bottom + 15, text))

@@ -179,11 +179,11 @@ SKIPS = Panel(
 EIGENVALUE = Panel(
     "eigenvalue",
     "Dominant eigenvalue of the architecture’s Hessian",
-    "of the loss on the architecture images",
+    "eigenvalue",
     {"eigenvalue": "estimate per epoch"},
     zero=True,
-    note="By power iteration. Where it grows steeply, discretising the architecture tends to cost accuracy"
-    " (Zela et al. 2020).",
+    note="Of the loss on the architecture images, by power iteration. Where it grows steeply, discretising"
+    " the architecture tends to cost accuracy (Zela et al. 2020).",
     optional=True,
 )
 NONZERO = Panel(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from hlrs.report.charts import CHARACTER, Mark, Values, number, rank_ticks, svg, text_element
+from hlrs.report.charts import CHARACTER, Mark, Values, labels_apart, number, rank_ticks, svg, text_element
 
 NUMBERED = 12  # up to so many rows, the cells of a matrix contain their numbers
 NAMED = 30  # up to so many rows, each has its name
@@ -77,7 +77,7 @@ def linear(low: float, high: float, through: float) -> Shades:
     step = next(power * f for f in (1, 2, 2.5, 5, 10) if (high - low) / (power * f) <= 12)
     first, last = (round((end - through) / step) for end in (low, high))
     values = [through + i * step for i in range(first, last + 1)]
-    return Shades(tuple(v - step / 2 for v in values[1:]), tuple(f"{v:.3g}" for v in values))
+    return Shades(tuple(v - step / 2 for v in values[1:]), tuple(labels_apart(values, 3)))
 
 
 def shares() -> Shades:

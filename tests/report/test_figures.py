@@ -126,6 +126,14 @@ def cells_of(svg: str) -> dict[tuple[int, int], tuple[str, str]]:
     return found
 
 
+@pytest.mark.parametrize(
+    "panel", [*figures_training.SEARCH_PANELS, *figures_training.RETRAIN_PANELS], ids=lambda panel: panel.name
+)
+def test_the_turned_label_of_an_axis_fits_its_chart(panel):
+    height = 210 - 26 - 38  # of the plot: the chart without what is above and below
+    assert charts.CHARACTER * len(panel.y_label) <= height
+
+
 # --- shades -------------------------------------------------------------------------------------------
 
 
@@ -135,6 +143,11 @@ def test_a_linear_scale_covers_the_range_and_hits_the_given_value():
     assert (shades.labels[0], shades.labels[-1]) == ("0.065", "0.305")
     assert shades.labels[shades.level(0.125)] == "0.125"
     assert [shades.level(v) for v in (0.0, 0.074, 0.076, 0.3, 1.0)] == [0, 0, 1, 12, 12]
+
+
+def test_shades_of_nearly_equal_values_have_different_numbers():
+    shades = heatmaps.linear(0.1249, 0.12515, through=0.125)  # 0.00025 in steps of 0.000025
+    assert shades.labels[:5] == ("0.1249", "0.12492", "0.12495", "0.12498", "0.125")
 
 
 def test_shades_of_shares_begin_at_their_numbers():

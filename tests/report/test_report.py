@@ -883,7 +883,7 @@ def test_nice_ticks(low, high, expected):
     ],
 )
 def test_labels_of_ticks_have_as_many_digits_as_tell_them_apart(low, high, expected):
-    assert charts.tick_labels(charts.nice_ticks(low, high)) == expected
+    assert charts.labels_apart(charts.nice_ticks(low, high)) == expected
 
 
 def test_log_ticks():
