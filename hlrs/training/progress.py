@@ -16,6 +16,7 @@ CHANGES_NO_RESULT = True  # so no code digest covers it (artifacts/code_digest.p
 
 EPOCHS = logging.getLogger(__name__)  # of begin and rows, for whoever follows (pipeline/tracking.py)
 SILENT = 60.0  # seconds after which a log has a line within an epoch, too
+RECENT = 5  # epochs that the time left follows from: a search slows down when its alphas begin to move
 SHORT = ("phase", "loss", "accuracy")  # how the names end that a terminal shows beside its bar
 
 
@@ -24,10 +25,12 @@ class Progress:
 
     def __init__(self, label: str, task: Task, position: Position) -> None:
         self.label, self.task, self.position = label, task, position
-        self.done = self.resumed_at = task.steps_before(position.epoch) + position.step
+        self.done = task.steps_before(position.epoch) + position.step
         self.total = task.steps_before(task.epochs)
         self.startup, self.started = ready(), time.monotonic()
         self.seconds: list[float] = []  # of the first step, then of a step in each epoch
+        self.paces: list[float] = []  # seconds per step of each epoch, with what ends it
+        self.since, self.counted = self.started, self.done  # where the epoch, or its second step, began
         interactive = sys.stderr.isatty()
         self.bar = tqdm(total=self.total, initial=self.done, desc=label, unit="step", disable=not interactive)
         imports, setup = self.startup["imports_seconds"], self.startup["setup_seconds"]
@@ -57,10 +60,15 @@ class Progress:
         if self.steps:
             sums.tolist()
             self.seconds.append((time.monotonic() - self.began) / self.steps)
+            if len(self.seconds) == 1:  # which warms up or compiles
+                self.since, self.counted = time.monotonic(), self.done
             self.begin()
 
     def epoch(self, row: dict[str, Any], rate: float) -> None:
         """Show the history row of a finished epoch, and its rate in images per second."""
+        if self.done > self.counted:
+            self.paces.append(self._pace())
+            self.since, self.counted = time.monotonic(), self.done
         text = [
             f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
             for name, value in row.items()
@@ -87,11 +95,14 @@ class Progress:
         return {"startup": self.startup | steps, "training_seconds": seconds}
 
     def _left(self) -> float:
-        """Estimate the seconds left from all steps but the first, which warms up or compiles."""
-        steps, elapsed = self.done - self.resumed_at, time.monotonic() - self.started
-        if steps > 1:
-            steps, elapsed = steps - 1, elapsed - self.seconds[0]
-        return elapsed / steps * (self.total - self.done)
+        """Estimate the seconds left by the median pace of the last epochs: one may have been suspended."""
+        pace = statistics.median_low(self.paces[-RECENT:]) if self.paces else self._pace()
+        return pace * (self.total - self.done)
+
+    def _pace(self) -> float:
+        """Return the seconds per step since the last epoch ended; in the first one, since its first step."""
+        steps = self.done - self.counted
+        return (time.monotonic() - self.since) / steps if steps else self.seconds[0]
 
     def _say(self, text: str) -> None:
         self.said = time.monotonic()

@@ -76,6 +76,18 @@ def test_a_training_records_startup_first_step_and_median_step(clock, capsys):
     assert [line.split("  ")[-1] for line in lines[1:]] == ["4 s left", "2 s left", "0 s left"]
 
 
+def test_the_time_left_ignores_that_a_training_was_suspended(clock, capsys):
+    class Suspended(Warming):
+        def step(self, step):
+            if (self.epoch, step) == (1, 0):
+                self.pause = 3600.0
+            return super().step(step)
+
+    fit(Suspended(clock), JOB, CPU)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[-1] for line in lines[1:]] == ["4 s left", "3 s left", "2 s left", "0 s left"]
+
+
 def test_the_median_step_is_the_devices_and_not_the_queues(clock, monkeypatch):
     """Steps are queued at once; the device's time passes when a result is read."""
     queue, tolist = [], torch.Tensor.tolist
