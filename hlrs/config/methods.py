@@ -390,7 +390,10 @@ class ProgressiveSampler(Spec):
 
 
 class DeferredSampler(Spec):
-    """Uniform up to progress `at`, class-balanced from there on (deferred re-sampling; Cao et al. 2019)."""
+    """Uniform up to progress `at`, class-balanced from there on.
+
+    The deferral of Cao et al. 2019, who re-weight so, with a sampler instead.
+    """
 
     kind: Literal["deferred"] = "deferred"
     rebalances: ClassVar[bool] = True

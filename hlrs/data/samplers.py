@@ -52,7 +52,10 @@ def progressive(
 
 
 def deferred(spec: DeferredSampler, labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tensor:
-    """`uniform` before progress `at`, `class_balanced` from there on (Cao et al. 2019, DRS in their code)."""
+    """`uniform` before progress `at`, `class_balanced` from there on.
+
+    The deferral of Cao et al. 2019, who re-weight so; their code does not defer its sampler.
+    """
     if t < spec.at:
         return uniform(UniformSampler(), labels, count, draw, t)
     return class_balanced(ClassBalancedSampler(), labels, count, draw, t)
