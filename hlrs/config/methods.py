@@ -505,7 +505,7 @@ class Seesaw(Spec):
 class VectorScaling(Spec):
     """Cross-entropy of (n_c/n_max)^γ z_c + τ log(n_c/n)  (Kini et al. 2021, with all weights ω 1).
 
-    The defaults are those of the authors' cifar_train.py.
+    The defaults are those of the authors' class_imbalance/train.py.
     """
 
     kind: Literal["vector_scaling"] = "vector_scaling"

@@ -376,7 +376,7 @@ class Cutmix(Spec):
 
 
 class RetrainedClassifier(Spec):
-    """cRT (Kang et al. 2020, §4.2): the classifier, initialised again, trained alone, class-balanced."""
+    """cRT (Kang et al. 2020, §4): the classifier, initialised again, trained alone, class-balanced."""
 
     kind: Literal["retrained"] = "retrained"
     rebalances: ClassVar[bool] = True
@@ -390,7 +390,7 @@ class RetrainedClassifier(Spec):
 
 
 class NormalizedClassifier(Spec):
-    """τ-normalisation (Kang et al. 2020, §4.3): w_c/‖w_c‖^tau after training."""
+    """τ-normalisation (Kang et al. 2020, §4): w_c/‖w_c‖^tau after training."""
 
     kind: Literal["tau_normalized"] = "tau_normalized"
     rebalances: ClassVar[bool] = True

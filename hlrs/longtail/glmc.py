@@ -23,8 +23,8 @@ class GlmcHead(nn.Module):
     def inconsistency(self, features: Tensor) -> Tensor:
         """Return −cos(h(z₁), z₂) − cos(h(z₂), z₁), z constant to the gradient: means over pairs, a scalar.
 
-        Features [2n, width]: of one view, then of the other. Du et al. 2023, §3.2, after Chen & He 2021
-        (SimSiam), eq. 2.
+        Features [2n, width]: of one view, then of the other. Du et al. 2023, §3.2, authors' code; twice
+        eq. 4 of Chen & He 2021 (SimSiam).
         """
         z = self.projection(features)
         first, second = z.detach().chunk(2)

@@ -109,7 +109,7 @@ def logit_adjustment(spec: LogitAdjustment, counts: Tensor) -> Loss:
 
 
 def seesaw(spec: Seesaw, counts: Tensor) -> Loss:
-    """−log p_y of z_c + log(M_yc C_yc)  (Wang et al. 2021, §3.2).
+    """−log p_y of z_c + log(M_yc C_yc)  (Wang et al. 2021, §3).
 
     Mitigation M_yc = min(1, n_c/n_y)^p, compensation C_yc = max(1, σ_c/σ_y)^q with σ = softmax(z), detached,
     and σ_y at least 0.01 (mmdet's seesaw_loss.py). n_c counts the training set, not the batches so far (our

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 HIDDEN = 512  # units of the projection head
 LARGEST = 1e5  # concentration, which has no bound for a single image; the authors' code, loss/proco.py
 LARGE = 64  # order from which four terms of Debye's expansion are exact to about 10⁻¹¹
-# Coefficients of Debye's polynomials U_k(q)/q^k in powers of q², k = 0 to 4 (DLMF, 10.41.10)
+# Coefficients of Debye's polynomials U_k(q)/q^k in powers of q², k = 0 to 4 (DLMF, 10.41.9; 10.41.10 up to 3)
 DEBYE = (
     (1.0,),
     (3 / 24, -5 / 24),

@@ -262,7 +262,7 @@ class CifarStem(nn.Module):
 class ImageNetStem(nn.Module):
     """Three 3×3 convolutions of stride 2: 224×224 images become maps of 56×56 and 28×28.
 
-    The first cell reads both, the larger one through a factorized reduction (DARTS, §A.3 and cnn/model.py).
+    The first cell reads both, the larger one through a factorized reduction (DARTS, App. A and cnn/model.py).
     """
 
     def __init__(self, in_channels: int, channels: int, norm: Norm) -> None:
@@ -325,7 +325,7 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
 def normalize_classifier(classifier: nn.Linear, tau: float) -> None:
     """Set w_c to w_c/‖w_c‖^tau for every class c, and the bias to 0, in place.
 
-    Kang et al. 2020, §4.3; the bias as in their tau_norm.py.
+    Kang et al. 2020, §4; the bias as in their tau_norm.py.
     """
     with torch.no_grad():
         classifier.weight.div_(classifier.weight.norm(dim=1, keepdim=True) ** tau)

@@ -50,7 +50,7 @@ Generate = Callable[[Features, Tensor], Tensor]  # (features of the images, labe
 
 
 class RetrainedPhase(OnImages):
-    """Train the classifier, initialised again, on class-balanced batches (Kang et al. 2020, §4.2)."""
+    """Train the classifier, initialised again, on class-balanced batches (Kang et al. 2020, §4)."""
 
     name = "classifier"
 

@@ -13,7 +13,7 @@ SMALLEST = 1e-6  # concentration
 
 
 class DrnasSearcher(DartsSearcher):
-    """Weigh the operations of an edge by a draw from Dirichlet(ELU(α) + 1)  (§3.2).
+    """Weigh the operations of an edge by a draw from Dirichlet(ELU(α) + 1).
 
     The gradient is that of the draw when its concentrations move at fixed noise (Jankowiak & Obermeyer 2018,
     as in torch.distributions). Second derivatives take the draw as linear in them (our own reading).
