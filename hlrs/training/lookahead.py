@@ -13,7 +13,7 @@ class Lookahead:
 
     After each EVERY steps, φ ← d·φ + (1 − d)·w and w ← φ, with d = decay · t³ at progress t of so many
     `steps`; after the last one w ← φ. Jordan 2024, airbench94.py, where decay is 0.95⁵ and EVERY 5; Zhang et
-    al. 2019, algorithm 1, keep d at 1/2. Tensors keep their memory, as captured steps read them.
+    al. 2019, algorithm 1, keep d constant. Tensors keep their memory, as captured steps read them.
     """
 
     def __init__(self, decay: float, network: nn.Module, steps: int) -> None:
