@@ -390,10 +390,7 @@ class ProgressiveSampler(Spec):
 
 
 class DeferredSampler(Spec):
-    """Uniform up to progress `at`, class-balanced from there on.
-
-    The deferral of Cao et al. 2019, who re-weight so, with a sampler instead.
-    """
+    """Uniform up to progress `at`, class-balanced from there on (deferred re-sampling; Cao et al. 2019)."""
 
     kind: Literal["deferred"] = "deferred"
     rebalances: ClassVar[bool] = True

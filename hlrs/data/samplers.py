@@ -52,10 +52,7 @@ def progressive(
 
 
 def deferred(spec: DeferredSampler, labels: Tensor, count: int, draw: torch.Generator, t: float) -> Tensor:
-    """`uniform` before progress `at`, `class_balanced` from there on.
-
-    The deferral of Cao et al. 2019, who re-weight so; their code does not defer its sampler.
-    """
+    """`uniform` before progress `at`, `class_balanced` from there on (DRS of Cao et al. 2019, §4)."""
     if t < spec.at:
         return uniform(UniformSampler(), labels, count, draw, t)
     return class_balanced(ClassBalancedSampler(), labels, count, draw, t)
