@@ -537,9 +537,9 @@ Loss = Annotated[
 ]
 
 
-def _check_balance(loss: Any, samplers: list[Any]) -> None:
+def _check_balance(objective: Any) -> None:
     """Reject a loss that corrects class frequencies beside a sampler that changes them."""
-    changing = [sampler.kind for sampler in samplers if sampler.rebalances]
+    loss, changing = objective.loss, [sampler.kind for sampler in objective.samplers if sampler.rebalances]
     if loss.corrects and changing:
         remedy = "use one of the two" + (", or at: null" if isinstance(loss, Ldam) else "")
         raise ValueError(
@@ -676,6 +676,13 @@ Mixing = Annotated[
 Claimed = Literal["DARTS", "BBN", "HLRS"] | None
 
 
+def _check_loss(objective: Any) -> Any:
+    """Reject a loss that does not fit the samplers or the head."""
+    _check_balance(objective)
+    _check_head(objective)
+    return objective
+
+
 class Plain(Spec):
     """One network, one sampler, one loss."""
 
@@ -700,11 +707,7 @@ class Plain(Spec):
         """Read from one sampler."""
         return [self.sampler]
 
-    @model_validator(mode="after")
-    def _compatible(self) -> "Plain":
-        _check_balance(self.loss, self.samplers)
-        _check_head(self)
-        return self
+    _compatible = model_validator(mode="after")(_check_loss)
 
 
 class Bilateral(Spec):
@@ -735,11 +738,7 @@ class Bilateral(Spec):
         """Read from a sampler per branch."""
         return [self.conventional, self.rebalancing]
 
-    @model_validator(mode="after")
-    def _compatible(self) -> "Bilateral":
-        _check_balance(self.loss, self.samplers)
-        _check_head(self)
-        return self
+    _compatible = model_validator(mode="after")(_check_loss)
 
 
 class DualHead(Spec):
@@ -776,11 +775,7 @@ class DualHead(Spec):
         """Read from one sampler."""
         return [self.sampler]
 
-    @model_validator(mode="after")
-    def _compatible(self) -> "DualHead":
-        _check_balance(self.loss, self.samplers)
-        _check_head(self)
-        return self
+    _compatible = model_validator(mode="after")(_check_loss)
 
 
 class ProCo(Spec):
@@ -809,10 +804,7 @@ class ProCo(Spec):
     loss: Loss = LogitAdjustment()
     head: Head = LinearHead()
 
-    @model_validator(mode="after")
-    def _compatible(self) -> "ProCo":
-        _check_head(self)
-        return self
+    _compatible = model_validator(mode="after")(_check_loss)
 
 
 class Glmc(Spec):
