@@ -243,8 +243,7 @@ class _Frame:
         parts.append(f'<path class="axis" d="M{self.left:.1f} {self.bottom:.1f}H{self.right:.1f}"/>')
         parts.append(text_element((self.left + self.right) / 2, axes.height - 6, axes.x_label))
         if axes.y_label:
-            turned = f'transform="translate(11 {(self.top + self.bottom) / 2:.1f}) rotate(-90)"'
-            parts.append(f'<text class="label" text-anchor="middle" {turned}>{escape(axes.y_label)}</text>')
+            parts.append(text_element(11, (self.top + self.bottom) / 2, axes.y_label, upright=True))
         parts.append(text_element(self.left, 13, axes.title, "start", "heading"))
         summary = f"{axes.title}: {axes.y_label} against {axes.x_label}" if axes.y_label else axes.title
         return svg(axes.width, axes.height, f"{summary}. {axes.summary}".rstrip(), parts + body)
@@ -258,9 +257,18 @@ def svg(width: float, height: float, summary: str, parts: Iterable[str]) -> str:
     )
 
 
-def text_element(x: float, y: float, text: str, anchor: str = "middle", kind: str = "label") -> str:
-    """Place a text; `anchor`: start, middle or end."""
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def text_element(
+    x: float, y: float, text: str, anchor: str = "middle", kind: str = "label", *, upright: bool = False
+) -> str:
+    """Place a text; `anchor`: start, middle or end; `upright`: it reads from the bottom up."""
+    place = f'transform="translate({x:.1f} {y:.1f}) rotate(-90)"' if upright else f'x="{x:.1f}" y="{y:.1f}"'
+    return f'<text class="{kind}" {place} text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def hover_box(x: float, y: float, width: float, height: float, text: str) -> str:
+    """Give a box, with its upper left corner at (x, y), a hover text."""
+    area = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    return f'<rect class="hover" {area}>{_title(text)}</rect>'
 
 
 def _title(text: str) -> str:
@@ -431,11 +439,9 @@ def _bar_labels(frame: _Frame, pitch: float, names: Sequence[str], ranks: int) -
 
 def _turned_labels(frame: _Frame, pitch: float, names: Sequence[str]) -> list[str]:
     """Draw one name per bar, upright."""
-    places = [frame.left + (i + 0.5) * pitch + 3.8 for i in range(len(names))]
     return [
-        f'<text class="label" text-anchor="end" transform="translate({x:.1f} {frame.bottom + 4:.1f})'
-        f' rotate(-90)">{escape(name)}</text>'
-        for x, name in zip(places, names, strict=True)
+        text_element(frame.left + (i + 0.5) * pitch + 3.8, frame.bottom + 4, name, "end", upright=True)
+        for i, name in enumerate(names)
     ]
 
 
@@ -451,9 +457,7 @@ def _rank_labels(frame: _Frame, count: int) -> list[str]:
 
 def _bar_title(frame: _Frame, pitch: float, index: int, text: str) -> str:
     """Give a bar its hover text, over the whole height of the chart."""
-    x, height = frame.left + index * pitch, frame.bottom - frame.top
-    area = f'x="{x:.1f}" y="{frame.top:.0f}" width="{pitch:.1f}" height="{height:.1f}"'
-    return f'<rect class="hover" {area}>{_title(text)}</rect>'
+    return hover_box(frame.left + index * pitch, frame.top, pitch, frame.bottom - frame.top, text)
 
 
 def difference_chart(
@@ -514,8 +518,7 @@ def interval_chart(rows: Sequence[Spread], axes: Axes) -> str:
         dots = "".join(f"M{frame.x(v):.1f} {y:.1f}h0" for v in row.values)
         body.append(f'<path class="seed" d="{dots}"/>')
         body.append(f'<path class="mark" d="M{frame.x(row.mean) - 1.5:.1f} {y - 7:.1f}h3v14h-3z"/>')
-        area = f'x="{frame.left:.1f}" y="{y - 9:.1f}" width="{frame.right - frame.left:.1f}" height="18"'
-        body.append(f'<rect class="hover" {area}>{_title(row.label)}</rect>')
+        body.append(hover_box(frame.left, y - 9, frame.right - frame.left, 18, row.label))
     return frame.draw(body)
 
 
@@ -598,8 +601,7 @@ def _bin_title(frame: _Frame, b: Mapping[str, float], total: float) -> str:
     x, width = _bin_span(frame, b)
     share = f"{100 * b['images'] / total:.1f} % of the images"
     text = f"confidence {b['confidence']:.2f}, accuracy {b['accuracy']:.2f}, {share}"
-    area = f'x="{x:.1f}" y="32" width="{width:.1f}" height="{frame.bottom - 32:.1f}"'
-    return f'<rect class="hover" {area}>{_title(text)}</rect>'
+    return hover_box(x, 32, width, frame.bottom - 32, text)
 
 
 def scatter_chart(points: Sequence[Point], axes: Axes, *, hover: bool = True) -> str:
@@ -618,15 +620,6 @@ def scatter_chart(points: Sequence[Point], axes: Axes, *, hover: bool = True) ->
 def marks(labels: Sequence[str], kind: Literal["line", "fill", "dots"]) -> list[Mark]:
     """Return the legend entries of series 0, 1, ..."""
     return [Mark(label, f"{kind} s{i}", SAMPLES[kind]) for i, label in enumerate(labels)]
-
-
-def legend(entries: Sequence[Mark]) -> str:
-    """Draw a legend as HTML."""
-    items = "".join(
-        f'<li><svg width="26" height="10" aria-hidden="true">{mark.sample}</svg>{escape(mark.label)}</li>'
-        for mark in entries
-    )
-    return f'<ul class="legend">{items}</ul>' if entries else ""
 
 
 def document(chart: str, entries: Sequence[Mark]) -> str:
@@ -675,7 +668,11 @@ class Figure:
     @property
     def legend(self) -> str:
         """Return the legend as HTML."""
-        return legend(self.marks)
+        items = "".join(
+            f'<li><svg width="26" height="10" aria-hidden="true">{mark.sample}</svg>{escape(mark.label)}</li>'
+            for mark in self.marks
+        )
+        return f'<ul class="legend">{items}</ul>' if items else ""
 
     @property
     def charts(self) -> list[str]:

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from hlrs.report.charts import CHARACTER, Mark, Values, labels_apart, number, rank_ticks, svg, text_element
+from hlrs.report.charts import (
+    CHARACTER,
+    Mark,
+    Values,
+    hover_box,
+    labels_apart,
+    number,
+    rank_ticks,
+    svg,
+    text_element,
+)
 
 NUMBERED = 12  # up to so many rows, the cells of a matrix contain their numbers
 NAMED = 30  # up to so many rows, each has its name
@@ -147,7 +157,6 @@ def matrix_chart(
     tiles = "".join(_tiles({(0, i): row for i, row in enumerate(levels)}, shades))
     scaled = f'transform="translate({left:.1f} {top + side / 2:.2f}) scale({side:.4g})" stroke-width=".94"'
     bottom = top + SIDE + below + 14
-    turned = f'transform="translate(10 {top + SIDE / 2:.1f}) rotate(-90)"'
     body = [
         f"<g {scaled}>{tiles}</g>",
         "" if numbered else _struck_through(levels, left, top),
@@ -157,7 +166,7 @@ def matrix_chart(
         *(_numbers(cells, levels, shades, left, top) if numbered else []),
         *(_cell_titles(cells, names, left, top) if hover else []),
         text_element(left + SIDE / 2, bottom, "predicted class"),
-        f'<text class="label" text-anchor="middle" {turned}>true class</text>',
+        text_element(10, top + SIDE / 2, "true class", upright=True),
     ]
     return svg(round(left + SIDE + 16), round(bottom + 6), f"{title}: confusion matrix. {summary}", body)
 
@@ -180,8 +189,7 @@ def _names(names: Sequence[str], left: float, top: float) -> list[str]:
     for i, name in enumerate(names):
         middle = (i + 0.5) * side
         body.append(text_element(left - 4, top + middle + 3.8, name, "end"))
-        turned = f'transform="translate({left + middle + 3.8:.1f} {top + SIDE + 4:.1f}) rotate(-90)"'
-        body.append(f'<text class="label" text-anchor="end" {turned}>{escape(name)}</text>')
+        body.append(text_element(left + middle + 3.8, top + SIDE + 4, name, "end", upright=True))
     return body
 
 
@@ -216,8 +224,7 @@ def _numbers(
 def _cell_titles(cells: Sequence[Values], names: Sequence[str], left: float, top: float) -> list[str]:
     side = SIDE / len(cells)
     return [
-        f'<rect class="hover" x="{left + j * side:.1f}" y="{top + i * side:.1f}" width="{side:.1f}"'
-        f' height="{side:.1f}"><title>{escape(f"{names[i]} as {names[j]}: {value:.1f} %")}</title></rect>'
+        hover_box(left + j * side, top + i * side, side, side, f"{names[i]} as {names[j]}: {value:.1f} %")
         for i, row in enumerate(cells)
         for j, value in enumerate(row)
         if value is not None
@@ -302,8 +309,7 @@ def edges_chart(
                 middle = y + (plan.primitives.index(str(edge.chosen)) + 0.5) * ROW
                 outlines["mark"].append(f"M{x + plan.width + 1:.0f} {middle:.1f}l6-3.5v7z")
             body.append(text_element(x, y - 4, edge.label, "start"))
-            box = f'x="{x:.0f}" y="{y:.0f}" width="{plan.width}" height="{plan.height}"'
-            body.append(f'<rect class="hover" {box}><title>{escape(_said(edge))}</title></rect>')
+            body.append(hover_box(x, y, plan.width, plan.height, _said(edge)))
     span = f"epoch {epochs[0]} to {epochs[1]}" if plan.columns > 1 else "at the end of the search"
     body.append(text_element(plan.left, plan.bottom + 14, span, "start"))
     scaled = f'transform="translate({plan.left} {plan.top + ROW / 2}) scale({plan.column:.4g} {ROW})"'
