@@ -1,14 +1,13 @@
 """The best practices of Lindauer & Hutter (2020, JMLR 21/243), as far as records can answer them."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hlrs.artifacts.records import UNKNOWN
 from hlrs.report.job_records import facts
 from hlrs.report.runs import STAGES, Results, draws, jobs
-from hlrs.report.tables import cost
-from hlrs.report.wording import counted, hours
+from hlrs.report.tables import cost, spent
+from hlrs.report.wording import counted
 
 YES, PARTLY, NO, AUTHOR = "yes", "partly", "no", "left to the author"
 CONFOUNDERS = ("Device", "Versions", "Container image")  # facts that may differ between the jobs compared
@@ -79,16 +78,12 @@ def _common(results: Results, section: str, entry: str | None = None) -> tuple[s
 
 
 def _random(results: Results) -> tuple[str, str]:
-    drawn = [name for name, kind in _kinds(results) if kind == "random"]
+    params = results.params
+    methods = params["matrix"]["methods"]
+    drawn = [name for name in methods if params["methods"][name]["searcher"]["kind"] == "random"]
     if not drawn:
         return NO, "No method draws genotypes at random (searcher: {kind: random})."
     return PARTLY, f"Random sampling: {', '.join(drawn)}. Random search, which evaluates its samples: none."
-
-
-def _kinds(results: Results) -> Iterable[tuple[str, str]]:
-    """Yield the methods with the kinds of their searchers."""
-    for name in results.params["matrix"]["methods"]:
-        yield name, results.params["methods"][name]["searcher"]["kind"]
 
 
 def _seeds(results: Results) -> tuple[str, str]:
@@ -128,8 +123,7 @@ def _values(results: Results, label: str) -> list[str]:
 
 def _time(results: Results) -> tuple[str, str]:
     whole = cost(jobs(results.runs, *STAGES))
-    parts = {"GPU-hours": whole.gpu_hours, "CPU-hours": whole.cpu_hours}
-    sums = " and ".join(f"{hours(number)} {unit}" for unit, number in parts.items() if number)
+    sums = spent(whole)
     if not sums:
         return NO, "No times are on record."
     if whole.unknown:

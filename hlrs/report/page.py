@@ -21,7 +21,7 @@ from hlrs.report.comparisons import COMPARED, Difference, Summary, compare, deci
 from hlrs.report.job_records import facts, record_table
 from hlrs.report.lookups import floor_of, lookups_table
 from hlrs.report.runs import ENERGY, STAGES, JobRecord, Results, draws, jobs, several, taus
-from hlrs.report.wording import MOST_SENTENCES, accuracies, answer, counted, hours, points, sample
+from hlrs.report.wording import MOST_SENTENCES, accuracies, answer, counted, points, sample
 
 MANY = 4  # methods; the long sections of a data set with more are folded
 
@@ -96,11 +96,9 @@ def _extent(results: Results, records: list[JobRecord]) -> str:
     days = sorted({record.started[:10] for record in records if record.started})
     if days:
         parts.append(" to ".join(dict.fromkeys((days[0], days[-1]))))
-    costs = {name: getattr(whole, kind) for kind, name in tables.HOURS.items()}
-    spent = [f"{hours(number)} {name}" for name, number in costs.items() if number]
-    if spent and not whole.unknown:
-        parts.append(" and ".join(spent))
-    return ", ".join(parts)
+    if not whole.unknown:
+        parts.append(tables.spent(whole))
+    return ", ".join(filter(None, parts))
 
 
 def _continued(results: Results) -> list[tuple[str, str]]:

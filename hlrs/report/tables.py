@@ -327,6 +327,11 @@ def hours_table(results: Results) -> Table:
     return Table("Hours", columns, groups)
 
 
+def spent(part: Cost) -> str:
+    """Write the GPU-hours and CPU-hours, those that are not 0; empty without any."""
+    return " and ".join(f"{hours(n)} {unit}" for kind, unit in HOURS.items() if (n := getattr(part, kind)))
+
+
 def _hours(part: Cost, kind: str, seeds: int = 1) -> Cell:
     number = getattr(part, kind) / seeds
     if not number:
