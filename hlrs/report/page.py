@@ -165,7 +165,7 @@ def _dataset(
 ) -> dict[str, Any]:
     return {
         "name": name,
-        "test_images": tables.tested(results, name) if results.retrained else None,
+        "test_images": tables.test_images(results, name) if results.retrained else None,
         "lookups": lookups_table(results, name),
         "methods": tables.methods_table(results, name, summary, differences),
         "comparisons": tables.comparisons_table(results, name, differences),

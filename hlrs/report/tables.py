@@ -95,11 +95,10 @@ def methods_table(
     return Table(f"Methods on {dataset}", columns, [Group(rows)])
 
 
-def tested(results: Results, dataset: str) -> str:
+def test_images(results: Results, dataset: str) -> str:
     """Return the number of test images behind the metrics."""
-    return " or ".join(
-        f"{n}" for n in sorted({r.metrics["test_images"] for r in results.runs if r.dataset == dataset})
-    )
+    counts = {run.metrics["test_images"] for run in results.runs if run.dataset == dataset}
+    return " or ".join(map(str, sorted(counts)))
 
 
 def seeds_of(dataset: str, method: str) -> str:
@@ -206,12 +205,8 @@ def classes_table(results: Results, dataset: str) -> Table:
     methods = results.methods(dataset)
     means = {method: class_means(results, runs) for method, runs in methods.items()}
     test = results.classes[dataset]["counts"]["test"]
-    heads = ("Class", "Group"), ("Training images", "Test images", *methods)
-    columns = [
-        Column(label, text=text)
-        for labels, text in zip(heads, (True, False), strict=True)
-        for label in labels
-    ]
+    columns = [Column("Class", text=True), Column("Group", text=True)]
+    columns += map(Column, ("Training images", "Test images", *methods))
     first = next(iter(means.values()))
     rows = [
         [
@@ -231,24 +226,23 @@ def operations_table(results: Results, dataset: str) -> Table | None:
 
     One row per method with genotypes; None without any.
     """
-    found = {method: _genotypes(runs) for method, runs in results.methods(dataset).items()}
-    counts = {method: Counter(_operations(every)) for method, every in found.items() if every}
-    primitives = sorted(set().union(*counts.values()))
+    found = {
+        method: [_operations(run.genotype) for run in once(runs) if run.genotype is not None]
+        for method, runs in results.methods(dataset).items()
+    }
+    primitives = sorted({p for counts in found.values() for count in counts for p in count})
     rows = [
-        [Cell(method), *(Cell(f"{count[p] / len(found[method]):.1f}") for p in primitives)]
-        for method, count in counts.items()
+        [Cell(method), *(Cell(f"{statistics.fmean(count[p] for count in counts):.1f}") for p in primitives)]
+        for method, counts in found.items()
+        if counts
     ]
     columns = [Column("Method", text=True), *map(Column, primitives)]
     return Table(f"Operations on {dataset}", columns, [Group(rows)]) if rows else None
 
 
-def _genotypes(runs: list[Run]) -> list[dict[str, list[Node]]]:
-    return [run.genotype for run in once(runs) if run.genotype is not None]
-
-
-def _operations(genotypes: list[dict[str, list[Node]]]) -> Iterator[str]:
-    for genotype in genotypes:
-        yield from (op for nodes in genotype.values() for node in nodes for op, _ in node)
+def _operations(genotype: dict[str, list[Node]]) -> Counter[str]:
+    """Count the edges with each operation in all cells."""
+    return Counter(operation for nodes in genotype.values() for node in nodes for operation, _ in node)
 
 
 # --- cost ---------------------------------------------------------------------------------------------
