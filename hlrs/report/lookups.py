@@ -6,7 +6,7 @@ from typing import Any
 
 from hlrs.report.runs import Results, Run, by_draw, once, search_means
 from hlrs.report.statistics import interval, spread, units, within
-from hlrs.report.tables import Cell, Column, Group, Table, seeds_of
+from hlrs.report.tables import Cell, Column, Group, Table, deviations, seeds_of
 from hlrs.report.wording import NOTHING, grouped, percent
 
 RANDOM, COUNT = "random cell", "largest cell"  # the floor's rows
@@ -64,16 +64,7 @@ def lookups_table(results: Results, dataset: str) -> Table | None:
     floor = floor_of(results, dataset)
     if floor is None:
         return None
-    labels = (
-        "Searches",
-        "Accuracy",
-        "Regret",
-        "Rank",
-        "Percentile",
-        "No convolution",
-        "Best",
-        "Worst",
-    )
+    labels = ("Searches", "Accuracy", "Regret", "Rank", "Percentile", "No convolution", "Best", "Worst")
     columns = [Column("Method", text=True), *map(Column, labels)]
     rows = [
         [Cell(method, seeds_of(dataset, method)), *_judged(results, found)]
@@ -98,15 +89,15 @@ def _judged(results: Results, runs: list[Run]) -> list[Cell]:
     accuracies = [run.metrics["table_accuracy"] for run in runs]
     draws = by_draw(search_means(runs, "table_accuracy"))
     means = units(draws)
-    around = interval(means, results.report["confidence"])
+    span = interval(means, results.report["confidence"])
     ranks = sorted(run.metrics["table_rank"] for run in runs)
-    deviations = spread(means), within(draws) if len(draws) > 1 else None
+    around = deviations(spread(means), within(draws) if len(draws) > 1 else None)
     lookups: list[dict[str, Any]] = [run.lookup for run in runs if run.lookup]
     return [
         Cell(str(len(runs))),
         Cell(
-            percent(statistics.fmean(means)) + _deviations(*deviations),
-            detail=f"{percent(around[0])} to {percent(around[1])}" if around else "",
+            " ".join([percent(statistics.fmean(means)), *around]),
+            detail=f"{percent(span[0])} to {percent(span[1])}" if span else "",
         ),
         Cell(percent(statistics.fmean(run.metrics["table_regret"] for run in runs))),
         Cell(
@@ -124,10 +115,3 @@ def _middle(ranks: list[int]) -> str:
     """Write the median, a whole number or halfway between two."""
     whole, half = divmod(statistics.median(ranks), 1)
     return grouped(whole) + (".5" if half else "")
-
-
-def _deviations(between: float | None, pooled: float | None) -> str:
-    """Write the standard deviations between searches or draws, and between the searches of one draw."""
-    return ("" if between is None else f" ± {percent(between)}") + (
-        "" if pooled is None else f" (± {percent(pooled)})"
-    )

@@ -115,9 +115,13 @@ def _mean_and_spread(summary: Summary | None) -> Cell:
     if summary is None:
         return Cell(NOTHING)
     within = summary.seed_std if summary.draws > 1 else summary.retrain_std
-    lines = ["" if summary.std is None else f"± {percent(summary.std)}"]
-    lines += [] if within is None else [f"(± {percent(within)})"]
-    return Cell(percent(summary.mean), detail="\n".join(lines).strip())
+    return Cell(percent(summary.mean), detail="\n".join(deviations(summary.std, within)))
+
+
+def deviations(between: float | None, pooled: float | None) -> list[str]:
+    """Write the standard deviation of a mean's values and, in brackets, that within them, where known."""
+    found = [] if between is None else [f"± {percent(between)}"]
+    return found if pooled is None else [*found, f"(± {percent(pooled)})"]
 
 
 def _size(summary: Summary | None) -> Cell:
