@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from hlrs import __version__
 from hlrs.artifacts.code_digest import PACKAGE
 from hlrs.nas.ops import triton_available
 from hlrs.pipeline.container import digest_of_this, gpu_given, inside
+from hlrs.pipeline.slurm import ask
 
 if TYPE_CHECKING:
     import torch
@@ -240,17 +240,8 @@ def _dvc() -> Check:
     )
 
 
-def _answer(*command: str) -> str | None:
-    """Return a program's output; None if it fails or does not answer within `PATIENCE`."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
 def _program(name: str, program: str, remedy: str) -> Check:
-    version = _answer(program, "--version")
+    version = ask(program, "--version", seconds=PATIENCE)
     return Check(name, BROKEN, remedy) if version is None else Check(name, OK, version.split()[-1])
 
 
@@ -267,7 +258,7 @@ def _slurm(say: Callable[[str], None]) -> Iterator[Check]:
         yield Check("SLURM", UNUSED, "`sinfo` not found: only `snakemake --profile slurm` needs it")
         return
     say("asking SLURM")
-    nodes = _answer("sinfo", "--noheader", "--format=%P %D")
+    nodes = ask("sinfo", "--noheader", "--format=%P %D", seconds=PATIENCE)
     if nodes is None:
         yield Check(
             "SLURM",
@@ -277,7 +268,7 @@ def _slurm(say: Callable[[str], None]) -> Iterator[Check]:
         return
     partitions = ", ".join(" ".join([*line.split(), "node(s)"]) for line in nodes.splitlines())
     yield Check("SLURM", OK, partitions or "no partition")
-    if _answer("sacct", "--noheader", "--allocations", "--starttime=now") is None:
+    if ask("sacct", "--noheader", "--allocations", "--starttime=now", seconds=PATIENCE) is None:
         yield Check("SLURM accounting", UNUSED, "`sacct` does not answer: `squeue` is used instead")
     else:
         yield Check("SLURM accounting", OK, "`sacct` answers")

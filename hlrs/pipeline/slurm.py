@@ -43,13 +43,14 @@ def available() -> bool:
     return shutil.which("sbatch") is not None
 
 
-def ask(*command: str) -> str | None:
-    """Return a command's output; None if it is missing, fails, or does not answer within `ASK_SECONDS`.
+def ask(*command: str, seconds: float | None = None) -> str | None:
+    """Return a command's output; None if it is missing, fails, or does not answer in time (`ASK_SECONDS`).
 
     Where SLURM_CLUSTERS is set, SLURM puts "CLUSTER: name" above its lines, even those without a header.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=ASK_SECONDS)
+        limit = seconds or ASK_SECONDS
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=limit)
     except (OSError, subprocess.TimeoutExpired):
         return None
     lines = done.stdout.splitlines(keepends=True)

@@ -134,13 +134,13 @@ def test_a_kernel_is_compiled_and_compared(monkeypatch):
     ("accounting", "state"), [("exec /bin/sleep 60", UNUSED), ("exit 1", UNUSED), ("echo", OK)]
 )
 def test_slurm_works_with_and_without_accounting(programs, monkeypatch, accounting, state):
-    program(programs, "sinfo", "echo 'main* 2'")
+    program(programs, "sinfo", "echo 'CLUSTER: alps'\necho 'main* 2'")  # as with SLURM_CLUSTERS
     program(programs, "sacct", accounting)
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setattr(doctor, "PATIENCE", 0.3)
     slurm, records = doctor._slurm(print)
     assert (slurm.name, slurm.state) == ("SLURM", OK)
-    assert "main* 2" in slurm.text
+    assert slurm.text == "main* 2 node(s)"
     assert records.state == state
 
 
