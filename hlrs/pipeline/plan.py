@@ -46,16 +46,7 @@ from hlrs.config.jobs import (
     SearchJob,
     SplitJob,
 )
-from hlrs.config.methods import (
-    ConstantLR,
-    Fixed,
-    Implant,
-    OnTrained,
-    PcDarts,
-    Plain,
-    Random,
-    Softmax,
-)
+from hlrs.config.methods import ConstantLR, Fixed, Implant, OnTrained, PcDarts, Plain, Random, Softmax
 from hlrs.config.params import Params, Sections
 from hlrs.config.spaces import DartsSpace, NasBench201Space
 from hlrs.errors import HlrsError, UserError, about
@@ -339,34 +330,21 @@ def _run_jobs(
         network |= alphas if recipe.start == "supernet" else genotype
         if shared.lookup is not None and _tabulated(params, method):
             yield make_job("lookup", run, shared.lookup, genotype)
-    resnet = searcher.depth if searcher.genotype_is == "absent" else None
-    evaluate = params.evaluate_of(method)
+    shape: dict[str, Any] = {
+        "space": network_space,
+        "resnet": searcher.depth if searcher.genotype_is == "absent" else None,
+        "inherited": inherited,
+        "images": images,
+        "retrain": recipe,
+    }
+    evaluate, content = params.evaluate_of(method), shared.contents.get(recipe.start)
+    evaluation = EvaluateJob(**shape, arithmetic=arithmetic, groups=groups, evaluate=evaluate)
     for retrain_seed in params.matrix.retrain_seeds:
         again = repeat(run, retrain_seed)
-        job = RetrainJob(
-            seed=seed,
-            retrain_seed=retrain_seed,
-            space=network_space,
-            resnet=resnet,
-            inherited=inherited,
-            images=images,
-            arithmetic=computed,
-            retrain=recipe,
-            content=shared.contents.get(recipe.start),
-        )
+        job = RetrainJob(**shape, seed=seed, retrain_seed=retrain_seed, arithmetic=computed, content=content)
         start = backbones.get(retrain_seed, supernet if inherited else {})
         retrain = make_job("retrain", again, job, network | start)
         trained = {"weights": str(retrain.output("weights.safetensors")), **network}
-        evaluation = EvaluateJob(
-            space=network_space,
-            resnet=resnet,
-            inherited=inherited,
-            images=images,
-            arithmetic=arithmetic,
-            retrain=recipe,
-            groups=groups,
-            evaluate=evaluate,
-        )
         yield from (retrain, make_job("evaluate", again, evaluation, trained))
 
 
@@ -424,7 +402,7 @@ def _search_params(
         arch_lr=method.arch_lr or ConstantLR(kind="constant"),
         labels=method.labels,
         arithmetic=arithmetic,
-        search=params.search_of(name).model_copy(update={"budget": None}),  # it is not told
+        search=params.search_of(name).model_copy(update={"budget": None}),  # it does not know
     )
 
 
