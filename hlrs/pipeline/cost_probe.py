@@ -115,9 +115,8 @@ class Calibration:
         numbers = batches(job)
         epochs = {number: numbers.index(number) for number in sorted(set(numbers)) if number}
         paces = self._probe(job, list(epochs.values()), device)
-        measured = Measurement(
-            device, gpu, steps, dict(zip(epochs, paces, strict=True)), _today(), fresh=True
-        )
+        today = datetime.now(UTC).date().isoformat()
+        measured = Measurement(device, gpu, steps, dict(zip(epochs, paces, strict=True)), today, fresh=True)
         entry = Entry(gpu=gpu, steps=steps, paces=measured.paces, date=measured.date)
         self.known.setdefault(self._name(job), {})[device] = entry
         self.cache.write(self.known)
@@ -373,7 +372,3 @@ def _device(job: Job) -> tuple[str, bool]:
 def _measurement(device: str, entry: Entry) -> Measurement:
     paces = {number: Throughput(*pace) for number, pace in entry.paces.items()}
     return Measurement(device, entry.gpu, entry.steps, paces, entry.date)
-
-
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()

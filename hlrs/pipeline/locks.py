@@ -286,7 +286,8 @@ def _is_of(path: Path, token: str) -> bool:
 def _written(path: Path, token: str, beat: int, **facts: Any) -> Iterator[Path]:
     """In the body, a lock file that is whole lies beside `path`."""
     temporary = path.with_name(f".{path.name}.{token}.tmp")
-    content = {**facts, **_this_process(), "token": token, "beat": beat}
+    here = {"host": platform.node(), "slurm_job": own_job(), **_process(os.getpid())}
+    content = {**facts, **here, "token": token, "beat": beat}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False) + "\n"
     try:
         with temporary.open("wb") as file:
@@ -386,14 +387,6 @@ class Holder(BaseModel):
     def __str__(self) -> str:
         job = f" (SLURM job {self.slurm_job})" if self.slurm_job else ""
         return f"process {self.pid} on {self.host or 'an unknown host'}{job}"
-
-
-def _this_process() -> dict[str, Any]:
-    return {
-        "host": platform.node(),
-        "slurm_job": own_job(),
-        **_process(os.getpid()),
-    }
 
 
 def _process(pid: int) -> dict[str, Any]:

@@ -225,9 +225,10 @@ def check_counts(jobs: list[Job]) -> None:
         if isinstance(head := _objective(params).head, EtfHead):
             with about(f"methods.{method}: {'' if job.stage == 'search' else 'retrain.'}objective"):
                 _check_frame(head, params, _classes(calibration, job), _nodes(job, makers))
-        if isinstance(params, RetrainJob) and isinstance(params.retrain.classifier, Filled):
+        classifier = params.retrain.classifier if isinstance(params, RetrainJob) else None
+        if isinstance(classifier, Filled) and (found := _class_counts(calibration, job)):
             with about(f"methods.{method}: retrain"):
-                _check_filled(params.retrain.classifier, calibration, job)
+                classifier.check_classes(found)
         if params.arithmetic is not None:
             with about(f"methods.{method}"), suppress(ModuleNotFoundError):
                 _check_arithmetic(params, calibration, job, _nodes(job, makers))
@@ -275,8 +276,14 @@ def _classes(calibration: Calibration, job: Job) -> int | None:
     source = Images.model_validate(job.params["images"]).source
     if isinstance(source, Torchvision):
         return source.class_count
+    counts = _class_counts(calibration, job)
+    return None if counts is None else len(counts)
+
+
+def _class_counts(calibration: Calibration, job: Job) -> dict[str, int] | None:
+    """Count the training images of each class of a job's data set; None if they are not on this machine."""
     try:
-        return len(calibration.class_counts(job))
+        return calibration.class_counts(job)
     except (HlrsError, ModuleNotFoundError):
         return None
 
@@ -288,15 +295,6 @@ def _check_frame(head: EtfHead, params: Any, classes: int | None, nodes: int) ->
     head.check_classes(classes, features(params, nodes))
     if not isinstance(params, SearchJob) and params.retrain.auxiliary_weight:
         head.check_classes(classes, AUXILIARY_FEATURES, "set auxiliary_weight to 0, as its head has so many")
-
-
-def _check_filled(classifier: Filled, calibration: Calibration, job: Job) -> None:
-    """Reject classes that are too small to model."""
-    try:
-        counts = calibration.class_counts(job)
-    except (HlrsError, ModuleNotFoundError):
-        return
-    classifier.check_classes(counts)
 
 
 def _check_start(params: RetrainJob, calibration: Calibration, job: Job) -> None:

@@ -45,12 +45,13 @@ class Reason:
         return [*found, *self._upstream(self.comparison.inputs)]
 
     def _upstream(self, names: list[str]) -> list[str]:
-        """Group changed inputs by the stage that produces them."""
+        """Group changed inputs by the stage that produces them, "" if only the earlier result had them."""
         if self.job.stage == "report":
             return _reported(names)
         makers: dict[str, list[str]] = {}
         for name in names:
-            makers.setdefault(_maker(self.job, name), []).append(name)
+            maker = ResultPath.parse(self.job.inputs[name]).stage if name in self.job.inputs else ""
+            makers.setdefault(maker, []).append(name)
         made = {stage: f"{stage} runs" if stage in self.due else f"another {stage}" for stage in makers}
         made |= {"": "no longer read"}
         return [f"{_inputs(self.job, of)} changed ({made[stage]})" for stage, of in makers.items()]
@@ -70,11 +71,6 @@ def _reported(names: list[str]) -> list[str]:
     runs = {tuple(name.split("/")[1:-1]) for name in names if not name.startswith("split/")}
     behind = f" of {len(runs)} run{'s' * (len(runs) != 1)}" if runs else ""
     return [f"results changed: {', '.join(stages)}{behind}"] if names else []
-
-
-def _maker(job: Job, name: str) -> str:
-    """Return the stage that produces an input; empty if only the earlier result had it."""
-    return ResultPath.parse(job.inputs[name]).stage if name in job.inputs else ""
 
 
 def _inputs(job: Job, names: list[str]) -> str:

@@ -85,18 +85,10 @@ def survey() -> Cluster:
     partitions = merge(listing)
     if not partitions:
         raise UserError("sinfo shows no partition that you may use; ask your administrator for access")
-    answers = "none" not in facts.get("AccountingStorageType", "none") and _accounting_answers()
-    return Cluster(
-        facts.get("ClusterName", "?"),
-        facts.get("SLURM_VERSION", "?"),
-        partitions,
-        answers,
-        _accounts() if answers else frozenset(),
-    )
-
-
-def _accounting_answers() -> bool:
-    return ask("sacct", "--allocations", "--noheader", "--starttime", "now") is not None
+    query = ("sacct", "--allocations", "--noheader", "--starttime", "now")
+    answers = "none" not in facts.get("AccountingStorageType", "none") and ask(*query) is not None
+    name, version = facts.get("ClusterName", "?"), facts.get("SLURM_VERSION", "?")
+    return Cluster(name, version, partitions, answers, _accounts() if answers else frozenset())
 
 
 def _accounts() -> frozenset[str]:
