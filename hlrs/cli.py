@@ -206,21 +206,20 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     from hlrs.artifacts.jobs import typed
     from hlrs.config.params import load
     from hlrs.pipeline.plan import due
-    from hlrs.pipeline.plan_view import Outlook, missing_controls
+    from hlrs.pipeline.plan_view import Outlook, missing_controls, why
     from hlrs.pipeline.preflight import check_before
 
     if run is not None and as_json:
         raise UserError("--json cannot be combined with --why; --json alone includes every job's differences")
-    jobs = _jobs(params)
+    loaded = load(params)
+    jobs = _frozen(loaded)
     if run is not None:
-        from hlrs.pipeline.plan_view import why
-
-        click.echo("\n".join(why(typed(run), jobs, load(params), _width())))
+        click.echo("\n".join(why(typed(run), jobs, loaded, _width())))
         return
     check_before(jobs, due(jobs), lambda text: click.echo(f"hlrs: {text}", err=True))
-    for line in missing_controls(load(params)):
+    for line in missing_controls(loaded):
         click.echo(f"hlrs: {line}", err=True)
-    outlook = Outlook(jobs, load(params), _announce)
+    outlook = Outlook(jobs, loaded, _announce)
     if as_json:
         click.echo(json.dumps(outlook.facts(), indent=1))
     else:
