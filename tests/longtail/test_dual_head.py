@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from torch.nn import functional as F
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors
-from hlrs.config.jobs import RetrainJob, SearchJob
 from hlrs.config.methods import Darts, DualHead, Plain
 from hlrs.config.params import Params
 from hlrs.config.recipes import Sgd
@@ -28,9 +28,9 @@ from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.supernet import DartsSupernet, initialize_alphas
 from hlrs.pipeline.plan import plan
 from hlrs.stages import evaluate, extract, retrain, search, split
-from hlrs.stages.images import SplitImages
 from hlrs.training.optim import make_sgd, optimizer_step
 from tests.conftest import TINY
+from tests.tasks import retrain_task, search_task
 
 COUNTS = torch.tensor([50, 8, 2])
 SPEC = DualHead(kind="dual_head", gamma=0.5)
@@ -260,16 +260,11 @@ def jobs(**options):
 
 def first_step(stage, by_stage, inputs=None):
     """How a task's first step moves the parameters of its network."""
-    job, device = by_stage[stage], torch.device("cpu")
     if stage == "search":
-        params = SearchJob.model_validate(job.params)
-        images = SplitImages(job, params.images, ("weights", "alphas"), device)
-        task = search.SearchTask(params, images, device)
+        task = search_task(by_stage[stage])
         network = task.supernet
     else:
-        params = RetrainJob.model_validate(job.params)
-        images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
-        task = retrain.RetrainTask(params, images, inputs, device)
+        task = retrain_task(replace(by_stage[stage], inputs=inputs))
         network = task.network
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     task.begin(0)

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
-from hlrs.config.jobs import SearchJob
 from hlrs.config.methods import PcDarts
 from hlrs.config.params import Params
 from hlrs.config.recipes import Collapse, Search
@@ -19,10 +18,10 @@ from hlrs.nas.collapse import EarlyStopping, dominant_eigenvalue, epochs_back, h
 from hlrs.nas.searchers.pc_darts import PcDartsSearcher
 from hlrs.pipeline.plan import plan
 from hlrs.stages import extract, search, split
-from hlrs.stages.images import SplitImages
 from hlrs.training.loop import fit
 from tests.conftest import TINY
 from tests.nas.test_supernet import small_supernet
+from tests.tasks import search_task
 
 
 @pytest.fixture(autouse=True)
@@ -226,9 +225,7 @@ def test_the_recorded_eigenvalue_uses_a_quarter_of_the_epochs_first_batch(worksp
     by_stage = make(epochs=1, collapse={"power_iterations": 2})
     split.run(by_stage["split"])
     job = by_stage["search"]
-    params = SearchJob.model_validate(job.params)
-    images = SplitImages(job, params.images, ("weights", "alphas"), torch.device("cpu"))
-    task = search.SearchTask(params, images, torch.device("cpu"))
+    task = search_task(job)
     [row] = fit(task, job, torch.device("cpu")).rows
     v = torch.randn(32, generator=generator(0, "search", "eigenvalue"))
     [batch] = task.validation(0)

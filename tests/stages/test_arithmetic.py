@@ -11,17 +11,16 @@ import torch
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import write_tensors
-from hlrs.config.jobs import EvaluateJob, RetrainJob, SearchJob
+from hlrs.config.jobs import EvaluateJob, SearchJob
 from hlrs.config.params import Params
 from hlrs.errors import UserError
 from hlrs.nas.multipliers import truncated_products
 from hlrs.nas.ops.approximate import Product, Tabulated
 from hlrs.pipeline import preflight
-from hlrs.pipeline.execute import execute
-from hlrs.pipeline.plan import freeze, plan
+from hlrs.pipeline.plan import plan
 from hlrs.stages import evaluate, extract, retrain, search, split
-from hlrs.stages.images import SplitImages
 from tests.conftest import TINY
+from tests.tasks import retrain_task, run_all
 
 CPU = torch.device("cpu")
 TABLE = "mul8s.bin"
@@ -48,12 +47,6 @@ def jobs_of(*arguments, **recipe):
     return {job.stage: job for job in plan(Params.model_validate(params_of(*arguments, **recipe)))}
 
 
-def task_of(job):
-    params = RetrainJob.model_validate(job.params)
-    images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), CPU)
-    return retrain.RetrainTask(params, images, job.inputs, CPU)
-
-
 def test_every_stage_computes_by_the_table(workspace):
     """A search with second derivatives, a retraining resumed, an evaluation; the table of (0, 0, 4)."""
     write_table(truncated_products(0, 0, 4))
@@ -78,9 +71,9 @@ def test_every_stage_computes_by_the_table(workspace):
                 task.step(step)
         return {name: tensor.clone() for name, tensor in task.state().items()}
 
-    whole = epochs(task_of(jobs["retrain"]), (0, 1))
-    first = epochs(task_of(jobs["retrain"]), [0])
-    resumed = task_of(jobs["retrain"])
+    whole = epochs(retrain_task(jobs["retrain"]), (0, 1))
+    first = epochs(retrain_task(jobs["retrain"]), [0])
+    resumed = retrain_task(jobs["retrain"])
     resumed.load(first)
     ended = epochs(resumed, [1])
     assert all(torch.equal(ended[name], whole[name]) for name in whole)
@@ -110,9 +103,9 @@ def test_a_network_in_floating_point_is_trained_on_with_products(workspace):
     jobs = jobs_of(None, fixed)
     split.run(jobs["split"])
     extract.run(jobs["extract"])
-    theirs = task_of(jobs["retrain"]).network.state_dict()
+    theirs = retrain_task(jobs["retrain"]).network.state_dict()
     write_tensors(Path(file), theirs, {})
-    task = task_of(jobs_of(TRUNCATED, fixed, start=file)["retrain"])
+    task = retrain_task(jobs_of(TRUNCATED, fixed, start=file)["retrain"])
     own = task.network.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in theirs.items())
     assert any(name.endswith(".product.ranges") for name in own)
@@ -141,11 +134,8 @@ def test_a_search_can_be_without(workspace):
     ids=["scored", "drawn", "supernet"],
 )
 def test_other_searchers_and_starts(workspace, searcher, recipe):
-    jobs = plan(Params.model_validate(params_of(TRUNCATED, searcher, **recipe)))
-    freeze(jobs)
-    for job in jobs:
-        execute(job)
-    by_stage = {job.stage: job for job in jobs}
+    jobs = run_all(Params.model_validate(params_of(TRUNCATED, searcher, **recipe)))
+    by_stage = {job.stage: job for job in jobs.values()}
     assert "approximate_multiplications" in read_json(by_stage["evaluate"].output("metrics.json"))
     assert "multiplication_energy" in by_stage["report"].output("runs.csv").read_text()
 
@@ -225,7 +215,7 @@ def test_a_training_that_diverges_says_so(workspace):
     write_table(truncated_products(0, 0, 4) + 1)
     jobs = jobs_of(TABULATED, {"kind": "resnet", "depth": 20, "width": 2})
     split.run(jobs["split"])
-    task = task_of(jobs["retrain"])
+    task = retrain_task(jobs["retrain"])
     with torch.no_grad():
         task.network.stem[0].weight.fill_(torch.nan)
     task.begin(0)

@@ -8,17 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from hlrs.artifacts.tables import read_table
-from hlrs.artifacts.tensors import read_tensors
-from hlrs.config.jobs import RetrainJob
 from hlrs.config.params import Params
 from hlrs.errors import UserError
 from hlrs.pipeline.costs import Forecast
-from hlrs.pipeline.execute import execute
-from hlrs.pipeline.plan import freeze, plan
+from hlrs.pipeline.plan import plan
 from hlrs.pipeline.preflight import check_counts
-from hlrs.stages.images import SplitImages
-from hlrs.stages.retrain import RetrainTask
 from tests.conftest import TINY
+from tests.tasks import retrain_task, run_all, weights
 
 BASE = {"searcher": {"kind": "resnet", "depth": 20, "width": 4}}
 SMALL = {"steps": 100, "epochs": 2, "timesteps": 20, "sampling_steps": 5, "width": 16, "least": 4}
@@ -52,27 +48,13 @@ def trained(tmp_path_factory):
     """A folder with every result of the three classifiers' matrix, and its jobs."""
     folder = tmp_path_factory.mktemp("classifiers")
     with contextlib.chdir(folder):
-        jobs = plan(params_of(KINDS))
-        freeze(jobs)
-        for job in jobs:
-            execute(job)
-        yield folder, {f"{job.stage}/{job.run}": job for job in jobs}
+        yield folder, run_all(params_of(KINDS))
 
 
 @pytest.fixture
 def jobs(trained, monkeypatch):
     monkeypatch.chdir(trained[0])
     return trained[1]
-
-
-def task_of(job):
-    params, device = RetrainJob.model_validate(job.params), torch.device("cpu")
-    images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
-    return RetrainTask(params, images, job.inputs, device)
-
-
-def weights(job):
-    return read_tensors(job.output("weights.safetensors"))[0]
 
 
 def rows(job):
@@ -85,11 +67,11 @@ def test_the_classifier_alone_changes_from_the_weights_that_it_has(jobs):
         job = jobs[f"retrain/digits/{name}/0"]
         changed = [key for key, value in weights(job).items() if not torch.equal(value, base[key])]
         assert sorted(changed) == ["classifier.bias", "classifier.weight"]
-        assert torch.equal(task_of(job).result.classifier.weight, base["classifier.weight"])
+        assert torch.equal(retrain_task(job).result.classifier.weight, base["classifier.weight"])
 
 
 def test_a_classifier_on_the_images_features_by_hand(jobs):
-    task = task_of(jobs["retrain/digits/continued/0"])
+    task = retrain_task(jobs["retrain/digits/continued/0"])
     task.begin(0)
     phase, batch = task.phase, task.images.images[task.positions]
     with torch.no_grad():
@@ -133,7 +115,7 @@ def test_the_features_of_each_class_are_counted_and_compared(jobs):
 
 
 def test_the_average_that_generates_has_the_learned_weights_alone(jobs):
-    task = task_of(jobs["retrain/digits/diffused/0"])
+    task = retrain_task(jobs["retrain/digits/diffused/0"])
     phase = task.phases[1]
     for _ in range(phase.steps):  # the weights stay, so their mean is they
         phase.average()
@@ -149,13 +131,13 @@ def test_the_average_that_generates_has_the_learned_weights_alone(jobs):
 @pytest.mark.parametrize("stop", [30, 100, 104])  # in the diffusion, between the phases, in the classifier's
 def test_a_run_resumed_in_any_phase_gives_the_same_bytes(jobs, stop):
     job, done = jobs["retrain/digits/diffused/0"], 0
-    task = task_of(job)
+    task = retrain_task(job)
     for epoch in range(task.epochs):
         task.begin(epoch)
         for step in range(task.steps):
             if done == stop:
                 state = {name: tensor.clone() for name, tensor in task.state().items()}
-                task = task_of(job)
+                task = retrain_task(job)
                 task.load(state)
                 task.begin(epoch)
             task.step(step)
@@ -168,7 +150,7 @@ def test_a_run_resumed_in_any_phase_gives_the_same_bytes(jobs, stop):
 
 
 def test_the_steps_of_all_phases_are_counted(jobs):
-    task = task_of(jobs["retrain/digits/diffused/0"])
+    task = retrain_task(jobs["retrain/digits/diffused/0"])
     passes = 400 // 16  # all classes filled to 40
     assert [task.steps_before(epoch) for epoch in range(4)] == [0, 100, 100 + passes, 100 + 2 * passes]
 

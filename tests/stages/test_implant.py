@@ -10,21 +10,19 @@ from pydantic import ValidationError
 
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
-from hlrs.artifacts.tensors import read_tensors
-from hlrs.config.jobs import RetrainJob, SearchJob
+from hlrs.config.jobs import SearchJob
 from hlrs.config.methods import PcDarts
 from hlrs.config.params import Params
 from hlrs.nas.genotype import from_json
 from hlrs.nas.resnet import ResNet
 from hlrs.pipeline.execute import execute
-from hlrs.pipeline.plan import freeze, plan
+from hlrs.pipeline.plan import plan
 from hlrs.provenance.lineage import read_here, trace
 from hlrs.provenance.lineage_view import tree as tree_of
 from hlrs.stages import search
-from hlrs.stages.images import SplitImages
-from hlrs.stages.retrain import RetrainTask
 from hlrs.training import loop
 from tests.conftest import TINY, outputs, record
+from tests.tasks import retrain_task, run_all, weights
 
 CPU = torch.device("cpu")
 METHODS = {
@@ -53,21 +51,13 @@ def made(tmp_path_factory):
     """A folder with every result of the matrix, and its jobs by stage and run."""
     folder = tmp_path_factory.mktemp("implants")
     with contextlib.chdir(folder):
-        jobs = plan(Params.model_validate(PARAMS))
-        freeze(jobs)
-        for job in jobs:
-            execute(job)
-        yield folder, named(jobs)
+        yield folder, run_all(Params.model_validate(PARAMS))
 
 
 @pytest.fixture
 def jobs(made, monkeypatch):
     monkeypatch.chdir(made[0])
     return made[1]
-
-
-def weights(job, name="weights.safetensors"):
-    return read_tensors(job.output(name))[0]
 
 
 def holds(network, backbone):
@@ -112,11 +102,8 @@ def test_both_begin_as_the_backbone(jobs):
     backbone.load_state_dict(weights(jobs["retrain/digits/base/0"]))
     job = jobs["search/digits/iac/0"]
     task = search._make_task(job, SearchJob.model_validate(job.params))
-    job = jobs["retrain/digits/iac/0"]
-    params = RetrainJob.model_validate(job.params)
-    images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), CPU)
-    retraining = RetrainTask(params, images, job.inputs, CPU)
-    x = images.set.normalize(images.set.images[:20])
+    retraining = retrain_task(jobs["retrain/digits/iac/0"])
+    x = retraining.images.normalize(retraining.images.images[:20])
     with torch.no_grad():
         expected = backbone.eval()(x)
         assert torch.equal(task.supernet(x), expected)

@@ -22,9 +22,10 @@ from hlrs.nas.resnet import ResNet
 from hlrs.pipeline.cost_probe import batches_of
 from hlrs.pipeline.plan import plan
 from hlrs.stages import evaluate, extract, retrain, search, split
-from hlrs.stages.images import SplitImages, predict
+from hlrs.stages.images import predict
 from hlrs.stages.phases import average
 from tests.conftest import TINY, edit, hlrs, outputs, record, start
+from tests.tasks import retrain_task, same, weights
 
 CPU = torch.device("cpu")
 RANDOM, RESNET = {"kind": "random"}, {"kind": "resnet", "depth": 20}
@@ -53,21 +54,12 @@ def retrained(*choice, **recipe):
     by_stage = prepared(*choice, **recipe)
     retrain.run(by_stage["retrain"])
     history = read_table(by_stage["retrain"].output("history.parquet"), "retrain_history").to_pydict()
-    return read_tensors(by_stage["retrain"].output("weights.safetensors"))[0], history, by_stage
+    return weights(by_stage["retrain"]), history, by_stage
 
 
 def task_of(*choice, **recipe):
     """A retraining's task on the CPU."""
-    job = prepared(*choice, **recipe)["retrain"]
-    params = RetrainJob.model_validate(job.params)
-    images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), CPU)
-    return retrain.RetrainTask(params, images, job.inputs, CPU)
-
-
-def same(a, b, but=()):
-    """Return whether two networks' tensors agree, except those whose names start with `but`."""
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[name], b[name]) for name in a if not name.startswith(tuple(but)))
+    return retrain_task(prepared(*choice, **recipe)["retrain"])
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors
-from hlrs.config.jobs import EvaluateJob, RetrainJob, SearchJob
+from hlrs.config.jobs import EvaluateJob, SearchJob
 from hlrs.config.networks import TrainedNetwork
 from hlrs.config.params import Params
 from hlrs.nas.genotype import from_json
@@ -20,6 +20,7 @@ from hlrs.pipeline.plan import plan
 from hlrs.stages import evaluate, extract, retrain, search, split
 from hlrs.stages.images import SplitImages
 from tests.conftest import TINY
+from tests.tasks import retrain_task, weights
 
 CPU = torch.device("cpu")
 RECIPE = {"channels": 4, "cells": 3, "auxiliary_weight": 0.0, "drop_path": 0.0, "epochs": 2}
@@ -55,19 +56,12 @@ def search_task(by_stage):
     return task
 
 
-def retrain_task(by_stage):
-    job = by_stage["retrain"]
-    params = RetrainJob.model_validate(job.params)
-    images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), CPU)
-    return retrain.RetrainTask(params, images, job.inputs, CPU)
-
-
 @pytest.mark.parametrize("objective", [{"kind": "plain"}, BILATERAL], ids=["plain", "bilateral"])
 @pytest.mark.parametrize("searcher", [{"kind": "darts"}, PC_DARTS], ids=["darts", "pc_darts"])
 @pytest.mark.parametrize("start", ["supernet", "decoded"])
 def test_the_first_logits_are_the_supernets(workspace, start, searcher, objective):
     by_stage = searched(start, searcher=searcher, objective=objective)
-    task, ended = retrain_task(by_stage), search_task(by_stage)
+    task, ended = retrain_task(by_stage["retrain"]), search_task(by_stage)
     if start == "decoded":
         found = from_json(read_json(by_stage["extract"].output("genotype.json")), "genotype.json")
         ended.supernet.mixture = decoded(ended.params.search.space, 2, found)
@@ -79,9 +73,9 @@ def test_the_first_logits_are_the_supernets(workspace, start, searcher, objectiv
 
 def test_the_architecture_stays_as_it_is_while_the_weights_learn(workspace):
     by_stage = searched("supernet")
-    before = {n: p.clone() for n, p in retrain_task(by_stage).network.state_dict().items()}
+    before = {n: p.clone() for n, p in retrain_task(by_stage["retrain"]).network.state_dict().items()}
     retrain.run(by_stage["retrain"])
-    after, _ = read_tensors(by_stage["retrain"].output("weights.safetensors"))
+    after = weights(by_stage["retrain"])
     mixtures = [name for name in after if name.endswith((".weights", ".passing"))]
     assert len(mixtures) == 3 * 5 * 2  # cells × edges
     assert all(torch.equal(before[name], after[name]) for name in mixtures)
@@ -96,10 +90,10 @@ def test_the_architecture_stays_as_it_is_while_the_weights_learn(workspace):
 @pytest.mark.parametrize("start", ["supernet", "decoded"])
 def test_without_epochs_only_the_running_statistics_are_measured(workspace, start):
     by_stage = searched(start, epochs=0)
-    task = retrain_task(by_stage)
+    task = retrain_task(by_stage["retrain"])
     assert task.recipe.cutout  # an augmentation of the training
     retrain.run(by_stage["retrain"])
-    after, _ = read_tensors(by_stage["retrain"].output("weights.safetensors"))
+    after = weights(by_stage["retrain"])
     before = task.network.state_dict()
     moved = {name.rsplit(".", 1)[1] for name in after if not torch.equal(after[name], before[name])}
     assert moved == {"running_mean", "running_var", "num_batches_tracked"}
@@ -119,8 +113,8 @@ def test_a_short_training_is_evaluated_with_the_statistics_of_its_images(workspa
     """Nine steps, a tenth of the way each, would leave two fifths of a mean of 0 and a variance of 1."""
     by_stage = searched("supernet", epochs=1)
     retrain.run(by_stage["retrain"])
-    after, _ = read_tensors(by_stage["retrain"].output("weights.safetensors"))
-    task = retrain_task(by_stage)
+    after = weights(by_stage["retrain"])
+    task = retrain_task(by_stage["retrain"])
     task.first.calibrate()
     before = task.network.state_dict()
     assert torch.equal(

@@ -12,20 +12,19 @@ from hlrs.artifacts.data_digest import sha256
 from hlrs.artifacts.jobs import PROVENANCE
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tensors import read_tensors, write_tensors
-from hlrs.config.jobs import RetrainJob
 from hlrs.config.params import Params
 from hlrs.errors import UserError
 from hlrs.pipeline.execute import execute
-from hlrs.pipeline.plan import freeze, plan
+from hlrs.pipeline.plan import plan
 from hlrs.pipeline.preflight import check_counts
 from hlrs.provenance import ro_crate
 from hlrs.provenance.audit import Audit, check_data
 from hlrs.provenance.lineage import facts, find, read_here, trace
 from hlrs.provenance.lineage_view import dot, tree
-from hlrs.stages import extract, retrain, split
-from hlrs.stages.images import SplitImages
+from hlrs.stages import extract, split
 from tests.conftest import TINY
 from tests.messages import says
+from tests.tasks import retrain_task, run_all
 
 CPU = torch.device("cpu")
 FILE = "theirs.safetensors"
@@ -65,10 +64,7 @@ def task_of(*network, **recipe):
     for stage in (split, extract):
         if (name := stage.__name__.rpartition(".")[2]) in by_stage:
             stage.run(by_stage[name])
-    job = by_stage["retrain"]
-    params = RetrainJob.model_validate(job.params)
-    images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), CPU)
-    return retrain.RetrainTask(params, images, job.inputs, CPU)
+    return retrain_task(by_stage["retrain"])
 
 
 def other(state, classes=10):
@@ -127,10 +123,7 @@ def test_the_record_the_lineage_the_audit_and_the_crate_name_the_file(workspace)
     theirs = other(task_of().network.state_dict())
     write_tensors(Path(FILE), theirs, {"classes": DIGITS[::-1]})
     recipe = {"start": FILE, "epochs": 0, "classifier": RETRAINED}
-    jobs = plan(params_of(**recipe))
-    freeze(jobs)
-    for job in jobs:
-        execute(job)
+    jobs = [*run_all(params_of(**recipe)).values()]
     by_stage = {job.stage: job for job in jobs}
     job = by_stage["retrain"]
     found, header = read_tensors(job.output("weights.safetensors"))

@@ -15,17 +15,15 @@ from hlrs.artifacts.jobs import PROVENANCE
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors, write_tensors
-from hlrs.config.jobs import RetrainJob
 from hlrs.config.params import Params
 from hlrs.errors import Failure
 from hlrs.pipeline.execute import execute
-from hlrs.pipeline.plan import due, freeze, plan
+from hlrs.pipeline.plan import due, plan
 from hlrs.provenance.lineage import trace
 from hlrs.provenance.lineage_view import tree
 from hlrs.stages import retrain
-from hlrs.stages.images import SplitImages
-from hlrs.stages.retrain import RetrainTask
 from tests.conftest import TINY
+from tests.tasks import retrain_task, run_all, same, weights
 
 RESNET = {"searcher": {"kind": "resnet", "depth": 20, "width": 4}}
 CELLS = {"searcher": {"kind": "random"}}
@@ -45,22 +43,7 @@ def params_of(base, **others):
 
 def made(base, **others):
     """Run every job but the report; return all by stage and run."""
-    jobs = plan(params_of(base, **others))
-    freeze(jobs)
-    for job in jobs:
-        if job.stage != "report":
-            execute(job)
-    return {f"{job.stage}/{job.run}": job for job in jobs}
-
-
-def weights(job):
-    return read_tensors(job.output("weights.safetensors"))[0]
-
-
-def same(a, b, but=()):
-    """Return whether two networks' tensors agree, except those whose names start with `but`."""
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[name], b[name]) for name in a if not name.startswith(tuple(but)))
+    return run_all(params_of(base, **others), but=["report"])
 
 
 CLASSIFIERS = {
@@ -115,10 +98,7 @@ def test_a_network_of_cells_has_the_others_genotype(workspace):
 def test_a_network_that_is_trained_on_starts_with_the_others_weights(jobs):
     job = jobs["retrain/digits/longer/0"]
     theirs = weights(jobs["retrain/digits/base/0"])
-    params, device = RetrainJob.model_validate(job.params), torch.device("cpu")
-    params = params.model_copy(update={"retrain": params.retrain.model_copy(update={"ema": 0.5})})
-    images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
-    task = RetrainTask(params, images, job.inputs, device)
+    task = retrain_task(job, ema=0.5)
     assert same(task.network.state_dict(), theirs)
     assert same(task.result.state_dict(), theirs)
 

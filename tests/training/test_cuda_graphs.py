@@ -6,15 +6,14 @@ from typing import ClassVar
 import pytest
 import torch
 
-from hlrs.config.jobs import RetrainJob, SearchJob
 from hlrs.config.params import Params
 from hlrs.pipeline.plan import plan
 from hlrs.stages import extract, retrain, search, split
-from hlrs.stages.images import SplitImages
 from hlrs.training.checkpoints import pack_optimizer, unpack_optimizer
 from hlrs.training.cuda_graphs import CapturedStep, GraphCache
 from hlrs.training.optim import set_lr
 from tests.conftest import TINY
+from tests.tasks import retrain_task, search_task
 
 BILATERAL = {"kind": "bilateral", "branch_cells": 1}
 RANDOM_MIXING = BILATERAL | {"mixing": {"kind": "beta", "a": 0.2}}
@@ -70,18 +69,6 @@ def by_stage(method, epochs=3, **recipe):
         search.run(jobs["search"])
         extract.run(jobs["extract"])
     return jobs
-
-
-def search_task(job, device=CPU):
-    params = SearchJob.model_validate(job.params)
-    images = SplitImages(job, params.images, search.HALVES, device)
-    return search.SearchTask(params, images, device)
-
-
-def retrain_task(job, device=CPU):
-    params = RetrainJob.model_validate(job.params)
-    images = SplitImages(job, params.images, ("weights", "alphas", "holdout"), device)
-    return retrain.RetrainTask(params, images, job.inputs, device)
 
 
 def trained(task, steps=4, epochs=None):

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import tests.tasks
 from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.config.recipes import Sgd
 from hlrs.training.checkpoints import pack_optimizer, unpack_optimizer
 from hlrs.training.cuda_graphs import CapturedStep
 from hlrs.training.device import prepare
 from hlrs.training.optim import make_sgd, set_lr
-from tests.training import test_cuda_graphs
 from tests.training.test_cuda_graphs import METHODS, RECIPES, assert_same, by_stage, eager, trained
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -22,11 +22,11 @@ def device():
 
 
 def search_task(job):
-    return test_cuda_graphs.search_task(job, device())
+    return tests.tasks.search_task(job, device())
 
 
 def retrain_task(job):
-    return test_cuda_graphs.retrain_task(job, device())
+    return tests.tasks.retrain_task(job, device())
 
 
 def captured_steps(task):
@@ -97,7 +97,7 @@ def test_a_captured_step_follows_the_learning_rate(workspace):
 
 def test_a_search_on_a_gpu_begins_like_one_on_a_cpu(workspace):
     job = by_stage({})["search"]
-    tasks = [search_task(job), test_cuda_graphs.search_task(job)]
+    tasks = [search_task(job), tests.tasks.search_task(job)]
     for task in tasks:
         task.begin(0)
     on_gpu, on_cpu = (task.step(0).tolist() for task in tasks)

@@ -20,14 +20,8 @@ from hlrs.nas.resnet import ResNet
 from hlrs.nas.searchers.darts import DartsSearcher
 from hlrs.nas.supernet import DartsSupernet
 from hlrs.training import device
-from tests.training.test_cuda_graphs import (
-    CLASSIFIER,
-    assert_same,
-    by_stage,
-    retrain_task,
-    search_task,
-    trained,
-)
+from tests.tasks import retrain_task, search_task
+from tests.training.test_cuda_graphs import CLASSIFIER, assert_same, by_stage, trained
 
 LAYOUT = {"in_channels": 3, "classes": 10}
 CELLS = LAYOUT | {"channels": 8, "cells": 3}

@@ -7,7 +7,8 @@ import torch
 
 from hlrs.config.methods import BetaDarts
 from hlrs.nas.searchers.beta_darts import BetaDartsSearcher
-from tests.training.test_cuda_graphs import by_stage, search_task
+from tests.tasks import search_task
+from tests.training.test_cuda_graphs import by_stage
 
 
 def weight(epoch: int, **options) -> torch.Tensor:

@@ -20,7 +20,8 @@ from hlrs.pipeline.plan import plan
 from hlrs.stages import extract, search, split
 from tests.conftest import TINY
 from tests.nas.test_supernet import plain_cell, relative, small_supernet
-from tests.training.test_cuda_graphs import search_task, trained
+from tests.tasks import search_task
+from tests.training.test_cuda_graphs import trained
 
 # Two nodes: edges 0 and 1 lead to node 0, edges 2, 3 and 4 to node 1. The accuracy of the made-up supernet is
 # the sum of operation weight × value: masking an operation costs value/8, a decided edge its whole value.

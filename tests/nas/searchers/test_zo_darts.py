@@ -23,7 +23,8 @@ from hlrs.training.optim import make_sgd, step_along
 from tests.conftest import TINY
 from tests.messages import says
 from tests.nas.test_bilevel import supernet_problem
-from tests.training.test_cuda_graphs import by_stage, search_task
+from tests.tasks import search_task
+from tests.training.test_cuda_graphs import by_stage
 
 ZO = {"kind": "zo_darts"}
 
