@@ -951,39 +951,43 @@ class Method(Spec):
                 f"objective {self.objective.kind} trains one network from scratch, not a supernet: move it "
                 "to retrain.objective"
             )
-        if self.searcher.genotype_is != "searched":
-            if self.objective is not None or self.arch_lr is not None:
-                raise ValueError(
-                    f"searcher {self.searcher.kind} trains nothing in the search: "
-                    "leave out objective and arch_lr"
-                )
-            if self.labels != "given":
-                raise ValueError(
-                    f"labels {self.labels}: searcher {self.searcher.kind} sees no labels in the search: "
-                    "leave out labels"
-                )
-            acting = OF_A_GENOTYPE.get(self.searcher.genotype_is, ())
-            idle = [name for name in self.search if name not in acting]
-            if idle:
-                raise ValueError(
-                    f"search.{idle[0]} changes nothing for searcher {self.searcher.kind}: leave it out"
-                )
-            given = [name for name in OF_CELLS if name in self.retrain]
-            if self.searcher.genotype_is == "absent" and given:
-                raise ValueError(
-                    f"retrain.{given[0]} applies to networks of cells, not to a {self.searcher.kind}: "
-                    "leave it out"
-                )
-            return self
-        if self.searcher.warm_up == 1:
-            rests = {
-                "arch_lr": self.arch_lr,
-                **{f"search.{name}": self.search.get(name) for name in OF_ALPHAS},
-            }
+        if self.searcher.genotype_is == "searched":
+            self._check_searched(self.searcher)
+        else:
+            self._check_unsearched()
+        return self
+
+    def _check_unsearched(self) -> None:
+        """Reject entries that change nothing where no supernet is trained."""
+        if self.objective is not None or self.arch_lr is not None:
+            raise ValueError(
+                f"searcher {self.searcher.kind} trains nothing in the search: leave out objective and arch_lr"
+            )
+        if self.labels != "given":
+            raise ValueError(
+                f"labels {self.labels}: searcher {self.searcher.kind} sees no labels in the search: leave "
+                "out labels"
+            )
+        acting = OF_A_GENOTYPE.get(self.searcher.genotype_is, ())
+        if idle := [name for name in self.search if name not in acting]:
+            raise ValueError(
+                f"search.{idle[0]} changes nothing for searcher {self.searcher.kind}: leave it out"
+            )
+        given = [name for name in OF_CELLS if name in self.retrain]
+        if self.searcher.genotype_is == "absent" and given:
+            raise ValueError(
+                f"retrain.{given[0]} applies to networks of cells, not to a {self.searcher.kind}: leave it "
+                "out"
+            )
+
+    def _check_searched(self, searcher: SupernetSearcher | Implant) -> None:
+        """Reject schedules that never act, and entries for alphas that take no steps."""
+        if searcher.warm_up == 1:
+            rests = {"arch_lr": self.arch_lr, **{f"search.{own}": self.search.get(own) for own in OF_ALPHAS}}
             if idle := [field for field, value in rests.items() if value is not None]:
                 raise ValueError(
-                    f"{idle[0]} changes nothing for searcher {self.searcher.kind}, which never steps the "
-                    "alphas: leave it out"
+                    f"{idle[0]} changes nothing for searcher {searcher.kind}, which never steps the alphas: "
+                    "leave it out"
                 )
         if self.arch_lr is not None and self.arch_lr.kind == "coupled":
             mixing = None if self.objective is None else self.objective.mixing
@@ -996,12 +1000,11 @@ class Method(Spec):
                 raise ValueError(
                     f"arch_lr coupled needs a mixing that depends on progress alone, not {mixing.kind}"
                 )
-        if isinstance(self.arch_lr, FreezeLR) and self.arch_lr.at <= self.searcher.warm_up:
+        if isinstance(self.arch_lr, FreezeLR) and self.arch_lr.at <= searcher.warm_up:
             raise ValueError(
                 f"arch_lr.at {self.arch_lr.at} freezes the alphas before they learn, from searcher.warm_up "
-                f"{self.searcher.warm_up} on: raise at, or lower warm_up"
+                f"{searcher.warm_up} on: raise at, or lower warm_up"
             )
-        return self
 
 
 def check_branches(objective: Any, cells: int, field: str) -> None:
