@@ -246,8 +246,8 @@ class EntropyPenalty(Spec):
 class Budget(Spec):
     """The largest network that a search may find, counted as its retraining makes it, on its images.
 
-    A search on a supernet is not told: its extraction refuses a genotype that exceeds it. Where genotypes are
-    drawn, one that exceeds it is drawn again.
+    A supernet is searched without it, and the extraction refuses a genotype that exceeds it. Where genotypes
+    are drawn, one that exceeds it is drawn again.
     """
 
     weights: int | None = Field(None, ge=1, le=10**12)

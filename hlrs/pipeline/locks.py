@@ -119,7 +119,7 @@ def _beat(path: Path, token: str, job: Job, ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
         try:
             content = read(path)
-        except Failure:  # whoever cannot reach it will find the new holder's name once he can
+        except Failure:  # the new holder's name shows once the file is back in reach
             continue
         holder = Holder.of(content)
         if not (holder and holder.token == token) and not ended.is_set():

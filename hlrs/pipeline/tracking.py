@@ -1,6 +1,6 @@
 """Live curves: the figures of each epoch, as a training shows them, for TensorBoard or MLflow.
 
-Nothing depends on them: a tracker that fails is left alone after one warning, and the training goes on.
+Nothing depends on them: a tracker that fails is left alone after one warning, and the training continues.
 """
 
 import fcntl
@@ -162,7 +162,7 @@ class Follower(logging.Handler):
         except Exception as error:
             self.failed = True
             why = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"{self.job.run}  no curves from here on, the training goes on: {why}", file=sys.stderr)
+            print(f"{self.job.run}  no curves from now on; the training continues: {why}", file=sys.stderr)
 
 
 @contextmanager

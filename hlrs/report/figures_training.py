@@ -113,12 +113,10 @@ def stopped(run: Run) -> int | None:
 
 def _stop_notes(methods: Methods) -> list[str]:
     """List the searches whose alphas early stopping froze, and when."""
-    when = {method: [stopped(run) for run in runs] for method, runs in methods.items()}
-    said = [
-        f"{method} ({', '.join(f'{run.label} after epoch {epoch}' for run, epoch in own)})"
-        for method, epochs in when.items()
-        if (own := [(run, e) for run, e in zip(methods[method], epochs, strict=True) if e is not None])
-    ]
+    said = []
+    for method, runs in methods.items():
+        own = [f"{run.label} after epoch {e}" for run in runs if (e := stopped(run)) is not None]
+        said += [f"{method} ({', '.join(own)})"] if own else []
     return [f"Early stopping froze the alphas of {'; '.join(said)}."] if said else []
 
 

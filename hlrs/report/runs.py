@@ -95,7 +95,7 @@ class Run:
     A published genotype has no search, and a ResNet no genotype either: these fields are None or empty. So
     are `lookup`, the lookup.json of a genotype that no table has, and `retrain_seed` without a retraining.
     `metrics`: those of the evaluation, of the look-up (`looked_up`) and of the search (`discretized`).
-    `split`: how the results of a draw other than the data set's own are called.
+    `split`: the name of the results of a draw other than the data set's own.
     """
 
     dataset: str
@@ -182,7 +182,7 @@ def once(runs: Iterable[Run]) -> list[Run]:
     return [*found.values()]
 
 
-def taus(results: "Results") -> dict[float, list[str]]:
+def taus(results: Results) -> dict[float, list[str]]:
     """Return the methods whose predictions are adjusted, by τ."""
     found: dict[float, list[str]] = {}
     for method in results.params["matrix"]["methods"]:

@@ -74,7 +74,7 @@ def methods_table(
     reference = results.report["reference"]
     found = {(s.method, s.metric): s for s in summary if s.dataset == dataset}
     compared = {(d.method, d.metric): d for d in differences if d.dataset == dataset}
-    shown = [metric for metric in known(results) if metric != GAP]  # said with the searches
+    shown = [metric for metric in known(results) if metric != GAP]  # shown with the searches
     metrics = sorted(shown, key=lambda metric: [*COMPARED, *METRICS].index(metric))
     columns = [Column("Method", text=True), Column("Seeds")]
     for metric in metrics:

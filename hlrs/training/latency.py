@@ -26,7 +26,7 @@ def measure(network: nn.Module, in_channels: int, size: int, threads: int) -> di
 
     For each of BATCHES: the median and the quartiles of a pass in seconds, the number of passes, and the peak
     memory in bytes: on a GPU what PyTorch allocated, weights included; on a CPU what the process's resident
-    memory grew by since before the first pass, without the weights (None where the system does not tell).
+    memory grew by since before the first pass, without the weights (None where the system does not say).
     """
     torch.set_num_threads(threads)
     device = torch.device(choose(os.environ))
@@ -63,7 +63,7 @@ def _passes(network: nn.Module, images: torch.Tensor) -> list[float]:
 
 
 def _growth() -> Callable[[], int | None]:
-    """Return what tells by how many bytes the peak of resident memory exceeds the present one (Linux)."""
+    """Return what computes by how many bytes the peak of resident memory exceeds the present one (Linux)."""
     gc.collect()  # what is freed during the passes would hide as much of their growth
     try:
         ctypes.CDLL(None).malloc_trim(0)  # and so would what the process has freed and kept (device.prepare)

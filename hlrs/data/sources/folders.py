@@ -16,7 +16,7 @@ from hlrs.errors import UserError
 
 HIDDEN = (".", "__MACOSX")  # how names begin that nobody made by hand
 
-PART_FOLDERS = {  # how folders of a part are called, one level above the classes
+PART_FOLDERS = {  # names of a part's folder, one level above the classes
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation"),
 }
