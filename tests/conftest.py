@@ -123,12 +123,16 @@ def edit(path: Path, **changes) -> None:
     """Change entries of params.yaml: edit(p, **{"search.epochs": 4})."""
     params = yaml.safe_load(path.read_text())
     for dotted, value in changes.items():
-        *parents, last = dotted.split(".")
-        target = params
-        for parent in parents:
-            target = target[parent]
-        target[last] = value
+        put(params, dotted.split("."), value)
     path.write_text(yaml.safe_dump(params))
+
+
+def put(tree, path, value) -> None:
+    """Set an entry of nested mappings and lists, given what leads to it."""
+    *parents, last = path
+    for parent in parents:
+        tree = tree[parent]
+    tree[last] = value
 
 
 # A server that has imported torch and forks: a stage starts in milliseconds, and can be killed.

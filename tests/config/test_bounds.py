@@ -13,6 +13,7 @@ from hlrs.config import base, data, jobs, methods, params, recipes
 from hlrs.config.base import FilePath, Name, Spec
 from hlrs.config.params import Params
 from hlrs.config.recipes import Sgd
+from tests.conftest import put
 
 UPPER = {  # JSON schema's type -> what bounds it from above
     "integer": ("maximum", "exclusiveMaximum"),
@@ -98,11 +99,7 @@ def shipped(**changes: Any) -> Params:
     """The shipped params (8×8 digits) with some changes by dotted name."""
     raw = YAML(typ="safe", pure=True).load(Path(__file__).parents[2] / "params.yaml")
     for dotted, value in changes.items():
-        *parents, last = dotted.split(".")
-        section = raw
-        for parent in parents:
-            section = section[parent]
-        section[last] = value
+        put(raw, dotted.split("."), value)
     return Params.model_validate(raw)
 
 

@@ -12,6 +12,7 @@ from hlrs.config.spaces import DartsSpace
 from hlrs.errors import UserError
 from hlrs.nas.genotype import PUBLISHED, derive_darts, edge_softmax, entropy, from_json
 from hlrs.nas.relaxation import softmax
+from tests.conftest import put
 from tests.messages import says
 
 NONE, MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5 = range(8)
@@ -231,12 +232,9 @@ GOOD = {
 
 def changed(*path_and_value):
     """GOOD with one entry replaced."""
-    *path, last, value = path_and_value
+    *path, value = path_and_value
     tree = copy.deepcopy(GOOD)
-    target = tree
-    for part in path:
-        target = target[part]
-    target[last] = value
+    put(tree, path, value)
     return tree
 
 

@@ -27,6 +27,7 @@ from hlrs.provenance import ro_crate
 from hlrs.provenance.citation import authors
 from tests.conftest import REPOSITORY, TINY, make_all, record
 from tests.messages import says
+from tests.pipeline.test_workflow import sha256
 
 STAGES = ["split", "search", "extract", "retrain", "evaluate"]
 METADATA = "ro-crate-metadata.json"
@@ -100,10 +101,6 @@ def refs(entity, key):
 def of_type(found, kind):
     types = {i: e["@type"] if isinstance(e["@type"], list) else [e["@type"]] for i, e in found.items()}
     return {i: e for i, e in found.items() if kind in types[i]}
-
-
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # --- validation ---------------------------------------------------------------------------------------
@@ -215,7 +212,7 @@ def test_every_file_is_described_with_its_hash_and_size(finished, crates, weight
         path = (finished if identifier.startswith("#") else crate) / identifier.removeprefix("#")
         if identifier.startswith("#data"):
             path = digits_file()
-        assert (entity["sha256"], entity["contentSize"]) == (digest(path), str(path.stat().st_size))
+        assert (entity["sha256"], entity["contentSize"]) == (sha256(path), str(path.stat().st_size))
     left_out = {i for i in described if i.startswith("#results")}
     assert len(left_out) == (0 if weights == "with" else 2 * 2)
     assert all(i.endswith(("/weights.safetensors", "/supernet.safetensors")) for i in left_out)
@@ -233,8 +230,8 @@ def test_it_contains_the_run_and_what_made_it(finished, crates):
         "hlrs/nas/supernet.py",
     ]
     for name in [*made_by, "workflow/rules/search.smk"]:
-        assert digest(crate / name) == digest(REPOSITORY / name)
-    assert digest(crate / "params.yaml") == digest(finished / "params.yaml")
+        assert sha256(crate / name) == sha256(REPOSITORY / name)
+    assert sha256(crate / "params.yaml") == sha256(finished / "params.yaml")
     page = (crate / "ro-crate-preview.html").read_text()
     [report] = (crate / "results/report").rglob("index.html")
     assert f'href="{report.relative_to(crate)}"' in page
@@ -280,7 +277,7 @@ def test_the_actions_lead_from_a_number_back_to_the_data(crates, weights):
     assert sorted(i.split("/")[1] for i in passed) == sorted(STAGES)
     assert not [i for i in passed if "darts" in i]
     assert ends == {"#data/digits"}
-    of_source = f"digits {digest(digits_file())}"  # the name of its only file, and that file's SHA-256
+    of_source = f"digits {sha256(digits_file())}"  # the name of its only file, and that file's SHA-256
     assert found["#data/digits"]["identifier"] == hashlib.sha256(of_source.encode()).hexdigest()
 
 
@@ -388,12 +385,12 @@ def list_data_files(folder, count):
     [path] = (folder / "results/split/digits").glob("*/provenance.json")
     write_table(path.with_name("files.parquet"), "files", rows)
     facts = json.loads(path.read_text())
-    facts["outputs"]["files.parquet"] = digest(path.with_name("files.parquet"))
+    facts["outputs"]["files.parquet"] = sha256(path.with_name("files.parquet"))
     facts["seal"] = seal(facts)
     path.write_text(json.dumps(facts))
     [report] = (folder / "results/report/all").glob("*/provenance.json")  # it read the split's record
     facts = json.loads(report.read_text())
-    facts["inputs"]["split/digits/provenance.json"]["sha256"] = digest(path)
+    facts["inputs"]["split/digits/provenance.json"]["sha256"] = sha256(path)
     facts["seal"] = seal(facts)
     report.write_text(json.dumps(facts))
 

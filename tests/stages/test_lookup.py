@@ -25,7 +25,7 @@ from hlrs.provenance.differences import compare
 from hlrs.provenance.lineage import facts, find, read_here, trace
 from hlrs.provenance.lineage_view import dot, tree
 from hlrs.stages import extract
-from tests.conftest import TINY
+from tests.conftest import TINY, put
 from tests.messages import says
 from tests.nas.test_cell_table import ALL, ONE, POINTS, POOLS, SKIPS, lines
 
@@ -47,11 +47,7 @@ def params(**changes) -> Params:
     tree["retrain"] |= {"auxiliary_weight": 0, "drop_path": 0}  # networks of the space have none
     tree["search"] |= {"space": {"kind": "nasbench201"}, "nodes": 4, "cells": 3}
     for name, value in changes.items():
-        *path, last = name.split("__")
-        target = tree
-        for part in path:
-            target = target[part]
-        target[last] = value
+        put(tree, name.split("__"), value)
     Path("params.yaml").write_text(yaml.safe_dump(tree))
     return load(Path("params.yaml"))
 

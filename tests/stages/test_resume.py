@@ -112,52 +112,38 @@ def test_a_run_killed_at_random_moments_gives_the_same_bytes(prepared, recipe):
     assert not [finding for finding in audited.findings() if finding.broken]
 
 
+def killed(folder, epochs):
+    """Kill a search once its checkpoint has so many epochs; return the checkpoint."""
+    process = start(folder, "search", RUN["search"], checkpoint_seconds=0.0)
+    jobs = plan(load(Path("params.yaml")))
+    [checkpoint] = [job.checkpoint for job in jobs if (job.stage, job.run) == ("search", RUN["search"])]
+    while not (checkpoint.exists() and read_facts(checkpoint)["epoch"] >= epochs):
+        process.join(0.005)
+        assert process.exitcode is None, (folder / "log").read_text()
+    process.kill()
+    process.join()
+    return checkpoint
+
+
 @pytest.mark.slow
 def test_a_search_killed_between_two_decisions_gives_the_same_bytes(prepared):
     method = {"searcher": {"kind": "darts_pt", "tune": 4}, "objective": {"kind": "bilateral"}}
     edit(prepared / "params.yaml", **{"methods.hlrs": method})
     expected = undisturbed(prepared, "search")
-    process = start(prepared, "search", RUN["search"], checkpoint_seconds=0.0)
-    [search] = [
-        job for job in plan(load(Path("params.yaml"))) if job.run == RUN["search"] and job.stage == "search"
-    ]
-    while True:
-        process.join(0.005)
-        assert process.exitcode is None, (prepared / "log").read_text()
-        if (
-            search.checkpoint.exists() and read_facts(search.checkpoint)["epoch"] >= 3
-        ):  # the training's epochs
-            break
-    process.kill()
-    process.join()
-    facts = read_facts(search.checkpoint)
-    assert 3 <= facts["epoch"] < 3 + 4
-    assert read_tensors(search.checkpoint)[0]["searcher.masks"][:, 0].any(-1).sum() == 2  # of 4 edges
+    checkpoint = killed(prepared, epochs=3)  # the training's
+    assert 3 <= read_facts(checkpoint)["epoch"] < 3 + 4
+    assert read_tensors(checkpoint)[0]["searcher.masks"][:, 0].any(-1).sum() == 2  # of 4 edges
     assert hlrs(prepared, "search", RUN["search"])[0] == 0
     assert outputs(prepared, "search") == expected
     assert record(prepared, "search", RUN["search"])["resumes"] == 1
 
 
 def test_a_search_killed_within_a_window_gives_the_same_bytes(prepared):
-    method = {
-        "searcher": {"kind": "zo_darts", "steps": 7, "directions": 2},
-        "objective": {"kind": "bilateral"},
-    }
+    searcher = {"kind": "zo_darts", "steps": 7, "directions": 2}
+    method = {"searcher": searcher, "objective": {"kind": "bilateral"}}
     edit(prepared / "params.yaml", **{"methods.hlrs": method})
     expected = undisturbed(prepared, "search")
-    process = start(prepared, "search", RUN["search"], checkpoint_seconds=0.0)
-    [search] = [
-        job for job in plan(load(Path("params.yaml"))) if job.run == RUN["search"] and job.stage == "search"
-    ]
-    while True:
-        process.join(0.005)
-        assert process.exitcode is None, (prepared / "log").read_text()
-        if search.checkpoint.exists() and read_facts(search.checkpoint)["epoch"] >= 1:
-            break
-    process.kill()
-    process.join()
-    facts = read_facts(search.checkpoint)
-    state = read_tensors(search.checkpoint)[0]
+    state, facts = read_tensors(killed(prepared, epochs=1))
     assert (5 * facts["epoch"] + facts["step"]) % 7  # of five steps per epoch
     assert state["window.position"] == 5 * facts["epoch"] % 7
     assert hlrs(prepared, "search", RUN["search"])[0] == 0
