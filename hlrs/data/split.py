@@ -160,11 +160,25 @@ def _draw_each(
         members = origin[rows]
         if len(members) < count:
             raise UserError(
-                f"class {name}: {len(members)} images available, {count} needed; "
-                f"set {limit[0]} to at most {int(limit[1] * len(members) / count)}"
+                f"class {name}: {len(members)} images available, {count} needed"
+                + _lacking(labels[origin], counts, classes, limit)
             )
         chosen.append(shuffler.permutation(members)[:count])
     return np.concatenate(chosen)
+
+
+def _lacking(
+    labels: NDArray[np.int64], counts: Sequence[int], classes: Sequence[str], limit: tuple[str, float]
+) -> str:
+    """Name the other classes with fewer images than counted, and the limit that all classes allow."""
+    available = np.bincount(labels, minlength=len(classes))
+    first, *others = (c for c, count in enumerate(counts) if available[c] < count)
+    name, value = limit
+    most = min(int(value * available[c] / counts[c]) for c in (first, *others))
+    also = f"; too few also in {len(others)} of {len(classes)} classes: {_named(others, classes)}"
+    add = "add images or remove such classes from the data set"
+    remedy = f"set {name} to at most {most}" if most else add
+    return f"{also if others else ''}; {remedy}"
 
 
 def _by_class(labels: NDArray[np.int64], classes: int) -> list[NDArray[np.int64]]:

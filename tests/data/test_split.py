@@ -322,6 +322,12 @@ def test_subset_fractions_do_not_change_the_drawn_images():
         ([50, 1, 9, 1, 1], params(Natural()), ("class b", "1 of 1", "2 of 5", "d, e", "add")),
         ([9, *[0] * 7, 9], params(Natural()), ("7 of 9", "b, c, d, e, f, …", "add")),
         ([99] * 9, params(exponential(99)), ("class h", "1 of 1", "1 of 9", "i", "imbalance.factor")),
+        # the tail decides, not the first class
+        (
+            [50, 20, 10, 3],
+            params(exponential(2), max_per_class=50),
+            ("class b", "20", "39", "2 of 4", "c, d", "max_per_class to at most 6"),
+        ),
         ([50, 50], params(exponential(2), test_per_class=3), ("class a", "2", "3", "test_per_class")),
     ],
 )
@@ -335,7 +341,13 @@ def test_too_few_images(counts, settings, facts):
 def test_too_few_images_for_a_test_set():
     with pytest.raises(UserError) as caught:
         drawn(shuffled_labels([50, 9]), [], params(exponential(2), test_per_class=10))
-    says(str(caught.value), "class b", "9", "10", "test_per_class")
+    says(str(caught.value), "class b", "9", "10", "test_per_class to at most 9")
+    with pytest.raises(UserError) as caught:
+        drawn(shuffled_labels([60, 40, 20, 3]), [], params(Natural(), test_per_class=50))
+    says(str(caught.value), "class b", "40", "50", "2 of 4", "c, d", "test_per_class to at most 3")
+    with pytest.raises(UserError) as caught:  # a class without official test images
+        drawn(shuffled_labels([60, 40]), [0, 0], params(Natural(), test_per_class=1))
+    says(str(caught.value), "class b", "0", "1", "add images")
     with pytest.raises(UserError, match=r"no test images.*test_per_class"):
         drawn(shuffled_labels([50, 9]), [], params(exponential(2)))
 
