@@ -290,8 +290,9 @@ class Dataset(Spec):
                 f"protocol ldam needs imbalance.minority 0.5, not {self.imbalance.minority:g}: change either"
             )
         if not self.source.has_test and self.test_per_class is None:
+            own = ", or source.test," if "test" in type(self.source).model_fields else ""
             raise ValueError(
-                f"test_per_class is needed, as source {self.source.kind} has no test set of its own"
+                f"test_per_class{own} is needed, as source {self.source.kind} has no test set of its own"
             )
         if self.source.any_size and self.image_size is None:
             raise ValueError(

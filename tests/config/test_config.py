@@ -365,6 +365,14 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "lower branch_cells",
     ),
     "no test set": ("    test_per_class: 50\n", "", "datasets.digits_lt", "test_per_class", "source digits"),
+    "no test folder": (
+        "source: {kind: digits}\n    imbalance: {kind: exponential, factor: 10}\n    test_per_class: 50\n",
+        "source: {kind: image_folder, train: a}\n    imbalance: {kind: natural}\n    image_size: 8\n",
+        "datasets.digits_lt",
+        "test_per_class",
+        "source.test",
+        "source image_folder",
+    ),
     "ldam of a natural tail": (
         "imbalance: {kind: exponential, factor: 10}",
         "imbalance: {kind: natural}\n    protocol: ldam",
