@@ -100,7 +100,8 @@ def _stage_command(stage: str) -> click.Command:
         "(.hlrs/specs/KEY.json, which the workflow passes).\n\nPrints the folder of the results."
     )
     if stage == "split":
-        option = click.option("--check-images", is_flag=True, help="First decode every image of the source.")
+        decode = "First decode every image of the source; name all that are broken."
+        option = click.option("--check-images", is_flag=True, help=decode)
         command = option(command)
     example = {"split": "digits_lt", "report": "all"}.get(stage, "digits_lt/hlrs/0")
     return click.command(stage, epilog=f"Example: hlrs {stage} {example}")(command)

@@ -264,6 +264,19 @@ def test_every_image_is_decoded_if_asked_also_those_that_no_split_draws(parquet)
     says(complaint("split", "digits", "--check-images"), "images.parquet, row 59", "image", "dvc pull")
 
 
+def test_all_broken_images_are_named_if_every_image_is_decoded(parquet):
+    broken = {7: b"\x89PNG no", 8: png(32)[:-30], 59: b"x"}
+    parquet(images=[broken.get(i, png(4 * i)) for i in range(60)])
+    status, _, errors = run("split", "digits", "--check-images")
+    *lines, last = errors.splitlines()
+    assert status == 2
+    assert len(lines) == 3
+    for line, row in zip(lines, broken, strict=True):
+        says(line, f"images.parquet, row {row}", "not an image", "dvc pull")
+    says(last, "datasets.digits", "3 of 60 images", "remove")
+    assert left_behind() == []
+
+
 def test_data_changed_since_the_plan_are_rejected(parquet):
     run("split", "digits")
     [spec] = [p for p in Path(".hlrs/specs").iterdir() if json.loads(p.read_text())["stage"] == "split"]

@@ -5,18 +5,21 @@ import sys
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hlrs.artifacts.data_digest import data_files, file_digests, leaks
-from hlrs.artifacts.files import write_json
+from hlrs.artifacts.files import printable, write_json
 from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import SUBSETS, write_table
 from hlrs.config.data import Source
 from hlrs.config.jobs import SplitJob
+from hlrs.data.sources.base import ImageSource
 from hlrs.data.sources.open import open_source
 from hlrs.data.split import draw
-from hlrs.errors import about
+from hlrs.errors import UserError, about
 
 CHECK_SECONDS = 60.0  # for decoding the images of a split
+BATCH = 256  # images among which broken ones are looked for
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -39,10 +42,36 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def check_images(job: Job) -> None:
-    """Decode every image of a split's source; UserError names the first that cannot be."""
+    """Decode every image of a split's source; UserError if some cannot be, after a line for each."""
     source = open_source(SplitJob.model_validate(job.params).source)
-    for remark in source.check(np.arange(len(source.train_labels) + len(source.test_labels)), math.inf):
+    every = np.arange(len(source.train_labels) + len(source.test_labels))
+    try:
+        remarks = source.check(every, math.inf)
+    except UserError:
+        broken = [
+            error
+            for start in range(0, len(every), BATCH)
+            for error in faults(source, every[start : start + BATCH])
+        ]
+        if len(broken) < 2:
+            raise
+        for error in broken:
+            print(f"hlrs: {printable(str(error))}", file=sys.stderr)
+        found = f"datasets.{job.run}: {len(broken):,} of {len(every):,} images cannot be read"
+        raise UserError(f"{found}; renew or remove those named above") from None
+    for remark in remarks:
         print(f"{job.run}  {remark}", file=sys.stderr)
+
+
+def faults(source: ImageSource, indices: NDArray[np.int64]) -> list[UserError]:
+    """Find the images that cannot be read, by halving; return the error of each."""
+    try:
+        source.read(indices, size=1)
+    except UserError as error:
+        if len(indices) == 1:
+            return [error]
+        return [fault for half in np.array_split(indices, 2) for fault in faults(source, half)]
+    return []
 
 
 def files(source: Source) -> dict[str, list[Any]]:
