@@ -34,6 +34,7 @@ def card(classifier: ImageClassifier, name: str, evaluation: Job | None, apart: 
         "channels": shape[0],
         "height": shape[1],
         "width": shape[2],
+        "resized": classifier.facts.preprocessing.image_size,
         "formats": [f"`{file}`" for file in apart],
         "apart": [f"{most:.1g} in `{file}`" for file, most in apart.items()],
         "arithmetic": _arithmetic(classifier),

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors.numpy import load_file
 
 import hlrs
@@ -26,6 +26,7 @@ from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.cli import main
 from hlrs.config.params import load
+from hlrs.data.sources.base import decode, pixels_of
 from hlrs.errors import UserError
 from hlrs.inference.classifier import read
 from hlrs.inference.export import FORMATS
@@ -384,6 +385,7 @@ def test_the_card_says_how_far_another_format_is_from_the_network(use, tmp_path,
     assert use("export", "mine/resnet/0", "--to", tmp_path / "out", "--format", "torchscript").exit_code == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "differ from the network's by at most 3e-05 in `model.torchscript.pt`, as measured" in card
+    assert "without resizing: resize the shorter side to 16 (bilinear" in card
 
 
 def test_the_card_has_the_runs_figures(use, tmp_path):
@@ -409,7 +411,7 @@ def test_the_card_has_the_runs_figures(use, tmp_path):
     assert "## Results" not in (tmp_path / "moved" / "README.md").read_text()
 
 
-def test_the_page_on_python_runs(use, trained, monkeypatch, capsys):
+def test_the_page_on_python_runs(use, trained, tmp_path, monkeypatch, capsys):
     page = (REPOSITORY / "docs" / "python.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     code = "\n".join(block for block in blocks if "Not executed" not in block)
@@ -423,6 +425,11 @@ def test_the_page_on_python_runs(use, trained, monkeypatch, capsys):
     assert sum(weight.numel() for weight in names["network"].parameters()) == 3_349_342 + 90 * (
         576 + 1
     )  # of 10 classes, as published; and 90 more
+    noise = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.fromarray(noise).save(path := tmp_path / "wide.png", exif=turned)
+    assert (names["pixels"](path, 16) == pixels_of(decode(path, ""), 16)).all()
 
 
 def test_a_trained_network_is_a_model_of_timm(use, tmp_path, monkeypatch):
