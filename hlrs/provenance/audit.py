@@ -271,7 +271,7 @@ class Audit:
         if new := len({str(Path(name).parent) for name in ours.keys() - theirs.keys()}):
             yield Finding(root, f"{_results(new)} not in dvc.lock yet", "`dvc repro` records them", False)
         if gone := len({str(Path(name).parent) for name in theirs.keys() - ours.keys()}):
-            what = f"{_results(gone)} of dvc.lock not here"
+            what = f"{_results(gone)} in dvc.lock but not here"
             yield Finding(root, what, "`dvc checkout` restores that version", False)
 
     def _known_bad(self, path: str) -> bool:
