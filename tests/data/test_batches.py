@@ -130,6 +130,14 @@ def test_samplers_ignore_absent_classes(spec, t, shares):
     assert all(within(found[c], 30_000, share, 5) for c, share in zip((1, 3, 4), shares, strict=True))
 
 
+@pytest.mark.parametrize(("spec", "t", "shares"), SHARES)
+def test_an_epoch_as_long_as_the_set_is_drawn_with_replacement(spec, t, shares):
+    """Without, it would be a permutation, whose classes have the shares of the set."""
+    labels = labels_of(1500, 240, 60)
+    found = Counter(labels[sample(spec, labels, 1800, t)].tolist())
+    assert all(within(found[c], 1800, share) for c, share in enumerate(shares))
+
+
 @pytest.mark.parametrize("t", [0.0, 0.79])
 def test_the_deferred_sampler_starts_as_the_uniform_one(t):
     labels = labels_of(60, 30, 10)
@@ -229,25 +237,28 @@ def test_views_show_the_same_images_under_draws_of_their_own():
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "reversed"])
-def test_every_epoch_has_its_own_order(sampler):
+def test_every_epoch_and_sampler_has_its_own_order(sampler):
     images = ImageSet(numbered(40, 1, 4, 4), torch.arange(40), torch.zeros(1), torch.ones(1))
-    feed = Batches(images, torch.arange(40), [spec(Sampler, sampler)], 8, 5, Augmentation(), "p")
-    epochs = []
+    feed = Batches(images, torch.arange(40), [spec(Sampler, sampler)] * 2, 8, 5, Augmentation(), "p")
+    orders = []
     for epoch in range(3):
         feed.begin(epoch, 0.0)
-        epochs.append(tuple(int(label) for step in range(5) for label in feed(step)[0][1]))
-    assert len(set(epochs)) == 3
+        orders += [
+            tuple(int(label) for step in range(5) for label in feed(step)[place].labels) for place in range(2)
+        ]
+    assert len(set(orders)) == 6
 
 
-def test_every_epoch_and_step_has_its_own_augmentation():
+@pytest.mark.parametrize("augmentation", [Augmentation(4), Augmentation(cutout=4)], ids=["crop", "cutout"])
+def test_every_epoch_step_and_sampler_has_its_own_augmentation(augmentation):
     one = plain_set(numbered(1, 1, 8, 8))
-    feed = Batches(one, torch.zeros(1, dtype=torch.int64), [UNIFORM], 1, 12, Augmentation(4), "p")
-    epochs = []
+    feed = Batches(one, torch.zeros(1, dtype=torch.int64), [UNIFORM] * 2, 1, 12, augmentation, "p")
+    streams = []
     for epoch in range(2):
         feed.begin(epoch, 0.0)
-        epochs.append([str(feed(step)[0][0].tolist()) for step in range(12)])
-    assert epochs[0] != epochs[1]
-    assert len(set(epochs[0])) > 6  # of 81 windows
+        streams += [[str(feed(step)[place].images.tolist()) for step in range(12)] for place in range(2)]
+    assert len(set(map(str, streams))) == 4
+    assert all(len(set(stream)) > 6 for stream in streams)  # of 81 windows, of 64 holes
 
 
 def test_generators_differ_between_purposes_only():

@@ -243,6 +243,20 @@ def test_many_classes_are_drawn_in_the_order_of_their_positions():
     assert index[subset != "test"].tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_test_set_training_images_and_halves_have_streams_of_their_own(seed):
+    """The seed's three children, in this order; each shuffles every class in turn."""
+    test, train, halves = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
+    labels, counts = shuffled_labels([60, 50]), [40, 8]  # images of either class, in the end
+    tested = np.concatenate([test.permutation(np.flatnonzero(labels == c))[:20] for c in (0, 1)])
+    left = [np.setdiff1d(np.flatnonzero(labels == c), tested) for c in (0, 1)]
+    chosen = [train.permutation(of)[:count] for of, count in zip(left, counts, strict=True)]
+    weights = np.concatenate([halves.permutation(of)[: len(of) // 2] for of in (range(40), range(40, 48))])
+    index, _, subset = drawn(labels, [], params(exponential(5), test_per_class=20, seed=seed))
+    assert index.tolist() == [*np.concatenate(chosen), *np.sort(tested)]
+    assert np.flatnonzero(subset == "weights").tolist() == np.sort(weights).tolist()
+
+
 # --- test set -----------------------------------------------------------------------------------------
 
 
