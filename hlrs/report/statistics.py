@@ -121,4 +121,4 @@ def seeds_needed(deviation: float, effect: float, alpha: float, power: float = 0
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if detected(middle) else (middle, high)
-    return high
+    return high if high <= MOST_SEEDS else None

@@ -47,7 +47,7 @@ def test_p_value_and_interval_agree():
 def test_holm_by_hand():
     """The smallest times 4, the next times 3, ...; never below an earlier one, never above 1."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([0.7, 0.6]) == [1.0, 1.0]  # 0.6 times 2 is above 1
     assert holm([0.02]) == [0.02]
     assert holm([]) == []
 
@@ -130,4 +130,7 @@ def test_seeds_needed_as_in_published_tables(size, pairs):
 def test_seeds_needed_at_the_ends():
     assert seeds_needed(1e-6, 1.0, 0.05) == 2
     assert seeds_needed(1.0, 0.001, 0.05) is None
+    # many: about (1.95996 + 0.84162)²/size² + 1.95996²/2, 992.8 and 1004
+    assert seeds_needed(1.0, 0.089, 0.05) == 993
+    assert seeds_needed(1.0, 0.0885, 0.05) is None
     assert seeds_needed(1.0, 1.0, 0.05 / 20) > seeds_needed(1.0, 1.0, 0.05)
