@@ -190,19 +190,37 @@ def test_skips_are_counted_per_cell():
 # --- published cells ----------------------------------------------------------------------------------
 
 
-def test_published_genotypes_match_the_papers():
-    # Liu et al. 2019, figures 4 and 5 and cnn/genotypes.py
-    assert PUBLISHED["DARTS_V2"].normal == [
-        [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)],
-        [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)],
-        [("sep_conv_3x3", 1), ("skip_connect", 0)],
-        [("skip_connect", 0), ("dil_conv_3x3", 2)],
-    ]
-    assert PUBLISHED["DARTS_V2"].reduce[3] == [("skip_connect", 2), ("max_pool_3x3", 1)]
-    assert PUBLISHED["DARTS_V1"].reduce[3] == [("skip_connect", 2), ("avg_pool_3x3", 0)]
-    assert PUBLISHED["PC_DARTS"].normal[3] == [("avg_pool_3x3", 0), ("dil_conv_3x3", 1)]
-    assert PUBLISHED["PC_DARTS"].reduce[2] == [("sep_conv_3x3", 0), ("sep_conv_3x3", 3)]
-    assert PUBLISHED["PDARTS"].normal[3] == [("sep_conv_3x3", 0), ("dil_conv_5x5", 4)]
+BRIEF = {"max": "max_pool_3x3", "avg": "avg_pool_3x3", "skip": "skip_connect", "s3": "sep_conv_3x3",
+         "s5": "sep_conv_5x5", "d3": "dil_conv_3x3", "d5": "dil_conv_5x5"}  # fmt: skip
+AUTHORS = {  # normal and reduction cell, node by node, from the genotypes.py of the authors' repositories
+    "DARTS_V1": (  # Liu et al. 2019, figures 4 and 5 show V2
+        "s3 1 s3 0 | skip 0 s3 1 | skip 0 s3 1 | s3 0 skip 2",
+        "max 0 max 1 | skip 2 max 0 | max 0 skip 2 | skip 2 avg 0",
+    ),
+    "DARTS_V2": (
+        "s3 0 s3 1 | s3 0 s3 1 | s3 1 skip 0 | skip 0 d3 2",
+        "max 0 max 1 | skip 2 max 1 | max 0 skip 2 | skip 2 max 1",
+    ),
+    "PC_DARTS": (
+        "s3 1 skip 0 | s3 0 d3 1 | s5 0 s3 1 | avg 0 d3 1",
+        "s5 1 max 0 | s5 1 s5 2 | s3 0 s3 3 | s3 1 s3 2",
+    ),
+    "PDARTS": (
+        "skip 0 d3 1 | skip 0 s3 1 | s3 1 s3 3 | s3 0 d5 4",
+        "avg 0 s5 1 | s3 0 d5 2 | max 0 d3 1 | d3 1 d5 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_genotypes_are_those_of_the_authors(name):
+    def nodes(cell):
+        words = [node.split() for node in cell.split("|")]
+        return [[(BRIEF[a], int(b)), (BRIEF[c], int(d))] for a, b, c, d in words]
+
+    normal, reduce = map(nodes, AUTHORS[name])
+    assert (PUBLISHED[name].normal, PUBLISHED[name].reduce) == (normal, reduce)
+    assert PUBLISHED[name].normal_concat == PUBLISHED[name].reduce_concat == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
