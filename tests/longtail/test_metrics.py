@@ -105,6 +105,7 @@ def test_adjusted_predictions_by_hand():
     assert [half[f"adjusted_{name}"] for name in names] == pytest.approx([4 / 5, 2 / 3, 1, 1, 0])
     assert [whole[f"adjusted_{name}"] for name in names] == pytest.approx([3 / 5, 5 / 9, 2 / 3, 0, 1])
     assert (half["adjust"], whole["adjust"]) == (0.5, 1.0)
+    assert plain["groups"] == ["many", "medium", "few"]
     for metrics in (half, whole):  # beside the plain prediction's, which stay as they are
         assert metrics.keys() - plain.keys() == {"adjust", *(f"adjusted_{name}" for name in names)}
         assert metrics | plain == metrics

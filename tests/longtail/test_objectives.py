@@ -7,8 +7,11 @@ import torch
 
 from hlrs.config.methods import Bilateral as BilateralSpec
 from hlrs.config.methods import CrossEntropy, ReversedSampler, UniformSampler
+from hlrs.config.methods import Glmc as GlmcSpec
 from hlrs.config.methods import Objective as ObjectiveSpec
 from hlrs.config.methods import Plain as PlainSpec
+from hlrs.config.methods import ProCo as ProCoSpec
+from hlrs.config.recipes import Cutmix, Mixup, SimAugment
 from hlrs.data.augment import Batch
 from hlrs.longtail.losses import make_loss
 from hlrs.longtail.objectives import Bilateral, Plain, accuracy, demands_of, make_objective
@@ -163,6 +166,13 @@ def test_branches_use_the_uniform_and_the_reversed_sampler_in_this_order():
 def test_the_samplers_that_the_plan_counts_are_those_that_training_reads(kind):
     objective = spec(ObjectiveSpec, kind)
     assert demands_of(objective).samplers == objective.samplers
+
+
+def test_what_batches_proco_and_glmc_ask_for():
+    """ProCo contrasts two views (§3). GLMC mixes one by mixup, the global one, the other by CutMix (§3.1)."""
+    proco, glmc = demands_of(ProCoSpec()), demands_of(GlmcSpec(alpha=0.3))
+    assert (proco.views, proco.mixes) == ((SimAugment(), SimAugment()), ())
+    assert (glmc.views, glmc.mixes) == ((None,), (Mixup(alpha=0.3), Cutmix(alpha=0.3)))
 
 
 @pytest.mark.parametrize("m", [1.0, 0.0, 0.3, 0.5])
