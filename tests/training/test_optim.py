@@ -17,7 +17,14 @@ from hlrs.nas.operations import Depthwise
 from hlrs.nas.resnet import ResNet
 from hlrs.training.checkpoints import pack_optimizer, unpack_optimizer
 from hlrs.training.muon import dense_filters, orthogonalize
-from hlrs.training.optim import ascent, learning_rate, make_optimizer, mean_gradients, set_lr
+from hlrs.training.optim import (
+    ascent,
+    learning_rate,
+    make_optimizer,
+    mean_gradients,
+    set_lr,
+    step_along,
+)
 
 
 def small():
@@ -172,6 +179,15 @@ def test_the_ascent_has_the_gradients_direction_and_the_radius():
     found = ascent([torch.tensor([3.0, 0.0]), torch.tensor([[-4.0]])], 0.5)
     assert [part.tolist() for part in found] == [pytest.approx([0.3, 0.0]), [[pytest.approx(-0.4)]]]
     assert not ascent([torch.zeros(2)], 0.5)[0].any()
+
+
+@pytest.mark.parametrize(("clip", "scale"), [(None, 1.0), (6.0, 1.0), (5.0, 1.0), (0.5, 0.1)])
+def test_a_step_clips_the_norm_over_all_gradients(clip, scale):
+    weights = [nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([[0.0]]))]
+    given = [torch.tensor([3.0, 0.0]), torch.tensor([[-4.0]])]  # of norm 5
+    step_along(given, weights, torch.optim.SGD(weights, 0.1), clip)
+    assert weights[0].tolist() == pytest.approx([1 - 0.3 * scale, 2], abs=1e-6)
+    assert weights[1].item() == pytest.approx(0.4 * scale, abs=1e-6)
 
 
 @pytest.mark.parametrize("spec", [Sgd(), AdamW(), Muon()], ids=lambda s: s.kind)
