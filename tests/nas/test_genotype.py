@@ -289,6 +289,10 @@ WRONG = [  # (value, what the message names ...)
     (changed("reduce_concat", "23"), "reduce_concat", "2 to 3"),
     (changed("reduce_concat", [2]), "normal", "reduce", "same number"),
     ({**GOOD, "reduce": GOOD["reduce"][:1], "reduce_concat": [2]}, "normal", "reduce", "same number"),
+    (  # as many outputs, but not as many nodes
+        {**GOOD, "reduce": GOOD["reduce"][:1], "reduce_concat": [2], "normal_concat": [3]},
+        *("normal", "reduce", "same number"),
+    ),
 ]
 
 
