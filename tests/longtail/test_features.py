@@ -75,6 +75,7 @@ def test_features_are_standardised_and_restored():
     scale = Scale.of(values)
     assert scale.standardize(values).tolist() == [[-1.0, 0.0], [1.0, 0.0]]
     assert torch.equal(scale.restore(scale.standardize(values)), values)
+    assert scale.standardize(torch.tensor([[1.0, 7.5]])).tolist() == [[-1.0, 0.5]]  # 7 has the deviation 1
 
 
 def test_the_principal_axes_follow_the_variance_and_do_not_depend_on_the_solver():

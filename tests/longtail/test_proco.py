@@ -108,6 +108,21 @@ def test_gradients_of_the_logits_by_finite_differences():
     assert torch.autograd.gradcheck(mean, z, eps=1e-6, atol=1e-6, fast_mode=True)
 
 
+def test_the_projection_has_a_hidden_layer_that_is_normalised_over_the_batch():
+    head = ProCoHead(4, 3, 5)
+    features = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
+    first, second = (
+        [parameter.detach().double().numpy() for parameter in layer.parameters()]
+        for layer in head.modules()
+        if isinstance(layer, torch.nn.Linear)
+    )
+    hidden = features.double().numpy() @ first[0].T + first[1]
+    hidden = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5)
+    z = np.maximum(hidden, 0) @ second[0].T + second[1]
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    assert np.allclose(head(features).detach().numpy(), z, atol=1e-5)
+
+
 COUNTS = torch.tensor([6, 3, 1])
 
 
