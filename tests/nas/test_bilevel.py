@@ -125,6 +125,21 @@ def test_a_second_order_search_unrolls_the_step_of_its_optimizer(workspace, monk
         assert torch.allclose(found, stepped, atol=1e-6)
 
 
+def test_two_steps_of_the_alphas_optimizer_by_hand(workspace):
+    """Adam with its weight decay in the gradient (Kingma & Ba 2015, algorithm 1; DARTS, §3.1)."""
+    adam = {"lr": 0.1, "betas": [0.5, 0.9], "weight_decay": 0.2}
+    task = search_task(by_stage({"search": {"alphas": adam}})["search"])
+    task.begin(0)
+    m = v = torch.zeros(())
+    for step in (1, 2):
+        before = task.alphas[0].detach().clone()
+        task.step(step - 1)
+        g = task.alphas[0].grad + 0.2 * before
+        m, v = 0.5 * m + 0.5 * g, 0.9 * v + 0.1 * g**2
+        slope = m / (1 - 0.5**step) / ((v / (1 - 0.9**step)).sqrt() + 1e-8)
+        assert torch.allclose(task.alphas[0], before - 0.1 * slope, atol=1e-6)
+
+
 def test_weights_are_restored_bit_for_bit_even_after_an_error():
     w = nn.Parameter(torch.randn(50, generator=torch.Generator().manual_seed(0)))
     before = w.detach().clone()
