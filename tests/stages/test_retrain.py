@@ -133,17 +133,29 @@ def test_accumulated_batches_equal_a_larger_one(workspace):
     assert not torch.equal(one.network.classifier.weight, task_of(RESNET).network.classifier.weight)
 
 
-def test_each_accumulated_pass_has_its_own_draws(workspace):
-    task = task_of(accumulate=2, drop_path=0.5, mix={"kind": "mixup"})
-    task.begin(1)
+@pytest.mark.parametrize(
+    ("recipe", "width", "places"),  # inputs of a pass, and which of them are drawn, besides drop path's
+    [
+        ({"mix": {"kind": "mixup"}}, 6, [2, 5]),  # images, shares
+        ({"objective": BILATERAL | {"mixing": {"kind": "beta"}}}, 10, [0, 2, 6]),  # m, images of both batches
+    ],
+    ids=["mix", "bilateral"],
+)
+def test_each_accumulated_pass_of_each_epoch_has_its_own_draws(workspace, recipe, width, places):
+    task = task_of(accumulate=2, drop_path=0.5, epochs=3, **recipe)
     seen = []
-    task.compute = lambda *inputs: seen.append(inputs)
-    task.step(0)
-    task.step(1)
-    passes = [inputs[start : start + 6] for inputs in seen for start in (0, 6)]
-    assert all(mixing is None for mixing, *_ in passes)
-    for place in (1, 2, 5):  # drop path's factors, images, shares of the mix
-        assert len({str(values[place].tolist()) for values in passes}) == 4
+    for epoch in (1, 2):
+        task.begin(epoch)
+        task.compute = lambda *inputs: seen.append(inputs)
+        task.step(0)
+        task.step(1)
+    passes = [inputs[start : start + width] for inputs in seen for start in (0, width)]
+    factors = [own for _, own, *_ in passes]
+    assert len({str(own.tolist()) for own in factors}) == 8
+    for before, after in zip(factors[:4], factors[4:], strict=True):  # the rate is higher in epoch 2
+        assert bool(((after > 0) & (before == 0)).any())  # with the same draws, none of these would be kept
+    for place in places:
+        assert len({str(torch.as_tensor(values[place]).tolist()) for values in passes}) == 8
 
 
 @pytest.mark.parametrize(
