@@ -179,7 +179,8 @@ def test_entropy_by_hand():
 
 
 def test_softmax_of_large_alphas_does_not_overflow():
-    assert softmax(np.array([[1000.0, 1000.0]], dtype=np.float32)).tolist() == [[0.5, 0.5]]
+    large_and_small = np.array([[1000.0, 1000.0], [0.0, 0.0]], dtype=np.float32)
+    assert softmax(large_and_small).tolist() == [[0.5, 0.5]] * 2
 
 
 def test_skips_are_counted_per_cell():

@@ -103,7 +103,7 @@ def test_twos_complements_are_read_from_any_integers(tmp_path):
         ("archive.npy", ARCHIVE, "an archive of arrays"),
         ("deep.npy", np.zeros((3, 256, 256), int), r"an array \[3, 256, 256\]"),
         ("float.npy", np.zeros((256, 256)), "an array of float64"),
-        ("wide.npy", np.full((256, 256), 70_000), "holds 70000, and products of 8-bit codes have 16 bits"),
+        ("wide.npy", np.full((256, 256), 65_536), "holds 65536, and products of 8-bit codes have 16 bits"),
     ],
 )
 def test_what_is_no_table_is_refused_in_one_line(tmp_path, name, content, expected):
