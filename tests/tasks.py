@@ -26,6 +26,17 @@ def retrain_task(job, device=CPU, **recipe):
     return RetrainTask(params, images, job.inputs, device)
 
 
+def inputs(task, epochs):
+    """Return what two steps of each of some epochs would compute with."""
+    seen = []
+    for epoch in epochs:
+        task.begin(epoch)
+        task.compute = lambda *given: seen.append(given)
+        task.step(0)
+        task.step(1)
+    return seen
+
+
 def run_all(params, but=()):
     """Run every job of some params except those of the stages `but`; return all by stage and run."""
     jobs = plan(params)

@@ -180,7 +180,7 @@ def rank_ticks(count: int) -> list[int]:
 
 def number(value: float, digits: int = 4) -> str:
     """Format a number without needless digits, with a real minus sign and thousands separated."""
-    text = f"{value:,.{digits - 4}f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+    text = f"{value:,.{max(0, digits - 4)}f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
     return text.replace(",", "\u202f").replace("-", "−")
 
 

@@ -870,6 +870,10 @@ def test_nice_ticks(low, high, expected):
     assert charts.nice_ticks(low, high) == pytest.approx(expected)
 
 
+def test_few_digits_still_write_a_large_number_whole():
+    assert charts.number(12345.6, 3) == "12\u202f346"
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [

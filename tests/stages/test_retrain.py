@@ -25,7 +25,7 @@ from hlrs.stages import evaluate, extract, retrain, search, split
 from hlrs.stages.images import predict
 from hlrs.stages.phases import average
 from tests.conftest import TINY, edit, hlrs, outputs, record, start
-from tests.tasks import retrain_task, same, weights
+from tests.tasks import inputs, retrain_task, same, weights
 
 CPU = torch.device("cpu")
 RANDOM, RESNET = {"kind": "random"}, {"kind": "resnet", "depth": 20}
@@ -143,13 +143,7 @@ def test_accumulated_batches_equal_a_larger_one(workspace):
 )
 def test_each_accumulated_pass_of_each_epoch_has_its_own_draws(workspace, recipe, width, places):
     task = task_of(accumulate=2, drop_path=0.5, epochs=3, **recipe)
-    seen = []
-    for epoch in (1, 2):
-        task.begin(epoch)
-        task.compute = lambda *inputs: seen.append(inputs)
-        task.step(0)
-        task.step(1)
-    passes = [inputs[start : start + width] for inputs in seen for start in (0, width)]
+    passes = [given[start : start + width] for given in inputs(task, (1, 2)) for start in (0, width)]
     factors = [own for _, own, *_ in passes]
     assert len({str(own.tolist()) for own in factors}) == 8
     for before, after in zip(factors[:4], factors[4:], strict=True):  # the rate is higher in epoch 2

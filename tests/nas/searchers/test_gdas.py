@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from hlrs.config.methods import Gdas
 from hlrs.nas.searchers.gdas import GdasSearcher
 from tests.nas.test_supernet import plain_cell, relative, small_supernet
-from tests.training.test_cuda_graphs import by_stage, search_task
+from tests.tasks import inputs, search_task
+from tests.training.test_cuda_graphs import by_stage
 
 ALPHAS = torch.tensor([[1.0, 0.0, -1.0, 0.5, 2.0, -2.0, 0.0, 0.3], [0.0] * 8])
 
@@ -99,14 +100,9 @@ def test_a_cell_applies_only_chosen_operations_and_learns_about_all():
 def test_every_step_of_every_epoch_has_its_own_noise_and_mixing_coefficient(workspace):
     objective = {"kind": "bilateral", "mixing": {"kind": "beta"}}
     task = search_task(by_stage({"searcher": {"kind": "gdas"}, "objective": objective})["search"])
-    seen = []
-    for epoch in (0, 1):
-        task.begin(epoch)
-        task.compute = lambda *inputs: seen.append(inputs)
-        task.step(0)
-        task.step(1)
+    seen = inputs(task, (0, 1))
     assert len({mixing for mixing, *_ in seen}) == 4
-    noise = {str(of[:, 0].tolist()) for inputs in seen for of in inputs[3:5]}  # on either half's images
+    noise = {str(of[:, 0].tolist()) for given in seen for of in given[3:5]}  # on either half's images
     assert len(noise) == 8
 
 
