@@ -24,7 +24,7 @@ from hlrs.errors import UserError
 from hlrs.nas.drawing import draw_cell
 from hlrs.nas.genotype import GIVEN, Genotype, drawings, from_json
 from hlrs.pipeline.plan import plan
-from hlrs.report.runs import PLACE, of_search
+from hlrs.report.runs import PLACE, of_search, with_energies
 
 if TYPE_CHECKING:
     from hlrs.inference.classifier import ImageClassifier
@@ -61,7 +61,7 @@ def results(params: str | Path = PARAMS) -> pd.DataFrame:
         for place, run, drawn in _places(sections)
         if (last, run) in done
     ]
-    return pd.DataFrame(rows, columns=None if rows else [*PLACE, "folder"])
+    return pd.DataFrame(with_energies(rows), columns=None if rows else [*PLACE, "folder"])
 
 
 def _places(sections: Params) -> Iterator[tuple[tuple[Any, ...], str, Dataset]]:

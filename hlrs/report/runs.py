@@ -256,14 +256,14 @@ def of_search(history: Columns | None, lookup: dict[str, Any] | None, column: st
 ENERGY = "multiplication_energy"  # a metric of a network
 
 
-def with_energies(runs: list[Run]) -> list[Run]:
-    """Add the energy of all multiplications for one image, in pJ, if some run's are approximate.
+def with_energies(networks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to networks' metrics the energy of all multiplications for one image, in pJ, if some are approximate.
 
     Of a network in floating point as well; of one whose energy is not known, None.
     """
-    if not any("energy_to_float32" in run.metrics for run in runs):
-        return runs
-    return [replace(run, metrics=run.metrics | {ENERGY: _energy(run.metrics)}) for run in runs]
+    if not any("energy_to_float32" in metrics for metrics in networks):
+        return networks
+    return [metrics | {ENERGY: _energy(metrics)} for metrics in networks]
 
 
 def _energy(metrics: dict[str, Any]) -> float | None:

@@ -61,7 +61,9 @@ def gather(job: Job) -> Results:
         for seed in sorted(matrix["seeds"])
         for run in _retrainings(job, dataset, name, method, seed)
     ]
-    return Results(job.params["report"], params, classes, splits, with_energies(runs))
+    metrics = with_energies([run.metrics for run in runs])
+    runs = [replace(run, metrics=own) for run, own in zip(runs, metrics, strict=True)]
+    return Results(job.params["report"], params, classes, splits, runs)
 
 
 def _input(job: Job, name: str) -> Path:

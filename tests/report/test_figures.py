@@ -316,11 +316,10 @@ def test_the_pareto_front_of_accuracy_and_weights():
 def test_accuracy_against_the_energy_of_multiplications():
     """By hand: 100 million products of 3.7 pJ are 370 µJ; c's energy is not known."""
     relative = {"a": {}, "b": {"energy_to_float32": 0.5}, "c": {"energy_to_float32": None}}
-    runs = [
-        make_run(method, 0, metrics={"balanced_accuracy": 0.5, "weights": 1, "multiply_adds": 10**8} | own)
-        for method, own in relative.items()
-    ]
-    figure = drawn(make_results(with_energies(runs)), "energies")
+    counts = {"balanced_accuracy": 0.5, "weights": 1, "multiply_adds": 10**8}
+    metrics = [counts | own for own in relative.values()]
+    runs = [make_run(m, 0, metrics=own) for m, own in zip(relative, with_energies(metrics), strict=True)]
+    figure = drawn(make_results(runs), "energies")
     rows = {row[0]: row[1:] for row in figure.data[1]}
     assert rows["a"][:2] == pytest.approx([370e6, 1e8])  # pJ
     assert rows["b"][:2] == pytest.approx([185e6, 1e8])
@@ -331,8 +330,7 @@ def test_accuracy_against_the_energy_of_multiplications():
     )
     assert [method for method, row in rows.items() if row[-1]] == ["b"]
     assert "Not known, so not drawn: c." in figure.note
-    exact = with_energies(runs[:1])
-    assert exact == runs[:1]  # nothing approximate: no other figure than that of sizes
+    assert with_energies(metrics[:1]) == metrics[:1]  # nothing approximate: no other figure than that of sizes
 
 
 def test_names_of_points_do_not_overlap_and_stay_in_the_chart():

@@ -5,9 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 
+import hlrs
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.tables import read_table
 from hlrs.artifacts.tensors import write_tensors
@@ -134,10 +137,14 @@ def test_a_search_can_be_without(workspace):
     ids=["scored", "drawn", "supernet"],
 )
 def test_other_searchers_and_starts(workspace, searcher, recipe):
-    jobs = run_all(Params.model_validate(params_of(TRUNCATED, searcher, **recipe)))
+    params = params_of(TRUNCATED, searcher, **recipe)
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    jobs = run_all(Params.model_validate(params))
     by_stage = {job.stage: job for job in jobs.values()}
     assert "approximate_multiplications" in read_json(by_stage["evaluate"].output("metrics.json"))
-    assert "multiplication_energy" in by_stage["report"].output("runs.csv").read_text()
+    [row] = pd.read_csv(by_stage["report"].output("runs.csv")).to_dict("records")
+    assert 0 < row["multiplication_energy"] < 3.7 * row["multiply_adds"]  # pJ of float32
+    assert hlrs.results().multiplication_energy[0] == pytest.approx(row["multiplication_energy"])
 
 
 def refused(arithmetic, searcher=None, **changes):
