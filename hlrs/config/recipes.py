@@ -276,7 +276,7 @@ class Search(Spec):
     epochs: Epochs = 50
     batch_size: TrainingBatch = 64
     channels: Channels = 16
-    cells: Cells = Field(8, ge=3)  # fewer would all be reduction cells
+    cells: int = Field(8, ge=3, le=1000)  # fewer would all be reduction cells
     nodes: Nodes = 4
     cutout: Pixels = Field(0, multiple_of=2)
     recompute: bool = False  # recompute a cell's inner maps in the backward pass: for large images
