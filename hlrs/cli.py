@@ -177,7 +177,7 @@ def _width() -> int:
 @main.command(epilog="Example: hlrs init experiment")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 def init(folder: Path) -> None:
-    """Lay the workflow's files in a folder, to run it there.
+    """Write the workflow's files to a folder, to run it there.
 
     DIR is a new folder, or one that has none of these files. An installed hlrs needs this once; a clone of
     the repository has the files already.
@@ -382,7 +382,7 @@ def publish(params: Path) -> None:
     type=click.IntRange(72, 600),
     default=300,
     show_default=True,
-    help="Resolution of PNG; 96 are the pixels of the page.",
+    help="Resolution of PNG; 96 gives the page's pixels.",
 )
 def figures(folder: Path, formats: "tuple[Format, ...]", dpi: int) -> None:
     """Convert the report's figures to PDF and PNG.
@@ -425,7 +425,7 @@ def predict(
     strict: bool,
     params: Path,
 ) -> None:
-    """Predict the classes of images by a trained network.
+    """Predict the classes of images with a trained network.
 
     RUN is data set/method/seed, or a folder that `hlrs export --to` wrote. IMAGES are files, folders,
     patterns in quotes, and Parquet files, which are decoded, resized and normalised as in the training. An
