@@ -36,7 +36,7 @@ class Digits(Spec):
 
 
 class Parquet(Spec):
-    """Hugging Face's image layout: a struct column with `bytes`, and an integer label column.
+    """Hugging Face's image layout: a struct column with `bytes`, and a column of labels, integers or text.
 
     `train` and `test` list files or patterns such as data/train-*.parquet.
     """
