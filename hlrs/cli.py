@@ -501,6 +501,10 @@ def export(
 
     if [folder, crate, croissant].count(None) != 2 or (network is None) != (folder is None):
         raise UserError("export: give RUN --to DIR, --ro-crate DIR or --croissant DIR")
+    if folder is None:
+        _refuse_given(["formats"], "acts with RUN --to alone")
+    if crate is None:
+        _refuse_given(["weights"], "acts with --ro-crate alone")
     if network is not None and folder is not None:
         _export_network(network, folder, formats, params)
     if croissant is not None:
@@ -672,10 +676,11 @@ def describe(network: str, as_json: bool, params: Path, measure: bool, threads: 
 
 def _refuse_given(names: Iterable[str], why: str) -> None:
     """Reject options of the current command that were given."""
-    source = click.get_current_context().get_parameter_source
-    for name in names:
-        if source(name) is not ParameterSource.DEFAULT:
-            raise UserError(f"--{name.replace('_', '-')}: {why}; omit it")
+    context, refused = click.get_current_context(), set(names)
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
+        if option.name in refused and given:
+            raise UserError(f"{'/'.join([*option.opts, *option.secondary_opts])}: {why}; omit it")
 
 
 @main.command(epilog="Example: hlrs warm --capability 90")
