@@ -177,7 +177,7 @@ def _width() -> int:
 @main.command(epilog="Example: hlrs init experiment")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 def init(folder: Path) -> None:
-    """Lay the workflow's files in a folder, to run it there.
+    """Write the workflow's files to a folder, to run it there.
 
     DIR is a new folder, or one that has none of these files. An installed hlrs needs this once; a clone of
     the repository has the files already.
@@ -382,7 +382,7 @@ def publish(params: Path) -> None:
     type=click.IntRange(72, 600),
     default=300,
     show_default=True,
-    help="Resolution of PNG; 96 are the pixels of the page.",
+    help="Resolution of PNG; 96 gives the page's pixels.",
 )
 def figures(folder: Path, formats: "tuple[Format, ...]", dpi: int) -> None:
     """Convert the report's figures to PDF and PNG.
@@ -425,7 +425,7 @@ def predict(
     strict: bool,
     params: Path,
 ) -> None:
-    """Predict the classes of images by a trained network.
+    """Predict the classes of images with a trained network.
 
     RUN is data set/method/seed, or a folder that `hlrs export --to` wrote. IMAGES are files, folders,
     patterns in quotes, and Parquet files, which are decoded, resized and normalised as in the training. An
@@ -501,6 +501,10 @@ def export(
 
     if [folder, crate, croissant].count(None) != 2 or (network is None) != (folder is None):
         raise UserError("export: give RUN --to DIR, --ro-crate DIR or --croissant DIR")
+    if folder is None:
+        _refuse_given(["formats"], "acts with RUN --to alone")
+    if crate is None:
+        _refuse_given(["weights"], "acts with --ro-crate alone")
     if network is not None and folder is not None:
         _export_network(network, folder, formats, params)
     if croissant is not None:
@@ -672,10 +676,11 @@ def describe(network: str, as_json: bool, params: Path, measure: bool, threads: 
 
 def _refuse_given(names: Iterable[str], why: str) -> None:
     """Reject options of the current command that were given."""
-    source = click.get_current_context().get_parameter_source
-    for name in names:
-        if source(name) is not ParameterSource.DEFAULT:
-            raise UserError(f"--{name.replace('_', '-')}: {why}; omit it")
+    context, refused = click.get_current_context(), set(names)
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
+        if option.name in refused and given:
+            raise UserError(f"{'/'.join([*option.opts, *option.secondary_opts])}: {why}; omit it")
 
 
 @main.command(epilog="Example: hlrs warm --capability 90")

@@ -90,6 +90,17 @@ def test_two_forms_of_output_are_refused():
         says(complaint(command, *arguments), one, "--json", "omit one")
 
 
+@pytest.mark.parametrize(
+    ("options", "refused", "acts_with"),
+    [
+        (["--ro-crate", "crate", "--format", "onnx"], "--format", "--to"),
+        (["digits/darts/0", "--to", "network", "--no-weights"], "--no-weights", "--ro-crate"),
+    ],
+)
+def test_an_option_of_another_export_is_refused(options, refused, acts_with):
+    says(complaint("export", *options), refused, acts_with, "omit")
+
+
 def test_the_supernet_is_described_with_its_published_size():
     assert json.loads(run("describe", "supernet", "--json")[1])["weights"] == 1_930_618
 

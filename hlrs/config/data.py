@@ -36,7 +36,7 @@ class Digits(Spec):
 
 
 class Parquet(Spec):
-    """Hugging Face's image layout: a struct column with `bytes`, and an integer label column.
+    """Hugging Face's image layout: a struct column with `bytes`, and a column of labels, integers or text.
 
     `train` and `test` list files or patterns such as data/train-*.parquet.
     """
@@ -264,13 +264,13 @@ class Dataset(Spec):
 
     source: Source
     imbalance: Imbalance
-    protocol: Literal["seeded", "ldam"] = "seeded"
+    protocol: Literal["seeded", "ldam"] = "seeded"  # which images are drawn: by `seed`, or as LDAM-DRW's code
     seed: Seed = 0
-    max_per_class: ImageCount | None = None
-    test_per_class: ImageCount | None = None
-    weights_fraction: Share = 0.5
-    holdout_fraction: ShareOrNone = 0.0
-    image_size: ImageSize | None = None
+    max_per_class: ImageCount | None = None  # most training images per class; null: as many as class 0 has
+    test_per_class: ImageCount | None = None  # test images drawn per class; null: the source's test set
+    weights_fraction: Share = 0.5  # of the search's images: those that train the weights, not the alphas
+    holdout_fraction: ShareOrNone = 0.0  # of each class, never trained on: a curve during the retraining
+    image_size: ImageSize | None = None  # to which images are resized; null: as they are
     stem: Literal["cifar", "imagenet"] = "cifar"  # imagenet: three stride-2 convolutions before the cells
     augment: Augment = Augment()
     stream: Stream = Stream()

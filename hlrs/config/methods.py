@@ -106,7 +106,11 @@ class PartialConnections(Spec):
 
 
 class PcDarts(PartialConnections):
-    """PC-DARTS (Xu et al. 2020)."""
+    """PC-DARTS (Xu et al. 2020): a search on one channel in `portion`.
+
+    With `edge_normalization`, betas weigh the edges. Alphas and betas rest up to progress `warm_up` (15 of 50
+    epochs in the paper).
+    """
 
     kind: Literal["pc_darts"] = "pc_darts"
     genotype_is: ClassVar[Literal["searched"]] = "searched"
@@ -728,8 +732,8 @@ class Bilateral(Spec):
     branches: ClassVar[int] = 2
     mixing: Mixing = ParabolicDecay(kind="parabolic_decay")
     branch_cells: int = Field(1, ge=0, le=1000)
-    conventional: Sampler = UniformSampler(kind="uniform")
-    rebalancing: Sampler = ReversedSampler(kind="reversed")
+    conventional: Sampler = UniformSampler(kind="uniform")  # of the branch that m weighs
+    rebalancing: Sampler = ReversedSampler(kind="reversed")  # of the branch that 1 − m weighs
     loss: Loss = CrossEntropy(kind="cross_entropy")
     head: Head = LinearHead()
 
@@ -935,8 +939,8 @@ class Method(Spec):
     """
 
     searcher: Searcher
-    objective: Objective | None = None
-    arch_lr: ArchLR | None = None
+    objective: Objective | None = None  # of the search; null: plain
+    arch_lr: ArchLR | None = None  # null: constant
     labels: Labels = "given"
     arithmetic: Arithmetic | None = Field(None, exclude_if=not_)
     search: dict[Text, Any] = Field({}, max_length=100)

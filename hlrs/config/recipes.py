@@ -92,9 +92,9 @@ class Optimizer(Spec):
     moments: ClassVar[int] = 1
 
     lr: LearningRate
-    lr_min: float = Field(0.0, ge=0, le=1000)
+    lr_min: float = Field(0.0, ge=0, le=1000)  # at the end of the schedule
     schedule: Schedule = CosineSchedule(kind="cosine")
-    warm_up: int = Field(0, ge=0, le=100_000)
+    warm_up: int = Field(0, ge=0, le=100_000)  # epochs in which the learning rate rises to the schedule's
     clip: float | None = Field(5.0, gt=0, le=1_000_000)  # largest norm of the gradient; null: no clipping
 
     @model_validator(mode="after")
@@ -276,12 +276,12 @@ class Search(Spec):
     epochs: Epochs = 50
     batch_size: TrainingBatch = 64
     channels: Channels = 16
-    cells: Cells = Field(8, ge=3)  # fewer would all be reduction cells
+    cells: int = Field(8, ge=3, le=1000)  # fewer would all be reduction cells
     nodes: Nodes = 4
     cutout: Pixels = Field(0, multiple_of=2)
     recompute: bool = False  # recompute a cell's inner maps in the backward pass: for large images
     precision: Precision = "float32"  # of the maps; weights, statistics, logits and losses are float32
-    threads: Threads = 1
+    threads: Threads = 1  # of a CPU; results depend on their number
     weights: Sgd = Sgd(lr_min=0.001)
     alphas: Adam = Adam()
     collapse: Collapse = Collapse()
@@ -415,7 +415,10 @@ class OnFeatures(Spec):
 
 
 class ContinuedClassifier(OnFeatures):
-    """On the features of the images alone, as `sampler` draws them: the control of generated features."""
+    """The classifier trains on, alone, on fixed features of the images, as `sampler` draws them.
+
+    The control of generated features.
+    """
 
     kind: Literal["continued"] = "continued"
     sampler: Sampler = UniformSampler()
@@ -434,7 +437,9 @@ class Filled(OnFeatures):
     model.
     """
 
-    fill: Literal["balanced", "ratio"] = "balanced"
+    fill: Literal["balanced", "ratio"] = (
+        "balanced"  # balanced: what a class lacks of the largest one's images
+    )
     ratio: float = Field(0.2, gt=0, le=1000)  # of a class's images, with fill ratio
     least: int = Field(5, ge=1, le=100_000)  # images of a class; with fill ratio, generated features as well
 
@@ -475,7 +480,10 @@ class Filled(OnFeatures):
 
 
 class GaussianClassifier(Filled):
-    """Drawn from one Gaussian per class, with a covariance that all share: the plain control of diffusion."""
+    """The classifier trains on, alone, on fixed features of the images and on some drawn from Gaussians.
+
+    One Gaussian per class, with a covariance that all share: the plain control of diffusion.
+    """
 
     kind: Literal["gaussian"] = "gaussian"
 
@@ -490,10 +498,10 @@ class GaussianClassifier(Filled):
 
 
 class DiffusedClassifier(Filled):
-    """Drawn by class-conditional diffusion (LDMLR, Han et al. 2024, §3.2; hlrs/longtail/diffusion.py).
+    """The classifier trains on, alone, on fixed features of the images and on some that diffusion generates.
 
-    A denoiser of `width` units learns `steps` steps, in epochs of 100; DDIM then takes `sampling_steps` of
-    its `timesteps`.
+    Class-conditional (LDMLR, Han et al. 2024, §3.2; hlrs/longtail/diffusion.py). A denoiser of `width` units
+    learns `steps` steps, in epochs of 100; DDIM then takes `sampling_steps` of its `timesteps`.
     """
 
     steps_per_epoch: ClassVar[int] = 100
@@ -583,8 +591,7 @@ class Retrain(Spec):
     threads: Threads = 1
     weights: AnyOptimizer = Sgd()
     objective: Objective = Plain(kind="plain")
-    # what is done to the classifier after training
-    classifier: Classifier | None = None
+    classifier: Classifier | None = None  # what is done to the classifier after training
 
     @model_validator(mode="after")
     def _compatible(self) -> "Retrain":
@@ -700,8 +707,12 @@ class Evaluation(Spec):
     calibration_bins: int = Field(15, ge=1, le=10_000)
     threads: Threads = 1
     # null and false are left out of a job's parameters, as before there was a choice: its key stays
-    adjust: float | None = Field(None, gt=0, le=100, exclude_if=not_)
-    latency: bool = Field(False, exclude_if=not_)
+    adjust: float | None = Field(
+        None, gt=0, le=100, exclude_if=not_
+    )  # τ of a second, logit-adjusted prediction
+    latency: bool = Field(
+        False, exclude_if=not_
+    )  # measure the time and memory of a prediction, for the report
 
 
 class Evaluate(Evaluation):
@@ -718,7 +729,7 @@ class Report(Spec):
     """The report: compares methods with `reference`, at the given level of confidence."""
 
     title: Text = "Architecture search on long-tailed images"
-    reference: Name | None = None
+    reference: Name | None = None  # a method of the matrix; null: no comparison
     confidence: Share = 0.95
     resamples: int = Field(10_000, ge=100, le=1_000_000)  # of the bootstrap
     margin: Share = 0.01  # differences in accuracy up to this count as equivalent

@@ -86,6 +86,13 @@ def test_the_longest_names_and_seeds_make_a_folder_name_that_file_systems_hold()
         TypeAdapter(Name).validate_python("n" * 101)
 
 
+def test_a_search_has_a_cell_that_is_no_reduction():
+    """Reductions lie at one and two thirds: 0 and 1 of two cells, 1 and 2 of three."""
+    with pytest.raises(ValidationError, match=r"search\.cells\n.* greater than or equal to 3"):
+        shipped(**{"search.cells": 2})
+    assert shipped(**{"search.cells": 3}).search.cells == 3
+
+
 def test_a_learning_rate_never_rises_to_its_end():
     with pytest.raises(ValidationError, match=r"lr_min 0\.1 is above lr 0\.01"):
         Sgd(lr=0.01, lr_min=0.1)
