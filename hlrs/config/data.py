@@ -266,7 +266,7 @@ class Dataset(Spec):
     imbalance: Imbalance
     protocol: Literal["seeded", "ldam"] = "seeded"  # which images are drawn: by `seed`, or as LDAM-DRW's code
     seed: Seed = 0
-    max_per_class: ImageCount | None = None  # most training images per class; null: as many as class 0 has
+    max_per_class: ImageCount | None = None  # training images of the largest class; null: as many as it has
     test_per_class: ImageCount | None = None  # test images drawn per class; null: the source's test set
     weights_fraction: Share = 0.5  # of the search's images: those that train the weights, not the alphas
     holdout_fraction: ShareOrNone = 0.0  # of each class, never trained on: a curve during the retraining

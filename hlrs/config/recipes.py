@@ -415,7 +415,7 @@ class OnFeatures(Spec):
 
 
 class ContinuedClassifier(OnFeatures):
-    """The classifier trains on, alone, on fixed features of the images, as `sampler` draws them.
+    """Train the classifier further, alone, on fixed features of the images, as `sampler` draws them.
 
     The control of generated features.
     """
@@ -437,9 +437,7 @@ class Filled(OnFeatures):
     model.
     """
 
-    fill: Literal["balanced", "ratio"] = (
-        "balanced"  # balanced: what a class lacks of the largest one's images
-    )
+    fill: Literal["balanced", "ratio"] = "balanced"  # balanced: what a class lacks of the largest one
     ratio: float = Field(0.2, gt=0, le=1000)  # of a class's images, with fill ratio
     least: int = Field(5, ge=1, le=100_000)  # images of a class; with fill ratio, generated features as well
 
@@ -480,7 +478,7 @@ class Filled(OnFeatures):
 
 
 class GaussianClassifier(Filled):
-    """The classifier trains on, alone, on fixed features of the images and on some drawn from Gaussians.
+    """Train the classifier further, alone, on fixed features of images and on some drawn from Gaussians.
 
     One Gaussian per class, with a covariance that all share: the plain control of diffusion.
     """
@@ -498,7 +496,7 @@ class GaussianClassifier(Filled):
 
 
 class DiffusedClassifier(Filled):
-    """The classifier trains on, alone, on fixed features of the images and on some that diffusion generates.
+    """Train the classifier further, alone, on fixed features of images and on some that diffusion generates.
 
     Class-conditional (LDMLR, Han et al. 2024, §3.2; hlrs/longtail/diffusion.py). A denoiser of `width` units
     learns `steps` steps, in epochs of 100; DDIM then takes `sampling_steps` of its `timesteps`.
@@ -707,12 +705,8 @@ class Evaluation(Spec):
     calibration_bins: int = Field(15, ge=1, le=10_000)
     threads: Threads = 1
     # null and false are left out of a job's parameters, as before there was a choice: its key stays
-    adjust: float | None = Field(
-        None, gt=0, le=100, exclude_if=not_
-    )  # τ of a second, logit-adjusted prediction
-    latency: bool = Field(
-        False, exclude_if=not_
-    )  # measure the time and memory of a prediction, for the report
+    adjust: float | None = Field(None, gt=0, le=100, exclude_if=not_)  # τ of a second, adjusted prediction
+    latency: bool = Field(False, exclude_if=not_)  # measure the time and memory of a prediction
 
 
 class Evaluate(Evaluation):

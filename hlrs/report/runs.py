@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from hlrs.artifacts.jobs import repeat
@@ -257,7 +257,7 @@ ENERGY = "multiplication_energy"  # a metric of a network
 
 
 def with_energies(networks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add to networks' metrics the energy of all multiplications for one image, in pJ, if some are approximate.
+    """Add to networks' metrics the energy of an image's multiplications, in pJ, if some are approximate.
 
     Of a network in floating point as well; of one whose energy is not known, None.
     """

@@ -330,7 +330,7 @@ def test_accuracy_against_the_energy_of_multiplications():
     )
     assert [method for method, row in rows.items() if row[-1]] == ["b"]
     assert "Not known, so not drawn: c." in figure.note
-    assert with_energies(metrics[:1]) == metrics[:1]  # nothing approximate: no other figure than that of sizes
+    assert with_energies(metrics[:1]) == metrics[:1]  # nothing approximate, so the only figure is of sizes
 
 
 def test_names_of_points_do_not_overlap_and_stay_in_the_chart():
