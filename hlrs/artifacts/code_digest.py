@@ -67,10 +67,13 @@ class Definition:
 
 
 class Code:
-    """Modules of `hlrs` and the templates beside them; `files`: path below the package -> content."""
+    """Modules of `hlrs` and the templates beside them; `files`: path below the package -> content.
+
+    Files that Python cannot import are none of it, such as an editor's copies.
+    """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        self.files = files
+        self.files = {path: content for path, content in files.items() if _is_code(path)}
         self._modules: dict[str, Module] = {}
         self._definitions: dict[tuple[Name, frozenset[str]], Definition] = {}
         self._closures: dict[tuple[str, frozenset[str]], tuple[list[Name], frozenset[str]]] = {}
@@ -369,7 +372,8 @@ class Code:
 def here() -> Code:
     """The code of this checkout."""
     paths = [path for pattern in ("*.py", "*.j2") for path in PACKAGE.rglob(pattern)]
-    return Code({path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in paths})
+    files = [path for path in paths if path.is_file()]
+    return Code({path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in files})
 
 
 def code_digest(stage: str, params: Spec) -> str:
@@ -417,6 +421,13 @@ def asked_by(params: Any) -> frozenset[str]:
         params.values() if isinstance(params, dict) else params if isinstance(params, list | tuple) else ()
     )
     return frozenset[str]().union(*map(asked_by, values))
+
+
+def _is_code(path: str) -> bool:
+    """Whether a path is a template's, or that of a module: all of its names are Python's."""
+    return not path.endswith(".py") or all(
+        part.isidentifier() for part in path.removesuffix(".py").split("/")
+    )
 
 
 def _module_name(path: str) -> str:

@@ -164,6 +164,22 @@ def test_declarations_and_unused_modules_do_not_count(small, name):
     assert changed_by(small / name, replaced("1", "2")) == set()
 
 
+@pytest.mark.parametrize(
+    "stray", ["config (copy).py", "config.orig.py", "._config.py", ".ipynb_checkpoints/config-checkpoint.py"]
+)
+def test_what_python_cannot_import_does_not_count(small, stray):
+    """Copies that editors, Jupyter and file managers leave, here of all specs; links that mark open files."""
+    before = digests("near", "table")
+    path = small / stray
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(SMALL["config.py"].replace("A = 1", "A = 2"))
+    (small / ".#far.py").symlink_to("me@host.1234")
+    (small / "folder.py").mkdir()
+    assert digests("near", "table") == before
+    then = committed(commit_all(small.parent))
+    assert {stage: then.digest(stage, Params()) for stage in ("near", "table")} == before
+
+
 def test_moving_code_renaming_a_module_and_reordering_do_not_count(small):
     before = digests("near", "table")
     (small / "deep" / "inner.py").rename(small / "deep" / "moved.py")
