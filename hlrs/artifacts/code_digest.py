@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from hlrs.config.base import Spec
+from hlrs.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
 SCHEME = "3:"  # before a digest: what is digested, and how; another scheme's digests cannot be compared
@@ -69,7 +70,8 @@ class Definition:
 class Code:
     """Modules of `hlrs` and the templates beside them; `files`: path below the package -> content.
 
-    Files that Python cannot import are none of it, such as an editor's copies.
+    Files that Python cannot import are none of it, such as an editor's copies. Its methods raise UserError
+    where they need a module that is no Python.
     """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
@@ -355,7 +357,11 @@ class Code:
         if name not in self._modules:
             path = str(self._path(name))
             package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
-            self._modules[name] = _read(Module(name, package), ast.parse(self.files[path]))
+            try:
+                tree = ast.parse(self.files[path], path)
+            except (SyntaxError, ValueError) as error:
+                raise UserError(f"hlrs/{path}: is no Python: {error}; correct it and rerun") from None
+            self._modules[name] = _read(Module(name, package), tree)
         return self._modules[name]
 
     def _templates(self, names: Iterable[Name]) -> list[str]:

@@ -19,6 +19,8 @@ from hlrs.artifacts import code_digest as module_under_test
 from hlrs.artifacts.code_digest import PACKAGE, Code, changed, code_digest, committed, here, is_table
 from hlrs.config import data, jobs, methods, params, recipes, spaces
 from hlrs.config.base import Spec
+from hlrs.errors import UserError
+from tests.messages import says
 
 INNER = '''"""The docstring of the module."""
 
@@ -178,6 +180,15 @@ def test_what_python_cannot_import_does_not_count(small, stray):
     assert digests("near", "table") == before
     then = committed(commit_all(small.parent))
     assert {stage: then.digest(stage, Params()) for stage in ("near", "table")} == before
+
+
+@pytest.mark.parametrize("text", ["VALUE = (1\n", "VALUE = 1\0\n"])
+def test_a_module_that_is_no_python_is_named(small, text):
+    (small / "late.py").write_text(text)
+    with pytest.raises(UserError) as error:
+        digests("near")
+    says(str(error.value), "hlrs/late.py", "correct it")
+    assert digests("apart")  # which does not need it
 
 
 def test_moving_code_renaming_a_module_and_reordering_do_not_count(small):
