@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from hlrs.config.base import Spec
+from hlrs.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
 SCHEME = "3:"  # before a digest: what is digested, and how; another scheme's digests cannot be compared
@@ -67,10 +68,14 @@ class Definition:
 
 
 class Code:
-    """Modules of `hlrs` and the templates beside them; `files`: path below the package -> content."""
+    """Modules of `hlrs` and the templates beside them; `files`: path below the package -> content.
+
+    Files that Python cannot import are none of it, such as an editor's copies. Its methods raise UserError
+    where they need a module that is no Python.
+    """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        self.files = files
+        self.files = {path: content for path, content in files.items() if _is_code(path)}
         self._modules: dict[str, Module] = {}
         self._definitions: dict[tuple[Name, frozenset[str]], Definition] = {}
         self._closures: dict[tuple[str, frozenset[str]], tuple[list[Name], frozenset[str]]] = {}
@@ -352,7 +357,11 @@ class Code:
         if name not in self._modules:
             path = str(self._path(name))
             package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
-            self._modules[name] = _read(Module(name, package), ast.parse(self.files[path]))
+            try:
+                tree = ast.parse(self.files[path], path)
+            except (SyntaxError, ValueError) as error:
+                raise UserError(f"hlrs/{path}: is no Python: {error}; correct it and rerun") from None
+            self._modules[name] = _read(Module(name, package), tree)
         return self._modules[name]
 
     def _templates(self, names: Iterable[Name]) -> list[str]:
@@ -369,7 +378,8 @@ class Code:
 def here() -> Code:
     """The code of this checkout."""
     paths = [path for pattern in ("*.py", "*.j2") for path in PACKAGE.rglob(pattern)]
-    return Code({path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in paths})
+    files = [path for path in paths if path.is_file()]
+    return Code({path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in files})
 
 
 def code_digest(stage: str, params: Spec) -> str:
@@ -417,6 +427,13 @@ def asked_by(params: Any) -> frozenset[str]:
         params.values() if isinstance(params, dict) else params if isinstance(params, list | tuple) else ()
     )
     return frozenset[str]().union(*map(asked_by, values))
+
+
+def _is_code(path: str) -> bool:
+    """Whether a path is a template's, or that of a module: all of its names are Python's."""
+    return not path.endswith(".py") or all(
+        part.isidentifier() for part in path.removesuffix(".py").split("/")
+    )
 
 
 def _module_name(path: str) -> str:

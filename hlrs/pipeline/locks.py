@@ -88,9 +88,10 @@ def holder_of(key: str) -> "Holder | None":
 
 def _acquire(path: Path, token: str, job: Job) -> bool:
     """Create the lease; return whether another holder had to end first."""
-    started, since, announced = time.monotonic(), 0.0, False
+    started, since, announced, waited = time.monotonic(), 0.0, False, False
     seen: bytes | None = None
     while not create(path, token):
+        waited = True
         now = time.monotonic()
         content = read(path)
         if content is None:  # released in the meantime
@@ -110,7 +111,7 @@ def _acquire(path: Path, token: str, job: Job) -> bool:
             print(f"{job.run}  waiting for {holder or NOBODY}: same result", file=sys.stderr, flush=True)
             announced = True
         time.sleep(POLL_SECONDS)
-    return seen is not None
+    return waited
 
 
 def _beat(path: Path, token: str, job: Job, ended: threading.Event) -> None:
@@ -272,7 +273,7 @@ def read(path: Path) -> bytes | None:
 
 
 def _release(path: Path, token: str) -> None:
-    with suppress(Failure, FileNotFoundError):
+    with suppress(Failure, OSError):  # what stays is a dead holder's
         if _is_of(path, token):  # not after it was taken over, nor after an unlock
             path.unlink()
 
@@ -394,7 +395,8 @@ def _process(pid: int) -> dict[str, Any]:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())
-        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()  # holds 15 bytes of the name: perhaps half a character
+        status = stat.rpartition(b")")[2].decode().split()
     except OSError:  # no such process, or a system without /proc
         return {"pid": pid, "machine": None, "born": None}
     ended = status[0] in "ZX"  # a zombie: its parent has not collected its status

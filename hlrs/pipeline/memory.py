@@ -182,14 +182,14 @@ def _held(images: Images, pictures: Pictures) -> float:
 UNKNOWN = Room(LARGEST_GPU, "the largest GPU")
 
 
-def room(stage: str, workflow: Any) -> Room:
-    """Return what a job of a stage may have under this Snakemake.
+def room(stage: str, workflow: Any, queued: bool) -> Room:
+    """Return what a job of a stage may have under this Snakemake; `queued`: its jobs run in a queue.
 
     That is a GPU of unknown memory where the job runs elsewhere: in a queue, or after a dry run.
     """
     if workflow.output_settings.dryrun:
         return UNKNOWN
-    if not workflow.local_exec:
+    if queued:
         return _requested(workflow.resource_settings.overwrite_resources.get(stage, {})) or UNKNOWN
     gpu = _gpu_here(os.environ)
     physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -197,12 +197,18 @@ def room(stage: str, workflow: Any) -> Room:
 
 
 def _requested(profile: Mapping[str, Any]) -> Room | None:
-    """Return what a job without a GPU requests, given what the profile sets; None if it is unknown."""
-    values = {name: str(getattr(value, "value", value)) for name, value in profile.items()}
-    megabytes = values.get("mem_mb", str(MEM_MB))
-    if values.get("gpu", "1") != "0" or "gres" in values or not megabytes.isdigit():  # an expression
+    """Return what a job without a GPU requests, given Snakemake's resources of a profile; None if unknown."""
+    values = {name: _value(each) for name, each in profile.items()}
+    megabytes = values.get("mem_mb", MEM_MB)
+    if values.get("gpu", 1) != 0 or "gres" in values or not isinstance(megabytes, int):  # an expression
         return None
-    return Room(int(megabytes) * 1e6, "the job (mem_mb)")
+    return Room(megabytes * 1e6, "the job (mem_mb)")
+
+
+def _value(resource: Any) -> Any:
+    """Return the value of Snakemake's resource; None of an expression, which only a job gives one."""
+    expression = getattr(resource, "is_evaluable", bool)()  # earlier versions of Snakemake do not refuse it
+    return None if expression else getattr(resource, "value", resource)
 
 
 def _gpu_here(environment: Mapping[str, str]) -> float:

@@ -489,7 +489,7 @@ def restore(jobs: list[Job]) -> None:
 
 def _move(source: Path, target: Path) -> None:
     """Move a folder in place of another, unless a process of another checkout has moved it by now."""
-    if target.is_dir():
+    if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,20 @@
 """The Snakefile's interface: the plan in the main process, frozen specs in every process."""
 
 import functools
+import io
 import os
 import re
 import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from snakemake.cli import ExecutorPluginRegistry, parse_args
 from snakemake.settings.types import DeploymentMethod
 
 from hlrs.artifacts.jobs import PUBLISHED, Job
@@ -151,8 +154,10 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
     if image is None:  # which has its own packages
         check_installed(jobs)
     _claim_folder(executes)
-    _share_out_gpus(workflow, executes)
-    _prepare(jobs, workflow)
+    queued = runs_in_queue(workflow)
+    if not queued:
+        _share_out_gpus(workflow, executes)
+    _prepare(jobs, partial(memory.room, workflow=workflow, queued=queued))
     if slurm.available():
         _follow_queue(jobs, executes)
     planned = Plan(jobs, image)
@@ -195,9 +200,22 @@ def _claim_folder(executes: bool) -> None:
         locks.claim()
 
 
+def runs_in_queue(workflow: Any) -> bool:
+    """Whether jobs run in a queue.
+
+    While Snakemake (9.27) reads the Snakefile, the workflow has no executor yet, and `local_exec` is True
+    whatever it will be. `--jobs`, which every other executor needs, goes with the local one, too.
+    """
+    if workflow.resource_settings.nodes is None:
+        return False
+    with redirect_stderr(io.StringIO()):  # it has printed the same before
+        _, arguments = parse_args(sys.argv[1:])
+    return not ExecutorPluginRegistry().get_plugin(arguments.executor or "local").common_settings.local_exec
+
+
 def _share_out_gpus(workflow: Any, executes: bool) -> None:
-    """Without a queue, run one job per GPU at a time, unless `--resources gpu=N` has N run."""
-    found = gpus.available(os.environ) if workflow.local_exec else []
+    """Run one job per GPU at a time, unless `--resources gpu=N` has N run."""
+    found = gpus.available(os.environ)
     if not found:
         return
     if "gpu" not in workflow.global_resources:
@@ -210,12 +228,12 @@ def _share_out_gpus(workflow: Any, executes: bool) -> None:
         raise UserError("--resources gpu=0: would limit nothing; to use no GPU, set HLRS_DEVICE=cpu")
 
 
-def _prepare(jobs: list[Job], workflow: Any) -> None:
+def _prepare(jobs: list[Job], room: Callable[[str], memory.Room]) -> None:
     """Check splits and trainings, freeze the specs, and bring back results computed before."""
     opened = preflight.check_splits(jobs, lambda text: print(f"hlrs: {text}", file=sys.stderr, flush=True))
     plan.freeze(jobs)
     plan.restore(jobs)
-    preflight.check_trainings(jobs, opened, functools.cache(partial(memory.room, workflow=workflow)))
+    preflight.check_trainings(jobs, opened, functools.cache(room))
     preflight.check_counts(jobs)
     dvc_experiments.fetch(jobs)
     preflight.check_present(plan.due(jobs))

@@ -367,7 +367,7 @@ def check_data(audit: Audit) -> Iterator[Finding]:
             place = f"{directory}/{FILES if FILES in record.outputs else PROVENANCE}"
             yield Finding(place, what, "nothing, if only results are wanted", False)
         for file in files:
-            digest = found.get(str(file["path"]))
+            digest = found.get(str(Path(file["path"]))) if file["path"] else None  # spelled as in the params
             if digest and digest.sha256 != file["sha256"]:
                 first = f"{directory}/{OUTPUTS[record.stage][0]}"
                 what = f"has other bytes than when {record.run} was {made}"

@@ -14,7 +14,7 @@ from hlrs.artifacts.records import Record
 from hlrs.config.jobs import parse
 from hlrs.config.methods import OF_CELLS, OnTrained
 from hlrs.config.params import Params
-from hlrs.errors import HlrsError
+from hlrs.errors import HlrsError, UserError
 
 WIDTH = ("retrain", "channels")  # of a ResNet
 ABSENT = "(absent)"  # one side has the entry, the other does not
@@ -249,9 +249,10 @@ def ran(code: Code, job: Job | Record) -> bool | None:
         params = parse(job.stage, job.params)
     except ValidationError:
         return None
-    if not code.knows(params):
-        return None
-    return code.digest(job.stage, params) == job.code
+    try:
+        return code.digest(job.stage, params) == job.code if code.knows(params) else None
+    except UserError:  # what is no Python has not run
+        return False
 
 
 # --- earlier results ----------------------------------------------------------------------------------

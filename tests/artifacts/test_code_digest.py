@@ -19,6 +19,8 @@ from hlrs.artifacts import code_digest as module_under_test
 from hlrs.artifacts.code_digest import PACKAGE, Code, changed, code_digest, committed, here, is_table
 from hlrs.config import data, jobs, methods, params, recipes, spaces
 from hlrs.config.base import Spec
+from hlrs.errors import UserError
+from tests.messages import says
 
 INNER = '''"""The docstring of the module."""
 
@@ -162,6 +164,31 @@ def test_imports_inside_functions_are_followed(small):
 @pytest.mark.parametrize("name", ["config.py", "errors.py", "unused.py"])
 def test_declarations_and_unused_modules_do_not_count(small, name):
     assert changed_by(small / name, replaced("1", "2")) == set()
+
+
+@pytest.mark.parametrize(
+    "stray", ["config (copy).py", "config.orig.py", "._config.py", ".ipynb_checkpoints/config-checkpoint.py"]
+)
+def test_what_python_cannot_import_does_not_count(small, stray):
+    """Copies that editors, Jupyter and file managers leave, here of all specs; links that mark open files."""
+    before = digests("near", "table")
+    path = small / stray
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(SMALL["config.py"].replace("A = 1", "A = 2"))
+    (small / ".#far.py").symlink_to("me@host.1234")
+    (small / "folder.py").mkdir()
+    assert digests("near", "table") == before
+    then = committed(commit_all(small.parent))
+    assert {stage: then.digest(stage, Params()) for stage in ("near", "table")} == before
+
+
+@pytest.mark.parametrize("text", ["VALUE = (1\n", "VALUE = 1\0\n"])
+def test_a_module_that_is_no_python_is_named(small, text):
+    (small / "late.py").write_text(text)
+    with pytest.raises(UserError) as error:
+        digests("near")
+    says(str(error.value), "hlrs/late.py", "correct it")
+    assert digests("apart")  # which does not need it
 
 
 def test_moving_code_renaming_a_module_and_reordering_do_not_count(small):

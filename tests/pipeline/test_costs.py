@@ -90,6 +90,13 @@ def test_seeds_of_the_same_parameters_are_averaged(workspace):
     assert found.hours == pytest.approx(49 / 3600)
 
 
+def test_a_record_of_the_same_code_is_preferred_and_none_has_less_than_no_time_around_its_training(workspace):
+    edit(workspace / "params.yaml", **{"matrix.seeds": [0, 1]})
+    trained(jobs()["search/digits/hlrs/0"], [10, 10, 10], seconds=29.0)
+    trained(jobs()["search/digits/hlrs/1"], [20, 20, 20], code="another")
+    assert estimate("search/digits/hlrs/2", **{"matrix.seeds": [2]}).seconds == pytest.approx(30)
+
+
 def test_draws_of_the_same_images_share_an_estimate(workspace):
     edit(workspace / "params.yaml", **{"matrix.split_seeds": [0, 5]})
     trained(jobs()["search/digits/hlrs/0"], [10, 10, 10])
@@ -160,6 +167,7 @@ def test_stages_without_epochs_are_estimated_from_their_seconds(workspace):
     assert estimate("evaluate/digits/darts/1").seconds == pytest.approx(8)  # its own record
     assert (estimate("split/digits").seconds, estimate("split/digits").gpu) == (1.5, False)
     assert estimate("extract/digits/hlrs/0").how == "unknown"
+    assert estimate("evaluate/digits/hlrs/0", **{"retrain.channels": 8}).how == "unknown"
     assert "record" in estimate("extract/digits/hlrs/0").why
 
 

@@ -3,14 +3,17 @@
 import contextlib
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
+from hlrs.artifacts.files import write_text
 from hlrs.pipeline.gpus import available, listed
-from tests.conftest import edit, record
+from tests.conftest import REPOSITORY, edit, record
 from tests.pipeline.test_workflow import duplicate, once, repository, run  # noqa: F401 - fixtures among them
 from tests.standins import Commands
 
@@ -167,3 +170,39 @@ def test_snakemake_starts_one_job_per_gpu_unless_more_are_asked_for(
         refused = run(folder, "snakemake", "-n", "--resources", "gpu=0", status=2)
         assert "hlrs: --resources gpu=0: " in refused.stderr
         assert "HLRS_DEVICE=cpu" in refused.stderr
+
+
+SHOWN = f"""
+include: {str(REPOSITORY / "workflow" / "Snakefile")!r}
+
+print("gpu" in workflow.global_resources)
+raise SystemExit
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("options", "queued"),
+    [(["-j", "2"], False), (["--cores", "2", "-j", "2"], False), (["--profile", "./slurm"], True)],
+)
+def test_what_a_queue_has_is_not_this_machines(workspace, nvidia_smi, options, queued):
+    """Neither the number of its GPUs, one, nor their memory, of which this one has none to speak of."""
+    nvidia_smi("echo 0, GPU-a, 0, 1")
+    write_text(Path("Snakefile"), SHOWN)
+    write_text(
+        Path("slurm/config.yaml"), "executor: slurm\njobs: 2\nset-resources: {search: {gres: \"'x'\"}}\n"
+    )
+    folder = os.environ["PATH"].split(os.pathsep)[0]  # without SLURM's commands
+    for name in ("bash", "sh", "which", "wc"):
+        Path(folder, name).symlink_to(shutil.which(name))
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *options],
+        env=os.environ | {"PATH": folder, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    if queued:
+        assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
+    else:
+        assert "this machine's GPU has 0.0 GB" in done.stderr
+        assert done.returncode == 2

@@ -228,6 +228,38 @@ def test_a_lease_torn_at_any_byte_does_not_stop_a_job():
             pass
 
 
+def test_a_name_that_the_kernel_cuts_within_a_character_is_no_obstacle():
+    """A process keeps 15 bytes of its name, and a dead holder's id may be a later process's."""
+    name, put_off = Path("/proc/self/comm"), Path("/proc/self/comm").read_bytes()
+    name.write_bytes("fourteen_bytesß".encode())
+    try:
+        with lease(JOB):
+            assert locks.leased(JOB.key)
+    finally:
+        name.write_bytes(put_off)
+
+
+def test_a_holder_that_ends_between_two_looks_was_waited_for(monkeypatch):
+    creating, taken = locks.create, iter([True])
+    monkeypatch.setattr(locks, "create", lambda *lock: not next(taken, False) and creating(*lock))
+    with lease(JOB) as waited:
+        assert waited
+
+
+def test_a_lease_that_cannot_be_removed_does_not_fail_a_finished_job(monkeypatch):
+    unlinking = Path.unlink
+
+    def refuse(path, **options):
+        if path == LEASE:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        unlinking(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with lease(JOB):
+        pass
+    assert LEASE.exists()
+
+
 def test_waiting_for_a_lease_rests_between_two_looks(monkeypatch):
     """A lease that is a folder kept a core busy for ever."""
     monkeypatch.setattr(locks, "DEAD_SECONDS", 0.2)
@@ -441,14 +473,20 @@ def test_state_is_no_result(two, monkeypatch):
     assert slurm_commands._made(JOBS[0].key)
 
 
-@pytest.mark.parametrize("odd", ["file", "folder"])
-def test_prune_replaces_whatever_lies_in_its_place(odd):
+@pytest.mark.parametrize("odd", ["file", "folder", "link"])
+def test_prune_replaces_whatever_lies_in_its_place(odd, tmp_path):
     make(JOBS[0])
     place = ASIDE / JOBS[0].directory
-    write(place if odd == "file" else place / "old", "")
+    write(tmp_path / "elsewhere" / "old", "")
+    if odd == "link":
+        place.parent.mkdir(parents=True)
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        write(place if odd == "file" else place / "old", "")
     plan.prune([], "extract")
     plan.restore(JOBS)
     assert {path.name for path in JOBS[0].directory.iterdir()} == {*OUTPUTS["extract"], PROVENANCE}
+    assert (tmp_path / "elsewhere" / "old").exists()
 
 
 # --- caches -------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from snakemake.cli import get_argument_parser
 
 from hlrs.config.jobs import RetrainJob, SearchJob
 from hlrs.config.params import Params, load
@@ -240,36 +241,44 @@ def test_recomputed_cells_and_streamed_images_are_not_counted():
 # --- what a job may have ------------------------------------------------------------------------------
 
 
-def snakemake(*, dryrun=False, nodes=None, **profile):
-    """Snakemake's settings as the Snakefile sees them."""
+def snakemake(*profile, dryrun=False):
+    """Snakemake's settings as the Snakefile sees them, with what a profile sets of a search."""
+    options = ["--set-resources", *(f"search:{each}" for each in profile)] if profile else []
     return SimpleNamespace(
         output_settings=SimpleNamespace(dryrun=dryrun),
-        local_exec=nodes is None,
-        resource_settings=SimpleNamespace(nodes=nodes, overwrite_resources={"search": profile}),
+        resource_settings=SimpleNamespace(
+            overwrite_resources=get_argument_parser().parse_args(options).set_resources
+        ),
     )
 
 
 @pytest.mark.parametrize(
-    ("workflow", "megabytes"),
+    ("profile", "megabytes"),
     [
-        (snakemake(dryrun=True), 300_000),
-        (snakemake(nodes=100), 300_000),
-        (snakemake(nodes=100, gpu=0), 8000),
-        (snakemake(nodes=100, gpu=0, gres="shard:2"), 300_000),
-        (snakemake(nodes=100, gpu=0, mem_mb=64_000), 64_000),
-        (snakemake(nodes=100, gpu=0, mem_mb="4000 * attempt"), 300_000),
+        ([], 300_000),
+        (["gpu=0"], 8000),
+        (["gpu=0", "slurm_partition='cpu'", "runtime=60 * attempt"], 8000),
+        (["gpu=0", "gres='shard:2'"], 300_000),
+        (["gpu=0", "mem_mb=64000"], 64_000),
+        (["gpu=0", "mem=64GB"], 64_000),
+        (["gpu=0", "mem_mb=4000 * attempt"], 300_000),
+        (["gpu=int(attempt < 2)"], 300_000),
     ],
 )
-def test_a_job_in_a_queue_has_what_it_requests_or_an_unknown_gpu(workflow, megabytes):
-    assert room("search", workflow).bytes == megabytes * 1e6
+def test_a_job_in_a_queue_has_what_it_requests_or_an_unknown_gpu(profile, megabytes):
+    assert room("search", snakemake(*profile), queued=True).bytes == megabytes * 1e6
+
+
+def test_after_a_dry_run_jobs_may_run_elsewhere():
+    assert room("search", snakemake(dryrun=True), queued=False).bytes == LARGEST_GPU
 
 
 def test_a_job_on_this_machine_has_its_gpu_or_its_memory(monkeypatch):
     monkeypatch.setattr("hlrs.pipeline.memory._gpu_here", lambda environment: 0.0)
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000_000}.__getitem__)
-    assert room("search", snakemake()) == Room(4_096_000_000, "this machine")
+    assert room("search", snakemake(), queued=False) == Room(4_096_000_000, "this machine")
     monkeypatch.setattr("hlrs.pipeline.memory._gpu_here", lambda environment: 8e10)
-    assert room("search", snakemake()) == Room(8e10, "this machine's GPU")
+    assert room("search", snakemake(), queued=False) == Room(8e10, "this machine's GPU")
 
 
 def test_a_gpu_that_the_environment_leaves_out_is_not_asked_for(monkeypatch):

@@ -16,6 +16,7 @@ def test_code_without_a_spec_of_the_job_cannot_be_checked():
     assert ran(Code(files), job) is True
     changed = files["nas/relaxation.py"].replace(b"alphas.max(-1,", b"alphas.min(-1,")
     assert ran(Code(files | {"nas/relaxation.py": changed}), job) is False
+    assert ran(Code(files | {"nas/relaxation.py": b"def softmax(:\n"}), job) is False
     renamed = files["config/jobs.py"].replace(b"ExtractJob", b"ExtractionJob")
     assert ran(Code(files | {"config/jobs.py": renamed}), job) is None
 

@@ -122,7 +122,8 @@ def test_a_resumed_training_forgets_the_file_and_gives_the_same_bytes(workspace)
 def test_the_record_the_lineage_the_audit_and_the_crate_name_the_file(workspace):
     theirs = other(task_of().network.state_dict())
     write_tensors(Path(FILE), theirs, {"classes": DIGITS[::-1]})
-    recipe = {"start": FILE, "epochs": 0, "classifier": RETRAINED}
+    spelled = f"./{FILE}"
+    recipe = {"start": spelled, "epochs": 0, "classifier": RETRAINED}
     jobs = [*run_all(params_of(**recipe)).values()]
     by_stage = {job.stage: job for job in jobs}
     job = by_stage["retrain"]
@@ -134,7 +135,7 @@ def test_the_record_the_lineage_the_audit_and_the_crate_name_the_file(workspace)
     assert record.start == file | {"classifier": "initialised"}
     assert record.params["content"] == file["sha256"]
     lineage = trace(find("digits/m/0", jobs), read_here)
-    assert facts(lineage)["data"]["digits/m/0"] == [{**file, "path": FILE}]
+    assert facts(lineage)["data"]["digits/m/0"] == [{**file, "path": spelled}]
     shown = "\n".join(tree(lineage, 110))
     assert f"data: 1 file of retrain.start (classifier initialised), {file['bytes']:,} bytes" in shown
     assert file["sha256"] in shown
@@ -146,7 +147,7 @@ def test_the_record_the_lineage_the_audit_and_the_crate_name_the_file(workspace)
 
     write_tensors(Path(FILE), theirs, {"classes": DIGITS})
     [broken] = [finding for finding in check_data(Audit(jobs)) if finding.broken]
-    assert (broken.path, broken.affected) == (FILE, str(job.output("weights.safetensors")))
+    assert (broken.path, broken.affected) == (spelled, str(job.output("weights.safetensors")))
     with pytest.raises(UserError, match="the data files changed since this job was planned"):
         execute(job)
     changed = {name for name, again in planned(**recipe).items() if again.key != by_stage[name].key}
