@@ -449,9 +449,9 @@ def test_code_and_data_are_digested_once_for_any_number_of_runs(monkeypatch):
     done = Counter()
 
     def counted(function):
-        def call(argument):
+        def call(argument, *others):
             done["data" if function is content_digest else argument] += 1
-            return function(argument)
+            return function(argument, *others)
 
         return call
 
