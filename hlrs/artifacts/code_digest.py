@@ -269,10 +269,25 @@ class Code:
 
     @functools.cached_property
     def specs(self) -> dict[str, Name]:
-        """All specs by name."""
-        modules = [_module_name(path) for path in self.files if path.endswith(".py")]
-        names = [(m, name) for m in modules if self._left_out(m) for name in self._module(m).definitions]
-        return {name[1]: name for name in names if "Spec" in [each for _, each in self._ancestors(name)]}
+        """All specs by name; of several of one name, that in a module which others import."""
+        names = [(m, name) for m in self._names if self._left_out(m) for name in self._module(m).definitions]
+        found: dict[str, Name] = {}
+        for name in names:
+            if "Spec" in [each for _, each in self._ancestors(name)]:
+                twin = found.setdefault(name[1], name)
+                if twin != name and not self._imported(twin[0]):
+                    found[name[1]] = name
+        return found
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        """The names of all modules, in an order that no file system has a say in."""
+        return sorted(_module_name(path) for path in self.files if path.endswith(".py"))
+
+    def _imported(self, module: str) -> bool:
+        """Whether another module imports it or something of it, which none does with a forgotten copy."""
+        imports = [dotted for name in self._names for dotted in self._module(name).imports.values()]
+        return any(f"{dotted}.".startswith(f"{module}.") for dotted in imports)
 
     def _is_spec(self, name: Name) -> bool:
         return self.specs.get(name[1]) == name

@@ -182,6 +182,19 @@ def test_what_python_cannot_import_does_not_count(small, stray):
     assert {stage: then.digest(stage, Params()) for stage in ("near", "table")} == before
 
 
+@pytest.mark.parametrize("copy", ["config_old.py", "a_config.py"])
+def test_of_two_modules_that_declare_a_spec_the_imported_one_counts(small, copy):
+    """A copy that Python could import, and that nobody does, before or after the module by name."""
+    config = small / "config.py"
+    text = SMALL["config.py"].replace("(Spec):\n    pass", "(Spec):\n    given: ClassVar[int] = 1")
+    config.write_text(text)
+    (small / "stages" / "apart.py").write_text("def run(job):\n    return job.given\n")
+    before = digests("apart")
+    (small / copy).write_text(text.replace("= 1", "= 2"))
+    assert digests("apart") == before
+    assert changed_by(config, replaced("ClassVar[int] = 1", "ClassVar[int] = 3")) == {"apart"}
+
+
 @pytest.mark.parametrize("text", ["VALUE = (1\n", "VALUE = 1\0\n"])
 def test_a_module_that_is_no_python_is_named(small, text):
     (small / "late.py").write_text(text)
