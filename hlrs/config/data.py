@@ -128,6 +128,30 @@ class ListFile(Spec):
         return bool(self.test)
 
 
+class Csv(Spec):
+    """Images below `root`, listed in CSV files, as metadata of medical and wildlife images often are.
+
+    `image` and `label` name the columns of paths and of classes, which are the sorted labels of `train`;
+    `suffix` is appended to each path, such as .jpg where a column holds the images' identifiers.
+    """
+
+    kind: Literal["csv"] = "csv"
+    size: ClassVar[None] = None
+    any_size: ClassVar[bool] = True
+    identity: ClassVar[None] = None
+    root: FilePath
+    train: FilePath
+    test: FilePath | None = None
+    image: Text
+    label: Text
+    suffix: Text = ""
+
+    @property
+    def has_test(self) -> bool:
+        """Whether test images are named."""
+        return bool(self.test)
+
+
 class Npz(Spec):
     """A MedMNIST file: arrays train_images, train_labels, test_images, test_labels.
 
@@ -145,7 +169,9 @@ class Npz(Spec):
     classes: FilePath | None = None
 
 
-Source = Annotated[Digits | Parquet | Torchvision | ImageFolder | ListFile | Npz, Field(discriminator="kind")]
+Source = Annotated[
+    Digits | Parquet | Torchvision | ImageFolder | ListFile | Csv | Npz, Field(discriminator="kind")
+]
 
 
 # --- imbalance ------------------------------------------------------------------------------------------

@@ -122,6 +122,29 @@ def write_imagenet(root, images, labels, test_images, test_labels):
     return lists(root, train, write_list(root / "ImageNet_LT_test.txt", lines["val"]))
 
 
+def write_metadata(root, images, labels, test_images, test_labels):
+    """HAM10000's layout: images in one folder, named by identifiers; diagnoses among other columns."""
+    diagnoses = "akiec", "bcc", "mel"
+    lines = [
+        f'HAM_{number // 2:07d},ISIC_{number:07d},{diagnoses[label]},histo,80.0,male,"scalp, left"'
+        for number, label in enumerate([*labels, *test_labels])
+    ]
+    header = "lesion_id,image_id,dx,dx_type,age,sex,localization"
+    for line, image in zip(lines, [*images, *test_images], strict=True):
+        path = root / "images" / f"{line.split(',')[1]}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(image))
+    return {
+        "kind": "csv",
+        "root": str(root / "images"),
+        "train": write_list(root / "train.csv", [header, *lines[: len(labels)]]),
+        "test": write_list(root / "test.csv", [header, *lines[len(labels) :]]),
+        "image": "image_id",
+        "label": "dx",
+        "suffix": ".jpg",
+    }
+
+
 def npz(path, **arrays):
     np.savez_compressed(path, **arrays)
     return {"kind": "npz", "file": str(path)}
@@ -171,6 +194,9 @@ def make(kind, tmp_path):
         return folders(train, test), images[order].transpose(0, 3, 1, 2), [labels[i] for i in order]
     if kind == "list_file":
         spec = write_imagenet(tmp_path, images[:10], LABELS, images[10:], TEST_LABELS)
+        return spec, images.transpose(0, 3, 1, 2), labels
+    if kind == "csv":
+        spec = write_metadata(tmp_path, images[:10], LABELS, images[10:], TEST_LABELS)
         return spec, images.transpose(0, 3, 1, 2), labels
     if kind == "npz":
         spec = npz(tmp_path / "path.npz", **medmnist(images[:10], LABELS, images[10:], TEST_LABELS))
@@ -226,7 +252,7 @@ def test_a_split_of_every_kind_of_source(kind, tmp_path, monkeypatch):
         assert train.tolist() == [4, 3, 3]
         assert counts["weights"].tolist() == [2, 2, 2]
     written = read_table(folder / "files.parquet", "files").to_pylist()
-    names = {"digits": 1, "parquet": 3, "image_folder": 13, "list_file": 15, "npz": 1}
+    names = {"digits": 1, "parquet": 3, "image_folder": 13, "list_file": 15, "csv": 15, "npz": 1}
     assert len({file["name"] for file in written}) == len(written) == names[kind]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from hlrs.config.base import Kinds
-from hlrs.config.data import Digits, ImageFolder, ListFile, Npz, Parquet, Source, Torchvision
+from hlrs.config.data import Csv, Digits, ImageFolder, ListFile, Npz, Parquet, Source, Torchvision
 from hlrs.data.sources.arrays import (
     NpzSource,
     digits_files,
@@ -13,6 +13,7 @@ from hlrs.data.sources.arrays import (
     torchvision_source,
 )
 from hlrs.data.sources.base import ImageSource, Named
+from hlrs.data.sources.csv_files import CsvSource, csv_files
 from hlrs.data.sources.folders import FolderSource, folder_files
 from hlrs.data.sources.lists import ListSource, list_files
 from hlrs.data.sources.parquet import ParquetSource, parquet_files
@@ -23,6 +24,7 @@ SOURCES: Kinds[Callable[..., ImageSource]] = {
     Torchvision: torchvision_source,
     ImageFolder: FolderSource,
     ListFile: ListSource,
+    Csv: CsvSource,
     Npz: NpzSource,
 }
 
@@ -32,6 +34,7 @@ FILES: Kinds[Callable[..., list[Named]]] = {
     Torchvision: torchvision_files,
     ImageFolder: folder_files,
     ListFile: list_files,
+    Csv: csv_files,
     Npz: npz_files,
 }
 

@@ -1,0 +1,126 @@
+"""Image files listed in CSV files."""
+
+import csv
+import posixpath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import numpy as np
+
+from hlrs.config.data import Csv
+from hlrs.data.sources.base import PARTS, Named, regular, single
+from hlrs.data.sources.folders import FilesSource
+from hlrs.errors import UserError
+
+DELIMITERS = ",;\t"
+
+
+class Row(NamedTuple):
+    """An image, below the root, with its label and where it is listed."""
+
+    name: str
+    label: str
+    file: str
+    line: int
+
+    @property
+    def where(self) -> str:
+        """The file and line."""
+        return f"{self.file}:{self.line}"
+
+
+class CsvSource(FilesSource):
+    """Images below a folder, listed with their labels in columns of CSV files.
+
+    The classes are the sorted labels of the training images; in the order of their values if all are numbers.
+    """
+
+    def __init__(self, spec: Csv) -> None:
+        train, test = ([*_rows(path, spec)] if (path := getattr(spec, part)) else [] for part in PARTS)
+        _check_listed_once([*train, *test])
+        labels = {row.label for row in train}
+        classes = sorted(labels, key=_value if all(map(_is_number, labels)) else str)
+        number = {label: c for c, label in enumerate(classes)}
+        for row in test:
+            if row.label not in number:
+                found = f"{row.where}: label {row.label!r} is none of the {len(classes)} of {spec.train}"
+                raise UserError(f"{found}, {', '.join(classes)[:80]}; correct the label")
+        self.names = [row.name for row in (*train, *test)]
+        self.files = [f"{spec.root}/{name}" for name in self.names]
+        numbered = (np.array([number[row.label] for row in rows], dtype=np.int64) for rows in (train, test))
+        super().__init__(classes, 3, *numbered)
+
+
+def csv_files(spec: Csv) -> list[Named]:
+    """List the CSV files, and the root with the images that they name. UserError as for `open_source`."""
+    files = [single(part, str(Path(path))) for part in PARTS if (path := getattr(spec, part))]
+    root = str(Path(spec.root))
+    return [
+        *files,
+        Named("root", root, lambda: [(f"root/{n}", f"{root}/{n}") for n in CsvSource(spec).names]),
+    ]
+
+
+def _rows(path: str, spec: Csv) -> Iterator[Row]:
+    """Yield the rows of a CSV file, paths normalised; UserError for one that names no image or label."""
+    try:
+        regular(path)
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:  # with or without a byte order mark
+            reader = csv.DictReader(file, delimiter=_delimiter(file), strict=True)
+            _check_columns(path, spec, reader.fieldnames or [])
+            rows = [(cells[spec.image], cells[spec.label], reader.line_num) for cells in reader]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; it is named in the params as a CSV file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text in UTF-8; save it as CSV in UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.reader.line_num}: not CSV ({error}); correct the line") from None
+    if not rows:
+        raise UserError(f"{path}: lists no images; add a line per image below the names of the columns")
+    for image, label, line in rows:
+        cells = {spec.image: (image or "").strip(), spec.label: (label or "").strip()}
+        if empty := [column for column, cell in cells.items() if not cell]:
+            raise UserError(f"{path}:{line}: {empty[0]} is empty; fill it, or leave the line out")
+        name = f"{cells[spec.image]}{spec.suffix}"
+        if name.startswith("/") or "/../" in f"/{name}/":
+            raise UserError(f"{path}:{line}: {name} is not below source.root; give paths relative to it")
+        if "\0" in name:
+            raise UserError(f"{path}:{line}: {name!r} holds a NUL character; correct the path")
+        yield Row(posixpath.normpath(name), cells[spec.label], path, line)  # an image has one spelling
+
+
+def _delimiter(file: TextIO) -> str:
+    """Find what separates the names of columns; spreadsheets write semicolons and tabs, too."""
+    header = file.readline()
+    file.seek(0)
+    return max(DELIMITERS, key=header.count)
+
+
+def _check_columns(path: str, spec: Csv, columns: Sequence[str]) -> None:
+    for field in ("image", "label"):
+        if (name := getattr(spec, field)) not in columns:
+            raise UserError(
+                f"{path}: no column {name!r} in its first line; source.{field} may be "
+                f"{', '.join(map(repr, columns[:20]))}"
+            )
+        if columns.count(name) > 1:
+            raise UserError(f"{path}: {columns.count(name)} columns are named {name!r}; rename one of them")
+
+
+def _is_number(label: str) -> bool:
+    return label.isascii() and label.isdecimal() and len(label) < 10
+
+
+def _value(label: str) -> tuple[int, str]:
+    return int(label), label  # 1 and 01 are two classes
+
+
+def _check_listed_once(rows: list[Row]) -> None:
+    first: dict[str, Row] = {}
+    for row in rows:
+        if (other := first.setdefault(row.name, row)) is not row:
+            raise UserError(
+                f"{row.where}: {row.name} is listed in {other.where} already; list each image once, and "
+                "no training image as a test image"
+            )
