@@ -41,8 +41,9 @@ def refusal(train, **fields):
         b"dx;age;file\nnv;3,5;./a/1.png\n\nmel;;b//2.png\n",
         b"age\tfile\tdx\n80\ta/1.png\t nv \n\tb/2.png\tmel\textra\n",
         b'"file","dx","note"\n"a/1.png","nv","one, two"\n"b/2.png","mel","a ""word"" over\ntwo lines"\n',
+        b'file , dx\n"a/1.png", "nv"\nb/2.png , "mel"\n',
     ],
-    ids=["plain", "Windows", "old Mac", "semicolons", "tabs", "quotes"],
+    ids=["plain", "Windows", "old Mac", "semicolons", "tabs", "quotes", "blanks"],
 )
 def test_a_file_in_every_spelling(content, write):
     source = opened(write("train.csv", content))

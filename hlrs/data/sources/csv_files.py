@@ -2,7 +2,7 @@
 
 import csv
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -64,30 +64,40 @@ def csv_files(spec: Csv) -> list[Named]:
 
 def _rows(path: str, spec: Csv) -> Iterator[Row]:
     """Yield the rows of a CSV file, paths normalised; UserError for one that names no image or label."""
+    for image, label, line in _cells(path, spec):
+        for column, cell in ((spec.image, image), (spec.label, label)):
+            if not cell:
+                raise UserError(f"{path}:{line}: {column} is empty; fill it, or leave the line out")
+        name = f"{image}{spec.suffix}"
+        if name.startswith("/") or "/../" in f"/{name}/":
+            raise UserError(f"{path}:{line}: {name} is not below source.root; give paths relative to it")
+        if "\0" in name:
+            raise UserError(f"{path}:{line}: {name!r} holds a NUL character; correct the path")
+        yield Row(posixpath.normpath(name), label, path, line)  # an image has one spelling
+
+
+def _cells(path: str, spec: Csv) -> list[tuple[str, str, int]]:
+    """Read the image and label of each line that is not blank, and its number; "" for cells that lack."""
     try:
         regular(path)
         with Path(path).open(encoding="utf-8-sig", newline="") as file:  # with or without a byte order mark
-            reader = csv.DictReader(file, delimiter=_delimiter(file), strict=True)
-            _check_columns(path, spec, reader.fieldnames or [])
-            rows = [(cells[spec.image], cells[spec.label], reader.line_num) for cells in reader]
+            reader = csv.reader(file, delimiter=_delimiter(file), skipinitialspace=True, strict=True)
+            columns = [name.strip() for name in next(reader, [])]
+            image, label = (
+                _place(path, columns, field, getattr(spec, field)) for field in ("image", "label")
+            )
+            short = [""] * len(columns)
+            lines = ((row + short[len(row) :], reader.line_num) for row in reader if row)
+            cells = [(row[image].strip(), row[label].strip(), line) for row, line in lines]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it is named in the params as a CSV file") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not text in UTF-8; save it as CSV in UTF-8") from None
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.reader.line_num}: not CSV ({error}); correct the line") from None
-    if not rows:
+        raise UserError(f"{path}:{reader.line_num}: not CSV ({error}); correct the line") from None
+    if not cells:
         raise UserError(f"{path}: lists no images; add a line per image below the names of the columns")
-    for image, label, line in rows:
-        cells = {spec.image: (image or "").strip(), spec.label: (label or "").strip()}
-        if empty := [column for column, cell in cells.items() if not cell]:
-            raise UserError(f"{path}:{line}: {empty[0]} is empty; fill it, or leave the line out")
-        name = f"{cells[spec.image]}{spec.suffix}"
-        if name.startswith("/") or "/../" in f"/{name}/":
-            raise UserError(f"{path}:{line}: {name} is not below source.root; give paths relative to it")
-        if "\0" in name:
-            raise UserError(f"{path}:{line}: {name!r} holds a NUL character; correct the path")
-        yield Row(posixpath.normpath(name), cells[spec.label], path, line)  # an image has one spelling
+    return cells
 
 
 def _delimiter(file: TextIO) -> str:
@@ -97,15 +107,14 @@ def _delimiter(file: TextIO) -> str:
     return max(DELIMITERS, key=header.count)
 
 
-def _check_columns(path: str, spec: Csv, columns: Sequence[str]) -> None:
-    for field in ("image", "label"):
-        if (name := getattr(spec, field)) not in columns:
-            raise UserError(
-                f"{path}: no column {name!r} in its first line; source.{field} may be "
-                f"{', '.join(map(repr, columns[:20]))}"
-            )
-        if columns.count(name) > 1:
-            raise UserError(f"{path}: {columns.count(name)} columns are named {name!r}; rename one of them")
+def _place(path: str, columns: list[str], field: str, name: str) -> int:
+    """Find the place of the column that a field names; UserError unless it is there once."""
+    if name not in columns:
+        there = ", ".join(map(repr, columns[:20]))
+        raise UserError(f"{path}: no column {name!r} in its first line; source.{field} may be {there}")
+    if columns.count(name) > 1:
+        raise UserError(f"{path}: {columns.count(name)} columns are named {name!r}; rename one of them")
+    return columns.index(name)
 
 
 def _is_number(label: str) -> bool:
