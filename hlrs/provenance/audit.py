@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,7 @@ class Audit:
         yield from self._commits()
         yield from self._mixtures()
 
-    def _break(self, path: str, what: str, affected: str | None = None, remedy: str | None = None) -> Finding:
+    def broken(self, path: str, what: str, affected: str | None = None, remedy: str | None = None) -> Finding:
         """A break, with the number of results downstream; `affected` defaults to the file itself."""
         affected = affected or path
         directory = directory_of(affected)
@@ -131,11 +131,11 @@ class Audit:
         if directory not in self.records:
             why = self.odd.get(place) or self.unreadable.get(directory, "").removeprefix(f"{place}: ")
             why = why or ("is a folder" if Path(place).is_dir() else "is missing")
-            yield self._break(place, f"{why}, so these artifacts have no recorded origin", first)
+            yield self.broken(place, f"{why}, so these artifacts have no recorded origin", first)
             return
         record = self.records[directory]
         if fault := record.fault(directory):
-            yield self._break(place, fault, first)
+            yield self.broken(place, fault, first)
         yield from self._outputs(directory, record)
         yield from self._inputs(directory, record, first)
 
@@ -144,17 +144,17 @@ class Audit:
         for name, digest in record.outputs.items():
             path = f"{directory}/{name}"
             if path in self.odd:
-                yield self._break(path, self.odd[path])
+                yield self.broken(path, self.odd[path])
             elif name not in files:
-                yield self._break(
+                yield self.broken(
                     path, f"is on record but {'a folder' if Path(path).is_dir() else 'missing'}"
                 )
             elif self.files[path].sha256 != digest:
                 found = self.files[path].sha256
                 what = f"has other bytes than on record: sha256 {found[:SHORT]}…, not {digest[:SHORT]}…"
-                yield self._break(path, what)
+                yield self.broken(path, what)
         for name in sorted(files.keys() - record.outputs.keys() - {PROVENANCE}):
-            yield self._break(files[name], "is not on record", remedy="delete it")
+            yield self.broken(files[name], "is not on record", remedy="delete it")
 
     def _inputs(self, directory: str, record: Record, first: str) -> Iterator[Finding]:
         """Check what a job read against the records of the jobs that made it."""
@@ -169,14 +169,14 @@ class Audit:
                 what = (
                     f"was made from another {path}: sha256 {digest[:SHORT]}… was read, it is {made[:SHORT]}…"
                 )
-                yield self._break(first, what)
+                yield self.broken(first, what)
         for folder, names in gone.items() if directory in self.wanted else ():
             what = f"its inputs are not here: {', '.join(sorted(names))} of {folder}"
             stage = ResultPath.parse(folder).stage
             remedy = (
                 f"`dvc checkout --force` restores it, or `snakemake --cores all {stage}_all` makes it again"
             )
-            yield self._break(first, what, remedy=remedy)
+            yield self.broken(first, what, remedy=remedy)
 
     def _recorded(self, place: ResultPath) -> str | None:
         """The SHA-256 of a file in its result's record."""
@@ -267,15 +267,17 @@ class Audit:
             path = f"{root}/{name}"
             if theirs[name] != ours[name] and not self._known_bad(path):
                 remedy = f"`dvc checkout --force {root}`, or `dvc repro` records it"
-                yield self._break(path, "is not the version in dvc.lock", remedy=remedy)
-        if new := len({str(Path(name).parent) for name in ours.keys() - theirs.keys()}):
+                yield self.broken(path, "is not the version in dvc.lock", remedy=remedy)
+        if new := len(_folders(root, ours.keys() - theirs.keys())):
             yield Finding(root, f"{_results(new)} not in dvc.lock yet", "`dvc repro` records them", False)
-        if gone := len({str(Path(name).parent) for name in theirs.keys() - ours.keys()}):
+        if gone := len(_folders(root, theirs.keys() - ours.keys())):
             what = f"{_results(gone)} in dvc.lock but not here"
             yield Finding(root, what, "`dvc checkout` restores that version", False)
 
     def _known_bad(self, path: str) -> bool:
-        """Whether a file's own record already shows a break."""
+        """Whether a file's own record already shows a break, as its place does where it has none."""
+        if path in self.stray:
+            return True
         record = self.records.get(directory_of(path))
         if record is None:
             return True
@@ -298,9 +300,11 @@ class Audit:
         """Whether the code on record is that of the commit on record."""
         found: dict[tuple[str, str, str], list[str]] = {}
         for record in self.records.values():
-            stage, commit = record.stage, str(record.commit)
-            code = committed(commit)
-            if code is None:
+            stage, commit = record.stage, record.commit
+            if commit is None:
+                why = "made outside a Git checkout, so their code cannot be checked"
+                remedy = "rebuild them in a clone of the repository"
+            elif (code := committed(commit)) is None:
                 why = f"commit {commit[:SHORT]} is not in this repository, so their code cannot be checked"
                 remedy = "`git fetch` the commit, or rebuild them"
             elif (known := ran(code, record)) is None:
@@ -322,9 +326,33 @@ class Audit:
             for name in ("device", "lock", "image", "versions"):
                 counts = Counter(record.environment()[name] for record in records)
                 if len(counts) > 1:
-                    among = "; ".join(f"{value[:60]} ({n})" for value, n in counts.most_common(4))
+                    shared = _shared(counts) if name == "versions" else frozenset[str]()
+                    among = "; ".join(
+                        f"{_without(shared, value)[:60]} ({n})" for value, n in counts.most_common(4)
+                    )
                     what = f"runs that are compared differ in {name}: {among}"
                     yield Finding(str(RESULTS / stage), what, "keep it in mind when comparing them", False)
+
+
+def _shared(values: Iterable[str]) -> frozenset[str]:
+    """The entries that all values, lists with commas, have."""
+    return frozenset.intersection(*(frozenset(value.split(", ")) for value in values))
+
+
+def _without(shared: frozenset[str], value: str) -> str:
+    """A list without the entries that all others have as well."""
+    return ", ".join(entry for entry in value.split(", ") if entry not in shared) or "none of these"
+
+
+def _folders(root: str, names: Iterable[str]) -> set[str]:
+    """The folders of the results that files below `root` belong to; of a file in none, its own."""
+    found = set()
+    for path in (f"{root}/{name}" for name in names):
+        try:
+            found.add(directory_of(path))
+        except UserError:
+            found.add(str(Path(path).parent))
+    return found
 
 
 def _results(number: int) -> str:
@@ -372,9 +400,8 @@ def check_data(audit: Audit) -> Iterator[Finding]:
                 first = f"{directory}/{OUTPUTS[record.stage][0]}"
                 what = f"has other bytes than when {record.run} was {made}"
                 what = f"cannot be read: {digest.error}" if digest.error else what
-                yield Finding(
-                    str(file["path"]), what, f"restore the file, or rebuild the {record.stage}", True, first
-                )
+                remedy = f"restore the file, or rebuild the {record.stage}"
+                yield audit.broken(str(file["path"]), what, first, remedy)
 
 
 def report(audit: Audit, findings: list[Finding]) -> Iterator[str]:

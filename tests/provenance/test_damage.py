@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from dvc.repo import Repo
 
 from hlrs.artifacts import records
 from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE
 from hlrs.artifacts.records import seal
+from hlrs.artifacts.tables import read_table, write_table
 from hlrs.cli import main
 from hlrs.config.params import load
 from hlrs.pipeline import plan
-from hlrs.provenance.audit import Audit, report
+from hlrs.provenance.audit import Audit, check_data, report
+from hlrs.provenance.dvc_lock import tree_digest
+from hlrs.provenance.files import digests
 from tests.conftest import TINY, edit, make_all
 
 REPORT = [f"report/{name}" for name in [*OUTPUTS["report"], PROVENANCE]]
@@ -255,6 +259,67 @@ def test_a_record_larger_than_any_is_not_read(folder, monkeypatch):
     assert audit()[str(path)] == "larger than any record, so these artifacts have no recorded origin"
 
 
+def reseal(path, **changes):
+    """Edit a record and renew its seal."""
+    record = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(record | {"seal": seal(record)}))
+
+
+def remarks():
+    """The findings that break nothing, as (path, what, remedy)."""
+    found = [finding for finding in Audit(planned()).findings() if not finding.broken]
+    return [(finding.path, finding.what, finding.remedy) for finding in found]
+
+
+def test_what_was_made_from_another_version_of_a_result_is_named(folder):
+    """The genotype and its record agree, but neither is what the jobs behind them read."""
+    path = result("extract") / "genotype.json"
+    edited(path)
+    outputs = json.loads((path.parent / PROVENANCE).read_text())["outputs"]
+    reseal(path.parent / PROVENANCE, outputs=outputs | {path.name: digests([path])[str(path)].sha256})
+    found = audit()
+    readers = (("retrain", "digits/hlrs/0"), ("evaluate", "digits/hlrs/0"), ("report", "all"))
+    assert found.keys() == {str(result(stage, run) / OUTPUTS[stage][0]) for stage, run in readers}
+    assert all(what.startswith("was made from another ") for what in found.values())
+
+
+def test_a_result_made_outside_git_is_no_result_of_a_commit_that_could_be_fetched(folder):
+    reseal(result("search") / PROVENANCE, commit=None)
+    [(what, remedy)] = [(what, remedy) for _, what, remedy in remarks() if "outside" in what]
+    assert what == "made outside a Git checkout, so their code cannot be checked: digits/hlrs/0"
+    assert "git fetch" not in remedy
+
+
+def test_the_versions_in_which_compared_runs_differ_are_named_alone(folder):
+    path = result("search") / PROVENANCE
+    versions = json.loads(path.read_text())["versions"]
+    reseal(path, versions=versions | {"torch": "0.0.1", "zlib": "7"})
+    [what] = [what for path, what, _ in remarks() if path == "results/search" and "versions" in what]
+    theirs = f"torch {versions['torch']} (1)"
+    assert sorted(what.partition(": ")[2].split("; ")) == ["torch 0.0.1, zlib 7 (1)", theirs]
+    reseal(path, versions=versions | {"zlib": "7"})
+    [what] = [what for path, what, _ in remarks() if path == "results/search" and "versions" in what]
+    assert sorted(what.partition(": ")[2].split("; ")) == ["none of these (1)", "zlib 7 (1)"]
+
+
+def test_machines_of_results_that_the_params_do_not_ask_for_are_not_compared(folder):
+    reseal(result("search") / PROVENANCE, cpu="Another CPU")
+    assert any("Another CPU (1)" in what for _, what, _ in remarks())
+    edit(Path("params.yaml"), **{"matrix.methods": ["darts"]})
+    asked = [*Audit(plan.plan(load(Path("params.yaml")))).findings()]
+    assert not any("Another CPU" in finding.what for finding in asked)
+
+
+def test_results_that_rest_on_other_data_are_counted(folder):
+    assert [*check_data(Audit(planned()))] == []
+    path = result("split", "digits") / "files.parquet"
+    columns = read_table(path, "files").to_pydict()
+    write_table(path, "files", columns | {"sha256": ["0" * 64]})
+    [finding] = check_data(Audit(planned()))
+    assert (finding.affected, finding.rests) == (str(path.with_name("split.parquet")), 9)
+    assert "other bytes than when digits was split" in finding.what
+
+
 WRONG = [None, -1, "", "../../x", "\ud800", [[]], {"x": []}]
 
 
@@ -387,3 +452,70 @@ def test_a_digest_that_the_cache_does_not_hold_is_a_remark(folder, digest):
     remarks = {(finding.path, finding.what) for finding in found}
     other = "is another version than dvc.lock's, whose listing DVC's cache does not hold"
     assert {("results/search", other), ("results/split", "is not in dvc.lock yet")} <= remarks
+
+
+def record_by_dvc(*stages):
+    """Write dvc.lock and the listings in the cache for results, as `dvc commit` does."""
+    Repo.init(no_scm=True).close()
+    Path("dvc.lock").touch()
+    outs = {}
+    for stage in stages:
+        root = Path("results", stage)
+        found = digests([path for path in sorted(root.rglob("*")) if path.is_file()])
+        files = {str(Path(path).relative_to(root)): entry.md5 for path, entry in found.items()}
+        digest = tree_digest(files)
+        listing = Path(".dvc/cache/files/md5", digest[:2], digest[2:])
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        listing.write_text(json.dumps([{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]))
+        outs[stage] = {"outs": [{"path": str(root), "md5": digest}]}
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": outs}))
+
+
+def of_dvc():
+    """The remarks that name dvc.lock."""
+    return {path: what for path, what, _ in remarks() if "dvc.lock" in what}
+
+
+def test_a_file_of_no_result_that_dvc_recorded_ends_no_audit(folder):
+    path = Path("results/search/digits/notes.txt")
+    path.write_text("mine")
+    record_by_dvc("search")
+    found = {str(path): "is not in the folder of a result"}
+    assert audit() == found
+    path.write_text("mine, edited")
+    edited(result("search") / "alphas.parquet")
+    broken = audit()
+    assert broken.keys() == {str(path), str(result("search") / "alphas.parquet")}
+    assert broken[str(path)] == found[str(path)]
+
+
+def test_results_in_only_one_of_dvc_lock_and_the_folder_are_counted_not_their_folders(folder):
+    record_by_dvc("report", "evaluate")
+    others = ("split", "search", "extract", "retrain")  # no look-up is here, nor there
+    assert of_dvc() == {f"results/{stage}": "is not in dvc.lock yet" for stage in others}
+    target = result("report", "all")
+    shutil.copytree(target, target.with_name("0123456789ab"))  # with plots/ below it
+    assert of_dvc()["results/report"] == "1 result is not in dvc.lock yet"
+    shutil.rmtree(target)
+    shutil.rmtree(target.with_name("0123456789ab"))
+    shutil.rmtree("results/evaluate")
+    assert of_dvc()["results/report"] == "1 result is in dvc.lock but not here"
+    assert of_dvc()["results/evaluate"] == "2 results are in dvc.lock but not here"
+
+
+def test_what_a_record_shows_already_is_not_said_again_for_dvc_lock(folder):
+    record_by_dvc("search", "retrain")
+    gone, changed = result("search") / PROVENANCE, result("retrain") / "history.parquet"
+    edited(result("search") / "history.parquet")
+    gone.unlink()
+    edited(changed)
+    assert not [what for what in audit().values() if "dvc.lock" in what]
+    Path(gone).write_text("{")  # in both, with other bytes
+    assert not [what for what in audit().values() if "dvc.lock" in what]
+
+
+def test_a_file_that_fits_its_record_but_not_dvc_lock_is_a_break(folder):
+    record_by_dvc("search")
+    path = result("search") / PROVENANCE
+    reseal(path, host="elsewhere")
+    assert audit()[str(path)] == "is not the version in dvc.lock"
