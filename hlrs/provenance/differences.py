@@ -36,7 +36,7 @@ class Change:
         if isinstance(self.old, dict) and isinstance(self.new, dict) and "kind" in self.new:
             options = [f"{name} {_value(value)}" for name, value in self.new.items() if name != "kind"]
             behind = f" ({', '.join(options)})" if options else ""
-            return f"{self.field}.kind {self.old['kind']} -> {self.new['kind']}{behind}"
+            return f"{self.field}.kind {self.old.get('kind', ABSENT)} -> {self.new['kind']}{behind}"
         return f"{self.field} {_value(self.old)} -> {_value(self.new)}"
 
 

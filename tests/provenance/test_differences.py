@@ -5,7 +5,7 @@ from hlrs.config.jobs import ExtractJob
 from hlrs.config.params import load
 from hlrs.config.spaces import DartsSpace
 from hlrs.pipeline.plan import make_job, plan
-from hlrs.provenance.differences import compare, ran
+from hlrs.provenance.differences import Change, compare, ran
 from tests.conftest import edit
 
 
@@ -19,6 +19,13 @@ def test_code_without_a_spec_of_the_job_cannot_be_checked():
     assert ran(Code(files | {"nas/relaxation.py": b"def softmax(:\n"}), job) is False
     renamed = files["config/jobs.py"].replace(b"ExtractJob", b"ExtractionJob")
     assert ran(Code(files | {"config/jobs.py": renamed}), job) is None
+
+
+def test_an_entry_that_had_no_kind_in_an_earlier_version_is_described():
+    """As the optimizer of a retraining, when it was always SGD."""
+    sgd, lr = {"kind": "sgd", "lr": 0.1}, {"lr": 0.1}
+    assert str(Change("retrain.weights", lr, sgd)) == "retrain.weights.kind (absent) -> sgd (lr 0.1)"
+    assert str(Change("retrain.weights", sgd, lr)).startswith('retrain.weights {"kind": "sgd", ')
 
 
 METHODS = {
