@@ -238,7 +238,7 @@ def _more_seeds(left: list[Difference], margin: float) -> list[str]:
     """Estimate how many seeds, or draws, would decide, given the largest spread among the undecided."""
     known = [d for d in left if d.std is not None and d.std >= NO_SPREAD]
     if not known:
-        return [f"at least 2 {left[0].unit}s needed to estimate the spread"] if left else []
+        return [_no_spread(left[0])] if left else []
     widest = max(known, key=lambda d: d.std or 0.0)
     alpha = (1 - widest.confidence) / max(widest.compared, 1)
     needed = seeds_needed(widest.std or 0.0, margin, alpha)
@@ -248,6 +248,13 @@ def _more_seeds(left: list[Difference], margin: float) -> list[str]:
         else f"about {counted(needed, widest.unit)}"
     )
     return [f"{size} needed to detect {_size(margin)} with power 0.8, given the spread of {widest.method}"]
+
+
+def _no_spread(d: Difference) -> str:
+    """Say why a difference has no spread: one seed, or the same number in each."""
+    if d.std is None:
+        return f"at least 2 {d.unit}s needed to estimate the spread"
+    return f"{d.verdict}, so no spread to judge by: add {d.unit}s"
 
 
 # --- the control --------------------------------------------------------------------------------------

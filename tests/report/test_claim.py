@@ -247,6 +247,38 @@ def test_too_few_seeds_name_how_many_are_needed():
     assert "2 seeds" in remedy
 
 
+def test_the_seeds_needed_are_those_of_the_widest_undecided_method_at_the_corrected_level():
+    """s = 0.0283 as above and 0.0141; α = 0.05/2: ((2.241 + 0.842)/0.3536)² + 2.241²/2 = 78.5 pairs."""
+    [claim] = judged({"darts": [0.5, 0.5], "restated": [0.49, 0.51], "focal": [0.48, 0.52]})
+    remedy = claim.parts[1].reasons.rpartition("; ")[2]
+    assert "79 seeds" in remedy
+    assert remedy.endswith("focal")
+
+
+def test_a_decided_method_asks_for_no_seeds():
+    """focal is lower by 30, 31 and 38 points: its spread of 4.4 is wider than that of the undecided one."""
+    base = [0.5, 0.5, 0.5]
+    scores = {"darts": base, "focal": [0.2, 0.19, 0.12], "restated": [0.48, 0.52, 0.5]}
+    [claim] = judged(scores)
+    assert claim.parts[1].verdict == "partly supported"
+    assert claim.parts[1].reasons.endswith("restated")
+    [claim] = judged({"darts": base, "focal": scores["focal"]})
+    assert claim.parts[1].reasons == "below: focal −33.0"
+
+
+def test_a_difference_that_is_the_same_in_every_seed_does_not_ask_for_a_second_one():
+    [claim] = judged({"darts": [0.5] * 3, "focal": [0.5] * 3})
+    part = claim.parts[1]
+    assert part.verdict == "not enough seeds"
+    assert "2 seeds" not in part.reasons
+    assert all(fact in part.reasons for fact in ("focal 0.0", "same in every seed", "add seeds"))
+
+
+def test_hlrs_is_missing_beside_a_bbn():
+    [claim] = judged({name: FULL[name] for name in ("darts", "bbn")})
+    assert claim.parts[3].reasons.startswith("add HLRS to matrix.methods")
+
+
 def test_what_is_missing_is_named():
     [claim] = judged({name: FULL[name] for name in ("darts", "balanced", "hlrs")})
     assert claim.verdict == "not tested"

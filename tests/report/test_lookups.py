@@ -12,7 +12,7 @@ from hlrs.artifacts.jobs import Job
 from hlrs.artifacts.tables import write_table
 from hlrs.nas.cell_table import read_table_of_cells
 from hlrs.pipeline.plan import REPORTED
-from hlrs.report.claim import claims, controls
+from hlrs.report.claim import claims, controls, headline
 from hlrs.report.comparisons import compare, deciding
 from hlrs.report.figures import sections
 from hlrs.report.lookups import floor_of, lookups_table
@@ -204,6 +204,7 @@ def test_with_a_retraining_the_table_has_a_verdict_of_its_own():
         ("balanced_accuracy", "contradicted"),
         ("table_accuracy", "supported"),
     ]
+    assert headline(found) == "contradicted on d"  # the table's beside it is no second data set
     assert answer(results, compare(results))[0].startswith("Compared with darts, balanced accuracy is higher")
 
 
