@@ -32,6 +32,18 @@ def test_quadratic_problem_by_hand():
     assert (w.item(), a.item()) == (3.0, 2.0)
 
 
+def test_weights_that_the_validation_does_not_use_add_nothing_to_the_second_order():
+    """As above, beside a weight of the training loss alone: L_train = (w − a)² + (u − 3a)²."""
+    w, u, a = (nn.Parameter(torch.tensor([v], dtype=torch.float64)) for v in (3.0, -1.0, 2.0))
+    step = [torch.tensor([v], dtype=torch.float64) for v in (0.5, 0.25)]
+
+    def training():
+        return ((w - a) ** 2 + (u - 3 * a) ** 2).sum()
+
+    [gradient] = second_order([a], [w, u], training, lambda: (w * a).sum(), step, torch.tensor(0.1).double())
+    assert gradient.item() == pytest.approx(3.0 - 0.1 * (0.5 + 2 * (3.0 - 2.0)) + 2 * 0.1 * 2.0, rel=1e-7)
+
+
 def exact_hypergradient(model, alphas, weights, train, validation, step, lr):
     """d/dα L_val(w − lr·(step + ∇_w L_train(w, α)), α) by differentiating through the step."""
     names = {id(p): name for name, p in model.named_parameters()}
@@ -164,6 +176,11 @@ def test_parameters_are_frozen_only_inside_the_block():
     assert w.grad is None
     assert torch.equal(a.grad, torch.ones(3))
     assert w.requires_grad
+
+    with frozen([w]):  # as a fixed frame is: it stays so
+        with frozen([w, a]):
+            pass
+        assert (w.requires_grad, a.requires_grad) == (False, True)
 
     def break_inside():
         with frozen([w, a]):

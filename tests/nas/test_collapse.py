@@ -161,6 +161,19 @@ def test_each_kind_of_stop():
     ]
 
 
+def test_a_restored_watch_decides_as_the_one_before():
+    """Of 1, 2, 2, 3: 1 + 2 < 0.75 · (2 + 3); the architecture goes 2 + 1 epochs back."""
+    rule = {"stop": "eigenvalue", "window": 2, "ratio": 0.75}
+    before, after, stopped = (make_stopping(**rule) for _ in range(3))
+    before.vector = torch.tensor([0.0, 0.6, 0.8])
+    assert [before.update(value, 0) for value in (1.0, 2.0, 2.0)] == [0, 0, 0]
+    after.load(before.state())
+    assert after.vector.tolist() == before.vector.tolist()
+    assert (after.stopped, after.update(3.0, 0), after.stopped) == (False, 3, True)
+    stopped.load(after.state())
+    assert stopped.stopped
+
+
 def test_nothing_is_estimated_without_iterations():
     def untouched(start):
         raise AssertionError

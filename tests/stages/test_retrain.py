@@ -378,6 +378,14 @@ def test_the_mean_over_epochs_and_its_running_statistics_by_hand(workspace, obje
     assert not norm._forward_pre_hooks
 
 
+def test_the_mean_begins_with_the_epoch_at_its_very_progress(workspace):
+    """Of epochs at progress 0, 1/4, 1/2 and 3/4, the last two."""
+    task = task_of(RESNET, swa=0.5, epochs=4, batch_size=64, mix=None)
+    ends, _ = trained_through(task)
+    for name, p in task.result.named_parameters():
+        assert torch.allclose(p, (ends[2][name] + ends[3][name]) / 2, atol=1e-6)
+
+
 def test_until_the_mean_begins_the_result_is_the_network(workspace):
     task = task_of(swa=0.5, epochs=5, dataset={"holdout_fraction": 0.2})
     plain = task_of(epochs=5, dataset={"holdout_fraction": 0.2})
@@ -403,6 +411,22 @@ def test_a_classifier_is_retrained_on_the_mean_over_epochs(workspace):
     averaged = retrained(swa=0.3, epochs=3)[0]
     assert not same(averaged, retrained(epochs=3)[0])
     assert same(retrained(swa=0.3, epochs=3, classifier=CRT)[0], averaged, but=["classifier."])
+
+
+# --- lookahead ----------------------------------------------------------------------------------------
+
+
+def test_lookahead_counts_the_steps_of_all_epochs(workspace):
+    """Fast and slow weights meet after every fifth step of the training, and after its last one."""
+    task = task_of(RESNET, lookahead=0.8, batch_size=36)
+    met = []
+    for epoch in range(2):
+        task.begin(epoch)
+        for step in range(task.steps):
+            task.step(step)
+            met.append(all(map(torch.equal, task.phase.lookahead.slow, task.phase.lookahead.fast)))
+    assert len(met) == 8
+    assert [number for number, meet in enumerate(met, 1) if meet] == [5, 8]
 
 
 # --- networks -----------------------------------------------------------------------------------------
