@@ -283,6 +283,17 @@ def test_what_was_made_from_another_version_of_a_result_is_named(folder):
     assert all(what.startswith("was made from another ") for what in found.values())
 
 
+def test_inputs_that_are_gone_break_only_results_that_the_params_ask_for(folder):
+    readers = {str(result("evaluate") / "metrics.json"), str(result("report", "all") / "index.html")}
+    gone = result("retrain") / "weights.safetensors"
+    gone.unlink()
+    assert audit().keys() == {str(gone)} | readers - {str(result("report", "all") / "index.html")}
+    shutil.rmtree(gone.parent)
+    assert audit().keys() == readers
+    edit(Path("params.yaml"), **{"matrix.methods": ["darts"]})
+    assert not [f for f in Audit(plan.plan(load(Path("params.yaml")))).findings() if f.broken]
+
+
 def test_a_result_made_outside_git_is_no_result_of_a_commit_that_could_be_fetched(folder):
     reseal(result("search") / PROVENANCE, commit=None)
     [(what, remedy)] = [(what, remedy) for _, what, remedy in remarks() if "outside" in what]
