@@ -429,6 +429,22 @@ def test_lookahead_counts_the_steps_of_all_epochs(workspace):
     assert [number for number, meet in enumerate(met, 1) if meet] == [5, 8]
 
 
+# --- what an objective estimates ----------------------------------------------------------------------
+
+
+def test_proco_forgets_at_each_epochs_end_what_it_saw_before_it(workspace):
+    """Of four steps of 36 images it sees two views; the estimates follow from the last epoch and this one."""
+    task = task_of(RESNET, objective={"kind": "proco", "dimensions": 8}, batch_size=36, epochs=3)
+    seen = task.network.training_head.counts
+    for epoch in range(2):
+        task.begin(epoch)
+        for step in range(task.steps):
+            task.step(step)
+        assert seen.sum(1).tolist() == [epoch * 4 * 36 * 2, 4 * 36 * 2]
+        task.end([1.0, 1.0, 0.0])
+        assert seen.sum(1).tolist() == [4 * 36 * 2, 0]
+
+
 # --- networks -----------------------------------------------------------------------------------------
 
 
