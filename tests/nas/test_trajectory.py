@@ -1,9 +1,13 @@
 """A search's architectures, recorded, replaced, rolled back and restored, worked out by hand."""
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from hlrs.nas.trajectory import Trajectory
+from hlrs.config.methods import Softmax, Sparsemax
+from hlrs.config.spaces import NasBench201Space
+from hlrs.nas.trajectory import Trajectory, rows
 
 
 def make_parameters():
@@ -61,3 +65,20 @@ def test_a_restored_trajectory_continues_as_before():
     other.record()
     assert values(other) == [0, 1, 2, 3]
     assert [own["alphas.normal"].shape for own in other.architectures] == [(2, 3)] * 4
+
+
+def test_the_rows_of_alphas_have_each_epochs_own_weights():
+    """One edge, alphas 0 and 1/4: sparsemax is (1 ± d)/2, d = 1/4 at θ = 1, then 1/2 at θ = 1/2."""
+    space = NasBench201Space(primitives=["skip_connect", "avg_pool_3x3"])
+    alphas = {"alphas.normal": np.array([[0.0, 0.25]], dtype=np.float32)}
+    annealed = Sparsemax(temperature=1.0, factor=0.5, every=0.5)
+    found = [*rows(space, 2, [alphas] * 3, annealed)]  # before, between and after two epochs
+    assert [row[:5] for row in found[2:4]] == [
+        (1, "normal", 0, 0, "skip_connect"),
+        (1, "normal", 0, 0, "avg_pool_3x3"),
+    ]
+    assert [float(row[5]) for row in found] == [0, 0.25] * 3
+    assert [float(row[6]) for row in found] == pytest.approx([0.375, 0.625] * 2 + [0.25, 0.75])
+    assert [float(row[7]) for row in found] == [1] * 6  # without betas
+    [one, other] = rows(space, 2, [alphas], Softmax())
+    assert float(other[6] / one[6]) == pytest.approx(np.exp(0.25))
