@@ -1,6 +1,7 @@
 """Why a job would run, after edits, compared with handmade records."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,9 @@ def test_two_specs_compare_without_a_record(finished):
     assert [str(change) for change in found.changes] == ["search.epochs 3 -> 5"]
     assert (found.inputs, found.code, found.data, found.size) == (["classes", "split"], False, False, 3)
     assert compare(old, old, read()).size == 0
+    edited = replace(old, code=old.code[:-4] + "edit")  # which of the two has today's code does not matter
+    assert compare(old, edited, read()).code
+    assert compare(edited, old, read()).code
 
 
 def test_equal_specs_compare_as_equal(finished):
