@@ -17,6 +17,7 @@ from hlrs.config.spaces import ImplantSpace, Space
 from hlrs.pipeline.gpus import available, listed
 
 MEM_MB = 8000  # that the rules of searches and retrainings request
+REQUESTED = {"gpu": 1, "mem_mb": MEM_MB}  # by these rules, where no profile sets something else
 LARGEST_GPU = 300e9  # bytes
 UNSURE = 2.0
 
@@ -182,27 +183,39 @@ def _held(images: Images, pictures: Pictures) -> float:
 UNKNOWN = Room(LARGEST_GPU, "the largest GPU")
 
 
-def room(stage: str, workflow: Any, queued: bool) -> Room:
+def room(stage: str, cores: int, workflow: Any, queued: bool) -> Room:
     """Return what a job of a stage may have under this Snakemake; `queued`: its jobs run in a queue.
 
-    That is a GPU of unknown memory where the job runs elsewhere: in a queue, or after a dry run.
+    That is a GPU of unknown memory where the job runs elsewhere: in a queue, or after a dry run. `cores`:
+    that the job's rule requests.
     """
     if workflow.output_settings.dryrun:
         return UNKNOWN
     if queued:
-        return _requested(workflow.resource_settings.overwrite_resources.get(stage, {})) or UNKNOWN
+        settings = workflow.resource_settings
+        cores = _value(settings.overwrite_threads.get(stage, cores))
+        profile = settings.overwrite_resources.get(stage, {})
+        return _requested(settings.default_resources or {}, profile, cores) or UNKNOWN
     gpu = _gpu_here(os.environ)
     physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return Room(gpu, "this machine's GPU") if gpu else Room(physical, "this machine")
 
 
-def _requested(profile: Mapping[str, Any]) -> Room | None:
-    """Return what a job without a GPU requests, given Snakemake's resources of a profile; None if unknown."""
-    values = {name: _value(each) for name, each in profile.items()}
-    megabytes = values.get("mem_mb", MEM_MB)
-    if values.get("gpu", 1) != 0 or "gres" in values or not isinstance(megabytes, int):  # an expression
+def _requested(defaults: Mapping[str, Any], profile: Mapping[str, Any], cores: int | None) -> Room | None:
+    """Return what a job without a GPU requests; None if unknown.
+
+    `defaults`: Snakemake's resources for rules that set none themselves, `profile`: those set for this rule.
+    """
+    values = {name: _value(each) for name, each in {**defaults, **REQUESTED, **profile}.items()}
+    if values["gpu"] != 0 or "gres" in values or "slurm_extra" in profile:  # which may request anything
         return None
-    return Room(megabytes * 1e6, "the job (mem_mb)")
+    megabytes, of = values["mem_mb"], "mem_mb"
+    per_core = values.get("mem_mb_per_cpu", 0)
+    if per_core != 0:  # which Snakemake's executor requests instead
+        cores = values.get("cpus_per_task", cores)
+        known = isinstance(per_core, int) and isinstance(cores, int) and cores > 0
+        megabytes, of = per_core * cores if known else None, f"{cores} × mem_mb_per_cpu"
+    return Room(megabytes * 1e6, f"the job ({of})") if isinstance(megabytes, int) and megabytes else None
 
 
 def _value(resource: Any) -> Any:

@@ -112,7 +112,7 @@ def check_before(jobs: list[Job], due: list[Job], remark: Callable[[str], None])
     check_installed(jobs)
     opened = check_splits(jobs, remark)
     describe_tables(jobs, remark)
-    check_trainings(jobs, opened, lambda stage: memory.UNKNOWN)
+    check_trainings(jobs, opened, lambda job: memory.UNKNOWN)
     check_counts(jobs)
     check_present(due)
 
@@ -185,11 +185,11 @@ def _open(source: Source) -> ImageSource | None:
 
 
 def check_trainings(
-    jobs: list[Job], opened: dict[str, ImageSource], room: Callable[[str], memory.Room]
+    jobs: list[Job], opened: dict[str, ImageSource], room: Callable[[Job], memory.Room]
 ) -> None:
     """Raise UserError, before a job is queued, if a training would see no image or exceed its memory.
 
-    `opened`: what `check_splits` returned; `room` says what a job of a stage may have.
+    `opened`: what `check_splits` returned; `room` says what a job may have.
     """
     makers, fields = {path: job for job in jobs for path in job.outputs}, _fields(jobs)
     pictures: dict[str, memory.Pictures | None] = {}
@@ -198,7 +198,7 @@ def check_trainings(
             with about(fields[dataset]):
                 pictures[dataset] = _pictures(job, opened.get(dataset))
         if found := pictures[dataset]:
-            _check_training(job, makers, found, room(job.stage), fields[dataset])
+            _check_training(job, makers, found, room(job), fields[dataset])
 
 
 def _trainings(jobs: Iterable[Job]) -> Iterator[tuple[Job, str, str]]:

@@ -157,7 +157,7 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
     queued = runs_in_queue(workflow)
     if not queued:
         _share_out_gpus(workflow, executes)
-    _prepare(jobs, partial(memory.room, workflow=workflow, queued=queued))
+    _prepare(jobs, lambda job: memory.room(job.stage, _cores(job), workflow, queued))
     if slurm.available():
         _follow_queue(jobs, executes)
     planned = Plan(jobs, image)
@@ -228,12 +228,12 @@ def _share_out_gpus(workflow: Any, executes: bool) -> None:
         raise UserError("--resources gpu=0: would limit nothing; to use no GPU, set HLRS_DEVICE=cpu")
 
 
-def _prepare(jobs: list[Job], room: Callable[[str], memory.Room]) -> None:
+def _prepare(jobs: list[Job], room: Callable[[Job], memory.Room]) -> None:
     """Check splits and trainings, freeze the specs, and bring back results computed before."""
     opened = preflight.check_splits(jobs, lambda text: print(f"hlrs: {text}", file=sys.stderr, flush=True))
     plan.freeze(jobs)
     plan.restore(jobs)
-    preflight.check_trainings(jobs, opened, functools.cache(room))
+    preflight.check_trainings(jobs, opened, room)
     preflight.check_counts(jobs)
     dvc_experiments.fetch(jobs)
     preflight.check_present(plan.due(jobs))
@@ -252,12 +252,16 @@ def inputs(key: str) -> dict[str, str]:
 
 
 def threads(key: str) -> int:
-    """Return the cores that a job needs: its threads, plus its loader's workers if it streams.
+    """Return the cores that a job needs, from its frozen spec."""
+    return _cores(plan.spec(key))
 
-    From the frozen spec only `resized_crop` and `above_mb: 0` are certain to stream. Whether images exceed
-    another limit is known once they are read; their workers come on top of the requested cores.
+
+def _cores(job: Job) -> int:
+    """Return a job's threads, plus its loader's workers if it streams.
+
+    Beforehand only `resized_crop` and `above_mb: 0` are certain to stream. Whether images exceed another
+    limit is known once they are read; their workers come on top of the requested cores.
     """
-    job = plan.spec(key)
     images = job.params.get("images", {})
     streams = images and (images["augment"]["resized_crop"] is not None or not images["stream"]["above_mb"])
     workers = images["stream"]["workers"] if streams else 0

@@ -149,7 +149,7 @@ def outcome(content: bytes) -> str:
     path.write_bytes(content)
     try:
         jobs = plan.plan(load(path))
-        check_trainings(jobs, check_splits(jobs, print), lambda stage: Room(LARGEST_GPU, "the largest GPU"))
+        check_trainings(jobs, check_splits(jobs, print), lambda job: Room(LARGEST_GPU, "the largest GPU"))
         ended = "plan"
     except UserError as error:
         ended = (

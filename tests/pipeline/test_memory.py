@@ -241,13 +241,18 @@ def test_recomputed_cells_and_streamed_images_are_not_counted():
 # --- what a job may have ------------------------------------------------------------------------------
 
 
-def snakemake(*profile, dryrun=False):
+def snakemake(*profile, defaults=(), threads=(), dryrun=False):
     """Snakemake's settings as the Snakefile sees them, with what a profile sets of a search."""
     options = ["--set-resources", *(f"search:{each}" for each in profile)] if profile else []
+    options += ["--default-resources", *defaults] if defaults else []
+    options += ["--set-threads", *threads] if threads else []
+    said = get_argument_parser().parse_args(options)
     return SimpleNamespace(
         output_settings=SimpleNamespace(dryrun=dryrun),
         resource_settings=SimpleNamespace(
-            overwrite_resources=get_argument_parser().parse_args(options).set_resources
+            overwrite_resources=said.set_resources,
+            default_resources=said.default_resources,
+            overwrite_threads=said.set_threads,
         ),
     )
 
@@ -261,24 +266,45 @@ def snakemake(*profile, dryrun=False):
         (["gpu=0", "gres='shard:2'"], 300_000),
         (["gpu=0", "mem_mb=64000"], 64_000),
         (["gpu=0", "mem=64GB"], 64_000),
+        (["gpu=0", "mem_mib=1000"], 1048),  # 1000 · 2^20 bytes, in whole MB
+        (["gpu=0", "mem_mb=0"], 300_000),  # then the executor leaves it to the partition
         (["gpu=0", "mem_mb=4000 * attempt"], 300_000),
         (["gpu=int(attempt < 2)"], 300_000),
+        (["gpu=0", "slurm_extra='--mem=64G'"], 300_000),
+        (["gpu=0", "mem_mb_per_cpu=5000"], 20_000),  # of four cores
+        (["gpu=0", "mem_mb_per_cpu=5000", "mem_mb=64000"], 20_000),
+        (["gpu=0", "mem_mb_per_cpu=5000", "cpus_per_task=6"], 30_000),
+        (["gpu=0", "mem_mb_per_cpu=5000", "cpus_per_task=threads"], 300_000),
+        (["gpu=0", "mem_mb_per_cpu=5000 * attempt"], 300_000),
+        (["gpu=0", "mem_mb_per_cpu=0"], 8000),
     ],
 )
 def test_a_job_in_a_queue_has_what_it_requests_or_an_unknown_gpu(profile, megabytes):
-    assert room("search", snakemake(*profile), queued=True).bytes == megabytes * 1e6
+    found = room("search", 4, snakemake(*profile), queued=True)
+    assert found.bytes == megabytes * 1e6
+    assert ("mem_mb_per_cpu" in found.of) == (megabytes in (20_000, 30_000))
+
+
+def test_what_a_profile_sets_for_all_rules_counts_where_the_rule_says_nothing():
+    def megabytes(*defaults, threads=()):
+        return room("search", 4, snakemake("gpu=0", defaults=defaults, threads=threads), True).bytes / 1e6
+
+    assert megabytes("mem_mb=1000", "gpu=2") == 8000
+    assert megabytes("mem_mb_per_cpu=5000") == 20_000
+    assert megabytes("mem_mb_per_cpu=5000", threads=["search=3"]) == 15_000
+    assert megabytes("gres='gpu:1'") == 300_000
 
 
 def test_after_a_dry_run_jobs_may_run_elsewhere():
-    assert room("search", snakemake(dryrun=True), queued=False).bytes == LARGEST_GPU
+    assert room("search", 1, snakemake(dryrun=True), queued=False).bytes == LARGEST_GPU
 
 
 def test_a_job_on_this_machine_has_its_gpu_or_its_memory(monkeypatch):
     monkeypatch.setattr("hlrs.pipeline.memory._gpu_here", lambda environment: 0.0)
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000_000}.__getitem__)
-    assert room("search", snakemake(), queued=False) == Room(4_096_000_000, "this machine")
+    assert room("search", 1, snakemake(), queued=False) == Room(4_096_000_000, "this machine")
     monkeypatch.setattr("hlrs.pipeline.memory._gpu_here", lambda environment: 8e10)
-    assert room("search", snakemake(), queued=False) == Room(8e10, "this machine's GPU")
+    assert room("search", 1, snakemake(), queued=False) == Room(8e10, "this machine's GPU")
 
 
 def test_a_gpu_that_the_environment_leaves_out_is_not_asked_for(monkeypatch):
@@ -296,7 +322,7 @@ def test_a_search_that_cannot_fit_is_refused_with_both_numbers(workspace):
     edit(workspace / "params.yaml", **{"search.batch_size": 4096, "search.channels": 1024})
     jobs = plan.plan(load(workspace / "params.yaml"))
     with pytest.raises(UserError) as refused:
-        check_trainings(jobs, check_splits(jobs, print), lambda stage: Room(8e9, "the job (mem_mb)"))
+        check_trainings(jobs, check_splits(jobs, print), lambda job: Room(8e9, "the job (mem_mb)"))
     line = str(refused.value)
     assert line.startswith("search of digits/darts/0: needs about ")
     assert "the job (mem_mb) has 8.0 GB; lower search.batch_size (4096), channels (1024)" in line
@@ -305,7 +331,7 @@ def test_a_search_that_cannot_fit_is_refused_with_both_numbers(workspace):
     edit(workspace / "params.yaml", **resnet)
     jobs = plan.plan(load(workspace / "params.yaml"))
     with pytest.raises(UserError, match=r"searcher\.width \(4096\), searcher\.depth \(20\)"):
-        check_trainings(jobs, check_splits(jobs, print), lambda stage: Room(8e9, "the job (mem_mb)"))
+        check_trainings(jobs, check_splits(jobs, print), lambda job: Room(8e9, "the job (mem_mb)"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -320,7 +346,7 @@ def test_the_shipped_experiments_fit_a_gpu_of_16_gb_and_are_checked_at_once(path
     Path("data/nasbench201.csv").write_text("".join(["cell,cifar10\n", *rows]))
     jobs = plan.plan(params)
     started = time.process_time()
-    check_trainings(jobs, {}, lambda stage: Room(16e9, "a GPU of 16 GB"))
+    check_trainings(jobs, {}, lambda job: Room(16e9, "a GPU of 16 GB"))
     assert time.process_time() - started < 0.3
 
 
@@ -334,13 +360,13 @@ def test_a_cutout_is_compared_with_images_whose_size_only_the_file_knows(workspa
         "imbalance": {"kind": "natural"},
         "augment": {"crop_padding": 1},
     }
-    check_trainings(jobs_of(raw), check_splits(jobs_of(raw), print), lambda stage: PLENTY)
+    check_trainings(jobs_of(raw), check_splits(jobs_of(raw), print), lambda job: PLENTY)
     raw["retrain"]["cutout"] = 16
     jobs = jobs_of(raw)
     with pytest.raises(
         UserError, match=r"^retrain\.cutout: 16 is larger than the images of datasets\.digits, 8"
     ):
-        check_trainings(jobs, check_splits(jobs, print), lambda stage: PLENTY)
+        check_trainings(jobs, check_splits(jobs, print), lambda job: PLENTY)
     for job in jobs:
         if job.stage == "split":  # a split that is there already
             for name in job.outputs:
@@ -348,4 +374,4 @@ def test_a_cutout_is_compared_with_images_whose_size_only_the_file_knows(workspa
                 Path(name).touch()
     assert check_splits(jobs, print) == {}
     with pytest.raises(UserError, match=r"^retrain\.cutout: 16"):
-        check_trainings(jobs, {}, lambda stage: PLENTY)
+        check_trainings(jobs, {}, lambda job: PLENTY)

@@ -208,7 +208,7 @@ def test_a_scoring_that_cannot_fit_is_refused_before_it_is_queued(workspace):
     with pytest.raises(
         UserError, match=r"^search of digits/m/0: needs about .* lower searcher\.batch_size \(64\), ch"
     ):
-        check_trainings(list(by_stage.values()), {}, lambda stage: room)
+        check_trainings(list(by_stage.values()), {}, lambda job: room)
     check_trainings(
-        [by_stage["search"], by_stage["report"]], {}, lambda stage: memory.Room(1e9, "this machine")
+        [by_stage["search"], by_stage["report"]], {}, lambda job: memory.Room(1e9, "this machine")
     )
