@@ -10,6 +10,7 @@ from hlrs.artifacts.tensors import read_facts
 from hlrs.config.params import Params
 from hlrs.errors import Failure
 from hlrs.pipeline.cost_probe import batches
+from hlrs.pipeline.locks import leased
 from hlrs.provenance.differences import Comparison, Past
 
 
@@ -24,6 +25,7 @@ class Reason:
     comparison: Comparison | None
     checkpoint: tuple[int, int] | None  # (epochs done, epochs in total)
     due: frozenset[str]  # the stages of its inputs that run before it
+    running: bool  # a process is at it
 
     def words(self) -> list[str]:
         """Return the reasons in a few words each, without the run's name, so that runs can be grouped."""
@@ -58,11 +60,10 @@ class Reason:
 
     def _checkpoint(self) -> list[str]:
         if self.checkpoint is None:
-            return []
+            return ["runs now"] if self.running else []
         done, epochs = self.checkpoint
-        return [
-            f"interrupted: will resume after epoch {done}/{epochs}" if epochs else "interrupted: will resume"
-        ]
+        after = f" after epoch {done}/{epochs}" if epochs else ""
+        return [f"runs now, its state saved{after}" if self.running else f"interrupted: will resume{after}"]
 
 
 def _reported(names: list[str]) -> list[str]:
@@ -96,6 +97,7 @@ def reasons(jobs: list[Job], params: Params, past: Past) -> list[Reason]:
                 due=frozenset(
                     stages[Path(path).parent] for path in job.inputs.values() if Path(path).parent in stages
                 ),
+                running=leased(job.key),
             )
         )
     return found

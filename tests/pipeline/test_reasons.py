@@ -11,6 +11,7 @@ from hlrs.artifacts.records import Record
 from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.params import load
 from hlrs.pipeline import plan
+from hlrs.pipeline.locks import lease
 from hlrs.pipeline.reasons import fold, reasons
 from hlrs.provenance.differences import Past, compare
 from tests.conftest import edit
@@ -228,6 +229,19 @@ def test_a_checkpoint_is_reported(finished):
     assert "epoch 7/12" in interrupted
     search.checkpoint.write_bytes(b"broken")
     assert words()["search/digits/darts/0"] == ["search.epochs 3 -> 12"]
+
+
+def test_a_job_that_runs_is_not_called_interrupted(finished):
+    edit(finished, **{"search.epochs": 12})
+    [search, _] = [job for job in plan.plan(read()) if job.stage == "search"]
+    with lease(search):
+        assert words()["search/digits/darts/0"] == ["search.epochs 3 -> 12", "runs now"]
+        write_tensors(search.checkpoint, {}, {"epoch": 7, "step": 2})
+        running = words()["search/digits/darts/0"][1]
+        assert running.startswith("runs now")
+        assert "epoch 7/12" in running
+        assert "interrupted" not in running
+    assert "interrupted" in words()["search/digits/darts/0"][1]
 
 
 def test_a_classifiers_own_epochs_are_counted(finished):
