@@ -83,12 +83,17 @@ def _describe(error: BaseException) -> str:
         return "interrupted"
     trace = _keep_traceback(error)
     what = str(error)[:LINE]
-    if type(error).__name__ in NO_MEMORY or "can't allocate memory" in what:
+    if out_of_memory(error):
         lower = "batch_size, channels or cells (of a resnet, width or depth)"
         return f"out of memory; lower {lower}, or use a larger machine ({trace})"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the system'}: {error.strerror} ({trace})"
     return f"unforeseen {type(error).__name__}: {what}; please report this bug ({trace})"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python or PyTorch could not allocate memory; for a CPU's, PyTorch has no class of its own."""
+    return type(error).__name__ in NO_MEMORY or "can't allocate memory" in str(error)
 
 
 def _keep_traceback(error: BaseException) -> str:

@@ -9,7 +9,8 @@ import importlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +27,7 @@ from hlrs.config.data import Source, Torchvision
 from hlrs.config.jobs import ExtractJob, Images, RetrainJob, SearchJob, SplitJob, parse
 from hlrs.config.methods import Softmax
 from hlrs.config.spaces import Space
-from hlrs.errors import Failure, UserError, about
+from hlrs.errors import Failure, UserError, about, out_of_memory
 from hlrs.longtail.mixing import mixing_at
 from hlrs.nas import arch_lr, selection
 from hlrs.nas.genotype import DERIVATIONS, Genotype, given
@@ -36,7 +37,7 @@ from hlrs.training.throughput import Throughput
 MEMORY = Path(".hlrs/calibration.json")  # name of a training -> device -> what was measured
 FORWARD = 1 / 3  # share of a step that is its forward passes
 SECONDS = 3.0  # of steps, for each kind of epoch
-SAMPLE = 16  # batches of images, at most, that are read of each subset
+SAMPLE = 16  # steps whose images, at most, are read of each subset
 SEEDS = ("seed", "retrain_seed")  # of a job: they do not change what it costs
 
 
@@ -129,14 +130,11 @@ class Calibration:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
     def _probe(self, job: Job, epochs: list[int], device: str) -> list[Throughput]:
-        import torch
-
         stage = importlib.import_module(f"hlrs.stages.{job.stage}")
         with tempfile.TemporaryDirectory() as folder:
-            try:
-                paces: list[Throughput] = stage.probe(self._on_sample(job, Path(folder)), epochs, SECONDS)
-            except torch.OutOfMemoryError:
-                raise Failure(f"{job.stage} of {job.run} does not fit the memory of {device}") from None
+            sample = self._on_sample(job, Path(folder))
+            with within_memory(f"{job.stage} of {job.run}", device):
+                paces: list[Throughput] = stage.probe(sample, epochs, SECONDS)
         return paces
 
     def _on_sample(self, job: Job, folder: Path) -> Job:
@@ -144,11 +142,12 @@ class Calibration:
         import numpy as np
 
         columns, names = self._split(job)
+        recipe = job.params[job.stage]
         keep = np.zeros(len(columns["subset"]), dtype=bool)
         draw = np.random.default_rng(0)
         for subset in ("weights", "alphas", "holdout"):
             rows = draw.permutation(np.flatnonzero(columns["subset"] == subset))
-            keep[rows[: SAMPLE * job.params[job.stage]["batch_size"]]] = True
+            keep[rows[: SAMPLE * recipe["batch_size"] * recipe.get("accumulate", 1)]] = True
         write_table(
             folder / "split.parquet", "split", {name: values[keep] for name, values in columns.items()}
         )
@@ -231,6 +230,17 @@ class Calibration:
             there = Path(path).exists() and Path(job.inputs["classes"]).exists()
             self.splits[path] = _read_split(job) if there else _draw_split(self.makers[path])
         return self.splits[path]
+
+
+@contextmanager
+def within_memory(what: str, device: str) -> Iterator[None]:
+    """Raise Failure if the body runs out of memory."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise Failure(f"{what} does not fit the memory of {device}") from None
 
 
 def _read_split(job: Job) -> tuple[dict[str, Any], list[str]]:

@@ -17,7 +17,7 @@ from hlrs.config.methods import CoupledLR, Darts, LinearDecay, Mixing, Sampler, 
 from hlrs.config.params import load
 from hlrs.config.recipes import Search
 from hlrs.config.spaces import DartsSpace
-from hlrs.errors import UserError
+from hlrs.errors import Failure, UserError
 from hlrs.nas.genotype import PUBLISHED
 from hlrs.pipeline import cost_probe, plan
 from hlrs.pipeline.cost_probe import MEMORY, Calibration, Entry, Measurement
@@ -283,6 +283,24 @@ def test_what_starts_as_a_supernet_is_measured_before_its_search(hurried, start,
     forecast, known = measured([])
     found = forecast.of(known["retrain/digits/darts/0"])
     assert (found.how, found.guessed) == ("measured", guessed)
+
+
+def test_a_step_of_more_batches_than_a_sample_usually_has_is_measured(hurried, tmp_path):
+    """40 batches of 2 images are fewer than the 159 that there are."""
+    edit(hurried / "params.yaml", **{"retrain.batch_size": 2, "retrain.accumulate": 40, **RESNET})
+    edit(hurried / "params.yaml", **{"matrix.methods": ["darts"], "report": {}})
+    forecast, known = measured([])
+    found = forecast.of(known["retrain/digits/darts/0"])
+    assert (found.how, found.why) == ("measured", "")
+
+
+def test_a_training_too_large_for_the_memory_fails_alone():
+    what, device = "search of a/b/0", "CPU, x"
+    fails = pytest.raises(Failure, match=r"^search of a/b/0 does not fit the memory of CPU, x$")
+    with fails, cost_probe.within_memory(what, device):
+        torch.empty(1 << 60, dtype=torch.uint8)  # PyTorch's error of a CPU has no class of its own
+    with pytest.raises(RuntimeError, match="size"), cost_probe.within_memory(what, device):
+        torch.ones(2) + torch.ones(3)
 
 
 def test_a_resnet_is_measured_without_a_genotype(hurried):
