@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -50,6 +50,7 @@ class Measurement:
     steps: int  # per epoch
     paces: dict[int, Throughput]  # by batches per step
     date: str
+    waited: float = 0.0  # share of the time in which its threads could run that they waited for a core
     fresh: bool = False  # measured by this process
 
     def seconds(self, batches: list[int], evaluated: float = 0) -> float:
@@ -72,6 +73,7 @@ class Entry(BaseModel):
     steps: Count
     paces: dict[Count, tuple[Count, Annotated[float, Field(gt=0, le=1e6)]]]
     date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+    waited: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Calibration:
@@ -115,10 +117,10 @@ class Calibration:
         self.say(f"measuring {job.stage} of {job.run} on {device}")
         numbers = batches(job)
         epochs = {number: numbers.index(number) for number in sorted(set(numbers)) if number}
-        paces = self._probe(job, list(epochs.values()), device)
-        today = datetime.now(UTC).date().isoformat()
-        measured = Measurement(device, gpu, steps, dict(zip(epochs, paces, strict=True)), today, fresh=True)
-        entry = Entry(gpu=gpu, steps=steps, paces=measured.paces, date=measured.date)
+        paces, waited = self._probe(job, list(epochs.values()), device)
+        pace, today = dict(zip(epochs, paces, strict=True)), datetime.now(UTC).date().isoformat()
+        measured = Measurement(device, gpu, steps, pace, today, waited, fresh=True)
+        entry = Entry(gpu=gpu, steps=steps, paces=pace, date=today, waited=waited)
         self.known.setdefault(self._name(job), {})[device] = entry
         self.cache.write(self.known)
         return measured
@@ -129,13 +131,14 @@ class Calibration:
         facts = [job.stage, signature(job.params), job.code, self.split(job.inputs["split"]), there]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
-    def _probe(self, job: Job, epochs: list[int], device: str) -> list[Throughput]:
+    def _probe(self, job: Job, epochs: list[int], device: str) -> tuple[list[Throughput], float]:
+        """Measure some epochs of a training, and the share of the time that its threads waited for a core."""
         stage = importlib.import_module(f"hlrs.stages.{job.stage}")
         with tempfile.TemporaryDirectory() as folder:
-            sample = self._on_sample(job, Path(folder))
+            sample, before = self._on_sample(job, Path(folder)), scheduled()
             with within_memory(f"{job.stage} of {job.run}", device):
                 paces: list[Throughput] = stage.probe(sample, epochs, SECONDS)
-        return paces
+        return paces, waited(before, scheduled())
 
     def _on_sample(self, job: Job, folder: Path) -> Job:
         """The job with a few images of its split, and a network where there is none yet, as its inputs."""
@@ -368,6 +371,22 @@ def gpu_here() -> bool:
         return False
 
 
+def scheduled() -> tuple[int, int]:
+    """Return the nanoseconds that this process's threads ran, and waited for a core; zeros if unknown."""
+    ran = waited = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):  # Linux's
+        with suppress(OSError, ValueError):  # a thread that has ended
+            on_core, queued, _ = map(int, path.read_text().split())
+            ran, waited = ran + on_core, waited + queued
+    return ran, waited
+
+
+def waited(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Return the share of the time in which threads could run that they waited, between two `scheduled`."""
+    ran, queued = (max(0, late - early) for early, late in zip(before, after, strict=True))
+    return queued / (ran + queued) if queued else 0.0
+
+
 def _device(job: Job) -> tuple[str, bool]:
     """The name of the device that a stage would choose here, and whether it is a GPU."""
     import torch
@@ -381,4 +400,4 @@ def _device(job: Job) -> tuple[str, bool]:
 
 def _measurement(device: str, entry: Entry) -> Measurement:
     paces = {number: Throughput(*pace) for number, pace in entry.paces.items()}
-    return Measurement(device, entry.gpu, entry.steps, paces, entry.date)
+    return Measurement(device, entry.gpu, entry.steps, paces, entry.date, entry.waited)

@@ -31,6 +31,7 @@ class Estimate:
     steps: int = 0  # that were measured
     date: str = ""  # of the measurement
     guessed: bool = False  # whether a random genotype was measured
+    waited: float = 0.0  # share of the measurement's time that went by without a free core
 
     @property
     def seconds(self) -> float:
@@ -125,6 +126,7 @@ class Forecast:
             ),
             steps=sum(p.steps for p in found.paces.values()),
             date=found.date,
+            waited=found.waited,
         )
 
 

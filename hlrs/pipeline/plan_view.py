@@ -15,7 +15,7 @@ from hlrs.config.params import Params
 from hlrs.config.recipes import RetrainedClassifier
 from hlrs.errors import UserError
 from hlrs.pipeline import plan
-from hlrs.pipeline.cost_probe import Calibration
+from hlrs.pipeline.cost_probe import MEMORY, Calibration
 from hlrs.pipeline.costs import Estimate, Forecast
 from hlrs.pipeline.reasons import Reason, fold, reasons
 from hlrs.provenance.differences import Comparison, Past, code_of, definitions_of
@@ -23,8 +23,14 @@ from hlrs.provenance.lineage_view import compared
 
 WIDEST = 110  # columns
 MOST = 6  # reasons per line
+IDLE = 0.1  # share of a measurement's time without a free core that is not worth a remark
+MEASURED = ("measured", "remembered")
 ALONE = "Measurements cover training only, not imports or reading images."
 GUESSED = "A retraining whose search is not finished is measured with a random genotype."
+BUSY = (
+    "Too few cores were free during a measurement: the training waited up to {waited:.0%} of its time for "
+    "one, and takes less on an idle machine. Delete {memory} to measure again."
+)
 ELSEWHERE = (
     "CPU-hours measured here do not predict a cluster's GPU-hours; "
     "measure those with `srun --gpus=1 hlrs plan`."
@@ -87,6 +93,7 @@ def _facts(reason: Reason, estimate: Estimate) -> dict[str, Any]:
             "saved": estimate.saved if known else None,
             "seconds": estimate.seconds if known else None,
             "reason": estimate.why or None,
+            "waited": estimate.waited if estimate.how in MEASURED else None,
         },
     }
 
@@ -139,11 +146,14 @@ def _head(name: str, jobs: int) -> str:
 def _remarks(known: list[Estimate]) -> Iterator[str]:
     """Yield remarks on how to read measurements."""
     remarks = []
-    measured = [estimate for estimate in known if estimate.how in ("measured", "remembered")]
+    measured = [estimate for estimate in known if estimate.how in MEASURED]
     if measured:
         remarks.append(ALONE)
     if any(estimate.guessed for estimate in measured):
         remarks.append(GUESSED)
+    waited = max((estimate.waited for estimate in measured), default=0.0)
+    if waited > IDLE:
+        remarks.append(BUSY.format(waited=waited, memory=MEMORY))
     if not all(estimate.gpu for estimate in measured):
         remarks.append(ELSEWHERE)
     if remarks:

@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -423,6 +426,54 @@ def test_without_records_the_stages_own_steps_are_measured_once(hurried):
     assert again.of(known["search/digits/darts/1"]).how == "remembered"
     assert again.of(known["search/digits/darts/1"]).training == found[0].training
     assert len(notices) == 2
+
+
+BESIDE = """
+import os
+os.sched_setaffinity(0, {core})
+print("busy", flush=True)
+while True: pass
+"""
+
+
+def test_a_measurement_beside_a_busy_program_says_so(hurried, monkeypatch):
+    """On one core for both, the kernel gives either half of the time."""
+    monkeypatch.setattr(cost_probe, "SECONDS", 0.5)
+    edit(hurried / "params.yaml", **{"matrix.methods": ["darts"], "report": {}})
+    cores = os.sched_getaffinity(0)
+    core = {min(cores)}
+    command = [sys.executable, "-c", BESIDE.replace("{core}", str(core))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as beside:
+        try:
+            beside.stdout.readline()
+            os.sched_setaffinity(0, core)
+            text = " ".join(" ".join(shown().lines()).split())
+        finally:
+            os.sched_setaffinity(0, cores)
+            beside.kill()
+    [share] = re.findall(r"waited up to (\d+)% of its time", text)
+    assert 20 < int(share) < 100
+    assert ".hlrs/calibration.json" in text
+    again = shown().facts()["due"]  # a saved measurement is no better
+    assert max(job["estimate"]["waited"] or 0 for job in again) == pytest.approx(int(share) / 100, abs=0.005)
+
+
+@pytest.mark.parametrize(("waited", "said"), [(0.08, False), (0.12, True)])
+def test_waiting_for_a_core_is_worth_a_remark_above_a_tenth(hurried, waited, said):
+    edit(hurried / "params.yaml", **RESNET, **{"matrix.methods": ["darts"], "report": {}})
+    measured([])[0].of(jobs()["retrain/digits/darts/0"])
+    memory = CALIBRATION.read()
+    [held] = memory.values()
+    [device] = held
+    held[device] = held[device].model_copy(update={"waited": waited})
+    CALIBRATION.write(memory)
+    assert (f"{waited:.0%} of its time" in " ".join("\n".join(shown().lines()).split())) == said
+
+
+def test_the_share_that_threads_waited_is_of_the_time_in_which_they_could_run():
+    assert cost_probe.waited((5, 7), (8, 8)) == 1 / 4
+    assert cost_probe.waited((0, 0), (0, 0)) == 0  # the system does not say
+    assert cost_probe.waited((9, 9), (8, 8)) == 0  # a thread has ended
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
