@@ -206,6 +206,7 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     """
     from hlrs.artifacts.jobs import typed
     from hlrs.config.params import load
+    from hlrs.pipeline.gpus import take_one
     from hlrs.pipeline.plan import due
     from hlrs.pipeline.plan_view import Outlook, missing_controls, why
     from hlrs.pipeline.preflight import check_before
@@ -220,6 +221,7 @@ def show_plan(params: Path, as_json: bool, run: str | None) -> None:
     check_before(jobs, due(jobs), lambda text: click.echo(f"hlrs: {text}", err=True))
     for line in missing_controls(loaded):
         click.echo(f"hlrs: {line}", err=True)
+    take_one()  # as a job does: the first GPU may be at work
     outlook = Outlook(jobs, loaded, _announce)
     if as_json:
         click.echo(json.dumps(outlook.facts(), indent=1))

@@ -10,10 +10,15 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from hlrs.artifacts.files import write_text
+from hlrs.cli import main
+from hlrs.config.params import load
+from hlrs.pipeline import plan
 from hlrs.pipeline.gpus import available, listed
 from tests.conftest import REPOSITORY, edit, record
+from tests.pipeline.test_reasons import finish
 from tests.pipeline.test_workflow import duplicate, once, repository, run  # noqa: F401 - fixtures among them
 from tests.standins import Commands
 
@@ -34,6 +39,16 @@ def nvidia_smi(tmp_path, monkeypatch):
     listed.cache_clear()
     yield lambda lines: commands.write("nvidia-smi", lines)
     listed.cache_clear()
+
+
+def test_a_plan_measures_on_the_gpu_that_is_used_least(nvidia_smi, workspace, monkeypatch):
+    """Here it measures nothing: a plan is complete."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "to be restored")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    nvidia_smi("echo 0, GPU-busy, 40000, 81559; echo 1, GPU-idle, 3, 81559")
+    finish(plan.plan(load(Path("params.yaml"))))
+    assert CliRunner().invoke(main, ["plan"]).exit_code == 0
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-idle"
 
 
 @pytest.mark.parametrize(
