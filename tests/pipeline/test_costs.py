@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from hlrs.nas.genotype import PUBLISHED
 from hlrs.pipeline import cost_probe, plan
 from hlrs.pipeline.cost_probe import MEMORY, Calibration, Entry, Measurement
 from hlrs.pipeline.costs import Forecast
-from hlrs.pipeline.plan_view import Outlook
+from hlrs.pipeline.plan_view import Outlook, duration
 from hlrs.pipeline.reasons import checkpoint
 from hlrs.provenance.differences import Past
 from hlrs.stages.networks import read_genotype
@@ -118,12 +119,44 @@ def test_cpu_hours_count_every_thread(workspace):
     assert estimate("search/digits/hlrs/1", **{"search.threads": 2}).why == "it would be measured"
 
 
+def test_gpu_hours_do_not_count_threads_and_cpu_hours_of_any_stage_do(workspace):
+    edit(workspace / "params.yaml", **{"search.threads": 4, "search.epochs": 4, "evaluate.threads": 3})
+    trained(jobs()["search/digits/hlrs/0"], [10, 10, 10, 10])
+    finish([jobs()["evaluate/digits/hlrs/0"]], seconds=6.0, gpu=None)
+    edit(workspace / "params.yaml", **{"matrix.seeds": [1]})
+    write_tensors(jobs()["search/digits/hlrs/1"].checkpoint, {}, {"epoch": 3, "step": 0})
+    search, evaluate = estimate("search/digits/hlrs/1"), estimate("evaluate/digits/hlrs/1")
+    assert (search.hours, search.saved) == (pytest.approx(14 / 3600), pytest.approx(30 / 3600))
+    assert evaluate.hours == pytest.approx(3 * 6 / 3600)
+
+
 def test_records_of_different_devices_are_not_averaged(workspace):
     edit(workspace / "params.yaml", **{"matrix.seeds": [0, 1]})
     trained(jobs()["search/digits/hlrs/0"], [10, 10, 10], gpu=None, ended="2026-01-01")
     trained(jobs()["search/digits/hlrs/1"], [2, 2, 2], ended="2026-01-02")
     found = estimate("search/digits/hlrs/2", **{"matrix.seeds": [2]})
     assert (found.device, found.seconds) == ("NVIDIA A100", pytest.approx(10))
+
+
+def test_records_and_measurements_of_a_cpu_do_not_count_beside_a_gpu(hurried, monkeypatch):
+    edit(hurried / "params.yaml", **{"matrix.methods": ["darts"], "report": {}})
+    trained(jobs()["search/digits/darts/0"], [10, 10, 10], gpu=None)
+    forecast, known = measured([])
+    retrain = known["retrain/digits/darts/0"]
+    assert forecast.of(retrain).how == "measured"
+    assert forecast.calibration.remembered(retrain) is not None
+    for module in ("costs", "cost_probe"):
+        monkeypatch.setattr(f"hlrs.pipeline.{module}.gpu_here", lambda: True)
+    assert forecast.calibration.remembered(retrain) is None
+    assert estimate("search/digits/darts/0").why == "it would be measured"
+    trained(jobs()["search/digits/darts/0"], [10, 10, 10])
+    assert estimate("search/digits/darts/0").device == "NVIDIA A100"
+
+
+def test_a_record_without_a_pace_is_not_used(workspace):
+    stopped = {"epoch": 0, "seconds": 10.0, "images_per_second": 0.0}
+    trained(jobs()["search/digits/darts/0"], [10], throughput=[stopped])
+    assert estimate("search/digits/darts/0").why == "it would be measured"
 
 
 def test_a_resumed_training_counts_every_process(workspace):
@@ -161,6 +194,22 @@ def test_a_checkpoint_of_frozen_alphas_saves_the_expensive_epochs(workspace):
     assert estimate("search/digits/darts/0").done == pytest.approx(2 / 3)
 
 
+def test_a_checkpoint_of_epochs_that_read_no_images_saves_their_share(workspace):
+    classifier = {"kind": "continued", "epochs": 4}
+    later = {
+        "searcher": {"kind": "trained", "method": "base"},
+        "retrain": {"epochs": 0, "classifier": classifier},
+    }
+    methods = {"methods.base": {"searcher": {"kind": "resnet", "depth": 20}}, "methods.later": later}
+    edit(workspace / "params.yaml", **methods, **{"matrix.methods": ["base", "later"], "report": {}})
+    job = jobs()["retrain/digits/later/0"]
+    assert cost_probe.batches(job) == [0] * 4
+    trained(job, [8, 8, 8, 8])
+    assert estimate("retrain/digits/later/0").seconds == pytest.approx(36)
+    write_tensors(job.checkpoint, {}, {"epoch": 3, "step": 0})
+    assert estimate("retrain/digits/later/0").seconds == pytest.approx(4 + 8)
+
+
 def test_stages_without_epochs_are_estimated_from_their_seconds(workspace):
     edit(workspace / "params.yaml", **{"matrix.seeds": [0, 1]})
     finish([jobs()["evaluate/digits/darts/0"]], seconds=6.0, gpu=A100)
@@ -171,6 +220,10 @@ def test_stages_without_epochs_are_estimated_from_their_seconds(workspace):
     assert (estimate("split/digits").seconds, estimate("split/digits").gpu) == (1.5, False)
     assert estimate("extract/digits/hlrs/0").how == "unknown"
     assert estimate("evaluate/digits/hlrs/0", **{"retrain.channels": 8}).how == "unknown"
+    other = {"kind": "torchvision", "name": "mnist", "root": "data", "download": True}
+    elsewhere = {"datasets.digits.source": other, "retrain.channels": 2}
+    assert estimate("evaluate/digits/hlrs/0", **elsewhere).how == "unknown"
+    assert estimate("split/digits").how == "unknown"
     assert "record" in estimate("extract/digits/hlrs/0").why
 
 
@@ -387,6 +440,22 @@ def test_a_holdout_and_averages_lengthen_a_retraining(workspace, method, held, b
     assert cost_probe.evaluated(jobs()["retrain/digits/darts/0"], held) == batches
 
 
+def test_steps_and_the_holdouts_share_follow_from_the_counts_of_images(workspace):
+    """A tenth of each class is held out; of the others half, rounded up, train the weights of a search."""
+    edit(workspace / "params.yaml", **{"retrain.batch_size": 8, "retrain.accumulate": 3})
+    known = jobs()
+    held = Calibration(list(known.values()), print)
+    assert held.steps(known["retrain/digits/darts/0"]) == sum(COUNTS) // 24 == 6
+    edit(workspace / "params.yaml", **{"datasets.digits.holdout_fraction": 0.1})
+    known = jobs()
+    held = Calibration(list(known.values()), print)
+    counts = held.counts(known["retrain/digits/darts/0"])
+    assert counts["alphas"] > 0
+    assert counts["weights"] + counts["alphas"] + counts["holdout"] == sum(COUNTS)
+    trained = sum(COUNTS) - counts["holdout"]
+    assert held.held(known["retrain/digits/darts/0"]) == pytest.approx(counts["holdout"] / trained)
+
+
 CALIBRATION = Cache[dict[str, Entry]](MEMORY, dict[str, Entry])
 
 
@@ -474,6 +543,27 @@ def test_the_share_that_threads_waited_is_of_the_time_in_which_they_could_run():
     assert cost_probe.waited((5, 7), (8, 8)) == 1 / 4
     assert cost_probe.waited((0, 0), (0, 0)) == 0  # the system does not say
     assert cost_probe.waited((9, 9), (8, 8)) == 0  # a thread has ended
+
+
+def test_a_measurement_holds_for_its_code_its_genotype_and_all_kinds_of_its_epochs(hurried):
+    edit(hurried / "params.yaml", **{"matrix.methods": ["darts"], "report": {}})
+    known = jobs()
+    held = Calibration(list(known.values()), lambda text: None)
+    search, retrain = known["search/digits/darts/0"], known["retrain/digits/darts/0"]
+    held.throughput(search)
+    held.throughput(retrain)
+    assert held.remembered(search) is not None
+    assert held.remembered(replace(search, code="another")) is None
+    assert held.remembered(retrain) is not None
+    genotype = Path(retrain.inputs["genotype"])
+    genotype.parent.mkdir(parents=True)
+    genotype.touch()
+    assert held.remembered(retrain) is None  # what was measured was a random one
+    for entries in held.known.values():
+        entries.update(
+            {device: entry.model_copy(update={"paces": {9: (1, 1.0)}}) for device, entry in entries.items()}
+        )
+    assert held.remembered(search) is None
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
@@ -567,6 +657,88 @@ def test_the_json_holds_what_the_text_says(hurried):
     assert search["estimate"]["hours"] == pytest.approx(112 / 3600)
     assert facts["gpu_hours"] == pytest.approx(2 * 112 / 3600)  # search and retraining
     assert facts["cpu_hours"] == pytest.approx(0.003)  # extract, evaluate, report
+
+
+def test_the_json_says_what_checkpoints_save_and_what_is_not_known(workspace):
+    edit(workspace / "params.yaml", **{"matrix.methods": ["darts"], "matrix.seeds": [0, 1]})
+    finish([job for name, job in jobs().items() if name.endswith(("digits", "darts/0"))])
+    trained(jobs()["search/digits/darts/0"], [36, 36, 36])
+    trained(jobs()["retrain/digits/darts/0"], [72, 72, 72], RETRAINED, gpu=None)
+    for stage, epoch in (("search", 2), ("retrain", 1)):
+        write_tensors(jobs()[f"{stage}/digits/darts/1"].checkpoint, {}, {"epoch": epoch, "step": 0})
+    facts = shown().facts()
+    assert facts["saved_gpu_hours"] == pytest.approx(2 * 36 / 3600)
+    assert facts["saved_cpu_hours"] == pytest.approx(72 / 3600)
+    assert facts["not_estimated"] == 3  # extract, evaluate, report
+    search, extract, retrain, *_ = (job["estimate"] for job in facts["due"])
+    assert (search["unit"], search["saved"]) == ("GPU-hours", pytest.approx(72 / 3600))
+    assert (retrain["unit"], retrain["seconds"]) == ("CPU-hours", pytest.approx(2 * 72 + 4))
+    assert [extract[name] for name in ("unit", "hours", "saved", "seconds")] == [None] * 4
+    assert "record" in extract["reason"]
+
+
+def test_long_lists_are_cut_and_stages_named_once(workspace):
+    edit(workspace / "params.yaml", **{"matrix.methods": ["darts"]})
+    for name, job in jobs().items():
+        if name.startswith(("search", "retrain")):
+            trained(job, [36, 36, 36], RETRAINED)
+    finish([jobs()["split/digits"]])
+    edit(workspace / "params.yaml", **{"matrix.seeds": [0, 1, 2]})
+    text = " ".join(" ".join(shown().lines()).split())
+    assert " 7 not estimated: extract, evaluate, report (no comparable record yet) " in text
+    recipe = {"epochs": 4, "batch_size": 8, "channels": 4, "cells": 4, "nodes": 2, "cutout": 4, "threads": 2}
+    edit(workspace / "params.yaml", **{"matrix.seeds": [0], "search": recipe | {"precision": "bfloat16"}})
+    text = " ".join(" ".join(shown().lines()).split())
+    [search] = re.findall(r"search 1 digits/darts/0: (.*?) \(see --json\)", text)
+    assert search.count("->") == 6
+    assert search.endswith("; 3 more")  # seven of these, alphas.lr and precision are nine
+
+
+def test_steps_that_seeds_share_are_counted_once(hurried):
+    edit(hurried / "params.yaml", **{"matrix.methods": ["darts"], "matrix.seeds": [0, 1, 2], "report": {}})
+    text = list(shown().lines())
+    entries = [entry for held in CALIBRATION.read().values() for entry in held.values()]
+    steps = sorted(sum(count for count, _ in entry.paces.values()) for entry in entries)
+    said = [int(number) for line in text for number in re.findall(r"measured now: (\d+) step", line)]
+    assert sorted(said) == steps
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (9.94, "9.9 s"),
+        (10, "10 s"),
+        (59.6, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (90_061, "25 h 1 min"),
+    ],
+)
+def test_a_duration_has_two_units_at_most(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [
+        (0.0004, "< 0.001 GPU-hours"),
+        (0.001, "0.001 GPU-hours"),
+        (0.0234, "0.023 GPU-hours"),
+        (1.26, "1.3 GPU-hours"),
+        (12.6, "13 GPU-hours"),
+        (1234.5, "1,234 GPU-hours"),
+    ],
+)
+def test_hours_have_two_digits_or_no_fraction(workspace, hours, text):
+    edit(workspace / "params.yaml", **{"search.epochs": 1})
+    seconds = 3600 * hours
+    trained(jobs()["search/digits/darts/0"], [seconds], seconds=seconds)
+    edit(workspace / "params.yaml", **{"matrix.methods": ["darts"], "matrix.seeds": [1], "report": {}})
+    found = Outlook(list(jobs().values()), load(Path("params.yaml")), print)
+    found.reasons = [reason for reason in found.reasons if reason.job.stage == "search"]
+    lines = [" ".join(line.split()) for line in found.lines()]
+    assert f"total 1 {text}" in lines
+    assert "CPU-hours" not in " ".join(lines)  # nor a remark on them
 
 
 def test_the_json_names_the_parameters_that_differ(hurried):
