@@ -238,6 +238,53 @@ def test_recomputed_cells_and_streamed_images_are_not_counted():
     assert of_search(params, Pictures(32, 100_000)) == of_search(params, Pictures(32))
 
 
+def test_imagenets_stem_leaves_the_cells_an_eighth_of_each_side():
+    def needed(stem, size):
+        digits = TINY["datasets"]["digits"] | {"stem": stem}
+        recipe = {"batch_size": 16, "channels": 8, "cells": 3, "auxiliary_weight": 0.0}
+        return of_retraining(
+            params_of("retrain", datasets={"digits": digits}, retrain=recipe), 2, Pictures(size)
+        )
+
+    # 220 / 8 = 27.5 pixels, rounded up; besides, half a map of all pixels instead of nine, of four bytes
+    stems = 4 * 16 * 8 * (0.5 * 220**2 - 9 * 28**2)
+    assert needed("imagenet", 220) - needed("cifar", 28) == pytest.approx(stems)
+
+
+def test_partial_channels_and_copies_of_the_weights_count_in_a_search():
+    def needed(searcher, **search):
+        methods = {"darts": {"searcher": searcher}}
+        search = {"batch_size": 16, "channels": 8, "cells": 3, "nodes": 2} | search
+        return of_search(params_of("search", methods=methods, search=search), Pictures(32))
+
+    half, quarter = ({"kind": "pc_darts", "portion": portion} for portion in (2, 4))
+    of_16_images = (needed(half, batch_size=32) - needed(half)) - (
+        needed(quarter, batch_size=32) - needed(quarter)
+    )
+    # 5 edges of 16 maps in each of the cells, and once more in the largest
+    cells = [8 * 32**2, 16 * 16**2, 32 * 8**2]
+    assert of_16_images == 4 * 16 * 5 * 16 * (sum(cells) + max(cells)) * (1 / 2 - 1 / 4)
+    # 5 edges of 6 c² + 102 c weights, copied for either side of each direction
+    weights = sum(5 * (6 * c**2 + 102 * c) for c in (8, 16, 32))
+    three, once = (needed({"kind": "zo_darts", "directions": n, "steps": 1}) for n in (3, 1))
+    assert three - once == 4 * 4 * weights
+    assert once - needed({"kind": "darts", "order": 1}) == 4 * 2 * weights
+
+
+def test_a_retraining_of_the_supernet_needs_what_its_search_does():
+    recipe = {"batch_size": 16, "channels": 8, "cells": 3}
+    retrain = recipe | {"start": "supernet", "auxiliary_weight": 0.0, "drop_path": 0.0}
+    sections = {"search": recipe | {"nodes": 2}, "retrain": retrain, "matrix": {"methods": ["darts"]}}
+    needed = of_retraining(params_of("retrain", **sections), 2, Pictures(32))
+    assert needed == of_search(params_of("search", **sections), Pictures(32))
+
+
+def test_images_that_are_cropped_and_resized_are_never_held():
+    cropped = {"augment": {"resized_crop": 0.2, "flip": True}, "image_size": 8}
+    params = params_of("search", datasets={"digits": TINY["datasets"]["digits"] | cropped})
+    assert of_search(params, Pictures(32, 100_000)) == of_search(params, Pictures(32))
+
+
 # --- what a job may have ------------------------------------------------------------------------------
 
 
@@ -334,6 +381,30 @@ def test_a_search_that_cannot_fit_is_refused_with_both_numbers(workspace):
         check_trainings(jobs, check_splits(jobs, print), lambda job: Room(8e9, "the job (mem_mb)"))
 
 
+def test_a_training_is_refused_above_twice_its_room_unless_its_result_is_there(workspace):
+    """The estimate of the retraining, which holds the 1,797 images less 50 for tests, beside its steps."""
+    edit(workspace / "params.yaml", **{"matrix.methods": ["darts"], "report": {}})
+    jobs = plan.plan(load(workspace / "params.yaml"))
+    opened = check_splits(jobs, print)
+    by_stage = {job.stage: job for job in jobs}
+    images = len(opened["digits"].train_labels)
+    params = RetrainJob.model_validate(by_stage["retrain"].params)
+    needed = of_retraining(params, 1, Pictures(8, images))
+    assert needed - of_retraining(params, 1, Pictures(8)) == 3 * 64 * images > 0
+
+    def check(share):
+        enough = Room(share * needed, "this machine")
+        check_trainings(jobs, opened, lambda job: enough if job.stage == "retrain" else PLENTY)
+
+    check(0.501)
+    with pytest.raises(UserError, match=r"^retrain of digits/darts/0: needs about"):
+        check(0.499)
+    for name in by_stage["retrain"].outputs:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    check(0.499)
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_the_shipped_experiments_fit_a_gpu_of_16_gb_and_are_checked_at_once(path, tmp_path, monkeypatch):
     monkeypatch.setattr("hlrs.pipeline.plan.content_digest", lambda source: "0" * 64)  # the data are not here
@@ -351,7 +422,7 @@ def test_the_shipped_experiments_fit_a_gpu_of_16_gb_and_are_checked_at_once(path
 
 
 def test_a_cutout_is_compared_with_images_whose_size_only_the_file_knows(workspace):
-    arrays = {f"{part}_images": np.zeros((30, 8, 8), np.uint8) for part in ("train", "test")}
+    arrays = {f"{part}_images": np.zeros((30, 8, 12), np.uint8) for part in ("train", "test")}
     labels = {f"{part}_labels": np.arange(30)[:, None] % 3 for part in ("train", "test")}
     np.savez("tiny.npz", **arrays, **labels)
     raw = yaml.safe_load((workspace / "params.yaml").read_text())
@@ -361,6 +432,9 @@ def test_a_cutout_is_compared_with_images_whose_size_only_the_file_knows(workspa
         "augment": {"crop_padding": 1},
     }
     check_trainings(jobs_of(raw), check_splits(jobs_of(raw), print), lambda job: PLENTY)
+    raw["retrain"]["cutout"] = 10  # more than the height, not than the width
+    with pytest.raises(UserError, match=r"^retrain\.cutout: 10 is larger than the images"):
+        check_trainings(jobs_of(raw), check_splits(jobs_of(raw), print), lambda job: PLENTY)
     raw["retrain"]["cutout"] = 16
     jobs = jobs_of(raw)
     with pytest.raises(

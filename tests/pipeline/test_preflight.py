@@ -264,6 +264,19 @@ def test_more_images_or_features_than_there_are_is_refused_before_any_job_runs(c
         preflight.check_counts(plan.plan(load(Path("params.yaml"))))
 
 
+def test_the_alphas_first_step_may_be_the_searchs_last_and_not_later():
+    """Of 159 images 81 train the weights: 5 steps of 16 in each of 3 epochs."""
+    Path("params.yaml").write_text(yaml.safe_dump(TINY))
+    searcher = {"kind": "zo_darts", "steps": 15}
+    edit(
+        Path("params.yaml"), **{"methods.darts.searcher": searcher, "matrix.methods": ["darts"], "report": {}}
+    )
+    preflight.check_counts(plan.plan(load(Path("params.yaml"))))
+    edit(Path("params.yaml"), **{"methods.darts.searcher.steps": 16})
+    with pytest.raises(UserError, match=r"^methods\.darts: searcher\.steps: .* 16 steps .* has 15: "):
+        preflight.check_counts(plan.plan(load(Path("params.yaml"))))
+
+
 def test_the_features_that_are_counted_are_those_of_the_networks():
     bilateral, etf = {"kind": "bilateral"}, {"kind": "plain", "head": ETF}
     base = yaml.safe_load(yaml.safe_dump(TINY)) | {"report": {}}
