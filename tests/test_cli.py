@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 
 from hlrs.artifacts.jobs import OUTPUTS, key_of
 from hlrs.cli import STAGE_HELP, main
-from hlrs.nas.genotype import PUBLISHED
+from hlrs.nas.genotype import PUBLISHED, ImplantGenotype
 from tests.conftest import TINY, edit, result_files
 from tests.messages import says
 
@@ -119,6 +120,36 @@ def test_networks_of_nasbench201_are_described_and_options_that_they_lack_refuse
     says(complaint("describe", cell, "--cells", "4"), "--cells 4", "multiple of 3")
     says(complaint("describe", cell, "--stem", "imagenet"), "--stem imagenet", "nasbench201")
     says(complaint("describe", "|foo~0|"), "NETWORK", "'foo'")
+
+
+def test_a_genotype_of_implanted_cells_is_described_on_the_resnet_of_32_layers(tmp_path):
+    path = tmp_path / "genotype.json"
+    path.write_text(json.dumps(ImplantGenotype(PUBLISHED["DARTS_V2"].normal, [2, 3, 4, 5]).to_json()))
+    facts = json.loads(run("describe", str(path), "--json")[1])
+    assert (facts["channels"], facts["cells"]) == (16, 15)  # five blocks in each of three stages
+    says(complaint("describe", str(path), "--channels", "15"), "--channels", "15 is odd")
+
+
+def test_what_a_networks_products_would_cost_by_an_approximate_multiplier_is_described(tmp_path):
+    approximate = ("describe", "resnet20", "--where", "convolutions", "--multiplier")
+    code, shown, _ = run(*approximate, "0,0,4")
+    assert code == 0
+    whole, approximate_ones = (
+        int(re.search(rf"{name} +([\d,]+)", shown)[1].replace(",", ""))
+        for name in ("multiply adds", "multiplications")
+    )
+    assert whole - approximate_ones == 64 * 10  # all but the classifier's
+    to_int8, to_float = (
+        float(re.search(rf"energy to {of} +([\d.]+)", shown)[1]) for of in ("int8", "float32")
+    )
+    assert 0 < to_int8 < 1
+    assert to_float == pytest.approx(to_int8 * 0.2 / 3.7, abs=1e-4)  # pJ of a product, Horowitz 2014
+    table = tmp_path / "products.npy"
+    np.save(table, np.multiply.outer(np.arange(256), np.arange(256)))
+    assert "not known" in run(*approximate, str(table), "--channels", "4")[1]  # no power of it is published
+    for numbers in ("0,4", "0,0,4,4"):
+        says(complaint(*approximate, numbers), f"--multiplier {numbers}", "three numbers")
+    says(complaint("describe", "resnet20", "--multiplier", "0,0,4"), "--where", "primitives", "convolutions")
 
 
 def test_a_run_is_described_with_its_own_layout_and_measured(workspace, monkeypatch):
