@@ -137,7 +137,10 @@ def _notice(earlier: list[Queued] | None, jobs: dict[str, Job], wait: bool) -> s
 # SLURM's messages in a job's log, and their remedies. "CANCELLED AT ... DUE TO" a preemption, a requeue or a
 # lost node is not the end: the job resumes and appends to the same log.
 REASONS = [
-    (r"exceeded memory limit|oom.kill|out of memory", "it needed more memory than mem_mb; {raise_it}"),
+    (
+        r"exceeded memory limit|oom.kill|out of memory",
+        "it needed more memory than it asked for (mem_mb, or mem_mb_per_cpu); {raise_it}",
+    ),
     (r"DUE TO TIME LIMIT", "it reached its time limit; {raise_it}"),
     (r"CANCELLED AT \S+ \*\*\*", "it was cancelled"),
 ]
