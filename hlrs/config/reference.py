@@ -138,7 +138,7 @@ def _default(entry: Schema) -> str:
 
 def _plain(value: Any) -> str:
     """Write a value as YAML has it."""
-    return json.dumps(value, ensure_ascii=False).replace('"', "")
+    return json.dumps(value, ensure_ascii=False).replace('"', "") or '""'
 
 
 def _bounds(entry: Schema) -> str:

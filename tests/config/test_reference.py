@@ -51,6 +51,7 @@ def test_a_row_has_type_default_bounds_and_meaning():
     assert sgd["schedule"][:2] == ["kind `cosine`, `multistep`, `triangular`", "kind `cosine`"]
     assert rows_of("augment")["flip"][0] == "`true`, `false`, `alternating`"
     assert rows_of("source: {kind: npz}")["file"][:2] == ["text", "required"]
+    assert rows_of("source: {kind: csv}")["suffix"][:2] == ["text", '`""`']
 
 
 def test_every_kind_has_a_section():
