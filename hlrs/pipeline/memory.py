@@ -7,8 +7,10 @@ some): only a job that does not fit by more than that factor is refused. Loads w
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hlrs.config.jobs import Images, RetrainJob, ScoreJob, SearchJob
@@ -19,6 +21,7 @@ from hlrs.pipeline.gpus import available, listed
 MEM_MB = 8000  # that the rules of searches and retrainings request
 REQUESTED = {"gpu": 1, "mem_mb": MEM_MB}  # by these rules, where no profile sets something else
 LARGEST_GPU = 300e9  # bytes
+MEBIBYTE = 2.0**20  # what SLURM calls a megabyte
 UNSURE = 2.0
 
 FLOAT = 4  # bytes
@@ -197,8 +200,39 @@ def room(stage: str, cores: int, workflow: Any, queued: bool) -> Room:
         profile = settings.overwrite_resources.get(stage, {})
         return _requested(settings.default_resources or {}, profile, cores) or UNKNOWN
     gpu = _gpu_here(os.environ)
+    return Room(gpu, "this machine's GPU") if gpu else main_memory(os.environ)
+
+
+def main_memory(environment: Mapping[str, str], root: Path = Path("/")) -> Room:
+    """Return the main memory that this process may have: the least of what bounds it."""
     physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return Room(gpu, "this machine's GPU") if gpu else Room(physical, "this machine")
+    grouped = (Room(limit, "this process's cgroup") for limit in _cgroup_limits(root))
+    allocated = (Room(limit, "this SLURM allocation") for limit in _allocated(environment))
+    return min([Room(physical, "this machine"), *grouped, *allocated], key=lambda room: room.bytes)
+
+
+def _cgroup_limits(root: Path) -> Iterator[float]:
+    """Yield the limits on the bytes of this process's cgroup and of those around it, v1 and v2."""
+    with suppress(OSError):  # a system without cgroups
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            folder, file = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+            own = Path(name.lstrip("/"))  # a container may see only the group at the root, its own
+            for group in (own, *own.parents):
+                with suppress(OSError, ValueError):  # "max": no limit
+                    yield float(int((root / "sys/fs/cgroup" / folder / group / file).read_text()))
+
+
+def _allocated(environment: Mapping[str, str]) -> Iterator[float]:
+    """Yield the bytes on this node of the SLURM job that this process runs in; none where it has no limit."""
+    if "SLURM_JOB_ID" not in environment:
+        return
+    names = ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")
+    texts = (environment.get(name, "") for name in names)  # srun reads them, too: a user may set 8G
+    per_node, per_cpu, cpus = (int(text) if text.isdecimal() else 0 for text in texts)
+    yield from (limit * MEBIBYTE for limit in (per_node, per_cpu * cpus) if limit)  # 0: the whole node's
 
 
 def _requested(defaults: Mapping[str, Any], profile: Mapping[str, Any], cores: int | None) -> Room | None:

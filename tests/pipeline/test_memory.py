@@ -11,6 +11,7 @@ import pytest
 import yaml
 from snakemake.cli import get_argument_parser
 
+from hlrs.artifacts.files import write_text
 from hlrs.config.jobs import RetrainJob, SearchJob
 from hlrs.config.params import Params, load
 from hlrs.errors import UserError
@@ -22,6 +23,7 @@ from tests.conftest import TINY, edit
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))]
+NO_CGROUPS = Path("/nowhere")
 PLENTY = Room(LARGEST_GPU, "the largest GPU")
 
 MEASURE = r"""
@@ -349,9 +351,66 @@ def test_after_a_dry_run_jobs_may_run_elsewhere():
 def test_a_job_on_this_machine_has_its_gpu_or_its_memory(monkeypatch):
     monkeypatch.setattr("hlrs.pipeline.memory._gpu_here", lambda environment: 0.0)
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000_000}.__getitem__)
-    assert room("search", 1, snakemake(), queued=False) == Room(4_096_000_000, "this machine")
+    assert memory.main_memory({}, NO_CGROUPS) == Room(4_096_000_000, "this machine")
+    monkeypatch.setattr("hlrs.pipeline.memory.main_memory", lambda environment: Room(1e9, "whatever bounds"))
+    assert room("search", 1, snakemake(), queued=False) == Room(1e9, "whatever bounds")
     monkeypatch.setattr("hlrs.pipeline.memory._gpu_here", lambda environment: 8e10)
     assert room("search", 1, snakemake(), queued=False) == Room(8e10, "this machine's GPU")
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        # v2: the limit may be on the group itself, or on one around it
+        ("0::/user.slice/session-3.scope", {"user.slice/session-3.scope/memory.max": "2000000000"}, 2e9),
+        (
+            "0::/slurm/job_7/step_0",
+            {
+                "slurm/job_7/step_0/memory.max": "max",
+                "slurm/job_7/memory.max": "1073741824",
+                "slurm/memory.max": "3000000000",
+            },
+            1_073_741_824,
+        ),
+        ("0::/", {"memory.max": "500000000"}, 5e8),  # in a container with a namespace of its own
+        ("0::/a", {"b/memory.max": "500000000"}, None),
+        ("0::/a", {"a/memory.max": "max"}, None),
+        # v1: a hierarchy per controller; without a limit, the largest multiple of a page below 2^63
+        ("9:cpu:/c\n4:memory:/m\n0::/", {"memory/m/memory.limit_in_bytes": "700000000"}, 7e8),
+        ("4:hugetlb,memory:/docker/1", {"memory/memory.limit_in_bytes": "700000000"}, 7e8),
+        ("4:memory:/m", {"memory/m/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("9:cpu:/c", {"memory/c/memory.limit_in_bytes": "700000000"}, None),
+    ],
+)
+def test_a_cgroup_bounds_what_a_job_on_this_machine_may_have(monkeypatch, tmp_path, own, files, expected):
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000_000}.__getitem__)
+    write_text(tmp_path / "proc/self/cgroup", own + "\n")
+    for name, text in files.items():
+        write_text(tmp_path / "sys/fs/cgroup" / name, text + "\n")
+    machine = Room(4_096_000_000, "this machine")
+    group = Room(expected, "this process's cgroup") if expected else machine
+    assert memory.main_memory({}, tmp_path) == group
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"SLURM_MEM_PER_NODE": "2000"}, 2_097_152_000),  # MiB
+        ({"SLURM_MEM_PER_CPU": "500", "SLURM_CPUS_ON_NODE": "3"}, 1_572_864_000),
+        ({"SLURM_MEM_PER_NODE": "0"}, None),  # --mem=0: the node's
+        ({"SLURM_MEM_PER_CPU": "0", "SLURM_CPUS_ON_NODE": "3"}, None),
+        ({"SLURM_MEM_PER_CPU": "500"}, None),
+        ({"SLURM_MEM_PER_NODE": "2G"}, None),
+        ({"SLURM_MEM_PER_NODE": "9000"}, None),  # more than the machine has
+        ({}, None),
+    ],
+)
+def test_an_allocation_bounds_what_a_job_on_this_machine_may_have(monkeypatch, environment, expected):
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000_000}.__getitem__)
+    machine = Room(4_096_000_000, "this machine")
+    allocation = Room(expected, "this SLURM allocation") if expected else machine
+    assert memory.main_memory({"SLURM_JOB_ID": "7", **environment}, NO_CGROUPS) == allocation
+    assert memory.main_memory(environment, NO_CGROUPS) == machine  # left over in the shell of an ended job
 
 
 def test_a_gpu_that_the_environment_leaves_out_is_not_asked_for(monkeypatch):
