@@ -105,7 +105,8 @@ class Live(logging.Handler):
     def _news(self, now: float) -> Iterator[str]:
         """Yield what is new of the running jobs, and now and then the time left for all."""
         held = [one for one in [*self.running.values()] if leased(one.job.key)]  # others wait in a queue
-        found = [(one, state_of(one.job)) for one in held]
+        states = [(one, state_of(one.job)) for one in held]
+        found = [(one, state) for one, state in states if state.what == "running"]  # none that ended now
         new = [(one, state) for one, state in found if state.says != one.says or now - one.at >= SILENT]
         for one, state in sorted(new, key=lambda each: each[0].at)[:MOST]:
             one.says, one.at = state.says, now

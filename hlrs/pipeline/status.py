@@ -47,8 +47,15 @@ class State:
 
 def survey(jobs: list[Job]) -> list[State]:
     """Find out what each job of a plan does, from leases, logs and results; upstream first."""
+    missing = {job.key for job in jobs if not job.complete}
     due = {job.key for job in plan.due(jobs)}
-    return [state_of(job) if job.key in due else _not_due(job) for job in jobs]
+    states = [state_of(job) if job.key in due else _not_due(job) for job in jobs]
+    return [_ended(state) if state.job.key in missing else state for state in states]
+
+
+def _ended(state: State) -> State:
+    """Return the state of a job that had no result; it may have ended since, and nobody is at it."""
+    return State(state.job, "done") if state.what != "running" and state.job.complete else state
 
 
 def _not_due(job: Job) -> State:
@@ -61,9 +68,10 @@ def _not_due(job: Job) -> State:
 
 def state_of(job: Job) -> State:
     """Find out what a job does whose result is not there."""
+    running = leased(job.key)  # before the log: one that ends now has said why
     log = _log(job)
     last = log[-1] if log else ""
-    if leased(job.key):
+    if running:
         return State(job, "running", *_progress(job, log), str(holder_of(job.key) or ""))
     if last.startswith("hlrs: ") and not INTERRUPTED.search(last):
         return State(job, "failed", last.removeprefix("hlrs: ").removeprefix(f"{job.run}: "))

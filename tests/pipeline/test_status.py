@@ -93,6 +93,35 @@ def test_a_deleted_result_that_nothing_due_reads_is_gone_and_not_done(jobs):
         assert {state.what for state in survey(jobs)} == {"done", "running", "gone"}
 
 
+def test_a_job_that_ends_while_its_state_is_looked_up_is_done(jobs, monkeypatch):
+    ending, again = (of(jobs, "search", f"digits/darts/{seed}") for seed in (0, 1))
+    for path in again.outputs:  # a result that is made again, as the split that it was made from is gone
+        write_text(Path(path), "")
+    look_up = plan.due
+
+    def due(jobs):
+        found = look_up(jobs)
+        for path in ending.outputs:
+            write_text(Path(path), "")
+        return found
+
+    monkeypatch.setattr(plan, "due", due)
+    states = {state.job.key: state.what for state in survey(jobs)}
+    assert [states[job.key] for job in (ending, again, jobs[0])] == ["done", "waiting", "waiting"]
+
+
+def test_a_job_that_fails_while_its_state_is_looked_up_has_failed(jobs, monkeypatch):
+    job = of(jobs, "search", "digits/darts/0")
+    says(job, EPOCHS)
+
+    def ends_now(key):
+        says(job, EPOCHS + "hlrs: {run}: the loss is not finite\n")
+        return False
+
+    monkeypatch.setattr("hlrs.pipeline.status.leased", ends_now)
+    assert (state_of(job).what, state_of(job).says) == ("failed", "the loss is not finite")
+
+
 def test_a_step_within_a_long_epoch_counts_as_part_of_it(jobs):
     job = of(jobs, "search", "digits/darts/0")
     says(job, EPOCHS + "{run}  epoch 3/3, step 5/20  3 s left\n")
@@ -142,6 +171,13 @@ def test_a_running_snakemake_shows_epochs_ends_and_the_time_left_at_a_bounded_ra
     assert [len(turn) for turn in turns] == [MOST, len(others) - MOST, 0]
     event(live, LogEvent.JOB_FINISHED, job_id=0)
     assert [text[: text.index(" in ")] for text in printed(live)] == [f"done      search    {one.run} "]
+
+
+def test_a_job_that_ends_at_a_look_is_not_shown_as_waiting(jobs, live, monkeypatch):
+    one = of(jobs, "search", "digits/darts/0")
+    event(live, LogEvent.JOB_INFO, jobid=0, wildcards={"key": one.key})
+    monkeypatch.setattr("hlrs.pipeline.live.leased", lambda key: True)  # and no longer at the next question
+    assert list(live._news(live.summed)) == []
 
 
 def test_ctrl_c_does_not_look_like_a_loss_and_a_failure_does(jobs, live):
