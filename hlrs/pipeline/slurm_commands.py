@@ -7,7 +7,7 @@ a job (MinJobAge), when a job ends as PREEMPTED or NODE_FAIL, or when sacct name
 
 - a failed status query is retried for up to 50 seconds (the executor gives up after 60);
 - squeue takes precedence over sacct, whose database lags: it may list a pending job as PREEMPTED for minutes,
-  or never learn of an end; if sacct does not answer, squeue alone decides;
+  or never learn of an end; if sacct does not answer or is not installed, squeue alone decides;
 - a submitted job that squeue has forgotten and whose end sacct does not know is reported as COMPLETED if its
   record, which is written last, exists, otherwise as FAILED;
 - a job that ended as PREEMPTED or NODE_FAIL is requeued, or reported as FAILED if that is refused;
@@ -87,7 +87,7 @@ def _status(tool: str, arguments: list[str], run: str) -> int:
     deadline = time.monotonic() + STATUS_SECONDS
     while True:
         queue = _call("squeue", ["--array", "--format=%i|%T", "--states=all", "--noheader", "--name", run])
-        done = _call("sacct", arguments) if tool == "sacct" else queue
+        done = _call("sacct", arguments) if tool == "sacct" and _found("sacct") else queue
         if 0 in (queue.returncode, done.returncode):
             break
         if time.monotonic() > deadline:
@@ -216,13 +216,18 @@ def _call(tool: str, arguments: list[str], text: str | None = None) -> "subproce
 
 
 def _real(tool: str) -> str:
-    """Return SLURM's own command: the first in PATH outside .hlrs/bin."""
-    folders = os.environ.get("PATH", "").split(os.pathsep)
-    others = os.pathsep.join(f for f in folders if Path(f).parts[-2:] != (".hlrs", "bin"))
-    real = shutil.which(tool, path=others)
+    """Return SLURM's own command; end the process without it."""
+    real = _found(tool)
     if real is None:
         sys.exit(f"{tool}: not found")
     return real
+
+
+def _found(tool: str) -> str | None:
+    """Return SLURM's own command: the first in PATH outside .hlrs/bin; None without it."""
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    others = os.pathsep.join(f for f in folders if Path(f).parts[-2:] != (".hlrs", "bin"))
+    return shutil.which(tool, path=others)
 
 
 def _option(arguments: list[str], *names: str) -> str | None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -147,6 +148,18 @@ def test_squeue_answers_if_accounting_does_not(commands, complaint):
     assert call(*SACCT) == (0, "7|RUNNING\n8|FAILED\n", "")
     assert len(commands.calls("sacct")) == 1
     assert commands.calls("squeue") == [["--array", *SQUEUE[1:]]]
+
+
+def test_squeue_answers_where_sacct_is_not_installed(commands, tmp_path, monkeypatch):
+    """The executor finds our sacct, and prefers it where MinJobAge is short."""
+    commands.write("squeue", "echo '7|RUNNING'")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("sh", "wc"):
+        (programs / name).symlink_to(shutil.which(name))
+    monkeypatch.setenv("PATH", os.pathsep.join(map(str, (commands.folder, programs))))
+    submitted(("7", KEY), ("8", OTHER))
+    assert call(*SACCT) == (0, "7|RUNNING\n8|FAILED\n", "")
 
 
 def test_a_job_that_squeue_forgot_is_judged_by_its_result(commands):
