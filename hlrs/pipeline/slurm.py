@@ -98,6 +98,8 @@ def queued(keys: Iterable[str]) -> list[Queued] | None:
         return None
     here, found = str(Path.cwd()), []
     for line in listing.splitlines():
+        if line.count("|") < 2:  # a notice of the site's own
+            continue
         id_, state, folder = line.split("|", 2)
         found += [Queued(id_, state, key) for job, key in submitted if job == id_ and folder == here]
     return sorted(found, key=lambda job: [int(number) for number in job.id.split("_")])

@@ -141,11 +141,10 @@ def _submit(arguments: list[str], run: str) -> int:
             done = subprocess.CompletedProcess([], 0, f"{job}\n", "")
             break
     sys.stderr.write(done.stderr)
-    if done.returncode == 0:
-        job = done.stdout.strip().split(";")[0]
-        if re.fullmatch("[0-9]+", job):
-            _record(run, [{"job": f"{job}{task}", "key": key} for task, key in keys.items()])
-        sys.stdout.write(done.stdout)
+    answer = re.search(r"^ *([0-9]+)(;.*)?$", done.stdout, re.MULTILINE)  # among a site's notices
+    if done.returncode == 0 and answer:
+        _record(run, [{"job": f"{answer[1]}{task}", "key": key} for task, key in keys.items()])
+    sys.stdout.write(f"{answer[0]}\n" if answer else done.stdout)
     return done.returncode
 
 

@@ -165,6 +165,13 @@ def test_queued_lists_the_jobs_of_this_folder_and_these_keys(commands, tmp_path)
     assert f"--user={os.getuid()}" in commands.calls("squeue")[0]
 
 
+def test_a_notice_of_the_site_in_the_queue_is_no_job(commands, tmp_path):
+    submitted(("9", KEYS[0]))
+    commands.write("sbatch", "true")
+    commands.write("squeue", f"echo; echo 'Maintenance | Monday'; echo '9|RUNNING|{tmp_path}'")
+    assert slurm.queued(KEYS) == [Queued("9", "RUNNING", KEYS[0])]
+
+
 def test_queued_lists_each_task_of_an_array(commands, tmp_path):
     submitted(("9_10", KEYS[0]), ("9_2", KEYS[1]), ("9_3", KEYS[2]))
     commands.write("sbatch", "true")

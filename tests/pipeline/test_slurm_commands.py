@@ -288,6 +288,15 @@ def test_a_submission_is_recorded_with_its_key(commands):
     assert [path.name for path in slurm_commands.RECORDS.iterdir()] == [f"{RUN}.jsonl"]
 
 
+@pytest.mark.parametrize("answer", ["7", "7;alps"])
+def test_a_submission_is_found_among_a_sites_notices(commands, answer):
+    """The executor takes any number for the job's, and refuses two."""
+    notices = "echo 'Your project has used 12 of 400 GPU hours'"
+    commands.write("sbatch", f"{notices}; echo '{answer}'; echo; {notices}; echo 'sbatch: note 3' >&2")
+    assert call(*SBATCH) == (0, f"{answer}\n", "sbatch: note 3\n")
+    assert slurm_commands.submissions(Path()) == [("7", KEY)]
+
+
 def test_a_submission_to_a_named_cluster_is_recorded_by_its_number(commands):
     commands.write("sbatch", "echo '7;a_cluster'")
     assert call(*SBATCH) == (0, "7;a_cluster\n", "")
