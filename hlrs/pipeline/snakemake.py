@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,7 @@ from hlrs.pipeline.tracking import check_installed
 SLURM_EXTRA = f"--signal={slurm.WARNING.name.removeprefix('SIG')}@120 --open-mode=append"
 
 ALLOWED = {"params": "FILE", "container": "FILE.sif", "time_limit": "MINUTES"}  # of --config
+CLUSTERS = ("cluster", "clusters", "slurm_cluster")  # what the executor calls a job's cluster
 QUESTIONS = {  # options with which snakemake neither runs jobs nor waits for them
     "--unlock", "--summary", "--detailed-summary", "--lint", "--list-rules", "--list-target-rules",
     "--list-untracked", "--dag", "--rulegraph", "--filegraph", "--d3dag", "--report", "--touch",
@@ -159,6 +160,7 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
         _share_out_gpus(workflow, executes)
     _prepare(jobs, lambda job: memory.room(job.stage, _cores(job), workflow, queued))
     if slurm.available():
+        check_cluster(workflow, os.environ)
         _follow_queue(jobs, executes)
     planned = Plan(jobs, image)
     if executes:  # earlier params may need no job to run, yet their report must be published
@@ -243,6 +245,22 @@ def _follow_queue(jobs: list[Job], executes: bool) -> None:
     """Install the patient SLURM commands and wait for jobs of an earlier snakemake."""
     slurm.install_commands()
     slurm.wait_for_earlier(jobs, wait=executes)
+
+
+def check_cluster(workflow: Any, environment: Mapping[str, str]) -> None:
+    """Raise UserError if the profile sends jobs to another cluster than the one that SLURM's commands ask.
+
+    There squeue would list none of them, so that all would seem to have failed.
+    """
+    settings = workflow.resource_settings
+    for resources in (settings.default_resources or {}, *settings.overwrite_resources.values()):
+        for name, resource in {**resources}.items():
+            cluster = str(getattr(resource, "raw", resource)).strip("'\"")  # in a profile, a quoted text
+            if name in CLUSTERS and cluster != environment.get("SLURM_CLUSTERS"):
+                raise UserError(
+                    f"resource {name}={cluster}: squeue would not list these jobs; set SLURM_CLUSTERS to the "
+                    f"cluster instead, for all jobs"
+                )
 
 
 @functools.cache

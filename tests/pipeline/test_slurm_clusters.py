@@ -5,6 +5,9 @@ import pytest
 from hlrs.errors import UserError
 from hlrs.pipeline.slurm import ask
 from hlrs.pipeline.slurm_profile import merge, survey
+from hlrs.pipeline.snakemake import check_cluster
+from tests.messages import says
+from tests.pipeline.test_memory import snakemake
 
 
 def test_the_clusters_name_is_no_part_of_an_answer():
@@ -24,3 +27,16 @@ def test_a_profile_for_several_clusters_is_refused_with_the_variable(monkeypatch
     monkeypatch.setenv("SLURM_CLUSTERS", clusters)
     with pytest.raises(UserError, match=f"^SLURM_CLUSTERS={clusters}: .* set it to that cluster's name"):
         survey()
+
+
+@pytest.mark.parametrize("name", ["cluster", "clusters", "slurm_cluster"])
+@pytest.mark.parametrize("for_all", [True, False])
+def test_a_profile_whose_jobs_squeue_would_not_list_is_refused(name, for_all):
+    given = f"{name}='alps'"
+    workflow = snakemake(defaults=[given]) if for_all else snakemake("gpu=0", given)
+    for elsewhere in ({}, {"SLURM_CLUSTERS": "jura"}):
+        with pytest.raises(UserError) as refused:
+            check_cluster(workflow, elsewhere)
+        says(str(refused.value), name, "alps", "squeue", "SLURM_CLUSTERS")
+    check_cluster(workflow, {"SLURM_CLUSTERS": "alps"})
+    check_cluster(snakemake("gpu=0", defaults=["mem_mb=1000"]), {})
