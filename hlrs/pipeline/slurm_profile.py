@@ -24,7 +24,7 @@ from hlrs.errors import UserError
 from hlrs.pipeline.gpus import GPU_STAGES
 from hlrs.pipeline.slurm import ask
 
-COLUMNS = "%P|%a|%l|%G"
+COLUMNS = "%P|%a|%D|%r|%l|%G"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Partition:
 
     name: str
     default: bool
-    up: bool
+    up: bool  # whether a user's job may ever start in it
     limit: int | None  # minutes; None if unlimited
     gpus: frozenset[str]  # types in its nodes; "" is a GPU without a type
 
@@ -98,16 +98,17 @@ def _accounts() -> frozenset[str]:
 
 
 def merge(listing: str) -> list[Partition]:
-    """Parse sinfo's lines `name[*]|up|limit|gres`, of which a partition may have several."""
+    """Parse sinfo's lines, of which a partition may have several: `name[*]|up|nodes|root only|limit|gres`."""
     found: dict[str, Partition] = {}
     for line in listing.splitlines():
-        if line.count("|") < 3:  # a notice of the site's own
+        if line.count("|") < 5:  # a notice of the site's own
             continue
-        starred, state, limit, gres = line.split("|", 3)
+        starred, state, nodes, root, limit, gres = line.split("|", 5)
+        up = state == "up" and nodes != "0" and root == "no"
         name, gpus = starred.rstrip("*"), gpu_types(gres)
         if name in found:
             gpus |= found[name].gpus
-        found[name] = Partition(name, starred.endswith("*"), state == "up", minutes(limit), gpus)
+        found[name] = Partition(name, starred.endswith("*"), up, minutes(limit), gpus)
     return list(found.values())
 
 

@@ -11,11 +11,11 @@ from tests.pipeline.test_memory import snakemake
 
 
 def test_the_clusters_name_is_no_part_of_an_answer():
-    assert ask("printf", "CLUSTER: toy\ncpu*|up|1:00|(null)\n") == "cpu*|up|1:00|(null)\n"
+    assert ask("printf", "CLUSTER: toy\ncpu*|up|2|no|1:00|(null)\n") == "cpu*|up|2|no|1:00|(null)\n"
 
 
 def test_a_notice_of_the_site_is_no_partition():
-    listing = "Maintenance on Monday\ncpu*|up|1:00|(null)\n\ngpu|up|2:00|gpu:a100:4(S:0-1)\n"
+    listing = "Maintenance on Monday\ncpu*|up|2|no|1:00|(null)\n\ngpu|up|2|no|2:00|gpu:a100:4(S:0-1)\n"
     assert [(partition.name, sorted(partition.gpus)) for partition in merge(listing)] == [
         ("cpu", []),
         ("gpu", ["a100"]),

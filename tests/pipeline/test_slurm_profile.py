@@ -79,18 +79,22 @@ def test_types_of_gpus_in_a_gres(gres, types):
 def test_lines_of_a_partition_are_merged():
     """sinfo prints a line for each combination of a partition's columns."""
     listing = (
-        "batch*|up|2-00:00:00|(null)\n"
-        "batch*|up|2-00:00:00|gpu:a100:4(S:0-1)\n"
-        "batch*|up|2-00:00:00|gpu:v100:2\n"
-        "long|up|infinite|(null)\n"
-        "old|down|1:00:00|gpu:1\n"
-        "drained|drain|1:00:00|(null)\n"
+        "batch*|up|2|no|2-00:00:00|(null)\n"
+        "batch*|up|2|no|2-00:00:00|gpu:a100:4(S:0-1)\n"
+        "batch*|up|2|no|2-00:00:00|gpu:v100:2\n"
+        "long|up|2|no|infinite|(null)\n"
+        "old|down|2|no|1:00:00|gpu:1\n"
+        "drained|drain|2|no|1:00:00|(null)\n"
+        "empty|up|0|no|infinite|(null)\n"
+        "root|up|2|yes|infinite|gpu:1\n"
     )
     assert merge(listing) == [
         Partition("batch", True, True, 2880, frozenset({"a100", "v100"})),
         Partition("long", False, True, None, frozenset()),
         Partition("old", False, False, 60, frozenset({""})),
         Partition("drained", False, False, 60, frozenset()),
+        Partition("empty", False, False, None, frozenset()),
+        Partition("root", False, False, None, frozenset({""})),
     ]
     assert merge("") == []
 
@@ -291,7 +295,7 @@ def slurm(monkeypatch, tmp_path):
     commands = Commands(tmp_path / "commands", monkeypatch)
 
     def answer(*lines, accounting="accounting_storage/none"):
-        lines = lines or ("cpu*|up|2-00:00:00|(null)", "gpu|up|1-00:00:00|gpu:a100:4(S:0-1)")
+        lines = lines or ("cpu*|up|2|no|2-00:00:00|(null)", "gpu|up|2|no|1-00:00:00|gpu:a100:4(S:0-1)")
         commands.write("sinfo", "cat <<'END'\n" + "\n".join(lines) + "\nEND" if lines != ("",) else "true")
         commands.write("scontrol", f"cat <<'END'{CONFIG.format(accounting=accounting)}END")
         return commands
@@ -436,7 +440,7 @@ def test_no_partition_is_one_line(slurm):
 
 
 def test_a_cluster_without_gpus_is_reported(slurm):
-    slurm("cpu*|up|infinite|(null)")
+    slurm("cpu*|up|2|no|infinite|(null)")
     assert "No GPU" in run("profile", "slurm", "--to", "here")[1].splitlines()[-1]
 
 
