@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -91,13 +92,19 @@ def _devices(say: Callable[[str], None]) -> Iterator[Check]:
     yield _driver_check(driver, torch.cuda.is_available())
     say(f"searching on the CPU, {STEPS} steps")
     expected, note = _step(torch.device("cpu"), None)
-    yield Check("CPU", BROKEN if expected is None else OK, f"{os.cpu_count()} cores; {note}")
+    yield Check("CPU", BROKEN if expected is None else OK, f"{_cores()}; {note}")
     for i in range(torch.cuda.device_count()):
         say(f"searching on GPU {i}, {STEPS} steps")
         yield _gpu(i, expected)
     if torch.cuda.device_count():
         say("compiling a GPU kernel")
         yield _kernels(torch.device("cuda"))
+
+
+def _cores() -> str:
+    """Count the cores that this process may use, in a container or SLURM job maybe some of the machine's."""
+    usable, all_of_them = len(os.sched_getaffinity(0)), os.cpu_count() or 0
+    return f"{usable} of {all_of_them} cores" if usable < all_of_them else f"{usable} cores"
 
 
 def _gpu(index: int, expected: float | None) -> Check:
@@ -241,8 +248,11 @@ def _dvc() -> Check:
 
 
 def _program(name: str, program: str, remedy: str) -> Check:
-    version = ask(program, "--version", seconds=PATIENCE)
-    return Check(name, BROKEN, remedy) if version is None else Check(name, OK, version.split()[-1])
+    answer = ask(program, "--version", seconds=PATIENCE)
+    if answer is None:
+        return Check(name, BROKEN, remedy)
+    number = re.search(r"\d+\.\S+", answer)  # "git version 2.39.5 (Apple Git-154)"
+    return Check(name, OK, number[0] if number else "of an unknown version")
 
 
 def _apptainer() -> Check:
@@ -258,7 +268,7 @@ def _slurm(say: Callable[[str], None]) -> Iterator[Check]:
         yield Check("SLURM", UNUSED, "`sinfo` not found: only `snakemake --profile slurm` needs it")
         return
     say("asking SLURM")
-    nodes = ask("sinfo", "--noheader", "--format=%P %D", seconds=PATIENCE)
+    nodes = ask("sinfo", "--noheader", "--format=%P %F", seconds=PATIENCE)
     if nodes is None:
         yield Check(
             "SLURM",
@@ -266,12 +276,23 @@ def _slurm(say: Callable[[str], None]) -> Iterator[Check]:
             "`sinfo` fails or does not answer; run `scontrol ping` or ask your administrator",
         )
         return
-    partitions = ", ".join(" ".join([*line.split(), "node(s)"]) for line in nodes.splitlines())
-    yield Check("SLURM", OK, partitions or "no partition")
+    yield _partitions(nodes)
     if ask("sacct", "--noheader", "--allocations", "--starttime=now", seconds=PATIENCE) is None:
         yield Check("SLURM accounting", UNUSED, "`sacct` does not answer: `squeue` is used instead")
     else:
         yield Check("SLURM accounting", OK, "`sacct` answers")
+
+
+def _partitions(listing: str) -> Check:
+    """Judge sinfo's lines `partition allocated/idle/other/total` nodes."""
+    found = re.findall(r"^(\S+) (\d+)/(\d+)/\d+/(\d+)$", listing, re.MULTILINE)
+    if not found:
+        return Check("SLURM", BROKEN, "no partition that you may use; ask your administrator for access")
+    ups = [(name, int(allocated) + int(idle), int(total)) for name, allocated, idle, total in found]
+    shown = [f"{name} {total} node(s)" + f", {up} up" * (up < total) for name, up, total in ups]
+    if not any(up for _, up, _ in ups):
+        return Check("SLURM", BROKEN, f"{'; '.join(shown)}: `sinfo -R` says why")
+    return Check("SLURM", OK, "; ".join(shown))
 
 
 def _image() -> Check:

@@ -134,7 +134,7 @@ def test_a_kernel_is_compiled_and_compared(monkeypatch):
     ("accounting", "state"), [("exec /bin/sleep 60", UNUSED), ("exit 1", UNUSED), ("echo", OK)]
 )
 def test_slurm_works_with_and_without_accounting(programs, monkeypatch, accounting, state):
-    program(programs, "sinfo", "echo 'CLUSTER: alps'\necho 'main* 2'")  # as with SLURM_CLUSTERS
+    program(programs, "sinfo", "echo 'CLUSTER: alps'\necho 'main* 1/1/0/2'")  # as with SLURM_CLUSTERS
     program(programs, "sacct", accounting)
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setattr(doctor, "PATIENCE", 0.3)
@@ -142,6 +142,48 @@ def test_slurm_works_with_and_without_accounting(programs, monkeypatch, accounti
     assert (slurm.name, slurm.state) == ("SLURM", OK)
     assert slurm.text == "main* 2 node(s)"
     assert records.state == state
+
+
+@pytest.mark.parametrize(
+    ("listing", "state", "text"),
+    [
+        ("main* 3/4/0/7\ngpu 0/2/0/2\n", OK, "main* 7 node(s); gpu 2 node(s)"),
+        ("main* 3/4/1/8\ngpu 0/0/2/2\n", OK, "main* 8 node(s), 7 up; gpu 2 node(s), 0 up"),
+        ("main* 0/0/2/2\nold 0/0/0/0\n", BROKEN, "main* 2 node(s), 0 up; old 0 node(s): `sinfo -R` says why"),
+        ("", BROKEN, "no partition that you may use; ask your administrator for access"),
+    ],
+)
+def test_a_cluster_where_no_job_can_start_is_broken(listing, state, text):
+    assert doctor._partitions(listing) == doctor.Check("SLURM", state, text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "version"),
+    [
+        ("git version 2.39.5", "2.39.5"),
+        ("git version 2.39.5 (Apple Git-154)", "2.39.5"),
+        ("singularity-ce version 4.1.2-jammy", "4.1.2-jammy"),
+        ("", "of an unknown version"),
+    ],
+)
+def test_a_version_is_found_in_what_a_program_says(programs, monkeypatch, answer, version):
+    program(programs, "tool", f"echo '{answer}'")
+    monkeypatch.setenv("PATH", str(programs))
+    assert doctor._program("Tool", "tool", "install it") == doctor.Check("Tool", OK, version)
+
+
+def test_cores_are_those_that_this_process_may_use():
+    one = min(os.sched_getaffinity(0))
+    limited = f"import os; os.sched_setaffinity(0, [{one}]); from hlrs.pipeline import doctor"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{limited}; print(doctor._cores())"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    machine = os.cpu_count()
+    assert done.stdout == (f"1 of {machine} cores\n" if machine > 1 else "1 cores\n")
 
 
 def test_a_full_disk_is_broken(monkeypatch):
