@@ -31,6 +31,7 @@ from hlrs.pipeline import slurm_commands
 COMMANDS = Path(
     ".hlrs/bin"
 )  # squeue, sacct and sbatch that wait for an absent controller (slurm_commands.py)
+LOGS = Path(".snakemake/slurm_logs")  # of the executor, unless the profile has a slurm-logdir
 REQUESTS = Path(".hlrs/requeue")  # one file per job that requests another allocation
 WARNING = signal.SIGUSR1  # sent before the time limit, as `sbatch --signal` requests
 AGAIN_SECONDS = 1.0  # between repetitions of the warning
@@ -148,28 +149,25 @@ REASONS = [
 ]
 
 
-def failures(jobs: list[Job], since: float) -> list[str]:
-    """Explain why jobs submitted since a time have no result: one line per job, at most 10."""
+def failures(jobs: list[Job], since: float, logs: Path = LOGS) -> list[str]:
+    """Explain by these logs why jobs submitted since a time have no result: one line per job, at most 10."""
     missing = {job.key: job for job in jobs if not job.complete}
     failed = [
         (id_, missing[key]) for id_, key in slurm_commands.submissions(Path.cwd(), since) if key in missing
     ]
-    lines = [f"{_name(job)} (SLURM job {id_}): {_reason(id_, job)}" for id_, job in failed[:10]]
+    lines = [f"{_name(job)} (SLURM job {id_}): {_reason(id_, job, logs)}" for id_, job in failed[:10]]
     return lines + ([f"and {len(failed) - 10} more"] if len(failed) > 10 else [])
 
 
-def _reason(id_: str, job: Job) -> str:
-    logs = [
-        *Path(".snakemake/slurm_logs").rglob(f"{id_}.log"),
-        *([job.log] if job.log.exists() else []),
-    ]
-    text = "\n".join(log.read_text(errors="replace") for log in logs)
+def _reason(id_: str, job: Job, logs: Path) -> str:
+    found = [*logs.rglob(f"{id_}.log"), *([job.log] if job.log.exists() else [])]
+    text = "\n".join(log.read_text(errors="replace") for log in found)
     said = re.findall(r"^hlrs: (.*)$", text, re.MULTILINE)
     for pattern, reason in REASONS:
         if re.search(rf"^(slurmstepd|srun)\b.*({pattern})", text, re.IGNORECASE | re.MULTILINE):
             raise_it = f"raise it for {job.stage} in your profile (set-resources) and rerun"
             return reason.format(raise_it=raise_it)
-    return said[-1] if said else f"see {logs[0] if logs else 'its log'}"
+    return said[-1] if said else f"see {found[0] if found else 'its log'}"
 
 
 def _name(job: Job) -> str:

@@ -44,6 +44,7 @@ class Plan:
     image: str | None  # the SIF that the rules run in
     started: float = field(default_factory=time.time)
     live: Live | None = None
+    slurm_logs: Path = slurm.LOGS
 
     @property
     def python(self) -> str:
@@ -66,7 +67,9 @@ class Plan:
             print(f"hlrs: {warning}", file=sys.stderr)
 
     def show(self, workflow: Any) -> None:
-        """Show what becomes of the jobs while they run."""
+        """Show what becomes of the jobs while they run; note where SLURM's logs are."""
+        if chosen := getattr(workflow.executor_settings, "logdir", None):
+            self.slurm_logs = Path(workflow.workdir_init, chosen)
         self.live = show(self.jobs, workflow)
 
     def fail(self) -> None:
@@ -74,7 +77,7 @@ class Plan:
         if self.live:
             self.live.stop()
         dvc_experiments.shelve(self.jobs, self.started)
-        for line in slurm.failures(self.jobs, self.started):
+        for line in slurm.failures(self.jobs, self.started, self.slurm_logs):
             print(f"hlrs: {line}", file=sys.stderr)
 
 

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from snakemake_executor_plugin_slurm import ExecutorSettings
 
 from hlrs.artifacts.jobs import Job
 from hlrs.pipeline import slurm, slurm_commands
 from hlrs.pipeline.slurm import REQUESTS, Queued
+from hlrs.pipeline.snakemake import Plan
 from tests.standins import Commands
 
 KEYS = [f"{number:012x}" for number in range(1, 21)]
@@ -131,6 +134,22 @@ def test_a_tasks_log_is_beside_those_of_its_array(commands):
     path.parent.mkdir(parents=True)
     path.write_text("slurmstepd: error: *** JOB 9 ON n1 CANCELLED AT 2024-03-01T10:20:30 ***\n")
     assert slurm.failures(JOBS, 0.0) == ["search d/m/0 (SLURM job 7_2): it was cancelled"]
+
+
+@pytest.mark.parametrize("chosen", ["elsewhere/logs", "{here}/elsewhere/logs"])
+def test_the_reason_is_read_in_the_logs_folder_of_the_profile(commands, tmp_path, capsys, chosen):
+    submitted(("7", KEYS[0]))
+    path = tmp_path / "elsewhere/logs/rule_search/d_m_0/7.log"
+    path.parent.mkdir(parents=True)
+    path.write_text("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2024-03-01T10:20:30 ***\n")
+    settings = ExecutorSettings(logdir=Path(chosen.format(here=tmp_path)))
+    quiet = SimpleNamespace(verbose=True, quiet=None)
+    planned = Plan(JOBS, None, started=0.0)
+    planned.show(
+        SimpleNamespace(executor_settings=settings, workdir_init=str(tmp_path), output_settings=quiet)
+    )
+    planned.fail()
+    assert capsys.readouterr().err == "hlrs: search d/m/0 (SLURM job 7): it was cancelled\n"
 
 
 def test_finished_foreign_and_earlier_jobs_are_not_reported(commands):
