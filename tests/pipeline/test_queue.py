@@ -165,6 +165,8 @@ def test_at_most_ten_failures_are_reported(commands):
     assert len(lines) == 11
     assert lines[9].startswith("search d/m/9 (SLURM job 109): ")
     assert "3 more" in lines[10]
+    submitted(*((str(100 + i), key) for i, key in enumerate(KEYS[:11])))
+    assert slurm.failures(JOBS, 0.0)[10:] == ["and 1 more"]
     submitted(*((str(100 + i), key) for i, key in enumerate(KEYS[:10])))
     assert len(slurm.failures(JOBS, 0.0)) == 10
 
@@ -291,8 +293,10 @@ def test_an_answer_is_the_output_or_none(commands, monkeypatch):
     assert slurm.ask("sinfo", "1") is None
     assert slurm.ask("no-such-command-of-slurm") is None
     monkeypatch.setattr(slurm, "ASK_SECONDS", 0.1)
-    commands.write("sinfo", "exec sleep 30")
+    commands.write("sinfo", "exec sleep 5")
     assert slurm.ask("sinfo") is None
+    monkeypatch.setattr(slurm, "ASK_SECONDS", 60.0)
+    assert slurm.ask("sinfo", seconds=0.1) is None
 
 
 # --- in a job -----------------------------------------------------------------------------------------
@@ -360,6 +364,16 @@ def test_a_requeue_that_slurm_refuses_is_one_line(commands):
     reason = "Requested operation is presently disabled for job 41"
     for fact in ("hlrs: SLURM job 41 ", reason, "rerun `snakemake --profile slurm`"):
         assert fact in line
+
+
+def test_a_requeue_waits_for_the_controller_but_not_for_ever(commands):
+    away = 'echo "slurm_requeue error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
+    commands.write("scontrol", f"[ $n -gt 2 ] || {{ {away}; }}")
+    hurried = "slurm.slurm_commands.PAUSE_SECONDS = 0.01; slurm.request_requeue()"
+    assert "SLURM job 41 is requeued" in job(hurried)
+    assert commands.calls("scontrol") == 3 * [["requeue", "41"]]
+    commands.write("scontrol", away)
+    assert "connect failure" in job(f"slurm.ASK_SECONDS = 0.1; {hurried}")
 
 
 def test_a_missing_scontrol_is_one_line(commands):

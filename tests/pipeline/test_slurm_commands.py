@@ -208,7 +208,9 @@ def test_a_requeued_job_is_pending_whatever_accounting_says(commands, state):
     assert call(*SACCT) == (0, "7|PENDING\n", "")
 
 
-@pytest.mark.parametrize("state", ["RUNNING", "PENDING", "PREEMPTED", "NODE_FAIL", "REQUEUED", None])
+@pytest.mark.parametrize(
+    "state", ["RUNNING", "PENDING", "SUSPENDED", "RESIZING", "PREEMPTED", "NODE_FAIL", "REQUEUED", None]
+)
 def test_a_job_whose_end_accounting_missed_is_judged_by_its_result(commands, state):
     """The controller was killed before it reported to slurmdbd, and forgot the job."""
     commands.write("sacct", f"echo '6|{state}'; echo '7|{state}'" if state else "true")
@@ -308,6 +310,8 @@ def test_a_submission_to_a_named_cluster_is_recorded_by_its_number(commands):
     [
         "Batch job submission failed: Unable to contact slurm controller (connect failure)",
         "Batch job submission failed: Socket timed out on send/recv operation",
+        "Batch job submission failed: Slurm backup controller in standby mode",
+        "Slurm temporarily unable to accept job, sleeping and retrying",
         "Batch job submission failed: Zero Bytes were transmitted or received",
     ],
 )

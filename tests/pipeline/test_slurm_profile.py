@@ -105,6 +105,7 @@ CPU = Partition("cpu", True, True, 2880, frozenset())
 LONG = Partition("long", False, True, None, frozenset())
 GPU = Partition("gpu", False, True, 1440, frozenset({"a100", "v100"}))
 SHORT = Partition("short", False, True, 60, frozenset({"a100"}))
+ENDLESS = Partition("endless", False, True, None, frozenset({"a100"}))
 PLAIN = Partition("plain", False, True, 600, frozenset({""}))
 DOWN = Partition("down", False, False, None, frozenset({"a100"}))
 BOTH = Partition("both", True, True, 2880, frozenset({"a100"}))
@@ -125,6 +126,7 @@ def names(of, **choice):
         ([CPU], {}, (None, "cpu")),
         ([CPU, LONG], {}, (None, "cpu")),  # the default one, though another has more time
         ([LONG, CPU, SHORT, GPU], {}, ("gpu", "cpu")),  # more time than the short one
+        ([CPU, ENDLESS, GPU], {}, ("endless", "cpu")),  # more time than any
         ([BOTH], {}, ("both", "both")),
         ([GPU, BOTH], {}, ("both", "both")),
         ([BOTH, LONG], {}, ("both", "long")),  # CPU rules avoid nodes with GPUs
