@@ -42,8 +42,20 @@ def refusal(train, **fields):
         b"age\tfile\tdx\n80\ta/1.png\t nv \n\tb/2.png\tmel\textra\n",
         b'"file","dx","note"\n"a/1.png","nv","one, two"\n"b/2.png","mel","a ""word"" over\ntwo lines"\n',
         b'file , dx\n"a/1.png", "nv"\nb/2.png , "mel"\n',
+        b'"file";dx;age, weight, height\na/1.png;nv;3, 4, 5\nb/2.png;mel;\n',
+        b"\n  \n,,\nfile,dx,age\na/1.png,nv,3\n  \n,,\nb/2.png,mel,\n,,\n",
     ],
-    ids=["plain", "Windows", "old Mac", "semicolons", "tabs", "quotes", "blanks"],
+    ids=[
+        "plain",
+        "Windows",
+        "old Mac",
+        "semicolons",
+        "tabs",
+        "quotes",
+        "blanks",
+        "commas in a name",
+        "blank lines",
+    ],
 )
 def test_a_file_in_every_spelling(content, write):
     source = opened(write("train.csv", content))
@@ -98,6 +110,8 @@ def test_classes_are_the_sorted_labels_by_value_if_all_are_numbers(labels, class
         ("file,dx\n1.png,nävus\n".encode("latin-1"), ["train.csv", "UTF-8"]),
         (b'file,dx\n1.png,nv\n2.png,"nv\n', ["train.csv:3", "not CSV", "correct"]),
         (b"file,dx\n1.png," + b"n" * 200_000 + b"\n", ["train.csv:2", "not CSV"]),
+        (b"n" * 200_000 + b"\n", ["train.csv:1", "not CSV"]),
+        (b"\n\n", ["train.csv", "no column 'file'"]),
         (b"file,dx\n1\0.png,nv\n", ["train.csv:2", "NUL"]),
     ],
 )

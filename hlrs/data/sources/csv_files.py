@@ -81,13 +81,14 @@ def _cells(path: str, spec: Csv) -> list[tuple[str, str, int]]:
     try:
         regular(path)
         with Path(path).open(encoding="utf-8-sig", newline="") as file:  # with or without a byte order mark
-            reader = csv.reader(file, delimiter=_delimiter(file), skipinitialspace=True, strict=True)
-            columns = [name.strip() for name in next(reader, [])]
+            reader = csv.reader(file, delimiter=_delimiter(file, spec), skipinitialspace=True, strict=True)
+            rows = (row for row in reader if any(map(str.strip, row)))  # spreadsheets write blank lines as ,,
+            columns = [name.strip() for name in next(rows, [])]
             image, label = (
                 _place(path, columns, field, getattr(spec, field)) for field in ("image", "label")
             )
             short = [""] * len(columns)
-            lines = ((row + short[len(row) :], reader.line_num) for row in reader if row)
+            lines = ((row + short[len(row) :], reader.line_num) for row in rows)
             cells = [(row[image].strip(), row[label].strip(), line) for row, line in lines]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it is named in the params as a CSV file") from None
@@ -100,11 +101,19 @@ def _cells(path: str, spec: Csv) -> list[tuple[str, str, int]]:
     return cells
 
 
-def _delimiter(file: TextIO) -> str:
-    """Find what separates the names of columns; spreadsheets write semicolons and tabs, too."""
-    header = file.readline()
+def _delimiter(file: TextIO, spec: Csv) -> str:
+    """Find what separates the names of columns; spreadsheets write semicolons and tabs, too.
+
+    It is what makes most of the columns asked for appear, then most columns: a name may hold any of them.
+    """
+    header = next(filter(str.strip, file), "")
     file.seek(0)
-    return max(DELIMITERS, key=header.count)
+
+    def columns(delimiter: str) -> tuple[int, int]:
+        names = [name.strip('" \r\n') for name in header.split(delimiter)]
+        return sum(name in names for name in (spec.image, spec.label)), len(names)
+
+    return max(DELIMITERS, key=columns)
 
 
 def _place(path: str, columns: list[str], field: str, name: str) -> int:
