@@ -13,7 +13,7 @@ from hlrs.artifacts.tensors import read_tensors
 from hlrs.config.networks import TrainedNetwork
 from hlrs.config.recipes import Evaluation
 from hlrs.data.images import normalize
-from hlrs.data.sources.base import decode, pixels_of
+from hlrs.data.sources.base import as_decoded, decode, pixels_of
 from hlrs.errors import Failure, UserError
 from hlrs.nas.network import BranchedNetwork
 from hlrs.nas.trained import build, load_weights
@@ -65,9 +65,13 @@ class ImageClassifier(nn.Module):
 
     def pixels(self, images: Any) -> Tensor:
         """Decode and resize images, as in `preprocess`: uint8 [n, channels, height, width]."""
-        if isinstance(images, Tensor):
-            return images
         shape, several = self.facts.preprocessing.shape, isinstance(images, Sequence)
+        if isinstance(images, Tensor):
+            if images.dtype != torch.uint8 or list(images.shape[1:]) != shape:
+                found = f"images: a tensor of {images.dtype}, {list(images.shape)}"
+                needed = f"give torch.uint8, [n, {', '.join(map(str, shape))}], levels of 0 to 255"
+                raise UserError(f"{found}; {needed}; normalised images are for the call itself")
+            return images
         each = images if several and not isinstance(images, str) else [images]
         read = [self._pixels(image, f"image {number}") for number, image in enumerate(each)]
         return torch.from_numpy(np.stack(read) if read else np.empty((0, *shape), np.uint8))
@@ -88,7 +92,9 @@ class ImageClassifier(nn.Module):
                     f"{name}: an array {list(image.shape)}; give [height, width] or [height, width, 3]"
                 )
             image = Image.fromarray(image)
-        elif not isinstance(image, Image.Image):
+        elif isinstance(image, Image.Image):
+            image = as_decoded(image, name)
+        else:
             raise UserError(
                 f"{name}: {type(image).__name__}; give a path, an image of Pillow, or an array uint8"
             )

@@ -230,6 +230,17 @@ def decode(file: io.BytesIO | Path, where: str) -> "Image":
         return _rgb(image, where)
 
 
+def as_decoded(image: "Image", where: str) -> "Image":
+    """Convert an image that somebody opened as `decode` does; UserError, naming `where`, if that fails."""
+    from PIL import ImageOps
+
+    if image.mode in NOT_READ:
+        raise UserError(f"{where}: {NOT_READ[image.mode]} are not read; convert it to grey or RGB")
+    with suppress(Exception):  # broken EXIF data turn no image
+        image = ImageOps.exif_transpose(image)
+    return _rgb(image, where)
+
+
 def peculiarities(file: io.BytesIO | Path, where: str) -> list[str]:
     """Name what is unusual in an image's header; UserError, naming `where`, if it cannot be read."""
     with _opened(file, where) as image:
