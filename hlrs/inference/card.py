@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hlrs.artifacts.files import read_json
+from hlrs.artifacts.files import printable, read_json
 from hlrs.artifacts.jobs import Job
 from hlrs.config.jobs import EvaluateJob
 from hlrs.inference.classifier import ImageClassifier
@@ -28,7 +28,7 @@ def card(classifier: ImageClassifier, name: str, evaluation: Job | None, apart: 
     facts: dict[str, Any] = {
         "run": name if evaluation is None else evaluation.run,
         "network": f"{kind}-{spec.resnet}" if spec.resnet is not None else kind,
-        "classes": classifier.classes,
+        "classes": [printable(name) for name in classifier.classes],
         "weights": count_weights(classifier.network),
         "multiply_adds": count_multiply_adds(classifier.network, shape[0], shape[1]),
         "channels": shape[0],
