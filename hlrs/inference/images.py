@@ -1,6 +1,7 @@
 """The images that a command line names: files, folders, patterns, Parquet files."""
 
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from glob import glob
 from itertools import chain
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hlrs.data.sources.base import IMAGE_SUFFIXES
+from hlrs.data.sources.folders import HIDDEN
 from hlrs.data.sources.parquet import count_rows, encoded_rows, has_images
 from hlrs.errors import UserError
 
@@ -29,15 +31,25 @@ def find(name: str) -> Images:
 
     A Parquet file that cannot be opened counts as one image, which cannot be read.
     """
-    path = Path(name)
-    if path.exists():
-        return _at(path)
-    if any(sign in name for sign in "*?["):
-        matches = sorted(Path(match) for match in glob(name, recursive=True))  # noqa: PTH207 - also absolute
-        if not matches:
-            raise UserError(f"{name}: no file matches this pattern; correct it")
-        return _joined([_at(match) for match in matches])
-    raise UserError(f"{name}: no such file or folder; name images, folders, patterns or Parquet files")
+    if os.path.exists(name):  # noqa: PTH110 - Path.exists may raise
+        found = _at(Path(name))
+    elif any(sign in name for sign in "*?["):
+        found = _joined([_at(match) for match in _matches(name)])
+    else:
+        raise UserError(f"{name}: no such file or folder; name images, folders, patterns or Parquet files")
+    if not found.total:
+        known = ", ".join(sorted(IMAGE_SUFFIXES | {PARQUET}))
+        raise UserError(f"{name}: no images in it; of a folder, files ending in {known} are read")
+    return found
+
+
+def _matches(pattern: str) -> list[Path]:
+    """Find what a pattern matches, but nothing that lies in a folder that it matches as well."""
+    matches = sorted(Path(match) for match in glob(pattern, recursive=True))  # noqa: PTH207 - also absolute
+    if not matches:
+        raise UserError(f"{pattern}: no file matches this pattern; correct it")
+    folders = {match for match in matches if match.is_dir()}
+    return [match for match in matches if folders.isdisjoint(match.parents)]
 
 
 def _at(path: Path) -> Images:
@@ -52,19 +64,32 @@ def _joined(parts: Sequence[Images]) -> Images:
 
 def _below(folder: Path) -> Images:
     """Find the images of a folder: the image files, then those in Parquet files."""
-    found = sorted(path for path in folder.rglob("*") if _holds_images(path))
-    if not found:
-        known = ", ".join(sorted(IMAGE_SUFFIXES | {PARQUET}))
-        raise UserError(f"{folder}: no images in this folder; files ending in {known} are read")
+    found = sorted(path for path in _listed(folder) if _holds_images(path))
     files, tables = ([p for p in found if (p.suffix.lower() == PARQUET) is table] for table in (False, True))
     return _joined([_files(files), *map(_single, tables)])
+
+
+def _listed(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, through links, but none that a training leaves out as hidden."""
+    real = os.path.realpath(folder)
+    if real in above:  # by a link to a folder that it lies in
+        return
+    try:
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(HIDDEN)]
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}; make it readable, or name its images") from None
+    for entry in entries:
+        if entry.is_dir():
+            yield from _listed(entry, (*above, real))
+        else:
+            yield entry
 
 
 def _holds_images(path: Path) -> bool:
     """Whether a file in a folder has a name of an image, or is a table of images."""
     if path.suffix.lower() != PARQUET:
         return path.suffix.lower() in IMAGE_SUFFIXES
-    return path.is_file() and has_images(path)  # a folder of that name has its parts below
+    return path.is_file() and has_images(path)
 
 
 def _single(path: Path) -> Images:

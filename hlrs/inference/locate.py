@@ -58,11 +58,13 @@ class Located(NamedTuple):
         classifier = read(self.weights)
         self._check(classifier.facts)
         try:
-            return classifier.to(device or chosen)
+            classifier = classifier.to(chosen if device is None else device)
+            classifier.mean.cpu()  # some devices hold no values
         except (RuntimeError, AssertionError) as error:
             raise UserError(
                 f"--device {device}: {first_line(error)}; use cpu, or a GPU that is here"
             ) from None
+        return classifier
 
     def _check(self, facts: TrainedNetwork) -> None:
         """Raise Failure if the weights are not those that the record or config.json beside them names."""

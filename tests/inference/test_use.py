@@ -28,8 +28,9 @@ from hlrs.cli import main
 from hlrs.config.params import load
 from hlrs.data.sources.base import decode, pixels_of
 from hlrs.errors import UserError
+from hlrs.inference.card import card
 from hlrs.inference.classifier import read
-from hlrs.inference.export import FORMATS
+from hlrs.inference.export import FORMATS, Deployed, write_graphs
 from hlrs.inference.locate import locate
 from hlrs.pipeline.execute import execute
 from hlrs.pipeline.plan import freeze, plan
@@ -199,6 +200,37 @@ def test_a_folder_gives_its_files_and_the_rows_of_its_tables(use, trained, tmp_p
     assert rows[0][1:] == rows[1][1:] == rows[2][1:]
 
 
+def test_a_folder_gives_what_a_training_would_read_of_it_and_each_image_once(use, trained, tmp_path):
+    good, far, photos = trained / "data/test/bee/1.png", tmp_path / "far", tmp_path / "photos"
+    for name in (
+        "far/c.png",
+        "photos/a.png",
+        "photos/x.png/b.png",
+        "photos/.checkpoints/a.png",
+        "photos/._a.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(good, tmp_path / name)
+    (photos / "link").symlink_to(far)
+    (far / "back").symlink_to(photos)
+    (far / "again").symlink_to(far)
+    (photos / "empty").mkdir()
+    (photos / "notes.txt").write_text("no image")
+    shown = [f"{photos}/{name}" for name in ("a.png", "link/c.png", "x.png/b.png")]
+    for named in (photos, photos / "**"):
+        if named != photos:  # glob itself follows such links without end
+            (far / "back").unlink()
+            (far / "again").unlink()
+        found = use("predict", "mine/resnet/0", named, "--csv")
+        assert found.exit_code == 0
+        assert [row["image"] for row in csv.DictReader(io.StringIO(found.stdout))] == shown
+    found = use("predict", "mine/resnet/0", photos / "*", "--csv")  # the file of notes was asked for
+    assert [row["image"] for row in csv.DictReader(io.StringIO(found.stdout))] == shown
+    assert [line.partition(": not")[0] for line in found.stderr.splitlines()][:1] == [
+        f"hlrs: {photos}/notes.txt"
+    ]
+
+
 def test_a_run_may_be_typed_like_a_folder(use):
     for name in ("./mine/bench/0/", "/mine/bench/0", "mine//bench/0"):
         assert use("predict", name, "data/test/bee/1.png").exit_code == 0
@@ -258,19 +290,26 @@ def test_a_broken_parquet_file_is_named_and_the_others_are_predicted(use, traine
             "data: holds neither model.safetensors nor weights.safetensors; name a folder that",
         ),
         (["params.yaml", "data"], "params.yaml: truncated or not a safetensors file of hlrs"),
-        ([RUN, "empty"], "empty: no images in this folder; files ending in .bmp, "),
+        ([RUN, "empty"], "empty: no images in it; of a folder, files ending in .bmp, "),
+        ([RUN, "empty*"], "empty*: no images in it"),
+        ([RUN, "none.parquet"], "none.parquet: no images in it"),
+        ([RUN, "a.png " * 50], "a.png a.png "),
         (
             [RUN, "absent.png"],
             "absent.png: no such file or folder; name images, folders, patterns or Parquet files",
         ),
         ([RUN, "absent*.png"], "absent*.png: no file matches this pattern; correct it"),
         ([RUN, "data", "--device", "gpu"], "--device gpu: "),
+        ([RUN, "data", "--device", "meta"], "--device meta: "),
+        ([RUN, "data", "--device", ""], "--device : "),
     ],
 )
 def test_what_cannot_be_used_is_one_line(use, trained, arguments, message):
     (trained / "empty").mkdir(exist_ok=True)
+    pq.write_table(pa.table({"image": pa.array([], pa.struct({"bytes": pa.binary()}))}), "none.parquet")
     found = use("predict", *arguments)
     assert found.exit_code != 0
+    assert "traceback" not in found.stderr
     assert found.stderr.startswith(f"hlrs: {message}")
     assert found.stderr.count("\n") == 1
 
@@ -329,6 +368,15 @@ def test_every_format_gives_the_networks_probabilities(use, method, tmp_path):
     with torch.no_grad():
         logits = classifier(classifier.preprocess(files[3]))
     assert logits.softmax(1).numpy()[0] == pytest.approx(expected[3], abs=1e-6)
+
+
+def test_a_graph_of_batches_of_one_image_holds_for_more(use, tmp_path):
+    classifier = hlrs.load("mine/resnet/0", "cpu")
+    image = torch.arange(3 * 16 * 16).reshape(1, 3, 16, 16).byte()
+    assert write_graphs(Deployed(classifier), tmp_path, ["torch-export"], [image]).keys() == {"model.pt2"}
+    found = torch.export.load(tmp_path / "model.pt2").module()(torch.cat([image, 255 - image, image]))
+    assert found.shape == (3, 3)
+    assert found.detach()[2].numpy() == pytest.approx(classifier.predict(image)[0].numpy(), abs=1e-5)
 
 
 def test_a_table_that_needs_float64_is_refused_in_onnx(use, tmp_path):
@@ -409,6 +457,16 @@ def test_the_card_has_the_runs_figures(use, tmp_path):
     moved = use("export", tmp_path / "out", "--to", tmp_path / "moved", "--format", "torchscript")
     assert moved.exit_code == 0, moved.output
     assert "## Results" not in (tmp_path / "moved" / "README.md").read_text()
+
+
+def test_a_class_takes_one_row_of_the_card_whatever_its_name(use):
+    located = locate("mine/resnet/0", lambda: plan(load(Path("params.yaml"))))
+    classifier = located.load("cpu")
+    names = ["red ant\nof Peru", "bee|wasp", "<cow>"]
+    classifier.facts = classifier.facts.model_copy(update={"classes": names})
+    rows = card(classifier, "mine", located.evaluation, {}).splitlines()
+    for name, count in (("red ant\\nof Peru", 14), ("bee\\|wasp", 12), ("&lt;cow&gt;", 10)):
+        assert [row for row in rows if row.startswith(f"| {name} | {count} | ")]
 
 
 def test_the_page_on_python_runs(use, trained, tmp_path, monkeypatch, capsys):
@@ -526,12 +584,36 @@ def test_published_genotypes_are_known_by_name_in_any_folder(tmp_path, monkeypat
         hlrs.genotype("|foo~0|")
 
 
+@pytest.mark.parametrize("kind", ["plain", "turned", "transparent", "16-bit grey"])
+def test_an_opened_image_is_predicted_as_its_file(kind, use, tmp_path):
+    rng, options = np.random.default_rng(1), {}
+    pixels = rng.integers(0, 256, (20, 24, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels if kind == "transparent" else pixels[..., :3])
+    if kind == "turned":
+        options["exif"] = Image.Exif()
+        options["exif"][ExifTags.Base.Orientation] = 6
+    if kind == "16-bit grey":
+        image = Image.fromarray(rng.integers(0, 65536, (20, 24)).astype(np.uint16))
+    image.save(tmp_path / "image.png", **options)
+    classifier = hlrs.load(RUN, "cpu")
+    expected = pixels_of(decode(tmp_path / "image.png", ""), 16)
+    assert (classifier.pixels(Image.open(tmp_path / "image.png"))[0].numpy() == expected).all()
+
+
 def test_what_python_cannot_use_is_said_in_one_line(use):
     classifier = hlrs.load(RUN)
     arrays = np.zeros((4, 8, 8), np.uint8), np.zeros((8, 8)), np.zeros((0, 8), np.uint8)
     for image in (3, *arrays, "absent.png"):
         with pytest.raises(UserError, match=r"give|no such file"):
             classifier.predict([image])
+    images = torch.zeros(2, 3, 16, 16)
+    for tensor in (images, images.byte()[:, :1], images.byte()[0], images.byte()[..., 1:]):
+        with pytest.raises(
+            UserError, match=r"a tensor of torch\.\w+, \[.*give torch\.uint8, \[n, 3, 16, 16\]"
+        ):
+            classifier.predict(tensor)
+    with pytest.raises(UserError, match="image 0: floating-point pixels are not read"):
+        classifier.predict(Image.new("F", (16, 16)))
     for arguments in (("DARTS_V2", 7, 4, 10), ("nothing", 8, 4, 10), (None, 8, 4, 10)):
         with pytest.raises(UserError, match=r"channels|genotype"):
             hlrs.Network(*arguments)
