@@ -73,7 +73,7 @@ class Entry(BaseModel):
     steps: Count
     paces: dict[Count, tuple[Count, Annotated[float, Field(gt=0, le=1e6)]]]
     date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
-    waited: Annotated[float, Field(ge=0, le=1)] = 0.0
+    waited: Annotated[float, Field(ge=0, le=1)]
 
 
 class Calibration:

@@ -582,7 +582,7 @@ def test_a_measurement_on_a_gpu_is_preferred(hurried):
     assert not forecast.of(job).gpu
     memory = CALIBRATION.read()
     [held] = memory.values()
-    held["NVIDIA A100"] = Entry(gpu=True, steps=5, paces={2: (100, 0.01)}, date="2020-01-01")
+    held["NVIDIA A100"] = Entry(gpu=True, steps=5, paces={2: (100, 0.01)}, date="2020-01-01", waited=0.0)
     CALIBRATION.write(memory)
     forecast, _ = measured(notices)
     assert forecast.of(job).device == "NVIDIA A100"

@@ -498,7 +498,7 @@ CACHES = {
     "contents": (Sha256, {"seen": SHA}),
     "calibration": (
         dict[str, Entry],
-        {"name": {"CPU": Entry(gpu=False, steps=5, paces={1: (9, 0.5)}, date="2026-01-01")}},
+        {"name": {"CPU": Entry(gpu=False, steps=5, paces={1: (9, 0.5)}, date="2026-01-01", waited=0.25)}},
     ),
 }
 
@@ -560,12 +560,15 @@ def test_an_entry_of_another_type_is_not_believed(cache, value):
         {"paces": {"1": [9, 1e308]}},
         {"paces": {"one": [9, 0.5]}},
         {"paces": [[9, 0.5]]},
+        {"waited": 1.5},
     ],
 )
 def test_an_absurd_measurement_is_not_believed(changes):
     cache = Cache(cost_probe.MEMORY, dict[str, Entry])
-    entry = {"gpu": False, "steps": 5, "paces": {"1": [9, 0.5]}, "date": "2026-01-01"}
-    cache.write({"name": {"CPU": Entry(gpu=False, steps=5, paces={1: (9, 0.5)}, date="2026-01-01")}})
+    entry = {"gpu": False, "steps": 5, "paces": {"1": [9, 0.5]}, "date": "2026-01-01", "waited": 0.25}
+    cache.write(
+        {"name": {"CPU": Entry(gpu=False, steps=5, paces={1: (9, 0.5)}, date="2026-01-01", waited=0.25)}}
+    )
     digest, known = json.loads(cache.path.read_bytes())
     assert known["name"]["CPU"] == entry
     write(cache.path, json.dumps([digest, {"name": {"CPU": entry | changes}}]))

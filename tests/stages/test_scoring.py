@@ -170,7 +170,7 @@ def test_its_cost_is_known_from_records_alone(workspace):
 
 def test_an_interrupted_scoring_has_no_epochs_to_resume_at(workspace):
     job = scoring()["search"]
-    reason = Reason(job, [], [], None, None, checkpoint=(0, 0), due=frozenset())
+    reason = Reason(job, [], [], None, None, checkpoint=(0, 0), due=frozenset(), running=False)
     assert reason.words() == ["no result yet", "interrupted: will resume"]
 
 
