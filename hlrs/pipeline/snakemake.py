@@ -161,7 +161,8 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
     queued = runs_in_queue(workflow)
     if not queued:
         _share_out_gpus(workflow, executes)
-    _prepare(jobs, lambda job: memory.room(job.stage, _cores(job), workflow, queued))
+    room = functools.cache(partial(memory.room, workflow=workflow, queued=queued))
+    _prepare(jobs, lambda job: room(job.stage, _cores(job)))
     if slurm.available():
         check_cluster(workflow, os.environ)
         _follow_queue(jobs, executes)

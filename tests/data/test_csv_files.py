@@ -10,17 +10,6 @@ from tests.messages import says
 BOM = b"\xef\xbb\xbf"
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Write a file; its path, as text."""
-
-    def write_file(name, content):
-        (tmp_path / name).write_bytes(content)
-        return str(tmp_path / name)
-
-    return write_file
-
-
 def opened(train, **fields):
     return CsvSource(Csv(**{"root": "images", "train": train, "image": "file", "label": "dx"} | fields))
 

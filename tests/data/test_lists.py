@@ -11,17 +11,6 @@ from hlrs.errors import UserError
 BOM = b"\xef\xbb\xbf"
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Write a file; its path, as text."""
-
-    def write_file(name, content):
-        (tmp_path / name).write_bytes(content)
-        return str(tmp_path / name)
-
-    return write_file
-
-
 def opened(train, **fields):
     return ListSource(ListFile(root="images", train=train, **fields))
 
