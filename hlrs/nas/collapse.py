@@ -23,7 +23,7 @@ class EarlyStopping:
 
     def __init__(self, spec: Collapse, start: Tensor) -> None:
         self.spec, self.vector = spec, start
-        self.eigenvalues: list[float] = []  # of the epochs with architecture steps
+        self.eigenvalues: list[float] = []  # of the epochs with architecture steps; NaN if not finite
         self.stopped = False
 
     def estimate(self, iterate: Callable[[Tensor], Tensor]) -> float | None:
@@ -50,13 +50,14 @@ class EarlyStopping:
         Sets `stopped`; returns how many epochs to roll the architecture back.
         """
         spec = self.spec
-        if eigenvalue is not None:
-            self.eigenvalues.append(eigenvalue)
+        self.eigenvalues.append(math.nan if eigenvalue is None else eigenvalue)
         if spec.stop == "skips":
             self.stopped = skips >= spec.skips
-        elif spec.stop == "eigenvalue" and has_sharpened(self.eigenvalues, spec.window, spec.ratio):
-            self.stopped = True
-            return epochs_back(spec.window)
+        elif spec.stop == "eigenvalue":
+            known = [epoch for epoch, value in enumerate(self.eigenvalues) if math.isfinite(value)]
+            if has_sharpened([self.eigenvalues[epoch] for epoch in known], spec.window, spec.ratio):
+                self.stopped = True
+                return len(self.eigenvalues) - 1 - known[-1 - epochs_back(spec.window)]
         return 0
 
     def state(self) -> dict[str, Tensor]:
@@ -113,7 +114,7 @@ def has_sharpened(eigenvalues: Sequence[float], window: int, ratio: float) -> bo
 
 
 def epochs_back(window: int) -> int:
-    """How many epochs to roll the architecture back after such a stop.
+    """How many epochs with an eigenvalue to roll the architecture back after such a stop.
 
     Zela et al. 2020, §4.3, return that of epoch i − k, where i is in the middle of the last k epochs.
     """

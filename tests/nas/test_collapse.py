@@ -157,8 +157,24 @@ def test_each_kind_of_stop():
         (0, False),
         (0, False),
         (0, False),
-        (1, True),
+        (2, True),  # the growth is from 2.0 to 4.5; 2.0 was two epochs ago
     ]
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "back"),
+    [
+        ([1, 1, 1, 4, 4], 3),  # windows 1, 1 and 4, 4; as without gaps, from the fifth epoch to the second
+        ([1, 1, 1, None, 4, 4], 4),  # to the second of six
+        ([1, None, 1, 1, 4, None, None, 4], 5),  # to the third of eight
+        ([None, 1, 1, 4, 4], 3),  # a gap before it changes nothing
+    ],
+)
+def test_a_roll_back_counts_the_epochs_without_a_finite_eigenvalue(eigenvalues, back):
+    """k = 2: to the architecture of the last eigenvalue but 2 + 1, however many epochs ago."""
+    stopping = make_stopping(stop="eigenvalue", window=2, ratio=0.3)
+    *before, last = [stopping.update(value and float(value), 9) for value in eigenvalues]
+    assert (before, last, stopping.stopped) == ([0] * (len(eigenvalues) - 1), back, True)
 
 
 def test_a_restored_watch_decides_as_the_one_before():
