@@ -240,9 +240,10 @@ def status(params: Path, as_json: bool) -> None:
     """
     from hlrs.config.params import load
     from hlrs.pipeline import plan
-    from hlrs.pipeline.status import facts, lines, survey
+    from hlrs.pipeline.status import facts, in_queue, lines, survey
 
-    states = survey(plan.plan(load(params)))
+    jobs = plan.plan(load(params))
+    states = survey(jobs, in_queue(jobs))
     click.echo(json.dumps(facts(states), indent=1) if as_json else "\n".join(lines(states)))
 
 

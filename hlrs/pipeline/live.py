@@ -22,7 +22,7 @@ from hlrs.errors import INTERRUPTED, HlrsError
 from hlrs.pipeline import plan
 from hlrs.pipeline.locks import leased
 from hlrs.pipeline.plan_view import duration
-from hlrs.pipeline.status import State, line, says_why, state_of, summary, survey
+from hlrs.pipeline.status import State, in_queue, line, says_why, state_of, summary, survey, waiting
 
 EVERY = 10.0  # seconds between two looks at the logs of the running jobs
 SILENT = 60.0  # seconds after which a job with nothing new is shown again, and the time left
@@ -52,6 +52,7 @@ class Live(logging.Handler):
         super().__init__()
         self.jobs, self.terminal = jobs, terminal
         self.running: dict[int, Running] = {}
+        self.queued: set[tuple[str, str]] = set()  # stages and reasons that were shown
         self.began, self.summed = time.time(), time.monotonic()
         self.ended, self.stopped = threading.Event(), False
         terminal.addFilter(self.passes)
@@ -113,7 +114,12 @@ class Live(logging.Handler):
             yield line(state if state.says else replace(state, says=f"for {duration(now - one.since)}"))
         if now - self.summed >= SILENT:
             self.summed = now
-            yield summary(survey(self.jobs))
+            surveyed = survey(self.jobs, in_queue(self.jobs))
+            yield summary(surveyed)
+            for group, text in waiting(surveyed).items():
+                if group[1] and group not in self.queued:
+                    self.queued.add(group)
+                    yield text
 
     def _show(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')}  {text}", file=self.terminal.stream, flush=True)

@@ -76,33 +76,74 @@ def install_commands() -> None:
     os.environ["PATH"] = os.pathsep.join([here, *others])
 
 
+# Reasons of squeue(1) that seldom pass by waiting, and their remedies.
+HELD = [
+    ("JobHeldUser", "held by you: `scontrol release` starts it"),
+    (
+        "JobHeldAdmin|JobHoldMaxRequeue|.*held.*|launch.failed.*",
+        "held by SLURM or its administrator: ask your site",
+    ),
+    (
+        "PartitionDown|PartitionInactive",
+        "its partition starts no jobs: choose another slurm_partition {again}",
+    ),
+    ("PartitionTimeLimit|.*MaxWall.*|(QOS|Association)TimeLimit", "lower its runtime {again}"),
+    (
+        "(QOS|Assoc|Max).*Per(Job|Node).*|QOSMin.*|MaxMemPerLimit",
+        "one job may not request as much, or as little: change its resources {again}",
+    ),
+    (
+        "BadConstraints|PartitionConfig|PartitionNodeLimit",
+        "no node that is up has what it requests: wait for one, or change its resources {again}",
+    ),
+    (
+        "(QOS|Assoc)Grp.*Minutes.*",
+        "its account's budget has too little left: lower its runtime, or change slurm_account {again}",
+    ),
+    (
+        "Invalid(Account|QOS)|(Account|QOS)NotAllowed",
+        "its account or QOS may not be used: change slurm_account or slurm_qos {again}",
+    ),
+]
+AGAIN = "in your profile, stop snakemake (Ctrl-C) and rerun"
+
+
+def remedy(reason: str) -> str:
+    """Return what to do about the reason for which a job waits in the queue; "" if waiting is enough."""
+    found = (text for pattern, text in HELD if re.fullmatch(pattern, reason, re.IGNORECASE))
+    return next(found, "").format(again=AGAIN)
+
+
 @dataclass(frozen=True)
 class Queued:
-    """A job of this folder in SLURM's queue."""
+    """A job of this folder in SLURM's queue, and the reason for which it waits there."""
 
     id: str
     state: str
     key: str
+    reason: str = ""
 
 
-def queued(keys: Iterable[str]) -> list[Queued] | None:
+def queued(keys: Iterable[str], seconds: float | None = None) -> list[Queued] | None:
     """Return the queued jobs that this folder submitted for one of the keys; none without SLURM.
 
-    None if squeue does not answer.
+    None if squeue does not answer in time.
     """
     wanted = set(keys)
     submitted = {(id_, key) for id_, key in slurm_commands.submissions(Path.cwd()) if key in wanted}
     if not submitted or not available():
         return []
-    listing = ask("squeue", "--array", "--noheader", f"--user={os.getuid()}", "--format=%i|%T|%Z")
+    listing = ask(
+        "squeue", "--array", "--noheader", f"--user={os.getuid()}", "--format=%i|%T|%r|%Z", seconds=seconds
+    )
     if listing is None:
         return None
     here, found = str(Path.cwd()), []
     for line in listing.splitlines():
-        if line.count("|") < 2:  # a notice of the site's own
+        if line.count("|") < 3:  # a notice of the site's own
             continue
-        id_, state, folder = line.split("|", 2)
-        found += [Queued(id_, state, key) for job, key in submitted if job == id_ and folder == here]
+        id_, state, reason, folder = line.split("|", 3)
+        found += [Queued(id_, state, key, reason) for job, key in submitted if job == id_ and folder == here]
     return sorted(found, key=lambda job: [int(number) for number in job.id.split("_")])
 
 

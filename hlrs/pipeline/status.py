@@ -13,6 +13,7 @@ from hlrs.pipeline.costs import Estimate, Forecast
 from hlrs.pipeline.locks import RUN, Holder, holder_of, leased, on_one_line, read
 from hlrs.pipeline.plan_view import duration
 from hlrs.pipeline.reasons import epochs
+from hlrs.pipeline.slurm import Queued, queued, remedy
 from hlrs.provenance.differences import Past
 
 TAIL = 65_536  # bytes of a log that are read
@@ -23,17 +24,22 @@ INTERRUPTED = re.compile(r"interrupted( by SIG\w+; |$)")
 
 What = Literal["done", "running", "failed", "stopped", "waiting", "gone"]
 ENDED = ("done", "failed", "gone")
+QUEUE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class State:
-    """What a job does, its log's last word, the share of its epochs that is done, and who runs it."""
+    """What a job does, its log's last word, the share of its epochs that is done, and who runs it.
+
+    `reason`: why it waits in SLURM's queue; empty if it does not.
+    """
 
     job: Job
     what: What
     says: str = ""
     share: float = 0.0
     by: str = ""
+    reason: str = ""
 
     @property
     def whole(self) -> float:
@@ -45,12 +51,30 @@ class State:
         return (3600 * hours + 60 * minutes + seconds) / (1 - self.share)
 
 
-def survey(jobs: list[Job]) -> list[State]:
-    """Find out what each job of a plan does, from leases, logs and results; upstream first."""
+def survey(jobs: list[Job], queue: Iterable[Queued] = ()) -> list[State]:
+    """Find out what each job of a plan does, from leases, logs, results and SLURM's queue; upstream first."""
     missing = {job.key for job in jobs if not job.complete}
     due = {job.key for job in plan.due(jobs)}
     states = [state_of(job) if job.key in due else _not_due(job) for job in jobs]
-    return [_ended(state) if state.job.key in missing else state for state in states]
+    pending = {job.key: job for job in queue if job.state == "PENDING"}
+    found = [_ended(state) if state.job.key in missing else state for state in states]
+    return [
+        _in_queue(state, pending[state.job.key]) if state.job.key in pending else state for state in found
+    ]
+
+
+def in_queue(jobs: list[Job]) -> list[Queued]:
+    """List the jobs that are in SLURM's queue; none if it does not answer within `QUEUE_SECONDS`."""
+    return queued((job.key for job in jobs), QUEUE_SECONDS) or []
+
+
+def _in_queue(state: State, job: Queued) -> State:
+    """Return the state of a job in the queue, whatever its log says of an earlier run."""
+    if state.what in ("running", "done"):
+        return state
+    says = state.says if state.what == "stopped" else ""
+    reason = "not considered yet" if job.reason == "None" else job.reason
+    return replace(state, what="waiting", says=says, by=f"SLURM job {job.id}", reason=reason)
 
 
 def _ended(state: State) -> State:
@@ -161,6 +185,7 @@ def facts(states: list[State]) -> dict[str, Any]:
                 "state": state.what,
                 "says": state.says,
                 "by": state.by,
+                "reason": state.reason,
                 "log": str(state.job.log),
             }
             for state in states
@@ -183,20 +208,32 @@ def lines(states: list[State]) -> Iterator[str]:
                 yield f"{'':20}{state.job.log}"
             elif state.by:
                 yield f"{'':20}{state.by}"
-    waiting = _of(states, "waiting")
-    if waiting:
+    if groups := waiting(states):
         yield ""
-    for stage in STAGES:
-        runs = [state.job.run for state in waiting if state.job.stage == stage]
-        if runs:
-            yield f"waiting   {stage:8}  {abbreviate(runs)}"
+    yield from groups.values()
     gone = _of(states, "gone")
     if gone:
         yield ""
     for stage in dict.fromkeys(state.job.stage for state in gone):
         deleted = abbreviate(state.job.run for state in gone if state.job.stage == stage)
-        remedy = f"no due job reads it; `snakemake --cores all {stage}_all` makes it again"
-        yield f"gone      {stage:8}  {deleted}  {remedy}"
+        again = f"no due job reads it; `snakemake --cores all {stage}_all` makes it again"
+        yield f"gone      {stage:8}  {deleted}  {again}"
+
+
+def waiting(states: list[State]) -> dict[tuple[str, str], str]:
+    """Return a line on the jobs of each stage that wait for one reason; for "" outside of SLURM's queue."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for state in _of(states, "waiting"):
+        runs.setdefault((state.job.stage, state.reason), []).append(state.job.run)
+    return {
+        (stage, reason): "  ".join([f"waiting   {stage:8}", abbreviate(runs[stage, reason]), *_why(reason)])
+        for stage, reason in sorted(runs, key=lambda group: (STAGES.index(group[0]), group[1]))
+    }
+
+
+def _why(reason: str) -> list[str]:
+    held = [remedy(reason)] if remedy(reason) else []
+    return [f"in SLURM's queue: {reason}", *held] if reason else []
 
 
 def line(state: State) -> str:

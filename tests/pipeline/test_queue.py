@@ -176,11 +176,11 @@ def test_at_most_ten_failures_are_reported(commands):
 
 def test_queued_lists_the_jobs_of_this_folder_and_these_keys(commands, tmp_path):
     submitted(("9", KEYS[0]), ("10", KEYS[1]), ("11", KEYS[2]), ("12", KEYS[3]))
-    lines = [f"10|PENDING|{tmp_path}", f"9|RUNNING|{tmp_path}", f"11|RUNNING|{tmp_path}x"]
-    lines += [f"12|RUNNING|{tmp_path}", f"13|RUNNING|{tmp_path}"]
+    lines = [f"10|PENDING|Priority|{tmp_path}", f"9|RUNNING|None|{tmp_path}", f"11|RUNNING|None|{tmp_path}x"]
+    lines += [f"12|RUNNING|None|{tmp_path}", f"13|RUNNING|None|{tmp_path}"]
     commands.write("sbatch", "true")
     commands.write("squeue", "\n".join(f"echo '{line}'" for line in lines))
-    expected = [Queued("9", "RUNNING", KEYS[0]), Queued("10", "PENDING", KEYS[1])]
+    expected = [Queued("9", "RUNNING", KEYS[0], "None"), Queued("10", "PENDING", KEYS[1], "Priority")]
     assert slurm.queued(KEYS[:3]) == expected
     assert slurm.queued(iter(KEYS[:3])) == expected
     assert f"--user={os.getuid()}" in commands.calls("squeue")[0]
@@ -189,20 +189,46 @@ def test_queued_lists_the_jobs_of_this_folder_and_these_keys(commands, tmp_path)
 def test_a_notice_of_the_site_in_the_queue_is_no_job(commands, tmp_path):
     submitted(("9", KEYS[0]))
     commands.write("sbatch", "true")
-    commands.write("squeue", f"echo; echo 'Maintenance | Monday'; echo '9|RUNNING|{tmp_path}'")
-    assert slurm.queued(KEYS) == [Queued("9", "RUNNING", KEYS[0])]
+    commands.write("squeue", f"echo; echo 'Maintenance | Monday'; echo '9|RUNNING|None|{tmp_path}'")
+    assert slurm.queued(KEYS) == [Queued("9", "RUNNING", KEYS[0], "None")]
 
 
 def test_queued_lists_each_task_of_an_array(commands, tmp_path):
     submitted(("9_10", KEYS[0]), ("9_2", KEYS[1]), ("9_3", KEYS[2]))
     commands.write("sbatch", "true")
-    commands.write("squeue", f"echo '9_10|PENDING|{tmp_path}'; echo '9_2|RUNNING|{tmp_path}'")
-    assert slurm.queued(KEYS) == [Queued("9_2", "RUNNING", KEYS[1]), Queued("9_10", "PENDING", KEYS[0])]
+    commands.write("squeue", f"echo '9_10|PENDING|Priority|{tmp_path}'; echo '9_2|RUNNING|None|{tmp_path}'")
+    found = [Queued("9_2", "RUNNING", KEYS[1], "None"), Queued("9_10", "PENDING", KEYS[0], "Priority")]
+    assert slurm.queued(KEYS) == found
     assert "--array" in commands.calls("squeue")[0]  # else squeue writes 9_[2-10]
 
 
+@pytest.mark.parametrize(
+    ("reasons", "word"),
+    [
+        # https://slurm.schedmd.com/job_reason_codes.html
+        ("JobHeldUser", "scontrol release"),
+        ("JobHeldAdmin launch_failed_requeued_held", "your site"),
+        ("PartitionTimeLimit QOSMaxWallDurationPerJobLimit AssocMaxWallDurationPerJobLimit", "runtime"),
+        (
+            "QOSMaxGRESPerJob QOSMaxMemoryPerNode AssocMaxCpuPerJobLimit QOSMinGRES MaxMemPerLimit",
+            "resources",
+        ),
+        ("BadConstraints PartitionNodeLimit PartitionConfig", "no node"),
+        ("AssocGrpCPUMinutesLimit AssocGrpGRESMinutes QOSGrpBillingMinutes", "budget"),
+        ("InvalidQOS InvalidAccount QOSNotAllowed AccountNotAllowed", "slurm_account"),
+        ("PartitionDown PartitionInactive", "slurm_partition"),
+        ("None Priority Resources BeginTime Dependency Licenses Cleaning Prolog ReqNodeNotAvail", None),
+        ("QOSMaxJobsPerUserLimit QOSMaxGRESPerUser AssocGrpGRES QOSGrpCpuLimit Reservation", None),
+    ],
+)
+def test_what_keeps_a_job_in_the_queue_for_good_has_a_remedy(reasons, word):
+    for reason in reasons.split():
+        text = slurm.remedy(reason)
+        assert word in text if word else text == "", f"{reason}: {text}"
+
+
 def test_without_submissions_or_slurm_squeue_is_not_called(commands, monkeypatch):
-    commands.write("squeue", "echo '9|RUNNING|/'")
+    commands.write("squeue", "echo '9|RUNNING|None|/'")
     commands.write("sbatch", "true")
     assert slurm.queued(KEYS) == []
     submitted(("9", KEYS[0]))
@@ -215,10 +241,10 @@ def test_without_submissions_or_slurm_squeue_is_not_called(commands, monkeypatch
 def test_a_job_of_an_earlier_snakemake_is_waited_for(commands, tmp_path, capsys):
     submitted(("9", KEYS[0]), ("10", KEYS[1]))
     commands.write("sbatch", "true")
-    here = f"echo '9|RUNNING|{tmp_path}'"
+    here = f"echo '9|RUNNING|None|{tmp_path}'"
     commands.write(
         "squeue",
-        f"[ $n -gt 4 ] || {here}\n[ $n -gt 2 ] || echo '10|PENDING|{tmp_path}'",
+        f"[ $n -gt 4 ] || {here}\n[ $n -gt 2 ] || echo '10|PENDING|Priority|{tmp_path}'",
     )
     slurm.wait_for_earlier(JOBS, wait=True)
     assert len(commands.calls("squeue")) == 5
@@ -233,7 +259,7 @@ def test_a_dry_run_reports_and_does_not_wait(commands, tmp_path, capsys):
     ids = [str(9 + i) for i in range(5)]
     submitted(*zip(ids, KEYS, strict=False))
     commands.write("sbatch", "true")
-    lines = "\n".join(f"echo '{id_}|RUNNING|{tmp_path}'" for id_ in ids)
+    lines = "\n".join(f"echo '{id_}|RUNNING|None|{tmp_path}'" for id_ in ids)
     commands.write("squeue", f"[ $n -lt 9 ] || exit 0\n{lines}")
     slurm.wait_for_earlier(JOBS, wait=False)
     assert len(commands.calls("squeue")) == 1

@@ -22,6 +22,7 @@ from hlrs.artifacts.tensors import read_tensors
 from tests import thin
 from tests.cluster import slurm
 from tests.conftest import edit, outputs, record, untested
+from tests.messages import says
 from tests.pipeline.test_container import image  # noqa: F401 - a fixture
 from tests.pipeline.test_workflow import (  # noqa: F401 - fixtures among them
     IDLE,
@@ -403,6 +404,26 @@ def test_a_partition_file_beside_the_profile_replaces_its_choice(site):
     site.wait(lambda: site.cluster.ask(*listing), "nothing is submitted")
     assert site.cluster.ask(*listing) == "urgent"
     site.finish()
+
+
+def test_a_job_that_slurm_will_not_start_says_why_and_what_helps(site):
+    """SLURM queues a job that exceeds its partition's time limit, 2880 minutes, and never starts it."""
+    edit(site.folder / "params.yaml", **alone(1))
+    site.command("hlrs", "split", "digits")
+    site.lay_over(**{"set-resources": ["search:runtime=5000"]})
+    site.start("search_all")
+
+    def waits(reason):
+        site.wait(lambda: reason in site.command("hlrs", "status"), f"no search waits for {reason}")
+        [line] = [line for line in site.command("hlrs", "status").splitlines() if reason in line]
+        return line
+
+    says(waits("PartitionTimeLimit"), f"waiting   search    {RUN}  in SLURM's queue:", "runtime", "profile")
+    id_, _ = site.job("PENDING")
+    site.cluster.ask("scontrol", "uhold", id_)
+    says(waits("JobHeldUser"), "scontrol release")
+    site.process.send_signal(signal.SIGINT)
+    site.finish(status=1)
 
 
 # --- job arrays ---------------------------------------------------------------------------------------

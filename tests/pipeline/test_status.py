@@ -16,6 +16,7 @@ from hlrs.pipeline import plan
 from hlrs.pipeline.execute import execute
 from hlrs.pipeline.live import INCOMPLETE, MOST, RESUMES, SILENT, Live
 from hlrs.pipeline.locks import claimed, lease
+from hlrs.pipeline.slurm import Queued
 from hlrs.pipeline.status import State, facts, lines, state_of, survey
 from hlrs.training.progress import duration
 from tests.conftest import edit, hlrs
@@ -130,6 +131,52 @@ def test_a_step_within_a_long_epoch_counts_as_part_of_it(jobs):
     assert (state.says, state.share) == ("epoch 3/3, step 5/20, 3 s left", pytest.approx(2.25 / 3))
 
 
+def test_a_job_in_the_queue_waits_and_says_for_what(jobs):
+    ready = of(jobs, "split", "digits")
+    stopped, failed, running, lost = (
+        of(jobs, "search", f"digits/{name}") for name in ("darts/0", "darts/1", "hlrs/0", "hlrs/1")
+    )
+    says(stopped, EPOCHS + "hlrs: {run}: interrupted by SIGUSR1; rerun to resume\n")
+    write_text(stopped.checkpoint, "a state")
+    says(failed, "hlrs: {run}: the loss is not finite\n")  # and was submitted again
+    says(lost, "hlrs: {run}: the loss is not finite\n")
+    queue = [
+        Queued("9_1", "PENDING", stopped.key, "PartitionTimeLimit"),
+        Queued("9_2", "PENDING", failed.key, "PartitionTimeLimit"),
+        Queued("9_3", "PENDING", running.key, "None"),
+        Queued("10", "PENDING", ready.key, "None"),
+        Queued("8", "RUNNING", lost.key, "None"),
+    ]
+    with lease(running):
+        states = survey(jobs, queue)
+        text = list(lines(states))
+    found = {state.job.key: state for state in states}
+    assert [found[job.key].what for job in (stopped, failed, running, lost, ready)] == [
+        "waiting",
+        "waiting",
+        "running",
+        "failed",
+        "waiting",
+    ]
+    one = found[stopped.key]
+    assert (one.says, one.by, one.share) == (SHOWN, "SLURM job 9_1", pytest.approx(2 / 3))
+    [entry] = [entry for entry in facts(states)["states"] if entry["key"] == failed.key]
+    assert (entry["state"], entry["says"], entry["by"], entry["reason"]) == (
+        "waiting",
+        "",
+        "SLURM job 9_2",
+        "PartitionTimeLimit",
+    )
+    [held] = [line for line in text if "PartitionTimeLimit" in line]
+    names(
+        held,
+        "waiting   search    digits/darts/{0,1}  in SLURM's queue: PartitionTimeLimit",
+        "runtime",
+        "profile",
+    )
+    assert "waiting   split     digits  in SLURM's queue: not considered yet" in text
+
+
 # --- what a running snakemake shows -------------------------------------------------------------------
 
 
@@ -171,6 +218,23 @@ def test_a_running_snakemake_shows_epochs_ends_and_the_time_left_at_a_bounded_ra
     assert [len(turn) for turn in turns] == [MOST, len(others) - MOST, 0]
     event(live, LogEvent.JOB_FINISHED, job_id=0)
     assert [text[: text.index(" in ")] for text in printed(live)] == [f"done      search    {one.run} "]
+
+
+def test_a_running_snakemake_says_once_why_its_jobs_wait_in_the_queue(jobs, live, monkeypatch):
+    def look(minute, **reasons):
+        queue = [
+            Queued("9", "PENDING", of(jobs, "search", f"digits/{method}/0").key, reason)
+            for method, reason in reasons.items()
+        ]
+        monkeypatch.setattr("hlrs.pipeline.live.in_queue", lambda jobs: queue)
+        return list(live._news(live.began + minute * (SILENT + 1)))[1:]
+
+    live.summed = live.began
+    waits = "waiting   search    digits/{}/0  in SLURM's queue: {}"
+    assert look(1, darts="Priority", hlrs="Priority") == [waits.format("{darts,hlrs}", "Priority")]
+    assert look(2, hlrs="Priority") == []
+    [held] = look(3, hlrs="JobHeldUser")
+    assert held.startswith(waits.format("hlrs", "JobHeldUser  held by you: "))
 
 
 def test_a_job_that_ends_at_a_look_is_not_shown_as_waiting(jobs, live, monkeypatch):
