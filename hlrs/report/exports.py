@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hlrs.artifacts.tables import SCHEMAS, SUBSETS
-from hlrs.report.comparisons import Difference, Summary, compare, known, known_sizes, summarize
+from hlrs.report.comparisons import Difference, Summary, known, known_sizes
 from hlrs.report.lookups import COUNT, floor_of
 from hlrs.report.runs import GAP, PLACE, REPEATED, Results, Run, class_means, class_rows, once, taus
 
@@ -20,16 +20,15 @@ def _place(run: Run) -> list[Any]:
     return [getattr(run, name) for name in PLACE]
 
 
-def files(results: Results) -> dict[str, str]:
+def files(results: Results, summary: list[Summary], differences: list[Difference]) -> dict[str, str]:
     """Return the report's tables by file name; without times and hosts, so equal results give equal bytes."""
-    summary = summarize(results)
     compared = [field.name for field in dataclasses.fields(Difference)]
     return {
         "metrics.json": json.dumps(_nested(summary, results), sort_keys=True, indent=1) + "\n",
         "runs.csv": _runs_csv(results),
         "summary.csv": _summary_csv(summary, results),
         "differences.csv": comma_separated(
-            compared, ([getattr(row, f) for f in compared] for row in compare(results))
+            compared, ([getattr(row, f) for f in compared] for row in differences)
         ),
         "classes.csv": _classes_csv(results),
         "plots/class_counts.csv": _class_counts_csv(results),

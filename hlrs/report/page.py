@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 from hlrs.artifacts.jobs import OUTPUTS
 from hlrs.report import charts, figures, tables
 from hlrs.report.checklist import checklist
-from hlrs.report.claim import claims, controls, headline, tested
-from hlrs.report.comparisons import COMPARED, Difference, Summary, compare, deciding, summarize
+from hlrs.report.claim import Claim, controls, headline, tested
+from hlrs.report.comparisons import COMPARED, Difference, Summary, deciding
 from hlrs.report.job_records import facts, record_table
 from hlrs.report.lookups import floor_of, lookups_table
 from hlrs.report.runs import ENERGY, STAGES, JobRecord, Results, draws, jobs, several, taus
@@ -26,7 +26,9 @@ from hlrs.report.wording import MOST_SENTENCES, accuracies, answer, counted, poi
 MANY = 4  # methods; the long sections of a data set with more are folded
 
 
-def page(results: Results) -> str:
+def page(
+    results: Results, summary: list[Summary], differences: list[Difference], claim: list[Claim] | None
+) -> str:
     """Render the HTML page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -37,8 +39,6 @@ def page(results: Results) -> str:
     )
     records = jobs(results.runs, *STAGES)
     script = environment.get_template("page.js.j2").render()
-    differences, summary = compare(results), summarize(results)
-    claim = claims(results, differences)
     return environment.get_template(
         "page.html.j2"
     ).render(

@@ -15,7 +15,7 @@ from hlrs.config.methods import Method
 from hlrs.errors import UserError
 from hlrs.nas.genotype import Node, drawings, from_json
 from hlrs.report.claim import claims, table
-from hlrs.report.comparisons import compare
+from hlrs.report.comparisons import compare, summarize
 from hlrs.report.exports import files
 from hlrs.report.figures import archive
 from hlrs.report.page import page
@@ -34,8 +34,12 @@ BEFORE_RETRAINING: Choices[list[str]] = {  # stages, by what the searcher says i
 def run(job: Job) -> dict[str, Any]:
     """Read the results of every run and write the report."""
     results = gather(job)
-    found = claims(results, compare(results))
-    texts = files(results) | {"claim.csv": table(found), "index.html": page(results)}
+    summary, differences = summarize(results), compare(results)
+    claim = claims(results, differences)
+    texts = files(results, summary, differences) | {
+        "claim.csv": table(claim),
+        "index.html": page(results, summary, differences, claim),
+    }
     for name, text in texts.items():
         write_text(job.output(name), text)
     with replacing(job.output("figures.zip")) as temporary:

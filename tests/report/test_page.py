@@ -21,6 +21,8 @@ from hlrs.config.spaces import DartsSpace
 from hlrs.longtail.metrics import evaluate
 from hlrs.nas.drawing import draw_cell
 from hlrs.report import heatmaps
+from hlrs.report.claim import claims
+from hlrs.report.comparisons import compare, summarize
 from hlrs.report.page import page
 from hlrs.report.runs import STAGES, JobRecord, Results, Run
 from hlrs.stages.report import gather, run
@@ -63,7 +65,8 @@ def large(tmp_path_factory):
     with contextlib.chdir(folder):
         results = many_runs(gather(make_job({"darts": [0.5]})))
     path = folder / "index.html"
-    path.write_text(page(results))
+    differences = compare(results)
+    path.write_text(page(results, summarize(results), differences, claims(results, differences)))
     return path
 
 
