@@ -78,7 +78,7 @@ def install_commands() -> None:
 
 # Reasons of squeue(1) that seldom pass by waiting, and their remedies.
 HELD = [
-    ("JobHeldUser", "held by you: `scontrol release` starts it"),
+    ("JobHeldUser", "held by you: `scontrol release`, with its number from `squeue`, starts it"),
     (
         "JobHeldAdmin|JobHoldMaxRequeue|.*held.*|launch.failed.*",
         "held by SLURM or its administrator: ask your site",
