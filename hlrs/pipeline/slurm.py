@@ -87,7 +87,10 @@ HELD = [
         "PartitionDown|PartitionInactive",
         "its partition starts no jobs: choose another slurm_partition {again}",
     ),
-    ("PartitionTimeLimit|.*MaxWall.*|(QOS|Association)TimeLimit", "lower its runtime {again}"),
+    (
+        "PartitionTimeLimit|.*MaxWall.*|(QOS|Association)TimeLimit",
+        "lower time_limit, or its runtime, {again}",
+    ),
     (
         "(QOS|Assoc|Max).*Per(Job|Node).*|QOSMin.*|MaxMemPerLimit",
         "one job may not request as much, or as little: change its resources {again}",
@@ -98,11 +101,11 @@ HELD = [
     ),
     (
         "(QOS|Assoc)Grp.*Minutes.*",
-        "its account's budget has too little left: lower its runtime, or change slurm_account {again}",
+        "its account's budget has too little left: lower time_limit, or change slurm_account {again}",
     ),
     (
         "Invalid(Account|QOS)|(Account|QOS)NotAllowed",
-        "its account or QOS may not be used: change slurm_account or slurm_qos {again}",
+        "its account or QOS may not be used: change slurm_account or qos {again}",
     ),
 ]
 AGAIN = "in your profile, stop snakemake (Ctrl-C) and rerun"

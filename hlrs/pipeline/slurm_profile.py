@@ -9,8 +9,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from getpass import getuser
 from pathlib import Path
@@ -44,6 +44,15 @@ class Partition:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """The terms on which the user may charge an account."""
+
+    qos: frozenset[str]  # that may be requested; empty if unknown
+    default_qos: str  # "" if the cluster has none
+    limit: int | None  # minutes, where the QOS has no limit of its own; None if unlimited
+
+
+@dataclass(frozen=True)
 class Cluster:
     """What a cluster reports."""
 
@@ -51,7 +60,9 @@ class Cluster:
     version: str
     partitions: list[Partition]
     accounting: bool  # whether sacct answers
-    accounts: frozenset[str] = frozenset()  # that the user may charge; empty if unknown
+    accounts: Mapping[str, Terms] = field(default_factory=dict)  # that the user may charge; empty if unknown
+    default_account: str = ""
+    qos: Mapping[str, int | None] = field(default_factory=dict)  # the time limit of each in minutes
 
 
 @dataclass(frozen=True)
@@ -88,13 +99,28 @@ def survey() -> Cluster:
     query = ("sacct", "--allocations", "--noheader", "--starttime", "now")
     answers = "none" not in facts.get("AccountingStorageType", "none") and ask(*query) is not None
     name, version = facts.get("ClusterName", "?"), facts.get("SLURM_VERSION", "?")
-    return Cluster(name, version, partitions, answers, _accounts() if answers else frozenset())
+    cluster = Cluster(name, version, partitions, answers)
+    return replace(cluster, **_accounting()) if answers else cluster
 
 
-def _accounts() -> frozenset[str]:
-    """Return the accounts that the user may charge; empty if unknown."""
-    listing = ask("sacctmgr", "-nP", "show", "associations", f"user={getuser()}", "format=account")
-    return frozenset((listing or "").split())
+def _accounting() -> dict[str, Any]:
+    """Return what the accounting has of the user and the QOS; nothing of what is unknown."""
+    mine = _show("associations", f"user={getuser()}", "format=account,qos,defaultqos,maxwall")
+    default = [account for (account,) in _show("user", getuser(), "format=defaultaccount") if account]
+    return {
+        "accounts": {
+            account: Terms(frozenset(filter(None, qos.split(","))), default_qos, minutes(limit))
+            for account, qos, default_qos, limit in mine
+        },
+        "default_account": default[0] if default else "",
+        "qos": {name: minutes(limit) for name, limit in _show("qos", "format=name,maxwall")},
+    }
+
+
+def _show(*query: str) -> list[list[str]]:
+    """Return the rows of a query of the accounting; none if it does not answer, and no notices of a site."""
+    rows = [line.split("|") for line in (ask("sacctmgr", "-nP", "show", *query) or "").splitlines()]
+    return [row for row in rows if len(row) == query[-1].count(",") + 1]
 
 
 def merge(listing: str) -> list[Partition]:
@@ -140,10 +166,11 @@ def minutes(limit: str) -> int | None:
 def choose(cluster: Cluster, choice: Choice) -> tuple[Partition | None, Partition]:
     """Choose the partition of rules that need a GPU (None without GPUs) and that of the others.
 
-    Raises UserError for an unknown partition or GPU type, or an account that the user may not charge.
+    Raises UserError for an unknown partition or GPU type, and an account or QOS that the user may not use.
     """
     allowed = _allowed(cluster, choice.partitions)
     _check_account(cluster, choice.account)
+    _check_qos(cluster, choice)
     _check_gpu_type(cluster, choice, allowed)
     wanted = choice.gpu_type
     with_gpus = [p for p in allowed if (wanted in p.gpus if wanted else p.gpus)]
@@ -165,6 +192,19 @@ def _check_account(cluster: Cluster, account: str | None) -> None:
     if account and cluster.accounts and account.lower() not in cluster.accounts:
         yours = ", ".join(sorted(cluster.accounts))
         raise UserError(f"--account {account}: not yours on {cluster.name}; choose from: {yours}")
+
+
+def _check_qos(cluster: Cluster, choice: Choice) -> None:
+    terms = _terms(cluster, choice)
+    yours = terms.qos if terms and terms.qos else cluster.qos
+    if choice.qos and yours and choice.qos.lower() not in yours:
+        where = f"not yours on {cluster.name}"
+        raise UserError(f"--qos {choice.qos}: {where}; choose from: {', '.join(sorted(yours))}")
+
+
+def _terms(cluster: Cluster, choice: Choice) -> Terms | None:
+    """Return the terms of the account that the jobs will be charged to; None if unknown."""
+    return cluster.accounts.get((choice.account or cluster.default_account).lower())
 
 
 def _check_gpu_type(cluster: Cluster, choice: Choice, allowed: list[Partition]) -> None:
@@ -215,10 +255,19 @@ def _literals(**resources: str | None) -> dict[str, str]:
 
 
 def site(cluster: Cluster, choice: Choice) -> dict[str, Any]:
-    """Return the workflow's settings: the shorter time limit in minutes, and the image."""
-    limits = [p.limit for p in choose(cluster, choice) if p is not None and p.limit is not None]
+    """Return the workflow's settings: the shortest time limit in minutes, and the image."""
+    found = [partition.limit for partition in choose(cluster, choice) if partition is not None]
+    limits = [limit for limit in (*found, _accounting_limit(cluster, choice)) if limit is not None]
     settings: dict[str, Any] = {"time_limit": min(limits)} if limits else {}
     return settings | ({"container": str(choice.container.resolve())} if choice.container else {})
+
+
+def _accounting_limit(cluster: Cluster, choice: Choice) -> int | None:
+    """Return the time limit of the QOS that the jobs will have, else of the account."""
+    terms = _terms(cluster, choice)
+    qos = choice.qos or (terms.default_qos if terms else "")
+    limit = cluster.qos.get(qos.lower())
+    return limit if limit is not None or terms is None else terms.limit
 
 
 # --- writing ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.cluster import slurm
 
 ACCOUNT = "lab"  # that root may charge, besides the default one
+QOS = "brief"  # of which that account's jobs may take half an hour
 
 
 def missing() -> str:
@@ -35,7 +36,7 @@ class Cluster(slurm.Cluster):
             "AccountingStorageHost": "127.0.0.1",
             "AccountingStoragePort": self.port,
             "AccountingStoragePass": self._munge_socket(),
-            "AccountingStorageEnforce": "associations",  # an unknown account is refused
+            "AccountingStorageEnforce": "limits,qos",  # an unknown account is refused
         }
         super().start(**accounting, **settings)
 
@@ -50,8 +51,15 @@ class Cluster(slurm.Cluster):
         self._start_database()
         self._configure_accounting()
         self.start_accounting()
-        for entry in (["cluster", slurm.NAME], ["account", ACCOUNT], ["user", "root", f"account={ACCOUNT}"]):
+        for entry in (
+            ["cluster", slurm.NAME],
+            ["account", ACCOUNT],
+            ["user", "root", f"account={ACCOUNT}"],
+            ["qos", QOS, "maxwall=00:30:00"],
+        ):
             self.ask("sacctmgr", "--immediate", "add", *entry)
+        mine = ("user", "root", "where", f"account={ACCOUNT}", "set", f"qos=normal,{QOS}")
+        self.ask("sacctmgr", "--immediate", "modify", *mine)
 
     def _start_database(self) -> None:
         data = f"--datadir={self.folder / 'database'}"

@@ -4,6 +4,7 @@ slurmdbd hears from the controller with a delay, and reports a preempted job tha
 PREEMPTED.
 """
 
+import signal
 import time
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from snakemake_executor_plugin_slurm.job_status_query import query_job_status_sa
 
 from tests.cluster import accounting
 from tests.conftest import edit
+from tests.messages import says
 from tests.pipeline.test_slurm import (  # noqa: F401 - fixtures among them
     LONG,
     RUN,
+    alone,
     once,
     repository,
     running,
@@ -60,6 +63,25 @@ def test_accounting_is_detected_and_a_foreign_account_refused(site):
     [line] = site.command(*command, "labs", status=2).splitlines()
     assert line.startswith("hlrs: --account labs: ")
     assert "lab, root" in line
+
+
+def test_the_limit_of_a_qos_is_kept_to_and_named_where_it_is_not(site):
+    site.profile("--force", "--account", accounting.ACCOUNT, "--qos", accounting.QOS)
+    folder = Path(f"{site.folder}.config/snakemake/slurm")
+    assert yaml.safe_load((folder / "site.yaml").read_text()) == {"time_limit": 30}
+    [line] = site.command("hlrs", "profile", "slurm", "--force", "--qos", "brief", status=2).splitlines()
+    says(line, "--qos brief", "choose from: normal")  # the default account may not use it
+
+    edit(site.folder / "params.yaml", **alone(1))
+    site.command("hlrs", "split", "digits")
+    site.lay_over(**{"set-resources": ["search:runtime=31"]})
+    site.start("search_all")
+    reason = "QOSMaxWallDurationPerJobLimit"
+    site.wait(lambda: reason in site.command("hlrs", "status"), "the limit is not named")
+    [line] = [line for line in site.command("hlrs", "status").splitlines() if reason in line]
+    says(line, "waiting   search", "time_limit", "profile")
+    site.process.send_signal(signal.SIGINT)
+    site.finish(status=1)
 
 
 @pytest.mark.slow

@@ -208,7 +208,7 @@ def test_queued_lists_each_task_of_an_array(commands, tmp_path):
         # https://slurm.schedmd.com/job_reason_codes.html
         ("JobHeldUser", "scontrol release"),
         ("JobHeldAdmin launch_failed_requeued_held", "your site"),
-        ("PartitionTimeLimit QOSMaxWallDurationPerJobLimit AssocMaxWallDurationPerJobLimit", "runtime"),
+        ("PartitionTimeLimit QOSMaxWallDurationPerJobLimit AssocMaxWallDurationPerJobLimit", "time_limit"),
         (
             "QOSMaxGRESPerJob QOSMaxMemoryPerNode AssocMaxCpuPerJobLimit QOSMinGRES MaxMemPerLimit",
             "resources",

@@ -418,7 +418,9 @@ def test_a_job_that_slurm_will_not_start_says_why_and_what_helps(site):
         [line] = [line for line in site.command("hlrs", "status").splitlines() if reason in line]
         return line
 
-    says(waits("PartitionTimeLimit"), f"waiting   search    {RUN}  in SLURM's queue:", "runtime", "profile")
+    says(
+        waits("PartitionTimeLimit"), f"waiting   search    {RUN}  in SLURM's queue:", "time_limit", "profile"
+    )
     id_, _ = site.job("PENDING")
     site.cluster.ask("scontrol", "uhold", id_)
     says(waits("JobHeldUser"), "scontrol release")

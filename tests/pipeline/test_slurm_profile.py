@@ -345,9 +345,9 @@ def test_sacct_is_the_status_command_only_if_accounting_answers(slurm, storage, 
 @pytest.mark.parametrize(
     ("account", "listing", "refused"),
     [
-        ("lab", "printf 'lab\\nroot\\n'", False),
-        ("Lab", "printf 'lab\\nroot\\n'", False),  # SLURM stores accounts in lower case
-        ("labs", "printf 'root\\nlab\\n'", True),
+        ("lab", "printf 'lab|||\\nroot|||\\n'", False),
+        ("Lab", "printf 'lab|||\\nroot|||\\n'", False),  # SLURM stores accounts in lower case
+        ("labs", "printf 'root|||\\nlab|||\\n'", True),
         ("labs", "true", False),  # sbatch has the last word
         ("labs", "echo 'sacctmgr: error: Sending PersistInit msg: Connection refused' >&2; exit 1", False),
     ],
@@ -364,6 +364,49 @@ def test_a_foreign_account_is_refused(slurm, account, listing, refused):
     else:
         assert run(*arguments)[0] == 0
     assert Path("here").exists() != refused
+
+
+TERMS = """case "$*" in
+  *associations*)
+    printf 'Maintenance on Monday\nlab|brief,normal|brief|1-00:00:00\nroot|normal||4-00:00:00\nold|||\n' ;;
+  *user*) echo lab ;;
+  *qos*) printf 'normal|\nbrief|00:30:00\nlong|7-00:00:00\n' ;;
+esac"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "minutes"),
+    [
+        ((), 30),  # the default QOS of the default account
+        (("--qos", "Brief"), 30),
+        (("--qos", "normal"), 1440),  # it has no limit: the account's
+        (("--account", "root"), 2880),  # the partition's, less than the account's
+        (("--account", "root", "--qos", "normal"), 2880),
+        (("--account", "old", "--qos", "brief"), 30),
+        (("--account", "old"), 2880),
+    ],
+)
+def test_the_time_limit_is_also_that_of_the_account_and_qos(slurm, arguments, minutes):
+    commands = slurm("cpu*|up|2|no|2-00:00:00|gpu:2", accounting="accounting_storage/slurmdbd")
+    commands.write("sacct", "true")
+    commands.write("sacctmgr", TERMS)
+    assert run("profile", "slurm", "--to", "here", *arguments)[0] == 0
+    assert yaml.safe_load(Path("here/site.yaml").read_text()) == {"time_limit": minutes}
+
+
+def test_a_foreign_qos_is_refused(slurm):
+    commands = slurm(accounting="accounting_storage/slurmdbd")
+    commands.write("sacct", "true")
+    commands.write("sacctmgr", TERMS)
+    for options, yours in {
+        ("--qos", "long"): "brief, normal",
+        ("--qos", "brief", "--account", "root"): "normal",
+        ("--qos", "longer", "--account", "old"): "brief, long, normal",
+    }.items():
+        line = complaint("profile", "slurm", "--to", "here", *options)
+        assert line == f"--qos {options[1]}: not yours on hpc; choose from: {yours}"
+    commands.write("sacctmgr", "exit 1")
+    assert run("profile", "slurm", "--to", "here", "--qos", "long")[0] == 0  # sbatch has the last word
 
 
 def test_an_existing_profile_is_kept_unless_forced(slurm):
