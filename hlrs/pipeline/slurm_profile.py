@@ -9,8 +9,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from getpass import getuser
 from pathlib import Path
@@ -99,22 +99,28 @@ def survey() -> Cluster:
     query = ("sacct", "--allocations", "--noheader", "--starttime", "now")
     answers = "none" not in facts.get("AccountingStorageType", "none") and ask(*query) is not None
     name, version = facts.get("ClusterName", "?"), facts.get("SLURM_VERSION", "?")
-    cluster = Cluster(name, version, partitions, answers)
-    return replace(cluster, **_accounting()) if answers else cluster
+    if not answers:
+        return Cluster(name, version, partitions, False)
+    accounts = _accounts(name)
+    qos = {qos: minutes(limit) for qos, limit in _show("qos", "format=name,maxwall")}
+    return Cluster(name, version, partitions, True, accounts, _default_account(accounts), qos)
 
 
-def _accounting() -> dict[str, Any]:
-    """Return what the accounting has of the user and the QOS; nothing of what is unknown."""
-    mine = _show("associations", f"user={getuser()}", "format=account,qos,defaultqos,maxwall")
-    default = [account for (account,) in _show("user", getuser(), "format=defaultaccount") if account]
+def _accounts(cluster: str) -> dict[str, Terms]:
+    """Return the accounts that the user may charge on a cluster; a database may have several clusters."""
+    mine = (f"user={getuser()}", f"cluster={cluster}")
     return {
-        "accounts": {
-            account: Terms(frozenset(filter(None, qos.split(","))), default_qos, minutes(limit))
-            for account, qos, default_qos, limit in mine
-        },
-        "default_account": default[0] if default else "",
-        "qos": {name: minutes(limit) for name, limit in _show("qos", "format=name,maxwall")},
+        account: Terms(frozenset(filter(None, qos.split(","))), default_qos, minutes(limit))
+        for account, qos, default_qos, limit in _show(
+            "associations", *mine, "format=account,qos,defaultqos,maxwall"
+        )
     }
+
+
+def _default_account(accounts: Collection[str]) -> str:
+    """Return the account that is charged where none is named; "" if unknown."""
+    lines = _show("user", getuser(), "format=defaultaccount")
+    return next((account for (account,) in lines if account in accounts), "")
 
 
 def _show(*query: str) -> list[list[str]]:
@@ -267,7 +273,7 @@ def _accounting_limit(cluster: Cluster, choice: Choice) -> int | None:
     terms = _terms(cluster, choice)
     qos = choice.qos or (terms.default_qos if terms else "")
     limit = cluster.qos.get(qos.lower())
-    return limit if limit is not None or terms is None else terms.limit
+    return terms.limit if terms and limit is None else limit
 
 
 # --- writing ------------------------------------------------------------------------------------------

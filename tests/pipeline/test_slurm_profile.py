@@ -369,7 +369,7 @@ def test_a_foreign_account_is_refused(slurm, account, listing, refused):
 TERMS = """case "$*" in
   *associations*)
     printf 'Maintenance on Monday\nlab|brief,normal|brief|1-00:00:00\nroot|normal||4-00:00:00\nold|||\n' ;;
-  *user*) echo lab ;;
+  *user*) printf 'Maintenance on Monday\nlab\n' ;;
   *qos*) printf 'normal|\nbrief|00:30:00\nlong|7-00:00:00\n' ;;
 esac"""
 
@@ -392,6 +392,8 @@ def test_the_time_limit_is_also_that_of_the_account_and_qos(slurm, arguments, mi
     commands.write("sacctmgr", TERMS)
     assert run("profile", "slurm", "--to", "here", *arguments)[0] == 0
     assert yaml.safe_load(Path("here/site.yaml").read_text()) == {"time_limit": minutes}
+    [asked] = [call for call in commands.calls("sacctmgr") if "associations" in call]
+    assert "cluster=hpc" in asked
 
 
 def test_a_foreign_qos_is_refused(slurm):
