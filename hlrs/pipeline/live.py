@@ -116,9 +116,9 @@ class Live(logging.Handler):
             self.summed = now
             surveyed = survey(self.jobs, in_queue(self.jobs))
             yield summary(surveyed)
-            for group, text in waiting(surveyed).items():
-                if group[1] and group not in self.queued:
-                    self.queued.add(group)
+            for (stage, reason), text in waiting(surveyed).items():
+                if reason and (stage, reason) not in self.queued:
+                    self.queued.add((stage, reason))
                     yield text
 
     def _show(self, text: str) -> None:

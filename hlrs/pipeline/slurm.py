@@ -76,6 +76,7 @@ def install_commands() -> None:
     os.environ["PATH"] = os.pathsep.join([here, *others])
 
 
+AGAIN = "in your profile, stop snakemake (Ctrl-C) and rerun"
 # Reasons of squeue(1) that seldom pass by waiting, and their remedies.
 HELD = [
     ("JobHeldUser", "held by you: `scontrol release`, with its number from `squeue`, starts it"),
@@ -85,36 +86,34 @@ HELD = [
     ),
     (
         "PartitionDown|PartitionInactive",
-        "its partition starts no jobs: choose another slurm_partition {again}",
+        f"its partition starts no jobs: choose another slurm_partition {AGAIN}",
     ),
     (
         "PartitionTimeLimit|.*MaxWall.*|(QOS|Association)TimeLimit",
-        "lower time_limit, or its runtime, {again}",
+        f"lower time_limit, or its runtime, {AGAIN}",
     ),
     (
         "(QOS|Assoc|Max).*Per(Job|Node).*|QOSMin.*|MaxMemPerLimit",
-        "one job may not request as much, or as little: change its resources {again}",
+        f"one job may not request as much, or as little: change its resources {AGAIN}",
     ),
     (
         "BadConstraints|PartitionConfig|PartitionNodeLimit",
-        "no node that is up has what it requests: wait for one, or change its resources {again}",
+        f"no node that is up has what it requests: wait for one, or change its resources {AGAIN}",
     ),
     (
         "(QOS|Assoc)Grp.*Minutes.*",
-        "its account's budget has too little left: lower time_limit, or change slurm_account {again}",
+        f"its account's budget has too little left: lower time_limit, or change slurm_account {AGAIN}",
     ),
     (
         "Invalid(Account|QOS)|(Account|QOS)NotAllowed",
-        "its account or QOS may not be used: change slurm_account or qos {again}",
+        f"its account or QOS may not be used: change slurm_account or qos {AGAIN}",
     ),
 ]
-AGAIN = "in your profile, stop snakemake (Ctrl-C) and rerun"
 
 
 def remedy(reason: str) -> str:
     """Return what to do about the reason for which a job waits in the queue; "" if waiting is enough."""
-    found = (text for pattern, text in HELD if re.fullmatch(pattern, reason, re.IGNORECASE))
-    return next(found, "").format(again=AGAIN)
+    return next((text for pattern, text in HELD if re.fullmatch(pattern, reason, re.IGNORECASE)), "")
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class Queued:
     id: str
     state: str
     key: str
-    reason: str = ""
+    reason: str
 
 
 def queued(keys: Iterable[str], seconds: float | None = None) -> list[Queued] | None:

@@ -58,9 +58,7 @@ def survey(jobs: list[Job], queue: Iterable[Queued] = ()) -> list[State]:
     states = [state_of(job) if job.key in due else _not_due(job) for job in jobs]
     pending = {job.key: job for job in queue if job.state == "PENDING"}
     found = [_ended(state) if state.job.key in missing else state for state in states]
-    return [
-        _in_queue(state, pending[state.job.key]) if state.job.key in pending else state for state in found
-    ]
+    return [_in_queue(state, pending.get(state.job.key)) for state in found]
 
 
 def in_queue(jobs: list[Job]) -> list[Queued]:
@@ -68,9 +66,9 @@ def in_queue(jobs: list[Job]) -> list[Queued]:
     return queued((job.key for job in jobs), QUEUE_SECONDS) or []
 
 
-def _in_queue(state: State, job: Queued) -> State:
-    """Return the state of a job in the queue, whatever its log says of an earlier run."""
-    if state.what in ("running", "done"):
+def _in_queue(state: State, job: Queued | None) -> State:
+    """Return the state of a job that may be in the queue, whatever its log says of an earlier run."""
+    if job is None or state.what in ("running", "done"):
         return state
     says = state.says if state.what == "stopped" else ""
     reason = "not considered yet" if job.reason == "None" else job.reason
@@ -232,8 +230,7 @@ def waiting(states: list[State]) -> dict[tuple[str, str], str]:
 
 
 def _why(reason: str) -> list[str]:
-    held = [remedy(reason)] if remedy(reason) else []
-    return [f"in SLURM's queue: {reason}", *held] if reason else []
+    return [text for text in (f"in SLURM's queue: {reason}", remedy(reason)) if reason and text]
 
 
 def line(state: State) -> str:

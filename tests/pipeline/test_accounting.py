@@ -76,9 +76,7 @@ def test_the_limit_of_a_qos_is_kept_to_and_named_where_it_is_not(site):
     site.command("hlrs", "split", "digits")
     site.lay_over(**{"set-resources": ["search:runtime=31"]})
     site.start("search_all")
-    reason = "QOSMaxWallDurationPerJobLimit"
-    site.wait(lambda: reason in site.command("hlrs", "status"), "the limit is not named")
-    [line] = [line for line in site.command("hlrs", "status").splitlines() if reason in line]
+    line = site.waits_for("QOSMaxWallDurationPerJobLimit")
     says(line, "waiting   search", "time_limit", "profile")
     site.process.send_signal(signal.SIGINT)
     site.finish(status=1)

@@ -206,6 +206,12 @@ class Site:
         self.wait(there, f"no search is {state}")
         return found[0]
 
+    def waits_for(self, reason):
+        """The line of `hlrs status` on a search that waits in the queue for a reason, once there is one."""
+        self.wait(lambda: reason in self.command("hlrs", "status"), f"no search waits for {reason}")
+        [line] = [line for line in self.command("hlrs", "status").splitlines() if reason in line]
+        return line
+
     @property
     def log(self):
         text = [path.read_text() for path in (self.folder / "logs/search" / RUN).glob("*.log")]
@@ -413,17 +419,11 @@ def test_a_job_that_slurm_will_not_start_says_why_and_what_helps(site):
     site.lay_over(**{"set-resources": ["search:runtime=5000"]})
     site.start("search_all")
 
-    def waits(reason):
-        site.wait(lambda: reason in site.command("hlrs", "status"), f"no search waits for {reason}")
-        [line] = [line for line in site.command("hlrs", "status").splitlines() if reason in line]
-        return line
-
-    says(
-        waits("PartitionTimeLimit"), f"waiting   search    {RUN}  in SLURM's queue:", "time_limit", "profile"
-    )
+    line = site.waits_for("PartitionTimeLimit")
+    says(line, f"waiting   search    {RUN}  in SLURM's queue:", "time_limit", "profile")
     id_, _ = site.job("PENDING")
     site.cluster.ask("scontrol", "uhold", id_)
-    says(waits("JobHeldUser"), "scontrol release")
+    says(site.waits_for("JobHeldUser"), "scontrol release")
     site.process.send_signal(signal.SIGINT)
     site.finish(status=1)
 
