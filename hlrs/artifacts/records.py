@@ -46,6 +46,25 @@ class Start(BaseModel):
     classifier: Literal["kept", "initialised"]
 
 
+class Origin(BaseModel):
+    """The source of a split's images; every one has a kind."""
+
+    kind: str
+
+
+class Recipe(BaseModel):
+    """The recipe of a retraining, which may begin with a file of weights."""
+
+    start: str | None = None
+
+
+class Parameters(BaseModel):
+    """What a job's parameters, of any version of hlrs, say of the data files that it read."""
+
+    source: Origin | None = None
+    retrain: Recipe | None = None
+
+
 class Pace(BaseModel):
     """What every record says of an epoch."""
 
@@ -95,7 +114,7 @@ class Record(BaseModel):
     key: str
     stage: str
     run: str
-    params: dict[str, Any]
+    params: Annotated[dict[str, Any], _like(Parameters)]
     code: str
     inputs: dict[str, Input]
     outputs: dict[str, str]  # name -> SHA-256

@@ -221,7 +221,7 @@ def data(directory: str, record: Record) -> list[dict[str, Any]]:
     """Every data file that a job read: its name, path here (None if it is not known), bytes, SHA-256."""
     if record.stage == "retrain" and record.start is not None:
         file = {name: record.start[name] for name in ("name", "bytes", "sha256")}
-        return [{**file, "path": record.params["retrain"]["start"]}]
+        return [{**file, "path": (record.params.get("retrain") or {}).get("start")}]
     try:
         paths = _data_paths(record)
     except (HlrsError, ValueError, ImportError):

@@ -133,7 +133,8 @@ def _data_lines(directory: str, record: Record) -> Iterator[str]:
     """The leaves: data files."""
     files = data(directory, record)
     total = sum(file["bytes"] for file in files)
-    origin = f"a source {record.params['source']['kind']}" if "source" in record.params else "evaluate.table"
+    source = record.params.get("source")
+    origin = f"a source {source['kind']}" if source else "evaluate.table"
     if record.start is not None:
         origin = f"retrain.start (classifier {record.start['classifier']})"
     yield f"└─ data: {len(files)} file{'s' * (len(files) != 1)} of {origin}, {total:,} bytes"

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from dvc.repo import Repo
 
 from hlrs.artifacts import records
-from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE
+from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, key_of
 from hlrs.artifacts.records import seal
 from hlrs.artifacts.tables import read_table, write_table
 from hlrs.cli import main
@@ -329,6 +329,44 @@ def test_results_that_rest_on_other_data_are_counted(folder):
     [finding] = check_data(Audit(planned()))
     assert (finding.affected, finding.rests) == (str(path.with_name("split.parquet")), 9)
     assert "other bytes than when digits was split" in finding.what
+
+
+def rekey(stage, run="digits/hlrs/0", **fields):
+    """Forge fields of a record, with a key and a seal that fit, and move its folder to where it belongs."""
+    source = result(stage, run)
+    record = json.loads((source / PROVENANCE).read_text()) | fields
+    inputs = {name: entry["path"] for name, entry in record["inputs"].items()}
+    names = ("stage", "run", "params", "code")
+    record["key"] = key_of({name: record[name] for name in names} | {"inputs": inputs})
+    path = source.rename(source.with_name(record["key"])) / PROVENANCE
+    path.write_text(json.dumps(record | {"seal": seal(record)}))
+    return path
+
+
+START = {"name": "weights", "bytes": 1, "sha256": "0" * 64, "classifier": "kept"}
+
+
+@pytest.mark.parametrize("retrain", [[], "x", {"start": 5}, {"start": []}])
+def test_weights_to_begin_with_that_no_training_can_have_read_are_named(folder, retrain):
+    path = rekey("retrain", params={"retrain": retrain}, start=START)
+    assert audit()[str(path)].startswith("not the record of a job")
+
+
+@pytest.mark.parametrize("retrain", [None, {}, {"start": "x" * 999}, {"start": "\0"}])
+def test_weights_to_begin_with_that_are_not_here_are_remarked(folder, retrain):
+    path = rekey("retrain", params={"retrain": retrain}, start=START)
+    assert str(path) not in audit()
+    [finding] = check_data(Audit(planned()))
+    assert (finding.path, finding.broken) == (str(path), False)
+    assert finding.what == "1 of 1 data files of digits/hlrs/0 are not here"
+    assert complaint(["lineage", str(path.with_name("weights.safetensors"))]) == ""
+
+
+@pytest.mark.parametrize("source", ["x", [], {}, {"kind": 5}])
+def test_a_split_of_no_kind_of_source_is_named(folder, source):
+    path = rekey("split", "digits", params={"source": source})
+    assert audit()[str(path)].startswith("not the record of a job")
+    assert str(path) in complaint(["lineage", str(path.with_name("split.parquet"))])
 
 
 WRONG = [None, -1, "", "../../x", "\ud800", [[]], {"x": []}]
