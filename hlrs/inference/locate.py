@@ -1,5 +1,6 @@
 """From what a user names, a run or exported files, to the weights and what is known of them."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -86,14 +87,12 @@ def locate(name: str, jobs: Callable[[], list[Job]]) -> Located:
     UserError if there is no such run, or if it is not trained yet.
     """
     path = Path(name)
-    if path.is_file():
-        return Located(path, None)
-    for file in (EXPORTED, TRAINED):
-        if (path / file).is_file():
-            return Located(path / file, None)
+    for file in (path, path / EXPORTED, path / TRAINED):
+        if os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises for a name that is too long
+            return Located(file, None)
     evaluations = [job for job in jobs() if job.stage == "evaluate"]
     found = next((job for job in evaluations if job.run == typed(name)), None)
-    if found is None and path.is_dir():
+    if found is None and os.path.isdir(path):  # noqa: PTH112
         raise UserError(f"{name}: holds neither {EXPORTED} nor {TRAINED}; name a folder that hlrs exported")
     if found is None:
         known = ", ".join(job.run for job in evaluations) or "none, because nothing is retrained"

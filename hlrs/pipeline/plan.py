@@ -4,6 +4,7 @@ The inputs' paths carry their own keys, so a key covers everything upstream. A r
 `freeze` writes each job's spec to `.hlrs/specs/<key>.json`; jobs read that, never `params.yaml`.
 """
 
+import errno
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -494,7 +495,21 @@ def _move(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
-        shutil.move(source, target)
+        try:
+            source.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy_over(source, target)
+
+
+def _copy_over(source: Path, target: Path) -> None:
+    """Move a folder to another file system; killed halfway, it leaves the source whole and no target."""
+    part = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part, symlinks=True)
+    part.rename(target)
+    shutil.rmtree(source)
 
 
 def publish(jobs: list[Job]) -> bool:

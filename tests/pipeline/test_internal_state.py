@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -487,6 +488,42 @@ def test_prune_replaces_whatever_lies_in_its_place(odd, tmp_path):
     plan.restore(JOBS)
     assert {path.name for path in JOBS[0].directory.iterdir()} == {*OUTPUTS["extract"], PROVENANCE}
     assert (tmp_path / "elsewhere" / "old").exists()
+
+
+def full_after_one_file():
+    """A `shutil.copyfile` that can copy but one file."""
+    copies = iter([shutil.copyfile])
+
+    def copy(*paths, **how):
+        for once in copies:
+            return once(*paths, **how)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return copy
+
+
+@pytest.mark.parametrize("move", [plan.prune, plan.restore])
+def test_a_move_to_another_file_system_that_fails_halfway_leaves_the_result_whole(move, monkeypatch):
+    [job, _] = JOBS
+    make(job)
+    with TemporaryDirectory(dir="/dev/shm") as memory:
+        assert Path(memory).stat().st_dev != Path().stat().st_dev
+        ASIDE.parent.mkdir(parents=True)
+        ASIDE.symlink_to(memory)
+        source, target, arguments = job.directory, ASIDE / job.directory, ([], "extract")
+        if move is plan.restore:
+            plan.prune(*arguments)
+            source, target, arguments = target, source, (JOBS,)
+        with monkeypatch.context() as full:
+            full.setattr(shutil, "copyfile", full_after_one_file())
+            with pytest.raises(OSError, match="No space left"):
+                move(*arguments)
+        assert len([*source.iterdir()]) == len(job.outputs)
+        assert not target.exists()
+        move(*arguments)
+        assert not source.exists()
+        assert [path.name for path in target.parent.iterdir()] == [job.key]
+        assert len([*target.iterdir()]) == len(job.outputs)
 
 
 # --- caches -------------------------------------------------------------------------------------------
