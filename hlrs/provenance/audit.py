@@ -1,6 +1,7 @@
 """The audit: check that files, records, `dvc.lock`, `params.yaml` and commits agree on every result."""
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -304,6 +305,9 @@ class Audit:
             if commit is None:
                 why = "made outside a Git checkout, so their code cannot be checked"
                 remedy = "rebuild them in a clone of the repository"
+            elif shutil.which("git") is None:
+                why = "git is not installed, so their code cannot be checked"
+                remedy = "install git"
             elif (code := committed(commit)) is None:
                 why = f"commit {commit[:SHORT]} is not in this repository, so their code cannot be checked"
                 remedy = "`git fetch` the commit, or rebuild them"

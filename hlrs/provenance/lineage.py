@@ -1,6 +1,7 @@
 """Lineage: the records from an artifact back to the data files, here or at a revision of Git."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ def read_at(revision: str) -> tuple[Read, Callable[[str], list[str]]]:
         from dvc.scm import RevError, SCMError
 
     git = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    if shutil.which("git") is None:
+        raise UserError(f"--since {revision}: needs git, which is not installed; install it")
     if subprocess.run(git, capture_output=True).returncode:
         raise UserError(f"{revision}: no such revision; `git log` lists them")
     try:

@@ -301,6 +301,15 @@ def test_a_result_made_outside_git_is_no_result_of_a_commit_that_could_be_fetche
     assert "git fetch" not in remedy
 
 
+def test_where_git_is_missing_that_is_said(folder, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    [(what, remedy)] = [(what, fix) for path, what, fix in remarks() if path == "results/search"]
+    assert what == "git is not installed, so their code cannot be checked: digits/{darts,hlrs}/0"
+    assert remedy == "install git"
+    said = complaint(["lineage", "digits/hlrs/0", "--since", "HEAD"])
+    assert said == "hlrs: --since HEAD: needs git, which is not installed; install it\n"
+
+
 def test_the_versions_in_which_compared_runs_differ_are_named_alone(folder):
     path = result("search") / PROVENANCE
     versions = json.loads(path.read_text())["versions"]
