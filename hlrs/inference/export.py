@@ -1,5 +1,7 @@
 """Write a trained network to a folder of its own: weights, what they need, and other formats."""
 
+import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -111,13 +113,13 @@ def write_integers(network: Deployed, images: Tensor, path: Path) -> Predict:
 class Format(NamedTuple):
     """A format: its file, what writes it, and how far a probability may be from the network's.
 
-    With `products`, so many of the images are compared as have no more multiplications.
+    So many batches are compared as have no more multiplications than `products`, and at least one.
     """
 
     file: str
     write: Write
     tolerance: float = TOLERANCE
-    products: int | None = None
+    products: float = math.inf
 
 
 FORMATS: Choices[Format] = {
@@ -143,7 +145,7 @@ def export(
         write_tensors(temporary / EXPORTED, classifier.network.state_dict(), facts)
         write_json(temporary / CONFIG, facts | {"sha256": sha256(temporary / EXPORTED)})
         write_text(temporary / "requirements.txt", f"hlrs=={__version__}\ntorch>={version}\n")
-        apart = write_graphs(Deployed(classifier), temporary, formats, list(images)) if formats else {}
+        apart = write_graphs(Deployed(classifier), temporary, formats, images) if formats else {}
         write_text(temporary / "README.md", card(apart))
 
 
@@ -155,24 +157,36 @@ def _products(network: Deployed, batch: Tensor) -> int:
 
 @torch.no_grad()
 def write_graphs(
-    network: Deployed, folder: Path, formats: Sequence[str], batches: list[Tensor]
+    network: Deployed, folder: Path, formats: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, float]:
     """Write the file of each format; return how far its probabilities are from the network's, at most.
 
-    Of all images and classes, by file. Failure if they are further than the format's tolerance.
+    Of all images and classes, by file; one batch at a time is kept. Failure if they are further than the
+    format's tolerance.
     """
-    apart = {}
-    expected = [network(batch).numpy() for batch in batches]
-    for name in formats:
-        file, write, tolerance, products = FORMATS[name]
-        count = len(batches) if products is None else products // _products(network, batches[0])
-        with warnings.catch_warnings(action="ignore"):
-            predict = write(network, batches[0].repeat(TRACED, 1, 1, 1)[:TRACED], folder / file)
-            found = [predict(batch) for batch in batches[: max(1, count)]]
-        most = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=False))
-        if not most <= tolerance:
-            raise Failure(
-                f"{file}: its probabilities differ from the network's by {most:.2g}; report this bug"
-            )
-        apart[file] = most
+    batches = iter(batches)
+    first = next(batches)
+    each = _products(network, first)
+    apart: dict[str, float] = {}
+    with warnings.catch_warnings(action="ignore"):
+        written = [
+            (form, form.write(network, first.repeat(TRACED, 1, 1, 1)[:TRACED], folder / form.file))
+            for form in (FORMATS[name] for name in formats)
+        ]
+        for number, batch in enumerate(itertools.chain([first], batches)):
+            expected = network(batch).numpy()
+            for form, predict in written:
+                if number == 0 or (number + 1) * each <= form.products:
+                    further = _distance(predict(batch), expected, form)
+                    apart[form.file] = max(further, apart.get(form.file, 0.0))
     return apart
+
+
+def _distance(found: Probabilities, expected: Probabilities, form: Format) -> float:
+    """How far probabilities are from the network's, at most; Failure if that exceeds the tolerance."""
+    most = float(np.abs(found - expected).max())
+    if not most <= form.tolerance:
+        raise Failure(
+            f"{form.file}: its probabilities differ from the network's by {most:.2g}; report this bug"
+        )
+    return most

@@ -4,6 +4,7 @@ import copy
 import csv
 import io
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -27,11 +28,12 @@ from hlrs.artifacts.tensors import read_tensors, write_tensors
 from hlrs.cli import main
 from hlrs.config.params import load
 from hlrs.data.sources.base import decode, pixels_of
-from hlrs.errors import UserError
+from hlrs.errors import Failure, UserError
 from hlrs.inference.card import card
 from hlrs.inference.classifier import read
-from hlrs.inference.export import FORMATS, Deployed, write_graphs
+from hlrs.inference.export import FORMATS, Deployed, Format, write_graphs
 from hlrs.inference.locate import locate
+from hlrs.nas.network import count_multiply_adds
 from hlrs.pipeline.execute import execute
 from hlrs.pipeline.plan import freeze, plan
 from tests.conftest import REPOSITORY, TINY
@@ -377,6 +379,45 @@ def test_a_graph_of_batches_of_one_image_holds_for_more(use, tmp_path):
     found = torch.export.load(tmp_path / "model.pt2").module()(torch.cat([image, 255 - image, image]))
     assert found.shape == (3, 3)
     assert found.detach()[2].numpy() == pytest.approx(classifier.predict(image)[0].numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("errors", "affordable", "most"),
+    [
+        ([0, 3e-5, 1e-5], 3, 3e-5),
+        ([0, 1e-5, 2e-4], 2, 1e-5),
+        ([2e-5, 2e-4], 0, 2e-5),
+        ([0, 2e-4], 2, None),
+        ([0, math.nan, 0], 3, None),
+    ],
+)
+def test_a_file_is_compared_one_batch_after_the_other(use, monkeypatch, tmp_path, errors, affordable, most):
+    """`errors` of a probability by batch, of which the format's multiplications allow so many."""
+    network = Deployed(hlrs.load("mine/resnet/0", "cpu"))
+    compared = []
+
+    def write(network, images, path):
+        assert images.shape == (2, 3, 16, 16)
+
+        def predict(batch):
+            compared.append(int(batch[0, 0, 0, 0]))
+            return network(batch).numpy() + errors[compared[-1]]
+
+        return predict
+
+    def batches():
+        for number in range(len(errors)):
+            assert len(compared) == min(number, max(1, affordable))
+            yield torch.full((3, 3, 16, 16), number, dtype=torch.uint8)
+
+    products = affordable * 3 * count_multiply_adds(network.classifier.network, 3, 16)
+    monkeypatch.setitem(FORMATS, "own", Format("model.own", write, 1e-4, products))
+    if most is None:
+        with pytest.raises(Failure, match=r"model\.own: its probabilities differ .* by (0\.0002|nan); "):
+            write_graphs(network, tmp_path, ["own"], batches())
+    else:
+        found = write_graphs(network, tmp_path, ["own"], batches())
+        assert found == {"model.own": pytest.approx(most, rel=0.01)}
 
 
 def test_a_table_that_needs_float64_is_refused_in_onnx(use, tmp_path):
