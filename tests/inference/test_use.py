@@ -287,6 +287,7 @@ def test_a_broken_parquet_file_is_named_and_the_others_are_predicted(use, traine
             ["mine/cells/9", "data"],
             "mine/cells/9: no run, and no folder that hlrs exported; choose from: mine/cells/0, ",
         ),
+        (["x" * 300, "data"], f"{'x' * 300}: no run, and no folder that hlrs exported; choose from: "),
         (
             ["data", "data"],
             "data: holds neither model.safetensors nor weights.safetensors; name a folder that",
