@@ -72,10 +72,11 @@ def make_small(file: Path) -> ImageSource:
     return open_source(Npz(file=str(file)))
 
 
-def streamed(source: ImageSource, size: int, workers: int) -> StreamedSet:
-    index = np.arange(len(source.train_labels))
-    loader = Loader(Reader(source, size, (3, size, size)), index, workers, pin_memory=False)
-    return StreamedSet(loader, torch.from_numpy(source.train_labels), STATISTICS, STATISTICS)
+def streamed(source: ImageSource, size: int, workers: int, device: torch.device) -> StreamedSet:
+    index, cuda = np.arange(len(source.train_labels)), device.type == "cuda"
+    loader = Loader(Reader(source, size, (3, size, size)), index, workers, pin_memory=cuda)
+    labels, half = torch.from_numpy(source.train_labels).to(device), STATISTICS.to(device)
+    return StreamedSet(loader, labels, half, half)
 
 
 def resident(source: ImageSource) -> ImageSet:
@@ -130,7 +131,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    results: dict[str, Any] = {"host": measure.host(torch.device("cpu"), arguments.threads)}
+    cpu = torch.device("cpu")
+    results: dict[str, Any] = {"host": measure.host(cpu, arguments.threads)}
     results |= {name: vars(arguments)[name] for name in ("size", "batch", "batches")}
     workers = arguments.workers
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +140,7 @@ def main() -> None:
         results["photographs"] = {
             name: {
                 counted(n): rate(
-                    streamed(source, arguments.size, n), arguments.batch, arguments.batches, augmentation
+                    streamed(source, arguments.size, n, cpu), arguments.batch, arguments.batches, augmentation
                 )
                 for n in workers
             }
@@ -147,7 +149,7 @@ def main() -> None:
         source = make_small(Path(folder, "small.npz"))
         results["small"] = {
             name: {"training process": rate(resident(source), 256, 8, augmentation)}
-            | {counted(n): rate(streamed(source, 32, n), 256, 8, augmentation) for n in workers}
+            | {counted(n): rate(streamed(source, 32, n, cpu), 256, 8, augmentation) for n in workers}
             for name, augmentation in SMALL.items()
         }
     results["training"] = training_images_per_second(arguments.size, arguments.batch)

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import os
+import tempfile
 import time
 import traceback
 import types
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import loading
 import measure
 import reference
 import steps
@@ -28,10 +30,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hlrs.config.methods import UniformSampler
-from hlrs.config.recipes import Collapse
+from hlrs.config.recipes import AutoAugment, Collapse
 from hlrs.data.augment import Augmentation
 from hlrs.data.batches import Batches
-from hlrs.data.images import ImageSet
+from hlrs.data.images import ImageSet, LabelledImages
 from hlrs.nas.collapse import EarlyStopping
 from hlrs.nas.resnet import ResNet
 from hlrs.training.cuda_graphs import GraphCache
@@ -41,6 +43,7 @@ from hlrs.training.optim import optimizer_step
 SHOWN = 900  # characters of a part's line
 KERNELS = 40  # the longest ones of a profile
 QUEUED = 60  # steps
+STARTING = 20  # steps, more than workers read ahead
 
 
 class Bench:
@@ -139,6 +142,29 @@ def input_share(bench: Bench) -> Any:
 
 def resnet(bench: Bench) -> Any:
     """ResNet-32, batch 128, captured: replay alone, with its input, and the input alone on the host."""
+    step = _resnet_step(bench)
+    images, augmentation = _resident(bench.device), Augmentation(crop_padding=4, flip=True)
+    feed = _feed(images, augmentation)
+    [batch] = feed(0)
+    replayed = bench.seconds(lambda: step(batch.images, batch.labels), 20)
+    host, whole = _fed(bench, step, feed)
+    return {"replay": replayed, "with_input": whole, "host": host, "host_input": bench.per_call(feed)[0]}
+
+
+def policy(bench: Bench) -> Any:
+    """The same step under AutoAugment: images kept on the device, or prepared ahead by worker processes."""
+    step, augmentation = _resnet_step(bench), Augmentation(crop_padding=4, flip=True, policy=AutoAugment())
+    found = {"training process": _fed(bench, step, _feed(_resident(bench.device), augmentation))[1]}
+    with tempfile.TemporaryDirectory() as folder:
+        source = loading.make_small(Path(folder, "small.npz"))
+        for workers in (4, 8):
+            images = loading.streamed(source, 32, workers, bench.device)
+            found[f"{workers} workers"] = _fed(bench, step, _feed(images, augmentation))[1]
+    return found
+
+
+def _resnet_step(bench: Bench) -> Callable[[Tensor, Tensor], Tensor]:
+    """Capture a training step of ResNet-32."""
     network = ResNet(32, in_channels=3, classes=10).to(bench.device)
     weights = list(network.parameters())
     sgd = torch.optim.SGD(weights, 0.1, 0.9, weight_decay=2e-4, fused=True)
@@ -148,26 +174,30 @@ def resnet(bench: Bench) -> Any:
         optimizer_step(loss, weights, sgd, None)
         return loss.detach()
 
-    step, feed = GraphCache(bench.device)(compute), _feed(bench.device)
+    return GraphCache(bench.device)(compute)
+
+
+def _fed(bench: Bench, step: Callable[[Tensor, Tensor], Tensor], feed: Batches) -> tuple[float, float]:
+    """Return the seconds per step with its input, as `per_call`, once what reads ahead has started."""
 
     def fed_step(number: int) -> Any:
         [batch] = feed(number)
         return step(batch.images, batch.labels)
 
-    [batch] = feed(0)
-    replayed = bench.seconds(lambda: step(batch.images, batch.labels), 20)
-    host, whole = bench.per_call(fed_step)
-    return {"replay": replayed, "with_input": whole, "host": host, "host_input": bench.per_call(feed)[0]}
+    for number in range(STARTING):
+        fed_step(number)
+    return bench.per_call(lambda number: fed_step(STARTING + number))
 
 
-def _feed(device: torch.device, images: int = 12_000) -> Batches:
+def _resident(device: torch.device, images: int = 12_000) -> ImageSet:
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8).to(device)
     labels, half = torch.randint(0, 10, (images,)).to(device), torch.full((3,), 0.5, device=device)
-    augmentation = Augmentation(crop_padding=4, flip=True)
-    image_set = ImageSet(pixels, labels, half, half)
-    feed = Batches(
-        image_set, torch.arange(images), [UniformSampler()], 128, images // 128, augmentation, "bench"
-    )
+    return ImageSet(pixels, labels, half, half)
+
+
+def _feed(images: LabelledImages, augmentation: Augmentation) -> Batches:
+    positions = torch.arange(len(images.labels))
+    feed = Batches(images, positions, [UniformSampler()], 128, STARTING + QUEUED, augmentation, "bench")
     feed.begin(0, 0.0)
     return feed
 
@@ -253,6 +283,7 @@ PARTS: dict[str, Callable[[Bench], Any]] = {
     "memory": memory,
     "variants": variants,
     "resnet": resnet,
+    "policy": policy,
     "input": input_share,
     "together": together,
     "retrain_bfloat16": retrain_bfloat16,

@@ -106,7 +106,7 @@ fi
 if wanted bench; then
     warm search,unrolled,bfloat16
     step bench "${BENCH_S:-110}" 40 "$PY" "$HERE/bench.py" search retrain sharpness profile pairs pairs_retrain \
-        memory variants resnet input together retrain_bfloat16 ${TINY:+--tiny --batch 4 --pairs 1 --threads 1} \
+        memory variants resnet policy input together retrain_bfloat16 ${TINY:+--tiny --batch 4 --pairs 1 --threads 1} \
         --reference "$FOLDER/reference" --out "$OUT/bench.jsonl"
 fi
 say "== end"
