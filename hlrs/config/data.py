@@ -261,7 +261,10 @@ class Augment(Spec):
 
 
 class Stream(Spec):
-    """Images that take more than `above_mb` (10⁶ bytes, decoded) are streamed from disk by `workers`."""
+    """Images that take more than `above_mb` (10⁶ bytes, decoded) are streamed from disk by `workers`.
+
+    On a GPU, set 0 beside a policy or colour jitter: the workers then apply it ahead of the step.
+    """
 
     above_mb: int = Field(4000, ge=0, le=1_000_000_000)
     workers: Threads = 4
