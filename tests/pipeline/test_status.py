@@ -220,6 +220,22 @@ def test_a_running_snakemake_shows_epochs_ends_and_the_time_left_at_a_bounded_ra
     assert [text[: text.index(" in ")] for text in printed(live)] == [f"done      search    {one.run} "]
 
 
+def test_of_many_running_jobs_those_not_shown_for_longest_come_first(jobs, live):
+    trained = [job for job in jobs if job.stage in ("search", "retrain")]
+    for number, job in enumerate(trained):
+        event(live, LogEvent.JOB_INFO, jobid=number, wildcards={"key": job.key})
+    shown = []
+    with contextlib.ExitStack() as leases:
+        for job in trained:
+            leases.enter_context(lease(job))
+        for look in range(3):
+            for job in trained:
+                says(job, EPOCHS.replace("loss 1.2", f"loss 1.{look}"))
+            shown += [text.split()[1:3] for text in live._news(live.summed + look)]
+    every = [[job.stage, job.run] for job in trained]
+    assert shown[: len(every) + MOST] == [*every, *every][: len(every) + MOST]
+
+
 def test_a_running_snakemake_says_once_why_its_jobs_wait_in_the_queue(jobs, live, monkeypatch):
     def look(minute, **reasons):
         queue = [
