@@ -169,16 +169,17 @@ def write_graphs(
     each = _products(network, first)
     apart: dict[str, float] = {}
     with warnings.catch_warnings(action="ignore"):
-        written = [
-            (form, form.write(network, first.repeat(TRACED, 1, 1, 1)[:TRACED], folder / form.file))
-            for form in (FORMATS[name] for name in formats)
-        ]
+        traced = first.repeat(TRACED, 1, 1, 1)[:TRACED]
+        written = [(f, f.write(network, traced, folder / f.file)) for f in map(FORMATS.__getitem__, formats)]
         for number, batch in enumerate(itertools.chain([first], batches)):
+            compared = [
+                (f, predict) for f, predict in written if number == 0 or (number + 1) * each <= f.products
+            ]
+            if not compared:
+                break
             expected = network(batch).numpy()
-            for form, predict in written:
-                if number == 0 or (number + 1) * each <= form.products:
-                    further = _distance(predict(batch), expected, form)
-                    apart[form.file] = max(further, apart.get(form.file, 0.0))
+            for form, predict in compared:
+                apart[form.file] = max(_distance(predict(batch), expected, form), apart.get(form.file, 0.0))
     return apart
 
 
