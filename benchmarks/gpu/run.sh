@@ -87,7 +87,7 @@ if wanted tests; then
     warm tests
     step tests "${TESTS_S:-50}" 25 env TRITON_INTERPRET=0 "$PY" -m pytest -q -x -p no:cacheprovider \
         "$ROOT/tests/training/test_gpu.py" -k "${TESTS:-(of_a_search and (plain or unrolled)) or \
-            (of_a_retraining and plain) or share_a_memory_pool or learning_rate or begins_like}"
+            (of_a_retraining and plain) or share_a_memory_pool or learning_rate or begins_like or streamed}"
 fi
 if wanted search; then
     step search "${SEARCH_S:-345}" 60 bash -c 'hlrs search cifar10_lt/darts/0'

@@ -1,12 +1,15 @@
 """Captured steps, on a CPU with a stand-in for CUDA graphs: their results, and when they are captured."""
 
 import copy
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 import torch
 
 from hlrs.config.params import Params
+from hlrs.data.images import ImageSet
+from hlrs.data.loader import StreamedSet
 from hlrs.pipeline.plan import plan
 from hlrs.stages import extract, retrain, search, split
 from hlrs.training.checkpoints import pack_optimizer, unpack_optimizer
@@ -79,6 +82,19 @@ def trained(task, steps=4, epochs=None):
         seen += [task.step(step % task.steps).tolist() for step in range(steps)]
         seen.append(task.end(seen[-1]))
     return seen, {name: tensor.clone() for name, tensor in task.state().items()}
+
+
+def kept_and_streamed():
+    """A retraining under a policy whose images are kept on the device, and one whose workers read them."""
+    kept = by_stage({"searcher": {"kind": "random"}}, policy={"kind": "autoaugment"})["retrain"]
+    images = kept.params["images"] | {"stream": {"above_mb": 0, "workers": 2}}
+    return kept, replace(kept, params=kept.params | {"images": images})
+
+
+def test_a_retraining_on_streamed_images_equals_one_on_images_kept_on_the_device(workspace):
+    tasks = [retrain_task(job) for job in kept_and_streamed()]
+    assert [type(task.images) for task in tasks] == [ImageSet, StreamedSet]
+    assert_same(*map(trained, tasks))
 
 
 class Eager(GraphCache):

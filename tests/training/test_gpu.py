@@ -12,7 +12,15 @@ from hlrs.training.checkpoints import pack_optimizer, unpack_optimizer
 from hlrs.training.cuda_graphs import CapturedStep
 from hlrs.training.device import prepare
 from hlrs.training.optim import make_sgd, set_lr
-from tests.training.test_cuda_graphs import METHODS, RECIPES, assert_same, by_stage, eager, trained
+from tests.training.test_cuda_graphs import (
+    METHODS,
+    RECIPES,
+    assert_same,
+    by_stage,
+    eager,
+    kept_and_streamed,
+    trained,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -48,6 +56,10 @@ def test_captured_steps_of_a_retraining_equal_eager_ones(workspace, recipe):
     task = retrain_task(job)
     assert_same(trained(task), trained(eager(retrain_task(job), device())))
     assert [step.graph is not None for step in captured_steps(task)] == [True]
+
+
+def test_a_retraining_on_streamed_images_equals_one_on_images_kept_on_the_gpu(workspace):
+    assert_same(*[trained(retrain_task(job)) for job in kept_and_streamed()])
 
 
 def test_captured_steps_of_a_task_share_a_memory_pool(workspace):
