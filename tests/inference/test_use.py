@@ -29,7 +29,7 @@ from hlrs.cli import main
 from hlrs.config.params import load
 from hlrs.data.sources.base import decode, pixels_of
 from hlrs.errors import Failure, UserError
-from hlrs.inference.card import card
+from hlrs.inference.card import _accuracies, card
 from hlrs.inference.classifier import read
 from hlrs.inference.export import FORMATS, Deployed, Format, write_graphs
 from hlrs.inference.locate import locate
@@ -501,6 +501,22 @@ def test_the_card_has_the_runs_figures(use, tmp_path):
     assert "## Results" not in (tmp_path / "moved" / "README.md").read_text()
 
 
+def test_a_group_has_an_interval_where_its_classes_have_as_many_test_images():
+    metrics = {
+        "groups": ["many", "many", "few"],
+        "confusion": [[8, 2, 0], [0, 3, 1], [0, 1, 5]],
+        "top1": 16 / 20,
+        "many": (8 / 10 + 3 / 4) / 2,
+        "medium": None,
+        "few": 5 / 6,
+    }
+    assert list(_accuracies(metrics)) == [
+        ("all", "80.0", "58.4 to 91.9"),
+        ("many-shot", "77.5", "–"),
+        ("few-shot", "83.3", "43.6 to 97.0"),
+    ]
+
+
 def test_a_class_takes_one_row_of_the_card_whatever_its_name(use):
     located = locate("mine/resnet/0", lambda: plan(load(Path("params.yaml"))))
     classifier = located.load("cpu")
@@ -553,6 +569,7 @@ def test_a_trained_network_is_a_model_of_timm(use, tmp_path, monkeypatch):
     config = timm.data.resolve_model_data_config(model)
     assert (config["input_size"], config["mean"]) == ((3, 16, 16), tuple(classifier.facts.preprocessing.mean))
     assert model.default_cfg["label_names"] == tuple(CLASSES)
+    assert model.default_cfg["crop_pct"] == 1  # all of a resized image: no larger one is cut
     assert use("export", RUN, "--to", tmp_path / "out").exit_code == 0
     tuned = timm.create_model("hlrs_trained", run=str(tmp_path / "out"), num_classes=7)
     assert (tuned.num_classes, tuned(batch).shape) == (7, (4, 7))
