@@ -170,11 +170,12 @@ def write_graphs(
     apart: dict[str, float] = {}
     with warnings.catch_warnings(action="ignore"):
         traced = first.repeat(TRACED, 1, 1, 1)[:TRACED]
-        written = [(f, f.write(network, traced, folder / f.file)) for f in map(FORMATS.__getitem__, formats)]
+        written = [
+            (form, form.write(network, traced, folder / form.file)) for form in (FORMATS[n] for n in formats)
+        ]
         for number, batch in enumerate(itertools.chain([first], batches)):
-            compared = [
-                (f, predict) for f, predict in written if number == 0 or (number + 1) * each <= f.products
-            ]
+            spent = (number + 1) * each
+            compared = [pair for pair in written if number == 0 or spent <= pair[0].products]
             if not compared:
                 break
             expected = network(batch).numpy()

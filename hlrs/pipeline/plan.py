@@ -14,7 +14,7 @@ from typing import Any
 
 from hlrs.artifacts.code_digest import code_digest
 from hlrs.artifacts.data_digest import content_digest, file_digests
-from hlrs.artifacts.files import read_json, replacing, set_aside, write_json
+from hlrs.artifacts.files import read_json, replacing, replacing_folder, set_aside, write_json
 from hlrs.artifacts.jobs import (
     ASIDE,
     OUTPUTS,
@@ -500,16 +500,9 @@ def _move(source: Path, target: Path) -> None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            _copy_over(source, target)
-
-
-def _copy_over(source: Path, target: Path) -> None:
-    """Move a folder to another file system; killed halfway, it leaves the source whole and no target."""
-    part = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part, symlinks=True)
-    part.rename(target)
-    shutil.rmtree(source)
+            with replacing_folder(target) as temporary:  # on another file system
+                shutil.copytree(source, temporary, symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(source)
 
 
 def publish(jobs: list[Job]) -> bool:

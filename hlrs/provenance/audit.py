@@ -300,12 +300,13 @@ class Audit:
     def _commits(self) -> Iterator[Finding]:
         """Whether the code on record is that of the commit on record."""
         found: dict[tuple[str, str, str], list[str]] = {}
+        git = shutil.which("git")
         for record in self.records.values():
             stage, commit = record.stage, record.commit
             if commit is None:
                 why = "made outside a Git checkout, so their code cannot be checked"
                 remedy = "rebuild them in a clone of the repository"
-            elif shutil.which("git") is None:
+            elif git is None:
                 why = "git is not installed, so their code cannot be checked"
                 remedy = "install git"
             elif (code := committed(commit)) is None:
