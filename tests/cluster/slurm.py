@@ -243,10 +243,9 @@ class Cluster:
         """`idle`, `mixed`, `down*` … as sinfo shows it."""
         return self.ask("sinfo", "--noheader", "--node", "--partition=main", f"--nodes={node}", "-o", "%T")
 
-    def queue(self, *, all_states: bool = False) -> dict[str, list[str]]:
+    def queue(self) -> dict[str, list[str]]:
         """Job id -> [state, comment, node, reason]."""
-        states = ["--states=all"] if all_states else []
-        lines = self.ask("squeue", "--noheader", *states, "-o", "%i|%T|%k|%N|%r").splitlines()
+        lines = self.ask("squeue", "--noheader", "-o", "%i|%T|%k|%N|%r").splitlines()
         return {line.split("|")[0]: line.split("|")[1:] for line in lines}
 
     def wait(self, condition: Callable[[], object], complaint: str, seconds: float = START_SECONDS) -> None:

@@ -103,7 +103,7 @@ def test_a_preempted_search_resumes_and_slurmdbd_may_be_down(accounted, search_o
     assert "command=sacct" in site.output.read_text()
     same_as_undisturbed(site, *reference)
     query = ("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=account,state")
-    site.cluster.wait(lambda: site.cluster.ask(*query) == "lab|COMPLETED", "the job is not in the accounting")
+    site.wait(lambda: site.cluster.ask(*query) == "lab|COMPLETED", "the job is not in the accounting")
 
 
 def test_a_cancelled_job_is_reported_with_its_reason(accounted):
@@ -133,7 +133,7 @@ def test_tasks_of_an_array_are_told_apart(site):
         found = site.command(EXECUTORS, *query)
         return dict(line.split("|") for line in found.splitlines()) == expected
 
-    site.cluster.wait(ended, "not the states of three tasks")
+    site.wait(ended, "not the states of three tasks")
     # which squeue knew before sacct did
-    site.cluster.wait(lambda: f"{array}|" in site.command(OWN, *query), "no raw id of the whole array")
+    site.wait(lambda: f"{array}|" in site.command(OWN, *query), "no raw id of the whole array")
     assert f"{array}_" not in site.command(OWN, *query)

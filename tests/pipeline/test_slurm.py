@@ -206,6 +206,12 @@ class Site:
         self.wait(there, f"no search is {state}")
         return found[0]
 
+    def submitted(self, field):
+        """A field of each job submitted from this checkout; earlier tests' jobs stay listed for a while."""
+        listing = ("squeue", "--noheader", "--states=all", f"--format={field} %Z")
+        rows = (line.split() for line in self.cluster.ask(*listing).splitlines())
+        return [value for value, folder in rows if folder == str(self.folder)]
+
     def waits_for(self, reason):
         """The line of `hlrs status` on a search that waits in the queue for a reason, once there is one."""
         self.wait(lambda: reason in self.command("hlrs", "status"), f"no search waits for {reason}")
@@ -259,7 +265,7 @@ class Site:
 @pytest.fixture
 def site(cluster, repository, tmp_path):
     """A checkout with tiny params and a profile, on an empty queue."""
-    cluster.wait(lambda: not cluster.queue(), "jobs are left in the queue")
+    cluster.wait(lambda: not cluster.queue(), "jobs are left in the queue", DEADLINE)
     one = Site(cluster, duplicate(repository, tmp_path / "site"))
     one.profile()
     yield one
@@ -406,9 +412,8 @@ def test_a_partition_file_beside_the_profile_replaces_its_choice(site):
     beside.write_text(yaml.safe_dump({"partitions": limits}))
     site.lay_over(**{"default-resources": {}, "slurm-partition-config": beside.name})
     site.start("split_all")
-    listing = ("squeue", "--noheader", "--states=all", "--format=%P")
-    site.wait(lambda: site.cluster.ask(*listing), "nothing is submitted")
-    assert site.cluster.ask(*listing) == "urgent"
+    site.wait(lambda: site.submitted("%P"), "nothing is submitted")
+    assert site.submitted("%P") == ["urgent"]
     site.finish()
 
 
@@ -477,7 +482,7 @@ def test_an_array_is_cancelled_with_snakemake(site):
     assert len(site.cluster.queue()) == 3
     site.process.send_signal(signal.SIGINT)
     site.finish(status=1)
-    site.cluster.wait(lambda: not site.cluster.queue(), "tasks are left in the queue")
+    site.wait(lambda: not site.cluster.queue(), "tasks are left in the queue")
     assert site.position()  # its state is saved
 
 
@@ -498,7 +503,7 @@ def test_what_an_array_would_lose_or_starve_is_refused_before_anything_is_queued
         [line] = [line for line in shown.splitlines() if line.startswith("hlrs: ")]
         assert line.startswith("hlrs: --slurm-array-jobs: ")
         assert all(fact in line for fact in facts), line
-    assert site.cluster.queue(all_states=True) == {}
+    assert site.submitted("%i") == []
 
 
 # --- failures: nothing is lost, and the same command resumes ------------------------------------------
