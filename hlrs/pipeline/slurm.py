@@ -76,6 +76,14 @@ def install_commands() -> None:
     os.environ["PATH"] = os.pathsep.join([here, *others])
 
 
+def cancel(run: str) -> None:
+    """Cancel the jobs of a snakemake's run, which are named by its id; without an answer, say what does."""
+    command = "scancel", f"--name={run}"
+    if ask(*command) is None:
+        does = f"`{shlex.join(command)}` does, once it answers"
+        print(f"hlrs: SLURM has not cancelled the jobs; {does}", file=sys.stderr)
+
+
 AGAIN = "in your profile, stop snakemake (Ctrl-C) and rerun"
 # Reasons of squeue(1) that seldom pass by waiting, and their remedies.
 HELD = [

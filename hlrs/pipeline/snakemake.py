@@ -16,6 +16,7 @@ from typing import Any
 
 from snakemake.cli import ExecutorPluginRegistry, parse_args
 from snakemake.settings.types import DeploymentMethod
+from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 
 from hlrs.artifacts.jobs import PUBLISHED, Job
 from hlrs.config.params import load
@@ -123,6 +124,17 @@ def check_arrays(workflow: Any) -> None:
                 f"--slurm-array-jobs: jobs of {rule} need {needs} cores, an array gives all what its first "
                 f"needs; leave {rule} out, or give all its runs the same threads"
             )
+
+
+def cancel_all_jobs(workflow: Any) -> None:
+    """Have Ctrl-C cancel all jobs of this run in SLURM's queue.
+
+    While their states are queried, Snakemake's list of jobs to cancel is empty (interface 9.4,
+    RemoteExecutor._wait_for_jobs).
+    """
+    executor = workflow.scheduler._executor
+    if isinstance(executor, SlurmExecutor):
+        executor.cancel_jobs = lambda active: slurm.cancel(executor.run_uuid)
 
 
 def register_handlers(workflow: Any) -> None:

@@ -15,6 +15,7 @@ from hlrs.artifacts.jobs import Job
 from hlrs.pipeline import slurm, slurm_commands
 from hlrs.pipeline.slurm import REQUESTS, Queued
 from hlrs.pipeline.snakemake import Plan
+from tests.messages import says
 from tests.standins import Commands
 
 KEYS = [f"{number:012x}" for number in range(1, 21)]
@@ -41,6 +42,19 @@ def make(job):
     for output in map(Path, job.outputs):
         output.parent.mkdir(parents=True, exist_ok=True)
         output.touch()
+
+
+# --- the end of a run ---------------------------------------------------------------------------------
+
+
+def test_a_run_is_cancelled_by_name(commands, capfd):
+    commands.write("scancel", "true")
+    slurm.cancel("run")
+    assert commands.calls("scancel") == [["--name=run"]]
+    assert capfd.readouterr().err == ""
+    commands.write("scancel", "exit 1")
+    slurm.cancel("run")
+    says(capfd.readouterr().err, "hlrs: SLURM has not cancelled", "`scancel --name=run`")
 
 
 # --- why jobs failed ----------------------------------------------------------------------------------

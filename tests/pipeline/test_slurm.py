@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -507,6 +508,30 @@ def test_what_an_array_would_lose_or_starve_is_refused_before_anything_is_queued
 
 
 # --- failures: nothing is lost, and the same command resumes ------------------------------------------
+
+# a squeue that does not answer while a file exists, and says so in another
+SLOW = """#!/bin/sh
+while test -e {hold}; do touch {hold}.asked; sleep 0.1; done
+exec {squeue} "$@"
+"""
+
+
+def test_ctrl_c_while_states_are_queried_cancels_the_jobs(site, tmp_path):
+    hold, slow = tmp_path / "hold", tmp_path / "slow/squeue"
+    slow.parent.mkdir()
+    slow.write_text(SLOW.format(hold=hold, squeue=shutil.which("squeue")))
+    slow.chmod(0o755)
+    edit(site.folder / "params.yaml", **alone(1000))
+    site.command("hlrs", "split", "digits")
+    site.start("search_all", PATH=f"{slow.parent}:{site.environment['PATH']}")
+    site.progressed()
+    hold.touch()
+    site.wait(Path(f"{hold}.asked").exists, "no state is queried")
+    site.process.send_signal(signal.SIGINT)
+    site.cluster.wait(lambda: not site.cluster.queue(), "the search is left in the queue", DEADLINE)
+    hold.unlink()
+    site.finish(status=1)
+    assert "SIGTERM" in site.log
 
 
 @pytest.mark.slow
