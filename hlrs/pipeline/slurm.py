@@ -77,9 +77,18 @@ def install_commands() -> None:
 
 
 def cancel(run: str) -> None:
-    """Cancel the jobs of a snakemake's run, which are named by its id; without an answer, say what does."""
+    """Cancel the jobs of a snakemake's run, which are named by its id; without an answer, say what does.
+
+    Submissions that are under way cancel theirs (slurm_commands.py).
+    """
+    with suppress(OSError):  # of a full disk
+        slurm_commands.RECORDS.mkdir(parents=True, exist_ok=True)
+        slurm_commands.stopped(run).touch()
     command = "scancel", f"--name={run}"
-    if ask(*command) is None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C, which would end scancel
+    answer = ask(*command)
+    signal.signal(signal.SIGINT, before)
+    if answer is None:
         does = f"`{shlex.join(command)}` does, once it answers"
         print(f"hlrs: SLURM has not cancelled the jobs; {does}", file=sys.stderr)
 
@@ -247,15 +256,15 @@ def serve_job() -> None:
     if job is None:
         return
     (REQUESTS / job).unlink(missing_ok=True)
-    sending = threading.Lock()
-    atexit.register(_requeue, job, sending)
+    sending, terminated = threading.Lock(), threading.Event()
+    atexit.register(_requeue, job, sending, terminated)
     signal.signal(WARNING, _outlive)
     if "SLURM_STEP_ID" not in os.environ:  # the batch script's snakemake only waits for the step's
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)  # also for SIGTERM, whose handler Snakemake replaces later
-    threading.Thread(target=_pass_on, args=(reading, sending), daemon=True).start()
+    threading.Thread(target=_pass_on, args=(reading, sending, terminated), daemon=True).start()
 
 
 def own_job() -> str | None:
@@ -279,8 +288,8 @@ def _outlive(number: int, frame: FrameType | None) -> None:
     """Ignore the warning, without SIG_IGN, which children would inherit."""
 
 
-def _pass_on(reading: int, sending: threading.Lock) -> None:
-    """Forward warnings and SIGTERM to the other processes of this process's group.
+def _pass_on(reading: int, sending: threading.Lock, terminated: threading.Event) -> None:
+    """Forward warnings and SIGTERM, which is noted, to the other processes of this process's group.
 
     The warning is repeated, because a stage ignores it while it starts (Snakefile); repetition is harmless.
     """
@@ -290,6 +299,8 @@ def _pass_on(reading: int, sending: threading.Lock) -> None:
         came = select.select([reading], [], [], again)[0]
         numbers = set(os.read(reading, 64)) if came else {WARNING}
         warned = warned or WARNING in numbers
+        if signal.SIGTERM in numbers:
+            terminated.set()
         with sending:
             for number in numbers & {WARNING, signal.SIGTERM}:
                 for pid in _group():
@@ -308,12 +319,14 @@ def _group() -> list[int]:
     return found
 
 
-def _requeue(job: str, sending: threading.Lock) -> None:
+def _requeue(job: str, sending: threading.Lock, terminated: threading.Event) -> None:
     sending.acquire()  # never released: a forwarded signal would reach scontrol, too
     request = REQUESTS / job
     if not request.exists():
         return
     request.unlink()
+    if terminated.is_set() and _has_time_left(job):  # cancelled, or SLURM requeues it by itself
+        return
     refusal = _refusal(job)
     if refusal is None:
         print(f"hlrs: SLURM job {job} is requeued and will resume from its checkpoint", file=sys.stderr)
@@ -323,6 +336,12 @@ def _requeue(job: str, sending: threading.Lock) -> None:
             "rerun `snakemake --profile slurm` to resume",
             file=sys.stderr,
         )
+
+
+def _has_time_left(job: str) -> bool:
+    """Return whether a job that SLURM ends is still within its time limit, as far as SLURM answers."""
+    left = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%L") or ""
+    return any(digit in left for digit in "123456789")
 
 
 def _refusal(job: str) -> str | None:

@@ -5,13 +5,15 @@
 The executor (2.8) loses jobs and waits for ever when a status query fails briefly, when SLURM has forgotten
 a job (MinJobAge), when a job ends as PREEMPTED or NODE_FAIL, or when sacct names who cancelled it. Therefore:
 
-- a failed status query is retried for up to 50 seconds (the executor gives up after 60);
+- a failed status query is retried for up to 50 seconds (the executor gives up after 60, and for good after
+  some 50 minutes); then jobs without an answer are reported as PENDING, until SLURM is back;
 - squeue takes precedence over sacct, whose database lags: it may list a pending job as PREEMPTED for minutes,
   or never learn of an end; if sacct does not answer or is not installed, squeue alone decides;
 - a submitted job that squeue has forgotten and whose end sacct does not know is reported as COMPLETED if its
   record, which is written last, exists, otherwise as FAILED;
 - a job that ended as PREEMPTED or NODE_FAIL is requeued, or reported as FAILED if that is refused;
-- a submission waits for the controller and is not repeated if the first attempt arrived;
+- a submission waits for the controller and is not repeated if the first attempt arrived; no signal of a
+  terminal cuts it off before it is recorded; once snakemake is being stopped, it is not made, or cancelled;
 - each task of a job array runs its own command as a single job does (the executor runs the first task outside
   of a step, where SLURM's warning does not reach it, and all tasks of an array beyond 128 kB as the first);
 - each task is known by its own id (the executor queries sacct by raw ids, one of which is also the array's).
@@ -24,6 +26,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -92,7 +95,9 @@ def _status(tool: str, arguments: list[str], run: str) -> int:
             break
         if time.monotonic() > deadline:
             sys.stderr.write(done.stderr)
-            return done.returncode
+            for job, _ in known:
+                print(f"{job}|PENDING")
+            return 0 if known else done.returncode
         time.sleep(PAUSE_SECONDS)
     states = _states(done)
     if queue.returncode == 0:
@@ -123,7 +128,14 @@ def _continued(job: str) -> str:
     return "PENDING" if done.returncode == 0 or ABSENT.search(done.stderr) else "FAILED"
 
 
+def stopped(run: str) -> Path:
+    """Return the file whose existence says that a snakemake's run is being stopped."""
+    return RECORDS / f"{run}.stopped"
+
+
 def _submit(arguments: list[str], run: str) -> int:
+    for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal; sbatch inherits it
+        signal.signal(number, signal.SIG_IGN)
     comment = _option(arguments, "--comment") or ""
     script = sys.stdin.read() if "/dev/stdin" in arguments else None
     keys = {} if _option(arguments, "--array") else {"": comment[-12:]}
@@ -132,18 +144,24 @@ def _submit(arguments: list[str], run: str) -> int:
         comment += f"_and_{len(tasks) - 1}_more"
         arguments, script = _with_script(arguments, comment), _script(tasks)
     deadline = time.monotonic() + SUBMIT_SECONDS
-    while True:
-        done = _call("sbatch", arguments, script)
-        if done.returncode == 0 or not ABSENT.search(done.stderr) or time.monotonic() > deadline:
+    while not stopped(run).exists():
+        done = _call("sbatch", arguments, script, SUBMIT_SECONDS)
+        if done.returncode == 0 or not ABSENT.search(done.stderr):
             break
         time.sleep(PAUSE_SECONDS)
         if job := _arrived(run, comment, deadline):
             done = subprocess.CompletedProcess([], 0, f"{job}\n", "")
             break
+        if time.monotonic() > deadline:
+            break
+    else:
+        done = subprocess.CompletedProcess([], 1, "", "sbatch: not submitted, as snakemake was stopped\n")
     sys.stderr.write(done.stderr)
     answer = re.search(r"^ *([0-9]+)(;.*)?$", done.stdout, re.MULTILINE)  # among a site's notices
     if done.returncode == 0 and answer:
         _record(run, [{"job": f"{answer[1]}{task}", "key": key} for task, key in keys.items()])
+        if stopped(run).exists():  # and the run's jobs may have been cancelled before this one arrived
+            _call("scancel", [answer[1]])
     sys.stdout.write(f"{answer[0]}\n" if answer else done.stdout)
     return done.returncode
 
@@ -181,9 +199,10 @@ def _arrived(run: str, comment: str, deadline: float) -> str | None:
     query = ["--noheader", "--states=all", f"--name={run}", "--format=%F|%k"]
     while (done := _call("squeue", query)).returncode != 0 and time.monotonic() < deadline:
         time.sleep(PAUSE_SECONDS)
+    earlier = {job.partition("_")[0] for job, _ in _recorded(run)}  # of a failed attempt, the same comment
     for line in done.stdout.splitlines():
         job, _, its_comment = line.partition("|")
-        if its_comment == comment:
+        if its_comment == comment and job not in earlier:
             return job
     return None
 
@@ -205,10 +224,13 @@ def _record(run: str, entries: list[dict[str, str]]) -> None:
         os.close(file)
 
 
-def _call(tool: str, arguments: list[str], text: str | None = None) -> "subprocess.CompletedProcess[str]":
+def _call(
+    tool: str, arguments: list[str], text: str | None = None, seconds: float | None = None
+) -> "subprocess.CompletedProcess[str]":
+    limit = seconds or CALL_SECONDS
     try:
         return subprocess.run(
-            [_real(tool), *arguments], input=text, capture_output=True, text=True, timeout=CALL_SECONDS
+            [_real(tool), *arguments], input=text, capture_output=True, text=True, timeout=limit
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess([], 1, "", f"{tool}: socket timed out\n")

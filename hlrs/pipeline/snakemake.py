@@ -1,5 +1,6 @@
 """The Snakefile's interface: the plan in the main process, frozen specs in every process."""
 
+import asyncio
 import functools
 import io
 import os
@@ -112,6 +113,11 @@ def check_arrays(workflow: Any) -> None:
             raise UserError(
                 f"--slurm-array-jobs: the executor loses jobs if {limited} holds some back; {remedy}"
             )
+    if workflow.scheduler.job_rate_limiter is not None:
+        raise UserError(
+            "--slurm-array-jobs: the executor loses jobs if --max-jobs-per-timespan holds some back; "
+            "leave it out"
+        )
     rules = set(re.split(r"[\s,;]+", chosen))
     cores: dict[str, set[int]] = {}
     for job in workflow.dag.needrun_jobs():
@@ -126,15 +132,27 @@ def check_arrays(workflow: Any) -> None:
             )
 
 
-def cancel_all_jobs(workflow: Any) -> None:
-    """Have Ctrl-C cancel all jobs of this run in SLURM's queue.
+def stop_at_once(workflow: Any) -> None:
+    """Have Ctrl-C cancel all jobs of this run in SLURM's queue, submit no more and end without delay.
 
-    While their states are queried, Snakemake's list of jobs to cancel is empty (interface 9.4,
-    RemoteExecutor._wait_for_jobs).
+    Otherwise none is cancelled while their states are queried, those handed to the executor are submitted,
+    and snakemake sleeps until the next query is due (interface 9.4, RemoteExecutor; executor 2.8).
     """
     executor = workflow.scheduler._executor
-    if isinstance(executor, SlurmExecutor):
-        executor.cancel_jobs = lambda active: slurm.cancel(executor.run_uuid)
+    if not isinstance(executor, SlurmExecutor):
+        return
+
+    def cancel(active: object) -> None:
+        if submitting := getattr(executor, "_job_submission_executor", None):
+            submitting.shutdown(wait=False, cancel_futures=True)
+        slurm.cancel(executor.run_uuid)
+
+    async def sleep() -> None:
+        until = time.monotonic() + executor.next_seconds_between_status_checks
+        while executor.wait and time.monotonic() < until:
+            await asyncio.sleep(1)
+
+    executor.cancel_jobs, executor.sleep = cancel, sleep
 
 
 def register_handlers(workflow: Any) -> None:

@@ -371,6 +371,29 @@ def test_a_job_is_requeued_once_at_its_end_if_its_stage_requested_it(commands, e
     assert not (REQUESTS / "41").exists()
 
 
+@pytest.mark.parametrize(
+    ("squeue", "requeues"), [("echo 1:30", 0), ("echo 1-00:00:00", 0), ("echo 0:00", 1), ("exit 1", 1)]
+)
+def test_a_job_that_is_cancelled_after_the_warning_is_not_requeued(commands, squeue, requeues):
+    """One that reaches its time limit is terminated in the same way, and resumes."""
+    commands.write("squeue", squeue)
+    commands.write("scontrol", "true")
+    listens = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7));"
+    program = (
+        f"code = {listens!r} + 'print(flush=True); signal.pause()'\n"
+        "stage = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE)\n"
+        "stage.stdout.readline()\n"
+        "slurm.request_requeue()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: None)\n"  # as Snakemake's own
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.exit(0 if stage.wait() == 7 else f'stage: {stage.returncode}')"
+    )
+    job(program, SLURM_STEP_ID="0")
+    assert commands.calls("scontrol") == [["requeue", "41"]] * requeues
+    assert commands.calls("squeue") == [["--noheader", "--states=all", "--jobs=41", "--format=%L"]]
+    assert list(REQUESTS.iterdir()) == []
+
+
 def test_a_task_of_an_array_is_requeued_alone(commands):
     """`scontrol requeue 41` would requeue every task of array 41."""
     commands.write("scontrol", "true")

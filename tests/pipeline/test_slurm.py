@@ -477,7 +477,7 @@ def test_an_array_is_one_submission_whose_tasks_resume_one_by_one(search_of):
 def test_an_array_is_cancelled_with_snakemake(site):
     edit(site.folder / "params.yaml", **alone(1000), **THREE)
     site.command("hlrs", "split", "digits")
-    site.lay_over(**ARRAY)
+    site.lay_over(**ARRAY, **{"seconds-between-status-checks": 3600})  # for which Ctrl-C does not wait
     site.start("search_all")
     site.progressed()
     assert len(site.cluster.queue()) == 3
@@ -498,6 +498,7 @@ def test_what_an_array_would_lose_or_starve_is_refused_before_anything_is_queued
     for options, facts in [
         ((), ("--jobs 100 ", "--jobs unlimited")),
         (("--jobs", "unlimited", "--resources", "gpu=4"), ("--resources gpu=4 ",)),
+        (("--jobs", "unlimited", "--max-jobs-per-timespan", "2/1m"), ("--max-jobs-per-timespan",)),
         (("--jobs", "unlimited"), ("search need 1 or 2 cores",)),
     ]:
         shown = site.command(*refused, *options, status=2)
@@ -509,21 +510,28 @@ def test_what_an_array_would_lose_or_starve_is_refused_before_anything_is_queued
 
 # --- failures: nothing is lost, and the same command resumes ------------------------------------------
 
-# a squeue that does not answer while a file exists, and says so in another
+# a command that hangs while a file exists, and notes in another that it was called
 SLOW = """#!/bin/sh
-while test -e {hold}; do touch {hold}.asked; sleep 0.1; done
-exec {squeue} "$@"
+test ! -e {hold} || echo >> {hold}.asked
+while test -e {hold}; do sleep 0.1; done
+exec {real} "$@"
 """
 
 
+def slow(command, folder):
+    """Put a slow command first in a PATH; return the file that holds it up and the PATH's entry."""
+    hold, path = folder / "hold", folder / "slow" / command
+    path.parent.mkdir()
+    path.write_text(SLOW.format(hold=hold, real=shutil.which(command)))
+    path.chmod(0o755)
+    return hold, path.parent
+
+
 def test_ctrl_c_while_states_are_queried_cancels_the_jobs(site, tmp_path):
-    hold, slow = tmp_path / "hold", tmp_path / "slow/squeue"
-    slow.parent.mkdir()
-    slow.write_text(SLOW.format(hold=hold, squeue=shutil.which("squeue")))
-    slow.chmod(0o755)
+    hold, folder = slow("squeue", tmp_path)
     edit(site.folder / "params.yaml", **alone(1000))
     site.command("hlrs", "split", "digits")
-    site.start("search_all", PATH=f"{slow.parent}:{site.environment['PATH']}")
+    site.start("search_all", PATH=f"{folder}:{site.environment['PATH']}")
     site.progressed()
     hold.touch()
     site.wait(Path(f"{hold}.asked").exists, "no state is queried")
@@ -532,6 +540,23 @@ def test_ctrl_c_while_states_are_queried_cancels_the_jobs(site, tmp_path):
     hold.unlink()
     site.finish(status=1)
     assert "SIGTERM" in site.log
+
+
+def test_ctrl_c_while_jobs_are_submitted_leaves_none(site, tmp_path):
+    """The executor makes two submissions at a time, here of four."""
+    hold, folder = slow("sbatch", tmp_path)
+    edit(site.folder / "params.yaml", **alone(1000), **{"matrix.seeds": [0, 1, 2, 3]})
+    site.command("hlrs", "split", "digits")
+    hold.touch()
+    site.start("search_all", PATH=f"{folder}:{site.environment['PATH']}")
+    asked = Path(f"{hold}.asked")
+    site.wait(lambda: asked.exists() and asked.stat().st_size == 2, "no two jobs are submitted")
+    site.process.send_signal(signal.SIGINT)
+    site.wait(lambda: list(site.folder.glob(".hlrs/slurm/*.stopped")), "the run is not stopped")
+    hold.unlink()
+    site.finish(status=1)
+    site.wait(lambda: not site.cluster.queue(), "jobs are left in the queue")
+    assert len(site.submitted("%i")) == asked.stat().st_size == 2
 
 
 @pytest.mark.slow

@@ -129,6 +129,13 @@ def test_a_query_that_keeps_failing_returns_its_status(commands):
     assert len(commands.calls("squeue")) > 1
 
 
+def test_submitted_jobs_are_pending_until_a_query_succeeds(commands):
+    """The executor asks no more for jobs of which it heard nothing in fifty queries, and waits for ever."""
+    commands.write("squeue", AWAY)
+    submitted(("7", KEY), ("8_1", OTHER))
+    assert hurried(*SQUEUE, seconds=0.1)[:2] == (0, "7|PENDING\n8_1|PENDING\n")
+
+
 def test_a_hanging_query_is_killed_and_retried(commands):
     commands.write("squeue", "[ $n -gt 1 ] || exec sleep 50; echo '7|RUNNING'")
     assert hurried(*SQUEUE, call_seconds=1.0) == (0, "7|RUNNING\n", "")
@@ -390,6 +397,61 @@ def test_submissions_are_those_of_active_snakemake_runs(commands):
     assert slurm_commands.submissions(Path()) == [("7", OTHER), ("6", KEY)]
     assert slurm_commands.submissions(Path(), since=2000) == [("7", OTHER)]
     assert slurm_commands.submissions(Path("nowhere")) == []
+
+
+def test_a_slow_submission_is_waited_for(commands):
+    """A query is killed after CALL_SECONDS; of a submission SLURM may make a job nevertheless."""
+    commands.write("sbatch", "sleep 1; echo 7")
+    assert hurried(*SBATCH, call_seconds=0.1) == (0, "7\n", "")
+    assert len(commands.calls("sbatch")) == 1
+
+
+def test_a_submission_is_recorded_although_its_terminal_closes(commands):
+    commands.write("sbatch", "kill -INT 0; kill -HUP 0; echo 7")
+    command = [sys.executable, "-I", slurm_commands.__file__, *SBATCH]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert (done.returncode, done.stdout) == (0, "7\n")
+    assert slurm_commands.submissions(Path()) == [("7", KEY)]
+
+
+def test_a_repeated_attempt_is_not_taken_for_the_first(commands):
+    """Snakemake's --retries submits a failed job once more with the same comment."""
+    submitted(("6", KEY))
+    commands.write("sbatch", f"[ $n -gt 1 ] || {{ {SENT_AWAY}; }}; echo 7")
+    commands.write("squeue", f"echo '6|{COMMENT}'")
+    assert hurried(*SBATCH) == (0, "7\n", "")
+    assert slurm_commands.submissions(Path()) == [("6", KEY), ("7", KEY)]
+
+
+def stop(run=RUN):
+    slurm_commands.RECORDS.mkdir(parents=True, exist_ok=True)
+    slurm_commands.stopped(run).touch()
+    return slurm_commands.stopped(run)
+
+
+def test_nothing_is_submitted_once_snakemake_is_stopped(commands):
+    commands.write("sbatch", "echo 7")
+    stop()
+    status, output, complaint = call(*SBATCH)
+    assert (status, output, complaint.count("\n")) == (1, "", 1)
+    assert commands.calls("sbatch") == []
+
+
+def test_a_submission_waits_for_no_controller_once_snakemake_is_stopped(commands):
+    stop().rename("later")
+    commands.write("sbatch", f"mv later {slurm_commands.stopped(RUN)}; {SENT_AWAY}")
+    commands.write("squeue", "true")
+    assert hurried(*SBATCH, seconds=600)[0] == 1
+    assert len(commands.calls("sbatch")) == 1
+
+
+def test_what_is_submitted_while_snakemake_is_stopped_is_cancelled(commands):
+    stop().rename("later")
+    commands.write("sbatch", f"mv later {slurm_commands.stopped(RUN)}; echo '7;alps'")
+    commands.write("scancel", "true")
+    assert call(*SBATCH)[:2] == (0, "7;alps\n")
+    assert commands.calls("scancel") == [["7"]]
+    assert slurm_commands.submissions(Path()) == [("7", KEY)]
 
 
 # --- arrays: as the executor submits them (2.8, run_array_jobs) ---------------------------------------
