@@ -544,8 +544,18 @@ def test_the_page_on_python_runs(use, trained, tmp_path, monkeypatch, capsys):
     noise = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
-    Image.fromarray(noise).save(path := tmp_path / "wide.png", exif=turned)
-    assert (names["pixels"](path, 16) == pixels_of(decode(path, ""), 16)).all()
+    deep = np.random.default_rng(1).integers(0, 65_536, (37, 50), dtype=np.uint16)
+    clear = np.random.default_rng(2).integers(0, 256, (37, 50, 4), dtype=np.uint8)
+    for number, (image, options) in enumerate(
+        [
+            (noise, {"exif": turned}),
+            (deep, {}),
+            (clear, {}),
+            (noise, {"transparency": tuple(noise[0, 0].tolist())}),
+        ]
+    ):
+        Image.fromarray(image).save(path := tmp_path / f"{number}.png", **options)
+        assert (names["pixels"](path, 16) == pixels_of(decode(path, ""), 16)).all(), number
 
 
 def test_a_trained_network_is_a_model_of_timm(use, tmp_path, monkeypatch):
