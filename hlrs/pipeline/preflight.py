@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -144,10 +144,21 @@ def check_splits(jobs: Collection[Job], remark: Callable[[str], None]) -> dict[s
                 if source is not None:
                     columns = draw(source.train_labels, source.test_labels, params, source.classes)
                     _check_cap(params, columns["index"], len(source.train_labels))
-                    for text in (*source.remarks, *leaks(source)):
+                    for text in (*source.remarks, *leaks(source), *_untested(columns, source.classes)):
                         remark(f"{fields[job.run]}: {text}")
                     opened[job.run] = source
     return opened
+
+
+def _untested(columns: Mapping[str, NDArray[Any]], classes: Sequence[str]) -> list[str]:
+    """Return a remark that names the classes of a split without test images."""
+    tested = set(columns["label"][columns["subset"] == "test"].tolist())
+    without = [name for number, name in enumerate(classes) if number not in tested]
+    if not without:
+        return []
+    named = ", ".join(without[:5]) + ", …" * (len(without) > 5)
+    found = f"{len(without)} of {len(classes)} classes have no test image: {named}"
+    return [f"{found}; balanced accuracy will be the mean of the others"]
 
 
 def _fields(jobs: Iterable[Job]) -> dict[str, str]:

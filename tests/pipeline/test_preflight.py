@@ -22,6 +22,7 @@ from hlrs.pipeline import plan, preflight
 from hlrs.pipeline.preflight import check_data, check_disk, check_present, check_splits
 from hlrs.training.device import choose, given_gpus
 from tests.conftest import TINY, edit
+from tests.messages import says
 
 MB = 1_000_000
 GIB = 2**30
@@ -223,6 +224,20 @@ def write_images(count_of, folder="data"):
         Path(folder, name).mkdir(parents=True)
         for number in range(count):
             Path(folder, name, f"{number}.png").write_bytes(b"1")
+
+
+def test_classes_without_test_images_are_named():
+    write_images({"cat": 60, "dog": 60, "eel": 60}, "train")
+    for number, name in enumerate(("cat", "eel", "dog")):
+        Path("test", name).mkdir(parents=True)
+        Path("test", name, "0.png").write_bytes(b"2")
+        remarks = []
+        planned(kind="image_folder", train="train", test="test")
+        edit(Path("params.yaml"), **{"datasets.digits.test_per_class": None})
+        check_splits(plan.plan(load(Path("params.yaml"))), remarks.append)
+        assert len(remarks) == (number < 2)
+        if number == 1:
+            says(remarks[0], "datasets.digits", "1 of 3 classes", "dog", "balanced accuracy")
 
 
 def test_a_split_that_cannot_be_drawn_is_refused_before_any_job_runs():
