@@ -31,6 +31,7 @@ MOST = 6  # jobs per look, first those not shown for longest
 EVENTS = LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS
 SELECTING = "Select jobs to execute..."
 STATUS = re.compile(rf"non-zero exit status (1|2|{INTERRUPTED})\b")  # of hlrs, which has said why
+STOPPING = "Terminating processes on user request"
 RESUMES = "stopped; results and saved states are kept, and the same command resumes"
 INCOMPLETE = "At least one job did not complete successfully."
 
@@ -54,7 +55,7 @@ class Live(logging.Handler):
         self.running: dict[int, Running] = {}
         self.queued: set[tuple[str, str]] = set()  # stages and reasons that were shown
         self.began, self.summed = time.time(), time.monotonic()
-        self.ended, self.stopped = threading.Event(), False
+        self.ended, self.stopped, self.interrupted = threading.Event(), False, False
         terminal.addFilter(self.passes)
         threading.Thread(target=self._follow, daemon=True).start()
 
@@ -70,6 +71,7 @@ class Live(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Note that a job starts; show that one ends."""
         facts = vars(record)
+        self.interrupted = self.interrupted or str(record.msg).startswith(STOPPING)
         match facts.get("event"):
             case LogEvent.JOB_INFO if key := facts["wildcards"].get("key"):
                 self.running[facts["jobid"]] = Running(plan.spec(key), time.monotonic())
@@ -88,7 +90,7 @@ class Live(logging.Handler):
         for state in begun:
             if state.what == "stopped":
                 self._show(line(state))
-        self.stopped = bool(begun) and all(state.what != "failed" for state in begun)
+        self.stopped = (self.interrupted or bool(begun)) and all(state.what != "failed" for state in begun)
         if self.stopped:
             self._show(RESUMES)
 

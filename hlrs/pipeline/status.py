@@ -12,7 +12,7 @@ from hlrs.pipeline.cost_probe import Calibration, Measurement, signature
 from hlrs.pipeline.costs import Estimate, Forecast
 from hlrs.pipeline.locks import RUN, Holder, holder_of, leased, on_one_line, read
 from hlrs.pipeline.plan_view import duration
-from hlrs.pipeline.reasons import epochs
+from hlrs.pipeline.reasons import checkpoint, epochs
 from hlrs.pipeline.slurm import Queued, queued, remedy
 from hlrs.provenance.differences import Past
 
@@ -124,7 +124,13 @@ def _progress(job: Job, log: list[str]) -> tuple[str, float]:
             done = epoch - 1 + step / steps if steps else epoch
             shown = [found[0].strip(), *filter(SHOWN.fullmatch, line.split("  "))]
             return ", ".join(shown), done / epochs_in_all
-    return "in its first epoch" if epochs(job) else "", 0.0
+    done, all_ = checkpoint(job) or (
+        0,
+        epochs(job),
+    )  # the log of a stage that was run by hand is its terminal
+    if done and all_:
+        return f"epoch {done}/{all_}", done / all_
+    return "in its first epoch" if all_ else "", 0.0
 
 
 # --- the time left ------------------------------------------------------------------------------------

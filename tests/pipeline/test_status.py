@@ -11,10 +11,11 @@ import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from hlrs.artifacts.files import write_text
+from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.params import load
 from hlrs.pipeline import plan
 from hlrs.pipeline.execute import execute
-from hlrs.pipeline.live import INCOMPLETE, MOST, RESUMES, SILENT, Live
+from hlrs.pipeline.live import INCOMPLETE, MOST, RESUMES, SILENT, STOPPING, Live
 from hlrs.pipeline.locks import claimed, lease
 from hlrs.pipeline.slurm import Queued
 from hlrs.pipeline.status import State, facts, lines, state_of, survey
@@ -121,6 +122,13 @@ def test_a_job_that_fails_while_its_state_is_looked_up_has_failed(jobs, monkeypa
 
     monkeypatch.setattr("hlrs.pipeline.status.leased", ends_now)
     assert (state_of(job).what, state_of(job).says) == ("failed", "the loss is not finite")
+
+
+def test_a_training_without_a_log_is_where_its_state_is(jobs):
+    """As one that was run by hand: it logs to its terminal."""
+    job = of(jobs, "search", "digits/darts/0")
+    write_tensors(job.checkpoint, {}, {"epoch": 2})
+    assert state_of(job) == State(job, "stopped", "epoch 2/3", 2 / 3)
 
 
 def test_a_step_within_a_long_epoch_counts_as_part_of_it(jobs):
@@ -290,6 +298,15 @@ def test_ctrl_c_does_not_look_like_a_loss_and_a_failure_does(jobs, live):
     assert printed(live)[2] == f"failed    search    {failed.run}  the loss is not finite; {failed.log}"
     assert RESUMES not in printed(live)[2:]
     assert passes(f"WorkflowError:\n{INCOMPLETE}")
+
+
+def test_ctrl_c_that_every_running_job_outlives_is_no_failure(live):
+    live.stop()
+    assert printed(live) == []  # something else failed
+    live.emit(logging.makeLogRecord({"msg": f"{STOPPING}, this might take some time."}))
+    live.stop()
+    assert printed(live) == [RESUMES]
+    assert not live.passes(logging.makeLogRecord({"msg": f"WorkflowError:\n{INCOMPLETE}"}))
 
 
 # --- the command --------------------------------------------------------------------------------------
