@@ -657,7 +657,9 @@ def _read(path: Path) -> Any:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES + 1)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; run in the folder that holds it") from None
+        raise UserError(
+            f"{path}: {error.strerror}; run where params.yaml is, or name a file of parameters"
+        ) from None
     if len(content) > FILE_BYTES:
         raise UserError(f"{path}: longer than {FILE_BYTES / 1e6:.0f} MB; name a file of parameters")
     try:
