@@ -143,8 +143,8 @@ def _submit(arguments: list[str], run: str) -> int:
         keys = {f"_{index}": _key(command) for index, command in tasks.items()}
         comment += f"_and_{len(tasks) - 1}_more"
         arguments, script = _with_script(arguments, comment), _script(tasks)
-    deadline = time.monotonic() + SUBMIT_SECONDS
-    while not stopped(run).exists():
+    deadline, parent = time.monotonic() + SUBMIT_SECONDS, os.getppid()
+    while not stopped(run).exists() and os.getppid() == parent:  # a later snakemake submits the same jobs
         done = _call("sbatch", arguments, script, SUBMIT_SECONDS)
         if done.returncode == 0 or not ABSENT.search(done.stderr):
             break

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -442,6 +443,14 @@ def test_a_submission_waits_for_no_controller_once_snakemake_is_stopped(commands
     commands.write("sbatch", f"mv later {slurm_commands.stopped(RUN)}; {SENT_AWAY}")
     commands.write("squeue", "true")
     assert hurried(*SBATCH, seconds=600)[0] == 1
+    assert len(commands.calls("sbatch")) == 1
+
+
+def test_a_submission_waits_for_no_controller_without_its_snakemake(commands):
+    commands.write("sbatch", f"kill -KILL $(cut -d ' ' -f 4 /proc/$PPID/stat); {SENT_AWAY}")
+    commands.write("squeue", "true")
+    wrapper = shlex.join([sys.executable, "-c", HURRIED.format(20, 20), *SBATCH])
+    subprocess.run(["sh", "-c", f"{wrapper}; true"], capture_output=True, timeout=60)  # in snakemake's place
     assert len(commands.calls("sbatch")) == 1
 
 
