@@ -124,13 +124,11 @@ def _progress(job: Job, log: list[str]) -> tuple[str, float]:
             done = epoch - 1 + step / steps if steps else epoch
             shown = [found[0].strip(), *filter(SHOWN.fullmatch, line.split("  "))]
             return ", ".join(shown), done / epochs_in_all
-    done, all_ = checkpoint(job) or (
-        0,
-        epochs(job),
-    )  # the log of a stage that was run by hand is its terminal
-    if done and all_:
-        return f"epoch {done}/{all_}", done / all_
-    return "in its first epoch" if all_ else "", 0.0
+    # the log of a stage that was run by hand is its terminal
+    done, epochs_in_all = checkpoint(job) or (0, epochs(job))
+    if done and epochs_in_all:
+        return f"epoch {done}/{epochs_in_all}", done / epochs_in_all
+    return "in its first epoch" if epochs_in_all else "", 0.0
 
 
 # --- the time left ------------------------------------------------------------------------------------
