@@ -658,7 +658,7 @@ def _read(path: Path) -> Any:
             content = file.read(FILE_BYTES + 1)
     except OSError as error:
         raise UserError(
-            f"{path}: {error.strerror}; run where params.yaml is, or name a file of parameters"
+            f"{path}: {error.strerror}; run in the folder of params.yaml, or name a file of parameters"
         ) from None
     if len(content) > FILE_BYTES:
         raise UserError(f"{path}: longer than {FILE_BYTES / 1e6:.0f} MB; name a file of parameters")
