@@ -21,6 +21,9 @@ PART_FOLDERS = {  # names of a part's folder, one level above the classes
     "test": ("test", "testing", "val", "valid", "validation"),
 }
 
+# images that Pillow knows nothing of: of phones, the web, cameras and hospitals
+OTHER_FORMATS = {".heic", ".heif", ".avif", ".jxl", ".dng", ".arw", ".cr2", ".cr3", ".nef", ".dcm", ".svs"}
+
 
 class FilesSource(EncodedSource):
     """One file per image."""
@@ -144,7 +147,8 @@ def _suffix(path: str) -> str:
 
 
 def _is_image(path: str) -> bool:
-    """Return whether Pillow, or by its missing suffix a user, would take a file for an image."""
+    """Return whether Pillow, a camera or, by its missing suffix, a user would take a file for an image."""
     from PIL import Image
 
-    return not _suffix(path) or _suffix(path) in Image.registered_extensions()
+    suffix = _suffix(path)
+    return not suffix or suffix in OTHER_FORMATS or suffix in Image.registered_extensions()
