@@ -217,12 +217,17 @@ def _too_few(short: Sequence[tuple[int, int, int]], params: SplitJob, classes: S
     found = f"class {classes[c]}: {rest} of {images} images left to train on, 2 needed (weights and alphas)"
     if others:
         found += f"; too few also in {len(others)} of {len(classes)} classes: {_named(others, classes)}"
-    if isinstance(params.imbalance, Natural):
-        held = "".join(
-            f"lower {name}, " for name in ("holdout_fraction", "test_per_class") if getattr(params, name)
-        )
-        return f"{found}; {held}add images or remove such classes from the data set"
-    return f"{found}; lower imbalance.factor or holdout_fraction, or raise max_per_class"
+    lowered = {
+        "imbalance.factor": getattr(params.imbalance, "factor", 1) > 1,
+        "holdout_fraction": params.holdout_fraction > 0,
+        "test_per_class": params.test_per_class is not None,
+    }
+    remedies = [f"lower {name}" for name, helps in lowered.items() if helps]
+    if params.max_per_class is not None:
+        remedies.append("raise max_per_class")
+    if not lowered["imbalance.factor"]:
+        remedies.append("add images or remove such classes from the data set")
+    return f"{found}; {', '.join(remedies)}"
 
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:

@@ -331,7 +331,14 @@ def test_subset_fractions_do_not_change_the_drawn_images():
             ("class a", "10", "max_per_class to at most 8"),
         ),
         ([10, 0, 10], params(exponential(2)), ("1 of 3", "b", "add")),
-        ([50, 50], params(exponential(50)), ("class b", "1 of 1", "2", "imbalance.factor", "max_per_class")),
+        ([50, 50], params(exponential(50)), ("class b", "1 of 1", "2", "lower imbalance.factor")),
+        (
+            [50, 50],
+            params(exponential(20), max_per_class=20),
+            ("class b", "1 of 1", "lower imbalance.factor, raise max_per_class"),
+        ),
+        # the first class has no more images, so that no larger max_per_class would do
+        ([1, 1], params(exponential(1)), ("class a", "1 of 1", "1 of 2", "b; add images")),
         ([50, 5], params(Natural(), holdout_fraction=0.8), ("class b", "1 of 5", "holdout_fraction")),
         ([50, 1, 9, 1, 1], params(Natural()), ("class b", "1 of 1", "2 of 5", "d, e", "add")),
         ([9, *[0] * 7, 9], params(Natural()), ("7 of 9", "b, c, d, e, f, …", "add")),
