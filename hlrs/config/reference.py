@@ -32,6 +32,8 @@ and checks the file as you type; the first line of `params.yaml` names it to the
     # yaml-language-server: $schema=params.schema.json
 
 What no schema can say (which entries fit together) `hlrs plan` checks.
+
+Every section but `tracking` must be there, if only empty, as in `evaluate: {}`, for DVC to follow it.
 """
 
 
