@@ -441,6 +441,8 @@ def predict(
 
     form = _only(csv=as_csv, json=as_json)
     named = [find(name) for name in images]
+    for remark in (remark for part in named for remark in part.remarks):
+        click.echo(f"hlrs: {remark}", err=True)
     located = locate(network, lambda: _jobs(params))
     classifier = located.load(device)
     found = predictions(classifier, named, batch_size or located.evaluated.batch_size)

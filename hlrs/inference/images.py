@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hlrs.data.sources.base import IMAGE_SUFFIXES
-from hlrs.data.sources.folders import HIDDEN
+from hlrs.data.sources.folders import HIDDEN, is_image, unread
 from hlrs.data.sources.parquet import count_rows, encoded_rows, has_images
 from hlrs.errors import UserError
 
 PARQUET = ".parquet"
+READ = IMAGE_SUFFIXES | {PARQUET}
 
 # each image's name, and its bytes or file, or why the rest of a Parquet file cannot be read
 Encoded = Iterator[tuple[str, io.BytesIO | Path | UserError]]
 
 
 class Images(NamedTuple):
-    """Encoded images: how many in total, and what yields them."""
+    """Encoded images: how many in total, what yields them, and what a user should know of them."""
 
     total: int
     encoded: Callable[[], Encoded]
+    remarks: tuple[str, ...] = ()
 
 
 def find(name: str) -> Images:
@@ -38,7 +40,7 @@ def find(name: str) -> Images:
     else:
         raise UserError(f"{name}: no such file or folder; name images, folders, patterns or Parquet files")
     if not found.total:
-        known = ", ".join(sorted(IMAGE_SUFFIXES | {PARQUET}))
+        known = ", ".join(sorted(READ))
         raise UserError(f"{name}: no images in it; of a folder, files ending in {known} are read")
     return found
 
@@ -58,15 +60,20 @@ def _at(path: Path) -> Images:
 
 def _joined(parts: Sequence[Images]) -> Images:
     return Images(
-        sum(part.total for part in parts), lambda: chain.from_iterable(part.encoded() for part in parts)
+        sum(part.total for part in parts),
+        lambda: chain.from_iterable(part.encoded() for part in parts),
+        tuple(remark for part in parts for remark in part.remarks),
     )
 
 
 def _below(folder: Path) -> Images:
     """Find the images of a folder: the image files, then those in Parquet files."""
-    found = sorted(path for path in _listed(folder) if _holds_images(path))
+    listed = sorted(_listed(folder))
+    found = [path for path in listed if _holds_images(path)]
     files, tables = ([p for p in found if (p.suffix.lower() == PARQUET) is table] for table in (False, True))
-    return _joined([_files(files), *map(_single, tables)])
+    others = [str(path) for path in listed if path.suffix.lower() not in READ and is_image(str(path))]
+    images = _joined([_files(files), *map(_single, tables)])
+    return images._replace(remarks=tuple(unread(str(folder), others)))
 
 
 def _listed(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:

@@ -233,6 +233,16 @@ def test_a_folder_gives_what_a_training_would_read_of_it_and_each_image_once(use
     ]
 
 
+def test_images_of_a_folder_that_are_not_read_are_counted(use, trained, tmp_path):
+    shutil.copy(trained / "data/test/bee/1.png", tmp_path / "a.png")
+    for name in ("b.heic", "c.heic", "notes.txt"):
+        (tmp_path / name).touch()
+    found = use("predict", "mine/resnet/0", tmp_path, "--top", 1)
+    assert (found.exit_code, found.stdout.count("\n")) == (0, 1)
+    [line] = found.stderr.splitlines()
+    assert line.startswith(f"hlrs: {tmp_path}: 2 image files are not read (2 with .heic)")
+
+
 def test_a_run_may_be_typed_like_a_folder(use):
     for name in ("./mine/bench/0/", "/mine/bench/0", "mine//bench/0"):
         assert use("predict", name, "data/test/bee/1.png").exit_code == 0

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ class FolderSource(FilesSource):
         self.files = [file for part in images for files in part for file in files]
         labels = [np.repeat(np.arange(len(classes)), [len(files) for files in part]) for part in images]
         super().__init__(classes, 3, labels[0], labels[1] if spec.test else np.empty(0, dtype=np.int64))
-        self.remarks += [remark for listing in listings for remark in listing.remarks()]
+        self.remarks += [remark for listing in listings for remark in unread(listing.root, listing.others)]
 
 
 def folder_files(spec: ImageFolder) -> list[Named]:
@@ -80,16 +80,17 @@ class Listing:
     images: dict[str, list[str]]
     others: list[str]
 
-    def remarks(self) -> Iterator[str]:
-        """Count the images that are not read, by the ends of their names."""
-        if self.others:
-            ends = Counter(_suffix(path) or "no suffix" for path in self.others)
-            counts = ", ".join(f"{count} with {end}" for end, count in ends.most_common())
-            read = " ".join(sorted(IMAGE_SUFFIXES))
-            yield (
-                f"{self.root}: {len(self.others)} image files are not read ({counts}), the first is "
-                f"{self.others[0]}; files with {read} are"
-            )
+
+def unread(root: str, others: Sequence[str]) -> Iterator[str]:
+    """Count the images below a root that are not read, by the ends of their names."""
+    if others:
+        ends = Counter(_suffix(path) or "no suffix" for path in others)
+        counts = ", ".join(f"{count} with {end}" for end, count in ends.most_common())
+        read = " ".join(sorted(IMAGE_SUFFIXES))
+        yield (
+            f"{root}: {len(others)} image files are not read ({counts}), the first is "
+            f"{others[0]}; files with {read} are"
+        )
 
 
 def _listing(part: str, root: str) -> Listing:
@@ -111,7 +112,7 @@ def _listing(part: str, root: str) -> Listing:
     for name in classes:
         files = list(files_below(f"{root}/{name}"))
         images[name] = [path for path in files if _suffix(path) in IMAGE_SUFFIXES]
-        others += [path for path in files if _suffix(path) not in IMAGE_SUFFIXES and _is_image(path)]
+        others += [path for path in files if _suffix(path) not in IMAGE_SUFFIXES and is_image(path)]
     if not any(images.values()):
         raise UserError(f"{root}: no images in its folders; add {', '.join(sorted(IMAGE_SUFFIXES))} there")
     return Listing(root, images, others)
@@ -146,7 +147,7 @@ def _suffix(path: str) -> str:
     return f"{dot}{end}".lower() if stem else ""
 
 
-def _is_image(path: str) -> bool:
+def is_image(path: str) -> bool:
     """Return whether Pillow, a camera or, by its missing suffix, a user would take a file for an image."""
     from PIL import Image
 
