@@ -33,11 +33,17 @@ def _message(detail: ErrorDetails, model: type[Spec]) -> str:
             return str(context["error"])
         case "extra_forbidden":
             allowed = _fields(model, location[:-1])
+            if location[-2:-1] and location[-2] in allowed:  # of a method or data set, which has no such name
+                return f"unknown key; is {location[-2]} indented too little?"
             close = difflib.get_close_matches(str(location[-1]), allowed, 1)
             hint = f", did you mean {close[0]}?" if close else ";"
             return f"unknown key{hint} allowed: {', '.join(allowed)}"
         case "missing":
             return f"is missing; write {_wanted(model, location)}"
+        case "invalid_key":
+            return "a number is no key; write numbers with a point, and without commas"
+        case "string_pattern_mismatch":
+            return f"{_shown(value)} is no name; use letters, digits, _, . and -, a letter or digit first"
         case "union_tag_not_found":
             return f"is missing; allowed: {', '.join(_kinds(model, location))}"
         case "union_tag_invalid":
@@ -133,6 +139,9 @@ def _annotation(model: type[Spec], location: tuple[int | str, ...]) -> Any:
                 current.model_fields[str(part)].annotation if str(part) in current.model_fields else None
             )
             continue
+        if get_origin(current) is dict:
+            current = get_args(current)[1]
+            continue
         members = _models(current)
         tagged = (
             [t for t in members if part in get_args(t.model_fields["kind"].annotation)]
@@ -141,7 +150,7 @@ def _annotation(model: type[Spec], location: tuple[int | str, ...]) -> Any:
         )
         if tagged:
             current = tagged[0]
-        elif len(members) == 1:  # the value of a dict, or an optional model
+        elif len(members) == 1:  # an optional model
             current = members[0]
             if str(part) in current.model_fields:
                 current = current.model_fields[str(part)].annotation

@@ -40,6 +40,7 @@ from hlrs.errors import UserError
 
 RUNS = 100_000  # in a matrix; each has five jobs, and planning takes memory and time for each
 FILE_BYTES = 10_000_000  # of params.yaml
+FIRST = ("extra_forbidden", "invalid_key")  # errors to name first: a mistyped name also causes a missing key
 ENTRIES = 10_000  # of a mapping in it
 DIGITS = 1000  # of a number in it
 # entries of a retraining that act while its network trains, not while its classifier alone does: in any case,
@@ -645,8 +646,7 @@ def load(path: Path) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        # an unknown key first: a mistyped name also causes a missing key
-        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        details = sorted(error.errors(), key=lambda detail: detail["type"] not in FIRST)
         more = f"  (and {len(details) - 1} more)" if len(details) > 1 else ""
         raise UserError(f"{path}: {describe_error(details[0], raw, Params)}{more}") from None
 

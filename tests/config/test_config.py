@@ -88,6 +88,27 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "did you mean test_per_class",
         "max_per_class",
     ),
+    "too little indentation": (
+        "    searcher: {kind: random}",
+        "  searcher: {kind: random}",
+        "methods.searcher.kind",
+        "unknown key",
+        "is searcher indented too little",
+    ),
+    "a decimal comma": (
+        "report: {reference: darts}",
+        "report: {reference: darts, confidence: 0,9}",
+        "report.9",
+        "a number is no key",
+        "without commas",
+    ),
+    "a name with a blank": (
+        "methods: [darts, hlrs, random]",
+        "methods: [darts, my method, random]",
+        "matrix.methods.1",
+        "'my method'",
+        "letters, digits",
+    ),
     "no entries": (
         "datasets:\n  digits_lt:\n    source: {kind: digits}\n"
         "    imbalance: {kind: exponential, factor: 10}\n    test_per_class: 50",
@@ -330,7 +351,7 @@ MISTAKES = {  # name: (old, new, the field that the message starts with, what el
         "datasets: [a/b]",
         "matrix.datasets.0",
         "'a/b'",
-        "pattern",
+        "letters, digits",
     ),
     "coupled without bilateral": (
         "{kind: constant}",
@@ -1451,7 +1472,7 @@ def test_invalid_yaml_is_rejected_with_its_line(tmp_path, text, line):
 
 
 def test_a_key_that_is_not_a_string_is_rejected(tmp_path):
-    says(failing(tmp_path, f"1: 2\n{PARAMS}".encode()), "1", "strings")
+    says(failing(tmp_path, f"1: 2\n{PARAMS}".encode()), "1", "a number is no key")
 
 
 def test_bytes_that_are_not_text_are_rejected(tmp_path):
