@@ -5,6 +5,7 @@ Only networks need torch; results and genotypes load without.
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -61,6 +62,11 @@ def results(params: str | Path = PARAMS) -> pd.DataFrame:
         for place, run, drawn in _places(sections)
         if (last, run) in done
     ]
+    if len(rows) < (planned := sum(1 for _ in _places(sections))):
+        warnings.warn(
+            f"{len(rows)} of {planned} results of {params} are there; `snakemake --cores all` makes the rest",
+            stacklevel=2,
+        )
     return pd.DataFrame(with_energies(rows), columns=None if rows else [*PLACE, "folder"])
 
 
