@@ -387,7 +387,8 @@ def publish(params: Path) -> None:
     show_default=True,
     help="Resolution of PNG; 96 gives the page's pixels.",
 )
-def figures(folder: Path, formats: "tuple[Format, ...]", dpi: int) -> None:
+@params_option
+def figures(folder: Path, formats: "tuple[Format, ...]", dpi: int, params: Path) -> None:
     """Convert the report's figures to PDF and PNG.
 
     DIR must be new or empty. It gets every figure of report/figures.zip under its name there: as PDF, drawn
@@ -395,12 +396,17 @@ def figures(folder: Path, formats: "tuple[Format, ...]", dpi: int) -> None:
     report/.
     """
     from hlrs.artifacts.jobs import PUBLISHED
+    from hlrs.pipeline import plan
     from hlrs.report.figure_files import convert
 
     if "png" not in formats:
         _refuse_given(["dpi"], "acts with --format png alone")
     count = convert(PUBLISHED / "figures.zip", folder, [*dict.fromkeys(formats)], dpi)
     click.echo(f"{folder}: {count} files")
+    if params.exists() and not plan.is_current(_jobs(params)):
+        click.echo(
+            f"hlrs: {PUBLISHED}/ is not the report of {params}; `snakemake --cores all` renews it", err=True
+        )
 
 
 @main.command(epilog="Example: hlrs predict digits_lt/darts/0 'photos/*.png' --top 3")

@@ -505,14 +505,23 @@ def _move(source: Path, target: Path) -> None:
             shutil.rmtree(source)
 
 
+def is_current(jobs: list[Job]) -> bool:
+    """Whether `report/` has the current params' report."""
+    job = next(job for job in jobs if job.stage == "report")
+    there = all((PUBLISHED / name).exists() for name in (*OUTPUTS["report"], PROVENANCE))
+    return (
+        there
+        and job.complete
+        and (PUBLISHED / PROVENANCE).read_bytes() == job.output(PROVENANCE).read_bytes()
+    )
+
+
 def publish(jobs: list[Job]) -> bool:
     """Copy the current params' report to `report/`; return False if it is not complete."""
     job = next(job for job in jobs if job.stage == "report")
     if not job.complete:
         return False
-    names = [*OUTPUTS["report"], PROVENANCE]  # the record last: it marks the copy as complete
-    there = all((PUBLISHED / name).exists() for name in names)
-    if there and (PUBLISHED / PROVENANCE).read_bytes() == job.output(PROVENANCE).read_bytes():
+    if is_current(jobs):
         return True
     record = Record.read(job.output(PROVENANCE))
     if fault := record.fault(str(job.directory)) or " ".join(record.differing()[:1]):
@@ -521,7 +530,7 @@ def publish(jobs: list[Job]) -> bool:
         )
     for stale in PUBLISHED.rglob(".*.tmp"):  # of a process that was killed while copying
         stale.unlink()
-    for name in names:
+    for name in (*OUTPUTS["report"], PROVENANCE):  # the record last: it marks the copy as complete
         with replacing(PUBLISHED / name) as temporary:
             shutil.copyfile(job.directory / name, temporary)
     return True

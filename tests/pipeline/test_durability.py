@@ -10,7 +10,7 @@ from hlrs.artifacts.files import write_text
 from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, PUBLISHED, Job, key_of
 from hlrs.artifacts.records import Record
 from hlrs.pipeline.execute import current
-from hlrs.pipeline.plan import publish
+from hlrs.pipeline.plan import is_current, publish
 
 BODY = {"stage": "report", "run": "all", "params": {}, "code": "", "inputs": {}}
 REPORT = Job(**BODY, key=key_of(BODY))
@@ -69,6 +69,17 @@ def test_what_a_killed_process_left_in_the_published_report_is_removed():
     assert publish([REPORT])
     found = {str(path.relative_to(PUBLISHED)) for path in PUBLISHED.rglob("*") if path.is_file()}
     assert found == {*OUTPUTS["report"], PROVENANCE}
+
+
+def test_a_published_report_is_current_until_it_or_the_params_change():
+    assert not is_current([REPORT])
+    publish([REPORT])
+    assert is_current([REPORT])
+    (PUBLISHED / "index.html").unlink()
+    assert not is_current([REPORT])
+    publish([REPORT])
+    (PUBLISHED / PROVENANCE).write_text("{}")  # of other params
+    assert not is_current([REPORT])
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
