@@ -295,7 +295,7 @@ class Dataset(Spec):
     imbalance: Imbalance
     protocol: Literal["seeded", "ldam"] = "seeded"  # which images are drawn: by `seed`, or as LDAM-DRW's code
     seed: Seed = 0
-    max_per_class: ImageCount | None = None  # training images of the largest class; null: as many as it has
+    max_per_class: ImageCount | None = None  # training images of the head, the first class; null: all it has
     test_per_class: ImageCount | None = None  # test images drawn per class; null: the source's test set
     weights_fraction: Share = 0.5  # of the search's images: those that train the weights, not the alphas
     holdout_fraction: ShareOrNone = 0.0  # of each class, never trained on: a curve during the retraining

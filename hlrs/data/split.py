@@ -178,6 +178,8 @@ def _lacking(
     also = f"; too few also in {len(others)} of {len(classes)} classes: {_named(others, classes)}"
     add = "add images or remove such classes from the data set"
     remedy = f"set {name} to at most {most}" if most else add
+    if name == "test_per_class" and most > 2:
+        remedy += f", to {most - 2} if training images are taken for it"
     return f"{also if others else ''}; {remedy}"
 
 

@@ -142,12 +142,27 @@ def check_splits(jobs: Collection[Job], remark: Callable[[str], None]) -> dict[s
                 params = SplitJob.model_validate(job.params)
                 source = _open(params.source)
                 if source is not None:
+                    for text in _small_head(source.train_labels, params, source.classes):
+                        remark(f"{fields[job.run]}: {text}")
                     columns = draw(source.train_labels, source.test_labels, params, source.classes)
                     _check_cap(params, columns["index"], len(source.train_labels))
                     for text in (*source.remarks, *leaks(source), *_untested(columns, source.classes)):
                         remark(f"{fields[job.run]}: {text}")
                     opened[job.run] = source
     return opened
+
+
+def _small_head(labels: NDArray[np.int64], params: SplitJob, classes: Sequence[str]) -> list[str]:
+    """Return a remark if the first class, which bounds the others, is no head: half of another, or less."""
+    counts = np.bincount(labels, minlength=len(classes))
+    largest = int(counts.argmax())
+    bounded = params.max_per_class is None and params.protocol == "seeded"
+    if isinstance(params.imbalance, Natural) or not bounded or 2 * counts[0] > counts[largest]:
+        return []
+    return [
+        f"the first class is the head: the {counts[0]:,} images of {classes[0]} bound all others "
+        f"({classes[largest]} has {counts[largest]:,}); imbalance: {{kind: natural}} takes images as they are"
+    ]
 
 
 def _untested(columns: Mapping[str, NDArray[Any]], classes: Sequence[str]) -> list[str]:

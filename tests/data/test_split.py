@@ -365,7 +365,7 @@ def test_too_few_images_for_a_test_set():
     says(str(caught.value), "class b", "9", "10", "test_per_class to at most 9")
     with pytest.raises(UserError) as caught:
         drawn(shuffled_labels([60, 40, 20, 3]), [], params(Natural(), test_per_class=50))
-    says(str(caught.value), "class b", "40", "50", "2 of 4", "c, d", "test_per_class to at most 3")
+    says(str(caught.value), "class b", "40", "50", "2 of 4", "c, d", "test_per_class to at most 3, to 1 if")
     with pytest.raises(UserError) as caught:  # a class without official test images
         drawn(shuffled_labels([60, 40]), [0, 0], params(Natural(), test_per_class=1))
     says(str(caught.value), "class b", "0", "1", "add images")

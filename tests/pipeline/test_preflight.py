@@ -240,6 +240,25 @@ def test_classes_without_test_images_are_named():
             says(remarks[0], "datasets.digits", "1 of 3 classes", "dog", "balanced accuracy")
 
 
+@pytest.mark.parametrize(
+    ("dogs", "settings", "said"), [(120, {}, 1), (119, {}, 0), (120, {"max_per_class": 50}, 0)]
+)
+def test_a_first_class_that_is_no_head_is_named(dogs, settings, said):
+    write_images({"cat": 60, "dog": dogs})
+    planned(kind="image_folder", train="data")
+    settings = {
+        "test_per_class": 10,
+        "max_per_class": None,
+        "imbalance": {"kind": "exponential", "factor": 2},
+    } | settings
+    edit(Path("params.yaml"), **{f"datasets.digits.{name}": value for name, value in settings.items()})
+    remarks = []
+    check_splits(plan.plan(load(Path("params.yaml"))), remarks.append)
+    assert len(remarks) == said
+    if said:
+        says(remarks[0], "datasets.digits", "first class", "60 images of cat", "dog has 120", "natural")
+
+
 def test_a_split_that_cannot_be_drawn_is_refused_before_any_job_runs():
     write_images({"cat": 60, "dog": 0, "eel": 60})
     jobs = planned(kind="image_folder", train="data")
