@@ -92,6 +92,14 @@ def test_images_of_other_formats_are_counted_and_named():
     assert "train/cat/a.gif" in remark
 
 
+def test_images_beside_the_classes_are_counted_and_named():
+    write(*SOUND, "train/stray.png")
+    Path("train/README").touch()
+    [remark] = open_source(folder()).remarks
+    assert remark.startswith("train: 1 images beside the classes' folders are not read")
+    assert "train/stray.png; move" in remark
+
+
 @pytest.mark.parametrize("names", [("train", "test"), ("Train", "val"), ("train",)])
 def test_one_level_too_high(names):
     write(*(f"data/{name}/{c}/1.png" for name in names for c in ("cat", "dog")))

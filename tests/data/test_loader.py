@@ -253,7 +253,9 @@ def test_a_streamed_run_resumed_within_an_epoch_gives_the_resident_bytes(workspa
     """Covers a search interrupted by a signal, a retraining with a held-out curve, and an evaluation."""
     edit(workspace / "params.yaml", **{"datasets.digits.holdout_fraction": 0.1, "retrain.epochs": 1})
     expected = run_all(("split", *RESULTS))
-    assert len(expected) == 10  # alphas, genotype, drawings, weights (2), metrics, predictions, histories (2)
+    assert (
+        len(expected) == 11
+    )  # alphas, genotype, drawings, weights (2), features, metrics, predictions, histories (2)
     edit(workspace / "params.yaml", **{"datasets.digits.stream": STREAM["stream"]})
     process = search_alone(workspace)
     for pid in [*descendants(process.pid), process.pid]:  # as SLURM and a terminal do

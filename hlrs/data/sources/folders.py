@@ -52,7 +52,7 @@ class FolderSource(FilesSource):
         self.files = [file for part in images for files in part for file in files]
         labels = [np.repeat(np.arange(len(classes)), [len(files) for files in part]) for part in images]
         super().__init__(classes, 3, labels[0], labels[1] if spec.test else np.empty(0, dtype=np.int64))
-        self.remarks += [remark for listing in listings for remark in unread(listing.root, listing.others)]
+        self.remarks += [remark for listing in listings for remark in listing.remarks()]
 
 
 def folder_files(spec: ImageFolder) -> list[Named]:
@@ -71,7 +71,9 @@ def _named(part: str, root: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of each class below a folder; `others`: files that look like images but are not read.
+    """The images of each class below a folder.
+
+    `others` look like images but are not read, `beside` are images in no class.
 
     Paths are text, as half a million `Path` objects would take seconds at each start.
     """
@@ -79,6 +81,16 @@ class Listing:
     root: str
     images: dict[str, list[str]]
     others: list[str]
+    beside: list[str]
+
+    def remarks(self) -> Iterator[str]:
+        """Count the images that are not read."""
+        yield from unread(self.root, self.others)
+        if self.beside:
+            yield (
+                f"{self.root}: {len(self.beside)} images beside the classes' folders are not read, the "
+                f"first is {self.beside[0]}; move them into a class"
+            )
 
 
 def unread(root: str, others: Sequence[str]) -> Iterator[str]:
@@ -96,7 +108,8 @@ def unread(root: str, others: Sequence[str]) -> Iterator[str]:
 def _listing(part: str, root: str) -> Listing:
     """List the class folders below a root; UserError without any, without images, and one level too high."""
     try:
-        classes = sorted(entry.name for entry in _entries(root) if entry.is_dir())
+        entries = _entries(root)
+        classes = [entry.name for entry in entries if entry.is_dir()]
     except OSError as error:
         remedy = remedy_for(root, f"source.{part} needs one folder per class below it")
         raise UserError(f"{root}: {error.strerror}; {remedy}") from None
@@ -115,7 +128,8 @@ def _listing(part: str, root: str) -> Listing:
         others += [path for path in files if _suffix(path) not in IMAGE_SUFFIXES and is_image(path)]
     if not any(images.values()):
         raise UserError(f"{root}: no images in its folders; add {', '.join(sorted(IMAGE_SUFFIXES))} there")
-    return Listing(root, images, others)
+    beside = [e.path for e in entries if _suffix(e.path) in IMAGE_SUFFIXES and not e.is_dir()]
+    return Listing(root, images, others, beside)
 
 
 def files_below(folder: str, hidden: bool = False, above: tuple[str, ...] = ()) -> Iterator[str]:
