@@ -148,16 +148,18 @@ class Recalled(Calibration):
 def estimates(states: list[State]) -> list[Estimate]:
     """Estimate what the jobs that are to be done will take.
 
-    From records and earlier measurements, else from the logs of trainings of the same parameters that run.
+    From records and earlier measurements, else from the logs of trainings of the same parameters that run
+    or were stopped.
     """
     forecast = Forecast(Past(), Recalled([state.job for state in states], lambda text: None))
-    running = {_kind(state.job): state.whole for state in _of(states, "running") if state.whole}
+    started = [*_of(states, "running"), *_of(states, "stopped")]
+    wholes = {_kind(state.job): state.whole for state in reversed(started) if state.whole}
     found = []
     for state in states:
         if state.what not in ENDED:
             estimate = forecast.of(state.job)
-            if estimate.how == "unknown" and _kind(state.job) in running:
-                estimate = Estimate(state.job, "running", training=running[_kind(state.job)])
+            if estimate.how == "unknown" and _kind(state.job) in wholes:
+                estimate = Estimate(state.job, "running", training=wholes[_kind(state.job)])
             found.append(replace(estimate, done=max(estimate.done, state.share)))
     return found
 

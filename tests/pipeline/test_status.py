@@ -327,7 +327,7 @@ def test_the_time_left_follows_records_and_the_jobs_at_a_time(jobs, workspace):
     assert list(lines(survey(ended))) == ["6 jobs: 6 done", "no snakemake runs in this folder"]
 
 
-def test_a_training_that_runs_says_how_long_it_and_its_like_take(jobs):
+def test_a_training_that_runs_or_was_stopped_says_how_long_it_and_its_like_take(jobs):
     search = of(jobs, "search", "digits/darts/0")
     execute(of(jobs, "split", "digits"))
     says(search, EPOCHS)  # 2 of 3 epochs, 4 s left: 12 s for all
@@ -339,6 +339,8 @@ def test_a_training_that_runs_says_how_long_it_and_its_like_take(jobs):
     assert list(lines(states))[2] == (
         "time left: at least 16 s with one job at a time, 15 of 17 jobs not estimated yet"
     )
+    write_text(search.checkpoint, "a state")  # stopped since
+    assert facts(survey(jobs))["seconds_left"] == pytest.approx(4 + 12)
 
 
 @pytest.mark.parametrize(
