@@ -13,16 +13,19 @@ from torch import Tensor, nn
 from hlrs.config.recipes import Collapse
 from hlrs.nas.bilevel import frozen
 
+FIRST = 10  # times `power_iterations` in the first epoch, or λ would seem to grow until they converge
+
 
 class EarlyStopping:
     """Estimates the sharpness at the end of each epoch, and decides when the architecture stops.
 
     `start`, float [number of architecture parameters], is the vector from which the first power iteration
-    starts; later ones continue from the epoch before.
+    starts; later ones continue from the epoch before, and the first takes `FIRST` times as many steps.
     """
 
     def __init__(self, spec: Collapse, start: Tensor) -> None:
         self.spec, self.vector = spec, start
+        self.estimated = False
         self.eigenvalues: list[float] = []  # of the epochs with architecture steps; NaN if not finite
         self.stopped = False
 
@@ -33,8 +36,11 @@ class EarlyStopping:
         """
         if not self.spec.power_iterations:
             return None
-        found = iterate(self.vector)
-        eigenvalue, self.vector = float(found[0]), found[1:].clone()  # a replayed graph overwrites `found`
+        for _ in range(1 if self.estimated else FIRST):
+            found = iterate(self.vector)
+            self.vector = found[1:].clone()  # a replayed graph overwrites `found`
+        self.estimated = True
+        eigenvalue = float(found[0])
         return eigenvalue if math.isfinite(eigenvalue) else None
 
     def iterate(
@@ -64,6 +70,7 @@ class EarlyStopping:
         """Everything that changes from epoch to epoch."""
         return {
             "vector": self.vector,
+            "estimated": torch.tensor(self.estimated),
             "eigenvalues": torch.tensor(self.eigenvalues, dtype=torch.float64),
             "stopped": torch.tensor(self.stopped),
         }
@@ -71,6 +78,7 @@ class EarlyStopping:
     def load(self, state: dict[str, Tensor]) -> None:
         """Restore a state."""
         self.vector.copy_(state["vector"])
+        self.estimated = bool(state["estimated"])
         self.eigenvalues = state["eigenvalues"].tolist()
         self.stopped = bool(state["stopped"])
 

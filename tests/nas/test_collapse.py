@@ -190,6 +190,35 @@ def test_a_restored_watch_decides_as_the_one_before():
     assert stopped.stopped
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_search_whose_sharpness_stays_is_not_stopped(seed):
+    """Estimates that start from a random vector grow towards λ; of these eigenvalues, in the first epochs."""
+    signs = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(100)
+    spectrum = signs / (1 + 0.15 * torch.arange(200))  # -1, 0.87, -0.77, 0.69, …
+    start = torch.randn(200, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    watch = EarlyStopping(Collapse(stop="eigenvalue", power_iterations=3, window=5), start)
+    x = nn.Parameter(torch.zeros(200, dtype=torch.float64))
+    for _ in range(15):
+        watch.update(estimate(watch, lambda: (spectrum * x * x).sum() / 2, [x], []), 0)
+    assert not watch.stopped
+    assert 0.8 < abs(watch.eigenvalues[0]) < 1 + 1e-9  # the largest is 1
+
+
+def test_the_first_estimate_of_a_restored_watch_is_not_repeated():
+    before, after = make_stopping(power_iterations=2), make_stopping(power_iterations=2)
+    calls = []
+
+    def iterate(vector):
+        calls.append(None)
+        return torch.cat([torch.ones(1), vector])
+
+    before.estimate(iterate)
+    assert len(calls) == 10
+    after.load(before.state())
+    after.estimate(iterate)
+    assert len(calls) == 11
+
+
 def test_nothing_is_estimated_without_iterations():
     def untouched(start):
         raise AssertionError
@@ -258,7 +287,7 @@ def test_the_recorded_eigenvalue_uses_a_quarter_of_the_epochs_first_batch(worksp
     [row] = fit(task, job, torch.device("cpu")).rows
     v = torch.randn(32, generator=generator(0, "search", "eigenvalue"))
     [batch] = task.validation(0)
-    for _ in range(2):
+    for _ in range(10 * 2):
         loss = F.cross_entropy(task.supernet(batch.images[:4]), batch.labels[:4])  # of 16
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, task.alphas, create_graph=True)])
         v = v / v.norm()
