@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hlrs.artifacts.data_digest import sha256
 from hlrs.artifacts.files import read_json
-from hlrs.artifacts.jobs import PROVENANCE, Job, typed
+from hlrs.artifacts.jobs import PROVENANCE, Job, ResultPath, typed
 from hlrs.artifacts.records import Record
 from hlrs.config.jobs import EvaluateJob
 from hlrs.config.networks import TrainedNetwork
@@ -70,6 +70,11 @@ class Located(NamedTuple):
     def _check(self, facts: TrainedNetwork) -> None:
         """Raise Failure if the weights are not those that the record or config.json beside them names."""
         record, config = (self.weights.with_name(name) for name in (PROVENANCE, CONFIG))
+        if self.evaluation is not None:
+            made = ResultPath.parse(self.weights)
+            if fault := Record.read(record).fault(made.folder):
+                again = f"`hlrs {made.stage} {made.run} --force` makes it again"
+                raise Failure(f"{record}: {fault}; {again}")
         if record.is_file():
             known, source = {"sha256": Record.read(record).outputs.get(self.weights.name)}, record
         elif config.is_file():

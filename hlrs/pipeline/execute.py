@@ -120,7 +120,7 @@ def _recorded(directory: Path) -> dict[str, str]:
 
 
 def _again(made: ResultPath) -> str:
-    return f"`dvc checkout --force` restores it, or delete {made.folder} and rerun snakemake"
+    return f"`hlrs audit` says how to restore it, `hlrs {made.stage} {made.run} --force` makes it again"
 
 
 def check(job: Job) -> None:

@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from hlrs.artifacts.code_digest import committed
@@ -107,12 +108,23 @@ class Audit:
         if job is None:
             return "delete its folder: the params do not ask for it"
         rebuild = f"`hlrs {job.stage} {job.run} --force` rebuilds it"
-        root = RESULTS / job.stage
-        return (
-            f"`dvc checkout --force {root}` restores what DVC recorded, {rebuild}"
-            if LOCK.is_file()
-            else rebuild
-        )
+        if directory in self._listed:
+            return f"`dvc checkout --force {directory}` restores what DVC recorded, {rebuild}"
+        return rebuild
+
+    @cached_property
+    def _listed(self) -> set[str]:
+        """The folders of results in dvc.lock; of others, `dvc checkout --force` deletes what is there."""
+        try:
+            outs = recorded()
+            listings = {str(RESULTS / stage): outs.get(str(RESULTS / stage)) for stage in STAGES}
+            return {
+                folder
+                for root, digest in listings.items()
+                for folder in _folders(root, listing(digest) or () if digest else ())
+            }
+        except HlrsError:  # dvc.lock is torn, or DVC is not installed
+            return set()
 
     def _downstream(self, directory: str) -> set[str]:
         found: set[str] = set()
@@ -174,9 +186,9 @@ class Audit:
         for folder, names in gone.items() if directory in self.wanted else ():
             what = f"its inputs are not here: {', '.join(sorted(names))} of {folder}"
             stage = ResultPath.parse(folder).stage
-            remedy = (
-                f"`dvc checkout --force` restores it, or `snakemake --cores all {stage}_all` makes it again"
-            )
+            remedy = f"`snakemake --cores all {stage}_all` makes it again"
+            if folder in self._listed:
+                remedy = f"`dvc checkout --force {folder}` restores it, or {remedy}"
             yield self.broken(first, what, remedy=remedy)
 
     def _recorded(self, place: ResultPath) -> str | None:
@@ -267,7 +279,7 @@ class Audit:
         for name in sorted(theirs.keys() & ours.keys()):
             path = f"{root}/{name}"
             if theirs[name] != ours[name] and not self._known_bad(path):
-                remedy = f"`dvc checkout --force {root}`, or `dvc repro` records it"
+                remedy = f"`dvc checkout --force {path}` restores it, or `dvc repro` records it"
                 yield self.broken(path, "is not the version in dvc.lock", remedy=remedy)
         if new := len(_folders(root, ours.keys() - theirs.keys())):
             yield Finding(root, f"{_results(new)} not in dvc.lock yet", "`dvc repro` records them", False)

@@ -166,6 +166,11 @@ def _unpublished(path: Path) -> Path:
             f"{path}: was copied from {origin.parent}, which is not here; "
             "`dvc checkout` restores it, or snakemake rebuilds it"
         )
+    if path.is_file() and origin.is_file() and sha256(path) != sha256(origin):
+        raise UserError(
+            f"{path}: was edited: it is not {origin}, from which it was copied; "
+            f"delete {PUBLISHED}/ and run `hlrs publish`"
+        )
     return origin
 
 
