@@ -651,6 +651,27 @@ def test_weights_and_config_that_changed_are_refused(use, tmp_path):
     assert use("predict", tmp_path / "out", "data/test/ant").exit_code == 0
 
 
+def test_weights_of_another_run_are_refused(use, trained, tmp_path):
+    """Folders that were swapped have records that fit the weights, but not the place."""
+    ours, others = (
+        locate(f"mine/{method}/0", lambda: plan(load(Path("params.yaml")))).weights.parent
+        for method in ("resnet", "cells")
+    )
+    shutil.copytree(ours, tmp_path / "ours")
+    try:
+        shutil.rmtree(ours)
+        shutil.copytree(others, ours)
+        for found in (
+            use("predict", "mine/resnet/0", "data/test/ant"),
+            use("export", "mine/resnet/0", "--to", "x"),
+        ):
+            assert found.exit_code == 1
+            says(found.stderr, "record of retrain mine/cells/0", "`hlrs retrain mine/resnet/0 --force`")
+    finally:
+        shutil.rmtree(ours)
+        shutil.copytree(tmp_path / "ours", ours)
+
+
 def test_published_genotypes_are_known_by_name_in_any_folder(tmp_path, monkeypatch, use):
     with pytest.raises(UserError, match=r"^DARTS_V3: no run .*; or from: DARTS_V1, DARTS_V2, "):
         hlrs.genotype("DARTS_V3")

@@ -124,6 +124,25 @@ def test_the_results_that_rest_on_a_broken_artifact_are_counted(folder):
     assert broken.rests == 3  # its retraining and evaluation, the report
 
 
+def test_the_remedy_restores_what_dvc_recorded_and_touches_nothing_else(own):
+    """`dvc checkout --force` deletes what dvc.lock does not have."""
+    damaged, other = (directory("extract", f"digits/{method}/0") for method in ("darts", "hlrs"))
+    before = (damaged / "genotype.json").read_bytes()
+    unrecorded = damaged.with_name("0" * len(damaged.name)) / "genotype.json"
+    unrecorded.parent.mkdir()
+    for path in (damaged / "genotype.json", other / "genotype.json", unrecorded):
+        path.write_text("{}")
+    remedies = {f.path: f.remedy for f in audit()[0]}
+    command = f"dvc checkout --force {damaged}"
+    assert f"`{command}`" in remedies[str(damaged / "genotype.json")]
+    assert "dvc checkout" not in remedies[f"{unrecorded.parent}/{PROVENANCE}"]
+    run(own, *command.split())
+    assert (damaged / "genotype.json").read_bytes() == before
+    assert (other / "genotype.json").read_text() == unrecorded.read_text() == "{}"
+    Path("dvc.lock").unlink()
+    assert not [f.remedy for f in audit()[0] if "dvc checkout" in f.remedy]
+
+
 def test_a_swapped_genotype(folder):
     one, other = (
         directory("extract", f"digits/{method}/0") / "genotype.json" for method in ("darts", "hlrs")

@@ -281,6 +281,16 @@ def test_a_revision_that_cannot_be_compared_is_one_line(folder, revision, messag
         earlier(lineage("digits/hlrs/0"), revision)
 
 
+def test_an_edited_copy_in_the_published_report_is_refused(folder):
+    copy = folder / "report" / "summary.csv"
+    content = copy.read_text()
+    copy.write_text(content.replace("0.", "0.9", 1))
+    [line] = run(folder, "hlrs", "lineage", "report/summary.csv", status=2).stderr.splitlines()
+    copy.write_text(content)
+    assert line.startswith("hlrs: report/summary.csv: was edited")
+    assert run(folder, "hlrs", "lineage", "report/summary.csv").stdout
+
+
 def test_the_command_shows_a_tree_differences_or_json(folder):
     assert run(folder, "hlrs", "lineage", "digits/hlrs/0").stdout.startswith(
         "results/evaluate/digits/hlrs/0/"
