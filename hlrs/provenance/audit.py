@@ -418,7 +418,11 @@ def check_data(audit: Audit) -> Iterator[Finding]:
                 first = f"{directory}/{OUTPUTS[record.stage][0]}"
                 what = f"has other bytes than when {record.run} was {made}"
                 what = f"cannot be read: {digest.error}" if digest.error else what
-                remedy = f"restore the file, or rebuild the {record.stage}"
+                remedy = (
+                    "restore the file; or, to use it as it is, `touch` it, rerun snakemake and `hlrs prune`"
+                    if directory in audit.wanted
+                    else "`hlrs prune` sets aside what the params do not ask for"
+                )
                 yield audit.broken(str(file["path"]), what, first, remedy)
 
 
