@@ -206,14 +206,17 @@ def test_an_input_that_differs_from_its_makers_record_starts_no_job(maker, name,
     made, job = find(maker, "digits" if maker == "split" else SEARCH), find(reader, run)
     path = made.output(name)
     path.write_bytes(path.read_bytes().replace(b"3", b"4", 1) + b" ")
-    with pytest.raises(UserError, match=rf"^{path}: .*delete {made.directory}"):
+    with pytest.raises(UserError, match=rf"^{path}: .*`hlrs {made.stage} {made.run} --force` makes"):
         execute(job)
 
 
 def test_a_torn_record_of_an_inputs_maker_is_one_line_with_a_remedy(work):
     made, job = find("extract"), find("retrain")
     made.output("provenance.json").write_text("{")
-    with pytest.raises(UserError, match=rf"^{made.directory}/provenance\.json: .*delete {made.directory}"):
+    with pytest.raises(
+        UserError,
+        match=rf"^{made.directory}/provenance\.json: .*`hlrs {made.stage} {made.run} --force` makes",
+    ):
         execute(job)
 
 
