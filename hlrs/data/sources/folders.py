@@ -21,7 +21,7 @@ PART_FOLDERS = {  # names of a part's folder, one level above the classes
     "test": ("test", "testing", "val", "valid", "validation"),
 }
 
-# images that Pillow knows nothing of: of phones, the web, cameras and hospitals
+# images that Pillow may know nothing of: of phones, the web, cameras and hospitals
 OTHER_FORMATS = {".heic", ".heif", ".avif", ".jxl", ".dng", ".arw", ".cr2", ".cr3", ".nef", ".dcm", ".svs"}
 
 
