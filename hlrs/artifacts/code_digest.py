@@ -18,7 +18,6 @@ import functools
 import hashlib
 import io
 import re
-import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,12 +25,15 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from hlrs.artifacts.git import git
 from hlrs.config.base import Spec
 from hlrs.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
 SCHEME = "3:"  # before a digest: what is digested, and how; another scheme's digests cannot be compared
 MARK = "CHANGES_NO_RESULT"  # a module that assigns True to it is left out; so is a package
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+LATER = 10  # commits in which code that ran before it was committed is looked for
 TABLES = ("Kinds", "Choices")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign)
@@ -405,16 +407,32 @@ def code_digest(stage: str, params: Spec) -> str:
 @functools.cache
 def committed(commit: str) -> Code | None:
     """The code at a commit; None where Git does not know it."""
-    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit):
-        return None
-    command = ["git", "archive", "--format=tar", commit, "."]
-    try:
-        archive = subprocess.run(command, cwd=PACKAGE, capture_output=True, check=True, timeout=60).stdout
-    except (OSError, subprocess.SubprocessError):
+    if not COMMIT.fullmatch(commit) or not (archive := git(PACKAGE, "archive", "--format=tar", commit, ".")):
         return None
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         files = [member for member in tar if member.isfile() and member.name.endswith((".py", ".j2"))]
         return Code({file.name.removeprefix("./"): _content(tar, file) for file in files})
+
+
+def committed_since(commit: str) -> Iterator[Code]:
+    """The code at a commit, then at the first commits after it that changed it; nothing of an unknown one."""
+    if code := committed(commit):
+        yield code
+        later = git(PACKAGE, "rev-list", "--reverse", f"{commit}..HEAD", "--", ".") or b""
+        yield from filter(None, map(committed, later.decode().split()[:LATER]))
+
+
+def why_unknown(commit: str) -> tuple[str, str]:
+    """Why Git does not know a commit, and the remedy."""
+    shallow = git(PACKAGE, "rev-parse", "--is-shallow-repository")
+    if shallow is None:
+        return "this hlrs is in no Git repository", "audit them with the hlrs of a clone"
+    if shallow.strip() == b"true":
+        return (
+            f"commit {commit[:12]} is not in this shallow clone",
+            "`git fetch --unshallow`, or rebuild them",
+        )
+    return f"commit {commit[:12]} is not in this repository", "`git fetch` the commit, or rebuild them"
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

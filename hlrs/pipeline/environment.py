@@ -5,11 +5,11 @@ import importlib.metadata
 import os
 import platform
 import resource
-import subprocess
 import sys
 from typing import Any
 
 from hlrs.artifacts.code_digest import PACKAGE
+from hlrs.artifacts.git import git
 from hlrs.pipeline.container import digest_of_this
 from hlrs.pipeline.slurm import own_job
 from hlrs.training.device import cpu_model, given_gpus
@@ -49,21 +49,14 @@ def _git() -> dict[str, Any]:
 
     A package installed into an environment inside some repository is not that repository's code.
     """
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, timeout=30
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+    if git(PACKAGE, "ls-files", "--error-unmatch", "__init__.py") is None:
         return {"commit": None, "dirty": None}
-    commit = git("rev-parse", "HEAD")
-    status = git("status", "--porcelain", "--", ".")
-    return {"commit": commit, "dirty": None if status is None else bool(status)}
+    commit = git(PACKAGE, "rev-parse", "HEAD")
+    status = git(PACKAGE, "status", "--porcelain", "--", ".")
+    return {
+        "commit": None if commit is None else commit.decode().strip(),
+        "dirty": None if status is None else bool(status),
+    }
 
 
 def _lock_digest() -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hlrs.artifacts.code_digest import committed
+from hlrs.artifacts.code_digest import committed, committed_since, why_unknown
 from hlrs.artifacts.files import printable
 from hlrs.artifacts.jobs import (
     FILES,
@@ -208,7 +208,7 @@ class Audit:
             yield _unpublished(record, self.unshown)
         elif self.origin not in self.wanted:
             remedy = "snakemake, then `hlrs publish`"
-            yield Finding(str(PUBLISHED), "shows the report of other parameters", remedy, False)
+            yield Finding(str(PUBLISHED), "shows the report of other parameters or code", remedy, False)
         source, made = self._copied()
         for path in sorted({*files, *odd, *made} if made else odd):
             if path == record and self.shown is None:
@@ -322,16 +322,16 @@ class Audit:
                 why = "git is not installed, so their code cannot be checked"
                 remedy = "install git"
             elif (code := committed(commit)) is None:
-                why = f"commit {commit[:SHORT]} is not in this repository, so their code cannot be checked"
-                remedy = "`git fetch` the commit, or rebuild them"
-            elif (known := ran(code, record)) is None:
+                what, remedy = why_unknown(commit)
+                why = f"{what}, so their code cannot be checked"
+            elif any(ran(each, record) for each in committed_since(commit)):
+                continue
+            elif ran(code, record) is None:
                 why = "made by an earlier version of hlrs, whose code digests cannot be checked"
                 remedy = "check out their commit to audit them, or rebuild them"
-            elif not known:
-                why = f"made by uncommitted code, on top of commit {commit[:SHORT]}"
-                remedy = "commit the code, then rebuild them"
             else:
-                continue
+                why = f"made by uncommitted code, on top of commit {commit[:SHORT]}"
+                remedy = "commit the code as it ran, or rebuild them"
             found.setdefault((stage, why, remedy), []).append(record.run)
         for (stage, why, remedy), runs in found.items():
             yield Finding(str(RESULTS / stage), f"{why}: {abbreviate(runs)}", remedy, False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hlrs.artifacts.code_digest import SCHEME, Code, changed, committed, here
+from hlrs.artifacts.code_digest import SCHEME, Code, changed, committed_since, here
 from hlrs.artifacts.jobs import PROVENANCE, RESULTS, STAGES, Job
 from hlrs.artifacts.records import Record
 from hlrs.config.jobs import parse
@@ -236,9 +236,10 @@ def definitions_of(code: Code, record: Record) -> dict[str, str]:
 
 
 def code_of(record: Record) -> Code | None:
-    """The code that a job ran, if it is the checkout's or the recorded commit's; None if neither."""
-    candidates = [here(), committed(str(record.commit))]
-    return next((code for code in candidates if code and ran(code, record)), None)
+    """The code that a job ran: the checkout's, or that of the commit on record or soon after; else None."""
+    if ran(here(), record):
+        return here()
+    return next((code for code in committed_since(str(record.commit)) if ran(code, record)), None)
 
 
 def ran(code: Code, job: Job | Record) -> bool | None:

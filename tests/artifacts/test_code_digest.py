@@ -16,10 +16,21 @@ import pytest
 
 import hlrs
 from hlrs.artifacts import code_digest as module_under_test
-from hlrs.artifacts.code_digest import PACKAGE, Code, changed, code_digest, committed, here, is_table
+from hlrs.artifacts.code_digest import (
+    PACKAGE,
+    Code,
+    changed,
+    code_digest,
+    committed,
+    committed_since,
+    here,
+    is_table,
+    why_unknown,
+)
 from hlrs.config import data, jobs, methods, params, recipes, spaces
 from hlrs.config.base import Spec
 from hlrs.errors import UserError
+from hlrs.pipeline import environment
 from tests.messages import says
 
 INNER = '''"""The docstring of the module."""
@@ -988,18 +999,18 @@ def test_changed_definitions_are_named(small):
     ]
 
 
+def run_git(folder, *arguments):
+    names = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    done = subprocess.run(["git", *names, *arguments], cwd=folder, check=True, capture_output=True)
+    return done.stdout.decode().strip()
+
+
 def commit_all(folder):
     """Commit everything; return the commit."""
-
-    def git(*arguments):
-        names = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-        done = subprocess.run(["git", *names, *arguments], cwd=folder, check=True, capture_output=True)
-        return done.stdout.decode().strip()
-
-    git("init", "--quiet")
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "first")
-    return git("rev-parse", "HEAD")
+    run_git(folder, "init", "--quiet")
+    run_git(folder, "add", "--all")
+    run_git(folder, "commit", "--quiet", "--message", "first")
+    return run_git(folder, "rev-parse", "HEAD")
 
 
 def test_a_commit_has_the_values_that_its_own_specs_declare(small):
@@ -1030,3 +1041,54 @@ def test_a_commit_has_the_digest_of_its_checkout(small):
     assert changed(then.definitions("near", Params()), here().definitions("near", Params())) == ["late.VALUE"]
     assert committed("0" * 40) is None
     assert committed(f"{commit[:12]} --output=x") is None
+
+
+def test_code_that_ran_before_it_was_committed_is_found_in_later_commits(small):
+    first = commit_all(small.parent)
+    (small / "late.py").write_text("VALUE = 2\n")
+    [ran] = digests("near").values()
+    (small.parent / "notes.txt").touch()
+    run_git(small.parent, "add", "notes.txt")
+    run_git(small.parent, "commit", "--quiet", "--message", "no code")
+    assert [code.digest("near", Params()) == ran for code in committed_since(first)] == [False]
+    second = commit_all(small.parent)
+    (small / "late.py").write_text("VALUE = 3\n")
+    commit_all(small.parent)
+    found = [code.digest("near", Params()) == ran for code in committed_since(first)]
+    assert found == [False, True, False]
+    assert [code.digest("near", Params()) == ran for code in committed_since(second)] == [True, False]
+    assert [*committed_since("0" * 40)] == []
+
+
+def test_the_repository_is_the_codes_own_whoever_owns_it_and_calls(small, tmp_path_factory, monkeypatch):
+    """As in a container, in a colleague's clone, and in the hook of another repository."""
+    other = tmp_path_factory.mktemp("other")
+    (other / "file").touch()
+    theirs = commit_all(other)
+    (small / "__init__.py").touch()
+    ours = commit_all(small.parent)
+    monkeypatch.setattr(environment, "PACKAGE", small)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    found = environment.here("cpu")
+    assert (found["commit"], found["dirty"]) == (ours, False)
+    assert committed(ours) is not None
+    assert committed(theirs) is None
+
+
+def test_an_unknown_commit_has_the_remedy_that_brings_it(small, tmp_path, monkeypatch):
+    assert "no Git repository" in why_unknown("0" * 40)[0]
+    first = commit_all(small.parent)
+    assert "`git fetch` the commit" in why_unknown("0" * 40)[1]
+    (small / "late.py").write_text("VALUE = 2\n")
+    commit_all(small.parent)
+    shallow = tmp_path / "shallow"
+    run_git(tmp_path, "clone", "--quiet", "--depth", "1", f"file://{small.parent}", str(shallow))
+    monkeypatch.setattr(module_under_test, "PACKAGE", shallow / "hlrs")
+    committed.cache_clear()
+    assert committed(first) is None
+    assert "--unshallow" in why_unknown(first)[1]
+    run_git(shallow, "fetch", "--quiet", "--unshallow")
+    committed.cache_clear()
+    assert committed(first) is not None
