@@ -145,13 +145,17 @@ def _frozen(params: "Params") -> "list[Job]":
 
 
 def _jobs_or_made(params: Path) -> "tuple[list[Job], str]":
-    """Return the jobs of the params; where they cannot be planned, those of the results here, and why."""
+    """Return the jobs of the params; where they cannot be planned, those of the results here, and why.
+
+    Without writing anything: an audit changes nothing, and a colleague's folder may be read-only.
+    """
     from hlrs.config.params import load
+    from hlrs.pipeline import plan
     from hlrs.provenance.differences import Past
 
     loaded = load(params)
     try:
-        return _frozen(loaded), ""
+        return plan.plan(loaded), ""
     except UserError as error:
         return [record.job for record in Past().records], str(error)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hlrs.artifacts import code_digest
-from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE
+from hlrs.artifacts.jobs import ASIDE, OUTPUTS, PROVENANCE, SPECS
 from hlrs.artifacts.records import seal
 from hlrs.config.params import load
 from hlrs.pipeline import plan
@@ -309,6 +309,22 @@ def test_code_that_cannot_be_checked_is_reported_with_its_own_remedy(folder):
     assert remedies.keys() == {"results/search", "results/split"}
     assert "check out their commit" in remedies["results/search"]
     assert "git fetch" in remedies["results/split"]
+
+
+def test_neither_the_audit_nor_a_lineage_writes(own):
+    """They read a colleague's folder, a mounted snapshot, an archive."""
+    aside = ASIDE / directory("search")
+    aside.parent.mkdir(parents=True)
+    directory("search").rename(aside)
+    shutil.rmtree(SPECS)
+
+    def files():
+        return {path: path.stat().st_mtime_ns for path in Path("results").rglob("*")}
+
+    before = files()
+    assert "results that the params ask for are not here" in run(own, "hlrs", "audit", status=1).stdout
+    run(own, "hlrs", "lineage", "digits/darts/0")
+    assert files() == before
 
 
 def test_a_mixture_of_machines_is_reported(folder):
