@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from hlrs.artifacts.data_digest import sha256
 from hlrs.artifacts.files import read_json, write_json
 from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, Job, ResultPath
-from hlrs.errors import Failure, UserError
+from hlrs.errors import Failure, HlrsError, UserError
 
 UNKNOWN = "not recorded"
 LARGEST = 1 << 28  # bytes; a report on 10,000 runs has a record of a tenth
@@ -236,3 +237,35 @@ def seal(body: dict[str, Any]) -> str:
     """SHA-256 of a record's JSON without its seal: an edited record does not fit it."""
     rest = {name: value for name, value in body.items() if name != "seal"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+# --- files that fit their record ----------------------------------------------------------------------
+
+
+def recorded(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each output of a job, from its record; UserError if that was edited or moved."""
+    place = directory / PROVENANCE
+    try:
+        record = Record.read(place)
+    except HlrsError as error:
+        raise _unfit(ResultPath.parse(place), str(error)) from None
+    if fault := record.fault(directory.as_posix()):
+        raise _unfit(ResultPath.parse(place), f"{place}: {fault}")
+    return record.outputs
+
+
+def trusted(path: str | Path, read: Callable[[Path], dict[str, str]] = recorded) -> str:
+    """Return the SHA-256 of a result's file; UserError if it is not the one that its job recorded.
+
+    `read`: returns what the record in a folder says of its files.
+    """
+    made = ResultPath.parse(path)
+    known, actual = read(made.directory), sha256(Path(path))
+    if made.name != PROVENANCE and known.get(made.name) != actual:
+        raise _unfit(made, f"{path}: differs from the record of the job that made it")
+    return actual
+
+
+def _unfit(made: ResultPath, what: str) -> UserError:
+    again = f"`hlrs {made.stage} {made.run} --force` makes it again"
+    return UserError(f"{what}; `hlrs audit` says how to restore it, {again}")

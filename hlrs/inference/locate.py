@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hlrs.artifacts.data_digest import sha256
 from hlrs.artifacts.files import read_json
-from hlrs.artifacts.jobs import PROVENANCE, Job, ResultPath, typed
-from hlrs.artifacts.records import Record
+from hlrs.artifacts.jobs import PROVENANCE, Job, typed
+from hlrs.artifacts.records import Record, trusted
 from hlrs.config.jobs import EvaluateJob
 from hlrs.config.networks import TrainedNetwork
 from hlrs.config.recipes import Evaluation
@@ -68,13 +68,11 @@ class Located(NamedTuple):
         return classifier
 
     def _check(self, facts: TrainedNetwork) -> None:
-        """Raise Failure if the weights are not those that the record or config.json beside them names."""
-        record, config = (self.weights.with_name(name) for name in (PROVENANCE, CONFIG))
+        """Raise an error if the weights are not those that the record or config.json beside them names."""
         if self.evaluation is not None:
-            made = ResultPath.parse(self.weights)
-            if fault := Record.read(record).fault(made.folder):
-                again = f"`hlrs {made.stage} {made.run} --force` makes it again"
-                raise Failure(f"{record}: {fault}; {again}")
+            trusted(self.weights)
+            return
+        record, config = (self.weights.with_name(name) for name in (PROVENANCE, CONFIG))
         if record.is_file():
             known, source = {"sha256": Record.read(record).outputs.get(self.weights.name)}, record
         elif config.is_file():

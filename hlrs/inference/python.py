@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.jobs import Job, repeat, search_of, typed
+from hlrs.artifacts.records import trusted
 from hlrs.artifacts.tables import read_table
 from hlrs.config.data import Dataset
 from hlrs.config.networks import NetworkSpec
@@ -88,14 +89,21 @@ def _metrics(done: dict[tuple[str, str], Job], run: str, drawn: Dataset) -> dict
     found: dict[str, Any] = {}
     lookup = history = None
     if evaluated := done.get(("evaluate", run)):
-        found = read_json(evaluated.output("metrics.json"))
+        found = _read(evaluated, "metrics.json")
     if search := done.get(("search", search_of(run))):
-        history = read_table(search.output("history.parquet"), "search_history").to_pydict()
+        trusted(path := search.output("history.parquet"))
+        history = read_table(path, "search_history").to_pydict()
     if judged := done.get(("lookup", search_of(run))):
-        lookup = read_json(judged.output("lookup.json"))
+        lookup = _read(judged, "lookup.json")
         found |= {fact: lookup[fact] for fact in ("cell", "collapsed")}
     found |= of_search(history, lookup, drawn.table_column)
     return {name: value for name, value in found.items() if not isinstance(value, list)}
+
+
+def _read(job: Job, name: str) -> Any:
+    """Return the JSON of a finished job's output; UserError if it was edited."""
+    trusted(path := job.output(name))
+    return read_json(path)
 
 
 def genotype(run: str, params: str | Path = PARAMS) -> Genotype:
@@ -111,10 +119,10 @@ def genotype(run: str, params: str | Path = PARAMS) -> Genotype:
         known = ", ".join(extractions) or "none"
         names = ", ".join(PUBLISHED)
         raise UserError(f"{run}: no run with a genotype in {params}; choose from: {known}; or from: {names}")
-    path = extractions[run].output("genotype.json")
-    if not path.is_file():
+    job = extractions[run]
+    if not job.complete:
         raise UserError(f"{run}: no genotype yet; `snakemake --cores all extract_all` finds it")
-    return from_json(read_json(path), str(path))
+    return from_json(_read(job, "genotype.json"), str(job.output("genotype.json")))
 
 
 class Drawing(NamedTuple):

@@ -16,9 +16,9 @@ from hlrs.artifacts.code_digest import code_digest
 from hlrs.artifacts.data_digest import sha256
 from hlrs.artifacts.files import UNREADABLE
 from hlrs.artifacts.jobs import CHECKPOINTS, OUTPUTS, PROVENANCE, Job, ResultPath
-from hlrs.artifacts.records import Record
+from hlrs.artifacts.records import Record, recorded, trusted
 from hlrs.config.jobs import parse
-from hlrs.errors import HlrsError, Interrupted, UserError
+from hlrs.errors import Interrupted, UserError
 from hlrs.pipeline import gpus, slurm
 from hlrs.pipeline.environment import here, peak_memory
 from hlrs.pipeline.locks import lease
@@ -61,7 +61,8 @@ def _requeued_on_warning(job: Job) -> Iterator[None]:
 
 def _run(job: Job) -> None:
     """Run a job's stage, write its record and delete its checkpoints."""
-    inputs = _read_inputs(job)
+    on_record = functools.cache(recorded)
+    inputs = {name: {"path": path, "sha256": trusted(path, on_record)} for name, path in job.inputs.items()}
     for stale in job.directory.rglob(".*.tmp"):  # of a run that was killed while writing
         stale.unlink()
     job.output(PROVENANCE).unlink(missing_ok=True)  # a kill must not leave it beside new artifacts
@@ -91,36 +92,6 @@ def _run(job: Job) -> None:
     for checkpoint in CHECKPOINTS.glob(f"*{job.key}*"):
         if not checkpoint.name.endswith(UNREADABLE):
             checkpoint.unlink()
-
-
-def _read_inputs(job: Job) -> dict[str, dict[str, str]]:
-    """Return path and SHA-256 of each input; UserError for one that differs from the record of its maker."""
-    inputs = {name: {"path": path, "sha256": sha256(Path(path))} for name, path in job.inputs.items()}
-    recorded = functools.cache(_recorded)
-    for entry in inputs.values():
-        made = ResultPath.parse(entry["path"])
-        if made.name != PROVENANCE and recorded(made.directory).get(made.name) != entry["sha256"]:
-            raise UserError(
-                f"{entry['path']}: differs from the record of the job that made it; {_again(made)}"
-            )
-        recorded(made.directory)
-    return inputs
-
-
-def _recorded(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 of each output of a job, from its record; UserError if that was edited or moved."""
-    place = directory / PROVENANCE
-    try:
-        record = Record.read(place)
-    except HlrsError as error:
-        raise UserError(f"{error}; {_again(ResultPath.parse(place))}") from None
-    if fault := record.fault(directory.as_posix()):
-        raise UserError(f"{place}: {fault}; {_again(ResultPath.parse(place))}")
-    return record.outputs
-
-
-def _again(made: ResultPath) -> str:
-    return f"`hlrs audit` says how to restore it, `hlrs {made.stage} {made.run} --force` makes it again"
 
 
 def check(job: Job) -> None:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from hlrs.artifacts.files import read_json
 from hlrs.artifacts.jobs import Job, ResultPath
+from hlrs.artifacts.records import trusted
 from hlrs.artifacts.tensors import read_shapes, read_tensors
 from hlrs.config.base import Kinds
 from hlrs.config.jobs import EvaluateJob, RetrainJob
@@ -60,13 +61,15 @@ def network_of_run(job: Job) -> tuple[BranchedNetwork, dict[str, int]]:
     """Build the network of a retraining job, initialised as PyTorch does.
 
     And return its layout: channels, classes and size of its images. UserError if its genotype or the images
-    are missing.
+    are missing, or if the genotype was edited.
     """
     params = RetrainJob.model_validate(job.params)
     for name in ("genotype", "alphas"):
         if name in job.inputs and not Path(job.inputs[name]).is_file():
             made = ResultPath.parse(job.inputs[name])
             raise UserError(f"{job.inputs[name]}: missing; `snakemake {made.stage}_all` builds it")
+        if name in job.inputs:
+            trusted(job.inputs[name])
     source = open_source(params.images.source)
     in_channels, size, _ = source.read([0], params.images.image_size).shape[1:]
     shape = params.images.stem, in_channels, len(source.classes)

@@ -665,11 +665,39 @@ def test_weights_of_another_run_are_refused(use, trained, tmp_path):
             use("predict", "mine/resnet/0", "data/test/ant"),
             use("export", "mine/resnet/0", "--to", "x"),
         ):
-            assert found.exit_code == 1
+            assert found.exit_code == 2
             says(found.stderr, "record of retrain mine/cells/0", "`hlrs retrain mine/resnet/0 --force`")
     finally:
         shutil.rmtree(ours)
         shutil.copytree(tmp_path / "ours", ours)
+
+
+@pytest.mark.parametrize(
+    ("run", "stage", "name", "reading"),
+    [
+        (RUN, "extract", "genotype.json", lambda use: hlrs.genotype(RUN)),
+        (RUN, "extract", "genotype.json", lambda use: _raise_from(use("describe", RUN))),
+        (RUN, "evaluate", "metrics.json", lambda use: hlrs.results()),
+        ("mine/mixed/0", "search", "history.parquet", lambda use: hlrs.results()),
+    ],
+)
+def test_edited_results_are_refused(run, stage, name, reading, use, trained):
+    [path] = (trained / "results" / stage / run).glob(f"*/{name}")
+    content = path.read_bytes()
+    path.write_bytes(content + b" ")
+    try:
+        with pytest.raises(UserError) as caught:
+            reading(use)
+    finally:
+        path.write_bytes(content)
+    says(str(caught.value), name, "differs from the record", f"`hlrs {stage} {run} --force`")
+    reading(use)
+
+
+def _raise_from(found):
+    """Raise the error that a command ended with."""
+    if found.exit_code:
+        raise UserError(found.stderr)
 
 
 def test_published_genotypes_are_known_by_name_in_any_folder(tmp_path, monkeypatch, use):
