@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,12 +12,14 @@ from pydantic import TypeAdapter
 from hlrs.artifacts.data_digest import data_files, sha256
 from hlrs.artifacts.dvc_pointers import importing_dvc
 from hlrs.artifacts.files import parse_json
+from hlrs.artifacts.git import git
 from hlrs.artifacts.jobs import FILES, OUTPUTS, PROVENANCE, PUBLISHED, Job, ResultPath, search_of, typed
 from hlrs.artifacts.records import Record
 from hlrs.artifacts.tables import read_table
 from hlrs.config.data import Source
 from hlrs.config.jobs import LookupJob
 from hlrs.errors import Failure, HlrsError, UserError
+from hlrs.provenance.dvc_lock import LOCK
 
 Read = Callable[[str], Record | None]  # the record of a job's folder, None if it has none
 SHOWN = {"lookup": "lookup.json", "evaluate": "metrics.json"}  # what a run's numbers in the report come from
@@ -84,15 +85,16 @@ def read_at(revision: str) -> tuple[Read, Callable[[str], list[str]]]:
         from dvc.exceptions import DvcException
         from dvc.scm import RevError, SCMError
 
-    git = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    here = Path()
     if shutil.which("git") is None:
         raise UserError(f"--since {revision}: needs git, which is not installed; install it")
-    if subprocess.run(git, capture_output=True).returncode:
+    commit = git(here, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if commit is None:
         raise UserError(f"{revision}: no such revision; `git log` lists them")
+    if git(here, "cat-file", "-e", f"{commit.decode().strip()}:./{LOCK}") is None:
+        raise UserError(f"{revision}: has no {LOCK}, so nothing that DVC recorded")
     try:
         files = DVCFileSystem(".", rev=revision)
-        if not files.exists("dvc.lock"):
-            raise UserError(f"{revision}: has no dvc.lock, so nothing that DVC recorded")
     except (RevError, SCMError, DvcException) as error:
         raise UserError(f"{revision}: {str(error).splitlines()[0]}") from None
 
@@ -137,7 +139,8 @@ def find(asked: str, jobs: list[Job]) -> list[str]:
     if cells:
         there = [job for job in cells if job.output(PROVENANCE).is_file()]
         if not there:
-            raise UserError(f"{asked}: has no result yet; `hlrs plan` shows what would run")
+            recorded = "`dvc pull` brings what DVC recorded, " * LOCK.is_file()
+            raise UserError(f"{asked}: has no result here; {recorded}`hlrs plan` shows what would run")
         return [str(job.output(SHOWN[job.stage])) for job in there]
     path = Path(asked)
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long
@@ -188,7 +191,7 @@ def facts(lineage: Lineage) -> dict[str, Any]:
             for target in lineage.targets
         ],
         "jobs": [
-            {"directory": directory, **record.body(), "matches": _matches_all(lineage, directory)}
+            {"directory": directory, **record.body(), "matches": matches_all(lineage, directory)}
             for directory, record in lineage.records.items()
         ],
         "data": files,
@@ -211,8 +214,17 @@ def matches(lineage: Lineage, path: str) -> bool | None:
         return False
 
 
-def _matches_all(lineage: Lineage, directory: str) -> dict[str, bool | None]:
+def matches_all(lineage: Lineage, directory: str) -> dict[str, bool | None]:
+    """Of every output of a job, whether the file here has the bytes on record; None if it is not here."""
     return {name: matches(lineage, f"{directory}/{name}") for name in lineage.records[directory].outputs}
+
+
+def altered(lineage: Lineage, directory: str) -> bool:
+    """Whether an output of a job is not the one on record, or an input not the one that was made."""
+    read = lineage.records[directory].inputs.values()
+    return False in matches_all(lineage, directory).values() or any(
+        recorded(lineage, entry.path) != entry.sha256 for entry in read
+    )
 
 
 def roots(lineage: Lineage) -> Iterator[tuple[str, Record]]:

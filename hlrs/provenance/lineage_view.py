@@ -10,9 +10,10 @@ from hlrs.artifacts.code_digest import SCHEME
 from hlrs.artifacts.jobs import FILES, STAGES, abbreviate, search_of
 from hlrs.artifacts.records import UNKNOWN, Record
 from hlrs.provenance.differences import Comparison, Difference, as_written
-from hlrs.provenance.lineage import Lineage, data, directory_of, matches, reads_data, recorded, roots
+from hlrs.provenance.lineage import Lineage, altered, data, directory_of, matches, reads_data, recorded, roots
 
 LISTED = 8  # data files in the tree, definitions in a line; JSON has all of them
+MARK = " !"  # behind the key of a job whose files do not match the records
 SHORT = 12  # digits of a digest where its full length would be noise
 
 # --- a tree for the terminal --------------------------------------------------------------------------
@@ -167,7 +168,11 @@ def _flat(value: Any, path: str = "") -> Iterator[str]:
 
 
 def _table(lineage: Lineage) -> Iterator[str]:
-    """One line per run with the keys of its jobs; a retraining's with those of its search."""
+    """One line per run with the keys of its jobs; a retraining's with those of its search.
+
+    Keys of jobs whose files do not match the records are marked.
+    """
+    marked = {record.key for folder, record in lineage.records.items() if altered(lineage, folder)}
     rows: dict[str, dict[str, str]] = {}
     for record in lineage.records.values():
         if "/" in record.run:
@@ -180,10 +185,14 @@ def _table(lineage: Lineage) -> Iterator[str]:
     for run, keys in rows.items():
         keys["split"] = shared.get(run.split("/")[0], "")
     stages = [stage for stage in STAGES if any(stage in keys for keys in rows.values())]
-    yield " " * wide + "".join(f"  {stage:{SHORT}}" for stage in stages).rstrip()
+    column = SHORT + len(MARK)
+    yield " " * wide + "".join(f"  {stage:{column}}" for stage in stages).rstrip()
     for run, keys in sorted(rows.items()):
-        yield f"{run:{wide}}" + "".join(f"  {keys.get(stage, ''):{SHORT}}" for stage in stages).rstrip()
+        cells = [key + MARK * (key in marked) for key in (keys.get(stage, "") for stage in stages)]
+        yield f"{run:{wide}}" + "".join(f"  {cell:{column}}" for cell in cells).rstrip()
     yield ""
+    if marked:
+        yield f"{MARK.strip()} its files do not match the records; `hlrs audit` names them"
     yield f"`hlrs lineage {min(rows)}` shows one of them in full, --json all of them."
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from hlrs.artifacts import code_digest
 from hlrs.artifacts.jobs import ASIDE, OUTPUTS, PROVENANCE
+from hlrs.artifacts.records import seal
 from hlrs.config.params import load
 from hlrs.data.sources.arrays import digits_file
 from hlrs.errors import UserError
@@ -127,7 +128,7 @@ def test_a_missing_record_is_one_line(folder):
 
 def test_a_cell_without_a_result_is_named(folder):
     edit(Path("params.yaml"), **{"retrain.epochs": 3})
-    with pytest.raises(UserError, match=r"^digits/hlrs/0: .*`hlrs plan`"):
+    with pytest.raises(UserError, match=r"^digits/hlrs/0: .*`dvc pull` .*`hlrs plan`"):
         lineage("digits/hlrs/0")
 
 
@@ -172,6 +173,23 @@ def test_many_runs_take_one_line_each(folder):
         keys += [directory(stage, f"digits/{method}/0").name for stage in STAGES[1:]]
         [line] = [line for line in lines if line.startswith(f"digits/{method}/0")]
         assert line.split()[1:] == keys
+
+
+def test_the_table_marks_runs_whose_files_do_not_match(folder):
+    """An edited output of one run, and an input of another that was made again with other bytes."""
+    (directory("extract") / "genotype.json").write_text("{}")
+    path = directory("retrain", "digits/darts/0") / PROVENANCE
+    record = json.loads(path.read_text())
+    record["outputs"]["weights.safetensors"] = "0" * 64
+    path.write_text(json.dumps(record | {"seal": seal(record)}))
+    lines = [*lineage_view.tree(lineage("report"), 110)]
+    rows = {line.split()[0]: line for line in lines if line.startswith("digits/")}
+    marked = {name: re.findall(r"(\w{12}) !", row) for name, row in rows.items()}
+    assert marked == {
+        "digits/hlrs/0": [directory("extract").name],
+        "digits/darts/0": [directory(s, "digits/darts/0").name for s in ("retrain", "evaluate")],
+    }
+    assert any(line.startswith("! ") and "`hlrs audit`" in line for line in lines)
 
 
 def test_the_graph_holds_every_job_and_link(folder):
