@@ -51,8 +51,8 @@ class Claim:
 def roles(params: Params) -> dict[str, list[str]] | None:
     """Return the methods in each of ROLES; None unless the reference is plain DARTS, retrained from scratch.
 
-    A method counts if it has the reference's searcher, search recipe and, where genotypes are retrained,
-    retraining recipe; otherwise a difference might come from these.
+    A method counts if it has the reference's searcher, search recipe, arithmetic and, where genotypes are
+    retrained, retraining recipe; otherwise a difference might come from these.
     """
     reference = params.report.reference
     if reference is None or _role(params.methods[reference]) != "DARTS":
@@ -71,10 +71,11 @@ def roles(params: Params) -> dict[str, list[str]] | None:
 
 
 def _alike(params: Params, name: str, other: str) -> bool:
-    """Whether two methods have the same labels and recipes, the retraining's if anything is retrained."""
+    """Whether two methods share labels, arithmetic and recipes, the retraining's if anything is retrained."""
     retrained = bool(params.matrix.retrain_seeds)
     return (
         params.methods[name].labels == params.methods[other].labels
+        and params.methods[name].arithmetic == params.methods[other].arithmetic
         and params.search_of(name) == params.search_of(other)
         and (not retrained or params.retrain_of(name) == params.retrain_of(other))
     )
@@ -108,23 +109,23 @@ def _role(method: Method) -> str | None:
 def lower(d: Difference, margin: float) -> bool | None:
     """Whether a method is below by more than the margin; None if undecided.
 
-    True: significantly lower, and the interval reaches beyond −margin. False: the interval excludes a loss of
-    the margin or more (non-inferiority; lack of significance is not enough).
+    True: significantly lower, and the interval excludes a loss of the margin or less. False: it excludes one
+    of the margin or more (non-inferiority; lack of significance is not enough).
     """
-    if d.low is None:
+    if d.low is None or d.high is None:
         return None
     if d.low > -margin:
         return False
-    return True if d.verdict == "lower" else None
+    return True if d.high < -margin and d.verdict == "lower" else None
 
 
 def higher(d: Difference, margin: float) -> bool | None:
     """Whether a method is above by more than the margin; None if undecided."""
-    if d.high is None:
+    if d.low is None or d.high is None:
         return None
     if d.high < margin:
         return False
-    return True if d.verdict == "higher" else None
+    return True if d.low > margin and d.verdict == "higher" else None
 
 
 def judge(answers: Sequence[bool | None], wanted: bool) -> str:
@@ -181,15 +182,22 @@ def _claim(
     def against(role: str) -> list[Difference]:
         return [to_darts[name] for name in by_role[role] if name in to_darts]
 
+    def lacking(*asked: str) -> str:
+        """What a part without a comparison lacks: methods, or seeds that both sides have."""
+        missing = next((role for role in asked if not by_role[role]), None)
+        if missing:
+            return f"add {missing} to matrix.methods: {ROLES[missing]}"
+        names = [name for role in asked for name in by_role[role]]
+        return f"no seed of {', '.join(names)} has a {COMPARED[metric]} to compare"
+
     parts = [
-        _part(f"{role} is below {reference}", role, against(role), margin, lower, wanted=True)
+        _part(f"{role} is below {reference}", lacking(role), against(role), margin, lower, wanted=True)
         for role in ("re-sampling", "re-weighting")
     ]
     as_good = f"HLRS is not below {reference}"
-    parts.append(_part(as_good, "HLRS", against("HLRS"), margin, lower, wanted=False))
+    parts.append(_part(as_good, lacking("HLRS"), against("HLRS"), margin, lower, wanted=False))
     to_bbn = _against(results, bbn, dataset, metric)
-    lacking = "HLRS" if by_role["BBN"] else "BBN"
-    parts.append(_part("HLRS is above BBN", lacking, to_bbn, margin, higher, wanted=True))
+    parts.append(_part("HLRS is above BBN", lacking("BBN", "HLRS"), to_bbn, margin, higher, wanted=True))
     return Claim(dataset, metric, whole([part.verdict for part in parts]), parts)
 
 
@@ -213,7 +221,7 @@ def _against(results: Results, bases: dict[str, str], dataset: str, metric: str)
 
 def _part(
     statement: str,
-    role: str,
+    lacking: str,
     found: list[Difference],
     margin: float,
     question: Callable[[Difference, float], bool | None],
@@ -223,31 +231,40 @@ def _part(
     answers = [question(d, margin) for d in found]
     verdict = judge(answers, wanted)
     if verdict == MISSING:
-        return Part(statement, verdict, f"add {role} to matrix.methods: {ROLES[role]}")
-    side = "below" if question is lower else "above"
+        return Part(statement, verdict, lacking)
+    side, verb = ("below", "lower") if question is lower else ("above", "higher")
     words = {True: side, False: f"not {side} by {_size(margin)} or more", None: "undecided"}
-    groups = []
-    for answer, word in words.items():
-        named = [f"{d.method} {points(d.mean)}" for d, a in zip(found, answers, strict=True) if a is answer]
-        groups += [f"{word}: {', '.join(named)}"] if named else []
+    groups: dict[str, list[str]] = {word: [] for word in words.values()}
+    for d, answer in zip(found, answers, strict=True):
+        certain = answer is None and d.verdict == verb
+        word = f"{verb}, perhaps by less than {_size(margin)}" if certain else words[answer]
+        groups.setdefault(word, []).append(f"{d.method} {points(d.mean)}")
+    said = [f"{word}: {', '.join(named)}" for word, named in groups.items() if named]
     left = [d for d, answer in zip(found, answers, strict=True) if answer is None]
-    return Part(statement, verdict, "; ".join([*groups, *_more_seeds(left, margin)]))
+    return Part(statement, verdict, "; ".join([*said, *_more_seeds(left, margin)]))
 
 
 def _more_seeds(left: list[Difference], margin: float) -> list[str]:
-    """Estimate how many seeds, or draws, would decide, given the largest spread among the undecided."""
+    """Estimate how many seeds, or draws, would show a tie, given the largest spread among the undecided."""
     known = [d for d in left if d.std is not None and d.std >= NO_SPREAD]
     if not known:
         return [_no_spread(left[0])] if left else []
     widest = max(known, key=lambda d: d.std or 0.0)
     alpha = (1 - widest.confidence) / max(widest.compared, 1)
     needed = seeds_needed(widest.std or 0.0, margin, alpha)
+    here = widest.draws if widest.draws > 1 else widest.seeds
+    if needed is not None and needed <= here:
+        enough = (
+            f"{counted(here, widest.unit)} exclude {_size(margin)} with power 0.8 if there is no difference"
+        )
+        return [f"{enough}, so that of {widest.method} may be near {_size(margin)}, which takes many more"]
     size = (
         f"more than {MOST_SEEDS} {widest.unit}s"
         if needed is None
         else f"about {counted(needed, widest.unit)}"
     )
-    return [f"{size} needed to detect {_size(margin)} with power 0.8, given the spread of {widest.method}"]
+    exclude = f"to exclude {_size(margin)} with power 0.8 if there is no difference"
+    return [f"{size} needed {exclude}, given the spread of {widest.method}"]
 
 
 def _no_spread(d: Difference) -> str:
@@ -265,9 +282,9 @@ TIES, DIFFERS, UNDECIDED, LEFT_OUT = "ties", "differs", "undecided", "left out"
 def controls(results: Results) -> list[tuple[str, str]]:
     """Compare HLRS with blank-PT, whose alphas are never trained: (answer, the reasons and what follows).
 
-    They tie if the interval of HLRS − blank-PT lies within ± the margin, and differ if HLRS is significantly
-    above or below and the interval reaches beyond it. A blank-PT with other labels or recipes is no control.
-    Empty unless both are in the matrix.
+    They tie if the interval of HLRS − blank-PT lies within ± the margin, and differ if HLRS is above or below
+    by more than it. A blank-PT with other labels, arithmetic or recipes is no control. Empty unless both are
+    in the matrix.
     """
     params = _params(results)
     blanks = [name for name in params.matrix.methods if isinstance(params.methods[name].searcher, BlankPt)]
@@ -280,7 +297,8 @@ def controls(results: Results) -> list[tuple[str, str]]:
         for d in _against(results, to_blank, dataset, metric)
     ]
     why = (
-        "its recipes and labels are those of no blank-PT in the matrix, so a difference might come from these"
+        "its recipes, labels and arithmetic are those of no blank-PT in the matrix, so a difference might "
+        "come from these"
     )
     return found + [(LEFT_OUT, f"{name}, because {why}") for name in every if name not in to_blank]
 
@@ -295,8 +313,9 @@ def _control(results: Results, params: Params, d: Difference) -> tuple[str, str]
     below, above = lower(d, margin), higher(d, margin)
     if below is False and above is False:
         return TIES, (
-            f"{said}, within ±{_size(margin)}. The alphas of {d.reference} were never trained, so no "
-            "schedule of their learning rate can matter in this space"
+            f"{said}, within ±{_size(margin)}. The alphas of {d.reference} were never trained, so training "
+            "them shows no effect here, unless the selection offsets it: by the largest alphas in "
+            f"{d.method}, by perturbation in {d.reference}"
         )
     if not (below or above):
         return UNDECIDED, f"{said}, not within ±{_size(margin)}"

@@ -9,7 +9,6 @@ from hlrs.report.runs import STAGES, JobRecord, Results, Run, jobs
 from hlrs.report.tables import Cell, Column, Group, Table, lineage_of
 from hlrs.report.wording import NOTHING
 
-SHOWN = 12  # values of a fact, at most
 COMMON = {"commit": "Commit", "lock": "Lock file", "image": "Container image", "versions": "Versions"}
 PLACES = {"device": "Device", "host": "Host"}
 LINKED = {  # by the stage that makes it: heading and name
@@ -21,12 +20,11 @@ FROM_PUBLISHED = "../"  # the workflow's folder as seen from report/, where peop
 
 @dataclass(frozen=True)
 class Fact:
-    """A property of jobs: pairs (value, number of jobs), most frequent first; `more`: values not shown."""
+    """A property of jobs: pairs (value, number of jobs), most frequent first."""
 
     label: str
     jobs: int
     values: list[tuple[str, int]]
-    more: int
 
 
 def facts(results: Results) -> list[Fact]:
@@ -45,7 +43,7 @@ def facts(results: Results) -> list[Fact]:
 
 def _fact(label: str, values: Iterable[str]) -> Fact:
     found = Counter(values)
-    return Fact(label, found.total(), found.most_common(SHOWN), max(0, len(found) - SHOWN))
+    return Fact(label, found.total(), found.most_common())
 
 
 def record_table(results: Results) -> Table:

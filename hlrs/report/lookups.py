@@ -37,9 +37,9 @@ class Floor:
     def words(self) -> str:
         """The floor in a sentence."""
         return (
-            f"Floor, without a search: a {RANDOM} has {percent(self.random)} % on average, the {COUNT} "
-            f"{percent(self.count)} %; the count 9·conv3×3 + conv1×1 alone ranks all {grouped(self.cells)} "
-            f"cells of the table by {self.column} with a rank correlation of {self.rho}."
+            f"Floor, without a search: a {RANDOM} of the table has {percent(self.random)} % on average, the "
+            f"{COUNT} {percent(self.count)} %; the count 9·conv3×3 + conv1×1 alone ranks all "
+            f"{grouped(self.cells)} cells by {self.column} with a rank correlation of {self.rho}."
         )
 
     @property

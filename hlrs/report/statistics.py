@@ -102,16 +102,16 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(deviation: float, effect: float, alpha: float, power: float = 0.8) -> int | None:
-    """Return how many pairs a two-sided paired t-test at level `alpha` needs to detect `effect` with `power`.
+    """Return how many pairs it takes for an interval at 1 − `alpha` to exclude `effect` if there is none.
 
-    The power is P(|T| > t_{1−α/2, n−1}) for T noncentral t, δ = √n · effect/deviation (Cohen 1988, ch. 2).
-    None if it takes more than MOST_SEEDS.
+    With probability `power`: P(T > t_{1−α/2, n−1}) for T noncentral t with shift √n · effect/deviation. That
+    is the power of the two-sided t-test to detect `effect`, too, as the other tail adds next to nothing
+    (Cohen 1988, ch. 2). None if it takes more than MOST_SEEDS.
     """
 
     def detected(count: int) -> bool:
         critical, shift = stats.t.ppf(1 - alpha / 2, count - 1), math.sqrt(count) * effect / deviation
-        found = stats.nct.sf(critical, count - 1, shift) + stats.nct.cdf(-critical, count - 1, shift)
-        return not found < power  # NaN: the shift is too large for SciPy, so it is detected
+        return bool(stats.nct.sf(critical, count - 1, shift) >= power)
 
     low, high = 1, 2  # `low` pairs never suffice (a spread takes two), `high` pairs do
     while not detected(high):

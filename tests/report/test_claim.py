@@ -53,6 +53,8 @@ SPECS = {
     "relabelled_darts": PLAIN | {"labels": "random"},
     "inherited_darts": PLAIN | {"retrain": INHERITED},
     "searched_longer": plain(loss={"kind": "seesaw"}) | {"search": {"epochs": 7}},
+    "approximate": plain(loss={"kind": "seesaw"})
+    | {"arithmetic": {"multiplier": {"kind": "truncated", "columns": 4}, "where": "convolutions"}},
     "restated": plain(loss={"kind": "seesaw"}) | {"retrain": {"epochs": 600}},  # the recipe's own value
 }
 
@@ -155,7 +157,8 @@ def of(low: float | None, high: float | None, p: float | None) -> Difference:
         (-0.005, 0.005, 0.9, False, False),  # the same: within the margin of 0.01
         (-0.008, -0.002, 0.01, False, False),  # lower, by less than the margin
         (-0.05, 0.03, 0.5, None, None),  # not shown to differ is not the same
-        (-0.05, -0.001, 0.07, None, False),  # the interval leaves out 0, the corrected p does not
+        (-0.05, -0.001, 0.01, None, False),  # lower, perhaps by less than the margin
+        (-0.05, -0.02, 0.07, None, False),  # the interval leaves out 0, the corrected p does not
         (-0.005, 0.05, 0.1, False, None),
         (None, None, None, None, None),
     ],
@@ -245,6 +248,25 @@ def test_too_few_seeds_name_how_many_are_needed():
     undecided, remedy = claim.parts[1].reasons.split("; ")
     assert undecided.endswith("focal −10.0")
     assert "2 seeds" in remedy
+
+
+def test_seeds_enough_to_show_a_tie_are_not_asked_for_again():
+    """−1.2, −0.2, −0.7, … points: 0.7 ± 0.28, so neither 0 nor 1 point below; for 0.4 points, 4 pairs do."""
+    scores = [0.5 - points / 100 for points in (1.2, 0.2, 0.7, 1.2, 0.2, 0.7, 1.2, 0.2)]
+    [claim] = judged({"darts": [0.5] * 8, "focal": scores})
+    said, advice = claim.parts[1].reasons.split("; ")
+    assert said == "lower, perhaps by less than 1 point: focal −0.7"
+    assert "needed" not in advice
+    assert "8 seeds exclude 1 point" in advice
+
+
+def test_methods_without_a_common_seed_are_not_asked_for_again():
+    """Only some genotypes are in the table, so that re-sampling has no table accuracy."""
+    results = results_of(FULL)
+    left = [run for run in results.runs if run.method != "balanced"]
+    part = claims(replace(results, runs=left), compare(replace(results, runs=left)))[0].parts[0]
+    assert part.verdict == "not tested"
+    assert part.reasons == "no seed of balanced has a balanced accuracy to compare"
 
 
 def test_the_seeds_needed_are_those_of_the_widest_undecided_method_at_the_corrected_level():

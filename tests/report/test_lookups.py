@@ -243,7 +243,7 @@ def control(hlrs: list[str], blank: list[str], *, scores=None, **changed: dict) 
     return controls(results)
 
 
-def test_a_tie_with_blank_pt_says_that_no_schedule_can_matter():
+def test_a_tie_with_blank_pt_shows_no_effect_of_the_training():
     """Differences 0, 0.1, −0.1 points: ± 4.30 · 0.1/√3 = 0.25, within a point."""
     [(answered, reasons)] = control([ONE, BEST, ONE], [ONE, ONE, BEST])
     assert answered == "ties"
@@ -252,7 +252,8 @@ def test_a_tie_with_blank_pt_says_that_no_schedule_can_matter():
         "table accuracy",
         "−0.2 to +0.2",
         "within ±1 point",
-        "no schedule",
+        "no effect",
+        "unless the selection offsets it",
     ):
         assert fact in reasons
 
@@ -284,11 +285,17 @@ def test_only_a_darts_pt_that_differs_from_blank_pt_shows_that_training_the_alph
 
 
 @pytest.mark.parametrize(
-    "apart", [{"search": {"epochs": 7}}, {"labels": "random"}, {"retrain": {"epochs": 7}}]
+    "apart",
+    [
+        {"search": {"epochs": 7}},
+        {"labels": "random"},
+        {"retrain": {"epochs": 7}},
+        {"arithmetic": {"multiplier": {"kind": "truncated", "columns": 4}, "where": "convolutions"}},
+    ],
 )
 def test_a_blank_pt_with_another_recipe_or_labels_is_no_control(apart):
     scores = {name: [0.5, 0.6, 0.7] for name in ("darts", "hlrs", "untrained", "trained")}
-    why = "hlrs, because its recipes and labels are those of no blank-PT"
+    why = "hlrs, because its recipes, labels and arithmetic are those of no blank-PT"
     [(answered, reasons)] = control(GOOD, BAD, scores=scores, untrained=apart)
     assert answered == "left out"
     assert reasons.startswith(why)

@@ -107,7 +107,7 @@ def test_the_interval_of_draws_covers_as_often_as_it_says():
     """x_ds = a_d + e_ds, both normal with deviation 1, four draws of five seeds, 400 times.
 
     The mean's variance is 1/4 + 1/20. Ignoring draws estimates it by about (0.79 + 1)/20, so that too few
-    intervals hold 0: within ±2.09 · √0.09 of a mean with deviation √0.3, 75 %.
+    intervals hold 0: within ±2.09 · √0.09 of a mean with deviation √0.3, 75 %; 72 % as the width varies, too.
     """
     rng = np.random.default_rng(0)
     values = rng.normal(size=(400, 4, 1)) + rng.normal(size=(400, 4, 5))
@@ -129,6 +129,8 @@ def test_seeds_needed_as_in_published_tables(size, pairs):
 
 def test_seeds_needed_at_the_ends():
     assert seeds_needed(1e-6, 1.0, 0.05) == 2
+    # of 2 pairs P(T > 12.706) = P(|Z'| < (Z + 8√2)/12.706) is about 2Φ(0.89) − 1 = 0.63, below 0.8
+    assert seeds_needed(0.125, 1.0, 0.05) == 3
     assert seeds_needed(1.0, 0.001, 0.05) is None
     # many: about (1.95996 + 0.84162)²/size² + 1.95996²/2, 992.8 and 1004
     assert seeds_needed(1.0, 0.089, 0.05) == 993
