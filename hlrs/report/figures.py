@@ -99,11 +99,11 @@ def _maps_section(searches: Methods) -> Section:
     """Draw the architecture weights of every search, one figure per method, all on the same scale."""
     drawn = maps(run for runs in searches.values() for run in runs)
     note = (
-        "Softmax weight of each operation on each edge. Across: the epochs from the start of the search, "
-        f"neighbouring ones averaged (at most {MOST_COLUMNS} columns). Down: the operations. Framed: the"
-        " edges of the genotype, with a mark at their operation. All methods share one scale, of the"
-        " weights that were trained; others may exceed it. Shown: the first"
-        " seed of each method; figures.zip has all."
+        "Weight of each operation on each edge, by the search’s own relaxation. Across: the epochs from the"
+        f" start of the search, neighbouring ones averaged (at most {MOST_COLUMNS} columns). Down: the"
+        " operations. Framed: the edges of the genotype, with a mark at their operation. All methods share"
+        " one scale, of the weights that were trained; others may exceed it. Shown: the first seed of each"
+        " method; figures.zip has all."
     )
     figures = [drawn.figure(f"maps_{method}", method, runs) for method, runs in searches.items()]
     return Section("Architecture weights over the epochs", figures, note)

@@ -350,8 +350,9 @@ def front_figure(results: Results, methods: Methods, cost: Cost) -> Figure | Non
          *([charts.Mark(f"{100 * confidence:g} % interval of the mean", "axis", "M9 1h8M9 9h8M13 1v8")]
            if any(own.interval for own in priced.values()) else [])],
         {cost.metrics[0]: _front_chart(priced, best, cost)},
-        f"On the front: no other method has at most {cost.fewer} and at least the accuracy. By the means"
-        f" alone, so a step of the front is no significant difference.{missing}{cost.note}",
+        f"On the front: no other method has at most {cost.fewer} and at least the accuracy, one of them"
+        " better. By the means alone, so a step of the front is no significant difference."
+        f"{missing}{cost.note}",
         wide=True,
         data=(
             ["method", *cost.metrics, "mean", "low", "high", "front"],
@@ -487,7 +488,8 @@ def _matrix_figure(
     for method, cells in matrices.items():
         diagonal = finite(row[i] for i, row in enumerate(cells))
         mean = statistics.fmean(diagonal) if diagonal else 0.0
-        said = f"Mean of the diagonal {charts.number(round(mean, 1))}."
+        unit = "points" if shades.diverging else "%"
+        said = f"Mean of the diagonal {charts.number(round(mean, 1))} {unit}."
         drawn[method] = heatmaps.matrix_chart(
             cells, shades, names, len(ranks.order), method, said, hover=hover
         )
@@ -498,7 +500,7 @@ def _matrix_figure(
         for j, value in enumerate(row)
         if value is not None
     ]
-    header = ["method", "true", "predicted", "percent"]
+    header = ["method", "true", "predicted", "points" if shades.diverging else "percent"]
     return Figure(name, title, shades.marks, drawn, note, data=(header, rows))
 
 

@@ -299,7 +299,8 @@ def _last(panel: Panel, stage: str, runs: list[Run]) -> str:
     said = []
     for series, (column, label) in enumerate(panel.columns.items()):
         ends = [finite(line.ys)[-1] for line in _lines(panel, series, column, label, stage, runs)]
-        said += [f"{label} {statistics.fmean(ends):.3g}"] if ends else []
+        share = " ÷ its largest" if column in panel.shares else ""
+        said += [f"{label}{share} {statistics.fmean(ends):.3g}"] if ends else []
     return f"Last values, mean over the seeds: {', '.join(said)}."
 
 

@@ -22,6 +22,7 @@ from hlrs.report.charts import (
     svg,
     text_element,
 )
+from hlrs.report.wording import points
 
 NUMBERED = 12  # up to so many rows, the cells of a matrix contain their numbers
 NAMED = 30  # up to so many rows, each has its name
@@ -147,6 +148,7 @@ def matrix_chart(
     """Draw a square of percentages, row = true class, column = predicted class, except rows of None.
 
     Rows and columns have names, or ranks from 1 to `ranks` if there are many; a small matrix shows numbers.
+    On a diverging scale these are differences, in percentage points.
     """
     count = len(cells)
     side, named, numbered = SIDE / count, count <= NAMED, count <= NUMBERED
@@ -164,11 +166,12 @@ def matrix_chart(
         text_element(left, 13, title, "start", "heading"),
         *(_names(short, left, top) if named else _ranks(ranks, left, top)),
         *(_numbers(cells, levels, shades, left, top) if numbered else []),
-        *(_cell_titles(cells, names, left, top) if hover else []),
+        *(_cell_titles(cells, names, shades, left, top) if hover else []),
         text_element(left + SIDE / 2, bottom, "predicted class"),
         text_element(10, top + SIDE / 2, "true class", upright=True),
     ]
-    return svg(round(left + SIDE + 16), round(bottom + 6), f"{title}: confusion matrix. {summary}", body)
+    kind = "difference of confusion matrices" if shades.diverging else "confusion matrix"
+    return svg(round(left + SIDE + 16), round(bottom + 6), f"{title}: {kind}. {summary}", body)
 
 
 def _struck_through(levels: Sequence[Sequence[int | None]], left: float, top: float) -> str:
@@ -221,10 +224,16 @@ def _numbers(
     return body
 
 
-def _cell_titles(cells: Sequence[Values], names: Sequence[str], left: float, top: float) -> list[str]:
+def _cell_titles(
+    cells: Sequence[Values], names: Sequence[str], shades: Shades, left: float, top: float
+) -> list[str]:
     side = SIDE / len(cells)
+
+    def said(value: float) -> str:
+        return f"{points(value / 100)} points" if shades.diverging else f"{value:.1f} %"
+
     return [
-        hover_box(left + j * side, top + i * side, side, side, f"{names[i]} as {names[j]}: {value:.1f} %")
+        hover_box(left + j * side, top + i * side, side, side, f"{names[i]} as {names[j]}: {said(value)}")
         for i, row in enumerate(cells)
         for j, value in enumerate(row)
         if value is not None

@@ -85,7 +85,8 @@ def methods_table(
     columns += [Column(label, detail="10⁶") for label in sizes.values()]
     rows = []
     for method, runs in results.methods(dataset).items():
-        row = [Cell(method, seeds_of(dataset, method)), Cell(str(len(once(runs))))]
+        on = f"on {draws(results)} draws" if draws(results) > 1 else ""
+        row = [Cell(method, seeds_of(dataset, method)), Cell(str(len(once(runs))), detail=on)]
         for metric in metrics:
             row.append(_mean_and_spread(found.get((method, metric))))
             if reference and metric in COMPARED:
@@ -152,11 +153,18 @@ def _comparison(d: Difference) -> list[Cell]:
         Cell(points(d.mean)),
         Cell(span(d) or NOTHING),
         Cell(_range(d.bootstrap_low, d.bootstrap_high) or NOTHING),
-        Cell(NOTHING if d.p is None else chance(d.p), value=d.p),
-        Cell(NOTHING if d.corrected is None else chance(d.corrected), value=d.corrected),
-        Cell(str(d.seeds), detail=f"{counted(d.left_out, 'seed')} left out" if d.left_out else ""),
+        *(Cell(NOTHING if p is None else chance(p, 1 - d.confidence), value=p) for p in (d.p, d.corrected)),
+        Cell(str(d.seeds), detail="\n".join(_details(d))),
         Cell(d.verdict, kind=direction(d)),
     ]
+
+
+def _details(d: Difference) -> Iterator[str]:
+    """The draws of a comparison's seeds, and the seeds that only one side has."""
+    if d.draws > 1:
+        yield f"on {d.draws} draws"
+    if d.left_out:
+        yield f"{counted(d.left_out, 'seed')} left out"
 
 
 def span(d: Difference) -> str:
@@ -312,7 +320,7 @@ def hours_table(results: Results) -> Table:
             Cell(f"{whole.jobs}"),
             *(_hours(costs[stage], kind) for stage, kind in shown),
             *(_hours(whole, kind) for kind in kinds),
-            *(_hours(whole, kind, len(once(runs))) for kind in kinds),
+            *(_hours(whole, kind, len({run.pairing for run in runs})) for kind in kinds),
         ]
 
     groups = []

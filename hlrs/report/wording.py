@@ -40,9 +40,13 @@ def counted(number: float, noun: str) -> str:
     return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
-def chance(p: float) -> str:
-    """Format a p-value with two digits."""
-    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
+def chance(p: float, level: float) -> str:
+    """Format a p-value with two digits, or as many as it takes to show on which side of the level it is."""
+    if p < 0.0001:
+        return "< 0.0001"
+    level = round(level, 12)  # 1 − 0.95 is not 0.05
+    shown = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next((text for text in shown if float(text) != level), f"{p:.2g}")
 
 
 def grouped(number: float) -> str:
@@ -107,18 +111,23 @@ def answer(results: Results, differences: list[Difference]) -> list[str]:
 def accuracies(results: Results) -> list[str]:
     """Name the accuracy that decides of each method, highest first, in one sentence per data set."""
     metric = COMPARED[deciding(results)[0]].capitalize()
-    order = ", best first" if len(results.params["matrix"]["methods"]) > 1 else ""
+    methods = len(results.params["matrix"]["methods"])
+    order = f", highest of {methods}" if methods > MOST_NAMED else ", best first" if methods > 1 else ""
     return [f"{metric} on {dataset}{order}: {_accuracies(results, dataset)}." for dataset in results.classes]
 
 
 def _accuracies(results: Results, dataset: str) -> str:
-    """List methods with their means, the highest with its interval; of many, only that and the reference."""
+    """List methods with their means, the highest with its interval; of many, that and the reference alone."""
     searches = {m: search_means(runs, deciding(results)[0]) for m, runs in results.methods(dataset).items()}
     values = {method: units(by_draw(means)) for method, means in searches.items() if means}
     order = sorted(values, key=lambda method: -statistics.fmean(values[method]))
-    if len(order) > MOST_NAMED:
-        order = [method for method in order if method in (order[0], results.report["reference"])]
+    reference = results.report["reference"]
+    many = len(results.params["matrix"]["methods"]) > MOST_NAMED
+    if many:
+        order = [method for method in order if method in (order[0], reference)]
     named = [f"{method} {percent(statistics.fmean(values[method]))} %" for method in order]
+    if many and len(named) > 1:
+        named[1] = f"reference {named[1]}"
     confidence = results.report["confidence"]
     if span := interval(values[order[0]], confidence):
         low, high = max(0.0, span[0]), min(1.0, span[1])  # Student's interval knows no bounds
@@ -132,11 +141,16 @@ def _headline(reference: str, differences: list[Difference]) -> str:
     shown = {
         verdict: [d.mean for d in differences if d.verdict == verdict] for verdict in ("higher", "lower")
     }
-    left = len(differences) - sum(map(len, shown.values()))
-    if left == len(differences):
-        return f"No method differs significantly from {reference} in {metric}."
+    tested = [d for d in differences if d.corrected is not None]
+    left, untested = len(tested) - sum(map(len, shown.values())), len(differences) - len(tested)
     parts = [f"{verdict} in {len(means)} ({_range(means)})" for verdict, means in shown.items() if means]
-    rest = f"; the other {'one is' if left == 1 else f'{left} are'} not significant" if left else ""
+    rest = f"; chance cannot be judged in {untested}" if untested and tested else ""
+    if not tested:
+        return f"In none of {len(differences)} comparisons with {reference} can chance be judged."
+    if not parts:
+        return f"No method differs significantly from {reference} in {metric}{rest}."
+    if left:
+        rest = f"; {'one is' if left == 1 else f'{left} are'} not significant{rest}"
     found = f"{' and '.join(parts)} of {len(differences)} comparisons{rest}"
     return f"Compared with {reference}, {metric} is {found}."
 
@@ -179,5 +193,6 @@ def _sentence(d: Difference) -> str:
         return f"{start} ({sample(d)}; {same}chance cannot be judged)."
     span = f"{points(d.low)} to {points(d.high)}"
     family = f", corrected for {d.compared} methods" if d.compared > 1 else ""
-    said = f"{100 * d.confidence:g} % interval {span}, p {chance(d.corrected)}{family}"
+    p = chance(d.corrected, 1 - d.confidence)
+    said = f"{100 * d.confidence:g} % interval {span}, p {p}{family}"
     return f"{start} ({said}, {sample(d)}): {d.verdict}."

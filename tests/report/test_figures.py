@@ -191,7 +191,9 @@ def test_differences_of_confusions_to_the_reference():
     figure = drawn(make_results([make_run("darts", 0), better]), "confusion_differences")
     assert cells_of(figure.parts["hlrs"]) == {(0, 2): ("heat s0", "0.83"), (2, 2): ("heat s1", "0.83")}
     assert re.findall(r'class="value[^"]*"[^>]*>([^<]+)', figure.parts["hlrs"]) == ["−20", "+20"]
-    assert "Mean of the diagonal 10." in figure.parts["hlrs"]  # of 0 and +20
+    assert "difference of confusion matrices. Mean of the diagonal 10 points." in figure.parts["hlrs"]
+    assert ">tail as head: −20.0 points<" in figure.parts["hlrs"]
+    assert figure.data[0] == ["method", "true", "predicted", "points"]
 
 
 def test_without_a_reference_every_method_has_its_own_matrix():

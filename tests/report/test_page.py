@@ -25,6 +25,7 @@ from hlrs.report.claim import claims
 from hlrs.report.comparisons import compare, summarize
 from hlrs.report.page import page
 from hlrs.report.runs import STAGES, JobRecord, Results, Run
+from hlrs.report.wording import grouped
 from hlrs.stages.report import gather, run
 from tests.conftest import untested
 from tests.report.test_report import HOSTILE, TWO_SEEDS, make_job, record
@@ -384,6 +385,13 @@ def test_sorting_handles_signs_units_and_missing_values(visit, five):
     for _ in range(2):
         sort_by(classes, "darts")
         assert column(classes, 4)[-1] == "–"
+
+
+def test_numbers_are_read_as_they_are_written(visit, small):
+    tab = visit(small)
+    texts = {"980": 980, grouped(15_625): 15_625, "−0.3": -0.3, "55.0 ± 7.1": 55}
+    read = "(text) => number(Object.assign(document.createElement('td'), {textContent: text}))"
+    assert {text: tab.evaluate(read, text) for text in texts} == texts
 
 
 def test_totals_and_groups_stay_in_place(visit, small):

@@ -30,7 +30,7 @@ from hlrs.report.comparisons import compare
 from hlrs.report.job_records import facts, record_table
 from hlrs.report.runs import JobRecord
 from hlrs.report.tables import Cost, cost, hours_table, latency_table, operations_table, stages_table
-from hlrs.report.wording import accuracies, answer, duration, memory, points
+from hlrs.report.wording import accuracies, answer, chance, duration, memory, points
 from hlrs.stages.report import gather, run
 
 HOSTILE = "<script>alert(1)</script>"
@@ -444,7 +444,7 @@ def test_a_shared_search_costs_once():
     total = hours_table(results).groups[0].total
     assert total[1].text == "24"  # 4 searches and extractions, 8 retrainings and evaluations
     hours = [cell.text for cell in total[2:]]
-    assert hours == ["0.1", "0.1", "0.2", "0.2", "0.6", "0.15"]  # 90 s per job; last: per seed and method
+    assert hours == ["0.1", "0.1", "0.2", "0.2", "0.6", "0.3"]  # 90 s per job; last: per seed of all methods
     second = record_table(results).groups[0].rows[1]
     assert second[0].text == "d/darts/0-3"
     assert second[4].href.endswith("search/d/darts/0/provenance.json")
@@ -585,6 +585,23 @@ def test_same_difference_in_every_seed_is_no_certainty():
     assert "significant" not in sentence
 
 
+def test_what_chance_cannot_judge_is_not_called_insignificant():
+    same, none = {"darts": [0.5, 0.6], "a": [0.6, 0.7]}, {"b": [0.5, 0.7]}
+    assert answers(same | {"c": [0.1, 0.2]})[0] == (
+        "In none of 2 comparisons with darts can chance be judged."
+    )
+    assert answers(same | none)[0] == (
+        "No method differs significantly from darts in balanced accuracy; chance cannot be judged in 1."
+    )
+
+
+def test_a_p_value_shows_its_side_of_the_level():
+    assert [chance(p, 1 - 0.95) for p in (0.0498, 0.0502, 0.049996, 0.05, 0.0351)] == [
+        "0.0498", "0.0502", "0.049996", "0.05", "0.035",
+    ]  # fmt: skip
+    assert chance(0.0996, 1 - 0.9) == "0.0996"
+
+
 def test_several_comparisons_are_counted():
     scores = {
         "darts": [0.5, 0.5, 0.5],
@@ -631,7 +648,9 @@ def test_the_best_method_is_named_with_its_accuracy_and_interval():
     assert first == [f"Balanced accuracy on d, best first: {named}."]
     many = {"darts": [0.5]} | {f"m{i}": [0.6 + i / 100] for i in range(6)}
     [named] = accuracies(gather(make_job(many)))
-    assert named == "Balanced accuracy on d, best first: m5 65.0 %, darts 50.0 %."
+    assert named == "Balanced accuracy on d, highest of 7: m5 65.0 %, reference darts 50.0 %."
+    [named] = accuracies(gather(make_job(many | {"darts": [0.7]})))
+    assert named == "Balanced accuracy on d, highest of 7: darts 70.0 %."
 
 
 def test_differences_print_alike_however_they_were_summed():
@@ -717,7 +736,7 @@ def test_after_a_resume_the_epochs_of_all_processes_count():
 def test_the_page_sums_up_the_hours():
     text = html(make_job(TWO_SEEDS))  # 90 s per job on a GPU, four jobs per run, two runs per method
     total = text.split('id="cost"')[1].split('<tr class="total">')[1].split("</tr>")[0]
-    assert re.findall(r"<td[^>]*>([^<]*)</td>", total) == ["24", "0.15", "0.15", "0.15", "0.15", "0.6", "0.1"]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", total) == ["24", "0.15", "0.15", "0.15", "0.15", "0.6", "0.3"]
     assert "1 data set × 3 methods × 2 seeds = 6 runs, 2026-11-22, 0.6 GPU-hours" in text
 
 
