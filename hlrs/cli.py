@@ -85,14 +85,21 @@ def _stage_command(stage: str) -> click.Command:
     @params_option
     def command(run: str, force: bool, params: Path, check_images: bool = False) -> None:
         from hlrs.pipeline.execute import current, execute
+        from hlrs.pipeline.plan import discard_states
+        from hlrs.pipeline.slurm import begin
 
         job = _find(stage, run, params)
         if check_images:
             from hlrs.stages.split import check_images as check
 
             check(job)
-        if run.endswith(".json") or force or not current(job):
+        if run.endswith(".json"):  # Snakemake has yet to accept the result
+            begin(job)
             execute(job)
+        elif force or not current(job):
+            discard_states([job])
+            execute(job)
+            discard_states([job])
         click.echo(job.directory)
 
     command.__doc__ = (

@@ -1,4 +1,7 @@
-"""Run a job: check its code, data and inputs against the plan, run its stage, write its record last."""
+"""Run a job: check its code, data and inputs against the plan, run its stage, write its record last.
+
+Its last saved state stays until its result is accepted (`plan.discard_states`).
+"""
 
 import functools
 import importlib.metadata
@@ -14,8 +17,7 @@ from pydantic import ValidationError
 
 from hlrs.artifacts.code_digest import code_digest
 from hlrs.artifacts.data_digest import sha256
-from hlrs.artifacts.files import UNREADABLE
-from hlrs.artifacts.jobs import CHECKPOINTS, OUTPUTS, PROVENANCE, Job, ResultPath
+from hlrs.artifacts.jobs import OUTPUTS, PROVENANCE, Job, ResultPath
 from hlrs.artifacts.records import Record, recorded, trusted
 from hlrs.config.jobs import parse
 from hlrs.errors import Interrupted, UserError
@@ -60,7 +62,7 @@ def _requeued_on_warning(job: Job) -> Iterator[None]:
 
 
 def _run(job: Job) -> None:
-    """Run a job's stage, write its record and delete its checkpoints."""
+    """Run a job's stage and write its record."""
     on_record = functools.cache(recorded)
     inputs = {name: {"path": path, "sha256": trusted(path, on_record)} for name, path in job.inputs.items()}
     for stale in job.directory.rglob(".*.tmp"):  # of a run that was killed while writing
@@ -89,9 +91,6 @@ def _run(job: Job) -> None:
         **facts,
     }
     Record.sealed(body).write(job.output(PROVENANCE))
-    for checkpoint in CHECKPOINTS.glob(f"*{job.key}*"):
-        if not checkpoint.name.endswith(UNREADABLE):
-            checkpoint.unlink()
 
 
 def check(job: Job) -> None:

@@ -76,6 +76,7 @@ class Live(logging.Handler):
             case LogEvent.JOB_INFO if key := facts["wildcards"].get("key"):
                 self.running[facts["jobid"]] = Running(plan.spec(key), time.monotonic())
             case LogEvent.JOB_FINISHED if one := self.running.pop(facts["job_id"], None):
+                plan.discard_states([one.job])
                 self._show(line(State(one.job, "done", f"in {duration(time.monotonic() - one.since)}")))
             case LogEvent.JOB_ERROR if one := self.running.pop(facts["jobid"], None):
                 if (state := state_of(one.job)).what == "failed":

@@ -5,6 +5,7 @@ The inputs' paths carry their own keys, so a key covers everything upstream. A r
 """
 
 import errno
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,9 +15,10 @@ from typing import Any
 
 from hlrs.artifacts.code_digest import code_digest
 from hlrs.artifacts.data_digest import content_digest, file_digests
-from hlrs.artifacts.files import read_json, replacing, replacing_folder, set_aside, write_json
+from hlrs.artifacts.files import UNREADABLE, read_json, replacing, replacing_folder, set_aside, write_json
 from hlrs.artifacts.jobs import (
     ASIDE,
+    CHECKPOINTS,
     OUTPUTS,
     PROVENANCE,
     PUBLISHED,
@@ -488,6 +490,21 @@ def restore(jobs: list[Job]) -> None:
             _move(ASIDE / job.directory, job.directory)
 
 
+def discard_states(jobs: Iterable[Job]) -> None:
+    """Delete the saved states of jobs whose results are there.
+
+    The process that trains leaves its last state, for Snakemake deletes the result if anything fails before
+    it has accepted it, and if SLURM starts the job again.
+    """
+    states: dict[str, list[Path]] = {}
+    for path in CHECKPOINTS.glob("*"):
+        for key in re.findall("[0-9a-f]{12}", path.name) if not path.name.endswith(UNREADABLE) else ():
+            states.setdefault(key, []).append(path)
+    for job in jobs:
+        for path in states.get(job.key, ()) if job.complete else ():
+            path.unlink(missing_ok=True)
+
+
 def _move(source: Path, target: Path) -> None:
     """Move a folder in place of another, unless a process of another checkout has moved it by now."""
     if target.is_dir() and not target.is_symlink():
@@ -528,6 +545,7 @@ def publish(jobs: list[Job]) -> bool:
         raise UserError(
             f"{job.directory}: not published, as it does not fit its record ({fault}); delete it and rerun"
         )
+    (PUBLISHED / PROVENANCE).unlink(missing_ok=True)  # a kill must not leave it beside another report's files
     for stale in PUBLISHED.rglob(".*.tmp"):  # of a process that was killed while copying
         stale.unlink()
     for name in (*OUTPUTS["report"], PROVENANCE):  # the record last: it marks the copy as complete

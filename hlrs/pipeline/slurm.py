@@ -8,6 +8,7 @@ nothing, sees one running job. Commands and signals: sbatch(1), squeue(1), scont
 import atexit
 import json
 import os
+import platform
 import re
 import select
 import shlex
@@ -197,6 +198,8 @@ def _notice(earlier: list[Queued] | None, jobs: dict[str, Job], wait: bool) -> s
     return f"hlrs: jobs of an earlier snakemake are still in the queue ({', '.join(shown)}{more}){rest}"
 
 
+BEGINS = re.compile(r"^\S+  begins on .*$", re.MULTILINE)  # the first line of a process in a job's log
+
 # SLURM's messages in a job's log, and their remedies. "CANCELLED AT ... DUE TO" a preemption, a requeue or a
 # lost node is not the end: the job resumes and appends to the same log.
 REASONS = [
@@ -222,7 +225,7 @@ def failures(jobs: list[Job], since: float, logs: Path = LOGS) -> list[str]:
 def _reason(id_: str, job: Job, logs: Path) -> str:
     found = [*logs.rglob(f"{id_}.log"), *([job.log] if job.log.exists() else [])]
     text = "\n".join(log.read_text(errors="replace") for log in found)
-    said = re.findall(r"^hlrs: (.*)$", text, re.MULTILINE)
+    said = re.findall(r"^hlrs: (.*)$", BEGINS.split(text)[-1], re.MULTILINE)
     for pattern, reason in REASONS:
         if re.search(rf"^(slurmstepd|srun)\b.*({pattern})", text, re.IGNORECASE | re.MULTILINE):
             raise_it = f"raise it for {job.stage} in your profile (set-resources) and rerun"
@@ -235,6 +238,13 @@ def _name(job: Job) -> str:
 
 
 # --- in a job -----------------------------------------------------------------------------------------
+
+
+def begin(job: Job) -> None:
+    """Say in a job's log, to which all processes that compute its result append, where one begins."""
+    number = own_job()
+    inside = f" (SLURM job {number})" if number else ""
+    print(f"{job.run}  begins on {platform.node()}{inside}", file=sys.stderr, flush=True)
 
 
 def request_requeue() -> None:

@@ -14,6 +14,8 @@ a job (MinJobAge), when a job ends as PREEMPTED or NODE_FAIL, or when sacct name
 - a job that ended as PREEMPTED or NODE_FAIL is requeued, or reported as FAILED if that is refused;
 - a submission waits for the controller and is not repeated if the first attempt arrived; no signal of a
   terminal cuts it off before it is recorded; once snakemake is being stopped, it is not made, or cancelled;
+- a search or retraining is warned two to three minutes before its time limit, so that it saves its state, and
+  resumes in another allocation, which appends to the same log, whatever `slurm_extra` a profile has;
 - each task of a job array runs its own command as a single job does (the executor runs the first task outside
   of a step, where SLURM's warning does not reach it, and all tasks of an array beyond 128 kB as the first);
 - each task is known by its own id (the executor queries sacct by raw ids, one of which is also the array's).
@@ -35,6 +37,8 @@ from pathlib import Path
 
 TOOLS = ("squeue", "sacct", "sbatch")
 RECORDS = Path(".hlrs/slurm")  # one file per snakemake run, one line per submission
+SPECS = Path(".hlrs/specs")  # of jobs, by key
+RESUMING = ("--signal=USR1@120", "--open-mode=append")  # of jobs that resume; before a profile's own options
 STATUS_SECONDS = 50.0
 SUBMIT_SECONDS = 900.0
 PAUSE_SECONDS = 2.0
@@ -143,6 +147,8 @@ def _submit(arguments: list[str], run: str) -> int:
         keys = {f"_{index}": _key(command) for index, command in tasks.items()}
         comment += f"_and_{len(tasks) - 1}_more"
         arguments, script = _with_script(arguments, comment), _script(tasks)
+    if any(map(_resumes, keys.values())):
+        arguments = [*RESUMING, *arguments]
     deadline, parent = time.monotonic() + SUBMIT_SECONDS, os.getppid()
     while not stopped(run).exists() and os.getppid() == parent:  # a later snakemake submits the same jobs
         done = _call("sbatch", arguments, script, SUBMIT_SECONDS)
@@ -164,6 +170,14 @@ def _submit(arguments: list[str], run: str) -> int:
             _call("scancel", [answer[1]])
     sys.stdout.write(f"{answer[0]}\n" if answer else done.stdout)
     return done.returncode
+
+
+def _resumes(key: str) -> bool:
+    """Return whether the job of a key saves its state when it is warned."""
+    try:
+        return json.loads((SPECS / f"{key}.json").read_bytes())["stage"] in ("search", "retrain")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _tasks(arguments: list[str], script: str | None) -> dict[int, str]:

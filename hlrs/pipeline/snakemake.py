@@ -4,9 +4,12 @@ import asyncio
 import functools
 import io
 import os
+import queue
 import re
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
@@ -25,10 +28,6 @@ from hlrs.errors import UserError, in_one_line
 from hlrs.pipeline import container, dvc_experiments, gpus, locks, memory, plan, preflight, slurm
 from hlrs.pipeline.live import Live, show
 from hlrs.pipeline.tracking import check_installed
-
-# SLURM warns a stage two minutes before the time limit (up to a minute earlier). The stage saves its state
-# and resumes in another allocation, which appends to the same log.
-SLURM_EXTRA = f"--signal={slurm.WARNING.name.removeprefix('SIG')}@120 --open-mode=append"
 
 ALLOWED = {"params": "FILE", "container": "FILE.sif", "time_limit": "MINUTES"}  # of --config
 CLUSTERS = ("cluster", "clusters", "slurm_cluster")  # what the executor calls a job's cluster
@@ -51,7 +50,9 @@ class Plan:
     @property
     def python(self) -> str:
         """The Python of a rule's command: this process's, or the image's without the host's settings."""
-        return "python3 -E" if self.image else shlex.quote(sys.executable)
+        if self.image:
+            return "python3 -E"
+        return shlex.quote(sys.executable).replace("{", "{{").replace("}", "}}")  # Snakemake formats it
 
     def targets(self, stage: str) -> list[str]:
         """The outputs of all jobs of a stage."""
@@ -63,6 +64,7 @@ class Plan:
 
     def succeed(self) -> None:
         """Publish the report and say where it is, and warn if DVC would delete what is new."""
+        plan.discard_states(self.jobs)
         if plan.publish(self.jobs):
             print(f"The report: {PUBLISHED.resolve() / 'index.html'}", file=sys.stderr)
         if warning := dvc_experiments.unrecorded(self.jobs, self.started):
@@ -78,6 +80,7 @@ class Plan:
         """Keep finished results, say whose state is saved, and name each failed SLURM job with its reason."""
         if self.live:
             self.live.stop()
+        plan.discard_states(self.jobs)
         dvc_experiments.shelve(self.jobs, self.started)
         for line in slurm.failures(self.jobs, self.started, self.slurm_logs):
             print(f"hlrs: {line}", file=sys.stderr)
@@ -130,6 +133,23 @@ def check_arrays(workflow: Any) -> None:
                 f"--slurm-array-jobs: jobs of {rule} need {needs} cores, an array gives all what its first "
                 f"needs; leave {rule} out, or give all its runs the same threads"
             )
+
+
+def end_on_sigterm(workflow: Any) -> None:
+    """Have SIGTERM end this run in a thread of its own.
+
+    Snakemake's handler takes its scheduler's lock, which the thread that it interrupts holds while it waits
+    for the files of a job: then neither goes on (9.27, JobScheduler.exit_gracefully).
+    """
+    scheduler, asked = workflow.scheduler, queue.SimpleQueue[None]()  # whose put a handler may call
+
+    def end() -> None:
+        while True:
+            asked.get()
+            scheduler.exit_gracefully()
+
+    threading.Thread(target=end, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.put(None))
 
 
 def stop_at_once(workflow: Any) -> None:
@@ -198,6 +218,7 @@ def start(settings: dict[str, Any], workflow: Any) -> Plan:
         _follow_queue(jobs, executes)
     planned = Plan(jobs, image)
     if executes:  # earlier params may need no job to run, yet their report must be published
+        plan.discard_states(jobs)
         planned.publish()
     return planned
 

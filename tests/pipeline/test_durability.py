@@ -71,6 +71,22 @@ def test_what_a_killed_process_left_in_the_published_report_is_removed():
     assert found == {*OUTPUTS["report"], PROVENANCE}
 
 
+def test_a_publication_that_is_killed_leaves_no_record_beside_its_files(monkeypatch):
+    """Else `report/` would be current again once the params of the earlier report are back."""
+    assert publish([REPORT])
+    before = (PUBLISHED / PROVENANCE).read_bytes()
+    REPORT.output(PROVENANCE).write_bytes(before + b" ")
+    monkeypatch.setattr("hlrs.pipeline.plan.shutil.copyfile", _killed)
+    with pytest.raises(KeyboardInterrupt):
+        publish([REPORT])
+    REPORT.output(PROVENANCE).write_bytes(before)
+    assert not is_current([REPORT])
+
+
+def _killed(source, target):
+    raise KeyboardInterrupt
+
+
 def test_a_published_report_is_current_until_it_or_the_params_change():
     assert not is_current([REPORT])
     publish([REPORT])

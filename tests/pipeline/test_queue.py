@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from snakemake_executor_plugin_slurm import ExecutorSettings
 from hlrs.artifacts.jobs import Job
 from hlrs.pipeline import slurm, slurm_commands
 from hlrs.pipeline.slurm import REQUESTS, Queued
-from hlrs.pipeline.snakemake import Plan
+from hlrs.pipeline.snakemake import Plan, end_on_sigterm
 from tests.messages import says
 from tests.standins import Commands
 
@@ -111,6 +112,14 @@ def test_an_interruption_that_the_job_resumed_from_is_not_the_reason(commands, e
     submitted(("7", KEYS[0]))
     log("7", f"slurmstepd: error: *** JOB 7 ON n1 {AT} DUE TO {earlier} ***\nhlrs: the file is truncated\n")
     assert slurm.failures(JOBS, 0.0) == ["search d/m/0 (SLURM job 7): the file is truncated"]
+
+
+def test_what_an_earlier_process_said_is_not_the_reason(commands):
+    """It was interrupted and resumed; the last one crashed without a word."""
+    submitted(("7", KEYS[0]))
+    path = log("7", "hlrs: d/m/0: interrupted by SIGUSR1\nSegmentation fault\n")
+    stage_log(JOBS[0], "hlrs: d/m/0: interrupted by SIGUSR1\nd/m/0  begins on n7 (SLURM job 7)\n")
+    assert slurm.failures(JOBS, 0.0) == [f"search d/m/0 (SLURM job 7): see {path}"]
 
 
 def test_exhausted_gpu_memory_is_not_reported_as_main_memory(commands):
@@ -475,8 +484,26 @@ def test_a_starting_stage_gets_the_warning_once_it_listens(commands):
     job(program, SLURM_STEP_ID="0")
 
 
-def test_the_warning_is_the_signal_at_which_a_stage_saves():
-    from hlrs.pipeline.snakemake import SLURM_EXTRA
+def test_sigterm_waits_for_the_scheduler_outside_of_the_thread_that_it_interrupts():
+    """Snakemake holds the lock while it waits for the files of a job, in the main thread."""
+    lock, ended = threading.Lock(), threading.Event()
 
-    assert SLURM_EXTRA.split()[0] == "--signal=USR1@120"
-    assert slurm.WARNING is signal.SIGUSR1
+    def exit_gracefully():
+        with lock:
+            ended.set()
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        end_on_sigterm(SimpleNamespace(scheduler=SimpleNamespace(exit_gracefully=exit_gracefully)))
+        with lock:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not ended.is_set()
+        assert ended.wait(60)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_python_with_braces_in_its_path_is_run(monkeypatch):
+    """Snakemake formats the commands of rules."""
+    monkeypatch.setattr(sys, "executable", "/home/{team}/a venv/bin/python")
+    assert Plan([], None).python.format() == "'/home/{team}/a venv/bin/python'"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hlrs.pipeline import slurm_commands
+from hlrs.artifacts.files import write_text
+from hlrs.pipeline import slurm, slurm_commands
 from tests.standins import Commands
 
 RUN = "0b5a0b3c-7a0c-4f57-9d9e-2f8f5f0a6a11"
@@ -398,6 +399,22 @@ def test_submissions_are_those_of_active_snakemake_runs(commands):
     assert slurm_commands.submissions(Path()) == [("7", OTHER), ("6", KEY)]
     assert slurm_commands.submissions(Path(), since=2000) == [("7", OTHER)]
     assert slurm_commands.submissions(Path("nowhere")) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "added"),
+    [("search", ["--signal=USR1@120", "--open-mode=append"]), ("evaluate", [])],
+)
+def test_jobs_that_resume_are_warned_and_append_whatever_a_profile_adds(commands, stage, added):
+    """Before its `slurm_extra`, so that sbatch, which takes the last of equal options, obeys that."""
+    write_text(slurm_commands.SPECS / f"{KEY}.json", json.dumps({"stage": stage}))
+    commands.write("sbatch", "echo 7")
+    assert call(*SBATCH, "--exclude=n7")[0] == 0
+    assert commands.calls("sbatch") == [[*added, *SBATCH[1:], "--exclude=n7"]]
+
+
+def test_the_warning_is_the_signal_at_which_a_stage_saves():
+    assert slurm_commands.RESUMING[0] == f"--signal={slurm.WARNING.name.removeprefix('SIG')}@120"
 
 
 def test_a_slow_submission_is_waited_for(commands):

@@ -11,7 +11,7 @@ import yaml
 
 from hlrs.artifacts.tensors import read_facts, read_tensors
 from hlrs.config.params import load
-from hlrs.pipeline.plan import plan
+from hlrs.pipeline.plan import discard_states, freeze, plan
 from hlrs.provenance.audit import Audit
 from tests.conftest import TINY, edit, hlrs, outputs, record, start
 from tests.messages import says
@@ -110,6 +110,26 @@ def test_a_run_killed_at_random_moments_gives_the_same_bytes(prepared, recipe):
     assert record(prepared, stage, RUN[stage])["resumes"] >= 1
     audited = Audit(plan(load(Path("params.yaml"))))  # no record disagrees with the files beside it
     assert not [finding for finding in audited.findings() if finding.broken]
+
+
+def test_a_result_that_is_deleted_before_it_is_accepted_is_not_trained_again(prepared):
+    """As Snakemake does if its own process is terminated then, or SLURM starts the job once more."""
+    edit(prepared / "params.yaml", **{"search.epochs": 2})
+    expected = undisturbed(prepared, "search")
+    [job] = [j for j in plan(load(Path("params.yaml"))) if (j.stage, j.run) == ("search", RUN["search"])]
+    freeze([job])
+    assert hlrs(prepared, "search", str(job.spec))[0] == 0
+    for path in job.outputs:
+        Path(path).unlink()
+    discard_states([job])  # only of results that are there
+    status, said = hlrs(prepared, "search", str(job.spec))
+    assert (status, outputs(prepared, "search")) == (0, expected)
+    assert record(prepared, "search", RUN["search"])["resumes"] == 1
+    assert "epoch 1/2" not in said.rpartition("begins on")[2]
+    aside = job.checkpoint.with_name(f"{job.checkpoint.name}.0.unreadable")
+    aside.touch()
+    discard_states([job])
+    assert [*job.checkpoint.parent.iterdir()] == [aside]
 
 
 def killed(folder, epochs):

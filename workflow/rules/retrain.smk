@@ -18,6 +18,5 @@ rule retrain:
         gpu=1,
         mem_mb=lambda wildcards, attempt: MEM_MB * attempt,
         runtime=minutes(1440),
-        slurm_extra=SLURM_EXTRA,
     shell:
         stage("retrain")

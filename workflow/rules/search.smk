@@ -15,6 +15,5 @@ rule search:
         gpu=1,
         mem_mb=lambda wildcards, attempt: MEM_MB * attempt,
         runtime=minutes(720),
-        slurm_extra=SLURM_EXTRA,
     shell:
         stage("search")
