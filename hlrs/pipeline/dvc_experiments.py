@@ -40,7 +40,7 @@ def shelve(jobs: list[Job], since: float) -> None:
         return
     for job in jobs:
         if not job.complete:
-            _copy(job.checkpoint, checkout / job.checkpoint)
+            _copy(job.checkpoint, checkout / job.checkpoint, newer=True)
         elif job.output(PROVENANCE).stat().st_mtime >= since:
             _copy(job.directory, checkout / ASIDE / job.directory)
 
@@ -74,9 +74,11 @@ def _checkout() -> Path | None:
     return Path(root)
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file or folder atomically if it exists and the target does not."""
-    if target.exists() or not source.exists():
+def _copy(source: Path, target: Path, *, newer: bool = False) -> None:
+    """Copy a file or folder atomically if it exists and the target does not; `newer`: over an older file."""
+    if not source.exists():
+        return
+    if target.exists() and not (newer and source.stat().st_mtime > target.stat().st_mtime):
         return
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,17 +3,18 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hlrs.artifacts.jobs import STAGES, Job, abbreviate
 from hlrs.errors import UserError
-from hlrs.pipeline import plan
+from hlrs.pipeline import plan, slurm_commands
 from hlrs.pipeline.cost_probe import Calibration, Measurement, signature
 from hlrs.pipeline.costs import Estimate, Forecast
 from hlrs.pipeline.locks import RUN, Holder, holder_of, leased, on_one_line, read
 from hlrs.pipeline.plan_view import duration
 from hlrs.pipeline.reasons import checkpoint, epochs
-from hlrs.pipeline.slurm import Queued, queued, remedy
+from hlrs.pipeline.slurm import BEGINS, Queued, queued, remedy
 from hlrs.provenance.differences import Past
 
 TAIL = 65_536  # bytes of a log that are read
@@ -51,19 +52,33 @@ class State:
         return (3600 * hours + 60 * minutes + seconds) / (1 - self.share)
 
 
-def survey(jobs: list[Job], queue: Iterable[Queued] = ()) -> list[State]:
-    """Find out what each job of a plan does, from leases, logs, results and SLURM's queue; upstream first."""
+def survey(jobs: list[Job], queue: list[Queued] | None = None) -> list[State]:
+    """Find out what each job of a plan does, from leases, logs, results and SLURM's queue; upstream first.
+
+    `queue`: None if SLURM did not answer.
+    """
     missing = {job.key for job in jobs if not job.complete}
     due = {job.key for job in plan.due(jobs)}
     states = [state_of(job) if job.key in due else _not_due(job) for job in jobs]
-    pending = {job.key: job for job in queue if job.state == "PENDING"}
     found = [_ended(state) if state.job.key in missing else state for state in states]
-    return [_in_queue(state, pending.get(state.job.key)) for state in found]
+    if queue is None:
+        return found
+    pending = {job.key: job for job in queue if job.state == "PENDING"}
+    submitted = {id_ for id_, _ in slurm_commands.submissions(Path.cwd())}
+    ended = submitted - {job.id for job in queue if job.state != "PENDING"}
+    held = [_at_rest(state.job) if _lost(state, ended) else state for state in found]
+    return [_in_queue(state, pending.get(state.job.key)) for state in held]
 
 
-def in_queue(jobs: list[Job]) -> list[Queued]:
-    """List the jobs that are in SLURM's queue; none if it does not answer within `QUEUE_SECONDS`."""
-    return queued((job.key for job in jobs), QUEUE_SECONDS) or []
+def in_queue(jobs: list[Job]) -> list[Queued] | None:
+    """List the jobs that are in SLURM's queue; None if it does not answer within `QUEUE_SECONDS`."""
+    return queued((job.key for job in jobs), QUEUE_SECONDS)
+
+
+def _lost(state: State, ended: set[str]) -> bool:
+    """Whether a job's lease is that of a SLURM job which has ended, on a node that nothing here can ask."""
+    holder = holder_of(state.job.key) if state.what == "running" else None
+    return holder is not None and holder.lives() is None and holder.slurm_job in ended
 
 
 def _in_queue(state: State, job: Queued | None) -> State:
@@ -90,11 +105,15 @@ def _not_due(job: Job) -> State:
 
 def state_of(job: Job) -> State:
     """Find out what a job does whose result is not there."""
-    running = leased(job.key)  # before the log: one that ends now has said why
+    if leased(job.key):  # before the log: one that ends now has said why
+        return State(job, "running", *_progress(job, _log(job)), str(holder_of(job.key) or ""))
+    return _at_rest(job)
+
+
+def _at_rest(job: Job) -> State:
+    """Find out how a job ended that nobody is at, or that it waits."""
     log = _log(job)
     last = log[-1] if log else ""
-    if running:
-        return State(job, "running", *_progress(job, log), str(holder_of(job.key) or ""))
     if last.startswith("hlrs: ") and not INTERRUPTED.search(last):
         return State(job, "failed", last.removeprefix("hlrs: ").removeprefix(f"{job.run}: "))
     return State(job, "stopped", *_progress(job, log)) if job.checkpoint.exists() else State(job, "waiting")
@@ -106,14 +125,14 @@ def says_why(job: Job) -> bool:
 
 
 def _log(job: Job) -> list[str]:
-    """Read the last lines of a job's log; none if there is no log."""
+    """Read the last lines of a job's log that its last process wrote; none if there is no log."""
     try:
         with job.log.open("rb") as file:
             file.seek(max(0, job.log.stat().st_size - TAIL))
             text = file.read(TAIL).decode(errors="replace")
     except OSError:
         return []
-    return [on_one_line(line) for line in text.splitlines()]
+    return [on_one_line(line) for line in BEGINS.split(text)[-1].splitlines() if line]
 
 
 def _progress(job: Job, log: list[str]) -> tuple[str, float]:

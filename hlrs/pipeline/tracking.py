@@ -23,6 +23,7 @@ from hlrs.errors import UserError
 
 EPOCHS = logging.getLogger("hlrs.training.progress")
 TURN = Path(".hlrs/tracking.lock")
+TURN_SECONDS = 30.0  # a job waits for those before it
 MLFLOW = {  # unless the environment says otherwise
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_FILE_STORE": "true",
@@ -113,10 +114,18 @@ TRACKERS: Kinds[Callable[..., Tracker]] = {TensorBoard: EventFiles, Mlflow: Mlfl
 
 @contextmanager
 def _in_turn() -> Iterator[None]:
-    """Keep other jobs of this folder out of the block."""
+    """Keep other jobs of this folder out of the block; TimeoutError if a suspended one stays in it."""
     TURN.parent.mkdir(exist_ok=True)
+    deadline = time.monotonic() + TURN_SECONDS
     with TURN.open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"another job has held {TURN} for {TURN_SECONDS:.0f} s") from None
+                time.sleep(0.1)
         yield
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hlrs.artifacts.files import write_text
 from hlrs.artifacts.jobs import ASIDE, PROVENANCE, Job
 from hlrs.pipeline import dvc_experiments
 from tests.messages import says
@@ -32,6 +33,22 @@ from tests.pipeline.test_workflow import (  # noqa: F401 - fixtures
     runs_of,
     tree,
 )
+
+
+def test_each_attempt_of_an_experiment_begins_where_the_last_one_stopped(tmp_path, monkeypatch):
+    """Whose folder DVC deletes after each: three epochs of which each attempt trains one."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    job = Job("search", "digits/hlrs/0", {}, "", {}, "0" * 12)
+    for attempt in range(3):
+        folder = tmp_path / dvc_experiments.EXPERIMENTS / str(attempt)
+        folder.mkdir(parents=True)
+        monkeypatch.chdir(folder)
+        dvc_experiments.fetch([job])
+        epochs = int(job.checkpoint.read_text()) if job.checkpoint.exists() else 0
+        assert epochs == attempt
+        write_text(job.checkpoint, str(epochs + 1))
+        os.utime(job.checkpoint, (attempt, attempt))  # seconds apart, on any file system
+        dvc_experiments.shelve([job], 0.0)
 
 
 @pytest.mark.slow

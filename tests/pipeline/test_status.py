@@ -13,10 +13,10 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from hlrs.artifacts.files import write_text
 from hlrs.artifacts.tensors import write_tensors
 from hlrs.config.params import load
-from hlrs.pipeline import plan
+from hlrs.pipeline import plan, slurm_commands
 from hlrs.pipeline.execute import execute
 from hlrs.pipeline.live import INCOMPLETE, MOST, RESUMES, SILENT, STOPPING, Live
-from hlrs.pipeline.locks import claimed, lease
+from hlrs.pipeline.locks import LEASES, claimed, lease
 from hlrs.pipeline.slurm import Queued
 from hlrs.pipeline.status import State, facts, lines, state_of, survey
 from hlrs.training.progress import duration
@@ -137,6 +137,38 @@ def test_a_step_within_a_long_epoch_counts_as_part_of_it(jobs):
     with lease(job):
         state = state_of(job)
     assert (state.says, state.share) == ("epoch 3/3, step 5/20, 3 s left", pytest.approx(2.25 / 3))
+
+
+def test_a_job_that_ended_on_another_node_does_not_run(jobs):
+    """Nobody released its lease, and nothing here can tell that its process is dead; SLURM can."""
+    search = of(jobs, "search", "digits/darts/0")
+    says(search, EPOCHS)
+    write_text(search.checkpoint, "a state")
+    with lease(search):
+        path = LEASES / f"{search.key}.json"
+        held = json.loads(path.read_text()) | {"machine": "n7", "host": "n7", "slurm_job": "9"}
+        path.write_text(json.dumps(held))
+
+        def states(queue):
+            return next(state for state in survey(jobs, queue) if state.job.key == search.key)
+
+        assert states([]).what == "running"  # submitted from elsewhere, whose jobs are not asked for
+        record = json.dumps({"job": "9", "key": search.key})
+        write_text(slurm_commands.RECORDS / "run.jsonl", f"{record}\n")
+        assert states(None).what == "running"  # SLURM did not answer
+        assert states([Queued("9", "RUNNING", search.key, "None")]).what == "running"
+        assert states([]).what == "stopped"
+        again = states([Queued("9", "PENDING", search.key, "BeginTime")])
+        assert (again.what, again.says, again.by) == ("waiting", SHOWN, "SLURM job 9")
+
+
+def test_what_an_earlier_process_said_is_not_what_the_last_one_says(jobs):
+    search = of(jobs, "search", "digits/darts/0")
+    says(search, EPOCHS + "hlrs: {run}: the loss is not finite\n{run}  begins on n7 (SLURM job 9)\n")
+    assert next(state for state in survey(jobs) if state.job.key == search.key).what == "waiting"
+    with lease(search):
+        running = next(state for state in survey(jobs) if state.job.key == search.key)
+    assert (running.what, running.says, running.share) == ("running", "in its first epoch", 0)
 
 
 def test_a_job_in_the_queue_waits_and_says_for_what(jobs):

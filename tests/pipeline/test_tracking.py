@@ -121,6 +121,20 @@ def followed(tmp_path, monkeypatch, capfd):
     return train
 
 
+def test_a_suspended_job_does_not_keep_others_from_training(tmp_path, monkeypatch):
+    """As SLURM's PreemptMode=SUSPEND may stop one while it speaks to the server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tracking, "TURN_SECONDS", 0.1)
+    with (
+        tracking._in_turn(),
+        pytest.raises(TimeoutError, match=r"\.hlrs/tracking\.lock"),
+        tracking._in_turn(),
+    ):
+        pass
+    with tracking._in_turn():
+        pass
+
+
 def test_a_tracker_that_fails_warns_once_and_the_training_continues(followed, tmp_path, monkeypatch):
     from torch.utils.tensorboard import SummaryWriter
 
