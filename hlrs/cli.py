@@ -414,7 +414,8 @@ def figures(folder: Path, formats: "tuple[Format, ...]", dpi: int, params: Path)
         _refuse_given(["dpi"], "acts with --format png alone")
     count = convert(PUBLISHED / "figures.zip", folder, [*dict.fromkeys(formats)], dpi)
     click.echo(f"{folder}: {count} files")
-    if params.exists() and not plan.is_current(_jobs(params)):
+    asked = click.get_current_context().get_parameter_source("params") is not ParameterSource.DEFAULT
+    if (asked or params.exists()) and not plan.is_current(_jobs(params)):
         click.echo(
             f"hlrs: {PUBLISHED}/ is not the report of {params}; `snakemake --cores all` renews it", err=True
         )
@@ -654,11 +655,11 @@ def describe(network: str, as_json: bool, params: Path, measure: bool, threads: 
 
     NETWORK is a run of params.yaml, data set/method/seed, with its own layout and images; or a published
     genotype (DARTS_V1, DARTS_V2, PC_DARTS, PDARTS), a cell of NAS-Bench-201
-    ('|nor_conv_3x3~0|+|none~0|skip_connect~1|+...'), the path of a genotype JSON, `supernet`, or a ResNet for
-    CIFAR (resnet20, resnet32, resnet44, resnet56, resnet110). Multiply-adds cover the convolutions and
-    matrix products for one image. With --multiplier, their energy is compared with that of exact 8-bit
-    integers and of floating point. With --measure, passes of 1 and 64 images are timed and their peak memory
-    is read; HLRS_DEVICE=cpu leaves a GPU out.
+    ('|nor_conv_3x3~0|+|none~0|skip_connect~1|+...'), the path of a genotype JSON or of an exported network,
+    `supernet`, or a ResNet for CIFAR (resnet20, resnet32, resnet44, resnet56, resnet110). Multiply-adds cover
+    the convolutions and matrix products for one image. With --multiplier, their energy is compared with that
+    of exact 8-bit integers and of floating point. With --measure, passes of 1 and 64 images are timed and
+    their peak memory is read; HLRS_DEVICE=cpu leaves a GPU out.
     """
     from hlrs.artifacts.jobs import RUN, typed
     from hlrs.pipeline.model_size import describe as count
@@ -679,6 +680,20 @@ def describe(network: str, as_json: bool, params: Path, measure: bool, threads: 
         built, own = network_of_run(job)
         arithmetic = RetrainJob.model_validate(job.params).arithmetic
         counted = facts_of(built, own["in_channels"], own["image_size"], used, arithmetic)
+        facts = {"network": network, **own, **counted}
+    elif Path(network).is_dir() or network.endswith(".safetensors"):
+        from hlrs.inference.locate import locate
+
+        _refuse_given(layout, f"{network} has its own layout, images and arithmetic")
+        classifier = locate(network, list).load("cpu")
+        spec, (in_channels, size, _) = classifier.facts.network, classifier.facts.preprocessing.shape
+        counted = facts_of(classifier.network, in_channels, size, used, spec.arithmetic)
+        own = {
+            "in_channels": in_channels,
+            "classes": spec.classes,
+            "channels": spec.channels,
+            "cells": spec.cells,
+        }
         facts = {"network": network, **own, **counted}
     else:
         facts = count(network, **layout, threads=used)

@@ -3,7 +3,7 @@
 from operator import not_
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hlrs.config.arithmetic import Arithmetic
 from hlrs.config.base import Cells, Channels, Spec
@@ -12,6 +12,7 @@ from hlrs.config.recipes import Inherited
 from hlrs.config.spaces import Space
 
 MOST_CLASSES = 1_000_000
+Side = Annotated[int, Field(ge=1, le=65_536)]  # of images, in pixels
 ClassName = Annotated[str, Field(max_length=4096)]
 
 
@@ -52,10 +53,18 @@ class Preprocessing(Spec):
     Pixels are divided by 255; then `mean` is subtracted, and they are divided by `std`, per channel.
     """
 
-    shape: Annotated[list[int], Field(min_length=3, max_length=3)]
-    image_size: int | None
+    shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    image_size: Side | None
     mean: Annotated[list[float], Field(min_length=1, max_length=3)]
-    std: Annotated[list[float], Field(min_length=1, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=3)]
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> "Preprocessing":
+        channels = self.shape[0]
+        for name in ("mean", "std"):
+            if len(found := getattr(self, name)) != channels:
+                raise ValueError(f"{name} has {len(found)} values for {channels} channels")
+        return self
 
 
 class TrainedNetwork(Spec):
@@ -64,3 +73,12 @@ class TrainedNetwork(Spec):
     network: NetworkSpec
     preprocessing: Preprocessing
     classes: Annotated[list[ClassName], Field(min_length=1, max_length=MOST_CLASSES)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainedNetwork":
+        channels = self.preprocessing.shape[0]
+        if channels != self.network.in_channels:
+            raise ValueError(f"images of {channels} channels for a network of {self.network.in_channels}")
+        if len(self.classes) != self.network.classes:
+            raise ValueError(f"{len(self.classes)} classes for a network of {self.network.classes}")
+        return self

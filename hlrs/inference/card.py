@@ -1,6 +1,9 @@
 """The model card of an exported network, filled in from its run's records."""
 
+import re
 from collections.abc import Iterator, Mapping
+from decimal import ROUND_UP, Decimal
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +27,21 @@ def card(classifier: ImageClassifier, name: str, evaluation: Job | None, apart: 
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     spec, shape = classifier.facts.network, classifier.facts.preprocessing.shape
+    square = shape[1] == shape[2]  # as all that count_multiply_adds counts
     kind = "ResNet" if spec.resnet is not None else f"A network of cells from the space {spec.space.kind}"
     facts: dict[str, Any] = {
         "run": name if evaluation is None else evaluation.run,
         "network": f"{kind}-{spec.resnet}" if spec.resnet is not None else kind,
-        "classes": [printable(name) for name in classifier.classes],
+        "searched": spec.resnet is None,
+        "classes": [_markdown(name) for name in classifier.classes],
         "weights": count_weights(classifier.network),
-        "multiply_adds": count_multiply_adds(classifier.network, shape[0], shape[1]),
+        "multiply_adds": count_multiply_adds(classifier.network, shape[0], shape[1]) if square else None,
         "channels": shape[0],
         "height": shape[1],
         "width": shape[2],
         "resized": classifier.facts.preprocessing.image_size,
         "formats": [f"`{file}`" for file in apart],
-        "apart": [f"{most:.1g} in `{file}`" for file, most in apart.items()],
+        "apart": [f"{_at_least(most):g} in `{file}`" for file, most in apart.items()],
         "arithmetic": _arithmetic(classifier),
         "metrics": None,
     }
@@ -45,6 +50,17 @@ def card(classifier: ImageClassifier, name: str, evaluation: Job | None, apart: 
     folder = FileSystemLoader(Path(__file__).parent)
     page = Environment(loader=folder, undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 - Markdown
     return page.get_template("card.md.j2").render(facts)
+
+
+def _markdown(name: str) -> str:
+    """Escape a class name, so that a table of Markdown shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]()!|~$])", r"\\\1", escape(printable(name)))
+
+
+def _at_least(number: float) -> float:
+    """Round up to one digit."""
+    exact = Decimal(number)
+    return float(exact.quantize(Decimal(1).scaleb(exact.adjusted()), ROUND_UP)) if number else 0.0
 
 
 def _arithmetic(classifier: ImageClassifier) -> str:

@@ -55,13 +55,14 @@ class ImageClassifier(nn.Module):
         return self.network(images)  # type: ignore[no-any-return]
 
     def preprocess(self, images: Any) -> Tensor:
-        """Return images as the network reads them: float32 [n, channels, height, width], on its device.
+        """Return images as the network reads them: [n, channels, height, width], its type, on its device.
 
         `images` is one of these or a sequence of them: a path, an image of Pillow, an array uint8 [height,
         width] or [height, width, 3]; or a tensor uint8 [n, channels, height, width] of the network's size.
         UserError for what cannot be read, and for another size where the training resized no image.
         """
-        return normalize(self.pixels(images).to(self.device), self.mean, self.std)
+        normalized = normalize(self.pixels(images).to(self.device), self.mean, self.std)
+        return normalized.to(next(self.network.parameters()).dtype)
 
     def pixels(self, images: Any) -> Tensor:
         """Decode and resize images, as in `preprocess`: uint8 [n, channels, height, width]."""
@@ -82,7 +83,8 @@ class ImageClassifier(nn.Module):
         if isinstance(image, str | Path):
             name = str(image)
             if not Path(name).is_file():
-                raise UserError(f"{name}: no such file; name an image")
+                found = "is a folder" if Path(name).is_dir() else "no such file"
+                raise UserError(f"{name}: {found}; name an image")
             image = decode(Path(name), name)
         elif isinstance(image, np.ndarray):
             if image.dtype != np.uint8:
@@ -110,15 +112,30 @@ class ImageClassifier(nn.Module):
             raise UserError(f"{name}: {width}×{height} pixels; {needed}: resize it")
         return found
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(self, images: Any, batch_size: int = Evaluation().batch_size) -> Tensor:
         """Return probabilities float32 [n, classes], on the CPU, of images as in `preprocess`.
 
-        They equal the evaluation's to the last bit in its order and batches, on the same kind of device.
+        They equal the evaluation's to the last bit in its order and batches, on the same kind of device. The
+        network computes in evaluation mode, and is left in its own. Failure if they are not finite.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size: {batch_size}; give 1 or more")
         every = self.pixels(images).split(batch_size)
-        parts = [self(self.preprocess(part)).softmax(1).cpu() for part in every]
-        return torch.cat(parts) if parts else torch.empty(0, len(self.classes))
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            parts = [self(self.preprocess(part)).float().softmax(1).cpu() for part in every]
+        finally:
+            for module in training:
+                module.training = True
+        found = torch.cat(parts) if parts else torch.empty(0, len(self.classes))
+        if not found.isfinite().all():
+            raise Failure(
+                "the network's outputs are not finite: its weights are damaged, or its training diverged; "
+                "retrain or export it again"
+            )
+        return found
 
 
 def read(path: Path) -> ImageClassifier:
@@ -137,5 +154,10 @@ def read(path: Path) -> ImageClassifier:
             f"{found}; it was written by another version of hlrs: retrain or export it again"
         ) from None
     network = build(facts.network, str(path))
+    for name, own in network.state_dict().items():
+        if name in weights and weights[name].is_floating_point() != own.is_floating_point():
+            raise Failure(
+                f"{path}: tensor {name} is of {weights[name].dtype}, not {own.dtype}; export it again"
+            )
     load_weights(network, weights, str(path))
     return ImageClassifier(network, facts)

@@ -111,8 +111,8 @@ def _single(path: Path) -> Images:
 def _rows(path: Path) -> Encoded:
     try:
         yield from encoded_rows(path)
-    except UserError as error:
-        yield str(path), error
+    except UserError as error:  # which names an option of params.yaml, where there is none
+        yield str(path), UserError(str(error).replace("set source.image_column", "call the column `image`"))
 
 
 def _files(paths: list[Path]) -> Images:

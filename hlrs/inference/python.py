@@ -111,6 +111,7 @@ def genotype(run: str, params: str | Path = PARAMS) -> Genotype:
 
     Or a published one by its name, such as "DARTS_V2", or a cell of NAS-Bench-201 as it is spelled.
     """
+    run = str(run)
     if run in PUBLISHED or run.startswith("|"):
         return _given(run)
     extractions = {job.run: job for job in _jobs(params) if job.stage == "extract"}

@@ -75,7 +75,7 @@ def make(network: BranchedNetwork, num_classes: int, in_chans: int, drop_rate: f
     model = TimmNetwork(network, drop_rate)
     if num_classes != model.num_classes:
         model.reset_classifier(num_classes)
-    return model
+    return model.train()  # as timm's own models are
 
 
 def hlrs_cells(

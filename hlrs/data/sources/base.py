@@ -32,6 +32,7 @@ NOT_READ = {"F": "floating-point pixels", "LAB": "Lab colours"}  # Pillow's mode
 WHITE = 65535  # of 16-bit grey
 
 PHOTOMETRIC = 262  # a TIFF's tag; 0: white is zero
+ORIENTATION = 274  # the tag of EXIF
 
 SEVERAL = "hold several frames or pages, of which the first is read"
 DEEP = f"are 16-bit grey, read as 0 for black to {WHITE:,} for white"
@@ -232,13 +233,21 @@ def decode(file: io.BytesIO | Path, where: str) -> "Image":
 
 def as_decoded(image: "Image", where: str) -> "Image":
     """Convert an image that somebody opened as `decode` does; UserError, naming `where`, if that fails."""
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     if image.mode in NOT_READ:
         raise UserError(f"{where}: {NOT_READ[image.mode]} are not read; convert it to grey or RGB")
+    try:
+        image.load()
+    except Exception as error:  # Pillow's decoders raise almost anything on broken bytes
+        raise UserError(f"{where}: not an image that can be decoded ({first_line(error)}); {RENEW}") from None
+    rgb = _rgb(image, where)  # first: a turned copy lacks the tags of a TIFF
     with suppress(Exception):  # broken EXIF data turn no image
-        image = ImageOps.exif_transpose(image)
-    return _rgb(image, where)
+        exif = Image.Exif()
+        exif[ORIENTATION] = image.getexif()[ORIENTATION]
+        rgb.info["exif"] = exif.tobytes()
+        ImageOps.exif_transpose(rgb, in_place=True)
+    return rgb
 
 
 def peculiarities(file: io.BytesIO | Path, where: str) -> list[str]:
