@@ -43,7 +43,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_new(folder: Path) -> None:
-    """Raise UserError for a folder that holds something."""
+    """Raise UserError for a folder that holds something, or that another cannot replace."""
+    whole = folder.absolute()
+    kinds = {
+        "a link": whole.is_symlink(),
+        "the current folder": whole == Path.cwd(),
+        "a mount point": whole.is_mount(),
+    }
+    if kind := next((kind for kind, holds in kinds.items() if holds), ""):
+        raise UserError(f"{folder}: {kind}, so it cannot be replaced as a whole; name a new folder in it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not an empty folder; name another one")
 

@@ -69,7 +69,8 @@ def write_integers(
     json_file, tensor_file, source = FILES
     write_tensors(folder / tensor_file, tensors | constants, {})
     multiplier = arithmetic.multiplier.model_dump(mode="json")
-    write_json(folder / json_file, {"multiplier": multiplier, "layers": layers, **steps})
+    shape = list(images.shape[1:])
+    write_json(folder / json_file, {"multiplier": multiplier, "layers": layers, "shape": shape, **steps})
     write_text(folder / source, Path(__file__).with_name(source).read_text(encoding="utf-8"))
     return Reference(folder)
 

@@ -1,4 +1,4 @@
-"""Predict by integers.json and integers.safetensors, with NumPy alone.
+"""Predict by integers.json and integers.safetensors, with NumPy and safetensors alone.
 
 Products of approximate convolutions are looked up, and summed as integers; everything else is float32. It is
 the reference for an implementation on hardware: slow, and plain. `hlrs export --format integers` copies this
@@ -26,7 +26,8 @@ class Reference:
     """The network of a folder: from uint8 [n, channels, height, width] to probabilities [n, classes].
 
     integers.json lists `steps` in order, each an operator of OPERATORS with its arguments: {"step": name},
-    {"tensor": name in integers.safetensors}, or a value. `layers` are the approximate convolutions.
+    {"tensor": name in integers.safetensors}, or a value. `layers` are the approximate convolutions; `shape`
+    is [channels, height, width]. ValueError for images of another shape or type.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,6 +35,11 @@ class Reference:
         self.tensors = load_file(folder / FILES[1])
 
     def __call__(self, images: Array) -> Array:
+        needed = self.graph["shape"]
+        if images.dtype != np.uint8 or images.ndim != 4 or list(images.shape[1:]) != needed:
+            raise ValueError(
+                f"give uint8 [n, {', '.join(map(str, needed))}], not {images.dtype} {list(images.shape)}"
+            )
         found: dict[str, Any] = {self.graph["input"]: images}
         for step in self.graph["steps"]:
             arguments = [self._value(argument, found) for argument in step["arguments"]]
@@ -214,8 +220,8 @@ OPERATORS: dict[str, Callable[..., Any] | None] = {
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python reference.py IMAGES.npy")
-    pixels = np.load(sys.argv[1])
-    if pixels.dtype != np.uint8 or pixels.ndim != 4:
-        sys.exit(f"{sys.argv[1]}: give uint8 [n, channels, height, width], not {pixels.dtype} {pixels.shape}")
-    found = Reference(Path(__file__).parent)(pixels)
+    try:
+        found = Reference(Path(__file__).parent)(np.load(sys.argv[1]))
+    except ValueError as error:
+        sys.exit(f"{sys.argv[1]}: {error}")
     np.savetxt(sys.stdout, found, "%.6f", delimiter=",")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hlrs.artifacts.files import read_json, write_json, write_text
+from hlrs.artifacts.files import check_new, read_json, write_json, write_text
 from hlrs.artifacts.jobs import Job, ResultPath, key_of, load_spec
 from hlrs.artifacts.records import Record, seal
 from hlrs.artifacts.tables import SCHEMAS, read_table, write_table
@@ -342,3 +342,18 @@ def test_an_invalid_record_is_rejected(tmp_path, changes):
     with pytest.raises(Failure) as caught:
         Record.read(tmp_path / "record")
     one_line(caught, tmp_path / "record", "record of a job")
+
+
+def test_a_folder_that_another_cannot_replace_is_refused(tmp_path, monkeypatch):
+    """A container's volume, a link, and the folder of the caller's shell, all of them empty."""
+    (tmp_path / "empty").mkdir()
+    check_new(tmp_path / "empty")
+    check_new(tmp_path / "new")
+    (tmp_path / "link").symlink_to("empty")
+    with pytest.raises(UserError, match=r"link: a link, .* in it"):
+        check_new(tmp_path / "link")
+    with pytest.raises(UserError, match="mount point"):
+        check_new(Path("/proc"))
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match="the current folder"):
+        check_new(Path())

@@ -457,6 +457,11 @@ def test_integers_and_numpy_predict_as_the_network(use, method, tmp_path):
     probabilities = np.loadtxt(io.StringIO(ran.stdout), delimiter=",")
     assert np.array_equal(probabilities.argmax(1), expected.argmax(1))
     assert np.abs(probabilities - expected).max() < 0.01
+    for unfit in (pixels[:, :, :8], pixels[:, :1], pixels.astype(np.float32)):
+        np.save(tmp_path / "pixels.npy", unfit)
+        ran = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True)
+        assert (ran.returncode, ran.stdout) == (1, "")
+        says(ran.stderr, "pixels.npy", "uint8", "16, 16")
     weights = load_file(tmp_path / "out" / "integers.safetensors")
     written = read_json(tmp_path / "out" / "integers.json")
     if method == "tabulated":
