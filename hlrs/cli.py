@@ -86,7 +86,6 @@ def _stage_command(stage: str) -> click.Command:
     def command(run: str, force: bool, params: Path, check_images: bool = False) -> None:
         from hlrs.pipeline.execute import current, execute
         from hlrs.pipeline.plan import discard_states
-        from hlrs.pipeline.slurm import begin
 
         job = _find(stage, run, params)
         if check_images:
@@ -94,8 +93,7 @@ def _stage_command(stage: str) -> click.Command:
 
             check(job)
         if run.endswith(".json"):  # Snakemake has yet to accept the result
-            begin(job)
-            execute(job)
+            execute(job, logged=True)
         elif force or not current(job):
             discard_states([job])
             execute(job)

@@ -29,12 +29,15 @@ from hlrs.pipeline.tracking import tracked
 from hlrs.training.startup import called
 
 
-def execute(job: Job) -> None:
+def execute(job: Job, *, logged: bool = False) -> None:
     """Run a job. UserError if its code, data or inputs have changed since it was planned.
 
-    If another process is computing the same result, wait for it and keep its result.
+    If another process is computing the same result, wait for it and keep its result. `logged`: stderr goes to
+    the job's log, in which the part of each process has a beginning.
     """
     check(job)
+    if logged:
+        slurm.begin(job)
     with _requeued_on_warning(job), lease(job) as waited:
         if not (waited and current(job)):
             _run(job)

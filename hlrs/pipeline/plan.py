@@ -502,7 +502,8 @@ def discard_states(jobs: Iterable[Job]) -> None:
             states.setdefault(key, []).append(path)
     for job in jobs:
         for path in states.get(job.key, ()) if job.complete else ():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder, which a job sets aside
+                path.unlink()
 
 
 def _move(source: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ from hlrs.artifacts.tables import read_table
 from hlrs.config.params import Params
 from hlrs.errors import UserError
 from hlrs.pipeline.costs import Forecast
-from hlrs.pipeline.plan import plan
+from hlrs.pipeline.plan import discard_states, plan
 from hlrs.pipeline.preflight import check_counts
 from tests.conftest import TINY
 from tests.tasks import retrain_task, run_all, weights
@@ -161,6 +161,7 @@ def test_a_plan_knows_the_cost_of_what_reads_no_images_from_records_alone(jobs):
 
     names = ["retrain/digits/base/0", "retrain/digits/diffused/0"]
     chosen = [jobs[name] for name in names]
+    discard_states(chosen)
     forecast = Forecast(Past(), Calibration(chosen, print))
     for job in chosen:
         estimate = forecast.of(job)

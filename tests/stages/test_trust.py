@@ -15,7 +15,7 @@ from hlrs.config.jobs import SearchJob
 from hlrs.config.params import load
 from hlrs.errors import UserError
 from hlrs.pipeline.execute import execute
-from hlrs.pipeline.plan import freeze, plan
+from hlrs.pipeline.plan import discard_states, freeze, plan
 from hlrs.stages.images import SplitImages
 from hlrs.training.checkpoints import resume, save
 from hlrs.training.task import Position
@@ -111,11 +111,13 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_job_starts_from_scratch(damag
 def test_a_folder_in_the_place_of_a_checkpoint_is_set_aside_and_kept(work):
     expected = outputs(work, "search")
     job = find("search")
+    discard_states([job])
+    job.checkpoint.mkdir(parents=True, exist_ok=True)
+    discard_states([job])  # leaves a folder alone
     shutil.rmtree(job.directory)
-    job.checkpoint.mkdir(parents=True)
     assert hlrs(work, "search", SEARCH)[0] == 0
     assert outputs(work, "search") == expected
-    [aside] = job.checkpoint.parent.iterdir()
+    [aside] = job.checkpoint.parent.glob(f"{job.key}*")
     assert aside.name.endswith(".unreadable")
 
 
